@@ -1,0 +1,37 @@
+# Verbs of the project; each one installs what it needs into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export HF_HUB_OFFLINE := 1
+export PYTHONWARNINGS := ignore::SyntaxWarning
+
+.PHONY: setup demo test static-checks format ablation
+
+setup: $(READY)
+
+$(READY): setup.py requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.10 or newer, or call make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing CMPF and what it needs (PyTorch is the large part: two to four minutes with a good connection)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --quiet -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python demo/quickstart.py --output output/demo $(if $(WORDS),--words "$(WORDS)")
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -n 2
+
+static-checks: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict cmpf
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ablation: $(READY)
+	$(BIN)/python tools/ablation.py --output output/ablation

@@ -1,0 +1,33 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CMPF: open-vocabulary segmentation with frozen CLIP and SAM (Cross-Model Prior Fusion).
+
+    import cmpf
+    seg = cmpf.load("cmpf_tiny")
+    seg.predict("street.jpg", ["car", "person, pedestrian", "road", "sky"]).plot().save("street.png")
+
+Importing this package registers nothing, opens nothing and does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cmpf.predictor import Predictor
+
+__version__ = "0.1.0"
+
+
+def load(model: str, *, device: str | None = None, weights: str | None = None) -> Predictor:
+    """A ready predictor.
+
+    Args:
+        model: a name of the zoo ("cmpf_tiny"), the path of a config, or a folder with config.yaml and weights.
+        device: "cpu", "cuda", "cuda:1", ...; None = a CUDA device if there is one, else the CPU.
+        weights: path of trained weights that replace the model's own.
+    Raises:
+        ModelNameError: unknown name (lists the known ones). ConfigError, WeightsError: see their messages.
+    """
+    from cmpf.build import load_predictor
+
+    return load_predictor(model, device=device, weights=weights)

@@ -1,0 +1,152 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Every configuration key with its default: the full-size published model, trained on COCO panoptic.
+
+Names are those of Detectron2, Mask2Former and FC-CLIP; what only CMPF has stands under MODEL.CMPF and
+TEST.ENSEMBLE. A default's type is the key's type; allowed values stand in cmpf/config/rules.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+
+def default_config() -> CfgNode:
+    """A fresh, unfrozen tree of all keys with their defaults."""
+    return CfgNode(
+        {
+            "VERSION": 2,
+            "OUTPUT_DIR": "./output",
+            "SEED": 0,
+            "NUM_THREADS": 0,  # CPU threads of torch; 0 = torch's own choice
+            "MODEL": _model(),
+            "INPUT": _input(),
+            "DATASETS": {  # classes of the first training dataset are the "seen" ones
+                "TRAIN": ("openvocab_coco_2017_train_panoptic_with_sem_seg",),
+                "TEST": ("openvocab_coco_2017_val_panoptic_with_sem_seg",),
+            },
+            "DATALOADER": {"NUM_WORKERS": 4},
+            "SOLVER": _solver(),
+            "TEST": _test(),
+        }
+    )
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "META_ARCHITECTURE": "CMPF",
+        "DEVICE": "auto",  # cuda where there is one, else cpu
+        "WEIGHTS": "",  # checkpoint to start from; "" = none
+        "PIXEL_MEAN": (122.7709383, 116.7460125, 104.09373615),  # CLIP's, RGB 0..255
+        "PIXEL_STD": (68.5005327, 66.6321579, 70.32316305),
+        "MASK_FORMER": _mask_former(),
+        "SEM_SEG_HEAD": {
+            "CONVS_DIM": 256,
+            "MASK_DIM": 256,
+            "NORM_GROUPS": 32,
+            "TRANSFORMER_ENC_LAYERS": 6,
+            "DIM_FEEDFORWARD": 1024,
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
+        },
+        "CMPF": {
+            "CLIP": {"NAME": "convnext_large_d_320", "PRETRAINED": "laion2b_s29b_b131k_ft_soup"},
+            "SAM": {"NAME": "vit_b", "CHECKPOINT": ""},  # NAME "" = no SAM, FC-CLIP's model
+            "GEOMETRIC_ENSEMBLE_ALPHA": 0.4,
+            "GEOMETRIC_ENSEMBLE_BETA": 0.8,
+            "ENSEMBLE_ON_VALID_MASK": False,
+            "QUERY_INJECTOR": {"ENABLED": True},
+            "FEATURE_INJECTOR": {"ENABLED": True, "KEEP_POSITIONS": False},
+            "SAM_BRANCH": {"LAYERS": 6, "FLAT_LEVELS": 0},
+            "COMPILE": False,
+        },
+    }
+
+
+def _mask_former() -> dict[str, Any]:
+    return {
+        "NHEADS": 8,
+        "DIM_FEEDFORWARD": 2048,
+        # Mask2Former's convention: prediction heads, that is decoder layers + the head before the first.
+        # 10 = 9 layers.
+        "DEC_LAYERS": 10,
+        "NUM_OBJECT_QUERIES": 250,
+        "HIDDEN_DIM": 256,
+        "DEEP_SUPERVISION": True,
+        "NO_OBJECT_WEIGHT": 0.1,
+        "CLASS_WEIGHT": 2.0,
+        "MASK_WEIGHT": 5.0,
+        "DICE_WEIGHT": 5.0,
+        "TRAIN_NUM_POINTS": 12544,  # 112 * 112
+        "OVERSAMPLE_RATIO": 3.0,
+        "IMPORTANCE_SAMPLE_RATIO": 0.75,
+        "SIZE_DIVISIBILITY": 32,
+        "TEST": {
+            "SEMANTIC_ON": True,
+            "INSTANCE_ON": True,
+            "PANOPTIC_ON": True,
+            "OBJECT_MASK_THRESHOLD": 0.0,
+            "OVERLAP_THRESHOLD": 0.8,
+            # Taken as True whenever PANOPTIC_ON or INSTANCE_ON is, as in FC-CLIP.
+            "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+            "SEMANTIC_OUTPUT": "labels",
+            "CLIP_OBJECTNESS": 0.0,
+            "MASK_RECALL": False,
+        },
+    }
+
+
+def _input() -> dict[str, Any]:
+    return {
+        "IMAGE_SIZE": 1024,  # training crop, square
+        "MIN_SCALE": 0.1,
+        "MAX_SCALE": 2.0,
+        "RANDOM_FLIP": "horizontal",
+        "MIN_SIZE_TEST": 800,
+        "MAX_SIZE_TEST": 1333,
+    }
+
+
+def _solver() -> dict[str, Any]:
+    return {
+        "IMS_PER_BATCH": 16,  # over all processes
+        "BASE_LR": 1e-4,
+        "WEIGHT_DECAY": 0.05,
+        "WEIGHT_DECAY_NORM": 0.0,
+        "WEIGHT_DECAY_EMBED": 0.0,
+        "MAX_ITER": 368750,  # 118,287 images / 16 * 50 epochs = 369,647; published 368,750
+        "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+        "STEPS": (327778, 355092),
+        "GAMMA": 0.1,
+        "WARMUP_ITERS": 10,
+        "WARMUP_FACTOR": 1.0,
+        "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_VALUE": 0.01},  # L2 norm of all gradients together
+        "AMP": {"ENABLED": True},
+        "CHECKPOINT_PERIOD": 5000,
+        "CHECKPOINTS_KEPT": 3,
+    }
+
+
+def _test() -> dict[str, Any]:
+    return {
+        "EVAL_PERIOD": 5000,  # 0 = at the end only
+        "BEST_METRIC": "panoptic_seg/PQ",  # task/metric that chooses the best checkpoint; "" = keep none
+        "IMS_PER_BATCH": 1,  # pictures at once in evaluation, per process
+        "DETECTIONS_PER_IMAGE": 100,
+        "ENSEMBLE": {
+            "ENABLED": False,
+            "ALPHA": 0.2,
+            "SCORE_THRESHOLD": 0.5,
+            "MAX_MASKS": 50,
+            "SAM_NAME": "vit_h",
+            "SAM_CHECKPOINT": "",
+            "SOURCE": "online",
+            "PUBLISHED_POOLING": False,
+            "POINTS_PER_SIDE": 32,
+            "PRED_IOU_THRESH": 0.8,
+            "STABILITY_THRESH": 0.7,
+            "NMS_THRESH": 0.7,
+            "MIN_AREA": 100,
+        },
+    }

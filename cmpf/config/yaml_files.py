@@ -1,0 +1,124 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Reads YAML files and their `_BASE_` files into one list of settings, each with its file and line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmpf.config.faults import Fault, Origin, shown
+
+BASE_KEY = "_BASE_"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A dotted key, its raw value and where it stands. A section without content has the value {}."""
+
+    key: str
+    value: Any
+    origin: Origin
+
+
+def read_yaml(path: Path, *, chain: tuple[Path, ...] = ()) -> tuple[list[Setting], list[Fault]]:
+    """Settings of a file, those of its bases first, so that later ones win.
+
+    Args:
+        path: an existing file.
+        chain: files whose `_BASE_` led here, to find circles.
+    Returns:
+        Settings in order, and what is wrong with the files themselves (not with keys or values).
+    """
+    path = path.resolve()
+    place = Origin(path)
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+    except OSError as error:
+        return [], [Fault("", f"cannot be read: {error.strerror}", place)]
+    except UnicodeDecodeError:
+        return [], [Fault("", "is not UTF-8 text", place)]
+    except yaml.YAMLError as error:
+        return [], [_malformed(error, path)]
+    if not isinstance(root, yaml.MappingNode) or not root.value:
+        return [], [Fault("", "holds no settings; expected KEY: value lines", place)]
+    settings, faults = _Walker(loader, path).walk(root)
+    inherited: list[Setting] = []
+    for base in [setting for setting in settings if setting.key == BASE_KEY]:
+        more, wrong = _read_bases(base, path, (*chain, path))
+        inherited += more
+        faults += wrong
+    return inherited + [setting for setting in settings if setting.key != BASE_KEY], faults
+
+
+def _read_bases(base: Setting, path: Path, chain: tuple[Path, ...]) -> tuple[list[Setting], list[Fault]]:
+    names = base.value if isinstance(base.value, list) else [base.value]
+    settings: list[Setting] = []
+    faults: list[Fault] = []
+    for name in names:
+        if not isinstance(name, str) or not name:
+            faults.append(
+                Fault(BASE_KEY, f"expected a file name or a list of them, got {name!r}", base.origin)
+            )
+            continue
+        target = (path.parent / Path(name).expanduser()).resolve()
+        if target in chain:
+            circle = " -> ".join(shown(file) for file in (*chain[chain.index(target) :], target))
+            faults.append(Fault(BASE_KEY, f"the files go in a circle: {circle}", base.origin))
+        elif not target.is_file():
+            faults.append(Fault(BASE_KEY, f"no such file: {shown(target)}", base.origin))
+        else:
+            more, wrong = read_yaml(target, chain=chain)
+            settings += more
+            faults += wrong
+    return settings, faults
+
+
+def _malformed(error: yaml.YAMLError, path: Path) -> Fault:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "unreadable character"
+    return Fault("", f"is not valid YAML: {problem}", Origin(path, mark.line + 1 if mark else None))
+
+
+class _Walker:
+    """Turns a tree of YAML nodes into settings; nodes still know their lines, plain dicts would not."""
+
+    def __init__(self, loader: yaml.SafeLoader, path: Path) -> None:
+        self._loader = loader
+        self._path = path
+        self._settings: list[Setting] = []
+        self._faults: list[Fault] = []
+
+    def walk(self, root: yaml.MappingNode) -> tuple[list[Setting], list[Fault]]:
+        self._mapping(root, (), {id(root)})
+        return self._settings, self._faults
+
+    def _mapping(self, node: yaml.MappingNode, prefix: tuple[str, ...], above: set[int]) -> None:
+        seen: set[str] = set()
+        for key_node, value_node in node.value:
+            origin = Origin(self._path, key_node.start_mark.line + 1)
+            names = (*prefix, str(key_node.value)) if isinstance(key_node, yaml.ScalarNode) else prefix
+            key = ".".join(names)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._faults.append(Fault(key, "a list or mapping cannot be a key", origin))
+            elif key in seen:
+                self._faults.append(Fault(key, "is written twice in this section", origin))
+            elif id(value_node) in above:
+                self._faults.append(Fault(key, "contains itself", origin))
+            elif isinstance(value_node, yaml.MappingNode) and value_node.value:
+                self._mapping(value_node, names, above | {id(value_node)})
+            else:
+                self._leaf(key, value_node, origin)
+            seen.add(key)
+
+    def _leaf(self, key: str, node: yaml.Node, origin: Origin) -> None:
+        try:
+            value = self._loader.construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: impossible dates
+            problem = getattr(error, "problem", None) or str(error)
+            self._faults.append(Fault(key, f"cannot be read: {problem}", origin))
+            return
+        self._settings.append(Setting(key, value, origin))

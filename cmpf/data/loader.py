@@ -1,0 +1,195 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Loaders: batches as lists of samples, read by this process or by worker processes.
+
+Which batch comes n-th, and how it is augmented, depends on seed and n alone; the number of workers only
+changes how fast it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cmpf.data.mapper import DatasetMapper
+from cmpf.data.samplers import Place, TrainingSampler, augmentation_rng, inference_share
+from cmpf.errors import CMPFError, DatasetError
+from cmpf.types import Sample
+
+logger = logging.getLogger(__name__)
+
+
+class MappedDataset(Dataset[Any]):
+    """Samples through the mapper. Faults of the data come back as values: an exception that crosses a process
+    boundary turns into a page of traceback, and the message that names the file is lost in it."""
+
+    def __init__(self, samples: Sequence[Sample], mapper: DatasetMapper, seed: int) -> None:
+        self._samples = samples
+        self._mapper = mapper
+        self._seed = seed
+
+    def __getitem__(self, place: Place) -> Sample | CMPFError:
+        try:
+            return self._mapper(self._samples[place.sample], augmentation_rng(self._seed, place.position))
+        except CMPFError as error:
+            return error
+
+
+class TrainLoader:
+    """Endless training batches of one rank, with a position that a checkpoint can keep.
+
+    Each `iter` goes on where the last batch was handed out; batches that workers have prepared in advance
+    do not count. Nothing is drawn from the global random generators.
+    """
+
+    def __init__(self, *, dataset: MappedDataset, sampler: TrainingSampler, num_workers: int) -> None:
+        """See build_train_loader, which makes the parts."""
+        self._dataset = dataset
+        self._sampler = sampler
+        self._num_workers = num_workers
+        self._position = 0
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        for batch in _batches(self._dataset, self._sampler.batches(self._position), self._num_workers):
+            self._position += self._sampler.total_batch_size
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many pictures all ranks together have been given, and what makes the stream."""
+        return {
+            "position": self._position,
+            "seed": self._sampler.seed,
+            "num_samples": self._sampler.num_samples,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to the position of a state_dict; the next `iter` gives the batch that would have followed."""
+        own = self.state_dict()
+        for key in ("seed", "num_samples"):
+            if state[key] != own[key]:
+                logger.warning(
+                    "the checkpoint was trained with %s %s, now it is %s: other pictures will follow than in "
+                    "the interrupted run",
+                    key,
+                    state[key],
+                    own[key],
+                )
+        self._position = state["position"]
+
+
+class InferenceLoader:
+    """Given batches, once and in order; each `iter` begins anew."""
+
+    def __init__(self, *, dataset: MappedDataset, batches: list[list[Place]], num_workers: int) -> None:
+        """See build_test_loader, which makes the parts."""
+        self._dataset = dataset
+        self._places = batches
+        self._num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return _batches(self._dataset, self._places, self._num_workers)
+
+
+def build_train_loader(
+    samples: Sequence[Sample],
+    *,
+    mapper: DatasetMapper,
+    total_batch_size: int,
+    seed: int,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainLoader:
+    """An endless, shuffled training loader.
+
+    Args:
+        samples: the whole dataset, the same at all ranks.
+        mapper: with a target source.
+        total_batch_size: pictures of a step over all ranks; each gets total_batch_size / world_size.
+        seed: of the order and of the augmentations, 0 or more.
+        num_workers: worker processes; 0 = read in this one.
+    Raises:
+        DatasetError: an empty dataset, or numbers that do not fit together.
+    """
+    _check_workers(num_workers)
+    sampler = TrainingSampler(
+        num_samples=len(samples),
+        total_batch_size=total_batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    return TrainLoader(dataset=MappedDataset(samples, mapper, seed), sampler=sampler, num_workers=num_workers)
+
+
+def build_test_loader(
+    samples: Sequence[Sample],
+    *,
+    mapper: DatasetMapper,
+    num_workers: int,
+    batch_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+) -> InferenceLoader:
+    """A loader over a rank's share of a dataset, each picture once, in order; the last batch may be smaller.
+
+    Args:
+        samples: the whole dataset, the same at all ranks.
+        mapper: without a target source.
+        batch_size: pictures of a batch at each rank.
+        num_workers: worker processes; 0 = read in this one.
+    Raises:
+        DatasetError: numbers that do not fit together.
+    """
+    _check_workers(num_workers)
+    if batch_size < 1:
+        raise DatasetError(f"batch size {batch_size}: must be 1 or more")
+    share = inference_share(len(samples), rank=rank, world_size=world_size)
+    places = [Place(index, index) for index in share]
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    return InferenceLoader(
+        dataset=MappedDataset(samples, mapper, 0), batches=batches, num_workers=num_workers
+    )
+
+
+def _batches(
+    dataset: MappedDataset, places: Iterable[list[Place]], num_workers: int
+) -> Iterator[list[Sample]]:
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=places,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        # Its own generator: otherwise it seeds its workers from the global one, and a resumed training would
+        # draw other points in its losses than an uninterrupted one.
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        for sample in batch:
+            if isinstance(sample, CMPFError):
+                raise sample
+        yield batch
+
+
+def _as_it_is(batch: list[Any]) -> list[Any]:
+    """Pictures differ in size, so a batch stays a list."""
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker; Ctrl-C is the main process's affair, which ends its workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_workers(num_workers: int) -> None:
+    if num_workers < 0:
+        raise DatasetError(f"{num_workers} workers: must be 0 (read in the main process) or more")

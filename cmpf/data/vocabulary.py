@@ -1,0 +1,213 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Vocabulary: the classes to look for, each with its synonyms, and which of them are things and seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from cmpf.data.vocabulary_file import parse_vocabulary_text, read_vocabulary_text
+from cmpf.errors import VocabularyError
+
+FORM = 'a list of classes, each a list of synonyms: [["person", "child"], ["car"]]'
+
+
+@dataclass(frozen=True, init=False)
+class Vocabulary:
+    """Classes with synonyms. Immutable and hashable, so it may be shared between threads and be a key.
+
+    classes: one tuple of synonyms a class, the name first; white space is tidied, doubles are dropped.
+    is_thing: (K,) whether objects of the class are counted one by one.
+    seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary;
+        True for every class of a vocabulary without one.
+    key: content hash of `classes`; vocabularies with equal keys have equal text embeddings.
+    """
+
+    classes: tuple[tuple[str, ...], ...]
+    is_thing: tuple[bool, ...]
+    seen: tuple[bool, ...]
+    key: str = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[Sequence[str]],
+        things: Iterable[int] | None = None,
+        seen_against: Vocabulary | None = None,
+    ) -> None:
+        """
+        Args:
+            classes: see FORM.
+            things: indices of the thing classes; None = all, an empty list = none.
+            seen_against: the training vocabulary.
+        Raises:
+            VocabularyError: no class, an empty name, a repeated class, or a thing that is not there.
+        """
+        tidy = _tidy_classes(classes)
+        _check_repeats(tidy)
+        object.__setattr__(self, "classes", tidy)
+        object.__setattr__(self, "is_thing", _thing_flags(things, len(tidy)))
+        object.__setattr__(self, "key", hashlib.sha256(json.dumps(tidy).encode()).hexdigest())
+        object.__setattr__(self, "seen", (True,) * len(tidy))
+        if seen_against is not None:
+            object.__setattr__(self, "seen", self.seen_in(seen_against))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """(K,) first synonym of each class."""
+        return tuple(words[0] for words in self.classes)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def things(self) -> tuple[int, ...]:
+        """Indices of the thing classes."""
+        return tuple(index for index, thing in enumerate(self.is_thing) if thing)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def seen_in(self, training: Vocabulary) -> tuple[bool, ...]:
+        """(K,) whether each class shares a synonym, as a string, with a class of the training vocabulary."""
+        known = {word for words in training.classes for word in words}
+        return tuple(not known.isdisjoint(words) for words in self.classes)
+
+    def seen_against(self, training: Vocabulary) -> Vocabulary:
+        """The same classes with `seen` set for another training vocabulary."""
+        return Vocabulary(classes=self.classes, things=self.things, seen_against=training)
+
+    @classmethod
+    def from_words(
+        cls,
+        words: Sequence[str],
+        *,
+        things: Iterable[str] | None = None,
+        stuff: Iterable[str] | None = None,
+        known: Vocabulary | None = None,
+    ) -> Vocabulary:
+        """A vocabulary as users write it.
+
+        Args:
+            words: one string a class, "name" or "name, synonym, synonym".
+            things: words of the thing classes; with it (and without `stuff`) all other classes are stuff.
+            stuff: words of the stuff classes.
+            known: classes that neither list settles are as in this vocabulary, things where it lacks them.
+        Raises:
+            VocabularyError: as the constructor; or a thing or stuff word names no class, or is in both lists.
+        """
+        if isinstance(words, str) or not all(isinstance(entry, str) for entry in words):
+            raise VocabularyError(
+                f'expected a list of strings like ["car", "person, pedestrian"], got {words!r}'
+            )
+        classes = _tidy_classes([entry.split(",") for entry in words])
+        chosen = _classes_named("things", things, classes)
+        refused = _classes_named("stuff", stuff, classes)
+        if both := chosen & refused:
+            raise VocabularyError(f"{classes[min(both)][0]!r} is both in things and in stuff; keep one")
+        kinds = _kinds(known)
+
+        def is_thing(index: int) -> bool:
+            if index in chosen or index in refused or (things is not None and stuff is None):
+                return index in chosen
+            found = [kinds[word] for word in classes[index] if word in kinds]
+            return found[0] if found else True
+
+        return cls(classes=classes, things=[index for index in range(len(classes)) if is_thing(index)])
+
+    @classmethod
+    def from_text(cls, text: str, *, source: str) -> Vocabulary:
+        """A vocabulary from the text of a vocabulary file; see cmpf.data.vocabulary_file.
+
+        Raises:
+            VocabularyError: names `source`, the line and the reason.
+        """
+        classes, flags = parse_vocabulary_text(text, source=source)
+        things = None if flags is None else [index for index, flag in enumerate(flags) if flag]
+        return cls(classes=classes, things=things)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Vocabulary:
+        """A vocabulary from a file of `id:name,synonym` lines; the class index is the place in the file.
+
+        Raises:
+            VocabularyError: the file cannot be read, or a line is wrong: names file, line and reason.
+        """
+        return cls.from_text(read_vocabulary_text(path), source=str(path))
+
+
+def _tidy_classes(classes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise VocabularyError(f"expected {FORM}, got {classes!r}")
+    if not classes:
+        raise VocabularyError("the vocabulary is empty; name at least one class")
+    tidy = []
+    for position, words in enumerate(classes):
+        if isinstance(words, str) or not isinstance(words, Sequence):
+            raise VocabularyError(
+                f"class {position} is {words!r}; expected {FORM}, or call Vocabulary.from_words"
+            )
+        if not words or not all(isinstance(word, str) and word.strip() for word in words):
+            raise VocabularyError(
+                f"class {position} ({', '.join(map(str, words))!r}) has an empty name or synonym; "
+                "write at least one word for each"
+            )
+        tidy.append(tuple(dict.fromkeys(" ".join(word.split()) for word in words)))
+    return tuple(tidy)
+
+
+def _check_repeats(classes: Sequence[Sequence[str]]) -> None:
+    """CLIP reads lower case, so names that differ in case only are the same class."""
+    first: dict[str, int] = {}
+    for position, words in enumerate(classes):
+        earlier = first.setdefault(words[0].casefold(), position)
+        if earlier != position:
+            raise VocabularyError(
+                f"class {words[0]!r} is repeated, at positions {earlier} and {position}; name each class once"
+            )
+
+
+def _thing_flags(things: Iterable[int] | None, count: int) -> tuple[bool, ...]:
+    if things is None:
+        return (True,) * count
+    chosen = set(things)
+    for index in chosen:
+        if isinstance(index, str) or not 0 <= index < count:
+            raise VocabularyError(
+                f"things names the class index {index!r}; this vocabulary has 0..{count - 1} "
+                "(Vocabulary.from_words takes names)"
+            )
+    return tuple(index in chosen for index in range(count))
+
+
+def _classes_named(argument: str, words: Iterable[str] | None, classes: Sequence[Sequence[str]]) -> set[int]:
+    """Indices of the classes that have any of the words."""
+    if isinstance(words, str):
+        raise VocabularyError(f"{argument} must be a list of class names, got the string {words!r}")
+    index_of: dict[str, int] = {}
+    for index, synonyms in enumerate(classes):
+        for synonym in synonyms:
+            index_of.setdefault(synonym, index)
+    found = set()
+    for word in words or ():
+        tidy = " ".join(str(word).split())
+        if tidy not in index_of:
+            near = get_close_matches(tidy, index_of, n=1) or [next(iter(index_of))]
+            raise VocabularyError(
+                f"{argument} names {word!r}, which is no class of the vocabulary; did you mean {near[0]!r}?"
+            )
+        found.add(index_of[tidy])
+    return found
+
+
+def _kinds(known: Vocabulary | None) -> dict[str, bool]:
+    if known is None:
+        return {}
+    pairs = zip(known.classes, known.is_thing, strict=True)
+    return {word: thing for words, thing in pairs for word in words}

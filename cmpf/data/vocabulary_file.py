@@ -1,0 +1,97 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Vocabulary files: one class a line, `id:name,synonym,synonym`, as users of OpenSeg and FC-CLIP have them.
+
+Lines that begin with `#` are comments; the comment `# isthing: 1 0 1` gives one flag a class, in file order.
+OpenSeg's placeholder class `invalid_class_id` is left out. Ids must differ but mean nothing else: the class
+index is the place in the file.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cmpf.errors import VocabularyError
+
+FORM = "id:name,synonym,synonym"
+PLACEHOLDER = "invalid_class_id"
+_FLAGS = re.compile(r"#\s*isthing\s*:(.*)", re.IGNORECASE)
+_LINE_END = re.compile(r"\r\n|\r|\n")  # what editors count; str.splitlines knows more
+
+
+def read_vocabulary_text(path: str | Path) -> str:
+    """Text of a UTF-8 file.
+
+    Raises:
+        VocabularyError: the file cannot be read, or a line is not UTF-8.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise VocabularyError(f"{path}: cannot be read as a vocabulary file ({error.strerror})") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise VocabularyError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+
+
+def parse_vocabulary_text(
+    text: str, *, source: str
+) -> tuple[tuple[tuple[str, ...], ...], tuple[bool, ...] | None]:
+    """Classes, and thing flags if the text has them.
+
+    Args:
+        source: name of the file in error messages.
+    Returns:
+        Synonyms of each class; (K,) flags or None.
+    Raises:
+        VocabularyError: names the line and the reason.
+    """
+    classes: list[tuple[str, ...]] = []
+    flags: tuple[int, tuple[bool, ...]] | None = None
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(_LINE_END.split(text), start=1):
+        where = f"{source}, line {number}"
+        content = line.strip()
+        if content.startswith("#"):
+            header = _FLAGS.match(content)
+            flags = (number, _parse_flags(header[1], where)) if header else flags
+        elif content:
+            identity, words = _parse_class(content, where)
+            _check_new(f"id {identity}", line_of, number, where)
+            if words[0] != PLACEHOLDER:
+                _check_new(f"class {words[0]!r}", line_of, number, where)
+                classes.append(words)
+    if not classes:
+        raise VocabularyError(f"{source}: no class in it; write one a line, {FORM}")
+    if flags is not None and len(flags[1]) != len(classes):
+        raise VocabularyError(
+            f"{source}, line {flags[0]}: {len(flags[1])} isthing flags for {len(classes)} classes; "
+            "write one a class"
+        )
+    return tuple(classes), None if flags is None else flags[1]
+
+
+def _parse_class(content: str, where: str) -> tuple[int, tuple[str, ...]]:
+    identity, colon, names = content.partition(":")
+    if not colon or not identity.strip().isdecimal():
+        raise VocabularyError(f"{where}: {content!r} does not begin with a number and a colon; write {FORM}")
+    words = tuple(word.strip() for word in names.split(","))
+    if not all(words):
+        raise VocabularyError(f"{where}: empty name or synonym in {content!r}; write {FORM}")
+    return int(identity), words
+
+
+def _parse_flags(flags: str, where: str) -> tuple[bool, ...]:
+    values = flags.replace(",", " ").split()
+    wrong = [value for value in values if value not in ("0", "1")]
+    if wrong:
+        raise VocabularyError(f"{where}: isthing flag {wrong[0]!r}; write 1 for things and 0 for stuff")
+    return tuple(value == "1" for value in values)
+
+
+def _check_new(what: str, line_of: dict[str, int], number: int, where: str) -> None:
+    earlier = line_of.setdefault(what.casefold(), number)
+    if earlier != number:
+        raise VocabularyError(f"{where}: {what} is already on line {earlier}; name each once")

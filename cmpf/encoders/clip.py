@@ -1,0 +1,136 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Frozen CLIP: dense image features, embeddings of masks and of texts, all in one joint space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cmpf.encoders.clip_convnext import ConvNeXtBackbone
+from cmpf.encoders.clip_resnet import ResNetBackbone
+from cmpf.encoders.clip_text import encode_tokens, end_positions
+from cmpf.encoders.frozen import FrozenModule
+from cmpf.errors import ModelNameError
+from cmpf.types import CLIPFeatures
+
+TEXT_BATCH = 128  # prompts in one pass of the text tower
+MAX_LOGIT_SCALE = 100.0
+
+
+class Backbone(Protocol):
+    """What CLIP needs of an image tower; `channels` counts res2..res5, `dense_channels` the dense map."""
+
+    channels: dict[str, int]
+    dense_channels: int
+
+    def features(self, images_B3HW: Tensor) -> CLIPFeatures: ...
+
+    def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class CLIP(FrozenModule):
+    """A frozen OpenCLIP model with a convolutional image tower (paper, Sec. 3.1).
+
+    Args:
+        name: OpenCLIP's name of the architecture, for messages, hashes and caches.
+        model: OpenCLIP's `CLIP` or `CustomTextCLIP`; its tower is a ConvNeXt of timm or a ModifiedResNet.
+        tokenizer: list of prompts -> (N, L) int64.
+    Attributes:
+        channels: channels of res2..res5. dense_channels: of the dense map. embed_dim: E.
+    Raises:
+        ModelNameError: the image tower is of another kind.
+    """
+
+    def __init__(self, *, name: str, model: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
+        super().__init__()
+        self.name = f"clip/{name}"
+        self.model = model
+        self.tokenizer = tokenizer
+        self.freeze()
+        self.backbone = _backbone(name, model.visual)
+        self.channels = self.backbone.channels
+        self.dense_channels = self.backbone.dense_channels
+        # From the tower itself: what a map of a single cell is projected to.
+        cell = torch.zeros(1, self.dense_channels, 1, 1, device=self.device)
+        self.embed_dim: int = self.embed_masks(cell, torch.ones(1, 1, 1, 1, device=self.device))[0].shape[-1]
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Weights under OpenCLIP's own names."""
+        state: Mapping[str, Tensor] = self.model.state_dict()
+        return state
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        device: torch.device = self.model.logit_scale.device
+        return device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """CLIP's own scale of cosines, a scalar <= 100."""
+        scale: Tensor = self.model.logit_scale.detach().exp().clamp(max=MAX_LOGIT_SCALE).reshape(())
+        return scale
+
+    def forward(self, images_B3HW: Tensor) -> CLIPFeatures:
+        """Feature maps.
+
+        Args:
+            images_B3HW: normalised pictures; H and W are multiples of 32.
+        """
+        return self.backbone.features(images_B3HW)
+
+    @torch.no_grad()
+    def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of image regions, in float32 whatever autocast says.
+
+        Args:
+            dense_BChw: `CLIPFeatures.dense`.
+            masks_BQHW: mask logits of any size; resized bilinearly to the map, inside where > 0.
+        Returns:
+            (B, Q, E) embeddings, finite but without meaning where not valid, and (B, Q) bool valid: the mask
+            has a positive cell on the map.
+        """
+        with torch.autocast(dense_BChw.device.type, enabled=False):
+            return self.backbone.embed_masks(dense_BChw.float(), masks_BQHW.float())
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings, not normalised, in float32 whatever autocast says.
+
+        Prompts are encoded by length, in batches as long as their longest prompt. That is exact: attention is
+        causal and the embedding is read at the end token, so that padding has no effect.
+
+        Args:
+            prompts: N texts; what exceeds the context length is cut.
+        Returns:
+            (N, E).
+        """
+        device = self.device
+        result = torch.empty(len(prompts), self.embed_dim, device=device)
+        if not prompts:
+            return result
+        tokens = self.tokenizer(list(prompts))
+        ends = end_positions(self.model, tokens)
+        with torch.autocast(device.type, enabled=False):
+            order = ends.argsort(stable=True)
+            for start in range(0, len(order), TEXT_BATCH):
+                rows = order[start : start + TEXT_BATCH]
+                batch = tokens[rows, : int(ends[rows].max()) + 1]
+                result[rows.to(device)] = encode_tokens(self.model, batch.to(device)).float()
+        return result
+
+
+def _backbone(name: str, visual: Any) -> Backbone:
+    from open_clip.modified_resnet import ModifiedResNet
+    from timm.models.convnext import ConvNeXt
+
+    if isinstance(visual, ModifiedResNet):
+        return ResNetBackbone(visual)
+    if isinstance(getattr(visual, "trunk", None), ConvNeXt):
+        return ConvNeXtBackbone(visual)
+    raise ModelNameError(
+        f"CLIP {name!r} has a {type(visual).__name__} image tower; CMPF needs a ConvNeXt or a ModifiedResNet"
+    )

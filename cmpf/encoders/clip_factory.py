@@ -1,0 +1,165 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CLIP by name: which of OpenCLIP's models CMPF can use, and where their weights come from."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cmpf.encoders import tiny
+from cmpf.encoders.clip import CLIP
+from cmpf.encoders.weights import UNREADABLE, cache_folder, load_weights, summary
+from cmpf.errors import ModelNameError, WeightsError
+
+OPTION = "MODEL.CMPF.CLIP.PRETRAINED"
+QUICKGELU = "-quickgelu"
+
+
+def build_clip(*, name: str, pretrained: str) -> CLIP:
+    """A frozen CLIP.
+
+    Args:
+        name: a ConvNeXt or ModifiedResNet of OpenCLIP (see clip_names), or "cmpf_tiny".
+        pretrained: OpenCLIP's tag of the weights (downloaded once; "cmpf_tiny" for cmpf_tiny), the path of a
+            file (.safetensors, or .pt with nothing but tensors), or "" for random weights. A tag of weights
+            that were trained with QuickGELU, such as "openai", selects the "-quickgelu" variant of the name;
+            for a path the name itself must be that variant.
+    Raises:
+        ModelNameError: the name is unknown or not a convolutional CLIP; lists what works.
+        WeightsError: the tag is unknown, or the weights are missing, damaged or of another model.
+    """
+    if name == tiny.CLIP_NAME:
+        return _build_tiny(pretrained)
+    import open_clip
+
+    check_clip_name(name)
+    path = _weights_file(name, pretrained) if pretrained else None
+    name = _variant(name, pretrained)
+    config = open_clip.get_model_config(name)
+    # Weights are those of the whole CLIP; timm would download its own for the trunk.
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    custom_text = config.pop("custom_text", False)
+    model = (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config).eval()
+    if path is not None:
+        _load(model, name, path)
+    return CLIP(name=name, model=model, tokenizer=open_clip.get_tokenizer(name))
+
+
+def clip_names() -> list[str]:
+    """Names that build_clip accepts."""
+    import open_clip
+
+    names = [name for name in open_clip.list_models() if _works(open_clip.get_model_config(name))]
+    return sorted({*names, tiny.CLIP_NAME})
+
+
+def check_clip_name(name: str) -> None:
+    """Raises ModelNameError with the nearest names and all that work, unless build_clip accepts the name."""
+    import open_clip
+
+    names = clip_names()
+    if name in names:
+        return
+    works = f"What works: {', '.join(names)}"
+    if name in open_clip.list_models():
+        raise ModelNameError(
+            f"CLIP {name!r}: CMPF pools masks from convolutional feature maps, so the image tower must be a "
+            f"ConvNeXt or a ModifiedResNet (RN...), not a ViT or another transformer. {works}"
+        )
+    lower = {known.lower(): known for known in names}
+    near = [lower[match] for match in get_close_matches(name.lower(), lower, n=3)]
+    hint = f", did you mean {' or '.join(near)}?" if near else "."
+    raise ModelNameError(f"CLIP {name!r} is unknown{hint} {works}")
+
+
+def _works(config: dict[str, Any]) -> bool:
+    """Whether a model has a ConvNeXt or ModifiedResNet image tower and CLIP's own kind of text tower."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    convolutional = "convnext" in str(vision.get("timm_model_name", ""))
+    resnet = isinstance(vision.get("layers"), list)
+    foreign_text = {"hf_model_name", "hf_tokenizer_name", "no_causal_mask", "embed_cls"} & set(text)
+    pool = text.get("pool_type", "argmax")
+    return (convolutional or resnet) and not foreign_text and pool in ("argmax", "eos")
+
+
+def _variant(name: str, pretrained: str) -> str:
+    """The name, or its QuickGELU variant if the tag's weights were trained with that activation."""
+    quick_gelu = _tag_config(name, pretrained).get("quick_gelu", False)
+    variant = name + QUICKGELU
+    return variant if quick_gelu and variant in clip_names() else name
+
+
+def _tag_config(name: str, tag: str) -> dict[str, Any]:
+    """OpenCLIP's record of published weights, {} if there is none; variants share the plain name's tags."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    record: dict[str, Any] = get_pretrained_cfg(name.removesuffix(QUICKGELU), tag) if tag else {}
+    return record
+
+
+def _load(model: nn.Module, name: str, path: Path) -> None:
+    from open_clip.factory import load_checkpoint
+
+    try:
+        load_checkpoint(model, str(path), weights_only=True)
+    except UNREADABLE as error:
+        raise WeightsError(
+            f"{path}: not weights of CLIP {name}, or damaged. Give another file in {OPTION}. {summary(error)}"
+        ) from error
+
+
+def _weights_file(name: str, pretrained: str) -> Path:
+    """The file that a tag or a path stands for."""
+    from open_clip.pretrained import list_pretrained_tags_by_model
+
+    record = _tag_config(name, pretrained)
+    if record:
+        return _download(name, pretrained, record)
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return path
+    tags = list_pretrained_tags_by_model(name.removesuffix(QUICKGELU))
+    near = get_close_matches(pretrained, tags, n=1)
+    hint = f", did you mean {near[0]}?" if near else "."
+    raise WeightsError(
+        f"{OPTION} {pretrained!r} is neither a file nor one of OpenCLIP's tags for {name}{hint} "
+        f'Tags: {", ".join(tags) or "none"}; "" = random weights'
+    )
+
+
+def _download(name: str, tag: str, record: dict[str, Any]) -> Path:
+    """The weights of a tag, from OpenCLIP's cache or over the network."""
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME
+    from open_clip.pretrained import download_pretrained
+
+    own = cache_folder() / "hub" if os.environ.get("CMPF_CACHE") else None
+    try:
+        return Path(download_pretrained(record, cache_dir=None if own is None else str(own)))
+    except UNREADABLE as error:
+        repository = str(record.get("hf_hub", "")).rstrip("/")
+        source = f"https://huggingface.co/{repository}/resolve/main/{HF_SAFE_WEIGHTS_NAME}"
+        place = cache_folder() / f"clip_{name}_{tag}.safetensors"
+        raise WeightsError(
+            f"weights {tag} of CLIP {name} are not on this machine and cannot be downloaded. Save {source} "
+            f'as {place} and set {OPTION} {place}, or set it to "" for random weights. {summary(error)}'
+        ) from error
+
+
+def _build_tiny(pretrained: str) -> CLIP:
+    path = Path(pretrained).expanduser()
+    if pretrained == tiny.CLIP_NAME:
+        model = tiny.load_tiny_clip()
+    elif not pretrained or path.is_file():
+        model = tiny.build_tiny_clip_model()
+    else:
+        raise WeightsError(
+            f"{OPTION} {pretrained!r} is neither a file nor {tiny.CLIP_NAME!r}, the only tag of CLIP "
+            f'{tiny.CLIP_NAME}; "" = random weights'
+        )
+    if path.is_file():
+        load_weights(model, path)
+    return CLIP(name=tiny.CLIP_NAME, model=model, tokenizer=tiny.tiny_tokenizer())

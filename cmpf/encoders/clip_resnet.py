@@ -1,0 +1,66 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CLIP's ModifiedResNet image tower: maps at four strides, and masks projected by its attention pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmpf.functional import resize_bilinear
+from cmpf.types import CLIPFeatures
+
+
+class ResNetBackbone:
+    """A view of OpenCLIP's `ModifiedResNet`; it holds no weights of its own."""
+
+    def __init__(self, visual: Any) -> None:
+        self.visual = visual
+        self.channels: dict[str, int] = {
+            f"res{level}": layer[-1].bn3.num_features for level, layer in enumerate(self._layers(), start=2)
+        }
+        self.dense_channels = self.channels["res5"]
+
+    def features(self, images_B3HW: Tensor) -> CLIPFeatures:
+        """Outputs of the four layers; the dense map is the last of them."""
+        x = self.visual.stem(images_B3HW)
+        levels = {}
+        for level, layer in enumerate(self._layers(), start=2):
+            x = levels[f"res{level}"] = layer(x)
+        return CLIPFeatures(levels=levels, dense=x)
+
+    def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention pool with one query a mask, which sees the positions inside the mask only.
+
+        Returns:
+            (B, Q, E) and (B, Q) bool valid. A mask without a positive cell gives zeros.
+        """
+        pool = self.visual.attnpool
+        heads = pool.num_heads
+        masks = resize_bilinear(masks_BQHW, (dense_BChw.shape[-2], dense_BChw.shape[-1]))
+        inside_BQP = (masks > 0).flatten(2)
+        valid_BQ = inside_BQP.any(dim=-1)
+        cells_BPC = dense_BChw.flatten(2).transpose(1, 2)
+        query_B1C = cells_BPC.mean(dim=1, keepdim=True) + pool.positional_embedding[0]
+        tokens_BPC = cells_BPC + _positions(pool.positional_embedding, dense_BChw)
+        query = pool.q_proj(query_B1C).unflatten(-1, (heads, -1)).transpose(1, 2)
+        key = pool.k_proj(tokens_BPC).unflatten(-1, (heads, -1)).transpose(1, 2)
+        value = pool.v_proj(tokens_BPC).unflatten(-1, (heads, -1)).transpose(1, 2)
+        # All masks of a picture ask the same question, so its scores are computed once.
+        scores_Bh1P = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        # An empty mask would make the softmax NaN; it attends everywhere and is zeroed below.
+        seen_BQP = inside_BQP | ~valid_BQ[..., None]
+        weights_BhQP = scores_Bh1P.masked_fill(~seen_BQP[:, None], -torch.inf).softmax(dim=-1)
+        embeddings_BQE = pool.c_proj((weights_BhQP @ value).transpose(1, 2).flatten(2))
+        return embeddings_BQE * valid_BQ[..., None], valid_BQ
+
+    def _layers(self) -> tuple[Any, Any, Any, Any]:
+        return self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4
+
+
+def _positions(table: Tensor, dense_BChw: Tensor) -> Tensor:
+    """The table without its first row, (side * side, C), resized to the map: (h * w, C)."""
+    side = round((table.shape[0] - 1) ** 0.5)
+    square = table[1:].T.reshape(1, -1, side, side)
+    return resize_bilinear(square, (dense_BChw.shape[-2], dense_BChw.shape[-1]))[0].flatten(1).T

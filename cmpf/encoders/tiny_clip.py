@@ -1,0 +1,87 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Tiny CLIP: OpenCLIP's `CLIP` class with a small timm ConvNeXt trunk and a small text transformer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from cmpf.encoders.tiny_assets import ASSETS, checked_asset, load_checked_weights
+
+CLIP_NAME = "cmpf_tiny"
+CLIP_CONFIG = "cmpf_tiny.json"
+CLIP_WEIGHTS = "cmpf_tiny_clip.safetensors"
+CLIP_MERGES = "bpe_2000_merges.txt.gz"
+
+
+def cmpf_tiny_convnext(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Entry point for timm: a ConvNeXt of 1.3 M parameters.
+
+    Small kernels and a single block at strides 4 and 8, because the cost on a CPU lies there and what tells
+    things apart lies at strides 16 and 32; no layer scale, which at timm's 1e-6 keeps blocks shut for a
+    training this short.
+
+    Args:
+        pretrained: always False, the weights belong to the whole CLIP model.
+        options: timm's own (configuration, cache folder): not used.
+    """
+    from timm.models.convnext import ConvNeXt
+
+    trunk: Any = ConvNeXt(
+        depths=(1, 1, 4, 2),
+        dims=(32, 64, 128, 192),
+        kernel_sizes=(3, 3, 7, 5),
+        ls_init_value=None,
+        act_layer="relu",
+    )
+    trunk.pretrained_cfg = trunk.default_cfg = {}
+    return cast(nn.Module, trunk)
+
+
+def register_tiny_clip() -> None:
+    """Makes `cmpf_tiny` known to OpenCLIP and its trunk to timm; calls after the first change nothing."""
+    import open_clip
+    import timm
+
+    if not timm.is_model(cmpf_tiny_convnext.__name__):
+        timm.models.register_model(cmpf_tiny_convnext)
+    if CLIP_NAME not in open_clip.list_models():
+        open_clip.add_model_config(ASSETS / CLIP_CONFIG)
+
+
+def build_tiny_clip_model() -> nn.Module:
+    """OpenCLIP's `CLIP` of the tiny size with random weights, in eval mode.
+
+    `visual.trunk` has stem, stages, norm_pre and head; `visual.head` projects to E = 128. Input 256 x 256.
+    """
+    import open_clip
+
+    register_tiny_clip()
+    model: nn.Module = open_clip.CLIP(**open_clip.get_model_config(CLIP_NAME))
+    return model.eval()
+
+
+def load_tiny_clip(*, folder: Path = ASSETS) -> nn.Module:
+    """Tiny CLIP with the weights of the folder, float32, in eval mode.
+
+    Raises:
+        WeightsError: the file of weights is missing or damaged.
+    """
+    model = build_tiny_clip_model()
+    model.load_state_dict(load_checked_weights(CLIP_WEIGHTS, folder=folder))
+    return model
+
+
+def tiny_tokenizer(*, folder: Path = ASSETS) -> Any:
+    """CLIP's byte-pair tokenizer with its first 2,000 merges: any word of any language becomes tokens.
+
+    Called with texts it gives (N, 77) int64, zero-padded, cut at 77 tokens.
+
+    Raises:
+        WeightsError: the file of merges is missing or damaged.
+    """
+    from open_clip import SimpleTokenizer
+
+    return SimpleTokenizer(bpe_path=str(checked_asset(CLIP_MERGES, folder=folder)))

@@ -1,0 +1,176 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints of a training run: pairs of trained weights (safetensors) and training state (torch.save).
+
+Each file is replaced atomically, weights first; the state holds the weights' SHA-256, so a pair is whole or
+is recognised as broken, whatever moment the process was killed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmpf.errors import TrainingError
+from cmpf.files import TEMPORARY, replacing, write_text
+
+logger = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last_checkpoint"
+_NUMBERED = re.compile(r"(?:model|training)_(\d{7,})\.(?:safetensors|pt)")
+_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, TypeError)
+
+
+class Checkpointer:
+    """Writes, finds and prunes the checkpoints of one folder.
+
+    Args:
+        folder: OUTPUT_DIR; made if it is not there.
+        save_weights: writes the model's trained weights to a path (cmpf.checkpoint.save, bound).
+        load_weights: reads such a file into the model (cmpf.checkpoint.load, bound).
+        keep: how many numbered checkpoints stay; the older ones are removed. At least 1.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        save_weights: Callable[[Path], object],
+        load_weights: Callable[[Path], object],
+        keep: int,
+    ) -> None:
+        if keep < 1:
+            raise TrainingError(f"at least 1 checkpoint must be kept, got {keep}")
+        self.folder = folder
+        self._save_weights = save_weights
+        self._load_weights = load_weights
+        self._keep = keep
+
+    def save(self, iteration: int, state: dict[str, Any]) -> Path:
+        """Writes weights, then state, then last_checkpoint; then removes what is too old.
+
+        Args:
+            iteration: iterations done.
+            state: tensors, numbers, strings, lists and dicts of them: what weights_only=True can read.
+        Returns:
+            Path of the weights.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_unfinished()
+        weights = self.weights_path(iteration)
+        self._save_weights(weights)
+        with replacing(self.state_path(iteration)) as temporary:
+            torch.save({**state, "weights_sha256": _sha256(weights)}, temporary)
+        write_text(self.folder / LAST_CHECKPOINT, weights.name)
+        self._prune(iteration)
+        return weights
+
+    def save_named(self, name: str) -> Path:
+        """Writes the weights alone, as model_NAME.safetensors; such files are never pruned."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"model_{name}.safetensors"
+        self._save_weights(path)
+        return path
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """Loads the weights of the newest whole checkpoint, and logs which newer ones were not whole.
+
+        Returns:
+            Its training state; None where the folder has no checkpoint at all.
+        Raises:
+            TrainingError: there are checkpoints, but none is whole.
+        """
+        iterations = self.iterations()
+        faults = []
+        for iteration in reversed(iterations):
+            try:
+                state = self._read(iteration)
+            except TrainingError as fault:
+                logger.warning("skipped a checkpoint that is not whole: %s", fault)
+                faults.append(str(fault))
+                continue
+            self._load_weights(self.weights_path(iteration))
+            return state
+        if faults:
+            raise TrainingError(
+                f"no checkpoint in {self.folder} is whole: {'; '.join(faults)}. Remove them to start anew, "
+                "or copy a whole one there"
+            )
+        return None
+
+    def iterations(self) -> list[int]:
+        """Iterations of which the folder holds a checkpoint or a part of one, ascending."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_NUMBERED.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted({int(match.group(1)) for match in matches if match})
+
+    def weights_path(self, iteration: int) -> Path:
+        """Where the trained weights after so many iterations lie."""
+        return self.folder / f"model_{iteration:07d}.safetensors"
+
+    def state_path(self, iteration: int) -> Path:
+        """Where the training state after so many iterations lies."""
+        return self.folder / f"training_{iteration:07d}.pt"
+
+    def _read(self, iteration: int) -> dict[str, Any]:
+        """The state of a checkpoint; TrainingError says what is wrong with the pair."""
+        weights, path = self.weights_path(iteration), self.state_path(iteration)
+        for file in (weights, path):
+            if not file.exists():
+                raise TrainingError(f"{file} is missing")
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            expected = state.pop("weights_sha256")
+        except _UNREADABLE as fault:
+            raise TrainingError(f"{path} is truncated or damaged ({type(fault).__name__})") from fault
+        if _sha256(weights) != expected:
+            raise TrainingError(f"{weights} is truncated, damaged or of another run than {path.name}")
+        return state
+
+    def _prune(self, newest: int) -> None:
+        """Keeps the last few; a number above the newest is a broken one that resuming passed over."""
+        kept = [iteration for iteration in self.iterations() if iteration <= newest][-self._keep :]
+        for iteration in self.iterations():
+            if iteration not in kept:
+                self.state_path(iteration).unlink(missing_ok=True)
+                self.weights_path(iteration).unlink(missing_ok=True)
+
+    def _remove_unfinished(self) -> None:
+        """What a killed process left half written."""
+        for name in ("model_", "training_", LAST_CHECKPOINT):
+            for path in self.folder.glob(f"{TEMPORARY}*-{name}*"):
+                path.unlink(missing_ok=True)
+
+
+def last_weights(folder: Path) -> Path:
+    """Weights that the file last_checkpoint of a run's folder names.
+
+    Raises:
+        TrainingError: there is no such file, or it names none that exists.
+    """
+    pointer = folder / LAST_CHECKPOINT
+    if not pointer.is_file():
+        raise TrainingError(
+            f"no checkpoint in {folder}: {pointer} is missing. Train first, or check OUTPUT_DIR"
+        )
+    weights = folder / pointer.read_text(encoding="utf-8").strip()
+    if not weights.is_file():
+        raise TrainingError(
+            f"{pointer} names {weights.name}, which is missing. Choose another by MODEL.WEIGHTS"
+        )
+    return weights
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

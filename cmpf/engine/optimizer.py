@@ -1,0 +1,96 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""AdamW with parameter groups: no weight decay on normalisation layers and embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from cmpf.errors import TrainingError
+
+NORM_LAYERS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+
+def build_optimizer(
+    model: nn.Module, *, lr: float, weight_decay: float, weight_decay_norm: float, weight_decay_embed: float
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that require a gradient (spec: default betas).
+
+    Args:
+        model: its frozen parameters (requires_grad False) are left out.
+        lr: learning rate of every group.
+        weight_decay: of all parameters that the two groups below do not hold.
+        weight_decay_norm: of normalisation layers.
+        weight_decay_embed: of nn.Embedding and of bare parameters named `*embed` or `*embedding`.
+    Raises:
+        TrainingError: nothing in the model can be trained.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    decay_of_kind = {"norm": weight_decay_norm, "embedding": weight_decay_embed, "other": weight_decay}
+    for kind, parameter in _trained_parameters(model):
+        groups.setdefault(decay_of_kind[kind], []).append(parameter)
+    if not groups:
+        raise TrainingError("the model has no parameter that requires a gradient: there is nothing to train")
+    return torch.optim.AdamW(
+        [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()], lr=lr
+    )
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Makes sure that what is optimised is what the model trains.
+
+    Raises:
+        TrainingError: the optimiser holds a frozen or a foreign parameter, or lacks one.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimised = [p for group in optimizer.param_groups for p in group["params"]]
+    frozen = [names.get(id(p), "(not in the model)") for p in optimised if not p.requires_grad]
+    if frozen:
+        raise TrainingError(f"the optimiser holds frozen parameters: {_some(frozen)}. Leave them out of it")
+    foreign = [tuple(p.shape) for p in optimised if id(p) not in names]
+    if foreign:
+        raise TrainingError(
+            f"the optimiser holds parameters that are not the model's, of shapes {_some(foreign)}. Build the "
+            "optimiser after the model has its final form"
+        )
+    held = {id(p) for p in optimised}
+    lacking = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if lacking:
+        raise TrainingError(
+            f"the optimiser lacks parameters that require a gradient: {_some(lacking)}. Add or freeze them"
+        )
+
+
+def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(kind, parameter) of each parameter that requires a gradient, once."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if isinstance(module, NORM_LAYERS):
+                yield "norm", parameter
+            elif isinstance(module, nn.Embedding) or name.endswith(("embed", "embedding")):
+                yield "embedding", parameter
+            else:
+                yield "other", parameter
+
+
+def _some(items: list[str] | list[tuple[int, ...]]) -> str:
+    """The first five, and how many more there are."""
+    shown = ", ".join(str(item) for item in items[:5])
+    return shown + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -1,0 +1,77 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The global random number generators: seeding, saving and restoring them."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> int:
+    """Seeds Python's, numpy's and torch's global generators (torch: every device).
+
+    Args:
+        seed: 0 .. 2**32 - 1; a negative number asks for one from the operating system.
+    Returns:
+        The seed used, for the log.
+    """
+    if seed < 0:
+        seed = int.from_bytes(os.urandom(4), "little")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return seed
+
+
+def rng_state() -> dict[str, Any]:
+    """State of all global generators, in tensors and plain values: what weights_only=True can read."""
+    version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=False)
+    inner: dict[str, Any] = numpy_state["state"]
+    return {
+        "python": {"version": version, "words": list(words), "gauss": gauss},
+        "numpy": {
+            "bit_generator": str(numpy_state["bit_generator"]),
+            "key": torch.from_numpy(inner["key"].astype(np.int64)),
+            "pos": int(inner["pos"]),
+            "has_gauss": int(numpy_state["has_gauss"]),
+            "gauss": float(numpy_state["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Puts all global generators where `rng_state` found them; GPUs that are gone are passed over."""
+    python, numpy_state = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
+    np.random.set_state(
+        (
+            numpy_state["bit_generator"],
+            numpy_state["key"].numpy().astype(np.uint32),
+            numpy_state["pos"],
+            numpy_state["has_gauss"],
+            numpy_state["gauss"],
+        )
+    )
+    torch.set_rng_state(state["torch"])
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device, device_state in enumerate(state["cuda"][:here]):
+        torch.cuda.set_rng_state(device_state, device)
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """What happens inside leaves no trace in the global generators."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)

@@ -1,0 +1,193 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Where training reports to: terminal, log lines, metrics.json, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cmpf.engine.logs import FILE_ONLY
+from cmpf.engine.records import Record
+from cmpf.files import write_text
+
+
+class Writer:
+    """Listens to a training; a subclass overrides what it wants to hear."""
+
+    def start(self, iteration: int, max_iter: int) -> None:
+        """Training begins or goes on after `iteration` iterations."""
+
+    def iteration(self, record: Record) -> None:
+        """Hears every iteration."""
+
+    def summary(self, record: Record) -> None:
+        """Hears the mean of the last iterations, every 20 of them."""
+
+    def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Hears an evaluation, "dataset/task/metric" -> value in percent."""
+
+    def close(self) -> None:
+        """Training ends, well or not."""
+
+
+class ProgressBar(Writer):
+    """A bar on the terminal with time left, loss and learning rate."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, iteration: int, max_iter: int) -> None:
+        self._bar = tqdm(total=max_iter, initial=iteration, desc="training", unit="it", dynamic_ncols=True)
+
+    def iteration(self, record: Record) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{record.total_loss:.3f}", lr=f"{record.lr:.2e}", refresh=False)
+            self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class LogLines(Writer):
+    """One line for each summary.
+
+    Args:
+        logger: receives the lines.
+        file_only: keep them off the terminal, because a progress bar is there.
+    """
+
+    def __init__(self, logger: logging.Logger, *, file_only: bool) -> None:
+        self._logger = logger
+        self._extra = FILE_ONLY if file_only else None
+
+    def summary(self, record: Record) -> None:
+        self._logger.info(format_record(record), extra=self._extra)
+
+
+class MetricsFile(Writer):
+    """metrics.json: one JSON object a line. Resuming drops the lines of iterations that will be run again.
+
+    Args:
+        path: the file; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def start(self, iteration: int, max_iter: int) -> None:
+        kept = [line for line in _lines(self._path) if _iteration_of(line) <= iteration]
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
+
+    def summary(self, record: Record) -> None:
+        self._append(
+            {
+                "iteration": record.iteration,
+                "total_loss": record.total_loss,
+                **record.losses,
+                "lr": record.lr,
+                "grad_norm": record.grad_norm,
+                "data_time": record.data_time,
+                "time": record.step_time,
+                "eta_seconds": record.eta_seconds,
+                "max_mem_mb": record.max_memory,
+            }
+        )
+
+    def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self._append({"iteration": iteration, **metrics})
+
+    def _append(self, values: dict[str, Any]) -> None:
+        """JSON has no NaN and no infinity; they become null."""
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain) + "\n")
+
+
+class TensorBoardWriter(Writer):
+    """Curves for TensorBoard.
+
+    Args:
+        folder: event files go here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._events: Any = None
+
+    def start(self, iteration: int, max_iter: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._events = SummaryWriter(str(self._folder), purge_step=iteration + 1)
+
+    def summary(self, record: Record) -> None:
+        scalars = {
+            "loss/total": record.total_loss,
+            **{f"loss/{name.removeprefix('loss_')}": value for name, value in record.losses.items()},
+            "lr": record.lr,
+            "grad_norm": record.grad_norm,
+            "time/data": record.data_time,
+            "time/step": record.step_time,
+        }
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, record.iteration)
+
+    def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, iteration)
+        self._events.flush()
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def build_writers(folder: Path, *, logger: logging.Logger, terminal: bool, tensorboard: bool) -> list[Writer]:
+    """The usual set: a bar on a terminal, otherwise lines; always log lines in the file, and metrics.json.
+
+    Args:
+        folder: the run's output folder; must exist.
+        terminal: whether a person watches (sys.stdout.isatty()).
+        tensorboard: also write event files beside metrics.json.
+    """
+    writers: list[Writer] = [LogLines(logger, file_only=terminal), MetricsFile(folder / "metrics.json")]
+    if terminal:
+        writers.append(ProgressBar())
+    if tensorboard:
+        writers.append(TensorBoardWriter(folder))
+    return writers
+
+
+def format_record(record: Record) -> str:
+    """`iter 40/1000  eta 0:05:12  loss 12.34  ce 3.1 ...  lr 1.00e-04  data 0.003s  step 0.33s  mem 9 MB`."""
+    parts = [
+        f"iter {record.iteration}/{record.max_iter}",
+        f"eta {timedelta(seconds=round(record.eta_seconds))}",
+        f"loss {record.total_loss:.3f}",
+        *(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in record.main_losses.items()),
+        f"lr {record.lr:.2e}",
+        f"data {record.data_time:.3f}s",
+        f"step {record.step_time:.3f}s",
+    ]
+    if record.max_memory is not None:
+        parts.append(f"mem {record.max_memory:.0f} MB")
+    return "  ".join(parts)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _iteration_of(line: str) -> float:
+    """A line that was cut off belongs to no iteration that is kept."""
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,37 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""OpenSeg Ensemble: SAM's own masks, named by CLIP, vote for unseen classes (paper: OpenSeg Ensemble)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def openseg_ensemble(
+    class_probs_QK: Tensor,
+    sam_probs_MK: Tensor,
+    seen_K: Tensor,
+    *,
+    epsilon: float,
+    score_threshold: float,
+) -> tuple[Tensor, Tensor]:
+    """Weights of decoder masks and SAM masks in one semantic sum.
+
+    scores(c) = sum over masks of weight[mask, c] * sigmoid(mask) is then, with s(c) the decoder's own sum,
+    s(c) for seen c and (1 - epsilon) * s(c) + epsilon * (SAM's sum) for unseen c.
+
+    Args:
+        class_probs_QK: class probabilities of the decoder's masks, without void.
+        sam_probs_MK: CLIP's class probabilities of SAM's masks, without void.
+        seen_K: bool, classes that training named; SAM has no vote on them.
+        epsilon: SAM's share, 0..1.
+        score_threshold: SAM masks whose best unseen probability is not above this have no vote.
+    Returns:
+        Weights (Q + M', K), and the indices (M',) of the SAM masks kept; without any the plain probabilities.
+    """
+    unseen_probs = sam_probs_MK * ~seen_K
+    kept = (unseen_probs > score_threshold).any(dim=-1).nonzero()[:, 0]
+    if len(kept) == 0:
+        return class_probs_QK, kept
+    own_share = torch.where(seen_K, 1.0, 1.0 - epsilon).to(class_probs_QK.dtype)
+    return torch.cat([class_probs_QK * own_share, epsilon * unseen_probs[kept]]), kept

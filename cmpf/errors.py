@@ -1,0 +1,43 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Exceptions of CMPF. Every message names the value, what is allowed and the cure."""
+
+from __future__ import annotations
+
+
+class CMPFError(Exception):
+    """Base of everything that a user can cause; the command line prints it as one line."""
+
+
+class ConfigError(CMPFError, ValueError):
+    """A configuration file or override is wrong; lists every fault at once."""
+
+
+class VocabularyError(CMPFError, ValueError):
+    """A list of categories is empty, repeats a class or cannot be read."""
+
+
+class ImageError(CMPFError, ValueError):
+    """A picture cannot be read or has an impossible size."""
+
+
+class DatasetError(CMPFError, LookupError):
+    """A dataset is unknown, not on disk, or damaged."""
+
+    def __str__(self) -> str:  # LookupError subclasses may quote their message; this one is read by people
+        return str(self.args[0]) if self.args else ""
+
+
+class ModelNameError(CMPFError, ValueError):
+    """A model, encoder or zoo name is not known."""
+
+
+class WeightsError(CMPFError, RuntimeError):
+    """Weights are missing, damaged, or do not belong to the model."""
+
+
+class EvaluationError(CMPFError, ValueError):
+    """Predictions and ground truth do not fit together."""
+
+
+class TrainingError(CMPFError, RuntimeError):
+    """Training cannot go on (non-finite losses, frozen parameters in the optimiser, ...)."""

@@ -1,0 +1,25 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Evaluators in Detectron2's protocol, the loop that runs them, and the table of their results."""
+
+from __future__ import annotations
+
+from cmpf.evaluation.instance import InstanceEvaluator
+from cmpf.evaluation.loop import evaluate
+from cmpf.evaluation.mask_recall import MaskRecallEvaluator
+from cmpf.evaluation.panoptic import PanopticEvaluator
+from cmpf.evaluation.protocol import Evaluator, Metrics, Results
+from cmpf.evaluation.results import format_results, save_results
+from cmpf.evaluation.semantic import SemanticEvaluator
+
+__all__ = [
+    "Evaluator",
+    "InstanceEvaluator",
+    "MaskRecallEvaluator",
+    "Metrics",
+    "PanopticEvaluator",
+    "Results",
+    "SemanticEvaluator",
+    "evaluate",
+    "format_results",
+    "save_results",
+]

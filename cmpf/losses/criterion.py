@@ -1,0 +1,137 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The set criterion: classification and mask losses of matched queries, all heads at once (Mask2Former)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmpf.errors import TrainingError
+from cmpf.losses.matcher import HungarianMatcher, Matches
+from cmpf.losses.points import sample_points, uncertain_points
+from cmpf.losses.target_masks import TargetMasks
+from cmpf.types import DecoderOutput, Targets
+
+
+class SetCriterion(nn.Module):
+    """Weighted losses of all prediction heads.
+
+    Args:
+        num_classes: K; class K is void.
+        matcher: pairs queries with targets.
+        class_weight, mask_weight, dice_weight: factors of the three losses.
+        void_weight: weight of void among the classes.
+        num_points: P, places a mask at which its losses are computed.
+        oversample_ratio, importance_ratio: how the places are chosen, see `uncertain_points`.
+        deep_supervision: score the earlier heads too.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        void_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_ratio: float,
+        deep_supervision: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
+        self.void_weight = void_weight
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_ratio = importance_ratio
+        self.deep_supervision = deep_supervision
+
+    def forward(self, outputs: DecoderOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Losses, already multiplied by their factors.
+
+        Args:
+            outputs: pred_logits (B, Q, K + 1), pred_masks (B, Q, h, w), aux_outputs: earlier heads in order.
+            targets: one a picture, labels (N,) int64 in 0..K-1 and masks (N, H, W) bool; N, H, W may differ.
+        Returns:
+            loss_ce, loss_mask, loss_dice of the last head, and with suffix _0, _1, ... of the earlier heads.
+        Raises:
+            TrainingError: targets that do not fit together, or matching costs that are not finite.
+        """
+        self._check(outputs, targets)
+        heads = [*outputs["aux_outputs"], outputs] if self.deep_supervision else [outputs]
+        # Losses need float32 under autocast: a sum over 12,544 points overflows half precision.
+        with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
+            logits = torch.stack([head["pred_logits"] for head in heads], dim=1).float()
+            masks = torch.stack([head["pred_masks"] for head in heads], dim=1)
+            target_masks = TargetMasks([target["masks"] for target in targets])
+            matches = self.matcher(logits.detach(), masks.detach(), targets, target_masks)
+            labels = torch.cat([target["labels"] for target in targets])
+            ce = self._classification(logits, labels, matches)
+            mask, dice = self._masks(masks, target_masks, matches)
+            number = _targets_per_process(len(labels), logits.device)
+        losses: dict[str, Tensor] = {}
+        for name, values in (("loss_ce", ce), ("loss_mask", mask / number), ("loss_dice", dice / number)):
+            *earlier, last = (values * self.weights[name]).unbind()
+            losses[name] = last
+            losses.update({f"{name}_{index}": value for index, value in enumerate(earlier)})
+        return losses
+
+    def _check(self, outputs: DecoderOutput, targets: Sequence[Targets]) -> None:
+        images, _, columns = outputs["pred_logits"].shape
+        if columns != self.num_classes + 1:
+            raise TrainingError(
+                f"class logits have {columns} columns, expected {self.num_classes} training classes + void"
+            )
+        if len(targets) != images:
+            raise TrainingError(f"{len(targets)} targets for {images} images")
+        for index, target in enumerate(targets):
+            if len(target["labels"]) != len(target["masks"]):
+                raise TrainingError(
+                    f"target {index} has {len(target['labels'])} labels but {len(target['masks'])} masks"
+                )
+
+    def _classification(self, logits_BLQK: Tensor, labels: Tensor, matches: Matches) -> Tensor:
+        """Cross-entropy of each head (L,), the mean over queries weighted by class as in F.cross_entropy."""
+        heads = torch.arange(logits_BLQK.shape[1], device=labels.device)[:, None]
+        classes = labels.new_full(logits_BLQK.shape[:3], self.num_classes)
+        classes[matches.image, heads, matches.query] = labels[matches.target]
+        losses = F.cross_entropy(logits_BLQK.flatten(0, 2), classes.flatten(), reduction="none")
+        weights = torch.where(classes == self.num_classes, self.void_weight, 1.0)
+        return (losses.view_as(weights) * weights).sum(dim=(0, 2)) / weights.sum(dim=(0, 2)).clamp(min=1e-8)
+
+    def _masks(
+        self, masks_BLQhw: Tensor, target_masks: TargetMasks, matches: Matches
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and dice of each head (L,), summed over its matched pairs."""
+        heads = torch.arange(masks_BLQhw.shape[1], device=masks_BLQhw.device)[:, None]
+        matched = masks_BLQhw[matches.image, heads, matches.query].flatten(0, 1).float()
+        coords = uncertain_points(
+            matched.detach(),
+            num_points=self.num_points,
+            oversample_ratio=self.oversample_ratio,
+            importance_ratio=self.importance_ratio,
+        )
+        t = target_masks.sample(matches.target.flatten(), coords)
+        x = sample_points(matched[:, None], coords)[:, 0]
+        s = x.sigmoid()
+        bce = F.binary_cross_entropy_with_logits(x, t, reduction="none").mean(dim=1)
+        dice = 1 - (2 * (s * t).sum(dim=1) + 1) / (s.sum(dim=1) + t.sum(dim=1) + 1)
+        shape = matches.target.shape
+        return bce.view(shape).sum(dim=1), dice.view(shape).sum(dim=1)
+
+
+def _targets_per_process(count: int, device: torch.device) -> Tensor:
+    """Mean number of targets over all processes, at least 1; on the device: nothing waits for it."""
+    number = torch.tensor(float(count), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(number)
+        number = number / dist.get_world_size()
+    return number.clamp(min=1.0)

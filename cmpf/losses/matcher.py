@@ -1,0 +1,144 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""One-to-one matching of queries with targets, for all images and heads at once (DETR, Sec. 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmpf.errors import TrainingError
+from cmpf.losses.points import sample_points, uniform_points
+from cmpf.losses.target_masks import TargetMasks
+from cmpf.types import Targets
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs; every head has the same number M of them, in the order of images.
+
+    image: (M,). query: (L, M). target: (L, M), numbered through the batch as in TargetMasks.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class HungarianMatcher:
+    """Finds the cheapest one-to-one matching by class probability, mask cross-entropy and dice.
+
+    Args:
+        class_weight, mask_weight, dice_weight: factors of the three costs.
+        num_points: places in a picture at which masks are compared.
+    """
+
+    class_weight: float
+    mask_weight: float
+    dice_weight: float
+    num_points: int
+
+    @torch.no_grad()
+    def __call__(
+        self, logits_BLQK: Tensor, masks_BLQhw: Tensor, targets: Sequence[Targets], target_masks: TargetMasks
+    ) -> Matches:
+        """Matches every head (L of them) of every image.
+
+        Args:
+            logits_BLQK: class logits, K + 1 classes.
+            masks_BLQhw: mask logits.
+            targets: labels (N,) and masks of each image.
+            target_masks: the same masks, for sampling.
+        Raises:
+            TrainingError: a cost is not finite; names the term, the head and the image.
+        """
+        counts = [len(target["labels"]) for target in targets]
+        slots = _Slots(counts, masks_BLQhw.device)
+        terms = {
+            "class": self.class_weight * _class_cost(logits_BLQK, slots.pad(_labels(targets))),
+            **self._mask_costs(masks_BLQhw, slots, target_masks),
+        }
+        cost = sum(terms.values(), torch.zeros(()).to(masks_BLQhw.device))
+        host = cost.cpu().numpy()  # the one copy of an iteration
+        for image, count in enumerate(counts):
+            if not np.isfinite(host[image, ..., :count]).all():
+                raise _not_finite(terms, image, count)
+        return _assign(host, counts, masks_BLQhw.device)
+
+    def _mask_costs(self, masks_BLQhw: Tensor, slots: _Slots, target_masks: TargetMasks) -> dict[str, Tensor]:
+        """Cross-entropy and dice costs, (B, L, Q, N): all heads of an image look at the same places."""
+        images, heads, queries = masks_BLQhw.shape[:3]
+        coords = uniform_points(images, self.num_points, masks_BLQhw.device)
+        x = sample_points(masks_BLQhw.flatten(1, 2).float(), coords)  # (B, L * Q, P)
+        t = slots.pad(target_masks.sample(slots.all_targets, coords[slots.image_of_target])).transpose(1, 2)
+        s = x.sigmoid()
+        # softplus(x) - x t is the binary cross-entropy of logit x and target t.
+        bce = (F.softplus(x).sum(-1, keepdim=True) - x @ t) / self.num_points
+        dice = 1 - (2 * (s @ t) + 1) / (s.sum(-1, keepdim=True) + t.sum(1, keepdim=True) + 1)
+        return {
+            name: weight * value.reshape(images, heads, queries, -1)
+            for name, weight, value in (("mask", self.mask_weight, bce), ("dice", self.dice_weight, dice))
+        }
+
+
+class _Slots:
+    """Places for up to max(N) targets in each image of a batch."""
+
+    def __init__(self, counts: Sequence[int], device: torch.device) -> None:
+        self._shape = (len(counts), max(counts, default=0))
+        image = np.repeat(np.arange(len(counts)), counts)
+        slot = np.concatenate([np.arange(count) for count in counts])
+        self.image_of_target, self._slot = torch.from_numpy(np.stack([image, slot])).to(device).unbind()
+        self.all_targets = torch.arange(len(image), device=device)
+
+    def pad(self, values: Tensor) -> Tensor:
+        """(all targets, ...) -> (B, max(N), ...), zeros where an image has fewer targets."""
+        padded = values.new_zeros(*self._shape, *values.shape[1:])
+        padded[self.image_of_target, self._slot] = values
+        return padded
+
+
+def _labels(targets: Sequence[Targets]) -> Tensor:
+    return torch.cat([target["labels"] for target in targets])
+
+
+def _class_cost(logits_BLQK: Tensor, labels_BN: Tensor) -> Tensor:
+    """Minus the probability of each target's class, (B, L, Q, N)."""
+    _, heads, queries, _ = logits_BLQK.shape
+    index = labels_BN[:, None, None].expand(-1, heads, queries, -1)
+    return -logits_BLQK.float().softmax(dim=-1).gather(3, index)
+
+
+def _assign(cost: np.ndarray, counts: Sequence[int], device: torch.device) -> Matches:
+    """Solves every assignment on the host and takes the answers to the device in one copy."""
+    _, heads, queries, _ = cost.shape
+    image = np.repeat(np.arange(len(counts)), np.minimum(counts, queries))
+    answers = np.empty((2, heads, len(image)), dtype=np.int64)
+    first_target = first_pair = 0
+    for index, count in enumerate(counts):
+        pairs = slice(first_pair, first_pair + min(count, queries))
+        for head in range(heads if count else 0):
+            target, query = linear_sum_assignment(cost[index, head, :, :count].T)
+            answers[:, head, pairs] = query, target + first_target
+        first_target += count
+        first_pair = pairs.stop
+    packed = torch.from_numpy(np.concatenate([image[None], answers.reshape(2 * heads, -1)])).to(device)
+    return Matches(image=packed[0], query=packed[1 : 1 + heads], target=packed[1 + heads :])
+
+
+def _not_finite(terms: dict[str, Tensor], image: int, count: int) -> TrainingError:
+    for name, value in terms.items():
+        bad = ~value[image, ..., :count].isfinite()
+        if bad.any():
+            head = int(bad.flatten(1).any(1).nonzero()[0])
+            return TrainingError(
+                f"the {name} cost of prediction head {head} is not finite for image {image} of the batch; "
+                "lower SOLVER.BASE_LR, or check this image's masks and the weights that training started from"
+            )
+    return TrainingError(f"the sum of matching costs overflows for image {image} of the batch")

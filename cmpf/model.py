@@ -1,0 +1,244 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CMPF, the meta-architecture: frozen CLIP and SAM, a trained decoder, and what turns its output into results.
+
+Data flows one way (paper, Fig. 2): pictures -> frozen features -> pixel decoder and SAM branch -> transformer decoder
+-> losses, or class ensemble -> mask ensemble -> results.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmpf.data.vocabulary import Vocabulary
+from cmpf.encoders.text import embed_vocabulary
+from cmpf.encoders.text_cache import TextCache
+from cmpf.ensemble import geometric_ensemble
+from cmpf.errors import TrainingError
+from cmpf.frozen_encoders import FrozenEncoders
+from cmpf.inference import (
+    ImageGeometry,
+    InferenceSettings,
+    Request,
+    SAMEvidence,
+    image_results,
+    semantic_sum_size,
+)
+from cmpf.losses import SetCriterion
+from cmpf.modeling.classification import class_logits
+from cmpf.modeling.pixel_decoder import PixelDecoder
+from cmpf.modeling.sam_branch import SAMBranch
+from cmpf.modeling.transformer_decoder import TransformerDecoder
+from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, ModelResult, Sample, Targets
+
+FROZEN_PREFIX = "encoders."
+REMEMBERED_VOCABULARIES = 32
+
+
+class CMPF(nn.Module):
+    """Open-vocabulary segmentation with frozen CLIP and SAM (paper, Sec. 3).
+
+    Args:
+        encoders: the frozen half.
+        pixel_decoder, sam_branch, decoder: the trained half; sam_branch is None without Feature Injector.
+        criterion: losses; None in a model that is only used for inference.
+        train_vocabulary: classes of the training labels; "seen" means named in it.
+        settings: how results are computed unless a call says otherwise.
+        text_cache: disk cache of text embeddings; None = none.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoders: FrozenEncoders,
+        pixel_decoder: PixelDecoder,
+        sam_branch: SAMBranch | None,
+        decoder: TransformerDecoder,
+        criterion: SetCriterion | None,
+        train_vocabulary: Vocabulary,
+        settings: InferenceSettings,
+        text_cache: TextCache | None,
+    ) -> None:
+        super().__init__()
+        self.encoders = encoders
+        self.pixel_decoder = pixel_decoder
+        self.sam_branch = sam_branch
+        self.decoder = decoder
+        self.criterion = criterion
+        self.void_embedding = nn.Embedding(1, encoders.clip.embed_dim)
+        self.train_vocabulary = train_vocabulary
+        self.settings = settings
+        self.text_cache = text_cache
+        self._embeddings: OrderedDict[str, ClassEmbeddings] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.encoders.device
+
+    def forward(
+        self,
+        batch: Sequence[Sample],
+        vocabulary: Vocabulary | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> dict[str, Tensor] | list[ModelResult]:
+        """Losses in training mode (see `losses`), one result a picture otherwise (see `infer`)."""
+        if self.training:
+            return self.losses(batch)
+        return self.infer(batch, vocabulary, settings)
+
+    def losses(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
+        """Weighted losses of every head over the training vocabulary.
+
+        Args:
+            batch: samples with `image` and `targets`.
+        Raises:
+            TrainingError: the model was built without losses, or a matching cost is not finite.
+        """
+        if self.criterion is None:
+            raise TrainingError("this model was built without losses; build it with cmpf.build.build_model(cfg)")
+        features, _, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
+        outputs = self.decode(features, self.class_embeddings(self.train_vocabulary))
+        targets: list[Targets] = [
+            {name: value.to(self.device) for name, value in sample["targets"].items()}  # type: ignore[misc,attr-defined]
+            for sample in batch
+        ]
+        losses: dict[str, Tensor] = self.criterion(outputs, targets)
+        return losses
+
+    def infer(
+        self,
+        batch: Sequence[Sample],
+        vocabulary: Vocabulary | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> list[ModelResult]:
+        """Results of each picture.
+
+        Args:
+            batch: samples with `image` (3, H, W) RGB 0..255; `height` and `width` = size of the results (default:
+                the image's own); `sam_masks` (M, height, width) logits replace the proposer.
+            vocabulary: the classes to look for; None = the training vocabulary.
+            settings: overrides the model's own settings for this call.
+        """
+        request = self._request(vocabulary or self.train_vocabulary, settings or self.settings)
+        with_sam = self.decoder.uses_sam or request.settings.mask_ensemble is not None
+        features, padded, sizes = self.encoders(batch, with_sam=with_sam)
+        outputs = self.decode(features, request.classes)
+        mask_cls = self.classify(outputs, features, request)
+        results = []
+        for index, (sample, unpadded) in enumerate(zip(batch, sizes, strict=True)):
+            geometry = ImageGeometry(padded=padded, unpadded=unpadded, output=_output_size(sample))
+            results.append(
+                image_results(
+                    mask_cls[index],
+                    outputs["pred_masks"][index],
+                    geometry=geometry,
+                    is_thing=request.is_thing,
+                    seen=request.seen,
+                    settings=request.settings,
+                    sam=self._sam_evidence(sample, features, index, geometry, request),
+                )
+            )
+        return results
+
+    def decode(self, features: FrozenFeatures, classes: ClassEmbeddings) -> DecoderOutput:
+        """Masks and class logits from frozen features.
+
+        Args:
+            features: outputs of both encoders.
+            classes: the vocabulary, without void.
+        Returns:
+            Predictions over K + 1 classes, last column void.
+        """
+        pixels = self.pixel_decoder(features.clip.levels)
+        sam_features = None
+        if self.sam_branch is not None and features.sam is not None:
+            sam_features = self.sam_branch(features.sam)
+        output: DecoderOutput = self.decoder(
+            pixels.multi_scale,
+            pixels.mask_features,
+            self._with_void(classes),
+            sam_embedding=features.sam,
+            sam_features=sam_features,
+        )
+        return output
+
+    def classify(self, outputs: DecoderOutput, features: FrozenFeatures, request: Request) -> Tensor:
+        """Log class distribution of every mask, (B, Q, K + 1): the decoder's opinion and CLIP's, fused."""
+        clip = self.encoders.clip
+        embeddings, valid = clip.embed_masks(features.clip.dense, outputs["pred_masks"])
+        clip_logits = class_logits(embeddings, request.classes, clip.logit_scale)
+        return geometric_ensemble(
+            outputs["pred_logits"].float(),
+            clip_logits.float(),
+            request.seen,
+            alpha=request.settings.alpha,
+            beta=request.settings.beta,
+            valid_BQ=valid if request.settings.ensemble_on_valid_mask else None,
+            objectness=request.settings.clip_objectness,
+        )
+
+    def class_embeddings(self, vocabulary: Vocabulary) -> ClassEmbeddings:
+        """Text embeddings of a vocabulary; the latest ones stay in memory. Safe to call from several threads."""
+        with self._lock:
+            found = self._embeddings.get(vocabulary.key)
+            if found is None or found.matrix.device != self.device:
+                found = embed_vocabulary(self.encoders.clip, vocabulary.classes, cache=self.text_cache)
+                found = found.to(self.device)
+                self._embeddings[vocabulary.key] = found
+            self._embeddings.move_to_end(vocabulary.key)
+            while len(self._embeddings) > REMEMBERED_VOCABULARIES:
+                self._embeddings.popitem(last=False)
+            return found
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        """The state of everything that is trained; frozen encoders are left out."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(FROZEN_PREFIX)}
+
+    def encoder_hashes(self) -> dict[str, str]:
+        """Name -> content hash of the frozen encoders that the trained weights belong to."""
+        return self.encoders.hashes()
+
+    def _request(self, vocabulary: Vocabulary, settings: InferenceSettings) -> Request:
+        return Request(
+            classes=self.class_embeddings(vocabulary),
+            is_thing=torch.tensor(vocabulary.is_thing, device=self.device),
+            seen=torch.tensor(vocabulary.seen_in(self.train_vocabulary), device=self.device),
+            settings=settings,
+        )
+
+    def _with_void(self, classes: ClassEmbeddings) -> ClassEmbeddings:
+        return classes.with_void(F.normalize(self.void_embedding.weight, dim=-1))
+
+    def _sam_evidence(
+        self,
+        sample: Sample,
+        features: FrozenFeatures,
+        index: int,
+        geometry: ImageGeometry,
+        request: Request,
+    ) -> SAMEvidence | None:
+        """SAM's masks of one picture and CLIP's opinion of them; None = ensemble off, or no mask."""
+        ensemble = request.settings.mask_ensemble
+        masks = None if ensemble is None else self.encoders.masks(sample, features, index, geometry)
+        if ensemble is None or masks is None or len(masks) == 0:
+            return None
+        return self.encoders.evidence(
+            masks,
+            features.clip.dense[index : index + 1],
+            classes=self._with_void(request.classes),
+            geometry=geometry,
+            size=semantic_sum_size(geometry, request.settings),
+            published_pooling=ensemble.published_pooling,
+        )
+
+
+def _output_size(sample: Sample) -> tuple[int, int]:
+    height, width = sample["image"].shape[-2:]
+    return sample.get("height", height), sample.get("width", width)

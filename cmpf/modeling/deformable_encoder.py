@@ -1,0 +1,116 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Transformer encoder with multi-scale deformable self-attention over feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
+from cmpf.modeling.layers import FeedForwardLayer
+from cmpf.modeling.position_encoding import sine_position_encoding
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention, residual, LayerNorm; then the feed-forward layer."""
+
+    def __init__(
+        self, *, dim: int, heads: int, points: int, levels: int, ffn_dim: int, flat_levels: int = 0
+    ) -> None:
+        super().__init__()
+        self.attention = MultiScaleDeformableAttention(
+            dim=dim, heads=heads, points=points, levels=levels, flat_levels=flat_levels
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.feed_forward = FeedForwardLayer(dim=dim, hidden_dim=ffn_dim)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        positions_1SD: Tensor,
+        references_1S2: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        sizes_L2: Tensor,
+    ) -> Tensor:
+        """
+        Args:
+            x_BSD: flattened levels. positions_1SD: added to the queries only.
+            references_1S2: reference points (x, y) in 0..1.
+            shapes: (h, w) of the levels; sizes_L2: their (w, h) as a tensor.
+        Returns:
+            (B, S, D).
+        """
+        attended = self.attention(x_BSD + positions_1SD, references_1S2, x_BSD, shapes, sizes_L2)
+        result: Tensor = self.feed_forward(self.norm(x_BSD + attended))
+        return result
+
+
+class DeformableEncoder(nn.Module):
+    """Lets the places of all levels exchange information (Mask2Former's pixel decoder; paper Sec. 3).
+
+    Args:
+        dim: width, a multiple of heads and of 4.
+        heads, points, ffn_dim: of each layer.
+        levels: number of feature maps.
+        layers: depth.
+        flat_levels: see MultiScaleDeformableAttention; then there are as many level embeddings, one in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        points: int,
+        levels: int,
+        layers: int,
+        ffn_dim: int,
+        flat_levels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.level_embedding = nn.Parameter(torch.randn(flat_levels or levels, dim))
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(
+                dim=dim, heads=heads, points=points, levels=levels, ffn_dim=ffn_dim, flat_levels=flat_levels
+            )
+            for _ in range(layers)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """
+        Args:
+            maps: one (B, D, h, w) map a level.
+        Returns:
+            Maps of the same shapes.
+        """
+        shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
+        x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
+        positions = self._positions(shapes, x)
+        references = torch.cat([pixel_centres(h, w, device=x.device, dtype=x.dtype) for h, w in shapes])[None]
+        sizes = torch.tensor([[w, h] for h, w in shapes], dtype=x.dtype, device=x.device)
+        for layer in self.layers:
+            x = layer(x, positions, references, shapes, sizes)
+        parts = torch.split(x.transpose(1, 2), [h * w for h, w in shapes], dim=2)
+        return [part.reshape(*part.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _positions(self, shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+        """(1, S, D): sine encoding of the place plus the embedding of its level."""
+        encoded = [
+            sine_position_encoding(h, w, like.shape[-1], device=like.device, dtype=like.dtype)
+            .flatten(2)
+            .transpose(1, 2)
+            + self.level_embedding[level]
+            for level, (h, w) in enumerate(shapes)
+        ]
+        return torch.cat(encoded, dim=1)
+
+
+def pixel_centres(
+    height: int, width: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(height * width, 2) centres (x, y) of a map's cells, row by row, in 0..1 of its width and height."""
+    y = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1)

@@ -1,0 +1,76 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Pixel decoder: CLIP's feature maps to multi-scale memories and per-pixel mask features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmpf.functional import resize_bilinear
+from cmpf.modeling.deformable_encoder import DeformableEncoder
+from cmpf.modeling.layers import conv_norm, conv_xavier
+
+ENCODED_LEVELS = ("res5", "res4", "res3")
+
+
+@dataclass(frozen=True)
+class PixelDecoderOutput:
+    """What the transformer decoder reads.
+
+    mask_features: (B, mask_dim, H/4, W/4); a mask is their product with a mask embedding.
+    multi_scale: three maps (B, dim, h, w) at strides 32, 16, 8.
+    """
+
+    mask_features: Tensor
+    multi_scale: list[Tensor]
+
+
+class PixelDecoder(nn.Module):
+    """Deformable encoder over strides 32, 16 and 8, and one FPN step to stride 4 (Mask2Former; paper Sec. 3).
+
+    Args:
+        in_channels: widths of "res2".."res5".
+        dim: width of the maps. mask_dim: width of the mask features.
+        heads, points, layers, ffn_dim: of the deformable encoder.
+        norm_groups: groups of each GroupNorm, a divisor of dim.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: dict[str, int],
+        dim: int,
+        mask_dim: int,
+        heads: int,
+        points: int,
+        layers: int,
+        ffn_dim: int,
+        norm_groups: int,
+    ) -> None:
+        super().__init__()
+        self.input_projections = nn.ModuleDict(
+            {name: conv_norm(in_channels[name], dim, kernel=1, groups=norm_groups) for name in ENCODED_LEVELS}
+        )
+        self.encoder = DeformableEncoder(
+            dim=dim, heads=heads, points=points, levels=len(ENCODED_LEVELS), layers=layers, ffn_dim=ffn_dim
+        )
+        self.lateral = conv_norm(in_channels["res2"], dim, kernel=1, groups=norm_groups, bias=False)
+        self.output = conv_norm(dim, dim, kernel=3, groups=norm_groups, bias=False)
+        self.mask_projection = conv_xavier(dim, mask_dim)
+
+    def forward(self, levels: dict[str, Tensor]) -> PixelDecoderOutput:
+        """Runs in float32 whatever autocast says: half precision moves the sampling places by whole cells.
+
+        Args:
+            levels: CLIP's maps "res2".."res5", (B, C, h, w) at strides 4, 8, 16, 32.
+        """
+        with torch.autocast(levels["res5"].device.type, enabled=False):
+            projected = [self.input_projections[name](levels[name].float()) for name in ENCODED_LEVELS]
+            multi_scale = self.encoder(projected)
+            lateral = self.lateral(levels["res2"].float())
+            fused = lateral + resize_bilinear(multi_scale[-1], (lateral.shape[-2], lateral.shape[-1]))
+            mask_features = self.mask_projection(F.relu(self.output(fused)))
+        return PixelDecoderOutput(mask_features=mask_features, multi_scale=multi_scale)

@@ -1,0 +1,90 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Prediction head of the transformer decoder: queries to masks and class logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cmpf.functional import mask_pooling, resize_bilinear
+from cmpf.modeling.classification import class_logits
+from cmpf.modeling.layers import MLP
+from cmpf.types import ClassEmbeddings, HeadOutput
+
+MAX_SCALE = 100.0
+
+
+class MaskFeatures:
+    """Mask features of a batch, at full size and at the sizes where masks steer attention and pooling.
+
+    Bilinear resizing is linear, so the product of a mask embedding with resized features is the resized mask.
+    Masks that only steer are therefore made at their own small size, which saves most of the heads' time.
+
+    Args:
+        features_BCHW: (B, C, H/4, W/4).
+    """
+
+    def __init__(self, features_BCHW: Tensor) -> None:
+        self.features_BCHW = features_BCHW
+        self._resized: dict[tuple[int, int], Tensor] = {}
+
+    def masks(self, embedding_BQC: Tensor) -> Tensor:
+        """Mask logits (B, Q, H/4, W/4), with gradient."""
+        return _product(embedding_BQC, self.features_BCHW)
+
+    @torch.no_grad()
+    def masks_at(self, embedding_BQC: Tensor, size: tuple[int, int]) -> Tensor:
+        """Mask logits (B, Q, *size), resized bilinearly, without gradient."""
+        if size not in self._resized:
+            self._resized[size] = resize_bilinear(self.features_BCHW.detach(), size)
+        return _product(embedding_BQC, self._resized[size])
+
+
+class PredictionHead(nn.Module):
+    """Mask embedding of each query, and its class from what its mask covers (FC-CLIP; paper Sec. 3).
+
+    Args:
+        dim: width of the queries. mask_dim: width of the mask features.
+        embed_dim: width E of CLIP's space.
+    """
+
+    def __init__(self, *, dim: int, mask_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.mask_mlp = MLP(dims=(dim, dim, dim, mask_dim))
+        self.pool_projection = nn.Sequential(nn.LayerNorm(mask_dim), nn.Linear(mask_dim, dim))
+        self.class_mlp = MLP(dims=(dim, dim, dim, embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised queries (B, Q, D) and mask embeddings (B, Q, mask_dim)."""
+        normalised = self.norm(queries_BQD)
+        return normalised, self.mask_mlp(normalised)
+
+    def predict(
+        self,
+        normalised_BQD: Tensor,
+        mask_embedding_BQC: Tensor,
+        mask_features: MaskFeatures,
+        embeddings: ClassEmbeddings,
+    ) -> HeadOutput:
+        """
+        Args:
+            normalised_BQD, mask_embedding_BQC: what forward returned.
+            mask_features: of the batch.
+            embeddings: the classes, void as the last one.
+        Returns:
+            pred_logits (B, Q, K + 1) and pred_masks (B, Q, H/4, W/4).
+        """
+        masks = mask_features.masks(mask_embedding_BQC)
+        pooled = self.pool_projection(mask_pooling(mask_features.features_BCHW, masks))
+        scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
+        logits = class_logits(self.class_mlp(normalised_BQD + pooled), embeddings, scale)
+        return {"pred_logits": logits, "pred_masks": masks}
+
+
+def _product(embedding_BQC: Tensor, features_BChw: Tensor) -> Tensor:
+    product = torch.bmm(embedding_BQC, features_BChw.flatten(2))
+    return product.view(*product.shape[:2], *features_BChw.shape[-2:])

@@ -1,0 +1,245 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Masked-attention transformer decoder with the Query Injector and the Feature Injector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cmpf.errors import ConfigError
+from cmpf.functional import resize_bilinear
+from cmpf.modeling.feature_injector import FeatureInjector
+from cmpf.modeling.layers import AttentionLayer, FeedForwardLayer, conv_xavier
+from cmpf.modeling.position_encoding import sine_position_encoding
+from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
+from cmpf.modeling.query_injector import QueryInjector
+from cmpf.types import ClassEmbeddings, DecoderOutput, HeadOutput
+
+LEVELS = 3  # strides 32, 16, 8; layer i reads level i mod 3
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention, feed-forward; post-norm (Mask2Former)."""
+
+    def __init__(self, *, dim: int, heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.cross_attention = AttentionLayer(dim=dim, heads=heads)
+        self.self_attention = AttentionLayer(dim=dim, heads=heads)
+        self.feed_forward = FeedForwardLayer(dim=dim, hidden_dim=ffn_dim)
+
+    def forward(
+        self,
+        queries_BQD: Tensor,
+        positions_1QD: Tensor,
+        keys_BLD: Tensor,
+        values_BLD: Tensor,
+        attend_BQL: Tensor,
+    ) -> Tensor:
+        """
+        Args:
+            queries_BQD: query contents. positions_1QD: query positions.
+            keys_BLD, values_BLD: tokens of one level.
+            attend_BQL: bool, True where a query may read.
+        Returns:
+            (B, Q, D).
+        """
+        x = self.cross_attention(
+            queries_BQD,
+            positions_BQD=positions_1QD,
+            keys_BLD=keys_BLD,
+            values_BLD=values_BLD,
+            attend_BQL=attend_BQL,
+        )
+        x = self.self_attention(x, positions_BQD=positions_1QD, keys_BLD=x + positions_1QD, values_BLD=x)
+        result: Tensor = self.feed_forward(x)
+        return result
+
+
+@dataclass(frozen=True)
+class Level:
+    """One flattened map: tokens (B, L, D), level embedding added; sine positions (1, L, D); size (h, w)."""
+
+    tokens: Tensor
+    positions: Tensor
+    size: tuple[int, int]
+
+
+class TransformerDecoder(nn.Module):
+    """Queries that find one segment each and name it (paper Sec. 3).
+
+    Args:
+        in_channels: channels of the multi-scale maps; a 1x1 convolution brings them to dim where they differ.
+        dim: width of the queries. mask_dim: width of the mask features. embed_dim: width E of CLIP's space.
+        queries: number of queries Q.
+        heads, layers, ffn_dim: of the transformer.
+        sam_channels: channels of SAM's raw embedding; read by the Query Injector only.
+        sam_feature_channels: channels of the SAM branch's features; read by the Feature Injector only.
+        query_injector, feature_injector: switches; without both this is FC-CLIP's decoder.
+        keep_positions: see FeatureInjector.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        dim: int,
+        mask_dim: int,
+        embed_dim: int,
+        queries: int,
+        heads: int,
+        layers: int,
+        ffn_dim: int,
+        sam_channels: int,
+        sam_feature_channels: int,
+        query_injector: bool,
+        feature_injector: bool,
+        keep_positions: bool,
+    ) -> None:
+        super().__init__()
+        self.input_projections = nn.ModuleList(
+            nn.Identity() if in_channels == dim else conv_xavier(in_channels, dim) for _ in range(LEVELS)
+        )
+        self.level_embedding = nn.Embedding(LEVELS, dim)
+        self.query_content = nn.Embedding(queries, dim)
+        self.query_position = nn.Embedding(queries, dim)
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim=dim, heads=heads, ffn_dim=ffn_dim) for _ in range(layers)
+        )
+        self.head = PredictionHead(dim=dim, mask_dim=mask_dim, embed_dim=embed_dim)
+        self.query_injector: QueryInjector | None = None
+        if query_injector:
+            self.query_injector = QueryInjector(
+                projection=self.head.pool_projection, in_channels=sam_channels, dim=mask_dim
+            )
+        self.feature_injectors = nn.ModuleDict()
+        if feature_injector:
+            for index in range(0, layers, LEVELS):
+                self.feature_injectors[str(index)] = FeatureInjector(
+                    dim=dim, heads=heads, in_channels=sam_feature_channels, keep_positions=keep_positions
+                )
+
+    @property
+    def uses_sam(self) -> bool:
+        """Whether an injector is on, so that SAM's embedding is needed."""
+        return self.query_injector is not None or len(self.feature_injectors) > 0
+
+    def forward(
+        self,
+        multi_scale: Sequence[Tensor],
+        mask_features: Tensor,
+        embeddings: ClassEmbeddings,
+        *,
+        sam_embedding: Tensor | None = None,
+        sam_features: Tensor | None = None,
+        aux: bool = False,
+    ) -> DecoderOutput:
+        """
+        Args:
+            multi_scale: three maps (B, C, h, w) at strides 32, 16, 8.
+            mask_features: (B, mask_dim, H/4, W/4).
+            embeddings: K classes and void as the last one.
+            sam_embedding: (B, S, hs, ws), SAM's raw embedding, for the Query Injector.
+            sam_features: (B, C, h, w) of the SAM branch, any size, for the Feature Injector.
+            aux: also predict from the earlier heads in eval mode; training always does.
+        Returns:
+            Predictions of the last head; aux_outputs: those of the head before each layer, or empty.
+        Raises:
+            ConfigError: an injector is on and its input is None.
+        """
+        self._check_sam(sam_embedding, sam_features)
+        levels = [self._level(index, x) for index, x in enumerate(multi_scale)]
+        if sam_features is not None:
+            sam_features = resize_bilinear(sam_features, levels[0].size)
+        masks = MaskFeatures(mask_features)
+        positions = self.query_position.weight[None]
+        queries = self.query_content.weight[None].expand(mask_features.shape[0], -1, -1)
+        heads: list[tuple[Tensor, Tensor]] = []
+        for index, layer in enumerate(self.layers):
+            normalised, mask_embedding = self.head(queries)
+            if self.training or aux:
+                heads.append((normalised, mask_embedding))
+            if index and index % LEVELS == 0:  # after a layer that read stride 8, before the next one
+                queries = self._inject(queries, mask_embedding, masks, sam_embedding)
+            level = levels[index % LEVELS]
+            keys, values = self._memory(index, levels, sam_features)
+            attend = attendable(masks.masks_at(mask_embedding, level.size))
+            queries = layer(queries, positions, keys, values, attend)
+        heads.append(self.head(queries))
+        *aux_outputs, final = self._predict(heads, masks, embeddings)
+        return {**final, "aux_outputs": aux_outputs}
+
+    def _predict(
+        self, heads: Sequence[tuple[Tensor, Tensor]], masks: MaskFeatures, embeddings: ClassEmbeddings
+    ) -> list[HeadOutput]:
+        """Predictions of several heads, made in one pass as if their queries were one long list."""
+        normalised = torch.cat([head[0] for head in heads], dim=1)
+        mask_embedding = torch.cat([head[1] for head in heads], dim=1)
+        together = self.head.predict(normalised, mask_embedding, masks, embeddings)
+        logits = together["pred_logits"].chunk(len(heads), dim=1)
+        pred_masks = together["pred_masks"].chunk(len(heads), dim=1)
+        return [{"pred_logits": a, "pred_masks": b} for a, b in zip(logits, pred_masks, strict=True)]
+
+    def _level(self, index: int, x_BChw: Tensor) -> Level:
+        h, w = x_BChw.shape[-2], x_BChw.shape[-1]
+        projected = self.input_projections[index](x_BChw).flatten(2).transpose(1, 2)
+        positions = sine_position_encoding(
+            h, w, projected.shape[-1], device=projected.device, dtype=projected.dtype
+        )
+        return Level(
+            tokens=projected + self.level_embedding.weight[index],
+            positions=positions.flatten(2).transpose(1, 2),
+            size=(h, w),
+        )
+
+    def _memory(
+        self, index: int, levels: Sequence[Level], sam_features: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, L, D) that layer `index` reads."""
+        level = levels[index % LEVELS]
+        if sam_features is None or str(index) not in self.feature_injectors:
+            return level.tokens + level.positions, level.tokens
+        injector = self.feature_injectors[str(index)]
+        memory: tuple[Tensor, Tensor] = injector(
+            level.tokens, level.positions, sam_features, self.level_embedding.weight[0]
+        )
+        return memory
+
+    def _inject(
+        self,
+        queries_BQD: Tensor,
+        mask_embedding_BQC: Tensor,
+        masks: MaskFeatures,
+        sam_embedding: Tensor | None,
+    ) -> Tensor:
+        if self.query_injector is None or sam_embedding is None:
+            return queries_BQD
+        size = (sam_embedding.shape[-2], sam_embedding.shape[-1])
+        injected: Tensor = self.query_injector(
+            queries_BQD, masks.masks_at(mask_embedding_BQC, size), sam_embedding
+        )
+        return injected
+
+    def _check_sam(self, sam_embedding: Tensor | None, sam_features: Tensor | None) -> None:
+        if self.query_injector is not None and sam_embedding is None:
+            raise ConfigError(
+                "the Query Injector is on but sam_embedding is None: pass SAM's embedding or switch it off"
+            )
+        if len(self.feature_injectors) and sam_features is None:
+            raise ConfigError(
+                "the Feature Injector is on but sam_features is None: pass them or switch it off"
+            )
+
+
+def attendable(mask_logits_BQhw: Tensor) -> Tensor:
+    """Where each query may read: inside its mask (probability >= 0.5), or everywhere if its mask is empty.
+
+    Args:
+        mask_logits_BQhw: mask logits at the level's size.
+    Returns:
+        (B, Q, h * w) bool.
+    """
+    inside = mask_logits_BQhw.flatten(2) >= 0
+    return inside | ~inside.any(dim=-1, keepdim=True)

@@ -1,0 +1,65 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Back from the network's mask resolution to the picture's: whole, or a band of rows at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cmpf.functional import resize_bilinear
+
+
+def restore_size(
+    mask_logits_BQhw: Tensor,
+    *,
+    padded: tuple[int, int],
+    unpadded: tuple[int, int],
+    output: tuple[int, int],
+) -> Tensor:
+    """Upsamples masks to the padded input, cuts the padding off, resizes to the output size; all bilinear.
+
+    Args:
+        mask_logits_BQhw: masks as the network gives them.
+        padded, unpadded, output: (H, W) of the padded input, the input, and the wanted result.
+    Returns:
+        (B, Q, H, W) at the output size.
+    """
+    masks = resize_bilinear(mask_logits_BQhw, padded)[..., : unpadded[0], : unpadded[1]]
+    return resize_bilinear(masks, output)
+
+
+def source_rows(rows: range, *, source: int, target: int) -> range:
+    """Rows of a map of height `source` that `resize_rows` reads for `rows` of a map of height `target`."""
+    position = _positions(rows, source, target)
+    return range(int(position[0]), min(int(position[-1]) + 2, source))
+
+
+def resize_rows(
+    band_Chw: Tensor, rows: range, *, band: range, source: int, target: tuple[int, int]
+) -> Tensor:
+    """Some rows of a bilinear resize, from no more than the rows they need.
+
+    Args:
+        band_Chw: rows `band` of a map of height `source`.
+        rows: wanted rows of the result.
+        target: (H, W) of the whole result.
+    Returns:
+        (C, len(rows), W), what `resize_bilinear` of the whole map has in these rows.
+    """
+    height, width = target
+    if source != height:
+        position = _positions(rows, source, height)
+        upper = position.long()
+        lower = (upper + 1).clamp(max=source - 1)
+        index = torch.stack([upper, lower]).to(band_Chw.device) - band.start
+        fraction = (position - upper)[:, None].to(band_Chw)
+        band_Chw = torch.lerp(band_Chw[:, index[0]], band_Chw[:, index[1]], fraction)
+    else:
+        band_Chw = band_Chw[:, rows.start - band.start : rows.stop - band.start]
+    return resize_bilinear(band_Chw[None], (len(rows), width))[0]
+
+
+def _positions(rows: range, source: int, target: int) -> Tensor:
+    """Where rows of a resized map lie in its source, in source rows; float64 so that both users agree."""
+    wanted = torch.arange(rows.start, rows.stop, dtype=torch.float64)
+    return ((wanted + 0.5) * (source / target) - 0.5).clamp(min=0)

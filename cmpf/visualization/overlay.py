@@ -1,0 +1,203 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Overlays of panoptic, semantic and instance results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from cmpf.errors import VocabularyError
+from cmpf.types import SegmentInfo
+from cmpf.visualization.canvas import Canvas
+from cmpf.visualization.labels import Label, add_legend, draw_labels
+from cmpf.visualization.palette import Color, class_color, shade
+
+Picture = npt.NDArray[np.uint8] | Image.Image
+Mask = npt.NDArray[np.bool_]
+_GRID_SIDE = 160  # cells a side on which pieces of a semantic region are told apart
+_PIECE_SHARE = 0.005  # of the picture; smaller pieces beside the largest one get no label of their own
+
+
+def draw_panoptic(
+    image: Picture,
+    ids: npt.NDArray[np.integer[Any]],
+    segments: Sequence[SegmentInfo],
+    *,
+    names: Sequence[str],
+    opacity: float = 0.55,
+    legend: bool = False,
+) -> Image.Image:
+    """The picture with its segments tinted, outlined and named; void stays as it is.
+
+    A class has the same colour in every picture, instances of a class have shades of it.
+    A picture with a longer side under 640 pixels is enlarged to that.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or a Pillow image.
+        ids: (H, W) segment ids, 0 is void.
+        segments: `id` and `category_id` of each.
+        names: name of each class index.
+        opacity: 0 (picture only) .. 1 (colours only).
+        legend: add a strip below with the classes in the picture.
+    Raises:
+        ImageError: the picture is empty or of another size than the ids.
+        VocabularyError: a class index has no name.
+    """
+    canvas = Canvas(image)
+    canvas.check("segment ids", ids.shape)
+    places = _places(ids, [int(info["id"]) for info in segments])
+    regions = canvas.enlarge_regions(places, len(segments) + 1)
+    categories = [int(info["category_id"]) for info in segments]
+    colors: list[Color] = []
+    for place, category in enumerate(categories):
+        _check_class(category, names)
+        colors.append(shade(category, categories[:place].count(category)))
+    canvas.fill_regions(regions, [None, *colors], opacity)
+    labels = [
+        Label(names[category], color, regions == place)
+        for place, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
+    ]
+    return _finish(canvas, labels, categories, names, legend)
+
+
+def draw_semantic(
+    image: Picture,
+    labels: npt.NDArray[np.integer[Any]],
+    *,
+    names: Sequence[str],
+    opacity: float = 0.55,
+    legend: bool = False,
+) -> Image.Image:
+    """The picture with its classes tinted, outlined and named.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or a Pillow image.
+        labels: (H, W) class indices.
+        names, opacity, legend: see draw_panoptic.
+    Raises:
+        ImageError: the picture is empty or of another size than the labels.
+        VocabularyError: a class index has no name.
+    """
+    canvas = Canvas(image)
+    canvas.check("labels", labels.shape)
+    for extreme in (int(labels.min()), int(labels.max())):
+        _check_class(extreme, names)
+    categories = np.flatnonzero(np.bincount(labels.reshape(-1).astype(np.int64))).tolist()
+    regions = canvas.enlarge_regions(_places(labels, categories) - 1, len(categories))
+    colors = [class_color(category) for category in categories]
+    canvas.fill_regions(regions, colors, opacity)
+    wanted = [
+        Label(names[category], colors[place], piece)
+        for place, category in enumerate(categories)
+        for piece in _pieces(regions == place)
+    ]
+    return _finish(canvas, wanted, categories, names, legend)
+
+
+def draw_instances(
+    image: Picture,
+    masks: npt.NDArray[np.bool_],
+    *,
+    labels: npt.NDArray[np.integer[Any]],
+    scores: npt.NDArray[np.floating[Any]],
+    names: Sequence[str],
+    opacity: float = 0.55,
+    legend: bool = False,
+    min_score: float = 0.3,
+    max_overlap: float = 0.7,
+) -> Image.Image:
+    """The picture with its instances tinted, outlined and named with their scores, small ones on top.
+
+    A model returns its best hundred guesses, many of them of one object. Shown are those with a score of at
+    least `min_score` whose mask does not have an IoU above `max_overlap` with a better one that is shown.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or a Pillow image.
+        masks: (N, H, W) bool.
+        labels: (N,) class indices.
+        scores: (N,), 0..1.
+        names, opacity, legend: see draw_panoptic.
+        min_score, max_overlap: 0..1; 0 and 1 show everything.
+    Raises:
+        ImageError: the picture is empty or of another size than the masks.
+        VocabularyError: a class index has no name.
+    """
+    canvas = Canvas(image)
+    canvas.check("masks", masks.shape[1:])
+    shown = _worth_showing(masks, scores, min_score, max_overlap)
+    categories = [_check_class(int(labels[i]), names) for i in shown]
+    enlarged = [canvas.enlarge_mask(masks[i]) for i in shown]
+    wanted = [
+        Label(
+            f"{names[category]} {100 * float(scores[i]):.0f}%",
+            shade(category, categories[:place].count(category)),
+            mask,
+        )
+        for place, (i, category, mask) in enumerate(zip(shown, categories, enlarged, strict=True))
+    ]
+    for label in sorted(wanted, key=lambda label: -int(label.mask.sum())):
+        canvas.fill_mask(label.mask, label.color, opacity)
+    return _finish(canvas, wanted, categories, names, legend)
+
+
+def _places(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.NDArray[np.int64]:
+    """(H, W) place of each pixel's value in a list of different values, counted from 1; 0 for others."""
+    order = np.argsort(np.array(listed, dtype=np.int64))
+    ascending = np.append(np.array(listed, dtype=np.int64)[order], np.iinfo(np.int64).max)
+    found = np.searchsorted(ascending, values)
+    return np.where(ascending[found] == values, np.append(order + 1, 0)[found], 0)
+
+
+def _check_class(category: int, names: Sequence[str]) -> int:
+    if not 0 <= category < len(names):
+        raise VocabularyError(
+            f"class index {category} has no name; the list of names covers 0..{len(names) - 1}: "
+            "draw with the vocabulary that was predicted with"
+        )
+    return category
+
+
+def _finish(
+    canvas: Canvas, labels: Sequence[Label], categories: Sequence[int], names: Sequence[str], legend: bool
+) -> Image.Image:
+    picture = draw_labels(canvas.picture(), labels)
+    if not legend:
+        return picture
+    return add_legend(picture, [(names[c], class_color(c)) for c in sorted(set(categories))])
+
+
+def _pieces(mask: Mask) -> list[Mask]:
+    """The largest connected piece of a region and others that are large enough for a label of their own."""
+    step = max(1, round(max(mask.shape) / _GRID_SIDE))
+    cells = mask[step // 2 :: step, step // 2 :: step]
+    numbered, count = ndimage.label(cells)
+    if count <= 1:
+        return [mask]
+    areas = np.bincount(numbered.reshape(-1))[1:]
+    large = np.flatnonzero((areas == areas.max()) | (areas > _PIECE_SHARE * cells.size)) + 1
+    rows, columns = (
+        np.minimum(np.arange(n) // step, m - 1) for n, m in zip(mask.shape, cells.shape, strict=True)
+    )
+    full = numbered[rows[:, None], columns[None]]
+    return [mask & (full == number) for number in large]
+
+
+def _worth_showing(
+    masks: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating[Any]], min_score: float, max_overlap: float
+) -> list[int]:
+    """Indices of instances to draw, best first: not empty, good enough, no other guess at a drawn one."""
+    chosen: list[int] = []
+    areas = masks.sum(axis=(1, 2))
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if scores[i] < min_score or areas[i] == 0:
+            continue
+        shared = [int((masks[i] & masks[j]).sum()) for j in chosen]
+        ious = [s / (areas[i] + areas[j] - s) for s, j in zip(shared, chosen, strict=True)]
+        if all(iou <= max_overlap for iou in ious):
+            chosen.append(i)
+    return chosen

@@ -1,0 +1,99 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""One colour for each class index, the same in every picture, and shades of it for instances."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+Color = tuple[int, int, int]  # sRGB, 0..255
+OKLCH = tuple[float, float, float]  # lightness 0..1, chroma 0..about 0.3, hue in degrees
+
+# Colours to choose from. Greys, near-black and near-white stay out: they would read as no tint at all.
+_LIGHTNESS = (0.52, 0.60, 0.68, 0.76, 0.84)
+_CHROMA = (0.12, 0.16, 0.20)
+_HUES = 60
+_FIRST: OKLCH = (0.68, 0.20, 258.0)  # class 0 is blue
+_LIGHTNESS_WEIGHT = 0.6  # lightness of the picture below shines through, so it tells classes apart less well
+# Changes of lightness and hue for the first, second, ... instance of a class.
+_SHADES = ((0.0, 0.0), (-0.08, 8.0), (0.08, -8.0), (-0.04, -16.0), (0.04, 16.0), (-0.12, 0.0))
+
+
+def class_color(index: int) -> Color:
+    """Colour of a class (index >= 0): each is as far as possible from all those before it."""
+    return shade(index, 0)
+
+
+def shade(index: int, number: int) -> Color:
+    """Colour of the number-th instance (from 0) of a class; number 0 has the class's own colour."""
+    lightness, chroma, hue = _palette()[index % len(_palette())]
+    lighter, turn = _SHADES[number % len(_SHADES)]
+    return oklch_to_rgb((min(max(lightness + lighter, 0.42), 0.9), chroma, hue + turn))
+
+
+def mix(color: Color, other: Color, share: float) -> Color:
+    """`share` (0..1) of the other colour in the first."""
+    r, g, b = (round(a + (c - a) * share) for a, c in zip(color, other, strict=True))
+    return r, g, b
+
+
+@lru_cache(maxsize=1)
+def _palette() -> tuple[OKLCH, ...]:
+    """All candidates, ordered so that each is the farthest in OKLab from everything before it."""
+    candidates = [_FIRST]
+    for lightness in _LIGHTNESS:
+        for hue in (360 * step / _HUES for step in range(_HUES)):
+            # Where sRGB ends early, several chromas are one colour.
+            chromas = sorted({_chroma_in_gamut(lightness, chroma, hue) for chroma in _CHROMA})
+            candidates += [(lightness, chroma, hue) for chroma in chromas if chroma >= 0.10]
+    points = np.array(
+        [
+            (_LIGHTNESS_WEIGHT * lightness, c * math.cos(math.radians(h)), c * math.sin(math.radians(h)))
+            for lightness, c, h in candidates
+        ]
+    )
+    order = [0]
+    distance = np.linalg.norm(points - points[0], axis=1)
+    while len(order) < len(candidates):
+        distance[order[-1]] = -1.0
+        farthest = int(distance.argmax())
+        order.append(farthest)
+        distance = np.minimum(distance, np.linalg.norm(points - points[farthest], axis=1))
+        distance[order] = -1.0
+    return tuple(candidates[i] for i in order)
+
+
+def oklch_to_rgb(color: OKLCH) -> Color:
+    """OKLCH to sRGB. A colour outside sRGB loses chroma until it fits; its hue and lightness stay."""
+    lightness, chroma, hue = color
+    inside = _chroma_in_gamut(lightness, chroma, hue)
+    r, g, b = (_encode(c) for c in _linear_rgb(lightness, inside, hue))
+    return r, g, b
+
+
+def _chroma_in_gamut(lightness: float, chroma: float, hue: float) -> float:
+    """The largest chroma up to the wanted one, in steps of 0.005, that sRGB can show."""
+    while chroma > 0 and not all(-1e-4 <= c <= 1.0001 for c in _linear_rgb(lightness, chroma, hue)):
+        chroma = round(chroma - 0.005, 4)
+    return max(chroma, 0.0)
+
+
+def _linear_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
+    """Björn Ottosson's OKLab to linear sRGB."""
+    a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    return (
+        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+    )
+
+
+def _encode(linear: float) -> int:
+    value = min(max(linear, 0.0), 1.0)
+    value = 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
+    return round(255 * value)

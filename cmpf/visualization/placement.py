@@ -1,0 +1,165 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Finds a place for the label of each region, so that labels are near what they name and hide little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+Mask = npt.NDArray[np.bool_]
+Rect = tuple[float, float, float, float]  # x0, y0, x1, y1
+Point = tuple[float, float]  # x, y
+
+_GRID_SIDE = 256  # masks are thinned to about this many cells a side; places need no more
+_INSIDE_TRIES = 8
+_MARGIN = 3.0  # canvas pixels between labels, and to the picture's edge
+_MIN_AREA_SHARE = 0.12  # of the label's own area; smaller regions would only be hidden or crowd others out
+# What a place costs, in units of "a whole region is hidden":
+_OUTSIDE_COST = 0.4  # a label in the region that lies wholly on others, where it could be taken for theirs
+_LEADER_COST = 0.3  # a label beside the region, tied to it by a line
+_LENGTH_COST = 1.2  # a line as long as the side of a square canvas
+_ORDER_COST = 0.01  # a later one of equally deep points
+_DEPTH_COST = 0.2  # a place at the region's border instead of its visual centre
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """A label that wants a place: region (H, W) on the canvas, and size (width, height) in canvas pixels."""
+
+    mask: Mask
+    size: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a label goes, and the point of its region where a leader line should end, if it needs one."""
+
+    rect: Rect
+    leader: Point | None
+
+
+class _Grid:
+    """Sums of a (h, w) field over rectangles, in constant time."""
+
+    def __init__(self, field: npt.NDArray[np.float64], step: int) -> None:
+        self.sums = np.pad(field, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+        self.step = step
+
+    def total(self, rect: Rect) -> float:
+        """Sum over the cells under a rectangle of canvas pixels."""
+        height, width = self.sums.shape
+        x0, x1 = (min(max(round(x / self.step), 0), width - 1) for x in (rect[0], rect[2]))
+        y0, y1 = (min(max(round(y / self.step), 0), height - 1) for y in (rect[1], rect[3]))
+        return float(self.sums[y1, x1] - self.sums[y0, x1] - self.sums[y1, x0] + self.sums[y0, x0])
+
+
+def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> list[Placement | None]:
+    """Places for labels, greedily, in the order of importance.
+
+    Candidates are points of the region far from its border (the first is its visual centre) and places above,
+    below and beside it. Each costs what it hides: the shares of all regions under the label, plus a little
+    for standing on a neighbour or needing a leader line. The cheapest that is free is taken.
+
+    Args:
+        requests: labels, most important first.
+        canvas: (H, W).
+    Returns:
+        One place a request, or None where no place is left; places lie inside the canvas and do not overlap.
+    """
+    step = max(1, round(max(canvas) / _GRID_SIDE))
+    cells = [request.mask[step // 2 :: step, step // 2 :: step] for request in requests]
+    shares = [own / max(1, own.sum()) for own in cells]
+    hidden = _Grid(np.sum(shares, axis=0), step) if shares else None
+    taken: list[Rect] = []
+    placements: list[Placement | None] = []
+    for request, own in zip(requests, cells, strict=True):
+        best = None
+        area = float(own.sum()) * step * step
+        fits = request.size[0] + 2 * _MARGIN <= canvas[1] and request.size[1] + 2 * _MARGIN <= canvas[0]
+        if hidden is not None and fits and area >= _MIN_AREA_SHARE * request.size[0] * request.size[1]:
+            best = _cheapest(own, request.size, canvas, hidden, taken)
+        if best is not None:
+            taken.append(best.rect)
+        placements.append(best)
+    return placements
+
+
+def _cheapest(
+    own: Mask, size: tuple[float, float], canvas: tuple[int, int], hidden: _Grid, taken: Sequence[Rect]
+) -> Placement | None:
+    inside = _Grid(own.astype(np.float64), hidden.step)
+    cells = max(1.0, size[0] * size[1] / hidden.step**2)
+    depth = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
+    points = list(_deep_points(depth, size, hidden.step))
+    centre = points[0][0]
+    candidates: list[tuple[float, Placement]] = []
+    for order, (point, relative_depth) in enumerate(points):
+        rect = _keep_inside(_around(point, size), canvas)
+        outside = max(0.0, 1 - inside.total(rect) / cells)
+        cost = hidden.total(rect) + _OUTSIDE_COST * outside + _DEPTH_COST * (1 - relative_depth)
+        candidates.append((cost + _ORDER_COST * order, Placement(rect, None)))
+    for rect in _beside(own, size, hidden.step):
+        moved = _keep_inside(rect, canvas)
+        covers_centre = moved[0] < centre[0] < moved[2] and moved[1] < centre[1] < moved[3]
+        if not covers_centre:
+            length = math.dist(centre, ((moved[0] + moved[2]) / 2, (moved[1] + moved[3]) / 2))
+            leader = _LEADER_COST + _LENGTH_COST * length / math.sqrt(canvas[0] * canvas[1])
+            candidates.append((hidden.total(moved) + leader, Placement(moved, centre)))
+    free = [c for c in candidates if not any(_overlap(c[1].rect, other) for other in taken)]
+    return min(free, key=lambda c: c[0])[1] if free else None
+
+
+def _deep_points(
+    depth: npt.NDArray[np.float64], size: tuple[float, float], step: int
+) -> Iterator[tuple[Point, float]]:
+    """Points far from the border, deepest first, each about a label away from those before; with the depth
+    relative to the first one's."""
+    left = depth.copy()
+    away_x, away_y = max(1, round(0.5 * size[0] / step)), max(1, round(0.8 * size[1] / step))
+    deepest = left.max()
+    for _ in range(_INSIDE_TRIES):
+        level = left.max()
+        if level <= 0:
+            return
+        # Of equally deep points the one nearest to their mean: bands are labelled in their middle,
+        # not at an end.
+        ys, xs = np.nonzero(left >= level - 0.5)
+        nearest = int(np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2))
+        y, x = int(ys[nearest]), int(xs[nearest])
+        yield ((x + 0.5) * step, (y + 0.5) * step), float(level / deepest)
+        left[max(0, y - away_y) : y + away_y + 1, max(0, x - away_x) : x + away_x + 1] = 0
+
+
+def _beside(own: Mask, size: tuple[float, float], step: int) -> list[Rect]:
+    """Rectangles above, below, right and left of a region, then at its corners."""
+    ys, xs = np.nonzero(own)
+    x0, x1, y0, y1 = xs.min() * step, (xs.max() + 1) * step, ys.min() * step, (ys.max() + 1) * step
+    middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
+    reach_x, reach_y = 2 * _MARGIN + size[0] / 2, 2 * _MARGIN + size[1] / 2
+    columns = {"left": x0 - reach_x, "middle": middle_x, "right": x1 + reach_x}
+    rows = {"top": y0 - reach_y, "middle": middle_y, "bottom": y1 + reach_y}
+    order = [("middle", "top"), ("middle", "bottom"), ("right", "middle"), ("left", "middle")]
+    order += [(column, row) for row in ("top", "bottom") for column in ("right", "left")]
+    return [_around((columns[column], rows[row]), size) for column, row in order]
+
+
+def _around(point: Point, size: tuple[float, float]) -> Rect:
+    half_width, half_height = size[0] / 2, size[1] / 2
+    return (point[0] - half_width, point[1] - half_height, point[0] + half_width, point[1] + half_height)
+
+
+def _keep_inside(rect: Rect, canvas: tuple[int, int]) -> Rect:
+    x0, y0, x1, y1 = rect
+    dx = max(0.0, _MARGIN - x0) - max(0.0, x1 + _MARGIN - canvas[1])
+    dy = max(0.0, _MARGIN - y0) - max(0.0, y1 + _MARGIN - canvas[0])
+    return x0 + dx, y0 + dy, x1 + dx, y1 + dy
+
+
+def _overlap(a: Rect, b: Rect) -> bool:
+    beside = a[2] + _MARGIN <= b[0] or b[2] + _MARGIN <= a[0]
+    return not (beside or a[3] + _MARGIN <= b[1] or b[3] + _MARGIN <= a[1])

@@ -1,0 +1,96 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The demo's page: pictures, words, numbers and curve in one HTML file beside its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+
+from cmpf.files import replacing
+
+TEMPLATE = Path(__file__).with_name("page_template.html")
+VIEWS = (("input", "input"), ("panoptic", "panoptic"), ("semantic", "semantic"), ("instance", "instances"))
+
+
+@dataclass(frozen=True)
+class Example:
+    """One segmented picture: name of its files, its words, which of them are unseen, its size (H, W)."""
+
+    name: str
+    words: Sequence[str]
+    unseen: frozenset[str]
+    size: tuple[int, int]
+
+
+def write_page(
+    path: Path,
+    *,
+    lead: str,
+    tiles: Iterable[tuple[str, str]],
+    examples: Sequence[Example],
+    photographs: Sequence[Example],
+    evaluation_text: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    curve: str,
+    commands: str,
+    footer: str,
+) -> None:
+    """Writes the page.
+
+    Args:
+        tiles: (value, meaning) of the figures on top.
+        examples, photographs: pictures `images/<name>_<view>.png` beside the page, one for each of VIEWS.
+        metrics: row -> column -> percent.
+        curve: an inline SVG picture.
+    """
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        lead=escape(lead),
+        tiles="".join(
+            f'<div class="tile"><b>{escape(value)}</b><span>{escape(meaning)}</span></div>'
+            for value, meaning in tiles
+        ),
+        examples="".join(_example(example) for example in examples),
+        photographs="".join(_example(example) for example in photographs),
+        evaluation_text=escape(evaluation_text),
+        metrics=_table(metrics),
+        curve=curve,
+        commands=escape(commands),
+        footer=escape(footer),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _example(example: Example) -> str:
+    figures = "".join(
+        f'<figure><img src="images/{escape(example.name)}_{view}.png" alt="{escape(example.name)}, {title}">'
+        f"<figcaption>{title}</figcaption></figure>"
+        for view, title in VIEWS
+    )
+    words = "".join(
+        f'<span class="word{" unseen" if word in example.unseen else ""}">{escape(word)}</span>'
+        for word in example.words
+    )
+    height, width = example.size
+    return (
+        f'<div class="card"><div class="row">{figures}</div><div class="words">{words}</div>'
+        f"<figcaption>{escape(example.name)}, {width} x {height} pixels</figcaption></div>"
+    )
+
+
+def _table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    columns = list(next(iter(metrics.values())))
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{_number(values[column])}</td>" for column in columns)
+        + "</tr>"
+        for name, values in metrics.items()
+    )  # fmt: skip
+    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.1f}"

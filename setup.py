@@ -1,0 +1,54 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Metadata of the package. Nothing is compiled."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+CORE = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "open_clip_torch>=3",
+    "timm>=1.0.9",
+    "segment-anything>=1.0",
+    "fvcore>=0.1.5",
+    "numpy>=1.26",
+    "scipy>=1.11",
+    "pillow>=10.1",
+    "pycocotools>=2.0.7",
+    "faster-coco-eval>=1.8",
+    "safetensors>=0.4.3",
+    "huggingface_hub>=0.23",
+    "tqdm>=4.66",
+    "tensorboard>=2.16",
+]
+DEV = [
+    "pytest>=8",
+    "pytest-cov>=5",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff>=0.6",
+    "mypy>=1.11",
+    "types-tqdm",
+    "types-PyYAML",
+]
+
+setup(
+    name="cmpf",
+    version="0.1.0",
+    description="Cross-Model Prior Fusion: open-vocabulary segmentation with frozen CLIP and SAM",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # configs/ stands at the top of a checkout and travels inside the installed package.
+    packages=[*find_packages(include=["cmpf", "cmpf.*"]), "cmpf.configs"],
+    package_dir={"cmpf.configs": "configs"},
+    package_data={"cmpf": ["assets/*", "py.typed"], "cmpf.configs": ["**/*.yaml"]},
+    install_requires=CORE,
+    extras_require={"dev": DEV, "demo": ["scikit-image>=0.22", "pooch>=1.8"]},
+    entry_points={"console_scripts": ["cmpf = cmpf.cli:main"]},
+)

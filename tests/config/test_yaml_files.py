@@ -1,0 +1,112 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""YAML files, their bases, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cmpf.config import get_cfg
+from cmpf.config.yaml_files import read_yaml
+from cmpf.errors import ConfigError
+
+
+def write(folder: Path, name: str, text: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def faults_of(path: Path) -> list[str]:
+    return [fault.text(with_file=False) for fault in read_yaml(path)[1]]
+
+
+def test_settings_come_with_their_lines_bases_first(tmp_path):
+    write(tmp_path, "base.yaml", "SEED: 1\n")
+    settings, faults = read_yaml(
+        write(tmp_path, "a.yaml", "# note\n_BASE_: base.yaml\nSOLVER:\n  MAX_ITER: 5\n")
+    )
+    assert faults == []
+    assert [(s.key, s.value, s.origin.line) for s in settings] == [("SEED", 1, 1), ("SOLVER.MAX_ITER", 5, 4)]
+    assert [s.origin.file.name for s in settings if s.origin.file] == ["base.yaml", "a.yaml"]
+
+
+def test_a_base_is_looked_for_beside_the_file_that_names_it(tmp_path):
+    write(tmp_path, "deep/base.yaml", "SEED: 5\n")
+    write(tmp_path, "deep/middle.yaml", "_BASE_: base.yaml\n")
+    assert get_cfg(write(tmp_path, "top.yaml", "_BASE_: deep/middle.yaml\n")).SEED == 5
+
+
+def test_of_several_bases_the_later_wins(tmp_path):
+    write(tmp_path, "a.yaml", "SEED: 1\nNUM_THREADS: 1\n")
+    write(tmp_path, "b.yaml", "SEED: 2\n")
+    cfg = get_cfg(write(tmp_path, "c.yaml", "_BASE_: [a.yaml, b.yaml]\n"))
+    assert (cfg.SEED, cfg.NUM_THREADS) == (2, 1)
+
+
+def test_a_diamond_of_bases_is_no_circle(tmp_path):
+    write(tmp_path, "root.yaml", "SEED: 4\n")
+    write(tmp_path, "a.yaml", "_BASE_: root.yaml\n")
+    write(tmp_path, "b.yaml", "_BASE_: root.yaml\n")
+    assert get_cfg(write(tmp_path, "c.yaml", "_BASE_: [a.yaml, b.yaml]\n")).SEED == 4
+
+
+def test_bases_in_a_circle_are_named_in_order(tmp_path):
+    write(tmp_path, "b.yaml", "_BASE_: a.yaml\n")
+    path = write(tmp_path, "a.yaml", "_BASE_: b.yaml\n")
+    with pytest.raises(ConfigError, match=r"the files go in a circle: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        get_cfg(path)
+
+
+def test_a_missing_base_is_reported_where_it_is_named(tmp_path):
+    path = write(tmp_path, "a.yaml", "SEED: 1\n_BASE_: gone.yaml\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: line 2: _BASE_: no such file: .*gone\.yaml"):
+        get_cfg(path)
+
+
+@pytest.mark.parametrize("value", ["3", "''", "[a.yaml, 3]", "{a: b}"])
+def test_a_base_that_is_no_file_name_is_refused(tmp_path, value):
+    write(tmp_path, "a.yaml", "SEED: 1\n")
+    with pytest.raises(ConfigError, match="_BASE_"):
+        get_cfg(write(tmp_path, "c.yaml", f"_BASE_: {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SEED: [1, 2\n", "is not valid YAML"),
+        ("SEED: 1\n\tNUM_THREADS: 2\n", "line 2: is not valid YAML"),
+        ("", "holds no settings"),
+        ("# only a comment\n", "holds no settings"),
+        ("- SEED\n- 1\n", "holds no settings"),
+        ("just a text\n", "holds no settings"),
+        ("SEED: 1\n---\nSEED: 2\n", "is not valid YAML"),
+        (b"\xff\xfe\x00\x01", "is not UTF-8 text"),
+        (b"SEED: \x00\n", "is not valid YAML"),
+        ("SEED: 1\nSEED: 2\n", "line 2: SEED: is written twice in this section"),
+        ("SOLVER:\n  ? [a, b]\n  : 1\n", "line 2: SOLVER: a list or mapping cannot be a key"),
+        ("SOLVER: &a\n  AMP: *a\n", "line 2: SOLVER.AMP: contains itself"),
+        ("DATASETS:\n  TEST: &a [*a]\n", "cannot be read"),
+        ("OUTPUT_DIR: !!python/object/apply:os.getcwd []\n", "OUTPUT_DIR: cannot be read"),
+        ("OUTPUT_DIR: 2024-13-45\n", "OUTPUT_DIR: cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_a_fault_with_its_place(tmp_path, text, message):
+    faults = faults_of(write(tmp_path, "broken.yaml", text))
+    assert len(faults) == 1
+    assert message in faults[0]
+
+
+def test_faults_of_one_file_name_it_once(tmp_path):
+    path = write(tmp_path, "x.yaml", "SEEED: 1\nVERSON: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        get_cfg(path)
+    assert str(caught.value).count("x.yaml") == 1
+    assert str(caught.value).startswith("2 faults in ")
+
+
+def test_anchors_and_merge_free_yaml_work(tmp_path):
+    cfg = get_cfg(write(tmp_path, "x.yaml", "DATASETS:\n  TRAIN: &names [a, b]\n  TEST: *names\n"))
+    assert cfg.DATASETS.TEST == ("a", "b")

@@ -1,0 +1,137 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmpf.data.catalog import DATASETS, dataset_names, dataset_root, get_dataset, get_entry, get_vocabulary
+from cmpf.data.shapeworld.categories import CATEGORIES
+from cmpf.data.shapeworld.writer import WorldSpec, write_dataset
+from cmpf.data.vocabulary import Vocabulary
+from cmpf.errors import DatasetError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset root with a small ShapeWorld."""
+    folder = tmp_path_factory.mktemp("root")
+    write_dataset(folder / "shapeworld", WorldSpec(train=3, val=2, hard_val=1), progress=False)
+    return folder
+
+
+@pytest.fixture
+def datasets(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    return root
+
+
+@pytest.mark.parametrize(("name", "count"), [("shapes_train", 3), ("shapes_val", 2), ("shapes_hard_val", 1)])
+def test_shapeworld_is_read_from_disk(datasets: Path, name: str, count: int) -> None:
+    dataset = get_dataset(name)
+    assert dataset.name == name
+    assert len(dataset.samples) == count
+    for sample in dataset.samples:
+        assert Path(sample["file_name"]).is_relative_to(datasets)
+        assert all(
+            Path(sample[key]).is_file() for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name")
+        )
+        assert sample["segments_info"]
+        assert all(s["category_id"] < dataset.vocabulary.num_classes for s in sample["segments_info"])
+
+
+@pytest.mark.parametrize("name", ["shapes_train", "shapes_val"])
+def test_panoptic_and_semantic_ground_truth_name_the_same_classes(datasets: Path, name: str) -> None:
+    for sample in get_dataset(name).samples:
+        rgb = np.asarray(Image.open(sample["pan_seg_file_name"])).astype(int)
+        labels = np.asarray(Image.open(sample["sem_seg_file_name"]))
+        for segment in sample["segments_info"]:
+            inside = labels[rgb @ [1, 256, 65536] == segment["id"]]
+            assert set(inside.tolist()) == {segment["category_id"]}
+
+
+def test_training_knows_the_seen_categories_only_and_testing_all() -> None:
+    training, testing = get_vocabulary("shapes_train"), get_vocabulary("shapes_val")
+    assert training.classes == tuple(c.words for c in CATEGORIES if c.seen)
+    assert testing.classes == tuple(c.words for c in CATEGORIES)
+    assert testing.is_thing == tuple(c.isthing for c in CATEGORIES)
+    assert testing.seen_in(training) == tuple(c.seen for c in CATEGORIES)
+    assert get_vocabulary("shapes_hard_val") == testing
+
+
+def test_the_vocabulary_files_on_disk_are_those_of_the_table(datasets: Path) -> None:
+    for name, file in (("shapes_train", "vocabulary_seen.txt"), ("shapes_val", "vocabulary_all.txt")):
+        assert Vocabulary.from_file(datasets / "shapeworld" / file) == get_vocabulary(name)
+
+
+def test_samples_are_read_when_first_asked_for_and_once(datasets: Path) -> None:
+    dataset = get_dataset("shapes_val")
+    assert "samples" not in vars(dataset)
+    assert dataset.samples is dataset.samples
+
+
+def test_the_root_is_read_when_a_dataset_is_asked_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(DatasetError):
+        get_dataset("shapes_val")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    assert get_dataset("shapes_val").folder == root / "shapeworld"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_a_root_datasets_lie_in_the_working_folder(
+    value: str | None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DETECTRON2_DATASETS", value)
+    assert dataset_root() == Path("datasets")
+
+
+def test_an_unknown_dataset_is_answered_with_the_known_ones() -> None:
+    for ask in (get_dataset, get_vocabulary, get_entry):
+        with pytest.raises(DatasetError) as caught:
+            ask("shape_val")
+        message = str(caught.value)
+        assert message.startswith("shape_val: unknown dataset; did you mean shapes_val?")
+        assert all(name in message for name in dataset_names())
+
+
+def test_a_missing_dataset_names_every_path_and_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(DatasetError) as caught:
+        get_dataset("shapes_val")
+    message = str(caught.value)
+    folder = tmp_path / "shapeworld"
+    assert message.startswith(f"shapes_val: not on disk (DETECTRON2_DATASETS = {tmp_path})")
+    for path in ("val/images", "val/panoptic.json", "val/panoptic", "val/semantic", "val/instances.json"):
+        assert f"{folder / path} (missing)" in message
+    assert f"Make it with: python -m cmpf.data.shapeworld --out {folder} " in message
+
+
+def test_a_half_written_dataset_is_not_taken_for_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_dataset(tmp_path / "shapeworld", WorldSpec(train=0, val=1), progress=False)
+    assert get_dataset("shapes_val")
+    (tmp_path / "shapeworld" / "complete.json").unlink()
+    with pytest.raises(DatasetError, match=r"val/images \(found\).*complete\.json \(missing\)"):
+        get_dataset("shapes_val")
+
+
+def test_every_row_is_complete() -> None:
+    assert dataset_names() == ("shapes_train", "shapes_val", "shapes_hard_val")
+    for name, row in DATASETS.items():
+        assert row.name == name
+        assert row.vocabulary().num_classes > 0
+        assert set(row.evaluators) <= {"panoptic", "instance", "semantic"}
+        assert row.evaluators
+        assert row.command
+        assert all(not Path(path).is_absolute() for path in row.paths)

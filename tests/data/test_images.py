@@ -1,0 +1,293 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmpf.data.images import MAX_PIXELS, read_image, resize_image, resize_shortest_edge, shortest_edge_size
+from cmpf.errors import ImageError
+
+GRADIENT = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+
+def saved(folder: Path, picture: Image.Image, name: str = "picture.png", **options: Any) -> Path:
+    path = folder / name
+    picture.save(path, **options)
+    return path
+
+
+# What is read
+
+
+def test_an_rgb_file_is_read_exactly_from_path_text_pil_and_array(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(GRADIENT))
+    for source in (path, str(path), Image.open(path), GRADIENT):
+        result = read_image(source)
+        assert result.dtype == np.uint8
+        assert np.array_equal(result, GRADIENT)
+
+
+def test_the_result_is_a_copy_of_its_own() -> None:
+    source = GRADIENT.copy()
+    result = read_image(source)
+    source[:] = 0
+    result[0, 0] = 7  # writable
+    assert np.array_equal(result[1:], GRADIENT[1:])
+
+
+def test_grey_pictures_get_three_equal_channels(tmp_path: Path) -> None:
+    grey = GRADIENT[..., 0]
+    expected = np.stack([grey] * 3, axis=-1)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(grey))), expected)
+    assert np.array_equal(read_image(grey), expected)
+    assert np.array_equal(read_image(grey[..., None]), expected)
+
+
+def test_black_and_white_pictures_and_masks_become_0_and_255(tmp_path: Path) -> None:
+    mask = GRADIENT[..., 0] > 100
+    expected = np.stack([mask] * 3, axis=-1) * 255
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(mask))), expected)
+    assert np.array_equal(read_image(mask), expected)
+
+
+def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 3] = [255, 0, 51]  # opaque, invisible, a fifth: black over white gives 0, 255, 255 - 51 = 204
+    expected = np.array([[[0] * 3, [255] * 3, [204] * 3]])
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(rgba))), expected)
+    assert np.array_equal(read_image(rgba), expected)
+    grey = Image.fromarray(rgba[..., 2:])  # grey 0 and alpha
+    assert np.array_equal(read_image(saved(tmp_path, grey, "la.png")), expected)
+
+
+def test_palette_pictures_are_read_through_their_palette(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8)).convert("P")
+    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    expected = np.array([[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [70, 80, 90]]])
+    assert np.array_equal(read_image(saved(tmp_path, picture)), expected)
+    expected[0, 1] = expected[1, 0] = 255  # colour 1 is transparent
+    assert np.array_equal(read_image(saved(tmp_path, picture, "t.png", transparency=1)), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path, suffix: str) -> None:
+    # 257 = 65535 / 255: 128 -> 0.498 -> 0, 129 -> 0.502 -> 1, 65535 -> 255
+    deep = np.array([[0, 128, 129], [257, 32768, 65535]], np.uint16)
+    expected = np.array([[0, 0, 1], [1, 128, 255]])
+    for source in (deep, saved(tmp_path, Image.fromarray(deep), f"deep.{suffix}")):
+        assert np.array_equal(read_image(source), np.stack([expected] * 3, axis=-1))
+
+
+def test_cmyk_jpegs_are_converted(tmp_path: Path) -> None:
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    result = read_image(saved(tmp_path, red, "red.jpg", quality=100))
+    assert np.abs(result.astype(int) - [255, 0, 0]).max() <= 3
+
+
+# 6 = the camera was turned: the stored picture must be rotated by 90 degrees clockwise to stand upright.
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [(1, GRADIENT), (2, GRADIENT[:, ::-1]), (3, np.rot90(GRADIENT, 2)), (6, np.rot90(GRADIENT, -1))],
+)
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, upright: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(GRADIENT), exif=exif)
+    assert np.array_equal(read_image(path), upright)
+    assert np.array_equal(read_image(Image.open(path)), upright)
+
+
+def test_damaged_exif_data_do_not_spoil_a_picture(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(GRADIENT), exif=b"Exif\0\0no TIFF header here")
+    assert np.array_equal(read_image(path), GRADIENT)
+
+
+def test_the_first_picture_of_an_animation_counts(tmp_path: Path) -> None:
+    frames = [Image.new("P", (3, 2), index) for index in (0, 1)]
+    for frame in frames:
+        frame.putpalette([255, 0, 0, 0, 255, 0])
+    path = tmp_path / "two.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert np.array_equal(read_image(path), np.full((2, 3, 3), [255, 0, 0]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 6000), (6000, 20)])
+def test_extreme_sizes_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = saved(tmp_path, Image.new("RGB", (size[1], size[0]), (1, 2, 3)))
+    assert read_image(path).shape == (*size, 3)
+
+
+# What is refused
+
+
+def test_a_missing_file_is_named_with_the_place_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=rf"no such picture \(looked at {tmp_path}/none.jpg\)"):
+        read_image(tmp_path / "none.jpg")
+
+
+def test_a_folder_and_an_impossible_path_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="is a folder; name a picture in it"):
+        read_image(tmp_path)
+    with pytest.raises(ImageError, match="no usable path"):
+        read_image("x" * 5000)
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jpg"
+    path.touch()
+    with pytest.raises(ImageError, match=r"empty\.jpg: the file is empty"):
+        read_image(path)
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("these are words")
+    with pytest.raises(ImageError, match=r"notes\.jpg: not a picture"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "webp", "tif"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_truncated_file_is_refused_and_named(tmp_path: Path, suffix: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), f"cut.{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ImageError, match=rf"cut\.{suffix}: "):
+        read_image(path)
+
+
+def test_pictures_without_pixels_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"has no pixels, its size is 5 x 0"):
+        read_image(Image.new("RGB", (0, 5)))
+    with pytest.raises(ImageError, match=r"has no pixels, its size is 0 x 4"):
+        read_image(np.zeros((0, 4, 3), np.uint8))
+
+
+def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(GRADIENT))
+    assert read_image(path, max_pixels=24).shape == (4, 6, 3)
+    with pytest.raises(
+        ImageError, match=r"4 x 6 .* more than 23 pixels; make it smaller or raise max_pixels"
+    ):
+        read_image(path, max_pixels=23)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_500, 20_000])  # over our limit, and over twice Pillow's
+def test_decompression_bombs_are_refused(tmp_path: Path, side: int) -> None:
+    path = saved(tmp_path, Image.new("1", (side, side)))
+    assert side * side > MAX_PIXELS
+    with pytest.raises(ImageError, match=r"picture\.png: .*make it smaller"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 6, 3), np.float32), r"float32: expected uint8 values 0..255"),
+        (np.zeros((4, 6), np.int64), "expected uint8"),
+        (np.zeros((4, 6, 3), np.uint16), "expected uint8"),
+        (np.zeros((3, 4, 6), np.uint8), r"shape \(3, 4, 6\).*channels last"),
+        (np.zeros((2, 4, 6, 3), np.uint8), "channels last"),
+        (np.zeros(5, np.uint8), "channels last"),
+    ],
+)
+def test_arrays_of_other_types_and_shapes_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        read_image(array)
+
+
+def test_other_objects_are_refused_by_type() -> None:
+    with pytest.raises(ImageError, match="cannot read a picture from list"):
+        read_image([1, 2])  # type: ignore[arg-type]
+
+
+def test_grey_of_unknown_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="floating-point grey values of unknown range"):
+        read_image(saved(tmp_path, Image.new("F", (2, 2), 0.5), "f.tif"))
+    with pytest.raises(ImageError, match=r"grey values 70000\.\.70000 do not fit 16 bits"):
+        read_image(saved(tmp_path, Image.new("I", (2, 2), 70000), "i.tif"))
+
+
+# Addresses
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A server on this machine: /picture.png is there, all else is not."""
+    content = saved(tmp_path, Image.fromarray(GRADIENT)).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/picture.png" else 404)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_addresses_are_refused_unless_allowed(address: str) -> None:
+    with pytest.raises(ImageError, match="addresses are not downloaded; save the picture"):
+        read_image(f"{address}/picture.png")
+    assert np.array_equal(read_image(f"{address}/picture.png", allow_urls=True), GRADIENT)
+
+
+def test_a_failed_download_is_an_error_with_the_address(address: str) -> None:
+    with pytest.raises(ImageError, match=r"none\.png: download failed \(HTTP Error 404"):
+        read_image(f"{address}/none.png", allow_urls=True)
+
+
+def test_other_kinds_of_address_are_never_read() -> None:
+    for url in ("file:///etc/passwd", "ftp://example.org/a.png", "data:image/png;base64,AAAA"):
+        with pytest.raises(ImageError, match="give a plain path"):
+            read_image(url, allow_urls=True)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (800, 1067)),  # 800 / 480 = 1.667; 640 * 1.667 = 1066.7
+        ((400, 1000), (533, 1333)),  # the longer side binds: 1333 / 1000 = 1.333; 400 * 1.333 = 533.2
+        ((1, 1), (800, 800)),
+        ((20, 6000), (4, 1333)),  # 1333 / 6000 * 20 = 4.44
+        ((1, 60000), (1, 1333)),  # 0.02 rows, but a picture has one
+    ],
+)
+def test_the_shorter_side_is_set_and_the_longer_one_limited(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert shortest_edge_size(*size, short_side=800, max_side=1333) == expected
+
+
+def test_resizing_keeps_flat_colour_and_gives_the_size() -> None:
+    flat = np.full((10, 20, 3), [10, 20, 30], np.uint8)
+    result = resize_shortest_edge(flat, short_side=5, max_side=100)
+    assert result.shape == (5, 10, 3)
+    assert np.array_equal(result, np.full((5, 10, 3), [10, 20, 30]))
+    assert resize_image(flat, (10, 20)) is flat
+
+
+def test_enlarging_is_bilinear() -> None:
+    # Two pixels 0 and 100 become four, at -0.25 (held at the edge), 0.25, 0.75, 1.25: 0, 25, 75, 100.
+    row = np.array([[[0] * 3, [100] * 3]], np.uint8)
+    assert resize_image(row, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]

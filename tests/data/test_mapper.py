@@ -1,0 +1,144 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
+from PIL import Image
+
+from cmpf.data.augmentations import LargeScaleJitter, RandomHorizontalFlip, Resize, ResizeShortestEdge
+from cmpf.data.mapper import DatasetMapper
+from cmpf.data.readers import read_coco_panoptic
+from cmpf.data.targets import PanopticTargets, panoptic_targets
+from cmpf.errors import DatasetError, ImageError
+from cmpf.types import Sample
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyPanoptic:
+    return write_tiny_panoptic(tmp_path, count=2, crowd=True)
+
+
+@pytest.fixture
+def samples(tiny: TinyPanoptic) -> list[Sample]:
+    return read_coco_panoptic(**tiny.reader_arguments)
+
+
+def training_mapper(size: int = 48) -> DatasetMapper:
+    jitter = LargeScaleJitter(size=size, min_scale=0.1, max_scale=2.0)
+    return DatasetMapper(
+        augmentations=[RandomHorizontalFlip(), jitter], target=PanopticTargets(), image_pad=128
+    )
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_without_augmentation_training_gives_the_picture_and_its_targets(
+    tiny: TinyPanoptic, samples: list[Sample]
+) -> None:
+    mapper = DatasetMapper(augmentations=[], target=PanopticTargets(), image_pad=128)
+    result = mapper(samples[1], rng())
+    expected = panoptic_targets(tiny.ids[1].astype(np.int32), samples[1]["segments_info"])
+    assert np.array_equal(result["image"].permute(1, 2, 0).numpy(), tiny.images[1])
+    assert result["image"].dtype == torch.uint8
+    assert torch.equal(result["targets"]["masks"], expected["masks"])
+    assert torch.equal(result["targets"]["labels"], expected["labels"])
+
+
+def test_training_samples_carry_their_name_and_no_ground_truth_files(samples: list[Sample]) -> None:
+    result = training_mapper()(samples[0], rng())
+    assert set(result) == {"file_name", "image_id", "height", "width", "image", "targets"}
+    assert (result["height"], result["width"]) == (24, 32)
+
+
+def test_masks_have_the_size_of_the_augmented_picture(samples: list[Sample]) -> None:
+    for seed in range(20):
+        result = training_mapper()(samples[0], rng(seed))
+        count = len(result["targets"]["labels"])
+        assert result["image"].shape == (3, 48, 48)
+        assert result["targets"]["masks"].shape == (count, 48, 48)
+        assert result["targets"]["masks"].flatten(1).any(dim=1).all()
+
+
+def test_padding_belongs_to_no_target(samples: list[Sample]) -> None:
+    jitter = LargeScaleJitter(size=64, min_scale=0.5, max_scale=0.5)  # 24 x 32 becomes 24 x 32
+    mapper = DatasetMapper(augmentations=[jitter], target=PanopticTargets(), image_pad=128)
+    result = mapper(samples[0], rng())
+    assert (result["image"][:, 24:] == 128).all()
+    assert (result["image"][:, :, 32:] == 128).all()
+    assert not result["targets"]["masks"][:, 24:].any()
+    assert not result["targets"]["masks"][:, :, 32:].any()
+
+
+def test_in_testing_the_sample_keeps_its_keys_and_its_original_size(samples: list[Sample]) -> None:
+    augmentation = ResizeShortestEdge(short_side=48, max_side=100)
+    mapper = DatasetMapper(augmentations=[augmentation], target=None, image_pad=128)
+    result = mapper(samples[0], rng())
+    assert result["image"].shape == (3, 48, 64)
+    assert (result["height"], result["width"]) == (24, 32)
+    assert set(result) == {*samples[0], "image"}
+
+
+def test_a_picture_without_listed_size_gets_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (7, 5)).save(path)
+    mapper = DatasetMapper(augmentations=[Resize(size=(10, 10))], target=None, image_pad=128)
+    result = mapper({"file_name": str(path)}, rng())
+    assert result["image"].shape == (3, 10, 10)
+    assert (result["height"], result["width"]) == (5, 7)
+
+
+def test_the_mapper_leaves_its_input_as_it_is_and_its_output_writable(samples: list[Sample]) -> None:
+    before = copy.deepcopy(samples[0])
+    result = training_mapper()(samples[0], rng())
+    result["image"].zero_()
+    assert samples[0] == before
+
+
+def test_equal_generators_give_equal_samples_and_others_do_not(samples: list[Sample]) -> None:
+    mapper = training_mapper()
+    first, second, other = (mapper(samples[0], rng(seed))["image"] for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_nothing_is_drawn_from_the_global_generators(samples: list[Sample]) -> None:
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    training_mapper()(samples[0], rng())
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
+
+
+def test_a_mapper_can_be_sent_to_a_worker_process(samples: list[Sample]) -> None:
+    mapper = pickle.loads(pickle.dumps(training_mapper()))
+    assert torch.equal(mapper(samples[0], rng())["image"], training_mapper()(samples[0], rng())["image"])
+
+
+def test_a_picture_of_another_size_than_listed_is_refused(samples: list[Sample]) -> None:
+    sample: Sample = {**samples[0], "height": 23}
+    message = (
+        r"1\.png: the picture has \(24, 32\) pixels \(H, W\), its entry in the annotations says \(23, 32\)"
+    )
+    with pytest.raises(DatasetError, match=message):
+        training_mapper()(sample, rng())
+
+
+def test_labels_of_another_size_than_the_picture_are_refused(
+    tiny: TinyPanoptic, samples: list[Sample]
+) -> None:
+    Image.new("RGB", (32, 25)).save(tiny.folder / "panoptic" / "1.png")
+    with pytest.raises(DatasetError, match=r"its label picture has \(25, 32\).*prepare the dataset again"):
+        training_mapper()(samples[0], rng())
+
+
+def test_a_damaged_picture_is_named(tiny: TinyPanoptic, samples: list[Sample]) -> None:
+    (tiny.folder / "images" / "1.png").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"images/1\.png: the file is empty"):
+        training_mapper()(samples[0], rng())

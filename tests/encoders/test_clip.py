@@ -1,0 +1,214 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CLIP as a whole: which towers it takes, sizes, numbers, texts."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from helpers.encoders import CONVNEXT, RESNET, open_clip_model, pictures, small_clip
+from torch.nn import functional as F
+
+from cmpf.encoders import clip as clip_module
+from cmpf.encoders.clip import CLIP
+from cmpf.errors import ModelNameError
+
+PROMPTS = [
+    "cat",
+    "a photo of a very small red double-decker bus in the rain",
+    "There is a dog in the scene",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def convnext() -> CLIP:
+    return small_clip()
+
+
+@pytest.fixture(scope="module")
+def resnet() -> CLIP:
+    return small_clip(vision=RESNET)
+
+
+def test_sizes_come_from_the_built_tower(convnext: CLIP, resnet: CLIP) -> None:
+    # timm's test_convnext: dims 24, 32, 48, 64. ModifiedResNet of width 8: 4 * 8 * (1, 2, 4, 8).
+    assert convnext.channels == {"res2": 24, "res3": 32, "res4": 48, "res5": 64}
+    assert resnet.channels == {"res2": 32, "res3": 64, "res4": 128, "res5": 256}
+    assert (convnext.dense_channels, resnet.dense_channels) == (64, 256)
+    assert (convnext.embed_dim, resnet.embed_dim) == (24, 24)
+    assert convnext.name == "clip/small"
+
+
+@pytest.mark.parametrize("vision", [CONVNEXT, RESNET], ids=["convnext", "resnet"])
+def test_maps_have_the_promised_strides_and_channels(vision: dict[str, object]) -> None:
+    clip = small_clip(vision=vision)
+    features = clip(pictures(2, 3, 64, 96))
+    for level, stride in {"res2": 4, "res3": 8, "res4": 16, "res5": 32}.items():
+        assert features.levels[level].shape == (2, clip.channels[level], 64 // stride, 96 // stride)
+    assert features.dense.shape == (2, clip.dense_channels, 2, 3)
+
+
+@pytest.mark.parametrize("vision", [CONVNEXT, RESNET], ids=["convnext", "resnet"])
+def test_a_batch_of_two_equals_two_batches_of_one(vision: dict[str, object]) -> None:
+    clip = small_clip(vision=vision)
+    images, masks = pictures(2, 3, 64, 96), pictures(2, 5, 16, 24, name="masks")
+    both = clip(images)
+    embeddings, valid = clip.embed_masks(both.dense, masks)
+    for index in range(2):
+        one = clip(images[index : index + 1])
+        torch.testing.assert_close(one.levels["res4"][0], both.levels["res4"][index], atol=1e-5, rtol=1e-4)
+        alone, _ = clip.embed_masks(one.dense, masks[index : index + 1])
+        torch.testing.assert_close(alone[0], embeddings[index], atol=1e-5, rtol=1e-4)
+    assert valid.all()
+
+
+def test_a_training_step_of_a_parent_leaves_batch_norm_statistics_alone(resnet: CLIP) -> None:
+    before = copy.deepcopy(resnet.state_dict())
+    resnet.train()
+    resnet(pictures(1, 3, 64, 64))
+    assert all(torch.equal(before[name], value) for name, value in resnet.state_dict().items())
+
+
+def test_the_hash_and_names_of_weights_are_those_of_open_clip(convnext: CLIP) -> None:
+    assert set(convnext.weights()) == set(open_clip_model(vision=CONVNEXT).state_dict())
+    assert convnext.weights_hash == small_clip().weights_hash
+    assert convnext.weights_hash != small_clip(vision={**CONVNEXT, "timm_proj": "linear"}).weights_hash
+
+
+def test_the_logit_scale_is_the_exponential_of_clips_own_and_at_most_100() -> None:
+    model = open_clip_model(vision=CONVNEXT)
+    clip = CLIP(name="small", model=model, tokenizer=open_clip.tokenize)
+    assert float(clip.logit_scale) == pytest.approx(1 / 0.07)
+    model.logit_scale.data.fill_(5.0)  # exp(5) = 148.4
+    assert float(clip.logit_scale) == 100.0
+    model.logit_scale.data = torch.tensor([2.0])  # some models store it with one dimension
+    assert clip.logit_scale.shape == ()
+
+
+def test_a_mask_is_valid_when_it_has_a_positive_cell_on_the_map(convnext: CLIP) -> None:
+    masks = torch.full((1, 3, 8, 8), -1.0)
+    masks[0, 1, :4, :4] = 5.0
+    masks[0, 2, 0, 0] = (
+        0.5  # lost when 4 x 4 pixels become one cell: the bilinear resize reads the middle four
+    )
+    embeddings, valid = convnext.embed_masks(pictures(1, 64, 2, 2), masks)
+    assert valid.tolist() == [[False, True, False]]
+    assert torch.isfinite(embeddings).all()
+
+
+def test_mask_embeddings_are_float32_and_the_same_under_autocast(convnext: CLIP) -> None:
+    dense, masks = pictures(1, 64, 2, 3), pictures(1, 4, 8, 12, name="masks")
+    expected, _ = convnext.embed_masks(dense, masks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = convnext.embed_masks(dense, masks)
+        assert convnext(pictures(1, 3, 64, 64)).dense.isfinite().all()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
+def test_no_masks_give_no_embeddings(convnext: CLIP, resnet: CLIP) -> None:
+    for clip in (convnext, resnet):
+        dense = pictures(2, clip.dense_channels, 2, 3)
+        embeddings, valid = clip.embed_masks(dense, torch.zeros(2, 0, 8, 12))
+        assert embeddings.shape == (2, 0, 24)
+        assert valid.shape == (2, 0)
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_texts_equal_those_of_the_full_context_length(custom_text: bool) -> None:
+    clip = small_clip(custom_text=custom_text)
+    full = clip.model.encode_text(open_clip.tokenize(PROMPTS))
+    torch.testing.assert_close(clip.encode_text(PROMPTS), full, atol=1e-5, rtol=1e-5)
+
+
+def test_the_text_tower_runs_at_the_length_of_the_longest_prompt_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch, convnext: CLIP
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    original = clip_module.encode_tokens
+
+    def recorded(model: object, tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(tokens.shape))
+        return original(model, tokens)
+
+    monkeypatch.setattr(clip_module, "encode_tokens", recorded)
+    monkeypatch.setattr(clip_module, "TEXT_BATCH", 2)
+    prompts = ["a b c d e", "cat", "a b c", "dog"]
+    found = convnext.encode_text(prompts)
+    assert seen == [(2, 3), (2, 7)]  # start and end token around 1 word, and around 5
+    full = convnext.model.encode_text(open_clip.tokenize(prompts))
+    torch.testing.assert_close(found, full, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_beyond_the_context_length_is_cut_and_no_prompt_is_no_row(convnext: CLIP) -> None:
+    long = "word " * 200
+    full = convnext.model.encode_text(open_clip.tokenize([long]))
+    torch.testing.assert_close(convnext.encode_text([long]), full, atol=1e-5, rtol=1e-5)
+    assert convnext.encode_text([]).shape == (0, 24)
+
+
+def test_texts_are_the_same_from_several_threads_and_leave_the_tower_unchanged(convnext: CLIP) -> None:
+    before = convnext.weights_hash, convnext.model.attn_mask.clone()
+    expected = [convnext.encode_text(PROMPTS[:count]) for count in range(1, 5)]
+    found: dict[int, torch.Tensor] = {}
+
+    def work(index: int) -> None:
+        found[index] = convnext.encode_text(PROMPTS[: 1 + index % 4])
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(8):
+        assert torch.equal(found[index], expected[index % 4])
+    assert small_clip().weights_hash == before[0]
+    assert torch.equal(convnext.model.attn_mask, before[1])
+
+
+def test_texts_are_float32_under_autocast(convnext: CLIP) -> None:
+    expected = convnext.encode_text(PROMPTS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(convnext.encode_text(PROMPTS), expected)
+
+
+def test_a_vit_tower_is_refused() -> None:
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    with pytest.raises(
+        ModelNameError, match="'small' has a VisionTransformer image tower; CMPF needs a ConvNeXt"
+    ):
+        small_clip(vision=vision)
+
+
+def test_a_copy_of_clip_reads_its_own_tower(convnext: CLIP) -> None:
+    images = pictures(1, 3, 64, 64)
+    other = copy.deepcopy(convnext)
+    for parameter in other.parameters():
+        parameter.data.mul_(0.5)
+    assert not torch.allclose(convnext(images).dense, other(images).dense)
+
+
+@pytest.mark.slow
+def test_the_published_convnext_large_has_the_documented_sizes(tmp_path: Path) -> None:
+    from cmpf.encoders.clip_factory import build_clip
+
+    clip = build_clip(name="convnext_large_d_320", pretrained="")
+    assert clip.channels == {"res2": 192, "res3": 384, "res4": 768, "res5": 1536}
+    assert (clip.dense_channels, clip.embed_dim) == (1536, 768)
+    features = clip(pictures(1, 3, 64, 96))
+    assert features.dense.shape == (1, 1536, 2, 3)
+    inside, valid = clip.embed_masks(features.dense, torch.ones(1, 1, 2, 3))
+    assert valid.all()
+    # A mask of everything is CLIP's own picture embedding.
+    whole = clip.model.encode_image(pictures(1, 3, 64, 96))
+    torch.testing.assert_close(
+        F.normalize(inside[0], dim=-1), F.normalize(whole, dim=-1), atol=1e-4, rtol=1e-3
+    )
+    full = clip.model.encode_text(open_clip.tokenize(PROMPTS[:2]))
+    difference = (clip.encode_text(PROMPTS[:2]) - full).abs().max() / full.abs().max()
+    assert float(difference) < 1e-5

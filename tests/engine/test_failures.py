@@ -1,0 +1,44 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from cmpf.engine.failures import FaultCounter, batch_names, record_failure
+
+BATCH = [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {"image": None}]
+
+
+def test_samples_are_named_by_file_else_by_id() -> None:
+    assert batch_names(BATCH) == ["a.jpg", "7", "(no name)"]
+    assert batch_names(object()) == []
+
+
+def test_a_failure_is_written_down_with_names_and_ids(tmp_path: Path) -> None:
+    sentence = record_failure(tmp_path, iteration=12, fault="loss = nan", batch=BATCH)
+    assert "a.jpg, 7, (no name)" in sentence
+    assert str(tmp_path / "failed_batch.json") in sentence
+    assert json.loads((tmp_path / "failed_batch.json").read_text()) == {
+        "iteration": 12,
+        "fault": "loss = nan",
+        "pictures": [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {}],
+    }
+
+
+def test_a_batch_of_an_unknown_kind_is_called_unnamed(tmp_path: Path) -> None:
+    assert record_failure(tmp_path, iteration=1, fault="x", batch=3).endswith("unnamed")
+
+
+def test_only_faults_in_a_row_count(caplog: pytest.LogCaptureFixture) -> None:
+    counter = FaultCounter(allowed=3)
+    with caplog.at_level(logging.WARNING):
+        answers = [
+            counter.add(fault, iteration=i, batch=BATCH)
+            for i, fault in enumerate(("a", "b", "", "c", "d", "e"))
+        ]
+    assert answers == [False, False, False, False, False, True]
+    assert "iteration 4: d; step left out (2 of 3 in a row). Pictures: a.jpg, 7, (no name)" in caplog.text
+    assert len(caplog.records) == 5

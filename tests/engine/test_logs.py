@@ -1,0 +1,51 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+
+from cmpf.engine.logs import FILE_ONLY, LOG_FILE, logging_to
+
+
+def test_messages_go_to_terminal_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(tmp_path / "new" / "folder") as logger:
+        logger.info("hello")
+        logging.getLogger("cmpf.engine.trainer").warning("from below")
+    output = capsys.readouterr().out
+    written = (tmp_path / "new" / "folder" / LOG_FILE).read_text()
+    for message in ("hello", "from below"):
+        assert output.count(message) == written.count(message) == 1
+    assert "WARNING from below" in written
+
+
+def test_file_only_messages_stay_off_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(tmp_path) as logger:
+        logger.info("quiet", extra=FILE_ONLY)
+    assert "quiet" not in capsys.readouterr().out
+    assert "quiet" in (tmp_path / LOG_FILE).read_text()
+
+
+def test_warnings_of_dependencies_go_to_the_file_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with logging_to(tmp_path):
+            warnings.warn("old function", FutureWarning, stacklevel=1)
+    captured = capsys.readouterr()
+    assert "old function" not in captured.out + captured.err
+    assert "old function" in (tmp_path / LOG_FILE).read_text()
+
+
+def test_a_second_run_appends_and_nothing_stays_installed(tmp_path: Path) -> None:
+    logger = logging.getLogger("cmpf")
+    before = list(logger.handlers), logger.level, logger.propagate
+    for message in ("one", "two"):
+        with logging_to(tmp_path):
+            logger.info(message)
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
+    lines = (tmp_path / LOG_FILE).read_text().splitlines()
+    assert [line.rsplit(" ", 1)[1] for line in lines] == ["one", "two"]

@@ -1,0 +1,110 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cmpf.engine.step import TrainStep
+
+
+class Weights(nn.Module):
+    """Two weights in two tensors: a norm of each differs from that of both. Loss = (3 a + 4 b) * batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(1))
+        self.b = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return {"loss_a": 3 * self.a.sum() * batch, "loss_b": 4 * self.b.sum() * batch}
+
+
+def make(clip_norm: float) -> tuple[Weights, TrainStep]:
+    model = Weights()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    return model, TrainStep(model=model, optimizer=optimizer, amp=False, clip_norm=clip_norm)
+
+
+def test_gradients_are_clipped_by_their_common_norm() -> None:
+    model, step = make(clip_norm=0.5)
+    result = step(1.0)
+    # gradient (3, 4) has norm 5; clipped to 0.5 it is (0.3, 0.4), and the rate is 1
+    assert result.grad_norm == pytest.approx(5.0)
+    assert [model.a.item(), model.b.item()] == pytest.approx([-0.3, -0.4])
+    assert result.fault == ""
+
+
+def test_gradients_below_the_limit_stay() -> None:
+    model, step = make(clip_norm=6.0)
+    step(1.0)
+    assert [model.a.item(), model.b.item()] == [-3.0, -4.0]
+
+
+def test_an_infinite_limit_clips_nothing() -> None:
+    model, step = make(clip_norm=math.inf)
+    step(1000.0)
+    assert [model.a.item(), model.b.item()] == [-3000.0, -4000.0]
+
+
+def test_losses_come_back_as_numbers_by_name() -> None:
+    _, step = make(clip_norm=math.inf)
+    step(1.0)
+    assert step(1.0).losses == {"loss_a": -9.0, "loss_b": -16.0}  # 3 * -3, 4 * -4
+
+
+def test_gradients_do_not_add_up_over_steps() -> None:
+    model, step = make(clip_norm=math.inf)
+    step(1.0)
+    step(1.0)
+    assert model.a.item() == -6.0
+
+
+def test_a_loss_that_is_not_finite_moves_nothing_and_is_named() -> None:
+    model, step = make(clip_norm=1.0)
+    result = step(float("inf"))  # 0 * inf = nan
+    assert result.fault == "loss_a = nan, loss_b = nan"
+    assert math.isnan(result.grad_norm)
+    assert [model.a.item(), model.b.item()] == [0.0, 0.0]
+
+
+def test_a_long_list_of_faults_is_cut() -> None:
+    class Many(Weights):
+        def forward(self, batch: Any) -> dict[str, Tensor]:
+            return {f"loss_{i}": self.a.sum() + math.inf for i in range(5)}
+
+    model = Many()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    result = TrainStep(model=model, optimizer=optimizer, amp=False, clip_norm=1.0)(None)
+    assert result.fault == "loss_0 = inf, loss_1 = inf, loss_2 = inf and 2 more"
+
+
+def test_an_overflow_of_a_scaled_gradient_is_left_out_without_being_a_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cmpf.engine.precision.lowest_precision", lambda device: torch.float16)
+    model = Weights()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    step = TrainStep(model=model, optimizer=optimizer, amp=True, clip_norm=math.inf)
+    result = step(3e38)  # the losses are 0, their slopes overflow once multiplied by the scale
+    assert result.fault == ""
+    assert math.isinf(result.grad_norm)
+    assert [model.a.item(), model.b.item()] == [0.0, 0.0]
+    assert step(1.0).grad_norm == pytest.approx(5.0)
+    assert [model.a.item(), model.b.item()] == [-3.0, -4.0]
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_and_is_named() -> None:
+    class Root(Weights):
+        def forward(self, batch: Any) -> dict[str, Tensor]:
+            return {"loss": self.a.sum().sqrt() + self.b.sum()}  # the root's slope at 0 is infinite
+
+    model = Root()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    result = TrainStep(model=model, optimizer=optimizer, amp=False, clip_norm=1.0)(None)
+    assert result.losses == {"loss": 0.0}
+    assert result.fault == "gradient norm = inf"
+    assert [model.a.item(), model.b.item()] == [0.0, 0.0]

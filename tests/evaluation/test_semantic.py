@@ -1,0 +1,147 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.evaluation_data import semantic_sample
+from PIL import Image
+
+from cmpf.errors import EvaluationError
+from cmpf.evaluation import SemanticEvaluator
+from cmpf.types import ModelResult
+
+NAMES = ("road", "car", "tree", "bird")
+
+
+def evaluator(**options: object) -> SemanticEvaluator:
+    return SemanticEvaluator(**{"class_names": NAMES, "ignore_label": 255, **options})
+
+
+def labels(values: object) -> ModelResult:
+    return {"sem_seg": torch.as_tensor(np.array(values), dtype=torch.int64)}
+
+
+def naive(pairs: list, classes: list[int]) -> dict[str, float]:
+    """Sets of pixels of one class at a time over the whole dataset."""
+    iou, iou_union, accuracy = [], [], []
+    for c in classes:
+        inter = sum(((t == c) & (p == c)).sum() for t, p in pairs)
+        in_truth = sum((t == c).sum() for t, p in pairs)
+        union = sum((((t == c) | (p == c)) & (t != 255)).sum() for t, p in pairs)
+        if in_truth:
+            iou.append(inter / union)
+            accuracy.append(inter / in_truth)
+        if union:
+            iou_union.append(inter / union)
+    means = {"mIoU": iou, "mIoU_union": iou_union, "mACC": accuracy}
+    return {name: 100 * float(np.mean(v)) if v else math.nan for name, v in means.items()}
+
+
+def test_a_hand_worked_picture(tmp_path: Path) -> None:
+    truth = np.array([[0, 0, 0, 0, 1, 1, 255, 255]], dtype=np.uint8)
+    judge = evaluator(seen=(True, False, True, True))
+    judge.process([semantic_sample(tmp_path, truth)], [labels([[0, 0, 0, 1, 1, 2, 0, 3]])])
+    got = judge.evaluate()["sem_seg"]
+    # road: 3 right, union 4          -> 75;   car: 1 right, union 1 + 1 (pixel 3) + 1 -> 1/3
+    # tree: predicted once, not there -> 0 in mIoU_union only;   bird only on an ignored pixel: nowhere
+    assert got["IoU-road"] == pytest.approx(75)
+    assert got["IoU-car"] == pytest.approx(100 / 3)
+    assert got["mIoU"] == pytest.approx((75 + 100 / 3) / 2)
+    assert got["mIoU_union"] == pytest.approx((75 + 100 / 3 + 0) / 3)
+    assert got["fwIoU"] == pytest.approx(4 / 6 * 75 + 2 / 6 * 100 / 3)
+    assert got["mACC"] == pytest.approx((75 + 50) / 2)
+    assert got["pACC"] == pytest.approx(100 * 4 / 6)
+    assert (got["S_mIoU"], got["U_mIoU"]) == (pytest.approx(75), pytest.approx(100 / 3))
+    assert got["S_mIoU_union"] == pytest.approx(75 / 2)
+    assert all(math.isnan(got[name]) for name in ("IoU-bird", "ACC-tree"))
+
+
+def test_random_pictures_agree_with_sets_of_pixels(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    pairs, judge = [], evaluator(seen=(True, True, False, False))
+    for number in range(12):
+        truth = generator.choice(
+            np.array([0, 1, 2, 3, 255], np.uint8), size=(13, 9), p=[0.4, 0.3, 0.1, 0.1, 0.1]
+        )
+        guess = np.where(
+            generator.random(truth.shape) < 0.6, truth % 255, generator.integers(0, 4, truth.shape)
+        )
+        pairs.append((truth, guess))
+        judge.process([semantic_sample(tmp_path, truth, image_id=number)], [labels(guess)])
+    got = judge.evaluate()["sem_seg"]
+    for prefix, classes in {"": [0, 1, 2, 3], "S_": [0, 1], "U_": [2, 3]}.items():
+        for metric, value in naive(pairs, classes).items():
+            assert got[prefix + metric] == pytest.approx(value), prefix + metric
+
+
+def test_scores_are_reduced_to_their_best_class(tmp_path: Path) -> None:
+    truth = np.array([[3, 1], [0, 2]], dtype=np.uint8)
+    scores = torch.nn.functional.one_hot(torch.from_numpy(truth).long(), 4).permute(2, 0, 1) * 0.3
+    judge = evaluator()
+    judge.process([semantic_sample(tmp_path, truth)], [{"sem_seg": scores}])
+    assert judge.evaluate()["sem_seg"]["mIoU"] == 100
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bit_labels_and_many_classes(tmp_path: Path, ending: str) -> None:
+    names = [f"class {i}" for i in range(847)]
+    truth = np.array([[846, 300, 65535], [846, 0, 512]], dtype=np.uint16)
+    path = tmp_path / f"labels.{ending}"
+    Image.fromarray(truth).save(path)
+    sample = {**semantic_sample(tmp_path, truth), "sem_seg_file_name": str(path)}
+    judge = SemanticEvaluator(class_names=names, ignore_label=65535)
+    judge.process([sample], [labels([[846, 300, 5], [0, 0, 512]])])
+    got = judge.evaluate()["sem_seg"]
+    # 846: 1 of 2; 300 and 512: right; 0: 1 right of union 2; 5 lies on an ignored pixel
+    assert got["mIoU"] == pytest.approx((50 + 100 + 50 + 100) / 4)
+    assert got["mIoU_union"] == got["mIoU"]
+
+
+def test_palette_pictures_are_read_by_index(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([200, 10, 10, 7, 7, 7])
+    picture.putdata([1, 0])
+    sample = semantic_sample(tmp_path, np.zeros((1, 2), dtype=np.uint8))
+    picture.save(sample["sem_seg_file_name"])
+    judge = evaluator()
+    judge.process([sample], [labels([[1, 0]])])
+    assert judge.evaluate()["sem_seg"]["pACC"] == 100
+
+
+def test_a_label_map_translates_the_files(tmp_path: Path) -> None:
+    truth = np.array([[7, 26, 255]], dtype=np.uint8)  # as in Cityscapes: road is 7, car is 26
+    judge = evaluator(label_map={7: 0, 26: 1})
+    judge.process([semantic_sample(tmp_path, truth)], [labels([[0, 0, 2]])])
+    got = judge.evaluate()["sem_seg"]
+    assert (got["IoU-road"], got["IoU-car"]) == (50, 0)
+
+
+def test_a_predicted_ignore_label_is_wrong_but_charged_to_no_class(tmp_path: Path) -> None:
+    judge = evaluator()
+    judge.process([semantic_sample(tmp_path, np.array([[0, 0, 1]], np.uint8))], [labels([[0, 255, 1]])])
+    got = judge.evaluate()["sem_seg"]
+    assert (got["IoU-road"], got["IoU-car"], got["pACC"]) == (50, 100, pytest.approx(200 / 3))
+
+
+def test_no_image_and_ignored_images_give_nan(tmp_path: Path) -> None:
+    judge = evaluator(seen=(True, True, False, False))
+    assert all(math.isnan(value) for value in judge.evaluate()["sem_seg"].values())
+    judge.process([semantic_sample(tmp_path, np.full((2, 2), 255, np.uint8))], [labels([[0, 1], [2, 3]])])
+    assert all(math.isnan(value) for value in judge.evaluate()["sem_seg"].values())
+
+
+def test_broken_inputs_are_errors_that_name_the_file(tmp_path: Path) -> None:
+    sample = semantic_sample(tmp_path, np.zeros((2, 3), np.uint8))
+    with pytest.raises(EvaluationError, match=r"1_semantic\.png: the prediction is \(3, 2\)"):
+        evaluator().process([sample], [labels(np.zeros((3, 2)))])
+    with pytest.raises(EvaluationError, match=r"1\.jpg: predicted label 4; allowed are 0\.\.3 and 255"):
+        evaluator().process([sample], [labels(np.full((2, 3), 4))])
+    with pytest.raises(EvaluationError, match=r"1\.jpg: 7 score maps for 4 classes"):
+        evaluator().process([sample], [{"sem_seg": torch.zeros(7, 2, 3)}])
+    strange = semantic_sample(tmp_path, np.full((2, 3), 9, np.uint8), image_id=2)
+    with pytest.raises(EvaluationError, match=r"2_semantic\.png: label 9 is neither one of the 4 classes"):
+        evaluator().process([strange], [labels(np.zeros((2, 3)))])

@@ -1,0 +1,88 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The evaluation that test_loop runs in one and in two processes; spawned processes import it by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from helpers.evaluation_data import (
+    panoptic_output,
+    panoptic_sample,
+    random_instances,
+    random_panoptic,
+    semantic_sample,
+    shaken,
+)
+from pycocotools import mask as coco_mask
+
+from cmpf.evaluation import (
+    InstanceEvaluator,
+    MaskRecallEvaluator,
+    PanopticEvaluator,
+    Results,
+    SemanticEvaluator,
+    evaluate,
+)
+from cmpf.types import ModelResult, Sample
+
+CLASSES = 4
+NAMES = [f"class {i}" for i in range(CLASSES)]
+SEEN = [True, False, True, False]
+
+
+def picture(folder: Path, number: int) -> tuple[Sample, ModelResult]:
+    """Ground truth and prediction of an image, both determined by its number."""
+    generator = np.random.default_rng(number)
+    ids, infos = random_panoptic(generator, size=(32, 40), classes=CLASSES, crowds=True)
+    guess, guess_infos = shaken(generator, ids, infos, classes=CLASSES)
+    truth_labels = generator.integers(0, CLASSES, ids.shape).astype(np.uint8)
+    masks = [ids == info["id"] for info in infos]
+    instances = random_instances(generator, masks, [i["category_id"] for i in infos], classes=CLASSES)
+    sample: Sample = {
+        **semantic_sample(folder, truth_labels, image_id=number),
+        **panoptic_sample(folder, ids, infos, image_id=number),
+        "annotations": [
+            {
+                "category_id": info["category_id"],
+                "iscrowd": info["iscrowd"],
+                "segmentation": coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))),
+            }
+            for info, mask in zip(infos, masks, strict=True)
+        ],
+    }
+    output: ModelResult = {
+        **panoptic_output(guess, guess_infos),
+        "sem_seg": instances.pred_classes.new_tensor(np.roll(truth_labels, 1, axis=0)),
+        "instances": instances,
+        "proposals": instances.pred_masks,
+    }
+    return sample, output
+
+
+def results_of(folder: Path, numbers: list[int]) -> Results:
+    """All evaluators on the given images, in batches of two."""
+    pairs = {number: picture(folder, number) for number in numbers}
+    ordered = [pairs[number][0] for number in numbers]
+    return evaluate(
+        lambda batch: [pairs[sample["image_id"]][1] for sample in batch],
+        [ordered[i : i + 2] for i in range(0, len(ordered), 2)],
+        [
+            PanopticEvaluator(class_names=NAMES, is_thing=[True, True, True, False], seen=SEEN),
+            SemanticEvaluator(class_names=NAMES, ignore_label=255, seen=SEEN),
+            InstanceEvaluator(class_names=NAMES, seen=SEEN),
+            MaskRecallEvaluator(class_names=NAMES, ignore_label=255, seen=SEEN),
+        ],
+        progress=False,
+    )
+
+
+def one_process(rank: int, folder: Path, shares: list[list[int]]) -> None:
+    """What a spawned process does: evaluates its share and writes down what it was told."""
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=len(shares))
+    own = folder / f"files{rank}"
+    own.mkdir()
+    (folder / f"results{rank}.txt").write_text(repr(results_of(own, shares[rank])))
+    dist.destroy_process_group()

@@ -1,0 +1,128 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""A model that draws random numbers, an endless loader with a position, and a trainer of both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmpf import checkpoint
+from cmpf.engine.checkpoints import Checkpointer
+from cmpf.engine.optimizer import build_optimizer
+from cmpf.engine.schedule import build_schedule
+from cmpf.engine.seeding import seed_everything
+from cmpf.engine.trainer import Trainer
+from cmpf.engine.writers import Writer
+
+
+class ToyModel(nn.Module):
+    """Two linear layers with noise from all three global generators, a BatchNorm buffer and a frozen part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.first = nn.Linear(4, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.second = nn.Linear(8, 1)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        x = torch.stack([sample["image"] for sample in batch])
+        noise = torch.randn(x.shape) + random.random() + float(np.random.rand())
+        hidden = self.norm(self.first(self.frozen(x + 0.1 * noise)))
+        y = self.second(torch.nn.functional.dropout(hidden, 0.5, training=self.training))
+        scale = torch.tensor([sample.get("scale", 1.0) for sample in batch])
+        return {"loss_ce": (y.square().mean(1) * scale).mean(), "loss_ce_0": y.abs().mean()}
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("frozen")}
+
+    def encoder_hashes(self) -> dict[str, str]:
+        return {"toy encoder": "0123456789abcdef"}
+
+
+class ToyLoader:
+    """Batches of two samples computed from their position; `change` may spoil a batch."""
+
+    def __init__(self, change: Callable[[int, list[dict[str, Any]]], None] | None = None) -> None:
+        self.position = 0
+        self._change = change
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        while True:
+            generator = torch.Generator().manual_seed(self.position)
+            batch: list[dict[str, Any]] = [
+                {"file_name": f"{self.position}_{i}.jpg", "image": torch.randn(4, generator=generator)}
+                for i in range(2)
+            ]
+            if self._change is not None:
+                self._change(self.position, batch)
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+def toy_trainer(
+    folder: Path,
+    *,
+    max_iter: int = 6,
+    checkpoint_period: int = 1000,
+    keep: int = 3,
+    eval_period: int = 0,
+    evaluate: Callable[[], Any] | None = None,
+    best_metric: str = "",
+    writers: Sequence[Writer] = (),
+    model: ToyModel | None = None,
+    loader: Any = None,
+    clip_norm: float = 0.5,
+) -> Trainer:
+    """A freshly seeded trainer on the CPU that writes to a folder."""
+    seed_everything(7)
+    model = model or ToyModel()
+    optimizer = build_optimizer(
+        model, lr=0.01, weight_decay=0.05, weight_decay_norm=0.0, weight_decay_embed=0.0
+    )
+    schedule = build_schedule(
+        "WarmupCosineLR",
+        optimizer,
+        max_iter=max_iter,
+        steps=(),
+        gamma=0.1,
+        warmup_iters=2,
+        warmup_factor=0.1,
+    )
+    return Trainer(
+        model=model,
+        loader=loader or ToyLoader(),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_iter=max_iter,
+        checkpointer=Checkpointer(
+            folder,
+            save_weights=partial(checkpoint.save, model, metadata={}),
+            load_weights=partial(checkpoint.load, model),
+            keep=keep,
+        ),
+        checkpoint_period=checkpoint_period,
+        writers=writers,
+        log_period=2,
+        evaluate=evaluate,
+        eval_period=eval_period,
+        best_metric=best_metric,
+        amp=False,
+        clip_norm=clip_norm,
+    )

@@ -1,0 +1,259 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The set criterion against hand-worked numbers and a naive reference."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmpf.errors import TrainingError
+from cmpf.losses import HungarianMatcher, SetCriterion, criterion, matcher
+from cmpf.losses.points import sample_points
+from cmpf.types import DecoderOutput, Targets
+
+POINTS = 32
+
+
+def build(num_classes: int, **changes: Any) -> SetCriterion:
+    values: dict[str, Any] = {
+        "class_weight": 2.0,
+        "mask_weight": 5.0,
+        "dice_weight": 5.0,
+        "void_weight": 0.1,
+        "num_points": POINTS,
+        "oversample_ratio": 3.0,
+        "importance_ratio": 0.75,
+    }
+    match = HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, num_points=POINTS)
+    return SetCriterion(num_classes=num_classes, matcher=match, **(values | changes))
+
+
+def outputs_of(heads: int, images: int, queries: int, classes: int) -> DecoderOutput:
+    generator = torch.Generator().manual_seed(5)
+
+    def head() -> dict[str, Tensor]:
+        logits = torch.randn(images, queries, classes + 1, generator=generator)
+        masks = torch.randn(images, queries, 8, 8, generator=generator) * 3
+        return {"pred_logits": logits.requires_grad_(), "pred_masks": masks.requires_grad_()}
+
+    return {**head(), "aux_outputs": [head() for _ in range(heads - 1)]}
+
+
+def targets_of(*sizes: tuple[int, int, int], classes: int = 4) -> list[Targets]:
+    generator = torch.Generator().manual_seed(6)
+    return [
+        {
+            "labels": torch.randint(classes, (n,), generator=generator),
+            "masks": torch.rand(n, h, w, generator=generator) > 0.5,
+        }
+        for n, h, w in sizes
+    ]
+
+
+def fix_points(monkeypatch: pytest.MonkeyPatch, images: int) -> tuple[Tensor, Tensor]:
+    """The same points in matching and for every pair, so that a loop may come to the same numbers."""
+    generator = torch.Generator().manual_seed(7)
+    shared = torch.rand(images, POINTS, 2, generator=generator)
+    pair = torch.rand(POINTS, 2, generator=generator)
+    monkeypatch.setattr(matcher, "uniform_points", lambda *_: shared)
+    monkeypatch.setattr(criterion, "uncertain_points", lambda maps, **_: pair.expand(len(maps), -1, -1))
+    return shared, pair
+
+
+def at(maps_hw: Tensor, coords_P2: Tensor) -> Tensor:
+    return sample_points(maps_hw[None, None].float(), coords_P2[None])[0, 0]
+
+
+def naive_dice(x: Tensor, t: Tensor) -> Tensor:
+    s = x.sigmoid()
+    return 1 - (2 * (s * t).sum() + 1) / (s.sum() + t.sum() + 1)
+
+
+def naive_head(head: Any, targets: list[Targets], shared: Tensor, pair: Tensor) -> tuple[float, float, float]:
+    """One head, image by image and pair by pair."""
+    classes = head["pred_logits"].shape[-1] - 1
+    wanted = torch.full(head["pred_logits"].shape[:2], classes)
+    bce, dice = torch.zeros(()), torch.zeros(())
+    for image, target in enumerate(targets):
+        logits, masks = head["pred_logits"][image], head["pred_masks"][image]
+        cost = torch.zeros(len(masks), len(target["labels"]))
+        for q in range(len(masks)):
+            for n, (label, truth) in enumerate(zip(target["labels"], target["masks"], strict=True)):
+                x, t = at(masks[q], shared[image]), at(truth, shared[image])
+                cost[q, n] = (
+                    -2 * logits[q].softmax(0)[label]
+                    + 5 * F.binary_cross_entropy_with_logits(x, t)
+                    + 5 * naive_dice(x, t)
+                )
+        for q, n in zip(*linear_sum_assignment(cost.detach().numpy()), strict=True):
+            wanted[image, q] = target["labels"][n]
+            x, t = at(masks[q], pair), at(target["masks"][n], pair)
+            bce += F.binary_cross_entropy_with_logits(x, t)
+            dice += naive_dice(x, t)
+    weight = torch.ones(classes + 1)
+    weight[-1] = 0.1
+    ce = F.cross_entropy(head["pred_logits"].transpose(1, 2), wanted, weight)
+    number = max(sum(len(target["labels"]) for target in targets), 1)
+    return 2 * ce.item(), 5 * bce.item() / number, 5 * dice.item() / number
+
+
+def test_all_heads_agree_with_naive_loops(monkeypatch):
+    outputs = outputs_of(heads=4, images=3, queries=6, classes=4)
+    targets = targets_of((3, 20, 16), (0, 8, 8), (8, 9, 31))  # more targets than queries in the last image
+    shared, pair = fix_points(monkeypatch, images=3)
+    losses = build(4)(outputs, targets)
+    for suffix, head in [*((f"_{i}", head) for i, head in enumerate(outputs["aux_outputs"])), ("", outputs)]:
+        got = [losses[f"loss_{name}{suffix}"].item() for name in ("ce", "mask", "dice")]
+        assert got == pytest.approx(naive_head(head, targets, shared, pair), rel=1e-4)
+
+
+def test_ten_heads_give_the_thirty_documented_names():
+    losses = build(4)(outputs_of(10, 1, 5, 4), targets_of((2, 8, 8)))
+    names = {
+        f"loss_{kind}{suffix}"
+        for kind in ("ce", "mask", "dice")
+        for suffix in ("", *(f"_{i}" for i in range(9)))
+    }
+    assert set(losses) == names
+
+
+def test_without_deep_supervision_only_the_last_head_is_scored():
+    losses = build(4, deep_supervision=False)(outputs_of(3, 1, 5, 4), targets_of((2, 8, 8)))
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
+
+
+def test_one_flat_mask_gives_the_numbers_worked_by_hand():
+    # Logit 0 everywhere, so s = 0.5; the target is full, so t = 1 at inner points. With P points:
+    # bce = ln 2 = 0.6931; dice = 1 - (2 * 0.5 P + 1) / (0.5 P + P + 1).
+    # P = 32: 1 - 33 / 49 = 0.3265. Times 5, one target: 3.4657 and 1.6327.
+    # One query of class 0 out of {0, void}, logits equal: ce = ln 2, times 2 = 1.3863.
+    outputs: DecoderOutput = {
+        "pred_logits": torch.zeros(1, 1, 2),
+        "pred_masks": torch.zeros(1, 1, 64, 64),
+        "aux_outputs": [],
+    }
+    target: Targets = {"labels": torch.tensor([0]), "masks": torch.ones(1, 512, 512, dtype=torch.bool)}
+    torch.manual_seed(0)
+    losses = build(1)(outputs, [target])
+    assert losses["loss_ce"].item() == pytest.approx(2 * math.log(2), rel=1e-5)
+    assert losses["loss_mask"].item() == pytest.approx(5 * math.log(2), rel=1e-3)
+    assert losses["loss_dice"].item() == pytest.approx(5 * (1 - 33 / 49), rel=1e-2)
+
+
+def test_void_counts_a_tenth_in_the_weighted_mean():
+    # Query 0 is matched to class 0 at p = 0.5, query 1 is void at p(void) = 0.2, K = 1.
+    # ce = (1 * ln 2 + 0.1 * -ln 0.2) / 1.1 = (0.6931 + 0.1609) / 1.1 = 0.7764; times 2 = 1.5528.
+    outputs: DecoderOutput = {
+        "pred_logits": torch.tensor([[[0.0, 0.0], [math.log(0.8), math.log(0.2)]]]),
+        "pred_masks": torch.stack([torch.full((8, 8), 9.0), torch.full((8, 8), -9.0)])[None],
+        "aux_outputs": [],
+    }
+    target: Targets = {"labels": torch.tensor([0]), "masks": torch.ones(1, 8, 8, dtype=torch.bool)}
+    assert build(1)(outputs, [target])["loss_ce"].item() == pytest.approx(1.5528, rel=1e-3)
+
+
+def test_a_perfect_prediction_costs_almost_nothing():
+    # Only points within half a pixel of a border are in doubt: about 4 of 256 columns and rows.
+    left = torch.zeros(256, 256, dtype=torch.bool)
+    left[:, :128] = True
+    outputs: DecoderOutput = {
+        "pred_logits": torch.tensor([[[20.0, 0.0, 0.0], [0.0, 0.0, 20.0]]]),
+        "pred_masks": torch.stack([left.float() * 20 - 10, torch.full((256, 256), -10.0)])[None],
+        "aux_outputs": [],
+    }
+    target: Targets = {"labels": torch.tensor([0]), "masks": left[None]}
+    losses = build(2, importance_ratio=0.0, num_points=4096)(outputs, [target])
+    assert losses["loss_ce"].item() < 1e-6
+    assert losses["loss_mask"].item() < 0.1
+    assert losses["loss_dice"].item() < 0.1
+
+
+def test_a_batch_without_targets_trains_void_only_and_keeps_the_graph_connected():
+    outputs = outputs_of(heads=3, images=2, queries=4, classes=4)
+    losses = build(4)(outputs, targets_of((0, 8, 8), (0, 4, 4)))
+    assert losses["loss_mask"].item() == losses["loss_dice_0"].item() == 0.0
+    assert losses["loss_ce"].item() > 0
+    sum(losses.values()).backward()
+    for head in (outputs, *outputs["aux_outputs"]):
+        assert head["pred_masks"].grad is not None
+        assert torch.count_nonzero(head["pred_masks"].grad) == 0
+        assert torch.count_nonzero(head["pred_logits"].grad) > 0
+
+
+def test_gradients_reach_every_head_and_matched_masks_only():
+    outputs = outputs_of(heads=2, images=1, queries=6, classes=4)
+    sum(build(4)(outputs, targets_of((2, 8, 8))).values()).backward()
+    for head in (outputs, *outputs["aux_outputs"]):
+        touched = head["pred_masks"].grad.flatten(2).abs().sum(-1) > 0
+        assert touched.sum() == 2
+
+
+def test_targets_of_another_size_than_the_predictions_cost_the_same():
+    torch.manual_seed(0)
+    mask = F.interpolate(torch.randn(1, 1, 4, 4), size=(64, 64), mode="bilinear")[0] > 0
+    outputs = outputs_of(1, 1, 1, 4)
+    values = []
+    for truth in (mask, F.interpolate(mask[None].float(), scale_factor=4.0, mode="nearest")[0] > 0):
+        torch.manual_seed(1)
+        target: Targets = {"labels": torch.tensor([0]), "masks": truth}
+        values.append(build(4, num_points=2000)(outputs, [target])["loss_mask"].item())
+    assert values[0] == pytest.approx(values[1], rel=0.05)
+
+
+def test_half_precision_predictions_are_scored_in_full_precision():
+    outputs = outputs_of(1, 1, 3, 4)
+    outputs["pred_masks"] = outputs["pred_masks"].detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = build(4)(outputs, targets_of((2, 8, 8)))
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    losses["loss_mask"].backward()
+    assert outputs["pred_masks"].grad.isfinite().all()
+
+
+def test_the_number_of_targets_is_the_mean_over_processes(monkeypatch):
+    outputs, targets = outputs_of(1, 1, 5, 4), targets_of((2, 8, 8))
+    torch.manual_seed(0)
+    alone = build(4)(outputs, targets)
+
+    def all_reduce(number: Tensor) -> None:
+        number += 6  # another process has 6 targets: (2 + 6) / 2 = 4
+
+    monkeypatch.setattr(criterion.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(criterion.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(criterion.dist, "all_reduce", all_reduce)
+    torch.manual_seed(0)
+    together = build(4)(outputs, targets)
+    assert together["loss_dice"].item() == pytest.approx(alone["loss_dice"].item() * 2 / 4)
+    assert together["loss_ce"].item() == pytest.approx(alone["loss_ce"].item())
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others():
+    outputs, targets = outputs_of(2, 2, 5, 4), targets_of((2, 8, 8), (1, 16, 8))
+    values = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        values.append({name: value.item() for name, value in build(4)(outputs, targets).items()})
+    assert values[0] == values[1]
+    assert values[0]["loss_mask"] != values[2]["loss_mask"]
+
+
+def test_logits_for_another_number_of_classes_are_refused():
+    with pytest.raises(TrainingError, match="class logits have 5 columns, expected 7 training classes"):
+        build(7)(outputs_of(1, 1, 5, 4), targets_of((2, 8, 8)))
+
+
+def test_labels_and_masks_of_different_number_are_refused():
+    target: Targets = {"labels": torch.tensor([0]), "masks": torch.zeros(2, 8, 8, dtype=torch.bool)}
+    with pytest.raises(TrainingError, match="target 0 has 1 labels but 2 masks"):
+        build(4)(outputs_of(1, 1, 5, 4), [target])
+
+
+def test_a_batch_of_another_length_than_its_targets_is_refused():
+    with pytest.raises(TrainingError, match="1 targets for 2 images"):
+        build(4)(outputs_of(1, 2, 5, 4), targets_of((2, 8, 8)))

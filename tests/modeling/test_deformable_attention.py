@@ -1,0 +1,144 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Tests of deformable attention against a literal loop over queries, heads, levels and points."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers.modeling import fill_by_name, random
+from torch import Tensor
+
+from cmpf.errors import ConfigError
+from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention, deformable_attention
+
+SHAPES = [(2, 3), (4, 6), (5, 7)]
+
+
+def read(level_hwD: Tensor, x: float, y: float) -> Tensor:
+    """The value at (x, y), 0..1, between cell centres; zeros outside."""
+    height, width, depth = level_hwD.shape
+    column, row = x * width - 0.5, y * height - 0.5
+    left, top = math.floor(column), math.floor(row)
+    total = torch.zeros(depth, dtype=level_hwD.dtype)
+    for r, row_weight in ((top, top + 1 - row), (top + 1, row - top)):
+        for c, column_weight in ((left, left + 1 - column), (left + 1, column - left)):
+            if 0 <= r < height and 0 <= c < width:
+                total += row_weight * column_weight * level_hwD[r, c]
+    return total
+
+
+def naive_attention(
+    value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    B, Q, M, L, P, _ = locations.shape
+    D = value.shape[-1]
+    result = torch.zeros(B, Q, M, D, dtype=value.dtype)
+    for b, q, m, level, p in torch.cartesian_prod(*(torch.arange(n) for n in (B, Q, M, L, P))).tolist():
+        start = sum(h * w for h, w in shapes[:level])
+        h, w = shapes[level]
+        level_map = value[b, start : start + h * w, m].view(h, w, D)
+        x, y = locations[b, q, m, level, p].tolist()
+        result[b, q, m] += weights[b, q, m, level, p] * read(level_map, x, y)
+    return result.flatten(2)
+
+
+def inputs(
+    shapes: list[tuple[int, int]], *, queries: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    places = sum(h * w for h, w in shapes)
+    value = random("value", 2, places, 2, 3).to(dtype)
+    # Uniform over -0.2..1.2, so that some samples fall outside.
+    locations = (
+        torch.rand(2, queries, 2, len(shapes), 2, 2, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.2
+    )
+    weights = (
+        random("weights", 2, queries, 2, len(shapes) * 2).softmax(-1).view(2, queries, 2, len(shapes), 2)
+    )
+    return value, locations.to(dtype), weights.to(dtype)
+
+
+def test_agrees_with_a_loop_over_every_sample() -> None:
+    value, locations, weights = inputs(SHAPES, queries=5, dtype=torch.float64)
+    expected = naive_attention(value, SHAPES, locations, weights)
+    torch.testing.assert_close(deformable_attention(value, SHAPES, locations, weights), expected)
+
+
+def test_a_cell_centre_reads_that_cell() -> None:
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)  # [[1, 2], [3, 4]]
+    # Centre of the upper right cell; the middle of all four: (1 + 2 + 3 + 4) / 4 = 2.5; far outside.
+    places = torch.tensor([[0.75, 0.25], [0.5, 0.5], [3.0, 0.5]]).view(1, 3, 1, 1, 1, 2)
+    read_values = deformable_attention(value, [(2, 2)], places, torch.ones(1, 3, 1, 1, 1))
+    torch.testing.assert_close(read_values.flatten(), torch.tensor([2.0, 2.5, 0.0]))
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    shapes = [(2, 3), (3, 2)]
+    tensors = [t.requires_grad_() for t in inputs(shapes, queries=3, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda v, p, w: deformable_attention(v, shapes, p, w), tensors)
+
+
+def references(queries: int) -> Tensor:
+    return torch.rand(1, queries, 2, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_module_adds_offsets_in_cells_to_the_reference_points() -> None:
+    attention = fill_by_name(MultiScaleDeformableAttention(dim=8, heads=2, points=2, levels=3)).double()
+    query, value = random("query", 2, 4, 8).double(), random("tokens", 2, 65, 8).double()
+    points, sizes = references(4).double(), torch.tensor([[w, h] for h, w in SHAPES]).double()
+    offsets = attention.sampling_offsets(query).view(2, 4, 2, 3, 2, 2)
+    weights = attention.attention_weights(query).view(2, 4, 2, 6).softmax(-1).view(2, 4, 2, 3, 2)
+    locations = points.view(1, 4, 1, 1, 1, 2) + offsets / sizes.view(3, 1, 2)
+    heads = attention.value_projection(value).view(2, 65, 2, 4)
+    expected = attention.output_projection(naive_attention(heads, SHAPES, locations, weights))
+    torch.testing.assert_close(attention(query, points, value, SHAPES, sizes), expected)
+
+
+def test_flat_levels_follow_the_addressing_of_the_published_kernel() -> None:
+    """The kernel's walk, literally: flat arrays of three levels, read with the stride of one level."""
+    heads, points, shape = 2, 2, (3, 4)
+    attention = MultiScaleDeformableAttention(dim=8, heads=heads, points=points, levels=1, flat_levels=3)
+    attention = fill_by_name(attention).double()
+    S = shape[0] * shape[1]
+    query, value = random("query", 2, S, 8).double(), random("tokens", 2, S, 8).double()
+    points_in, sizes = references(S).double(), torch.tensor([[shape[1], shape[0]]]).double()
+    result = attention(query, points_in, value, [shape], sizes)
+    for b in range(2):  # image by image
+        offsets = attention.sampling_offsets(query[b]).view(S, heads, 3, points, 2)
+        flat_places = (points_in[0].view(S, 1, 1, 1, 2) + offsets / sizes.view(2)).reshape(-1, 2)
+        flat_weights = attention.attention_weights(query[b]).view(S, heads, 6).softmax(-1).reshape(-1)
+        heads_value = attention.value_projection(value[b]).view(*shape, heads, 4)
+        walked = torch.zeros(S * heads, 4, dtype=torch.float64)
+        for output in range(S * heads):
+            for point in range(points):
+                flat = output * points + point
+                x, y = flat_places[flat].tolist()
+                walked[output] += flat_weights[flat] * read(heads_value[:, :, output % heads], x, y)
+        torch.testing.assert_close(result[b], attention.output_projection(walked.view(S, 8)))
+
+
+def test_flat_levels_keep_images_of_a_batch_apart() -> None:
+    attention = fill_by_name(MultiScaleDeformableAttention(dim=8, heads=2, points=2, levels=1, flat_levels=3))
+    x, points, sizes = random("x", 2, 10, 8), references(10), torch.tensor([[5.0, 2.0]])
+    both = attention(x, points, x, [(2, 5)], sizes)
+    alone = attention(x[1:], points, x[1:], [(2, 5)], sizes)
+    torch.testing.assert_close(both[1:], alone)
+
+
+def test_offsets_start_as_a_ring_and_weights_start_equal() -> None:
+    attention = MultiScaleDeformableAttention(dim=8, heads=4, points=2, levels=3)
+    offsets = attention.sampling_offsets.bias.view(4, 3, 2, 2)
+    # Four heads point right, down, left, up; the second point is two cells away, on every level alike.
+    ring = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    torch.testing.assert_close(offsets[:, 2, 0], ring, atol=1e-6, rtol=0)
+    torch.testing.assert_close(offsets[:, 0, 1], 2 * ring, atol=1e-6, rtol=0)
+    for parameter in (attention.sampling_offsets.weight, *attention.attention_weights.parameters()):
+        assert parameter.abs().max() == 0
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="width 10 with 4 heads"):
+        MultiScaleDeformableAttention(dim=10, heads=4, points=2, levels=1)
+    with pytest.raises(ConfigError, match="flat_levels=3 reads one level, not 2"):
+        MultiScaleDeformableAttention(dim=8, heads=4, points=2, levels=2, flat_levels=3)

@@ -1,0 +1,217 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.tiny_model import picture, tiny_model, training_sample
+
+from cmpf.data import Vocabulary
+from cmpf.errors import TrainingError
+from cmpf.inference import MaskEnsembleSettings
+from cmpf.model import CMPF, REMEMBERED_VOCABULARIES
+
+QUERIES = 30  # of the tiny configs
+WORDS = Vocabulary.from_words(["red circle, scarlet disc", "unicorn", "sky"], stuff=["sky"])
+
+
+@pytest.fixture(scope="module")
+def model() -> CMPF:
+    return tiny_model()
+
+
+@pytest.fixture
+def fresh_model() -> CMPF:
+    """For tests that change it."""
+    return tiny_model()
+
+
+def train_one_step(model: CMPF) -> dict[str, torch.Tensor]:
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    losses = model([training_sample(seed=1), training_sample(seed=2)])
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def test_a_training_step_leaves_frozen_parts_bit_identical_and_reaches_every_trained_parameter(
+    fresh_model: CMPF,
+) -> None:
+    model = fresh_model
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    buffers = {k: v.clone() for k, v in model.encoders.named_buffers()}
+    # Sampling offsets start with zero weights, which hides what lies before them; the second step sees all.
+    train_one_step(model)
+    model.zero_grad()
+    losses = train_one_step(model)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    # 7 heads (one before the first of 6 layers) with 3 losses each
+    assert len(losses) == 21
+    after = model.state_dict()
+    for name in before:
+        if name.startswith("encoders."):
+            assert torch.equal(before[name], after[name]), name
+    for name, buffer in model.encoders.named_buffers():
+        assert torch.equal(buffers[name], buffer), name
+    assert not any(module.training for module in model.encoders.clip.modules())
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != name.startswith("encoders."), name
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+    changed = [name for name in model.trained_state_dict() if not torch.equal(before[name], after[name])]
+    assert len(changed) > 0.9 * len(model.trained_state_dict())
+
+
+def test_the_trained_state_holds_no_frozen_weight(model: CMPF) -> None:
+    names = set(model.trained_state_dict())
+    assert not any(name.startswith("encoders.") for name in names)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} <= names
+    assert "void_embedding.weight" in names
+
+
+def test_results_have_the_size_that_the_sample_asks_for(model: CMPF) -> None:
+    samples = [
+        {"image": picture(64, 96), "height": 50, "width": 77},
+        {"image": picture(96, 64, seed=1)},  # its own size
+    ]
+    first, second = model(samples, WORDS)
+    assert first["sem_seg"].shape == (50, 77)
+    assert first["panoptic_seg"][0].shape == (50, 77)
+    assert first["panoptic_seg"][0].dtype == torch.int32
+    assert first["instances"].pred_masks.shape[1:] == (50, 77)
+    assert second["sem_seg"].shape == (96, 64)
+    assert int(first["sem_seg"].max()) < 3
+
+
+def test_a_batch_of_two_equals_two_batches_of_one(model: CMPF) -> None:
+    settings = replace(model.settings, semantic_output="scores", mask_ensemble=None)
+    samples = [{"image": picture(64, 96, seed=seed)} for seed in (3, 4)]
+    together = model.infer(samples, WORDS, settings)
+    for sample, result in zip(samples, together, strict=True):
+        (alone,) = model.infer([sample], WORDS, settings)
+        torch.testing.assert_close(result["sem_seg"], alone["sem_seg"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_vocabulary_is_an_input_that_leaves_no_trace(model: CMPF) -> None:
+    sample = [{"image": picture()}]
+    first = model.infer(sample, WORDS)[0]["sem_seg"]
+    model.infer(sample, Vocabulary.from_words(["something", "else"]))
+    assert torch.equal(model.infer(sample, WORDS)[0]["sem_seg"], first)
+
+
+def test_without_a_vocabulary_the_training_classes_are_looked_for(model: CMPF) -> None:
+    sample = [{"image": picture()}]
+    expected = model.infer(sample, model.train_vocabulary)[0]["sem_seg"]
+    assert torch.equal(model(sample)[0]["sem_seg"], expected)
+
+
+def test_alpha_and_beta_zero_leave_the_decoder_scores(model: CMPF) -> None:
+    sample = [{"image": picture()}]
+    settings = replace(model.settings, alpha=0.0, beta=0.0)
+    request = model._request(WORDS, settings)
+    features, _, _ = model.encoders(sample, with_sam=True)
+    with torch.no_grad():
+        outputs = model.decode(features, request.classes)
+        log_distribution = model.classify(outputs, features, request)
+    logits = outputs["pred_logits"]
+    void = logits.softmax(-1)[..., -1:]
+    expected = torch.cat([logits[..., :-1].softmax(-1) * (1 - void), void], dim=-1)
+    torch.testing.assert_close(log_distribution.exp(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_seen_means_that_a_synonym_is_a_training_word(model: CMPF) -> None:
+    # "red circle" and "sky" are training classes, "unicorn" is not
+    assert model._request(WORDS, model.settings).seen.tolist() == [True, False, True]
+
+
+def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = MaskEnsembleSettings(epsilon=0.5, score_threshold=0.0, published_pooling=False)
+    settings = replace(model.settings, mask_ensemble=ensemble, proposals=True, semantic_output="scores")
+    monkeypatch.setattr(model.encoders.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called"))
+    masks = torch.full((2, 64, 96), -5.0)
+    masks[0, :, :48] = 5.0
+    masks[1, :, 48:] = 5.0
+    (result,) = model.infer([{"image": picture(), "sam_masks": masks}], WORDS, settings)
+    (plain,) = model.infer([{"image": picture()}], WORDS, replace(settings, mask_ensemble=None))
+
+    assert result["proposals"].shape[0] == QUERIES + 2
+    assert torch.equal(result["proposals"][QUERIES:], masks > 0)
+    torch.testing.assert_close(result["sem_seg"][[0, 2]], plain["sem_seg"][[0, 2]])  # seen classes
+    assert not torch.allclose(result["sem_seg"][1], plain["sem_seg"][1])
+
+
+def test_published_pooling_looks_at_another_place(model: CMPF) -> None:
+    ensemble = MaskEnsembleSettings(epsilon=0.5, score_threshold=0.0, published_pooling=False)
+    settings = replace(model.settings, mask_ensemble=ensemble, semantic_output="scores")
+    masks = torch.full((1, 64, 96), -5.0)
+    masks[0, 32:, 64:] = 5.0
+    sample = [{"image": picture(), "sam_masks": masks}]
+    aligned = model.infer(sample, WORDS, settings)[0]["sem_seg"]
+    published = replace(settings, mask_ensemble=replace(ensemble, published_pooling=True))
+    assert not torch.allclose(aligned, model.infer(sample, WORDS, published)[0]["sem_seg"])
+
+
+@pytest.mark.parametrize(
+    "name", ["fcclip_tiny", "query_injector_only", "feature_injector_only", "no_ensemble"]
+)
+def test_every_ablation_trains_and_predicts(name: str) -> None:
+    model = tiny_model(name)
+    losses = train_one_step(model)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    (result,) = model.eval()([{"image": picture()}], WORDS)
+    assert result["sem_seg"].shape == (64, 96)
+
+
+def test_a_model_without_sam_never_looks_for_it() -> None:
+    model = tiny_model("fcclip_tiny")
+    assert model.encoders.sam is None
+    assert list(model.encoder_hashes()) == [model.encoders.clip.name]
+
+
+def test_a_proposer_with_a_sam_of_its_own_serves_a_model_without_one() -> None:
+    model = tiny_model("fcclip_tiny", ["TEST.ENSEMBLE.ENABLED", True, "TEST.ENSEMBLE.PRED_IOU_THRESH", 0.0,
+                                       "TEST.ENSEMBLE.STABILITY_THRESH", 0.0])  # fmt: skip
+    settings = replace(model.settings, proposals=True)
+    (result,) = model.infer([{"image": picture(50, 90)}], WORDS, settings)
+    assert result["proposals"].shape[0] > QUERIES
+
+
+def test_a_model_without_losses_says_so(model: CMPF) -> None:
+    criterion, model.criterion = model.criterion, None
+    try:
+        with pytest.raises(TrainingError, match="built without losses"):
+            model.losses([training_sample()])
+    finally:
+        model.criterion = criterion
+
+
+def test_a_picture_without_targets_trains_void_only(fresh_model: CMPF) -> None:
+    fresh_model.train()
+    losses = fresh_model([training_sample(targets=0)])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert float(losses["loss_mask"].detach()) == 0.0
+
+
+def test_two_threads_with_different_words_get_their_own_results(model: CMPF) -> None:
+    vocabularies = [WORDS, Vocabulary.from_words(["grass", "a", "b", "c", "d"])] * 4
+    sample = [{"image": picture()}]
+
+    def run(vocabulary: Vocabulary) -> torch.Tensor:
+        with torch.inference_mode():
+            return model.infer(sample, vocabulary)[0]["sem_seg"]
+
+    expected = [run(vocabulary) for vocabulary in vocabularies]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, vocabularies))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_only_the_latest_vocabularies_stay_in_memory(model: CMPF) -> None:
+    for index in range(REMEMBERED_VOCABULARIES + 3):
+        model.class_embeddings(Vocabulary.from_words([f"word {index}"]))
+    assert len(model._embeddings) == REMEMBERED_VOCABULARIES

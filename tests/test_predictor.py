@@ -1,0 +1,156 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.pictures import odd_pictures
+from helpers.tiny_model import tiny_model
+from PIL import Image
+
+from cmpf.data import Vocabulary
+from cmpf.errors import CMPFError, ImageError, VocabularyError
+from cmpf.inference import MaskEnsembleSettings
+from cmpf.predictor import Predictor
+
+WORDS = ["red circle, scarlet disc", "unicorn", "sky"]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    return Predictor(model=tiny_model(), short_side=64, max_side=128, mask_ensemble=ensemble)
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+
+
+def test_one_picture_gives_one_prediction_with_everything(predictor: Predictor, image: np.ndarray) -> None:
+    out = predictor.predict(image, WORDS)
+    assert out.panoptic.shape == out.semantic.shape == (40, 56)
+    assert out.panoptic.dtype == np.int32
+    assert out.semantic.dtype == np.uint16
+    assert out.instances.masks.shape[1:] == (40, 56)
+    assert out.names == ("red circle", "unicorn", "sky")
+    for segment in out.segments:
+        rows, columns = np.nonzero(out.panoptic == segment.id)
+        assert segment.area == len(rows)
+        x, y, width, height = segment.bbox
+        assert (columns.min(), rows.min()) == (x, y)
+        assert (columns.max() + 1, rows.max() + 1) == (x + width, y + height)
+
+
+def test_a_list_gives_a_list_in_its_order_whatever_the_batch_size(
+    predictor: Predictor, image: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(image).save(tmp_path / "a.png")
+    sources = [image, tmp_path / "a.png", Image.fromarray(image)]
+    one = predictor.predict(sources, WORDS, task="semantic")
+    three = predictor.predict(sources, WORDS, task="semantic", batch_size=3)
+    assert len(one) == len(three) == 3
+    assert one[1].source == str(tmp_path / "a.png")
+    for a, b in zip(one, three, strict=True):
+        assert (a.semantic == one[0].semantic).all()
+        assert (a.semantic == b.semantic).mean() > 0.99  # the order of sums differs
+
+
+@pytest.mark.parametrize(
+    ("task", "has", "lacks"), [("panoptic", "panoptic", "semantic"), ("instance", "instances", "panoptic")]
+)
+def test_a_task_computes_only_itself(
+    predictor: Predictor, image: np.ndarray, task: str, has: str, lacks: str
+) -> None:
+    out = predictor.predict(image, WORDS, task=task)
+    assert getattr(out, has) is not None
+    with pytest.raises(CMPFError, match=f"but not {lacks}"):
+        getattr(out, lacks)
+
+
+def test_words_may_be_a_list_a_string_a_file_or_a_vocabulary(
+    predictor: Predictor, image: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "words.txt").write_text("1:red circle,scarlet disc\n2:unicorn\n3:sky\n")
+    vocabulary = Vocabulary.from_words(WORDS, stuff=["sky"])
+    forms = [WORDS, "red circle, scarlet disc; unicorn; sky;", tmp_path / "words.txt", vocabulary]
+    found = [predictor.predict(image, form, task="semantic") for form in forms]
+    assert all(out.names == ("red circle", "unicorn", "sky") for out in found)
+    assert all((out.semantic == found[0].semantic).all() for out in found)
+
+
+def test_trained_classes_keep_their_kind_and_others_are_things(predictor: Predictor) -> None:
+    assert predictor.vocabulary(WORDS).is_thing == (True, True, False)
+    assert predictor.vocabulary(WORDS, stuff=["unicorn", "sky"]).is_thing == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "empty"),
+        ("", "empty"),
+        (["cat", " "], "empty"),
+        (["cat", "dog", "cat"], "'cat' is repeated"),
+    ],
+)
+def test_bad_words_are_refused_by_name(
+    predictor: Predictor, image: np.ndarray, words: list[str] | str, message: str
+) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        predictor.predict(image, words)
+
+
+def test_an_unknown_task_and_a_bad_batch_size_are_refused(predictor: Predictor, image: np.ndarray) -> None:
+    with pytest.raises(CMPFError, match="'depth' is unknown; choose one of all, panoptic, semantic, instance"):
+        predictor.predict(image, WORDS, task="depth")
+    with pytest.raises(CMPFError, match="batch_size must be at least 1, got 0"):
+        predictor.predict([image], WORDS, batch_size=0)
+
+
+def test_the_ensemble_needs_a_model_that_has_one(image: np.ndarray) -> None:
+    plain = Predictor(model=tiny_model("fcclip_tiny"), short_side=64, max_side=128, mask_ensemble=None)
+    with pytest.raises(CMPFError, match="TEST.ENSEMBLE.ENABLED True"):
+        plain.predict(image, WORDS, ensemble=True)
+    assert plain.predict(image, WORDS, ensemble=False).panoptic.shape == (40, 56)
+
+
+def test_the_ensemble_can_be_switched_for_one_call(
+    predictor: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    proposer = predictor.model.encoders.proposer
+    forward = type(proposer).forward
+    monkeypatch.setattr(type(proposer), "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    predictor.predict(image, WORDS, task="semantic", ensemble=False)
+    assert calls == []
+    predictor.predict(image, WORDS, task="semantic", ensemble=True)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("kind", sorted(odd_pictures()))
+def test_every_kind_of_picture_goes_through(predictor: Predictor, kind: str, tmp_path: Path) -> None:
+    size = odd_pictures()[kind](tmp_path / "picture")
+    out = predictor.predict(next(tmp_path.iterdir()), WORDS)
+    assert out.panoptic.shape == out.semantic.shape == size
+    assert out.plot().width > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_files_that_are_no_pictures_are_named(predictor: Predictor, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        predictor.predict(tmp_path / "broken.jpg", WORDS)
+
+
+def test_a_truncated_picture_is_named(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "half.jpg"
+    Image.fromarray(image).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=r"half\.jpg.*(truncated|damaged)"):
+        predictor.predict(path, WORDS)
+
+
+def test_a_missing_picture_is_named(predictor: Predictor) -> None:
+    with pytest.raises(ImageError, match=r"nowhere\.jpg"):
+        predictor.predict("nowhere.jpg", WORDS)

@@ -1,0 +1,111 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Runs train_net.py in several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cmpf.engine.interrupts import StopRequest
+from cmpf.errors import CMPFError
+from tools.ablation_study.runs import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_SECONDS, REPORT_SECONDS = 0.2, 20.0
+
+Process = subprocess.Popen[bytes]
+
+
+def start(run: Run) -> Process:
+    """Begins a run in one thread, with its output in FOLDER/console.txt."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with _console(run).open("wb") as console:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "tools" / "train_net.py"), *run.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C then reaches this process alone, which stops the others in order
+        )
+
+
+class Pool:
+    """Works runs off.
+
+    Args:
+        jobs: processes at a time.
+        start: begins a run; replaced in tests.
+    """
+
+    def __init__(self, *, jobs: int, start: Callable[[Run], Process] = start) -> None:
+        self._jobs = jobs
+        self._start = start
+        self._running: dict[Process, Run] = {}
+        self._reported = time.monotonic()
+
+    def work_off(self, runs: Sequence[Run]) -> None:
+        """Runs what is not finished, and shows the progress.
+
+        Raises:
+            CMPFError: a run failed (those beside it were finished, no other was begun); or a signal came (all
+                processes have saved their state and stopped).
+        """
+        waiting = [run for run in runs if not run.finished()]
+        print(f"{len(runs) - len(waiting)} of {len(runs)} runs are there already", flush=True)
+        faults: list[str] = []
+        with StopRequest() as stop:
+            while self._running or (waiting and not faults):
+                if stop.requested:
+                    self._stop()
+                    raise CMPFError(f"stopped by {stop.signal_name}; the same command goes on where it was")
+                if not faults:
+                    self._begin(waiting)
+                time.sleep(POLL_SECONDS)
+                faults += self._collect()
+                self._report(len(waiting))
+        if faults:
+            raise CMPFError("; ".join(faults))
+
+    def _begin(self, waiting: list[Run]) -> None:
+        """Fills the free places; whoever needs another run's weights waits for them."""
+        for run in list(waiting):
+            ready = run.weights_from is None or run.weights_from.finished()
+            if ready and len(self._running) < self._jobs:
+                waiting.remove(run)
+                print(f"begun: {run.title}", flush=True)
+                self._running[self._start(run)] = run
+
+    def _collect(self) -> list[str]:
+        faults = []
+        for process in [p for p in self._running if p.poll() is not None]:
+            run = self._running.pop(process)
+            if process.returncode == 0 and run.finished():
+                print(f"done: {run.title}", flush=True)
+                continue
+            lines = _console(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            faults.append(f"{run.title} failed: {lines[-1] if lines else 'no output'} (see {_console(run)})")
+            print(faults[-1], flush=True)
+        return faults
+
+    def _report(self, waiting: int) -> None:
+        if self._running and time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._reported = time.monotonic()
+            states = [f"{run.title}: {run.progress()}" for run in self._running.values()]
+            print(f"{'; '.join(states)}; {waiting} waiting", flush=True)
+
+    def _stop(self) -> None:
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            process.wait()
+
+
+def _console(run: Run) -> Path:
+    return run.folder / "console.txt"

@@ -1,0 +1,163 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Training of tiny SAM with points in segments of all categories; it never learns a category's name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import trange
+
+from cmpf.encoders.tiny_sam import EMBED_CHANNELS, build_tiny_sam
+from tools.tiny_training.optimization import AveragedModel, Stepper
+from tools.tiny_training.prompts import MASK_SIZE, decode_points, draw_prompts, encode_images, soft_targets
+from tools.tiny_training.scenes import BatchSampler, SceneBatch, ScenePool, category_flags
+
+PROMPTS_PER_IMAGE = 8
+
+
+def boundary(targets: Tensor) -> Tensor:
+    """(..., 64, 64) bool: pixels with both sides of the outline within two pixels."""
+    near = F.avg_pool2d(targets.flatten(0, -3)[:, None], 5, stride=1, padding=2, count_include_pad=False)[
+        :, 0
+    ]
+    return ((near > 0.02) & (near < 0.98)).view(targets.shape)
+
+
+def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy, three times as heavy near the outline, plus dice.
+
+    Args:
+        logits: (N, 4, 64, 64).
+        targets: (N, 64, 64), 0..1.
+    Returns:
+        (N, 4).
+    """
+    wanted = targets[:, None].expand_as(logits)
+    weight = (1 + 2 * boundary(targets).float())[:, None]
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    entropy = (entropy * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+    share = logits.sigmoid()
+    overlap = 2 * (share * wanted).sum(dim=(2, 3)) + 1
+    dice = 1 - overlap / (share.sum(dim=(2, 3)) + wanted.sum(dim=(2, 3)) + 1)
+    return 2 * entropy + dice
+
+
+def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
+    """IoU (N, 4) of logits > 0 with targets > 0.5."""
+    found, wanted = logits > 0, (targets > 0.5)[:, None]
+    union = (found | wanted).sum(dim=(2, 3)).clamp(min=1)
+    return (found & wanted).sum(dim=(2, 3)) / union
+
+
+class LayoutHead(nn.Module):
+    """Predicts outlines, things and the way to each thing's centre from the embedding alone.
+
+    Dense answers teach the image encoder faster than a few prompts can; thrown away after training.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Conv2d(EMBED_CHANNELS, 4 * 16, kernel_size=1)
+
+    def forward(self, embeddings: Tensor, batch: SceneBatch) -> Tensor:
+        """Loss of (B, 64, 16, 16) embeddings."""
+        masks = F.adaptive_avg_pool2d(batch.masks.float(), MASK_SIZE)
+        outline = (boundary(masks) & batch.present[..., None, None]).any(dim=1).float()
+        isthing = category_flags("isthing")[batch.category_ids] & batch.present
+        thing = (masks * isthing[..., None, None]).sum(dim=1)
+        line = torch.linspace(-1, 1, MASK_SIZE)
+        area = masks.sum(dim=(2, 3)).clamp(min=1e-6)
+        y = (masks.sum(dim=3) * line).sum(dim=2) / area
+        x = (masks.sum(dim=2) * line).sum(dim=2) / area
+        offset_y = (masks * (y[..., None, None] - line[:, None])).sum(dim=1)
+        offset_x = (masks * (x[..., None, None] - line[None, :])).sum(dim=1)
+        maps = F.pixel_shuffle(self.map(embeddings), 4)
+        entropy = F.binary_cross_entropy_with_logits(maps[:, :2], torch.stack([outline, thing], dim=1))
+        # Stuff has no centre worth finding.
+        ways = F.smooth_l1_loss(
+            maps[:, 2:], torch.stack([offset_y, offset_x], dim=1), beta=0.1, reduction="none"
+        )
+        return entropy + (ways * thing[:, None]).sum() / thing.sum().clamp(min=1)
+
+
+class SamObjective(nn.Module):
+    """Loss of a batch of scenes."""
+
+    def __init__(self, *, seed: int) -> None:
+        super().__init__()
+        self.layout = LayoutHead()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, sam: nn.Module, batch: SceneBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Loss terms, weighted, and the mean best-of-three IoU."""
+        embeddings = encode_images(sam, batch.images)
+        prompts = draw_prompts(batch, per_image=PROMPTS_PER_IMAGE, generator=self._generator)
+        logits, predicted = decode_points(sam, embeddings, prompts.points, prompts.image_index)
+        targets = soft_targets(prompts.masks)
+        losses = mask_losses(logits, targets)
+        iou = mask_iou(logits.detach(), targets)
+        three = losses[:, 1:]
+        terms = {
+            # A tenth of the mean keeps the masks that lose alive.
+            "mask": three.min(dim=1).values.mean() + 0.1 * three.mean() + 0.2 * losses[:, 0].mean(),
+            "iou": F.mse_loss(predicted, iou),
+            "layout": self.layout(embeddings, batch),
+        }
+        return terms, iou[:, 1:].max(dim=1).values.mean()
+
+
+@torch.no_grad()
+def initialise(sam: nn.Module) -> None:
+    """Sine-cosine position embedding, so that the encoder knows at once where a patch is; small weights."""
+    model: Any = sam
+    encoder = model.image_encoder
+    for module in encoder.blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    _, height, width, channels = encoder.pos_embed.shape
+    quarter = channels // 4
+    frequency = torch.exp(-math.log(100.0) * torch.arange(quarter) / quarter)
+    y = torch.arange(height)[:, None] * frequency
+    x = torch.arange(width)[:, None] * frequency
+    rows = torch.cat([y.sin(), y.cos()], dim=1)[:, None].expand(-1, width, -1)
+    columns = torch.cat([x.sin(), x.cos()], dim=1)[None].expand(height, -1, -1)
+    encoder.pos_embed.copy_(0.2 * torch.cat([rows, columns], dim=2)[None])
+
+
+def train_sam(
+    pool: ScenePool,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    every: int,
+    on_snapshot: Callable[[int, nn.Module], None],
+) -> nn.Module:
+    """Trains from random weights; arguments and result as those of `train_clip`."""
+    torch.manual_seed(seed)
+    sam = build_tiny_sam().train()
+    initialise(sam)
+    objective = SamObjective(seed=seed)
+    stepper = Stepper([sam, objective], steps=steps, lr=lr, weight_decay=0.05, warmup=200)
+    average = AveragedModel(sam, decay=0.998)
+    sampler = BatchSampler(pool, batch_size=batch_size, seed=seed)
+    best = 0.0
+    bar = trange(steps, desc="tiny SAM", mininterval=10)
+    for step in bar:
+        losses, iou = objective(sam, sampler.draw())
+        stepper.step(torch.stack(list(losses.values())).sum())
+        average.update()
+        best += 0.02 * (iou.item() - best)
+        if step % 20 == 0:
+            shown = {name: f"{loss.item():.3f}" for name, loss in losses.items()}
+            bar.set_postfix(shown | {"best": f"{best:.3f}"}, refresh=False)
+        if every and (step + 1) % every == 0 and step + 1 < steps:
+            on_snapshot(step + 1, average.model)
+    return average.model

@@ -1,0 +1,119 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Scenes for training the tiny encoders, all in memory, and batches of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from cmpf.data.shapeworld import CATEGORIES, generate_scene
+
+# Far from the seeds of the datasets that `python -m cmpf.data.shapeworld` writes.
+TRAINING_SEEDS = 3_000_000_000
+VALIDATION_SEEDS = 7_000_000_000
+SEEDS_PER_RUN = 10_000_000
+
+INPUT_SIZE = 256
+CLIP_MEAN, CLIP_STD = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
+SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ScenePool:
+    """N scenes of both seen and unseen categories, P pixels a side, at most S segments each.
+
+    images (N, P, P, 3) uint8; ids (N, P, P) uint8, 1..S; category_ids (N, S) int64, -1 where a scene has
+    fewer segments; captions of the scenes.
+    """
+
+    images: NDArray[np.uint8]
+    ids: NDArray[np.uint8]
+    category_ids: NDArray[np.int64]
+    captions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def first(self, count: int) -> ScenePool:
+        """The first scenes of the pool."""
+        return ScenePool(
+            self.images[:count], self.ids[:count], self.category_ids[:count], self.captions[:count]
+        )
+
+
+def make_pool(count: int, *, first_seed: int, label: str) -> ScenePool:
+    """Generates scenes `first_seed` .. `first_seed + count - 1`, with a progress bar."""
+    images, ids, categories, captions = [], [], [], []
+    for seed in tqdm(range(first_seed, first_seed + count), desc=label, mininterval=5):
+        scene = generate_scene(seed, seen_only=False)
+        images.append(scene.image)
+        ids.append(scene.ids.astype(np.uint8))
+        categories.append([segment.category_id for segment in scene.segments])
+        captions.append(scene.caption)
+    width = max(len(row) for row in categories)
+    table = np.full((count, width), -1, np.int64)
+    for row, found in zip(table, categories, strict=True):
+        row[: len(found)] = found
+    return ScenePool(np.stack(images), np.stack(ids), table, captions)
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """images (B, 3, P, P) float 0..255; masks (B, S, P, P) bool; category_ids (B, S) int64, -1 = none."""
+
+    images: Tensor
+    masks: Tensor
+    category_ids: Tensor
+    captions: list[str]
+
+    @property
+    def present(self) -> Tensor:
+        """(B, S) bool: which segments exist."""
+        return self.category_ids >= 0
+
+
+def make_batch(pool: ScenePool, index: NDArray[np.int64], flip: NDArray[np.bool_]) -> SceneBatch:
+    """The chosen scenes, some of them mirrored (the only augmentation that changes no word's meaning)."""
+    images, ids = pool.images[index], pool.ids[index]
+    images[flip], ids[flip] = images[flip, :, ::-1], ids[flip, :, ::-1]
+    segments = torch.arange(1, pool.category_ids.shape[1] + 1)[None, :, None, None]
+    return SceneBatch(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).float(),
+        masks=torch.from_numpy(ids)[:, None] == segments,
+        category_ids=torch.from_numpy(pool.category_ids[index]),
+        captions=[pool.captions[i] for i in index],
+    )
+
+
+class BatchSampler:
+    """Endless random batches: every scene once an epoch, each mirrored with probability 1/2."""
+
+    def __init__(self, pool: ScenePool, *, batch_size: int, seed: int) -> None:
+        self._pool, self._batch_size = pool, batch_size
+        self._rng = np.random.default_rng(seed)
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def draw(self) -> SceneBatch:
+        """The next batch."""
+        while len(self._order) < self._batch_size:
+            self._order = np.concatenate([self._order, self._rng.permutation(len(self._pool))])
+        index, self._order = self._order[: self._batch_size], self._order[self._batch_size :]
+        return make_batch(self._pool, index, self._rng.random(len(index)) < 0.5)
+
+
+def network_input(images: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Normalises (B, 3, P, P) pictures and resizes them to the networks' 256 x 256, channels last."""
+    scaled = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    resized = F.interpolate(scaled, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False)
+    return resized.contiguous(memory_format=torch.channels_last)
+
+
+def category_flags(name: str) -> Tensor:
+    """(54,) bool: a yes-or-no attribute of all categories, such as "seen" or "isthing"."""
+    return torch.tensor([bool(getattr(category, name)) for category in CATEGORIES])

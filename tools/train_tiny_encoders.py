@@ -1,0 +1,139 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Trains tiny CLIP and tiny SAM on ShapeWorld and writes the assets that CMPF ships.
+
+Deterministic for a seed on one kind of CPU with one thread. Each takes up to an hour of one core:
+
+    python tools/train_tiny_encoders.py --out cmpf/assets
+
+Run the two at once on two cores with --only clip and --only sam. Users never need this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.tiny_training.scenes import (
+    SEEDS_PER_RUN,
+    TRAINING_SEEDS,
+    VALIDATION_SEEDS,
+    ScenePool,
+    make_pool,
+)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for weights, tokenizer and hashes.json"
+    )
+    parser.add_argument("--only", choices=("clip", "sam"), help="train one of the two")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, scenes, batches (default 0)")
+    parser.add_argument("--scenes", type=int, default=16000, help="training scenes (default 16000)")
+    parser.add_argument("--validation", type=int, default=1000, help="validation scenes (default 1000)")
+    parser.add_argument("--clip-steps", type=int, default=1500, help="updates of CLIP (default 1500)")
+    parser.add_argument("--clip-batch", type=int, default=24, help="scenes an update of CLIP (default 24)")
+    parser.add_argument("--sam-steps", type=int, default=3500, help="updates of SAM (default 3500)")
+    parser.add_argument("--sam-batch", type=int, default=8, help="scenes an update of SAM (default 8)")
+    parser.add_argument(
+        "--every", type=int, default=0, help="updates between snapshots, written to --out (default: none)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads (default 1; another number changes roundings)"
+    )
+    return parser.parse_args(arguments)
+
+
+def print_table(title: str, rows: dict[str, float]) -> None:
+    """One line a figure."""
+    print(f"\n{title}", *(f"  {name:<24}{value:7.2f}" for name, value in rows.items()), sep="\n", flush=True)
+
+
+def run_clip(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
+    """Trains, stores and judges tiny CLIP."""
+    from cmpf.encoders.tiny_clip import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
+    from tools.tiny_training.clip_evaluation import name_regions, naming_table
+    from tools.tiny_training.clip_training import train_clip
+    from tools.tiny_training.export import save_merges, save_weights
+
+    def store(step: int, model: nn.Module) -> None:
+        save_weights(model, options.out, CLIP_WEIGHTS)
+        part = validation.first(300)
+        print_table(f"tiny CLIP after {step} updates", naming_table(name_regions(model, part)))
+
+    save_merges(options.out, CLIP_MERGES)
+    model = train_clip(
+        training,
+        steps=options.clip_steps,
+        batch_size=options.clip_batch,
+        lr=2e-3,
+        seed=options.seed,
+        every=options.every,
+        on_snapshot=store,
+    )
+    save_weights(model, options.out, CLIP_WEIGHTS)
+    rows = naming_table(name_regions(load_tiny_clip(folder=options.out), validation))
+    print_table(f"tiny CLIP: % of ground-truth regions named rightly, {len(validation)} scenes", rows)
+    return rows
+
+
+def run_sam(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
+    """Trains, stores and judges tiny SAM."""
+    from cmpf.encoders.tiny_sam import SAM_WEIGHTS, load_tiny_sam
+    from tools.tiny_training.export import save_weights
+    from tools.tiny_training.sam_evaluation import judge_sam
+    from tools.tiny_training.sam_training import train_sam
+
+    def store(step: int, model: nn.Module) -> None:
+        save_weights(model, options.out, SAM_WEIGHTS)
+        print_table(
+            f"tiny SAM after {step} updates", judge_sam(model, validation.first(100), seed=options.seed)
+        )
+
+    model = train_sam(
+        training,
+        steps=options.sam_steps,
+        batch_size=options.sam_batch,
+        lr=1e-3,
+        seed=options.seed,
+        every=options.every,
+        on_snapshot=store,
+    )
+    save_weights(model, options.out, SAM_WEIGHTS)
+    rows = judge_sam(load_tiny_sam(folder=options.out), validation, seed=options.seed)
+    print_table(f"tiny SAM: {len(validation)} scenes", rows)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Trains what was asked for.
+
+    Returns:
+        The printed figures, by "clip" and "sam".
+    """
+    options = parse_arguments(arguments)
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    offset = options.seed * SEEDS_PER_RUN
+    training = make_pool(options.scenes, first_seed=TRAINING_SEEDS + offset, label="training scenes")
+    validation = make_pool(
+        options.validation, first_seed=VALIDATION_SEEDS + offset, label="validation scenes"
+    )
+    runs = {"clip": run_clip, "sam": run_sam}
+    return {
+        name: run(options, training, validation) for name, run in runs.items() if options.only in (None, name)
+    }
+
+
+if __name__ == "__main__":
+    main()
