@@ -47,7 +47,7 @@ setup(
     # configs/ stands at the top of a checkout and travels inside the installed package.
     packages=[*find_packages(include=["cmpf", "cmpf.*"]), "cmpf.configs"],
     package_dir={"cmpf.configs": "configs"},
-    package_data={"cmpf": ["assets/*", "py.typed"], "cmpf.configs": ["**/*.yaml"]},
+    package_data={"cmpf": ["assets/*", "assets/vocabularies/*", "py.typed"], "cmpf.configs": ["**/*.yaml"]},
     install_requires=CORE,
     extras_require={"dev": DEV, "demo": ["scikit-image>=0.22", "pooch>=1.8"]},
     entry_points={"console_scripts": ["cmpf = cmpf.cli:main"]},

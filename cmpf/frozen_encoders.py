@@ -131,15 +131,15 @@ class FrozenEncoders(nn.Module):
         cells = (dense_1Chw.shape[-2], dense_1Chw.shape[-1])
         if published_pooling:
             on_map = F.interpolate(masks_MHW[None], size=cells, mode="nearest")
-            on_map = F.interpolate(_pad(on_map, _multiples_of_32(cells), value=OUTSIDE), size=cells, mode="nearest")
+            on_map = F.interpolate(
+                _pad(on_map, _multiples_of_32(cells), value=OUTSIDE), size=cells, mode="nearest"
+            )
         else:
             on_input = resize_bilinear(masks_MHW[None], geometry.unpadded)
             on_map = F.interpolate(_pad(on_input, geometry.padded, value=OUTSIDE), size=cells, mode="nearest")
         embeddings, _ = self.clip.embed_masks(dense_1Chw, on_map)
         probabilities = class_logits(embeddings, classes, self.clip.logit_scale)[0].float().softmax(dim=-1)
-        return SAMEvidence(
-            masks=resize_bilinear(masks_MHW[None], size)[0], class_probs=probabilities[:, :-1]
-        )
+        return SAMEvidence(masks=resize_bilinear(masks_MHW[None], size)[0], class_probs=probabilities[:, :-1])
 
     def _sam_input(self, batch: Sequence[Sample]) -> Tensor:
         images, _ = normalize_and_pad(

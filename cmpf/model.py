@@ -102,7 +102,9 @@ class CMPF(nn.Module):
             TrainingError: the model was built without losses, or a matching cost is not finite.
         """
         if self.criterion is None:
-            raise TrainingError("this model was built without losses; build it with cmpf.build.build_model(cfg)")
+            raise TrainingError(
+                "this model was built without losses; build it with cmpf.build.build_model(cfg)"
+            )
         features, _, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self.decode(features, self.class_embeddings(self.train_vocabulary))
         targets: list[Targets] = [

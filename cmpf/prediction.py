@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from pycocotools import mask as coco_mask
 
 from cmpf.errors import CMPFError
 from cmpf.files import replacing
+from cmpf.types import SegmentInfo
 from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
 
+T = TypeVar("T")
 FORMATS = ("overlay", "panoptic", "coco", "semantic")
 
 
@@ -40,7 +42,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Instances:
-    """Instances, best first: masks (N, H, W) bool, boxes (N, 4) float xyxy in pixels, scores (N,), labels (N,) class index."""
+    """Instances, best first: masks (N, H, W) bool, boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) classes."""
 
     masks: NDArray[np.bool_]
     boxes: NDArray[np.float32]
@@ -106,7 +108,7 @@ class Prediction:
         """
         task = task or self._tasks()[0]
         if task == "panoptic":
-            segments = [
+            segments: list[SegmentInfo] = [
                 {"id": s.id, "category_id": s.category_id, "isthing": s.isthing, "score": s.score}
                 for s in self.segments
             ]
@@ -197,7 +199,7 @@ class Prediction:
         }
         return [task for task, value in results.items() if value is not None]
 
-    def _ran(self, value: Any, task: str) -> Any:
+    def _ran(self, value: T | None, task: str) -> T:
         if value is None:
             raise CMPFError(
                 f'this prediction holds {", ".join(self._tasks())} but not {task}: call predict with task="{task}"'

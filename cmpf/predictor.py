@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from cmpf.data.images import read_image, resize_shortest_edge
@@ -21,13 +22,24 @@ from cmpf.prediction import Instances, Prediction, Segment
 from cmpf.types import InstanceResult, ModelResult, Sample, SegmentInfo
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from typing_extensions import Unpack
 
     from cmpf.model import CMPF
 
 TASKS = ("all", "panoptic", "semantic", "instance")
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
 Words: TypeAlias = "str | Path | Vocabulary | Sequence[str]"
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of Predictor.predict."""
+
+    task: str
+    ensemble: bool | None
+    things: Iterable[str] | None
+    stuff: Iterable[str] | None
+    batch_size: int
+    allow_urls: bool
 
 
 class Predictor:
@@ -48,12 +60,14 @@ class Predictor:
         self.max_side = max_side
         self.mask_ensemble = mask_ensemble
 
-    @overload
-    def predict(self, images: ImageSource, vocabulary: Words, **options: Any) -> Prediction: ...
+    @overload  # to the type checker, a path is also a sequence of strings
+    def predict(  # type: ignore[overload-overlap]
+        self, images: ImageSource, vocabulary: Words, **options: Unpack[Options]
+    ) -> Prediction: ...
 
     @overload
     def predict(
-        self, images: Sequence[ImageSource], vocabulary: Words, **options: Any
+        self, images: Sequence[ImageSource], vocabulary: Words, **options: Unpack[Options]
     ) -> list[Prediction]: ...
 
     def predict(
@@ -66,12 +80,14 @@ class Predictor:
         things: Iterable[str] | None = None,
         stuff: Iterable[str] | None = None,
         batch_size: int = 1,
+        allow_urls: bool = False,
     ) -> Prediction | list[Prediction]:
         """Segments one picture or a list of them.
 
         Args:
-            images: a path, a PIL image, an (H, W, 3) uint8 RGB or (H, W) array, or a list of these. EXIF orientation
-                is applied; grey, RGBA, palette, 16-bit and CMYK pictures are converted.
+            images: a path, an http(s) address (only with allow_urls), a PIL image, an (H, W, 3) uint8 RGB or (H, W)
+                array, or a list of these. EXIF orientation is applied; grey, RGBA, palette, 16-bit and CMYK pictures
+                are converted.
             vocabulary: classes to look for: a list of "name" or "name, synonym, synonym", the same in one string
                 separated by ";", the path of a vocabulary file, or a Vocabulary.
             task: "panoptic", "semantic", "instance", or "all" of them in one pass.
@@ -79,6 +95,7 @@ class Predictor:
             things, stuff: class names which are (not) counted one by one. Without them, classes that the model was
                 trained on keep their kind and all others are things.
             batch_size: pictures per forward pass.
+            allow_urls: whether addresses may be downloaded.
         Returns:
             A Prediction for one picture, a list for a list, in its order.
         Raises:
@@ -88,11 +105,11 @@ class Predictor:
         settings = self._settings(task, ensemble)
         if batch_size < 1:
             raise CMPFError(f"batch_size must be at least 1, got {batch_size}")
-        if not isinstance(images, list | tuple):
-            return self._predict_batch([images], classes, settings)[0]
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            return self._predict_batch([images], classes, settings, allow_urls)[0]
         found: list[Prediction] = []
         for start in range(0, len(images), batch_size):
-            found += self._predict_batch(images[start : start + batch_size], classes, settings)
+            found += self._predict_batch(images[start : start + batch_size], classes, settings, allow_urls)
         return found
 
     def vocabulary(
@@ -127,9 +144,13 @@ class Predictor:
         )
 
     def _predict_batch(
-        self, sources: Sequence[ImageSource], classes: Vocabulary, settings: InferenceSettings
+        self,
+        sources: Sequence[ImageSource],
+        classes: Vocabulary,
+        settings: InferenceSettings,
+        allow_urls: bool,
     ) -> list[Prediction]:
-        pictures = [read_image(source) for source in sources]
+        pictures = [read_image(source, allow_urls=allow_urls) for source in sources]
         batch = [self._sample(picture) for picture in pictures]
         with torch.inference_mode():
             results = self.model(batch, vocabulary=classes, settings=settings)

@@ -6,8 +6,8 @@ Shape letters, everywhere in CMPF:
     D width of the decoder; E width of CLIP's joint embedding space; C channels of a feature map;
     S channels of SAM's embedding; M SAM mask proposals; H, W height and width in pixels;
     h, w height and width of a feature map.
-Order is always (H, W). Masks are logits (inside > 0) unless a name says otherwise. Boxes are (x0, y0, x1, y1) in pixels,
-the lower right corner exclusive.
+Order is always (H, W). Masks are logits (inside > 0) unless a name says otherwise. Boxes are (x0, y0, x1, y1) in
+pixels, the lower right corner exclusive.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SegmentInfo(TypedDict, total=False):
 
 
 class Sample(TypedDict, total=False):
-    """One picture on its way through the mapper, the loader and the model (Detectron2's contract: one dict an image)."""
+    """One picture on its way through mapper, loader and model (Detectron2's contract: one dict an image)."""
 
     file_name: str
     image_id: int | str

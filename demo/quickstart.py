@@ -26,14 +26,16 @@ TRAIN_PICTURES, VAL_PICTURES = 4000, 1000
 EXAMPLES = 6
 EXTRA_WORDS = 4  # words of each example that are not in the picture
 STEPS = 5
-PANOPTIC, SEMANTIC, INSTANCE, RECALL = "panoptic_seg", "sem_seg", "segm", "mask_recall"
+PANOPTIC, SEMANTIC, INSTANCE, RECALL = "panoptic", "sem_seg", "segm", "mask_recall"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
-    parser.add_argument("--words", default="", help='classes for the example pictures: "red circle; sky; ..."')
+    parser.add_argument(
+        "--words", default="", help='classes for the example pictures: "red circle; sky; ..."'
+    )
     parser.add_argument("--overrides", nargs="*", default=[], metavar="KEY VALUE", help="of the config")
     arguments = parser.parse_args(argv)
     start = time.monotonic()
@@ -64,7 +66,10 @@ def data_root() -> Path:
 
 def make_data() -> None:
     """ShapeWorld on disk; the generator reuses a whole one."""
-    step(1, f"ShapeWorld: {TRAIN_PICTURES} training pictures (seen categories), {VAL_PICTURES} for validation (all)")
+    step(
+        1,
+        f"ShapeWorld: {TRAIN_PICTURES} training pictures (seen categories), {VAL_PICTURES} for validation (all)",
+    )
     sizes = ["--train", str(TRAIN_PICTURES), "--val", str(VAL_PICTURES), "--hard-val", "200", "--seed", "0"]
     run("-m", "cmpf.data.shapeworld", "--out", str(data_root()), *sizes)
 
@@ -81,11 +86,12 @@ def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
 
 def segment_and_write_page(output: Path, words: str, results: dict[str, dict[str, float]]) -> Path:
     """Segments validation pictures and photographs and writes the page; returns its path."""
+    from page import Example, write_page
+    from skimage import data as photographs
+
     import cmpf
     from cmpf.data import get_dataset
     from cmpf.visualization import training_curve
-    from page import Example, write_page
-    from skimage import data as photographs
 
     step(4, "Segmenting pictures with free words")
     predictor = cmpf.load(str(ROOT / CONFIG), weights=str(output / "model_final.safetensors"))

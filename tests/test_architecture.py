@@ -112,7 +112,12 @@ def run_python(code: str) -> str:
 
 
 def test_importing_cmpf_and_the_help_text_do_not_import_torch() -> None:
-    code = "import sys, cmpf, cmpf.cli\ntry: cmpf.cli.main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    code = (
+        "import sys, cmpf, cmpf.cli\n"
+        "try: cmpf.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
     assert run_python(code).splitlines()[-1] == "False"
 
 

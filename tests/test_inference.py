@@ -131,7 +131,9 @@ def test_sam_masks_add_to_unseen_classes_only(predictions) -> None:
     torch.testing.assert_close(scores[2], 0.8 * plain[2] + 0.2 * 0.9 * sam.masks[0].sigmoid())
 
 
-@pytest.mark.parametrize("sam", [sam_evidence(0.4), SAMEvidence(torch.zeros(0, 30, 50), torch.zeros(0, K)), None])
+@pytest.mark.parametrize(
+    "sam", [sam_evidence(0.4), SAMEvidence(torch.zeros(0, 30, 50), torch.zeros(0, K)), None]
+)
 def test_without_a_sure_sam_mask_the_scores_stay_plain(predictions, sam: SAMEvidence | None) -> None:
     ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
     settings = replace(SETTINGS, semantic_output="scores", mask_ensemble=ensemble)

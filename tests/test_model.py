@@ -132,7 +132,9 @@ def test_seen_means_that_a_synonym_is_a_training_word(model: CMPF) -> None:
 def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pytest.MonkeyPatch) -> None:
     ensemble = MaskEnsembleSettings(epsilon=0.5, score_threshold=0.0, published_pooling=False)
     settings = replace(model.settings, mask_ensemble=ensemble, proposals=True, semantic_output="scores")
-    monkeypatch.setattr(model.encoders.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called"))
+    monkeypatch.setattr(
+        model.encoders.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called")
+    )
     masks = torch.full((2, 64, 96), -5.0)
     masks[0, :, :48] = 5.0
     masks[1, :, 48:] = 5.0

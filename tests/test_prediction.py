@@ -82,7 +82,9 @@ def test_every_task_has_a_picture(prediction: Prediction, task: str) -> None:
 
 
 def test_an_unknown_task_is_refused_by_name(prediction: Prediction) -> None:
-    with pytest.raises(CMPFError, match='task "depth" is unknown; choose one of panoptic, semantic, instance'):
+    with pytest.raises(
+        CMPFError, match='task "depth" is unknown; choose one of panoptic, semantic, instance'
+    ):
         prediction.plot("depth")
 
 

@@ -1,7 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -102,7 +105,9 @@ def test_bad_words_are_refused_by_name(
 
 
 def test_an_unknown_task_and_a_bad_batch_size_are_refused(predictor: Predictor, image: np.ndarray) -> None:
-    with pytest.raises(CMPFError, match="'depth' is unknown; choose one of all, panoptic, semantic, instance"):
+    with pytest.raises(
+        CMPFError, match="'depth' is unknown; choose one of all, panoptic, semantic, instance"
+    ):
         predictor.predict(image, WORDS, task="depth")
     with pytest.raises(CMPFError, match="batch_size must be at least 1, got 0"):
         predictor.predict([image], WORDS, batch_size=0)
@@ -110,7 +115,7 @@ def test_an_unknown_task_and_a_bad_batch_size_are_refused(predictor: Predictor, 
 
 def test_the_ensemble_needs_a_model_that_has_one(image: np.ndarray) -> None:
     plain = Predictor(model=tiny_model("fcclip_tiny"), short_side=64, max_side=128, mask_ensemble=None)
-    with pytest.raises(CMPFError, match="TEST.ENSEMBLE.ENABLED True"):
+    with pytest.raises(CMPFError, match=r"TEST\.ENSEMBLE\.ENABLED True"):
         plain.predict(image, WORDS, ensemble=True)
     assert plain.predict(image, WORDS, ensemble=False).panoptic.shape == (40, 56)
 
@@ -154,3 +159,17 @@ def test_a_truncated_picture_is_named(predictor: Predictor, image: np.ndarray, t
 def test_a_missing_picture_is_named(predictor: Predictor) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.jpg"):
         predictor.predict("nowhere.jpg", WORDS)
+
+
+def test_addresses_are_downloaded_only_when_that_is_allowed(
+    predictor: Predictor, image: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(image).save(tmp_path / "a.png")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.png"
+        with pytest.raises(ImageError, match="addresses are not downloaded"):
+            predictor.predict(url, WORDS)
+        assert predictor.predict(url, WORDS, task="semantic", allow_urls=True).semantic.shape == (40, 56)
+        server.shutdown()

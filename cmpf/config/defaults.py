@@ -131,8 +131,8 @@ def _solver() -> dict[str, Any]:
 def _test() -> dict[str, Any]:
     return {
         "EVAL_PERIOD": 5000,  # 0 = at the end only
-        "BEST_METRIC": "panoptic_seg/PQ",  # task/metric that chooses the best checkpoint; "" = keep none
-        "IMS_PER_BATCH": 1,  # pictures at once in evaluation, per process
+        "BEST_METRIC": "panoptic/PQ",  # task/metric that chooses the best checkpoint; "" = keep none
+        "IMS_PER_BATCH": 1,  # pictures in one pass of an evaluation, in each process
         "DETECTIONS_PER_IMAGE": 100,
         "ENSEMBLE": {
             "ENABLED": False,

@@ -62,9 +62,7 @@ THREE_POSITIVE = Rule(
 DEVICE = Rule(
     "auto, cpu, mps, cuda or cuda:N", lambda value: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value))
 )
-METRIC = Rule(
-    'task/metric, such as panoptic_seg/PQ, or ""', lambda value: value == "" or value.count("/") == 1
-)
+METRIC = Rule('task/metric, such as panoptic/PQ, or ""', lambda value: value == "" or value.count("/") == 1)
 
 RULES: dict[str, Rule] = {
     "VERSION": _choice(2),

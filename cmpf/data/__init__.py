@@ -1,40 +1,58 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Datasets, vocabularies, mappers and loaders."""
+"""Datasets, vocabularies, mappers and loaders.
+
+Names are fetched when first used, so that generating ShapeWorld does not wait for torch to be imported.
+"""
 
 from __future__ import annotations
 
-from cmpf.data.augmentations import LargeScaleJitter, RandomHorizontalFlip, Resize, ResizeShortestEdge
-from cmpf.data.catalog import (
-    Dataset,
-    DatasetEntry,
-    dataset_names,
-    dataset_root,
-    get_dataset,
-    get_entry,
-    get_vocabulary,
-)
-from cmpf.data.images import read_image
-from cmpf.data.loader import build_test_loader, build_train_loader
-from cmpf.data.mapper import DatasetMapper
-from cmpf.data.targets import PanopticTargets
-from cmpf.data.vocabulary import Vocabulary
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Dataset",
-    "DatasetEntry",
-    "DatasetMapper",
-    "LargeScaleJitter",
-    "PanopticTargets",
-    "RandomHorizontalFlip",
-    "Resize",
-    "ResizeShortestEdge",
-    "Vocabulary",
-    "build_test_loader",
-    "build_train_loader",
-    "dataset_names",
-    "dataset_root",
-    "get_dataset",
-    "get_entry",
-    "get_vocabulary",
-    "read_image",
-]
+if TYPE_CHECKING:
+    from cmpf.data.augmentations import LargeScaleJitter as LargeScaleJitter
+    from cmpf.data.augmentations import RandomHorizontalFlip as RandomHorizontalFlip
+    from cmpf.data.augmentations import Resize as Resize
+    from cmpf.data.augmentations import ResizeShortestEdge as ResizeShortestEdge
+    from cmpf.data.catalog import Dataset as Dataset
+    from cmpf.data.catalog import DatasetEntry as DatasetEntry
+    from cmpf.data.catalog import dataset_names as dataset_names
+    from cmpf.data.catalog import dataset_root as dataset_root
+    from cmpf.data.catalog import get_dataset as get_dataset
+    from cmpf.data.catalog import get_entry as get_entry
+    from cmpf.data.catalog import get_vocabulary as get_vocabulary
+    from cmpf.data.images import read_image as read_image
+    from cmpf.data.loader import build_test_loader as build_test_loader
+    from cmpf.data.loader import build_train_loader as build_train_loader
+    from cmpf.data.mapper import DatasetMapper as DatasetMapper
+    from cmpf.data.targets import PanopticTargets as PanopticTargets
+    from cmpf.data.vocabulary import Vocabulary as Vocabulary
+
+_NAMES = {
+    "augmentations": ("LargeScaleJitter", "RandomHorizontalFlip", "Resize", "ResizeShortestEdge"),
+    "catalog": (
+        "Dataset",
+        "DatasetEntry",
+        "dataset_names",
+        "dataset_root",
+        "get_dataset",
+        "get_entry",
+        "get_vocabulary",
+    ),
+    "images": ("read_image",),
+    "loader": ("build_test_loader", "build_train_loader"),
+    "mapper": ("DatasetMapper",),
+    "targets": ("PanopticTargets",),
+    "vocabulary": ("Vocabulary",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -22,6 +22,7 @@ from cmpf.types import Sample
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
+_VOCABULARIES = Path(__file__).parent.parent / "assets" / "vocabularies"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,32 @@ def _shapes(split: str, vocabulary: Callable[[], Vocabulary]) -> DatasetEntry:
     )
 
 
+def _coco_vocabulary() -> Vocabulary:
+    return Vocabulary.from_file(_VOCABULARIES / "coco_panoptic.txt")
+
+
+def _coco(split: str) -> DatasetEntry:
+    return DatasetEntry(
+        name=f"openvocab_coco_2017_{split}_panoptic_with_sem_seg",
+        folder="coco",
+        images=f"{split}2017",
+        truth={
+            "annotations": f"annotations/panoptic_{split}2017.json",
+            "panoptic": f"panoptic_{split}2017",
+            "semantic": f"panoptic_semseg_{split}2017",
+            "instances": f"annotations/instances_{split}2017.json",
+        },
+        reader=read_coco_panoptic,
+        vocabulary=_coco_vocabulary,
+        command="see datasets/README.md",
+        evaluators=("panoptic", "instance", "semantic"),
+        test_size=(800, 1333),
+    )
+
+
 _ROWS = (
+    _coco("train"),
+    _coco("val"),
     _shapes("train", _shapes_seen_vocabulary),
     _shapes("val", _shapes_vocabulary),
     _shapes("hard_val", _shapes_vocabulary),

@@ -183,7 +183,7 @@ def _from_url(url: str, max_pixels: int, allow_urls: bool) -> RGB:
     if not allow_urls:
         raise ImageError(
             f"{url}: addresses are not downloaded; save the picture and give its path, "
-            "or read it with cmpf.data.read_image(url, allow_urls=True)"
+            "or allow it with allow_urls=True"
         )
     from http.client import HTTPException
     from urllib.request import Request, urlopen

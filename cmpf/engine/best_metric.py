@@ -53,11 +53,13 @@ class BestMetric:
         """
         found = [value for key, value in metrics.items() if f"/{key}".endswith(f"/{self.name}")]
         if not found:
+            there = list(dict.fromkeys(key.split("/", 1)[1] for key in metrics))
             logger.warning(
                 "no best checkpoint: the evaluation has no metric %r, but %s. Set TEST.BEST_METRIC to one of "
                 "them, or to '' for none",
                 self.name,
-                ", ".join(metrics) or "none at all",
+                ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+                or "none at all",
             )
             return False
         if not found[0] > self.value:

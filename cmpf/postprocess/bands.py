@@ -22,6 +22,7 @@ def row_bands(height: int, *, floats_per_row: float, device: torch.device) -> It
         yield range(first, min(first + rows, height))
 
 
+@torch.no_grad()
 def best_of(maps_Chw: Tensor) -> Tensor:
     """Index (h, w) int64 of the largest map at each pixel, the first among equals.
 

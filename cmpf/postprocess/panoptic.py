@@ -70,8 +70,9 @@ class _Query:
     area: int
 
 
+@torch.no_grad()
 def _compete(mask_pred: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which kept query wins each pixel (H, W), whether its own mask holds the pixel, and the areas of all masks."""
+    """Which kept query wins each pixel (H, W), whether its own mask holds it, and the area of every mask."""
     height, width = mask_pred.shape[1:]
     winner = torch.empty(height, width, dtype=torch.int64, device=mask_pred.device)
     inside = torch.empty(height, width, dtype=torch.bool, device=mask_pred.device)
@@ -80,9 +81,10 @@ def _compete(mask_pred: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, T
         band = slice(rows.start, rows.stop)
         probability = mask_pred[kept, band].float().sigmoid_()
         winner[band] = best_of(probability * scores[:, None, None])
-        holds = probability >= 0.5
-        inside[band] = holds.gather(0, winner[None, band])[0]
-        own_area += torch.count_nonzero(holds, dim=(1, 2))
+        # Floats, because torch turns flags into int64 before it counts them; a row's count is exact.
+        holds = torch.ge(probability, 0.5, out=torch.empty_like(probability))
+        inside[band] = holds.gather(0, winner[None, band])[0] > 0
+        own_area += holds.sum(dim=2).long().sum(dim=1)
     return winner, inside, own_area
 
 

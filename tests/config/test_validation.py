@@ -63,7 +63,7 @@ def test_a_long_value_is_cut_in_the_message():
         ("MODEL.MASK_FORMR.NHEADS", "MODEL.MASK_FORMER.NHEADS"),
         ("SOLVER.LR", "SOLVER.BASE_LR"),
         ("solver.max_iter", "SOLVER.MAX_ITER"),
-        ("IMS_PER_BATCH", "SOLVER.IMS_PER_BATCH"),
+        ("BASE_LR", "SOLVER.BASE_LR"),
         ("MODEL.CMPF.TEST.ENSEMBLE.ENABLED", "TEST.ENSEMBLE.ENABLED"),
         ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA", "MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA"),
     ],

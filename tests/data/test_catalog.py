@@ -127,7 +127,13 @@ def test_a_half_written_dataset_is_not_taken_for_a_whole_one(
 
 
 def test_every_row_is_complete() -> None:
-    assert dataset_names() == ("shapes_train", "shapes_val", "shapes_hard_val")
+    assert dataset_names() == (
+        "openvocab_coco_2017_train_panoptic_with_sem_seg",
+        "openvocab_coco_2017_val_panoptic_with_sem_seg",
+        "shapes_train",
+        "shapes_val",
+        "shapes_hard_val",
+    )
     for name, row in DATASETS.items():
         assert row.name == name
         assert row.vocabulary().num_classes > 0
@@ -135,3 +141,9 @@ def test_every_row_is_complete() -> None:
         assert row.evaluators
         assert row.command
         assert all(not Path(path).is_absolute() for path in row.paths)
+
+
+def test_coco_panoptic_has_its_80_things_and_53_kinds_of_stuff() -> None:
+    vocabulary = get_vocabulary("openvocab_coco_2017_train_panoptic_with_sem_seg")
+    assert (vocabulary.num_classes, len(vocabulary.things)) == (133, 80)
+    assert vocabulary.names[:2] == ("person", "bicycle")

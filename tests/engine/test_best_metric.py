@@ -10,12 +10,12 @@ import pytest
 
 from cmpf.engine.best_metric import BestMetric, flatten_results, plain_results
 
-METRICS = {"a_val/sem_seg/mIoU": 20.0, "a_val/panoptic_seg/PQ": 10.0, "b_val/panoptic_seg/PQ": 90.0}
+METRICS = {"a_val/sem_seg/mIoU": 20.0, "a_val/panoptic/PQ": 10.0, "b_val/panoptic/PQ": 90.0}
 
 
 def test_results_become_flat_without_those_of_single_classes() -> None:
-    results = {"a_val": {"panoptic_seg": {"PQ": 1.0, "PQ-red circle": 2.0}, "segm": {"AP": 3.0}}}
-    assert flatten_results(results) == {"a_val/panoptic_seg/PQ": 1.0, "a_val/segm/AP": 3.0}
+    results = {"a_val": {"panoptic": {"PQ": 1.0, "PQ-red circle": 2.0}, "segm": {"AP": 3.0}}}
+    assert flatten_results(results) == {"a_val/panoptic/PQ": 1.0, "a_val/segm/AP": 3.0}
 
 
 def test_plain_results_are_python_floats() -> None:
@@ -26,7 +26,7 @@ def test_plain_results_are_python_floats() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PQ", 10.0), ("panoptic_seg/PQ", 10.0), ("b_val/panoptic_seg/PQ", 90.0), ("mIoU", 20.0)],
+    [("PQ", 10.0), ("panoptic/PQ", 10.0), ("b_val/panoptic/PQ", 90.0), ("mIoU", 20.0)],
 )
 def test_a_metric_is_found_by_any_end_of_its_name_in_the_first_dataset(name: str, value: float) -> None:
     best = BestMetric(name)
@@ -45,7 +45,9 @@ def test_a_lacking_metric_is_a_warning_that_lists_what_there_is(caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert not BestMetric("Q").update(1, METRICS)  # PQ ends with Q, but is another metric
         assert not BestMetric("PQ").update(1, {})
-    assert "no metric 'Q', but a_val/sem_seg/mIoU, a_val/panoptic_seg/PQ" in caplog.text
+        assert not BestMetric("Q").update(1, {f"a_val/t/{name}": 0.0 for name in "abcdefg"})
+    assert "no metric 'Q', but sem_seg/mIoU, panoptic/PQ. Set TEST.BEST_METRIC" in caplog.text
+    assert "t/e and 2 more" in caplog.text
     assert "none at all" in caplog.text
 
 

@@ -72,7 +72,7 @@ class Listener(Writer):
 
 
 def results(value: float) -> dict[str, dict[str, dict[str, float]]]:
-    return {"toy_val": {"panoptic_seg": {"PQ": value, "PQ-red circle": 1.0}}}
+    return {"toy_val": {"panoptic": {"PQ": value, "PQ-red circle": 1.0}}}
 
 
 @pytest.mark.parametrize("stop_at", range(1, 6))
@@ -175,12 +175,12 @@ def test_evaluation_comes_at_its_period_and_at_the_end(tmp_path: Path) -> None:
         max_iter=5,
         eval_period=2,
         evaluate=lambda: results(next(values)),
-        best_metric="panoptic_seg/PQ",
+        best_metric="panoptic/PQ",
         writers=[listener],
     )
     outcome = trainer.train()
     assert listener.evaluations == [
-        (i, {"toy_val/panoptic_seg/PQ": v}) for i, v in ((2, 10.0), (4, 30.0), (5, 20.0))
+        (i, {"toy_val/panoptic/PQ": v}) for i, v in ((2, 10.0), (4, 30.0), (5, 20.0))
     ]
     assert outcome.results == results(20.0)
     assert trainer.best is not None

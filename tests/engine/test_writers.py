@@ -56,13 +56,13 @@ def test_metrics_are_one_json_object_a_line(tmp_path: Path) -> None:
     writer = MetricsFile(path)
     writer.start(0, 1000)
     writer.summary(RECORD)
-    writer.results(40, {"a_val/panoptic_seg/PQ": 12.5, "a_val/segm/AP": math.nan})
+    writer.results(40, {"a_val/panoptic/PQ": 12.5, "a_val/segm/AP": math.nan})
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert first["iteration"] == 40
     assert first["total_loss"] == 12.3456
     assert first["loss_ce_0"] == 9.0
     assert first["max_mem_mb"] == 512.4
-    assert second == {"iteration": 40, "a_val/panoptic_seg/PQ": 12.5, "a_val/segm/AP": None}
+    assert second == {"iteration": 40, "a_val/panoptic/PQ": 12.5, "a_val/segm/AP": None}
 
 
 def test_resuming_drops_lines_of_iterations_that_will_come_again_and_torn_lines(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_tensorboard_files_hold_the_curves(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
     writer.start(0, 1000)
     writer.summary(RECORD)
-    writer.results(40, {"a_val/panoptic_seg/PQ": 12.5})
+    writer.results(40, {"a_val/panoptic/PQ": 12.5})
     writer.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss/ce")] == [(40, pytest.approx(3.1))]
-    assert [e.value for e in events.Scalars("a_val/panoptic_seg/PQ")] == [12.5]
+    assert [e.value for e in events.Scalars("a_val/panoptic/PQ")] == [12.5]
 
 
 @pytest.mark.parametrize(("terminal", "tensorboard", "count"), [(False, False, 2), (True, True, 4)])

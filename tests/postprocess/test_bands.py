@@ -29,6 +29,10 @@ def test_the_best_map_is_that_of_argmax_and_the_first_among_equals(count):
     assert torch.equal(best_of(maps), maps.argmax(dim=0))
 
 
+def test_maps_that_carry_a_graph_are_fine():
+    assert best_of(torch.ones(2, 3, 3, requires_grad=True)).sum() == 0
+
+
 def test_where_a_value_is_no_number_the_index_is_still_a_valid_one():
     maps = torch.full((3, 2, 2), float("nan"))
     assert ((best_of(maps) >= 0) & (best_of(maps) < 3)).all()

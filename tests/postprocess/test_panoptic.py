@@ -128,6 +128,11 @@ def test_void_queries_and_weak_queries_are_left_out():
     assert len(segments) == 1
 
 
+def test_masks_that_carry_a_graph_are_fine():
+    ids, _ = infer(classes((0.9, 0, 0.1)).requires_grad_(), drawn("##.. ##..").requires_grad_())
+    assert ids == [[1, 1, 0, 0]] * 2
+
+
 @pytest.mark.parametrize("case", ["all void", "no queries", "empty masks"])
 def test_a_picture_without_segments_is_all_void(case):
     masks = drawn(".... .... .... ....") if case == "empty masks" else drawn("#### #### #### ####")

@@ -17,7 +17,7 @@ def fake_start(run: Run) -> Process:
     """Results at once: PQ of seen classes is 10 times the seed; fcclip_tiny has 5 less."""
     run.folder.mkdir(parents=True)
     value = 10.0 * run.seed - (5.0 if run.name == "fcclip_tiny" else 0.0)
-    results = {"shapes_val": {"panoptic_seg": {"S_PQ": value}, "segm": {"AP": None}}}
+    results = {"shapes_val": {"panoptic": {"S_PQ": value}, "segm": {"AP": None}}}
     (run.folder / "results.json").write_text(json.dumps(results))
     return subprocess.Popen(["true"])
 

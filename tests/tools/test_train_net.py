@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 from helpers.toy_training import ToyModel, toy_trainer
+from safetensors.torch import load_file
 
+from cmpf.data.shapeworld.__main__ import main as write_shapeworld
 from cmpf.engine.records import Record
 from cmpf.engine.trainer import Trainer
-from cmpf.engine.writers import Writer
+from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import WeightsError
 from tools import train_net
 
 CONFIG = "shapes/fcclip_tiny"
-RESULTS = {"shapes_val": {"panoptic_seg": {"PQ": 41.5, "PQ-red circle": 12.0}}}
+RESULTS = {"shapes_val": {"panoptic": {"PQ": 41.5, "PQ-red circle": 12.0}}}
 
 
 class Parts:
@@ -50,10 +53,13 @@ class Parts:
 
 
 class Stopper(Writer):
-    """Sends this process SIGTERM in an iteration."""
+    """Sends this process SIGTERM in a chosen iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self._iteration = iteration
 
     def iteration(self, record: Record) -> None:
-        if record.iteration == 2:
+        if record.iteration == self._iteration:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -83,14 +89,14 @@ def test_training_leaves_weights_results_log_and_configuration(
     assert log.index("torch ") < log.index("fcclip_tiny") < log.index("iter 4/4") < log.index("41.50")
     losses = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert losses[0]["iteration"] == 2
-    assert losses[-1] == {"iteration": 4, "shapes_val/panoptic_seg/PQ": 41.5}
+    assert losses[-1] == {"iteration": 4, "shapes_val/panoptic/PQ": 41.5}
     assert list(tmp_path.glob("events.out.tfevents*"))
 
 
 def test_a_stopped_training_ends_with_0_and_the_command_that_goes_on(
     parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts.writers = [Stopper()]
+    parts.writers = [Stopper(2)]
     assert run(tmp_path) == 0
     shown = capsys.readouterr().out
     assert "SIGTERM: stopped after iteration 2, everything is saved" in shown
@@ -207,3 +213,49 @@ def test_a_command_line_without_a_configuration_is_a_usage_error(capsys: pytest.
         train_net.main([])
     assert caught.value.code == 2
     assert "--config-file" in capsys.readouterr().err
+
+
+# With the real parts: the tiny model, two pictures a batch.
+TINY_SETTINGS = (
+    *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
+    *("NUM_THREADS", "1", "DATALOADER.NUM_WORKERS", "0", "TEST.ENSEMBLE.POINTS_PER_SIDE", "2"),
+    *("MODEL.MASK_FORMER.TEST.MASK_RECALL", "True"),
+)
+
+
+@pytest.fixture
+def _tiny_shapeworld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.setenv("CMPF_CACHE", str(tmp_path / "cache"))
+    out = str(tmp_path / "datasets" / "shapeworld")
+    assert write_shapeworld(["--out", out, "--train", "6", "--val", "1", "--jobs", "1"]) == 0
+
+
+def train_tiny(folder: Path, *arguments: str) -> Mapping[str, list[float]]:
+    """The run's final weights."""
+    config = ["--config-file", "shapes/cmpf_tiny", *arguments, "OUTPUT_DIR", str(folder), *TINY_SETTINGS]
+    assert train_net.main(config) == 0
+    final = folder / "model_final.safetensors"
+    return {k: v.tolist() for k, v in load_file(final).items()} if final.exists() else {}
+
+
+@pytest.mark.usefixtures("_tiny_shapeworld")
+def test_a_stopped_and_resumed_training_of_the_tiny_model_is_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_tiny(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(train_net, "build_writers", lambda *a, **k: [*build_writers(*a, **k), Stopper(1)])
+        assert train_tiny(tmp_path / "parts") == {}
+    assert train_tiny(tmp_path / "parts", "--resume") == whole
+
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts")]
+    assert results[0] == results[1]
+    tasks = results[0]["shapes_val"]
+    assert set(tasks) == {"panoptic", "segm", "bbox", "sem_seg", "mask_recall"}
+    assert {"PQ", "S_PQ", "U_PQ"} <= set(tasks["panoptic"])
+
+    weights = str(tmp_path / "whole" / "model_final.safetensors")
+    train_tiny(tmp_path / "evaluated", "--eval-only", "MODEL.WEIGHTS", weights)
+    again = json.loads((tmp_path / "evaluated" / "results.json").read_text())
+    assert again == results[0]

@@ -11,8 +11,8 @@ from typing import Any
 from tools.ablation_study.runs import Run
 
 COLUMNS = {  # title -> task, metric
-    "PQ seen": ("panoptic_seg", "S_PQ"),
-    "PQ unseen": ("panoptic_seg", "U_PQ"),
+    "PQ seen": ("panoptic", "S_PQ"),
+    "PQ unseen": ("panoptic", "U_PQ"),
     "mIoU seen": ("sem_seg", "S_mIoU"),
     "mIoU unseen": ("sem_seg", "U_mIoU"),
     "recall@0.5 seen": ("mask_recall", "S_recall_50"),

@@ -19,7 +19,7 @@ def write(folder: Path, results: Any) -> None:
 def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
     runs = plan(["fcclip_tiny"], seeds=3, iterations=1, output=tmp_path, opts=())
     for run, value, ap in zip(runs, (10.0, 20.0, 60.0), (1.0, None, None), strict=True):
-        write(run.folder, {"shapes_val": {"panoptic_seg": {"PQ": 0.0, "S_PQ": value}, "segm": {"AP": ap}}})
+        write(run.folder, {"shapes_val": {"panoptic": {"PQ": 0.0, "S_PQ": value}, "segm": {"AP": ap}}})
     table = summarize(runs)["shapes_val"]
     # mean 90 / 3 = 30; squares of differences 400 + 100 + 900 = 1400, / 2 = 700, root 26.46
     assert table["fcclip_tiny"]["PQ seen"]["mean"] == 30.0

@@ -13,7 +13,7 @@ BATCH = make_batch(make_pool(2, first_seed=7, label="test"), np.arange(2), np.ze
 
 def test_every_point_lies_in_its_mask() -> None:
     prompts = draw_prompts(BATCH, per_image=9, generator=torch.Generator().manual_seed(0))
-    # x, y of the 256-pixel input: pixel i of 128 has its middle at 2 i + 1, less the half pixel that SAM adds.
+    # x, y of the 256-pixel input: pixel i of 128 has its middle at 2 i + 1, less half a pixel that SAM adds.
     x, y = ((prompts.points + 0.5 - 1) / 2).round().long().unbind(dim=1)
     assert prompts.masks[torch.arange(18), y, x].all()
     assert prompts.image_index.tolist() == [0] * 9 + [1] * 9
