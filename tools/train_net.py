@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode
 
 from cmpf import build
 from cmpf.config import get_cfg
+from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import last_weights
 from cmpf.engine.environment import environment_report
 from cmpf.engine.logs import FILE_ONLY, logging_to
@@ -100,6 +101,7 @@ def _run(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) ->
     write_text(folder / "config.yaml", cfg.dump())
     logger.info("%s -> %s, seed %d", arguments.config_file, folder, seed_everything(cfg.SEED))
     model = build.build_model(cfg)
+    results: Results | None
     if arguments.eval_only:
         model.eval()
         results = build.build_evaluation(cfg, model)()

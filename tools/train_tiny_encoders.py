@@ -122,7 +122,6 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     """
     options = parse_arguments(arguments)
     torch.set_num_threads(options.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     options.out.mkdir(parents=True, exist_ok=True)
     offset = options.seed * SEEDS_PER_RUN
     training = make_pool(options.scenes, first_seed=TRAINING_SEEDS + offset, label="training scenes")

@@ -4,9 +4,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmpf.encoders.tiny_clip import load_tiny_clip
 from cmpf.encoders.tiny_sam import load_tiny_sam
@@ -15,6 +17,13 @@ from tools.train_tiny_encoders import main
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--scenes", "6", "--validation", "2", "--clip-steps", "1", "--sam-steps", "1"]
 SMALL_BATCHES = ["--clip-batch", "2", "--sam-batch", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_a_short_run_writes_loadable_assets_and_prints_the_figures(
