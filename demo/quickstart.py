@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "demo"))
+sys.path.insert(0, str(ROOT))
 CONFIG = "configs/shapes/cmpf_tiny.yaml"
 TRAIN_PICTURES, VAL_PICTURES = 4000, 1000
 EXAMPLES = 6
@@ -86,12 +86,12 @@ def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
 
 def segment_and_write_page(output: Path, words: str, results: dict[str, dict[str, float]]) -> Path:
     """Segments validation pictures and photographs and writes the page; returns its path."""
-    from page import Example, write_page
     from skimage import data as photographs
 
     import cmpf
     from cmpf.data import get_dataset
     from cmpf.visualization import training_curve
+    from demo.page import Example, write_page
 
     step(4, "Segmenting pictures with free words")
     predictor = cmpf.load(str(ROOT / CONFIG), weights=str(output / "model_final.safetensors"))

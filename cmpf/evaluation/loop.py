@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from tqdm import tqdm
 from cmpf.errors import EvaluationError
 from cmpf.evaluation.protocol import Evaluator, Results
 from cmpf.types import ModelResult, Sample
+
+QUIET_INTERVAL = 10.0  # seconds between two states of the bar in a log file
 
 
 def evaluate(
@@ -38,7 +41,14 @@ def evaluate(
         evaluator.reset()
     first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
     with torch.no_grad():
-        for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not (progress and first)):
+        bar = tqdm(
+            loader,
+            desc="evaluate",
+            unit="batch",
+            disable=not (progress and first),
+            mininterval=0.1 if sys.stderr.isatty() else QUIET_INTERVAL,
+        )
+        for batch in bar:
             outputs = model_call(batch)
             for evaluator in evaluators:
                 evaluator.process(batch, outputs)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from demo.page import VIEWS, Example, write_page
 
-EXAMPLE = Example(name="a_1", words=["red circle", "<b>sky</b>"], unseen=frozenset(["<b>sky</b>"]), size=(20, 30))
+EXAMPLE = Example(
+    name="a_1", words=["red circle", "<b>sky</b>"], unseen=frozenset(["<b>sky</b>"]), size=(20, 30)
+)
 
 
 class Reader(HTMLParser):

@@ -1,0 +1,79 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The demo with its two long steps, training and evaluation, replaced by what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cmpf import checkpoint
+from cmpf.build import build_model
+from cmpf.config import get_cfg
+from cmpf.data.shapeworld.writer import WorldSpec, write_dataset
+from demo import quickstart
+from demo.page import VIEWS
+
+PREFIXED = {
+    "panoptic": ("PQ", "SQ", "RQ"),
+    "sem_seg": ("mIoU",),
+    "segm": ("AP",),
+    "mask_recall": ("recall_50", "recall_75"),
+}
+RESULTS = {
+    task: {prefix + name: 40.0 + len(prefix) for prefix in ("", "S_", "U_") for name in names}
+    for task, names in PREFIXED.items()
+}
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """A validation picture on disk; commands are noted, and training leaves random weights and numbers."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_dataset(tmp_path / "shapeworld", WorldSpec(train=1, val=1), progress=False)
+    monkeypatch.setattr(quickstart, "EXAMPLES", 1)
+    noted: list[tuple[str, ...]] = []
+
+    def run(*command: str) -> None:
+        noted.append(command)
+        if command[0] == "tools/train_net.py":
+            output = Path(command[command.index("OUTPUT_DIR") + 1])
+            output.mkdir(parents=True)
+            model = build_model(get_cfg("cmpf_tiny", ["MODEL.DEVICE", "cpu"]))
+            checkpoint.save(model, output / "model_final.safetensors", metadata={})
+            lines = [
+                {"iteration": i, "loss_ce": 9.0 / i, "loss_mask": 1.0, "loss_dice": 2.0} for i in (20, 40)
+            ]
+            (output / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (output / "results.json").write_text(json.dumps({"shapes_val": RESULTS}))
+
+    monkeypatch.setattr(quickstart, "run", run)
+    return noted
+
+
+def test_the_demo_ends_in_a_page_with_all_its_pictures_and_reuses_a_finished_training(
+    commands: list[tuple[str, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    assert quickstart.main(["--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert [f"[{n}/5]" in said for n in range(1, 6)] == [True] * 5
+    assert str(output / "index.html") in said
+    page = (output / "index.html").read_text(encoding="utf-8")
+    pictures = {path.name for path in (output / "images").iterdir()}
+    assert len(pictures) == (quickstart.EXAMPLES + 2) * len(VIEWS)  # the photographs too
+    assert all(f"images/{name}" in page for name in pictures)
+    for text in ("astronaut", "coffee", "means nothing", "<svg", "42.0"):
+        assert text in page
+
+    assert quickstart.main(["--output", str(output), "--words", "red circle; unicorn"]) == 0
+    assert [command[0] for command in commands] == ["-m", "tools/train_net.py", "-m"]
+    assert "reusing it" in capsys.readouterr().out
+    assert '<span class="word unseen">unicorn</span>' in (output / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_failing_step_ends_the_demo_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        quickstart.run("-c", "raise SystemExit(3)")
+    assert stop.value.code == 3
