@@ -21,6 +21,7 @@ $(READY): setup.py requirements.txt
 demo: $(READY)
 	$(BIN)/python demo/quickstart.py --output output/demo $(if $(WORDS),--words "$(WORDS)")
 
+test: export OMP_NUM_THREADS := 1
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2
 

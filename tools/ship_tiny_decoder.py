@@ -1,0 +1,58 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Puts the decoder of a finished tiny training into cmpf/assets, where `cmpf.load("cmpf_tiny")` finds it.
+
+python tools/train_net.py --config-file configs/shapes/cmpf_tiny.yaml OUTPUT_DIR output/ship
+python tools/ship_tiny_decoder.py output/ship/model_final.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cmpf import checkpoint
+from cmpf.build import build_model
+from cmpf.build.predictor import ZOO
+from cmpf.config import find_config, get_cfg
+from cmpf.encoders.tiny_assets import ASSETS
+from cmpf.errors import CMPFError
+from tools.tiny_training.export import record_hash
+
+NAME = "cmpf_tiny"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", type=Path, help="model_final.safetensors of a run of cmpf_tiny.yaml")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="folder of the assets [cmpf/assets]")
+    arguments = parser.parse_args(argv)
+    try:
+        ship(arguments.weights, arguments.out)
+    except CMPFError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ship(weights: Path, folder: Path) -> None:
+    """Writes the weights without the run's own paths, and their SHA-256.
+
+    Raises:
+        WeightsError: the file is damaged or belongs to other encoders.
+    """
+    config, asset = ZOO[NAME]
+    model = build_model(get_cfg(find_config(config), ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu"]))
+    classes = [list(words) for words in model.train_vocabulary.classes]
+    checkpoint.save(model, folder / asset, metadata={"train_classes": classes})
+    record_hash(folder, asset)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
