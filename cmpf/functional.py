@@ -47,13 +47,14 @@ def masks_to_boxes(masks_NHW: Tensor) -> Tensor:
     Returns:
         (N, 4) float32 (x0, y0, x1, y1), x1 and y1 one past the last pixel; zeros for an empty mask.
     """
-    masks = masks_NHW.bool()
-    rows, columns = masks.any(dim=2), masks.any(dim=1)
+    if masks_NHW.numel() == 0:
+        return torch.zeros(masks_NHW.shape[0], 4, device=masks_NHW.device)
+    # Maxima of bytes are vectorised on the CPU, `any` of bool is not (40 times slower).
+    masks = masks_NHW.to(torch.uint8)
+    rows, columns = masks.amax(dim=2).bool(), masks.amax(dim=1).bool()
     height, width = masks.shape[1], masks.shape[2]
     y = torch.arange(height, device=masks.device)
     x = torch.arange(width, device=masks.device)
-    if masks.shape[0] == 0:
-        return torch.zeros(0, 4, device=masks.device)
     x0 = torch.where(columns, x, width).amin(dim=1)
     y0 = torch.where(rows, y, height).amin(dim=1)
     x1 = torch.where(columns, x + 1, 0).amax(dim=1)

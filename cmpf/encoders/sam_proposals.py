@@ -129,12 +129,12 @@ class SAMProposer(FrozenModule):
         passed, boxes = [quality.new_zeros(0, dtype=torch.bool)], [quality.new_zeros(0, 4)]
         for chunk in _batches(logits, MASKS_AT_ONCE):
             large = self.to_picture(chunk, padded, unpadded)
-            inside = large > 0
-            smaller = (large > self.stability_offset).flatten(1).sum(dim=1)
-            larger = (large > -self.stability_offset).flatten(1).sum(dim=1)
+            smaller = (large > self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
+            larger = (large > -self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
             stable = smaller / larger.clamp(min=1) >= self.stability_threshold
-            passed.append(stable & inside.flatten(1).any(dim=1))
-            boxes.append(masks_to_boxes(inside))
+            around = masks_to_boxes(large > 0)
+            passed.append(stable & (around[:, 2] > around[:, 0]))  # an empty mask has an empty box
+            boxes.append(around)
         keep = torch.cat(passed)
         return logits[keep], quality[keep], torch.cat(boxes)[keep]
 
