@@ -1,0 +1,62 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Predictors from a configuration or a name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from cmpf.build.model import build_mask_ensemble, build_model
+from cmpf.config import find_config, get_cfg
+from cmpf.encoders.tiny_assets import checked_asset
+from cmpf.errors import ModelNameError
+from cmpf.predictor import Predictor
+
+# Name -> configuration and weights that come with the package.
+ZOO = {"cmpf_tiny": ("shapes/cmpf_tiny.yaml", "cmpf_tiny_decoder.safetensors")}
+FOLDER_CONFIG, FOLDER_WEIGHTS = "config.yaml", "model_final.safetensors"
+
+
+def build_predictor(cfg: CfgNode) -> Predictor:
+    """A predictor of the configured model, with MODEL.WEIGHTS loaded."""
+    return Predictor(
+        model=build_model(cfg),
+        short_side=cfg.INPUT.MIN_SIZE_TEST,
+        max_side=cfg.INPUT.MAX_SIZE_TEST,
+        mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
+    )
+
+
+def load_predictor(
+    model: str | Path, *, device: str | None = None, weights: str | Path | None = None
+) -> Predictor:
+    """See cmpf.load."""
+    config, own_weights = _find(str(model))
+    overrides = ["MODEL.DEVICE", device] if device else []
+    chosen = weights or own_weights
+    if chosen:
+        overrides += ["MODEL.WEIGHTS", str(chosen)]
+    return build_predictor(get_cfg(config, overrides))
+
+
+def _find(model: str) -> tuple[Path, Path | None]:
+    """Config and weights (None = those that the config names) of a zoo name, a folder or a config's path."""
+    if model in ZOO:
+        config, weights = ZOO[model]
+        return find_config(config), checked_asset(weights)
+    path = Path(model)
+    if path.is_dir():
+        missing = [name for name in (FOLDER_CONFIG, FOLDER_WEIGHTS) if not (path / name).is_file()]
+        if missing:
+            raise ModelNameError(f"folder {model} holds no {' and no '.join(missing)}; train_net.py writes both")
+        return path / FOLDER_CONFIG, path / FOLDER_WEIGHTS
+    if path.suffix in (".yaml", ".yml"):
+        return find_config(model), None
+    near = difflib.get_close_matches(model, ZOO, n=1, cutoff=0.4)
+    hint = f", did you mean {near[0]}?" if near else "."
+    raise ModelNameError(
+        f"model {model!r} is unknown{hint} Give one of {', '.join(ZOO)}, the path of a .yaml config, "
+        f"or a folder with {FOLDER_CONFIG} and {FOLDER_WEIGHTS}"
+    )

@@ -1,0 +1,98 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Wires training: loader, optimiser, schedule, checkpoints, trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from cmpf import checkpoint
+from cmpf.build.evaluation import build_evaluation
+from cmpf.data import DatasetMapper, LargeScaleJitter, PanopticTargets, RandomHorizontalFlip, get_dataset
+from cmpf.data.augmentations import Augmentation
+from cmpf.data.loader import TrainLoader, build_train_loader as data_train_loader
+from cmpf.engine.checkpoints import Checkpointer
+from cmpf.engine.optimizer import build_optimizer
+from cmpf.engine.schedule import build_schedule
+from cmpf.engine.trainer import Trainer
+from cmpf.engine.writers import Writer
+from cmpf.model import CMPF
+
+IMAGE_PAD = 128  # grey of the area that jitter leaves free
+LOG_PERIOD = 20  # iterations in one line of the log
+
+
+def build_train_loader(cfg: CfgNode) -> TrainLoader:
+    """Endless batches of the first dataset of DATASETS.TRAIN, with large-scale jitter and flips."""
+    augmentations: list[Augmentation] = []
+    if cfg.INPUT.RANDOM_FLIP == "horizontal":
+        augmentations.append(RandomHorizontalFlip())
+    augmentations.append(
+        LargeScaleJitter(
+            size=cfg.INPUT.IMAGE_SIZE, min_scale=cfg.INPUT.MIN_SCALE, max_scale=cfg.INPUT.MAX_SCALE
+        )
+    )
+    return data_train_loader(
+        get_dataset(cfg.DATASETS.TRAIN[0]).samples,
+        mapper=DatasetMapper(
+            augmentations=augmentations, target=PanopticTargets(), image_pad=IMAGE_PAD
+        ),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        seed=cfg.SEED,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def build_checkpointer(cfg: CfgNode, model: CMPF) -> Checkpointer:
+    """Checkpoints of the trained weights in OUTPUT_DIR, with configuration and training vocabulary in them."""
+    metadata = {"config": cfg.dump(), "train_classes": [list(c) for c in model.train_vocabulary.classes]}
+    return Checkpointer(
+        Path(cfg.OUTPUT_DIR),
+        save_weights=lambda path: checkpoint.save(model, path, metadata=metadata),
+        load_weights=lambda path: checkpoint.load(model, path),
+        keep=cfg.SOLVER.CHECKPOINTS_KEPT,
+    )
+
+
+def build_trainer(cfg: CfgNode, model: CMPF, *, writers: Sequence[Writer]) -> Trainer:
+    """The training run of a configuration, at iteration 0.
+
+    Raises:
+        DatasetError: a training or test dataset is unknown or not on disk.
+    """
+    solver = cfg.SOLVER
+    optimizer = build_optimizer(
+        model,
+        lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+    )
+    schedule = build_schedule(
+        solver.LR_SCHEDULER_NAME,
+        optimizer,
+        max_iter=solver.MAX_ITER,
+        steps=solver.STEPS,
+        gamma=solver.GAMMA,
+        warmup_iters=solver.WARMUP_ITERS,
+        warmup_factor=solver.WARMUP_FACTOR,
+    )
+    return Trainer(
+        model=model,
+        loader=build_train_loader(cfg),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_iter=solver.MAX_ITER,
+        checkpointer=build_checkpointer(cfg, model),
+        checkpoint_period=solver.CHECKPOINT_PERIOD,
+        writers=writers,
+        log_period=LOG_PERIOD,
+        evaluate=build_evaluation(cfg, model) if cfg.DATASETS.TEST else None,
+        eval_period=cfg.TEST.EVAL_PERIOD,
+        best_metric=cfg.TEST.BEST_METRIC,
+        amp=solver.AMP.ENABLED,
+        clip_norm=solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else math.inf,
+    )

@@ -1,0 +1,78 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_model import tiny_config, tiny_model
+
+import cmpf
+from cmpf import checkpoint
+from cmpf.build import build_predictor, load_predictor
+from cmpf.errors import ConfigError, ModelNameError, WeightsError
+
+WORDS = ["red circle", "sky"]
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+
+
+def run_folder(folder: Path, name: str = "no_ensemble") -> Path:
+    """What train_net.py leaves behind: a configuration and trained weights."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(tiny_config(name).dump())
+    model = tiny_model(name)
+    torch.nn.init.constant_(model.void_embedding.weight, 0.25)  # told apart from a fresh model by this
+    checkpoint.save(model, folder / "model_final.safetensors", metadata={})
+    return folder
+
+
+def test_the_test_size_and_the_ensemble_come_from_the_configuration() -> None:
+    predictor = build_predictor(
+        tiny_config(overrides=["INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160])
+    )
+    assert (predictor.short_side, predictor.max_side) == (96, 160)
+    assert predictor.mask_ensemble is not None
+    assert build_predictor(tiny_config("no_ensemble")).mask_ensemble is None
+
+
+def test_the_shipped_tiny_model_loads_by_its_name_and_segments(image: np.ndarray) -> None:
+    predictor = cmpf.load("cmpf_tiny", device="cpu")
+    assert predictor.predict(image, WORDS).panoptic.shape == (40, 56)
+
+
+def test_a_training_folder_is_a_model(image: np.ndarray, tmp_path: Path) -> None:
+    folder = str(run_folder(tmp_path / "run"))
+    torch.manual_seed(0)  # random encoders must be those that the weights belong to
+    loaded = load_predictor(folder, device="cpu")
+    assert (loaded.model.void_embedding.weight == 0.25).all()
+    assert loaded.predict(image, WORDS).panoptic.shape == (40, 56)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (run_folder(tmp_path / "run") / "model_final.safetensors").unlink()
+    with pytest.raises(ModelNameError, match=r"holds no model_final\.safetensors"):
+        load_predictor(str(tmp_path / "run"))
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(ModelNameError, match=r"'cmpf_tny' is unknown, did you mean cmpf_tiny\?"):
+        cmpf.load("cmpf_tny")
+
+
+def test_a_missing_config_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        cmpf.load("nowhere.yaml")
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", "fcclip_tiny")
+    (tmp_path / "other.yaml").write_text(tiny_config("no_ensemble").dump())
+    with pytest.raises(WeightsError):
+        load_predictor(str(tmp_path / "other.yaml"), weights=str(run / "model_final.safetensors"))
+
+
