@@ -50,7 +50,9 @@ def _find(model: str) -> tuple[Path, Path | None]:
     if path.is_dir():
         missing = [name for name in (FOLDER_CONFIG, FOLDER_WEIGHTS) if not (path / name).is_file()]
         if missing:
-            raise ModelNameError(f"folder {model} holds no {' and no '.join(missing)}; train_net.py writes both")
+            raise ModelNameError(
+                f"folder {model} holds no {' and no '.join(missing)}; train_net.py writes both"
+            )
         return path / FOLDER_CONFIG, path / FOLDER_WEIGHTS
     if path.suffix in (".yaml", ".yml"):
         return find_config(model), None

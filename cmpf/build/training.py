@@ -37,9 +37,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     )
     return data_train_loader(
         get_dataset(cfg.DATASETS.TRAIN[0]).samples,
-        mapper=DatasetMapper(
-            augmentations=augmentations, target=PanopticTargets(), image_pad=IMAGE_PAD
-        ),
+        mapper=DatasetMapper(augmentations=augmentations, target=PanopticTargets(), image_pad=IMAGE_PAD),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

@@ -16,7 +16,9 @@ RANDOM = ["MODEL.CMPF.CLIP.PRETRAINED", "", "MODEL.CMPF.SAM.CHECKPOINT", "random
 
 
 def test_widths_and_depths_come_from_the_configuration() -> None:
-    model = tiny_model(overrides=["MODEL.MASK_FORMER.DEC_LAYERS", 5, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7])
+    model = tiny_model(
+        overrides=["MODEL.MASK_FORMER.DEC_LAYERS", 5, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7]
+    )
     outputs = model.train().losses([{"image": picture(), "targets": {
         "labels": torch.tensor([0]), "masks": torch.ones(1, 64, 96, dtype=torch.bool)}}])  # fmt: skip
     assert len(outputs) == 3 * 5  # 5 heads: 4 layers and the head before the first
@@ -58,7 +60,10 @@ def test_the_published_sam_branch_has_weights_for_three_levels() -> None:
 
 def test_without_deep_supervision_only_the_last_head_is_scored() -> None:
     model = tiny_model("fcclip_tiny", ["MODEL.MASK_FORMER.DEEP_SUPERVISION", False]).train()
-    sample = {"image": picture(), "targets": {"labels": torch.tensor([0]), "masks": torch.ones(1, 64, 96) > 0}}
+    sample = {
+        "image": picture(),
+        "targets": {"labels": torch.tensor([0]), "masks": torch.ones(1, 64, 96) > 0},
+    }
     assert sorted(model([sample])) == ["loss_ce", "loss_dice", "loss_mask"]
 
 
@@ -78,7 +83,9 @@ def test_an_unknown_encoder_is_refused_with_the_nearest_names() -> None:
 
 def test_compile_wraps_both_frozen_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *_, **__: compiled.append(type(self).__name__))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, *_, **__: compiled.append(type(self).__name__)
+    )
     build_encoders(tiny_config(overrides=["MODEL.CMPF.COMPILE", True]))
     assert compiled == ["CLIP", "SAMEncoder"]
 

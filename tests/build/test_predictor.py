@@ -74,5 +74,3 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(tiny_config("no_ensemble").dump())
     with pytest.raises(WeightsError):
         load_predictor(str(tmp_path / "other.yaml"), weights=str(run / "model_final.safetensors"))
-
-
