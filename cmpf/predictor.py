@@ -50,15 +50,23 @@ class Predictor:
         short_side, max_side: pictures are resized so that their shorter side has `short_side` pixels, or less where
             the longer one would exceed `max_side`.
         mask_ensemble: what `ensemble=True` means; None = the model has no SAM for it.
+        known: vocabularies that tell things from stuff, beside the model's training vocabulary.
     """
 
     def __init__(
-        self, *, model: CMPF, short_side: int, max_side: int, mask_ensemble: MaskEnsembleSettings | None
+        self,
+        *,
+        model: CMPF,
+        short_side: int,
+        max_side: int,
+        mask_ensemble: MaskEnsembleSettings | None,
+        known: Sequence[Vocabulary] = (),
     ) -> None:
         self.model = model.eval()
         self.short_side = short_side
         self.max_side = max_side
         self.mask_ensemble = mask_ensemble
+        self.known = (model.train_vocabulary, *known)
 
     @overload  # to the type checker, a path is also a sequence of strings
     def predict(  # type: ignore[overload-overlap]
@@ -92,8 +100,8 @@ class Predictor:
                 separated by ";", the path of a vocabulary file, or a Vocabulary.
             task: "panoptic", "semantic", "instance", or "all" of them in one pass.
             ensemble: add SAM's own masks (OpenSeg Ensemble, semantic results only); None = as the model's config says.
-            things, stuff: class names which are (not) counted one by one. Without them, classes that the model was
-                trained on keep their kind and all others are things.
+            things, stuff: class names which are (not) counted one by one. Without them, words of the training
+                vocabulary and of known datasets keep their kind and all others are things.
             batch_size: pictures per forward pass.
             allow_urls: whether addresses may be downloaded.
         Returns:
@@ -122,7 +130,7 @@ class Predictor:
             return Vocabulary.from_file(words)
         if isinstance(words, str):
             words = [word for word in words.split(";") if word.strip()]
-        return Vocabulary.from_words(words, things=things, stuff=stuff, known=self.model.train_vocabulary)
+        return Vocabulary.from_words(words, things=things, stuff=stuff, known=self.known)
 
     def _settings(self, task: str, ensemble: bool | None) -> InferenceSettings:
         if task not in TASKS:

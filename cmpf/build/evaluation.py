@@ -8,7 +8,8 @@ from collections.abc import Callable
 from fvcore.common.config import CfgNode
 
 from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
-from cmpf.data.loader import InferenceLoader, build_test_loader as data_test_loader
+from cmpf.data.loader import InferenceLoader
+from cmpf.data.loader import build_test_loader as data_test_loader
 from cmpf.evaluation import (
     Evaluator,
     InstanceEvaluator,

@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from cmpf.build.model import build_mask_ensemble, build_model
 from cmpf.config import find_config, get_cfg
+from cmpf.data import dataset_names, get_vocabulary
 from cmpf.encoders.tiny_assets import checked_asset
 from cmpf.errors import ModelNameError
 from cmpf.predictor import Predictor
@@ -26,6 +27,7 @@ def build_predictor(cfg: CfgNode) -> Predictor:
         short_side=cfg.INPUT.MIN_SIZE_TEST,
         max_side=cfg.INPUT.MAX_SIZE_TEST,
         mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
+        known=[get_vocabulary(name) for name in dataset_names()],
     )
 
 

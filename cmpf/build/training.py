@@ -13,7 +13,8 @@ from cmpf import checkpoint
 from cmpf.build.evaluation import build_evaluation
 from cmpf.data import DatasetMapper, LargeScaleJitter, PanopticTargets, RandomHorizontalFlip, get_dataset
 from cmpf.data.augmentations import Augmentation
-from cmpf.data.loader import TrainLoader, build_train_loader as data_train_loader
+from cmpf.data.loader import TrainLoader
+from cmpf.data.loader import build_train_loader as data_train_loader
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule

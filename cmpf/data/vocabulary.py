@@ -90,7 +90,7 @@ class Vocabulary:
         *,
         things: Iterable[str] | None = None,
         stuff: Iterable[str] | None = None,
-        known: Vocabulary | None = None,
+        known: Sequence[Vocabulary] = (),
     ) -> Vocabulary:
         """A vocabulary as users write it.
 
@@ -98,7 +98,8 @@ class Vocabulary:
             words: one string a class, "name" or "name, synonym, synonym".
             things: words of the thing classes; with it (and without `stuff`) all other classes are stuff.
             stuff: words of the stuff classes.
-            known: classes that neither list settles are as in this vocabulary, things where it lacks them.
+            known: classes that neither list settles are as in the first of these that has one of their words;
+                things where none has.
         Raises:
             VocabularyError: as the constructor; or a thing or stuff word names no class, or is in both lists.
         """
@@ -206,8 +207,10 @@ def _classes_named(argument: str, words: Iterable[str] | None, classes: Sequence
     return found
 
 
-def _kinds(known: Vocabulary | None) -> dict[str, bool]:
-    if known is None:
-        return {}
-    pairs = zip(known.classes, known.is_thing, strict=True)
-    return {word: thing for words, thing in pairs for word in words}
+def _kinds(known: Sequence[Vocabulary]) -> dict[str, bool]:
+    """Word -> whether it is a thing; earlier vocabularies have precedence."""
+    kinds: dict[str, bool] = {}
+    for vocabulary in reversed(known):
+        for words, thing in zip(vocabulary.classes, vocabulary.is_thing, strict=True):
+            kinds.update(dict.fromkeys(words, thing))
+    return kinds

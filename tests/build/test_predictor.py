@@ -74,3 +74,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(tiny_config("no_ensemble").dump())
     with pytest.raises(WeightsError):
         load_predictor(str(tmp_path / "other.yaml"), weights=str(run / "model_final.safetensors"))
+
+
+def test_words_of_known_datasets_keep_their_kind() -> None:
+    predictor = build_predictor(tiny_config("no_ensemble"))
+    # stuff that only the validation set of ShapeWorld has, a thing of COCO, and a word that nobody knows
+    assert predictor.vocabulary(["bamboo", "person", "unicorn"]).is_thing == (False, True, True)

@@ -154,10 +154,15 @@ def test_named_things_make_all_others_stuff_and_named_stuff_leaves_others_things
 def test_known_words_keep_their_kind_unless_named() -> None:
     known = Vocabulary(classes=[["car"], ["sky", "heaven"], ["road"]], things=[0])
     words = ["car", "heaven", "road", "cup"]
-    assert Vocabulary.from_words(words, known=known).is_thing == (True, False, False, True)
-    assert Vocabulary.from_words(words, stuff=["cup"], known=known).is_thing == (True, False, False, False)
-    assert Vocabulary.from_words(words, things=["road"], known=known).is_thing == (False, False, True, False)
-    mixed = Vocabulary.from_words(words, things=["road"], stuff=["car"], known=known)
+    assert Vocabulary.from_words(words, known=[known]).is_thing == (True, False, False, True)
+    assert Vocabulary.from_words(words, stuff=["cup"], known=[known]).is_thing == (True, False, False, False)
+    assert Vocabulary.from_words(words, things=["road"], known=[known]).is_thing == (
+        False,
+        False,
+        True,
+        False,
+    )
+    mixed = Vocabulary.from_words(words, things=["road"], stuff=["car"], known=[known])
     assert mixed.is_thing == (False, False, True, True)
 
 

@@ -55,7 +55,13 @@ def test_a_broken_list_of_hashes_is_named(folder: Path, content: str | None) -> 
         expected_hash(NAME, folder=folder)
 
 
-def test_all_shipped_files_are_whole_and_under_six_megabytes() -> None:
+def test_all_shipped_files_are_whole_and_all_assets_under_ten_megabytes() -> None:
     names = json.loads((ASSETS / "hashes.json").read_text())
-    assert set(names) == {"bpe_2000_merges.txt.gz", "cmpf_tiny_clip.safetensors", "cmpf_tiny_sam.safetensors"}
-    assert sum(checked_asset(name).stat().st_size for name in names) < 6_000_000
+    assert set(names) == {
+        "bpe_2000_merges.txt.gz",
+        "cmpf_tiny_clip.safetensors",
+        "cmpf_tiny_decoder.safetensors",
+        "cmpf_tiny_sam.safetensors",
+    }
+    assert all(checked_asset(name).is_file() for name in names)
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 10_000_000
