@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from cmpf.data.vocabulary_file import parse_vocabulary_text, read_vocabulary_text
+from cmpf.data.vocabulary_file import parse_vocabulary_text, read_vocabulary_text, word_set
 from cmpf.errors import VocabularyError
 
 FORM = 'a list of classes, each a list of synonyms: [["person", "child"], ["car"]]'
@@ -20,7 +20,9 @@ FORM = 'a list of classes, each a list of synonyms: [["person", "child"], ["car"
 class Vocabulary:
     """Classes with synonyms. Immutable and hashable, so it may be shared between threads and be a key.
 
-    classes: one tuple of synonyms a class, the name first; white space is tidied, doubles are dropped.
+    classes: one tuple of synonyms a class, the name first; white space is tidied, doubles are dropped. Classes may
+        share words, the first one too; no two may have the same words.
+    names: (K,) the first word of each class, made unique: see `_unique_names`.
     is_thing: (K,) whether objects of the class are counted one by one.
     seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary;
         True for every class of a vocabulary without one.
@@ -28,6 +30,7 @@ class Vocabulary:
     """
 
     classes: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...] = field(repr=False, compare=False)
     is_thing: tuple[bool, ...]
     seen: tuple[bool, ...]
     key: str = field(repr=False, compare=False)
@@ -45,21 +48,18 @@ class Vocabulary:
             things: indices of the thing classes; None = all, an empty list = none.
             seen_against: the training vocabulary.
         Raises:
-            VocabularyError: no class, an empty name, a repeated class, or a thing that is not there.
+            VocabularyError: no class, an empty word, two classes with the same words, or a thing that is not
+                there.
         """
         tidy = _tidy_classes(classes)
         _check_repeats(tidy)
         object.__setattr__(self, "classes", tidy)
+        object.__setattr__(self, "names", _unique_names(tidy))
         object.__setattr__(self, "is_thing", _thing_flags(things, len(tidy)))
         object.__setattr__(self, "key", hashlib.sha256(json.dumps(tidy).encode()).hexdigest())
         object.__setattr__(self, "seen", (True,) * len(tidy))
         if seen_against is not None:
             object.__setattr__(self, "seen", self.seen_in(seen_against))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """(K,) first synonym of each class."""
-        return tuple(words[0] for words in self.classes)
 
     @property
     def num_classes(self) -> int:
@@ -96,10 +96,11 @@ class Vocabulary:
 
         Args:
             words: one string a class, "name" or "name, synonym, synonym".
-            things: words of the thing classes; with it (and without `stuff`) all other classes are stuff.
+            things: words of the thing classes; with it (and without `stuff`) all other classes are stuff. A word
+                means the classes that it is the name of, or if there is none, all that have it as a synonym.
             stuff: words of the stuff classes.
-            known: classes that neither list settles are as in the first of these that has one of their words;
-                things where none has.
+            known: classes that neither list settles are as in the first of these that has one of their words as
+                the name of a class, or if there is none, as a synonym; things where none has.
         Raises:
             VocabularyError: as the constructor; or a thing or stuff word names no class, or is in both lists.
         """
@@ -164,14 +165,47 @@ def _tidy_classes(classes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ..
 
 
 def _check_repeats(classes: Sequence[Sequence[str]]) -> None:
-    """CLIP reads lower case, so names that differ in case only are the same class."""
-    first: dict[str, int] = {}
+    """CLIP reads lower case and the order of synonyms means nothing, so equal sets are the same class."""
+    first: dict[frozenset[str], int] = {}
     for position, words in enumerate(classes):
-        earlier = first.setdefault(words[0].casefold(), position)
+        earlier = first.setdefault(word_set(words), position)
         if earlier != position:
             raise VocabularyError(
-                f"class {words[0]!r} is repeated, at positions {earlier} and {position}; name each class once"
+                f"class {words[0]!r} is repeated, at positions {earlier} and {position}; name each class once, "
+                "or give one of them a word that the other lacks"
             )
+
+
+def _unique_names(classes: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The first word of each class; metrics are keyed by it, so it must be unique.
+
+    A first word that several classes share is followed by the class's first synonym that the others lack, in
+    brackets: "bag (purse)". A class of this word alone keeps it plain. Where no synonym tells the classes
+    apart, the class index does: "bag (12)".
+    """
+    alike: dict[str, list[int]] = {}
+    for index, words in enumerate(classes):
+        alike.setdefault(words[0].casefold(), []).append(index)
+    names = [words[0] for words in classes]
+    taken = set(alike)
+    for indices in alike.values():
+        for index in indices if len(indices) > 1 else ():
+            if len(classes[index]) > 1:
+                others = frozenset().union(*(word_set(classes[other]) for other in indices if other != index))
+                names[index] = _bracketed(classes[index], index=index, others=others, taken=taken)
+                taken.add(names[index].casefold())
+    return tuple(names)
+
+
+def _bracketed(words: Sequence[str], *, index: int, others: Collection[str], taken: Collection[str]) -> str:
+    for word in words[1:]:
+        name = f"{words[0]} ({word})"
+        if word.casefold() not in others and name.casefold() not in taken:
+            return name
+    name = f"{words[0]} ({index})"
+    while name.casefold() in taken:
+        name += f" ({index})"
+    return name
 
 
 def _thing_flags(things: Iterable[int] | None, count: int) -> tuple[bool, ...]:
@@ -188,29 +222,36 @@ def _thing_flags(things: Iterable[int] | None, count: int) -> tuple[bool, ...]:
 
 
 def _classes_named(argument: str, words: Iterable[str] | None, classes: Sequence[Sequence[str]]) -> set[int]:
-    """Indices of the classes that have any of the words."""
+    """Indices of the classes that the words mean: those with this name, or else all with this synonym."""
     if isinstance(words, str):
         raise VocabularyError(f"{argument} must be a list of class names, got the string {words!r}")
-    index_of: dict[str, int] = {}
-    for index, synonyms in enumerate(classes):
+    by_name: dict[str, set[int]] = {}
+    by_synonym: dict[str, set[int]] = {}
+    for index, (name, synonyms) in enumerate(zip(_unique_names(classes), classes, strict=True)):
+        for word in {name, synonyms[0]}:
+            by_name.setdefault(word, set()).add(index)
         for synonym in synonyms:
-            index_of.setdefault(synonym, index)
-    found = set()
+            by_synonym.setdefault(synonym, set()).add(index)
+    indices_of = by_synonym | by_name
+    found: set[int] = set()
     for word in words or ():
         tidy = " ".join(str(word).split())
-        if tidy not in index_of:
-            near = get_close_matches(tidy, index_of, n=1) or [next(iter(index_of))]
+        if tidy not in indices_of:
+            near = get_close_matches(tidy, indices_of, n=1) or [next(iter(indices_of))]
             raise VocabularyError(
                 f"{argument} names {word!r}, which is no class of the vocabulary; did you mean {near[0]!r}?"
             )
-        found.add(index_of[tidy])
+        found |= indices_of[tidy]
     return found
 
 
 def _kinds(known: Sequence[Vocabulary]) -> dict[str, bool]:
-    """Word -> whether it is a thing; earlier vocabularies have precedence."""
-    kinds: dict[str, bool] = {}
-    for vocabulary in reversed(known):
+    """Word -> whether it is a thing. Names go before synonyms, then earlier vocabularies before later ones."""
+    names: dict[str, bool] = {}
+    synonyms: dict[str, bool] = {}
+    for vocabulary in known:
         for words, thing in zip(vocabulary.classes, vocabulary.is_thing, strict=True):
-            kinds.update(dict.fromkeys(words, thing))
-    return kinds
+            names.setdefault(words[0], thing)
+            for word in words[1:]:
+                synonyms.setdefault(word, thing)
+    return synonyms | names

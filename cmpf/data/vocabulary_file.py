@@ -3,12 +3,15 @@
 
 Lines that begin with `#` are comments; the comment `# isthing: 1 0 1` gives one flag a class, in file order.
 OpenSeg's placeholder class `invalid_class_id` is left out. Ids must differ but mean nothing else: the class
-index is the place in the file.
+index is the place in the file. Classes may share words, even the first one, as long as each pair differs in
+some word (ADE20K's 847 classes have three bags). White space around and within words and a comma at the end
+of a line do not matter.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from cmpf.errors import VocabularyError
@@ -50,7 +53,7 @@ def parse_vocabulary_text(
     """
     classes: list[tuple[str, ...]] = []
     flags: tuple[int, tuple[bool, ...]] | None = None
-    line_of: dict[str, int] = {}
+    line_of: dict[int | frozenset[str], int] = {}
     for number, line in enumerate(_LINE_END.split(text), start=1):
         where = f"{source}, line {number}"
         content = line.strip()
@@ -59,10 +62,18 @@ def parse_vocabulary_text(
             flags = (number, _parse_flags(header[1], where)) if header else flags
         elif content:
             identity, words = _parse_class(content, where)
-            _check_new(f"id {identity}", line_of, number, where)
-            if words[0] != PLACEHOLDER:
-                _check_new(f"class {words[0]!r}", line_of, number, where)
-                classes.append(words)
+            if (earlier := line_of.setdefault(identity, number)) != number:
+                raise VocabularyError(
+                    f"{where}: id {identity} is already on line {earlier}; give each class its own"
+                )
+            if words[0] == PLACEHOLDER:
+                continue
+            if (earlier := line_of.setdefault(word_set(words), number)) != number:
+                raise VocabularyError(
+                    f"{where}: class {words[0]!r} has the same words as line {earlier}; name each class once, or "
+                    "give one of them a word that the other lacks"
+                )
+            classes.append(words)
     if not classes:
         raise VocabularyError(f"{source}: no class in it; write one a line, {FORM}")
     if flags is not None and len(flags[1]) != len(classes):
@@ -73,11 +84,16 @@ def parse_vocabulary_text(
     return tuple(classes), None if flags is None else flags[1]
 
 
+def word_set(words: Iterable[str]) -> frozenset[str]:
+    """What tells two classes apart: their words, in any order and case."""
+    return frozenset(word.casefold() for word in words)
+
+
 def _parse_class(content: str, where: str) -> tuple[int, tuple[str, ...]]:
     identity, colon, names = content.partition(":")
     if not colon or not identity.strip().isdecimal():
         raise VocabularyError(f"{where}: {content!r} does not begin with a number and a colon; write {FORM}")
-    words = tuple(word.strip() for word in names.split(","))
+    words = tuple(" ".join(word.split()) for word in names.strip().removesuffix(",").split(","))
     if not all(words):
         raise VocabularyError(f"{where}: empty name or synonym in {content!r}; write {FORM}")
     return int(identity), words
@@ -89,9 +105,3 @@ def _parse_flags(flags: str, where: str) -> tuple[bool, ...]:
     if wrong:
         raise VocabularyError(f"{where}: isthing flag {wrong[0]!r}; write 1 for things and 0 for stuff")
     return tuple(value == "1" for value in values)
-
-
-def _check_new(what: str, line_of: dict[str, int], number: int, where: str) -> None:
-    earlier = line_of.setdefault(what.casefold(), number)
-    if earlier != number:
-        raise VocabularyError(f"{where}: {what} is already on line {earlier}; name each once")

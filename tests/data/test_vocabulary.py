@@ -18,7 +18,7 @@ CLASSES = st.lists(
     st.lists(WORDS, min_size=1, max_size=4),
     min_size=1,
     max_size=8,
-    unique_by=lambda words: words[0].casefold(),
+    unique_by=lambda words: frozenset(word.casefold() for word in words),
 )
 
 
@@ -119,8 +119,13 @@ def test_threads_share_a_vocabulary() -> None:
         ([["car"], ["  "]], None, r"class 1 .*empty name"),
         ([["car", ""]], None, r"class 0 .*empty name or synonym"),
         ([["car", 5]], None, r"class 0 \('car, 5'\)"),
-        ([["car"], ["dog"], ["car", "auto"]], None, r"class 'car' is repeated, at positions 0 and 2"),
+        ([["car"], ["dog"], ["car", "car "]], None, r"class 'car' is repeated, at positions 0 and 2"),
         ([["Car"], ["car"]], None, r"'car' is repeated, at positions 0 and 1"),
+        (
+            [["car", "auto"], ["Auto", "car"]],
+            None,
+            r"'Auto' is repeated, at positions 0 and 1.*a word that the",
+        ),
         ([["car"]], [1], r"class index 1; this vocabulary has 0\.\.0"),
         ([["car"]], [-1], r"class index -1"),
         ([["car"]], ["car"], r"class index 'car'.*takes names"),
@@ -132,8 +137,60 @@ def test_a_wrong_vocabulary_is_refused_with_a_cure(classes: object, things: obje
     assert isinstance(caught.value, CMPFError)
 
 
-def test_classes_may_share_a_synonym_but_not_a_name() -> None:
+# Classes that share words
+
+
+def test_classes_may_share_synonyms() -> None:
     assert Vocabulary(classes=[["bag", "sack"], ["pouch", "sack"]]).names == ("bag", "pouch")
+
+
+def test_a_shared_first_word_is_told_apart_by_the_first_synonym_that_the_others_lack() -> None:
+    words = Vocabulary(classes=[["bag"], ["Bag", "grip", "purse"], ["cup"], ["bag", "Grip", "handbag"]])
+    # Class 0 has the word alone and keeps it. Classes 1 and 3 share "grip" too.
+    assert words.names == ("bag", "Bag (purse)", "cup", "bag (handbag)")
+    assert words.classes[3] == ("bag", "Grip", "handbag")
+
+
+def test_names_fall_back_to_the_class_index() -> None:
+    # Class 1 has no word of its own: "grip" is in class 2 as well.
+    words = Vocabulary(classes=[["bag"], ["bag", "grip"], ["bag", "grip", "purse"]])
+    assert words.names == ("bag", "bag (1)", "bag (purse)")
+
+
+def test_names_with_brackets_do_not_meet_those_that_a_user_wrote() -> None:
+    words = Vocabulary(classes=[["bag"], ["bag", "purse"], ["bag (purse)"], ["Bag (1)"]])
+    assert words.names == ("bag", "bag (1) (1)", "bag (purse)", "Bag (1)")
+
+
+def test_the_kind_of_classes_with_a_shared_name_can_be_set_together_or_one_by_one() -> None:
+    words = ["bag, grip", "bag, purse", "cup, grip"]
+    assert Vocabulary.from_words(words, things=["bag"]).is_thing == (True, True, False)
+    assert Vocabulary.from_words(words, things=["bag (purse)"]).is_thing == (False, True, False)
+    assert Vocabulary.from_words(words, things=["purse"]).is_thing == (False, True, False)
+    assert Vocabulary.from_words(words, things=["grip"]).is_thing == (True, False, True)
+
+
+def test_a_word_that_is_a_name_does_not_mean_classes_with_that_synonym() -> None:
+    words = ["cup, mug", "mug, beaker"]
+    assert Vocabulary.from_words(words, stuff=["mug"]).is_thing == (True, False)
+
+
+@given(CLASSES)
+@settings(max_examples=100, deadline=None)
+def test_names_are_unique_and_begin_with_the_first_word(classes: list[list[str]]) -> None:
+    words = Vocabulary(classes=classes)
+    assert len({name.casefold() for name in words.names}) == len(words)
+    assert all(name.startswith(own[0]) for name, own in zip(words.names, words.classes, strict=True))
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "A", "b", "a (b)", "a (1)"]), min_size=1, max_size=3), min_size=1)
+)
+@settings(max_examples=200, deadline=None)
+def test_names_are_unique_where_nearly_all_words_are_shared(classes: list[list[str]]) -> None:
+    distinct = list({frozenset(w.casefold() for w in words): words for words in classes}.values())
+    names = Vocabulary(classes=distinct).names
+    assert len({name.casefold() for name in names}) == len(distinct)
 
 
 # Words as users write them
@@ -164,6 +221,16 @@ def test_known_words_keep_their_kind_unless_named() -> None:
     )
     mixed = Vocabulary.from_words(words, things=["road"], stuff=["car"], known=[known])
     assert mixed.is_thing == (False, False, True, True)
+
+
+def test_names_of_known_vocabularies_go_before_synonyms_and_earlier_ones_before_later_ones() -> None:
+    first = Vocabulary(classes=[["light", "lamp"], ["table"]], things=[])
+    second = Vocabulary(classes=[["lamp"], ["table"], ["desk", "bureau"]])
+    third = Vocabulary(classes=[["shelf", "bureau"]], things=[])
+    words = ["lamp", "table", "bureau", "light"]
+    # lamp: the name in the second; table: the first's; bureau: no name, the second's; light: the first's.
+    known = [first, second, third]
+    assert Vocabulary.from_words(words, known=known).is_thing == (True, False, True, False)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +276,12 @@ def test_seen_agrees_with_comparing_every_pair_of_words(
 @given(st.lists(st.text(max_size=8), max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_any_list_of_strings_gives_a_vocabulary_or_one_clear_error(words: list[str]) -> None:
-    names = [word.split(",")[0].strip().casefold() for word in words]
+    sets = {frozenset(" ".join(s.split()).casefold() for s in word.split(",")) for word in words}
     empty = any(not synonym.strip() for word in words for synonym in word.split(","))
     if not words or empty:
         with pytest.raises(VocabularyError, match="empty"):
             Vocabulary.from_words(words)
-    elif len({" ".join(name.split()) for name in names}) < len(words):
+    elif len(sets) < len(words):
         with pytest.raises(VocabularyError, match="repeated"):
             Vocabulary.from_words(words)
     else:

@@ -30,6 +30,21 @@ def test_a_file_of_openseg_users_loads_unchanged(tmp_path: Path) -> None:
     assert Vocabulary.from_file(str(path)).classes == (("wall", "walls", "brick wall"), ("sky",))
 
 
+def test_classes_may_share_their_first_word_as_in_files_for_ade20k_full() -> None:
+    classes, _ = parse_vocabulary_text("114:bag\n191:bag,suitcase\n252:bag,purse\n", source="f")
+    assert classes == (("bag",), ("bag", "suitcase"), ("bag", "purse"))
+
+
+def test_white_space_and_a_comma_at_the_end_do_not_matter() -> None:
+    classes, _ = parse_vocabulary_text("0 :  wall ,\twalls,\n1: traffic   light , \n", source="f")
+    assert classes == (("wall", "walls"), ("traffic light",))
+
+
+def test_ids_may_be_in_any_order_and_the_placeholder_anywhere_any_number_of_times() -> None:
+    text = "7:sky\n0:invalid_class_id\n3:road\n1:invalid_class_id\n"
+    assert parse_vocabulary_text(text, source="f")[0] == (("sky",), ("road",))
+
+
 def test_a_name_may_hold_a_colon_and_any_script(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("\ufeff1:sign: stop\n2:猫,кошка\n", encoding="utf-8")
@@ -47,7 +62,12 @@ def test_a_name_may_hold_a_colon_and_any_script(tmp_path: Path) -> None:
         ("-1:a\n", "f, line 1: '-1:a' does not begin with a number"),
         ("1:a\n2:\n", "f, line 2: empty name or synonym in '2:'"),
         ("1:a,,b\n", "f, line 1: empty name or synonym"),
-        ("1:dog\n# x\n2:cat\n3:Dog,hound\n", "f, line 4: class 'Dog' is already on line 1"),
+        ("1:a,\n2: ,\n", "f, line 2: empty name or synonym in '2: ,'"),
+        ("1:a,,\n", "f, line 1: empty name or synonym"),
+        ("1:,a\n", "f, line 1: empty name or synonym"),
+        ("1:dog\n# x\n2:cat\n3:Dog\n", "f, line 4: class 'Dog' has the same words as line 1"),
+        ("1:dog,hound\n2:hound,  DOG\n", "f, line 2: class 'hound' has the same words as line 1"),
+        ("1:hot dog\n2:hot  dog,\n", "f, line 2: class 'hot dog' has the same words as line 1"),
         ("1:a\n2:b\n1:c\n", "f, line 3: id 1 is already on line 1"),
         ("# isthing: 1\n1:a\n2:b\n", "f, line 1: 1 isthing flags for 2 classes"),
         ("# isthing: 1 yes\n1:a\n2:b\n", "f, line 1: isthing flag 'yes'; write 1 for things"),

@@ -1,0 +1,300 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The vocabulary files that come with the package, against the datasets' own category lists."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cmpf
+from cmpf.data.vocabulary import Vocabulary
+
+FOLDER = Path(cmpf.__file__).parent / "assets" / "vocabularies"
+FACTS = Path(__file__).parent / "facts"
+
+# File -> list of the dataset's categories, in the order of its class indices.
+FACTS_OF = {
+    "coco_panoptic": "coco_panoptic_133",
+    "ade20k_150": "ade20k_150",
+    "ade20k_847": "ade20k_847",
+    "cityscapes_19": "cityscapes_19",
+    "mapillary_vistas_65": "mapillary_vistas_65",
+    "bdd100k_40": "bdd100k_40",
+    "bdd100k_19": "cityscapes_19",  # BDD100K took over Cityscapes' training ids and names
+    "pascal_context_459": "pascal_context_459",
+    "pascal_context_59": "pascal_context_59",
+    "pascal_voc_21": "pascal_voc_21",
+    "pascal_voc_20": "pascal_voc_21",  # without background
+    "coco_stuff_171": "coco_stuff_171",
+}
+# Semantic datasets: their lists say nothing about things, or the same for every class.
+OWN_FLAGS = ("ade20k_847", "pascal_context_459", "pascal_context_59", "pascal_voc_21", "pascal_voc_20")
+
+# Seen classes, from a look at every list: changes of any file must be looked at again.
+SEEN_COUNTS = {
+    "coco_panoptic": 133,
+    "ade20k_150": 74,
+    "ade20k_847": 125,
+    "cityscapes_19": 16,
+    "mapillary_vistas_65": 28,
+    "bdd100k_40": 19,
+    "bdd100k_19": 16,
+    "pascal_context_459": 103,
+    "pascal_context_59": 54,
+    "pascal_voc_21": 21,
+    "pascal_voc_20": 20,
+    "coco_stuff_171": 159,
+}
+
+# Names that are no English as they stand, or that another word of the same meaning replaces.
+RENAMED = {
+    "floor-wood": "wood floor",
+    "floor-marble": "marble floor",
+    "floor-stone": "stone floor",
+    "floor-tile": "tile floor",
+    "wall-brick": "brick wall",
+    "wall-concrete": "concrete wall",
+    "wall-panel": "wall panel",
+    "wall-stone": "stone wall",
+    "wall-tile": "tile wall",
+    "wall-wood": "wood wall",
+    "window-blind": "window blind",
+    "ceiling-tile": "ceiling tile",
+    "solid": "solid object",
+    "structural": "structure",
+    "playingfield": "playing field",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv monitor",
+    "casette recorder": "cassette recorder",
+    "fire place": "fireplace",
+    "tong": "tongs",
+    "unknown": "unknown object",
+    "dynamic": "dynamic object",
+    "static": "static object",
+    "polegroup": "pole group",
+    "crosswalk - plain": "plain crosswalk",
+    "lane marking - crosswalk": "crosswalk marking",
+    "lane marking - general": "lane marking",
+    "traffic sign (back)": "traffic sign back",
+    "traffic sign (front)": "front of a traffic sign",
+    "on rails": "vehicle on rails",
+    "wheeled slow": "slow wheeled vehicle",
+    "ash-bin": "ash bin",
+    "ashbin": "ash bin",
+    "advertizement": "advertising",
+    "forte-piano": "pianoforte",
+    "vent-hole": "venthole",
+    "check-in-desk": "check-in desk",
+    "c p u": "cpu",
+}
+
+# ADE20K names classes by WordNet's synonyms. Those that are the name of another class of the dataset, or that
+# name something else first (a "throne" is no toilet to CLIP), are left out: id, words; ...
+LEFT_OUT = {
+    "ade20k_150": """
+        6 route; 35 press; 58 screen; 61 span; 63 screen; 65 can, crapper, pot, potty, stool, throne; 94
+        ground; 97 puff; 99 counter; 100 posting, bill, card; 105 transporter; 131 cover
+    """,
+    "ade20k_847": """
+        4 route; 11 individual, someone, somebody, mortal, soul; 14 machine; 19 mantle, pall; 46 closet,
+        press; 49 pedestal, stand; 50 span; 51 screen; 53 drop; 57 screen; 58 can, crapper, pot, potty,
+        stool, throne; 68 chest; 72 range; 79 computing machine, computing device, data processor,
+        information processing system; 80 coach, charabanc, jitney, motorcoach, passenger vehicle; 88 idiot
+        box, boob tube, goggle box; 92 posting, bill, card; 99 carrier; 100 counter; 101 shanty; 104 animate
+        being, beast, brute; 105 pendant, pendent; 107 stall; 108 wheel; 112 marque; 118 ground; 123 stand;
+        126 puff; 130 pot; 131 transporter; 147 screen; 150 cover; 153 screen; 165 equus caballus; 174 pier;
+        191 bag, grip; 192 notice board; 206 spot; 219 fluorescent; 229 grill; 249 lid; 252 bag; 253 papers;
+        259 canis familiaris; 280 patio; 292 postbox; 310 grand; 316 headstone, tombstone; 333 fish tank;
+        334 trolley; 337 brochure; 351 ware, product; 355 tin; 357 material; 371 basket; 372 wheel; 375
+        staff of life; 379 paper; 393 skirting board; 408 boiler; 410 carriage, go-cart, pusher; 412 pipe;
+        426 tin; 431 ticket office; 441 plug; 478 electric light; 486 asphyxiator; 502 blowhole; 537 grip,
+        hold; 555 dish; 556 alarm; 574 eyeglasses; 642 hydrant; 647 cuticle, shield; 729 cell; 737 push; 768
+        control panel, instrument panel, board, panel; 782 central processor, processor; 796 dog
+    """,
+}
+
+Row = tuple[int, str, int | None]
+
+
+@cache
+def facts(name: str) -> tuple[Row, ...]:
+    """(dataset id, name, isthing) of each class of a file."""
+    content: dict[str, Any] = json.loads(gzip.decompress((FACTS / f"{FACTS_OF[name]}.json.gz").read_bytes()))
+    rows = [tuple(row) for row in content["rows"]]
+    if name == "pascal_voc_20":
+        rows = rows[1:]
+    if name == "bdd100k_19":
+        rows = [(index, *row[1:]) for index, row in enumerate(rows)]
+    return tuple(rows)
+
+
+@cache
+def load(name: str) -> Vocabulary:
+    return Vocabulary.from_file(FOLDER / f"{name}.txt")
+
+
+def parts(name: str) -> list[str]:
+    """The words of a dataset's class name: "tree-merged" -> tree; "building, edifice" -> building, edifice."""
+    plain = [re.sub(r"(-other|-merged|-stuff)+$", "", part.strip().lower()) for part in name.split(",")]
+    return [RENAMED.get(part, part) for part in plain if part]
+
+
+every_file = pytest.mark.parametrize("name", FACTS_OF)
+
+
+def test_every_file_in_the_package_is_checked_here() -> None:
+    assert {path.stem for path in FOLDER.glob("*.txt")} - {"lvis_v1_1203"} == set(FACTS_OF)
+
+
+@every_file
+def test_ids_and_their_order_are_the_datasets(name: str) -> None:
+    lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    assert "synonyms are CMPF's own words" in lines[0]
+    ids = [int(line.partition(":")[0]) for line in lines if not line.startswith("#")]
+    assert ids == [row[0] for row in facts(name)]
+
+
+@every_file
+def test_the_datasets_own_words_are_among_the_synonyms(name: str) -> None:
+    missing: dict[int, str] = {}
+    for (identity, own, _), words in zip(facts(name), load(name).classes, strict=True):
+        if absent := [part for part in parts(own) if part not in words]:
+            missing[identity] = ", ".join(absent)
+    entries = [entry.split(maxsplit=1) for entry in LEFT_OUT.get(name, "").split(";") if entry.strip()]
+    assert missing == {int(identity): " ".join(words.split()) for identity, words in entries}
+
+
+@every_file
+def test_no_word_stands_for_two_classes(name: str) -> None:
+    count = Counter(word.casefold() for words in load(name).classes for word in words)
+    assert [word for word, times in count.items() if times > 1] == []
+
+
+@every_file
+def test_words_are_lower_case_and_the_first_needs_no_bracket(name: str) -> None:
+    vocabulary = load(name)
+    assert vocabulary.names == tuple(words[0] for words in vocabulary.classes)
+    for words in vocabulary.classes:
+        assert all(re.fullmatch(r"[a-z0-9][a-z0-9' -]*", word) for word in words), words
+
+
+@every_file
+def test_the_file_holds_no_word_twice_in_a_line(name: str) -> None:
+    text = (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    lines = [line.partition(":")[2].split(",") for line in text.splitlines() if not line.startswith("#")]
+    assert tuple(map(tuple, lines)) == load(name).classes
+
+
+@pytest.mark.parametrize("name", [name for name in FACTS_OF if name not in OWN_FLAGS])
+def test_thing_flags_are_the_datasets(name: str) -> None:
+    assert load(name).is_thing == tuple(bool(row[2]) for row in facts(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "like"), [("ade20k_847", "ade20k_150"), ("pascal_context_59", "pascal_context_459")]
+)
+def test_own_thing_flags_agree_between_the_lists_of_one_dataset(name: str, like: str) -> None:
+    flags = dict(zip(load(like).names, load(like).is_thing, strict=True))
+    own = dict(zip(load(name).names, load(name).is_thing, strict=True))
+    shared = flags.keys() & own.keys()
+    assert len(shared) > 50
+    assert {word for word in shared if flags[word] != own[word]} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "things", "stuff"),
+    [
+        ("ade20k_847", ("person", "bird", "typewriter", "stretcher"), ("sky", "forest", "rubble", "valley")),
+        ("pascal_context_459", ("accordion", "player", "tire"), ("smoke", "hay", "leaves", "wall")),
+        ("pascal_context_59", ("aeroplane", "bag", "mouse"), ("cloth", "wood", "water")),
+        ("pascal_voc_21", ("person", "sofa"), ("background",)),
+    ],
+)
+def test_own_thing_flags_are_common_sense(name: str, things: tuple[str, ...], stuff: tuple[str, ...]) -> None:
+    vocabulary = load(name)
+    kinds = dict(zip(vocabulary.names, vocabulary.is_thing, strict=True))
+    assert all(kinds[word] for word in things)
+    assert not any(kinds[word] for word in stuff)
+
+
+@every_file
+def test_the_number_of_seen_classes_is_as_looked_through(name: str) -> None:
+    seen = load(name).seen_in(load("coco_panoptic"))
+    print(f"{name}: {sum(seen)} of {len(seen)} classes are seen in COCO panoptic")
+    assert sum(seen) == SEEN_COUNTS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "unknown"),
+    [
+        (
+            "ade20k_150",
+            ("person", "sofa", "plane", "tv", "sidewalk", "lamp", "hill", "lake", "motorbike", "cushion"),
+            (
+                "chandelier",
+                "sconce",
+                "armchair",
+                "van",
+                "ship",
+                "painting",
+                "runway",
+                "street lamp",
+                "monitor",
+            ),
+        ),
+        (
+            "ade20k_847",
+            ("person", "dog", "fire hydrant", "napkin", "railway", "hair dryer", "tie", "pond"),
+            ("aqueduct", "hen", "duck", "canoe", "mug", "teacup", "tram", "machine", "bag", "panel", "stool"),
+        ),
+        ("cityscapes_19", ("person", "train", "terrain", "vegetation"), ("rider", "pole", "traffic sign")),
+        (
+            "mapillary_vistas_65",
+            ("bird", "ground animal", "rail vehicle", "banner", "bench"),
+            ("bicyclist", "curb", "plain crosswalk", "billboard", "pothole", "car mount", "ego vehicle"),
+        ),
+        (
+            "bdd100k_40",
+            ("banner", "bridge", "sky", "rail track"),
+            ("dynamic object", "tunnel", "caravan", "ground"),
+        ),
+        (
+            "pascal_context_459",
+            ("ski", "wine glass", "tv monitor", "cake", "fridge"),
+            ("accordion", "chicken", "swan", "parasol", "straw", "unknown object", "box", "brick"),
+        ),
+        (
+            "pascal_context_59",
+            ("track", "bag", "shelves", "ground"),
+            ("cloth", "computer", "plate", "sign", "wood"),
+        ),
+        (
+            "coco_stuff_171",
+            ("straw", "fog", "cage", "salad", "desk"),
+            ("metal", "clothes", "water drops", "plant"),
+        ),
+    ],
+)
+def test_seen_and_unseen_are_as_a_person_would_say(
+    name: str, known: tuple[str, ...], unknown: tuple[str, ...]
+) -> None:
+    vocabulary = load(name)
+    seen = dict(zip(vocabulary.names, vocabulary.seen_in(load("coco_panoptic")), strict=True))
+    assert [word for word in known if not seen[word]] == []
+    assert [word for word in unknown if seen[word]] == []
+
+
+def test_the_words_of_one_thing_are_the_same_in_related_files() -> None:
+    assert load("bdd100k_19").classes == load("cityscapes_19").classes
+    assert load("pascal_voc_20").classes == load("pascal_voc_21").classes[1:]
+    coco, stuff = load("coco_panoptic"), load("coco_stuff_171")
+    assert stuff.classes[:80] == coco.classes[:80]
