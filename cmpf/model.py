@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.data.vocabulary import Vocabulary
+from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.text import embed_vocabulary
 from cmpf.encoders.text_cache import TextCache
 from cmpf.ensemble import geometric_ensemble
@@ -105,12 +106,9 @@ class CMPF(nn.Module):
             raise TrainingError(
                 "this model was built without losses; build it with cmpf.build.build_model(cfg)"
             )
-        features, _, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
+        features, padded, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self.decode(features, self.class_embeddings(self.train_vocabulary))
-        targets: list[Targets] = [
-            {name: value.to(self.device) for name, value in sample["targets"].items()}  # type: ignore[misc,attr-defined]
-            for sample in batch
-        ]
+        targets = [_padded_targets(sample["targets"], padded, self.device) for sample in batch]
         losses: dict[str, Tensor] = self.criterion(outputs, targets)
         return losses
 
@@ -129,8 +127,7 @@ class CMPF(nn.Module):
             settings: overrides the model's own settings for this call.
         """
         request = self._request(vocabulary or self.train_vocabulary, settings or self.settings)
-        with_sam = self.decoder.uses_sam or request.settings.mask_ensemble is not None
-        features, padded, sizes = self.encoders(batch, with_sam=with_sam)
+        features, padded, sizes = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self.decode(features, request.classes)
         mask_cls = self.classify(outputs, features, request)
         results = []
@@ -175,6 +172,7 @@ class CMPF(nn.Module):
         """Log class distribution of every mask, (B, Q, K + 1): the decoder's opinion and CLIP's, fused."""
         clip = self.encoders.clip
         embeddings, valid = clip.embed_masks(features.clip.dense, outputs["pred_masks"])
+        valid_only = request.settings.ensemble_on_valid_mask or not clip.embeds_empty_masks
         clip_logits = class_logits(embeddings, request.classes, clip.logit_scale)
         return geometric_ensemble(
             outputs["pred_logits"].float(),
@@ -182,7 +180,7 @@ class CMPF(nn.Module):
             request.seen,
             alpha=request.settings.alpha,
             beta=request.settings.beta,
-            valid_BQ=valid if request.settings.ensemble_on_valid_mask else None,
+            valid_BQ=valid if valid_only else None,
             objectness=request.settings.clip_objectness,
         )
 
@@ -198,6 +196,21 @@ class CMPF(nn.Module):
             while len(self._embeddings) > REMEMBERED_VOCABULARIES:
                 self._embeddings.popitem(last=False)
             return found
+
+    def forget_embeddings(self) -> None:
+        """Drops the text embeddings kept in memory; due after CLIP got other weights."""
+        with self._lock:
+            self._embeddings.clear()
+
+    @property
+    def uses_sam(self) -> bool:
+        """Whether an injector reads SAM's embedding."""
+        return self.decoder.uses_sam
+
+    def frozen_encoders(self) -> dict[str, FrozenModule]:
+        """The encoders whose weights a checkpoint may bring: "clip", and "sam" if there is one."""
+        encoders: dict[str, FrozenModule | None] = {"clip": self.encoders.clip, "sam": self.encoders.sam}
+        return {kind: encoder for kind, encoder in encoders.items() if encoder is not None}
 
     def trained_state_dict(self) -> dict[str, Tensor]:
         """The state of everything that is trained; frozen encoders are left out."""
@@ -228,7 +241,7 @@ class CMPF(nn.Module):
     ) -> SAMEvidence | None:
         """SAM's masks of one picture and CLIP's opinion of them; None = ensemble off, or no mask."""
         ensemble = request.settings.mask_ensemble
-        masks = None if ensemble is None else self.encoders.masks(sample, features, index, geometry)
+        masks = None if ensemble is None else self.encoders.masks(sample, features)
         if ensemble is None or masks is None or len(masks) == 0:
             return None
         return self.encoders.evidence(
@@ -239,6 +252,13 @@ class CMPF(nn.Module):
             size=semantic_sum_size(geometry, request.settings),
             published_pooling=ensemble.published_pooling,
         )
+
+
+def _padded_targets(targets: Targets, size: tuple[int, int], device: torch.device) -> Targets:
+    """Targets on the device, with masks (N, H, W) of the padded input, so that they lie under the predictions."""
+    masks = targets["masks"].to(device)
+    masks = F.pad(masks, (0, size[1] - masks.shape[-1], 0, size[0] - masks.shape[-2]))
+    return {"labels": targets["labels"].to(device), "masks": masks}
 
 
 def _output_size(sample: Sample) -> tuple[int, int]:

@@ -52,6 +52,8 @@ class Sample(TypedDict, total=False):
     sem_seg_file_name: str
     annotations: list[dict[str, Any]]  # COCO instance annotations
     sam_masks: Tensor  # (M, height, width) float logits: SAM proposals made beforehand
+    neg_category_ids: list[int]  # LVIS: classes known to be absent
+    not_exhaustive_category_ids: list[int]  # LVIS: classes of which not every object is marked
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,20 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_model import picture, tiny_model, training_sample
+from helpers.tiny_model import picture, tiny_config, tiny_model, training_sample
+from PIL import Image
 
+from cmpf.build.model import build_proposal_cache
 from cmpf.data import Vocabulary
+from cmpf.encoders.sam import SAMEncoder
 from cmpf.errors import TrainingError
 from cmpf.inference import MaskEnsembleSettings
 from cmpf.model import CMPF, REMEMBERED_VOCABULARIES
+from cmpf.types import Sample, Targets
 
 QUERIES = 30  # of the tiny configs
 WORDS = Vocabulary.from_words(["red circle, scarlet disc", "unicorn", "sky"], stuff=["sky"])
@@ -217,3 +222,70 @@ def test_only_the_latest_vocabularies_stay_in_memory(model: CMPF) -> None:
     for index in range(REMEMBERED_VOCABULARIES + 3):
         model.class_embeddings(Vocabulary.from_words([f"word {index}"]))
     assert len(model._embeddings) == REMEMBERED_VOCABULARIES
+
+
+NO_INJECTORS = ("MODEL.CMPF.QUERY_INJECTOR.ENABLED", False, "MODEL.CMPF.FEATURE_INJECTOR.ENABLED", False)
+
+
+def test_without_injectors_sam_does_not_run_for_masks_that_are_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+    forward = SAMEncoder.forward
+    monkeypatch.setattr(SAMEncoder, "forward", lambda *a: calls.append(1) or forward(*a))
+    ensemble = [*NO_INJECTORS, "TEST.ENSEMBLE.PRED_IOU_THRESH", 0.0, "TEST.ENSEMBLE.STABILITY_THRESH", 0.0]
+    online = tiny_model(overrides=ensemble)
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture().permute(1, 2, 0).numpy()).save(path)
+    sample = {"image": picture(), "file_name": str(path)}
+    (expected,) = online.infer([sample], WORDS)
+    assert calls == [1]
+
+    masks = online.encoders.masks(sample, online.encoders([sample], with_sam=False)[0])
+    cached_config = [*ensemble, "TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", str(tmp_path)]
+    sam, source = online.encoders.sam, online.encoders.mask_source
+    cache = build_proposal_cache(tiny_config(overrides=ensemble), str(tmp_path), sam_hash=sam.weights_hash)
+    cache.store(path, source.propose(sample["image"], device=online.device))
+    calls.clear()
+    (given,) = online.infer([{**sample, "sam_masks": masks}], WORDS)
+    (cached,) = tiny_model(overrides=cached_config).infer([sample], WORDS)
+    assert calls == []
+    for result in (given, cached):
+        assert torch.equal(result["proposals"], expected["proposals"])
+        assert torch.equal(result["sem_seg"], expected["sem_seg"])
+    assert len(expected["proposals"]) > QUERIES
+
+
+def test_sam_runs_once_for_a_picture_with_injectors_and_ensemble(
+    model: CMPF, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    forward = SAMEncoder.forward
+    monkeypatch.setattr(SAMEncoder, "forward", lambda *a: calls.append(1) or forward(*a))
+    model.infer([{"image": picture()}], WORDS)
+    assert calls == [1]
+
+
+class Recorder(torch.nn.Module):
+    """Stands in for the criterion and keeps the targets."""
+
+    def forward(self, outputs: object, targets: list[Targets]) -> dict[str, torch.Tensor]:
+        self.targets = targets
+        return {}
+
+
+def test_targets_of_pictures_of_different_sizes_are_padded_like_the_pictures(fresh_model: CMPF) -> None:
+    fresh_model.criterion = recorder = Recorder()  # type: ignore[assignment]
+    samples: list[Sample] = [
+        {
+            "image": torch.zeros(3, *size, dtype=torch.uint8),
+            "targets": {"labels": torch.tensor([0]), "masks": torch.ones(1, *size, dtype=torch.bool)},
+        }
+        for size in ((64, 96), (90, 70))
+    ]
+    fresh_model.losses(samples)
+    # 90 rows and 96 columns are the largest; 96 is the next multiple of 32 of both
+    assert [tuple(t["masks"].shape) for t in recorder.targets] == [(1, 96, 96), (1, 96, 96)]
+    for target, (height, width) in zip(recorder.targets, ((64, 96), (90, 70)), strict=True):
+        assert target["masks"].sum() == height * width
+        assert bool(target["masks"][0, :height, :width].all())

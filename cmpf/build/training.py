@@ -11,10 +11,24 @@ from fvcore.common.config import CfgNode
 
 from cmpf import checkpoint
 from cmpf.build.evaluation import build_evaluation
-from cmpf.data import DatasetMapper, LargeScaleJitter, PanopticTargets, RandomHorizontalFlip, get_dataset
+from cmpf.data import (
+    Dataset,
+    DatasetMapper,
+    InstanceTargets,
+    LargeScaleJitter,
+    PadToMultiple,
+    PanopticTargets,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomShortestEdge,
+    SemanticTargets,
+    SSDColorJitter,
+    get_dataset,
+)
 from cmpf.data.augmentations import Augmentation
 from cmpf.data.loader import TrainLoader
 from cmpf.data.loader import build_train_loader as data_train_loader
+from cmpf.data.mapper import TargetSource
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule
@@ -27,22 +41,76 @@ LOG_PERIOD = 20  # iterations in one line of the log
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
-    """Endless batches of the first dataset of DATASETS.TRAIN, with large-scale jitter and flips."""
-    augmentations: list[Augmentation] = []
-    if cfg.INPUT.RANDOM_FLIP == "horizontal":
-        augmentations.append(RandomHorizontalFlip())
-    augmentations.append(
-        LargeScaleJitter(
-            size=cfg.INPUT.IMAGE_SIZE, min_scale=cfg.INPUT.MIN_SCALE, max_scale=cfg.INPUT.MAX_SCALE
-        )
-    )
+    """Endless batches of the first dataset of DATASETS.TRAIN, augmented as its kind asks for.
+
+    Raises:
+        DatasetError: the dataset is unknown, not on disk or damaged.
+    """
+    dataset = get_dataset(cfg.DATASETS.TRAIN[0])
     return data_train_loader(
-        get_dataset(cfg.DATASETS.TRAIN[0]).samples,
-        mapper=DatasetMapper(augmentations=augmentations, target=PanopticTargets(), image_pad=IMAGE_PAD),
+        dataset.samples,
+        mapper=build_train_mapper(cfg, dataset),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def build_train_mapper(cfg: CfgNode, dataset: Dataset) -> DatasetMapper:
+    """What training sees of a dataset: large-scale jitter for segments and objects, the crop rule for classes."""
+    semantic = dataset.entry.kind == "semantic"
+    return DatasetMapper(
+        augmentations=_semantic_augmentations(cfg) if semantic else _jitter_augmentations(cfg),
+        target=_target_source(dataset),
+        image_pad=IMAGE_PAD,
+    )
+
+
+def _target_source(dataset: Dataset) -> TargetSource:
+    entry = dataset.entry
+    if entry.kind == "semantic":
+        return SemanticTargets(
+            num_classes=dataset.vocabulary.num_classes,
+            ignore_label=entry.ignore_label,
+            label_map=entry.semantic_label_map,
+        )
+    return InstanceTargets() if entry.kind == "instance" else PanopticTargets()
+
+
+def _flips(cfg: CfgNode) -> list[Augmentation]:
+    return [RandomHorizontalFlip()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
+
+
+def _jitter_augmentations(cfg: CfgNode) -> list[Augmentation]:
+    given = cfg.INPUT
+    jitter = LargeScaleJitter(size=given.IMAGE_SIZE, min_scale=given.MIN_SCALE, max_scale=given.MAX_SCALE)
+    return [*_flips(cfg), jitter]
+
+
+def _semantic_augmentations(cfg: CfgNode) -> list[Augmentation]:
+    """Short side, crop, colours, flip, padding: in this order, as published."""
+    given = cfg.INPUT
+    augmentations: list[Augmentation] = [
+        RandomShortestEdge(
+            short_sides=given.MIN_SIZE_TRAIN,
+            max_side=given.MAX_SIZE_TRAIN,
+            sampling=given.MIN_SIZE_TRAIN_SAMPLING,
+        )
+    ]
+    at_least = (0, 0)
+    if given.CROP.ENABLED:
+        cut = RandomCrop(
+            kind=given.CROP.TYPE,
+            size=given.CROP.SIZE,
+            max_class_share=given.CROP.SINGLE_CATEGORY_MAX_AREA,
+        )
+        augmentations.append(cut)
+        at_least = cut.largest_window
+    if given.COLOR_AUG_SSD:
+        augmentations.append(SSDColorJitter())
+    # The model pads to its own multiple too, where masks would no longer fit.
+    divisor = math.lcm(given.SIZE_DIVISIBILITY, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
+    return [*augmentations, *_flips(cfg), PadToMultiple(divisor=divisor, at_least=at_least)]
 
 
 def build_checkpointer(cfg: CfgNode, model: CMPF) -> Checkpointer:

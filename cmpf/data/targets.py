@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from cmpf.data.images import DAMAGED
+from cmpf.data.coco_masks import decode_segmentation
+from cmpf.data.label_pictures import NO_CLASS, ClassMap, LabelReader, read_pixels
 from cmpf.errors import DatasetError
 from cmpf.types import Sample, SegmentInfo, Targets
 
 Ids = NDArray[np.int32]
+Masks = NDArray[np.bool_]
 VOID_ID = 0
 
 
@@ -33,19 +35,66 @@ class PanopticTargets:
         return panoptic_targets(labels, sample["segments_info"])
 
 
+class SemanticTargets:
+    """Classes of a label picture, one target a class that has a pixel."""
+
+    label_pad = NO_CLASS
+
+    def __init__(
+        self, *, num_classes: int, ignore_label: int, label_map: Mapping[int, int] | None = None
+    ) -> None:
+        """See LabelReader."""
+        self._reader = LabelReader(num_classes=num_classes, ignore_label=ignore_label, label_map=label_map)
+
+    def read(self, sample: Sample) -> ClassMap:
+        """Class indices (H, W) of the sample's `sem_seg_file_name`."""
+        return self._reader(sample["sem_seg_file_name"])
+
+    def build(self, labels: ClassMap, sample: Sample) -> Targets:
+        """Targets from augmented class indices."""
+        return semantic_targets(labels)
+
+
+class InstanceTargets:
+    """Objects of a sample's COCO annotations, one target an object; crowds are none."""
+
+    label_pad = 0
+
+    def read(self, sample: Sample) -> Masks:
+        """Masks (N, H, W) of the objects, which may overlap."""
+        height, width = sample["height"], sample["width"]
+        objects = _objects(sample)
+        masks = np.zeros((len(objects), height, width), dtype=np.bool_)
+        for mask, annotation in zip(masks, objects, strict=True):
+            try:
+                mask[:] = decode_segmentation(annotation["segmentation"], height=height, width=width)
+            except ValueError as error:
+                raise DatasetError(
+                    f"{sample['file_name']}: the mask of annotation {annotation.get('id', '?')}: {error}; "
+                    "repair the annotations"
+                ) from error
+        return masks
+
+    def build(self, labels: Masks, sample: Sample) -> Targets:
+        """Targets from augmented masks; objects that a crop has left no pixel are left out."""
+        classes = np.array([annotation["category_id"] for annotation in _objects(sample)], dtype=np.int64)
+        present = labels.any(axis=(1, 2))
+        return {"labels": torch.from_numpy(classes[present]), "masks": torch.from_numpy(labels[present])}
+
+
+def _objects(sample: Sample) -> list[dict[str, Any]]:
+    return [annotation for annotation in sample["annotations"] if not annotation.get("iscrowd", 0)]
+
+
 def read_panoptic_ids(path: str | Path) -> Ids:
     """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = void; a grey file holds plain ids.
+
+    A palette file counts by its colours: tools that shrink PNGs turn those of few segments into such.
 
     Raises:
         DatasetError: the file is missing or damaged; names it.
     """
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture).astype(np.int32)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such panoptic PNG; prepare the dataset again") from error
-    except DAMAGED as error:
-        raise DatasetError(f"{path}: damaged panoptic PNG ({error}); prepare the dataset again") from error
+    pixels = read_pixels(path, "panoptic PNG", palette_colours=True).astype(np.int32)
     if pixels.ndim == 2:
         return pixels
     ids: Ids = pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16
@@ -67,3 +116,16 @@ def panoptic_targets(ids: Ids, segments: Sequence[SegmentInfo]) -> Targets:
     masks = ids == names[:, None, None]
     present = masks.reshape(len(wanted), ids.size).any(axis=1)
     return {"labels": torch.from_numpy(labels[present]), "masks": torch.from_numpy(masks[present])}
+
+
+def semantic_targets(classes: ClassMap) -> Targets:
+    """One target for each class that has a pixel.
+
+    Args:
+        classes: (H, W) class index; negative = none.
+    Returns:
+        labels (N,) int64, rising, and masks (N, H, W) bool; N may be 0.
+    """
+    labels = np.unique(classes)
+    labels = labels[labels >= 0].astype(np.int64)
+    return {"labels": torch.from_numpy(labels), "masks": torch.from_numpy(classes == labels[:, None, None])}

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmpf.data.catalog import DATASETS, dataset_names, dataset_root, get_dataset, get_entry, get_vocabulary
+from cmpf.data.catalog import (
+    DATASETS,
+    dataset_names,
+    dataset_root,
+    get_dataset,
+    get_entry,
+    get_vocabulary,
+    known_vocabularies,
+    locate_dataset,
+)
+from cmpf.data.rows import ROWS
 from cmpf.data.shapeworld.categories import CATEGORIES
 from cmpf.data.shapeworld.writer import WorldSpec, write_dataset
 from cmpf.data.vocabulary import Vocabulary
@@ -126,21 +136,55 @@ def test_a_half_written_dataset_is_not_taken_for_a_whole_one(
         get_dataset("shapes_val")
 
 
-def test_every_row_is_complete() -> None:
-    assert dataset_names() == (
+def test_every_row_is_found_by_its_name() -> None:
+    assert all(row.name == name for name, row in DATASETS.items())
+    assert len(ROWS) == len(DATASETS)
+    assert dataset_names()[:2] == (
         "openvocab_coco_2017_train_panoptic_with_sem_seg",
         "openvocab_coco_2017_val_panoptic_with_sem_seg",
-        "shapes_train",
-        "shapes_val",
-        "shapes_hard_val",
     )
-    for name, row in DATASETS.items():
-        assert row.name == name
-        assert row.vocabulary().num_classes > 0
-        assert set(row.evaluators) <= {"panoptic", "instance", "semantic"}
-        assert row.evaluators
-        assert row.command
-        assert all(not Path(path).is_absolute() for path in row.paths)
+
+
+def test_each_known_vocabulary_comes_once_coco_first() -> None:
+    vocabularies = known_vocabularies()
+    assert vocabularies[0] == get_vocabulary("openvocab_coco_2017_train_panoptic_with_sem_seg")
+    assert len({vocabulary.key for vocabulary in vocabularies}) == len(vocabularies)
+    assert {row.vocabulary().key for row in ROWS} == {vocabulary.key for vocabulary in vocabularies}
+
+
+def fruit_file(folder: Path) -> Path:
+    """A semantic dataset of one picture, described by a YAML file."""
+    for name in ("images/a.jpg", "labels/a.png"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    path = folder / "fruit.yaml"
+    path.write_text(
+        "name: fruit_val\ntask: semantic\nimages: images\nannotations: labels\nvocabulary: [apple, pear]\n"
+    )
+    return path
+
+
+def test_a_yaml_file_is_a_dataset_whatever_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    name = f"file:{fruit_file(tmp_path)}"
+    dataset = get_dataset(name)
+    assert dataset.name == "fruit_val"
+    assert [sample["image_id"] for sample in dataset.samples] == ["a"]
+    assert get_entry(name).kind == "semantic"
+    assert get_vocabulary(name).names == ("apple", "pear")
+
+
+def test_missing_paths_of_a_yaml_file_name_the_file_to_correct(tmp_path: Path) -> None:
+    path = fruit_file(tmp_path)
+    (tmp_path / "labels" / "a.png").unlink()
+    (tmp_path / "labels").rmdir()
+    with pytest.raises(DatasetError) as caught:
+        get_dataset(f"file:{path}")
+    assert str(caught.value) == (
+        f"fruit_val: not on disk (paths are relative to {tmp_path}, where {path} is). Looked for "
+        f"{tmp_path / 'images'} (found), {tmp_path / 'labels'} (missing). Correct the paths in {path}"
+    )
+    assert locate_dataset(f"file:{path}").folder == tmp_path
 
 
 def test_coco_panoptic_has_its_80_things_and_53_kinds_of_stuff() -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 from cmpf.data.augmentations import LargeScaleJitter, RandomHorizontalFlip, Resize, ResizeShortestEdge
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.readers import read_coco_panoptic
-from cmpf.data.targets import PanopticTargets, panoptic_targets
+from cmpf.data.semantic_augmentations import PadToMultiple, RandomCrop
+from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets, panoptic_targets
 from cmpf.errors import DatasetError, ImageError
 from cmpf.types import Sample
 
@@ -142,3 +143,57 @@ def test_a_damaged_picture_is_named(tiny: TinyPanoptic, samples: list[Sample]) -
     (tiny.folder / "images" / "1.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"images/1\.png: the file is empty"):
         training_mapper()(samples[0], rng())
+
+
+def test_the_same_mapper_serves_classes(tiny: TinyPanoptic, samples: list[Sample]) -> None:
+    crop = RandomCrop(kind="absolute", size=(16, 16), max_class_share=0.75)
+    mapper = DatasetMapper(
+        augmentations=[crop, PadToMultiple(divisor=32)],
+        target=SemanticTargets(num_classes=3, ignore_label=255),
+        image_pad=128,
+    )
+    keys = ("file_name", "image_id", "sem_seg_file_name")
+    sample: Sample = {key: samples[0][key] for key in keys}  # type: ignore[literal-required,misc,assignment]
+    result = mapper(sample, rng())
+    masks, labels = result["targets"]["masks"], result["targets"]["labels"].tolist()
+    assert result["image"].shape == (3, 32, 32)
+    assert masks.shape == (len(labels), 32, 32)
+    assert set(labels) <= {0, 1, 2}
+    assert masks.sum(dim=0).max() == 1  # a pixel has one class
+    assert not masks[:, 16:].any()
+    assert (result["height"], result["width"]) == (24, 32)
+    assert set(result) == {"file_name", "image_id", "height", "width", "image", "targets"}
+
+
+def test_the_same_mapper_serves_objects(tiny: TinyPanoptic, samples: list[Sample]) -> None:
+    mapper = DatasetMapper(augmentations=[], target=InstanceTargets(), image_pad=128)
+    result = mapper(samples[1], rng())
+    expected = {2002: 1, 2003: 0}  # dog and cat; the crowd of dogs is left out
+    masks = dict(zip(result["targets"]["labels"].tolist(), result["targets"]["masks"].numpy(), strict=True))
+    for identity, index in expected.items():
+        assert np.array_equal(masks[index], tiny.ids[1] == identity)
+
+
+def test_jitter_moves_masks_of_objects_with_the_picture(tiny: TinyPanoptic, samples: list[Sample]) -> None:
+    jitter = LargeScaleJitter(size=48, min_scale=0.1, max_scale=2.0)
+    by_mask = DatasetMapper(augmentations=[jitter], target=InstanceTargets(), image_pad=128)
+    by_id = DatasetMapper(augmentations=[jitter], target=PanopticTargets(), image_pad=128)
+    for seed in range(10):
+        objects = by_mask(samples[0], rng(seed))["targets"]
+        segments = by_id(samples[0], rng(seed))["targets"]
+        things = segments["labels"] != 2  # without grass
+        assert torch.equal(objects["labels"], segments["labels"][things])
+        assert torch.equal(objects["masks"], segments["masks"][things])
+
+
+def test_masks_of_another_size_than_the_picture_are_refused(samples: list[Sample]) -> None:
+    sample: Sample = {**samples[0]}
+    del sample["height"], sample["width"]
+    mapper = DatasetMapper(
+        augmentations=[], target=SemanticTargets(num_classes=3, ignore_label=255), image_pad=0
+    )
+    Image.new("L", (31, 24)).save(sample["sem_seg_file_name"])
+    with pytest.raises(
+        DatasetError, match=r"1\.png: the picture has \(24, 32\).*its label picture has \(24, 31\)"
+    ):
+        mapper(sample, rng())

@@ -8,9 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cmpf.data.targets import PanopticTargets, panoptic_targets, read_panoptic_ids
+from cmpf.data.targets import (
+    InstanceTargets,
+    PanopticTargets,
+    SemanticTargets,
+    panoptic_targets,
+    read_panoptic_ids,
+    semantic_targets,
+)
 from cmpf.errors import DatasetError
-from cmpf.types import SegmentInfo
+from cmpf.types import Sample, SegmentInfo
 
 # A picture drawn by hand: void (0) at the top, segment 7 at the left, 300 = 44 + 256 * 1 at the right,
 # 65793 = 1 + 256 * 1 + 65536 * 1 at the bottom.
@@ -112,3 +119,91 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         read_panoptic_ids(path)
     with pytest.raises(DatasetError, match=r"none\.png: no such panoptic PNG"):
         read_panoptic_ids(tmp_path / "none.png")
+
+
+def test_a_palette_png_counts_by_its_colours(tmp_path: Path) -> None:
+    path = tmp_path / "palette.png"
+    with Image.open(write_drawn(tmp_path / "drawn.png")) as drawn:
+        drawn.quantize(4).save(path)  # as tools do that shrink PNGs; four colours lose nothing
+    with Image.open(path) as stored:
+        assert stored.mode == "P"
+    assert np.array_equal(read_panoptic_ids(path), DRAWN)
+
+
+def test_every_class_of_a_map_becomes_one_target() -> None:
+    targets = semantic_targets(np.array([[5, -1, 2], [2, 5, 5]], np.int32))
+    assert targets["labels"].tolist() == [2, 5]
+    assert targets["labels"].dtype == torch.int64
+    assert targets["masks"].dtype == torch.bool
+    assert targets["masks"].tolist() == [
+        [[False, False, True], [True, False, False]],
+        [[True, False, False], [False, True, True]],
+    ]
+
+
+def test_a_map_without_classes_gives_empty_tensors() -> None:
+    targets = semantic_targets(np.full((2, 3), -1, np.int32))
+    assert targets["labels"].shape == (0,)
+    assert targets["masks"].shape == (0, 2, 3)
+
+
+def test_semantic_targets_come_from_a_sixteen_bit_file_through_its_label_map(tmp_path: Path) -> None:
+    path = tmp_path / "labels.tif"
+    Image.fromarray(np.array([[300, 65535], [7, 300]], np.uint16)).save(path)
+    source = SemanticTargets(num_classes=2, ignore_label=65535, label_map={300: 0, 7: 1})
+    sample: Sample = {"sem_seg_file_name": str(path)}
+    labels = source.read(sample)
+    targets = source.build(labels[:, ::-1], sample)
+    assert targets["labels"].tolist() == [0, 1]
+    assert targets["masks"].tolist() == [[[False, True], [True, False]], [[False, False], [False, True]]]
+    assert source.label_pad == -1  # padding is no class
+
+
+SQUARE = [[1.0, 0.0, 3.0, 0.0, 3.0, 2.0, 1.0, 2.0]]  # columns 1 and 2 of rows 0 and 1
+
+
+def instance_sample() -> Sample:
+    """A square, a crowd, and all but the first pixel of a 3 x 4 picture, the last two as run lengths."""
+    return {
+        "file_name": "a.jpg",
+        "height": 3,
+        "width": 4,
+        "annotations": [
+            {"id": 1, "category_id": 5, "segmentation": SQUARE, "iscrowd": 0},
+            {"id": 2, "category_id": 5, "segmentation": {"size": [3, 4], "counts": [0, 12]}, "iscrowd": 1},
+            {"id": 3, "category_id": 2, "segmentation": {"size": [3, 4], "counts": [1, 11]}},
+        ],
+    }
+
+
+def test_objects_become_targets_that_may_overlap_and_crowds_do_not() -> None:
+    source = InstanceTargets()
+    masks = source.read(instance_sample())
+    targets = source.build(masks, instance_sample())
+    assert targets["labels"].tolist() == [5, 2]
+    assert targets["labels"].dtype == torch.int64
+    square, rest = targets["masks"].tolist()
+    assert square == [[False, True, True, False], [False, True, True, False], [False] * 4]
+    assert rest == [[False, True, True, True], [True] * 4, [True] * 4]
+
+
+def test_objects_that_a_crop_left_no_pixel_are_left_out() -> None:
+    source = InstanceTargets()
+    targets = source.build(source.read(instance_sample())[:, 2:], instance_sample())
+    assert targets["labels"].tolist() == [2]
+    assert targets["masks"].shape == (1, 1, 4)
+
+
+def test_a_picture_without_objects_gives_empty_tensors() -> None:
+    source = InstanceTargets()
+    sample: Sample = {**instance_sample(), "annotations": instance_sample()["annotations"][1:2]}
+    targets = source.build(source.read(sample), sample)
+    assert targets["labels"].shape == (0,)
+    assert targets["masks"].shape == (0, 3, 4)
+
+
+def test_an_unusable_mask_is_named() -> None:
+    sample = instance_sample()
+    sample["annotations"][0]["segmentation"] = [[1.0, 2.0]]
+    with pytest.raises(DatasetError, match=r"a\.jpg: the mask of annotation 1: a polygon needs three points"):
+        InstanceTargets().read(sample)

@@ -11,7 +11,7 @@ from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cmpf.data.readers import read_coco_panoptic
+from cmpf.data.readers import FileNames, read_coco_panoptic
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 
@@ -195,3 +195,33 @@ def test_the_helper_writes_what_it_says(tiny: TinyPanoptic) -> None:
         assert np.array_equal(rgb @ [1, 256, 65536], ids)
         class_of = {0: 255, 1: 2, 2: 1, 3: 0, 4: 1}
         assert labels.tolist() == [[class_of[i % 1000] for i in row] for row in ids.tolist()]
+
+
+def test_files_may_have_other_names_than_the_json_file_says(tiny: TinyPanoptic) -> None:
+    for kind in ("images", "semantic"):
+        for path in list((tiny.folder / kind).iterdir()):
+            (tiny.folder / kind / "town").mkdir(exist_ok=True)
+            path.rename(tiny.folder / kind / "town" / f"{path.stem}_{kind}.png")
+    names = FileNames(
+        picture=lambda entry: f"town/{entry['id']}_images.png",
+        semantic=lambda entry: f"town/{entry['id']}_semantic.png",
+    )
+    samples = read_coco_panoptic(**tiny.reader_arguments, names=names)
+    assert samples[0]["file_name"] == str(tiny.folder / "images" / "town" / "1_images.png")
+    assert samples[0]["sem_seg_file_name"] == str(tiny.folder / "semantic" / "town" / "1_semantic.png")
+
+
+def test_pictures_of_equal_stems_cannot_share_their_labels(tiny: TinyPanoptic) -> None:
+    path = tiny.folder / "panoptic.json"
+    content = edited(path)
+    content["images"][1]["file_name"] = "town/1.png"
+    path.write_text(json.dumps(content))
+    (tiny.folder / "images" / "town").mkdir()
+    (tiny.folder / "images" / "2.png").rename(tiny.folder / "images" / "town" / "1.png")
+    with pytest.raises(DatasetError, match=r"1 semantic PNGs that several samples share: \S+semantic/1\.png"):
+        read_coco_panoptic(**tiny.reader_arguments)
+
+
+def test_a_label_map_beyond_the_vocabulary_is_refused(tiny: TinyPanoptic) -> None:
+    with pytest.raises(DatasetError, match=r"beyond classes 0\.\.2: 20 -> 3"):
+        read_coco_panoptic(**{**tiny.reader_arguments, "label_map": {3: 0, 7: 1, 20: 3}})

@@ -1,0 +1,60 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from cmpf.data.coco_masks import decode_segmentation, segmentation_fault
+
+MASK = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]], dtype=np.uint8)
+# The same square by its corners, as run lengths down the columns (3 rows: 3 + 1 zeros, 2 ones, 1 zero, 2 ones,
+# 3 zeros), and packed.
+POLYGON = [[1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]]
+RUNS = {"size": [3, 4], "counts": [4, 2, 1, 2, 3]}
+PACKED = {"size": [3, 4], "counts": coco_mask.encode(np.asfortranarray(MASK))["counts"].decode("ascii")}
+
+
+@pytest.mark.parametrize("segmentation", [POLYGON, RUNS, PACKED], ids=["polygon", "runs", "packed"])
+def test_all_three_forms_give_the_same_mask(segmentation: Any) -> None:
+    mask = decode_segmentation(segmentation, height=3, width=4)
+    assert mask.dtype == np.bool_
+    assert mask.tolist() == MASK.astype(bool).tolist()
+
+
+def test_several_polygons_are_one_object() -> None:
+    left, right = [0.0, 0.0, 1.0, 0.0, 1.0, 3.0, 0.0, 3.0], [3.0, 0.0, 4.0, 0.0, 4.0, 3.0, 3.0, 3.0]
+    mask = decode_segmentation([left, right], height=3, width=4)
+    assert mask.tolist() == [[True, False, False, True]] * 3
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "fault"),
+    [
+        ([], "three points"),
+        ([[1.0, 1.0, 2.0, 2.0]], "three points"),
+        ([[1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0]], "three points, x and y of each"),
+        ([3.0, 4.0], "three points"),
+        ("abc", "neither polygons nor run lengths"),
+        ({"counts": "abc"}, "neither polygons nor run lengths"),
+        ({"size": [4, 3], "counts": [12]}, r"size \[4, 3\] in a picture of \[3, 4\]"),
+        ({"size": [3, 4], "counts": [5, 6]}, "run lengths of 11 pixels in a picture of 12"),
+    ],
+)
+def test_other_forms_are_refused(segmentation: Any, fault: str) -> None:
+    assert segmentation_fault(segmentation, height=3, width=4)
+    with pytest.raises(ValueError, match=fault):
+        decode_segmentation(segmentation, height=3, width=4)
+
+
+def test_good_forms_have_no_fault() -> None:
+    assert [segmentation_fault(s, height=3, width=4) for s in (POLYGON, RUNS, PACKED)] == ["", "", ""]
+
+
+def test_packed_runs_that_go_beyond_the_picture_are_refused() -> None:
+    large = coco_mask.encode(np.asfortranarray(np.ones((9, 9), np.uint8)))
+    segmentation = {"size": [3, 4], "counts": large["counts"].decode("ascii")}
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        decode_segmentation(segmentation, height=3, width=4)

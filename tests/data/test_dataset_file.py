@@ -1,0 +1,176 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from helpers.panoptic import write_tiny_panoptic
+from PIL import Image
+
+from cmpf.data.catalog import DATASETS
+from cmpf.data.dataset_file import read_dataset_file
+from cmpf.data.entry import Dataset
+from cmpf.errors import DatasetError
+
+FRUIT = {
+    "name": "my_fruit_val",
+    "task": "panoptic",
+    "images": "images",
+    "annotations": "panoptic.json",
+    "vocabulary": ["cat, kitten", "dog", "grass"],
+}
+
+
+def write(folder: Path, **content: Any) -> Path:
+    path = folder / "fruit.yaml"
+    path.write_text(
+        yaml.safe_dump({key: value for key, value in {**FRUIT, **content}.items() if value is not None})
+    )
+    return path
+
+
+def load(path: Path) -> Dataset:
+    return Dataset(*read_dataset_file(path, known=DATASETS))
+
+
+def faults(path: Path) -> str:
+    with pytest.raises(DatasetError) as caught:
+        read_dataset_file(path, known=DATASETS)
+    return str(caught.value)
+
+
+def test_a_panoptic_dataset_needs_five_lines(tmp_path: Path) -> None:
+    tiny = write_tiny_panoptic(tmp_path, count=2)
+    dataset = load(write(tmp_path))
+    assert dataset.folder == tmp_path
+    assert dataset.entry.evaluators == ("panoptic",)
+    assert [sample["image_id"] for sample in dataset.samples] == [1, 2]
+    assert dataset.samples[0]["pan_seg_file_name"] == str(
+        tmp_path / "panoptic" / "1.png"
+    )  # the JSON file's stem
+    assert dataset.vocabulary.is_thing == (True, True, True)
+    assert len(tiny.ids) == 2
+
+
+def test_a_panoptic_dataset_may_have_more(tmp_path: Path) -> None:
+    write_tiny_panoptic(tmp_path, count=1)
+    (tmp_path / "panoptic").rename(tmp_path / "pngs")
+    path = write(
+        tmp_path,
+        panoptic="pngs",
+        label_files="semantic",
+        instances="instances.json",
+        things=["kitten", "dog"],
+        test_size=[320, 640],
+        ignore_label=254,
+        label_map={3: 1, 7: 0, 20: 2},
+    )
+    dataset = load(path)
+    entry = dataset.entry
+    assert entry.evaluators == ("panoptic", "instance", "semantic")
+    assert (entry.test_size, entry.ignore_label, entry.semantic_label_map) == ((320, 640), 254, None)
+    assert dataset.vocabulary.is_thing == (True, True, False)
+    (sample,) = dataset.samples
+    assert sample["sem_seg_file_name"] == str(tmp_path / "semantic" / "1.png")
+    assert [a["category_id"] for a in sample["annotations"]] == [0, 1]  # dog and cat by the map
+
+
+def test_an_instance_dataset_is_read(tmp_path: Path) -> None:
+    write_tiny_panoptic(tmp_path, count=1)
+    dataset = load(write(tmp_path, task="instance", annotations="instances.json"))
+    assert (dataset.entry.kind, dataset.entry.evaluators) == ("instance", ("instance",))
+    assert [a["category_id"] for a in dataset.samples[0]["annotations"]] == [1, 0]
+
+
+def test_a_semantic_dataset_is_read_with_its_suffixes_and_label_map(tmp_path: Path) -> None:
+    for name in ("images/a_rgb.png", "labels/a_gt.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / name)
+    path = write(
+        tmp_path,
+        task="semantic",
+        annotations="labels",
+        image_suffix="_rgb",
+        label_suffix="_gt",
+        label_map={10: 2},
+        ignore_label=0,
+    )
+    dataset = load(path)
+    assert [sample["image_id"] for sample in dataset.samples] == ["a"]
+    assert dataset.entry.semantic_label_map == {10: 2}
+    assert (dataset.entry.kind, dataset.entry.evaluators, dataset.entry.ignore_label) == (
+        "semantic",
+        ("semantic",),
+        0,
+    )
+
+
+def test_the_vocabulary_may_be_a_file_beside_it_or_that_of_a_known_dataset(tmp_path: Path) -> None:
+    (tmp_path / "fruit.txt").write_text("# isthing: 1 0\n0:apple\n1:grass\n")
+    assert load(write(tmp_path, vocabulary="fruit.txt")).vocabulary.is_thing == (True, False)
+    coco = "openvocab_coco_2017_val_panoptic_with_sem_seg"
+    assert load(write(tmp_path, vocabulary=coco)).vocabulary.num_classes == 133
+
+
+def test_everything_that_is_wrong_comes_in_one_message(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        name="shapes_val",
+        task="panoptic",
+        images=None,
+        anotations="x",
+        zzz=1,
+        test_size=800,
+        label_suffix="_gt",
+        label_map={1: 3},
+        things=["plum"],
+    )
+    message = faults(path)
+    assert message.startswith(f"{path} (8 faults): ")
+    for part in (
+        "images: missing",
+        "anotations: unknown, did you mean annotations?",
+        "zzz: unknown, known are name, task, ",
+        "label_suffix: means nothing for task panoptic, only for semantic",
+        "name: shapes_val is a known dataset; choose another name",
+        "test_size: expected [shorter side, longest longer side] such as [800, 1333], got 800",
+        "things: things names 'plum'",
+        "label_map: class index 3; the vocabulary has 0..2",
+    ):
+        assert part in message
+
+
+def test_a_wrong_task_and_a_wrong_vocabulary_are_told_together(tmp_path: Path) -> None:
+    (tmp_path / "fruit.txt").write_text("apple\n")
+    message = faults(write(tmp_path, task="panoptik", vocabulary="fruit.txt"))
+    assert "task: expected panoptic, semantic or instance, got 'panoptik'" in message
+    assert f"vocabulary: {tmp_path / 'fruit.txt'}, line 1: 'apple' does not begin with a number" in message
+    assert "(1 fault): vocabulary: fruit.dat: neither a file" in faults(
+        write(tmp_path, vocabulary="fruit.dat")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "no YAML file"),
+        ("- a", "expected lines KEY: VALUE with name, task, images"),
+        ("", "expected lines KEY: VALUE"),
+        ("name: a\nname: b\n", "name given twice; keep one"),
+        ("name: !!python/object:os.system x\n", "no YAML file"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    assert f"{path}: {message}" in faults(path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    assert "no such dataset file (looked at /" in faults(tmp_path / "none.yaml")
+    assert "cannot be read as a dataset file" in faults(tmp_path)
+    (tmp_path / "a.yaml").write_bytes(b"name: \xff\xfe")
+    assert "no YAML file" in faults(tmp_path / "a.yaml")

@@ -1,0 +1,141 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.prepared_trees import SIZE, write_prepared_trees
+
+from cmpf.data.catalog import get_dataset, get_entry
+from cmpf.data.mapper import DatasetMapper
+from cmpf.data.rows import ROWS
+from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
+
+ON_DISK = [row.name for row in ROWS if not row.name.startswith("shapes_")]
+PANOPTIC = [name for name in ON_DISK if get_entry(name).kind == "panoptic"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared_trees(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(autouse=True)
+def _root(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tree))
+
+
+def target_source(name: str) -> Any:
+    entry = get_entry(name)
+    if entry.kind == "semantic":
+        classes = len(entry.vocabulary())
+        return SemanticTargets(
+            num_classes=classes, ignore_label=entry.ignore_label, label_map=entry.semantic_label_map
+        )
+    return InstanceTargets() if entry.kind == "instance" else PanopticTargets()
+
+
+# Class indices of left and right in the trees; the highest class is in most, so that vocabulary and files agree.
+CLASSES = {
+    "openvocab_coco_2017_{}_panoptic_with_sem_seg": (79, 132),
+    "openvocab_ade20k_panoptic_{}": (7, 149),
+    "openvocab_ade20k_full_sem_seg_{}": (0, 846),
+    "openvocab_cityscapes_fine_panoptic_{}": (13, 2),
+    "openvocab_mapillary_vistas_panoptic_{}": (0, 64),
+    "openvocab_pascal_ctx459_sem_seg_{}": (0, 458),
+    "openvocab_pascal_ctx59_sem_seg_{}": (0, 58),
+    "openvocab_pascal21_sem_seg_{}": (0, 20),
+    "openvocab_pascal20_sem_seg_{}": (0, 19),
+    "openvocab_coco_stuff_164k_sem_seg_{}": (0, 170),
+}
+EXPECTED = {name.format(split): pair for name, pair in CLASSES.items() for split in ("train", "val")} | {
+    "bdd10k_val_sem_seg": (13, 18),
+    "bdd10k_40_panoptic_val": (34, 0),
+    "openvocab_coco_stuff_164k_sem_seg": (0, 170),
+}
+
+
+def test_every_dataset_but_lvis_is_expected_below() -> None:
+    assert set(ON_DISK) == set(EXPECTED) | {"openvocab_lvis_v1_train", "openvocab_lvis_v1_val"}
+
+
+@pytest.mark.parametrize("name", list(EXPECTED))
+def test_a_prepared_dataset_is_read_to_its_last_pixel(name: str) -> None:
+    dataset = get_dataset(name)
+    assert len(dataset.samples) == 2
+    mapper = DatasetMapper(augmentations=[], target=target_source(name), image_pad=0)
+    left, right = EXPECTED[name]
+    for sample in dataset.samples:
+        targets = mapper(sample, np.random.default_rng(0))["targets"]
+        masks = dict(zip(targets["labels"].tolist(), targets["masks"].numpy(), strict=True))
+        assert set(masks) == {left, right}
+        assert masks[left][2:, : SIZE[1] // 2].all()
+        assert masks[right][2:, SIZE[1] // 2 :].all()
+        assert not (masks[left] | masks[right])[:2].any()
+
+
+@pytest.mark.parametrize("name", PANOPTIC)
+def test_label_pictures_and_objects_of_panoptic_datasets_name_the_same_classes(name: str) -> None:
+    dataset = get_dataset(name)
+    left, right = EXPECTED[name]
+    if "semantic" in dataset.entry.evaluators:
+        classes = len(dataset.vocabulary)
+        source = SemanticTargets(num_classes=classes, ignore_label=dataset.entry.ignore_label)
+        for sample in dataset.samples:
+            labels = source.read(sample)
+            assert set(np.unique(labels).tolist()) == {-1, left, right}
+    if "instance" in dataset.entry.evaluators:
+        for sample in dataset.samples:
+            assert [a["category_id"] for a in sample["annotations"]] == [left]
+            assert InstanceTargets().read(sample).sum() == (SIZE[0] - 2) * SIZE[1] // 2
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_lvis_finds_its_pictures_in_both_folders_of_coco(split: str, tree: Path) -> None:
+    first, second = get_dataset(f"openvocab_lvis_v1_{split}").samples
+    assert first["file_name"] == str(tree / "coco" / "train2017" / "000000000139.jpg")
+    assert second["file_name"] == str(tree / "coco" / f"{split}2017" / "000000000285.jpg")
+    assert [a["category_id"] for a in first["annotations"] + second["annotations"]] == [0, 1201]
+    assert first["neg_category_ids"] == [1202]
+
+
+def test_rows_name_the_ignore_labels_and_sizes_of_their_datasets() -> None:
+    given = {row.name: (row.ignore_label, row.test_size) for row in ROWS}
+    assert given["openvocab_ade20k_full_sem_seg_val"] == (65535, (800, 1333))
+    assert given["openvocab_pascal_ctx459_sem_seg_val"] == (65535, (800, 1333))
+    assert given["openvocab_mapillary_vistas_panoptic_val"] == (65, (1024, 2560))
+    assert given["openvocab_cityscapes_fine_panoptic_val"] == (255, (1024, 2560))
+    assert given["openvocab_pascal21_sem_seg_val"] == (255, (800, 1333))
+    assert given["shapes_val"] == (255, None)
+
+
+def test_rows_name_the_evaluators_of_their_datasets() -> None:
+    given = {row.name: set(row.evaluators) for row in ROWS}
+    every_task = {"panoptic", "instance", "semantic"}
+    assert given["openvocab_ade20k_panoptic_val"] == every_task
+    assert given["shapes_val"] == every_task
+    assert given["openvocab_cityscapes_fine_panoptic_val"] == {"panoptic", "cityscapes"}
+    assert given["openvocab_mapillary_vistas_panoptic_val"] == {"panoptic", "semantic"}
+    assert given["bdd10k_40_panoptic_val"] == {"panoptic"}
+    assert given["openvocab_lvis_v1_val"] == {"lvis"}
+    semantic = [row for row in ROWS if row.kind == "semantic"]
+    assert all(row.evaluators == ("semantic",) for row in semantic)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_is_complete(row: Any) -> None:
+    assert all(not Path(path).is_absolute() and ".." not in Path(path).parts for path in row.paths)
+    count = row.vocabulary().num_classes
+    assert row.label_map is None or sorted(row.label_map.values()) == list(range(count))
+    scripts = [word for word in row.command.split() if word.startswith("datasets/prepare_")]
+    assert scripts or row.name.startswith("shapes_")
+
+
+def test_a_picture_that_nobody_labelled_is_named(tree: Path) -> None:
+    extra = tree / "pascal_voc_d2" / "images" / "validation" / "2008_000009.jpg"
+    extra.touch()
+    with pytest.raises(LookupError, match=rf"1 pictures without labels: {extra}"):
+        _ = get_dataset("openvocab_pascal20_sem_seg_val").samples
+    extra.unlink()
