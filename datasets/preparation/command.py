@@ -1,0 +1,207 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The command line of every preparation script. Exit codes: 0 done and whole, 1 faults (named), 2 usage."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmpf.errors import CMPFError, DatasetError
+from preparation.coco import write_json
+from preparation.model import Check, Fault, Item, Preparation, Step
+from preparation.pictures import present, sweep_unfinished
+from preparation.work import Outcome, default_jobs, work_off
+
+ROOT_VARIABLE = "DETECTRON2_DATASETS"
+DEFAULT_ROOT = "datasets"
+NAMED = 100  # faults of a kind that --check names
+LEFTOVER_SECONDS = 3600  # unfinished files older than that belong to no run under way
+
+
+def run(preparation: Preparation, argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    Without --check it makes what is not there yet. Damaged items are named at the end, all others are done.
+    """
+    arguments = _parser(preparation).parse_args(argv)
+    root = Path(arguments.root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
+    splits = list(preparation.pictures) if arguments.split == "all" else [arguments.split]
+    try:
+        if arguments.check:
+            return _check(preparation, root, splits, jobs=arguments.jobs, pictures=arguments.pictures)
+        return _prepare(preparation, root, splits, jobs=arguments.jobs, overwrite=arguments.overwrite)
+    except CMPFError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 1
+
+
+def _parser(preparation: Preparation) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=preparation.script,
+        description=preparation.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--root", help=f"folder of all datasets (default: ${ROOT_VARIABLE}, else ./{DEFAULT_ROOT})"
+    )
+    parser.add_argument(
+        "--split", default="all", choices=["all", *preparation.pictures], help="(default: all)"
+    )
+    parser.add_argument(
+        "--jobs", type=_positive, default=default_jobs(), help="processes (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="make again what is there")
+    parser.add_argument("--check", action="store_true", help="make nothing, verify the prepared tree")
+    parser.add_argument(
+        "--pictures",
+        type=_not_negative,
+        help="with --check: pictures that each split must have (default: as in the release; 0: any number)",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = _not_negative(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("expected a whole number > 0, got 0")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _prepare(preparation: Preparation, root: Path, splits: list[str], *, jobs: int, overwrite: bool) -> int:
+    _require(
+        [path for split in splits for path in preparation.raw(root, split)],
+        f"{preparation.title}: raw data are missing",
+        f"Get them from {preparation.download}, or choose with --root and --split",
+    )
+    steps = [step for split in splits for step in preparation.plan(root, split)]
+    if not steps:
+        print(f"{preparation.title}: the release is used as it is; verify it with --check")
+    faults = [fault for step in steps for fault in _make(step, jobs=jobs, overwrite=overwrite)]
+    if faults:
+        print(f"error: {len(faults)} of the items could not be made:", file=sys.stderr)
+        for fault in faults:
+            print(f"  {fault}", file=sys.stderr)
+        print("Replace these files and run the same command again; all others are done.", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _make(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
+    """Does one step; returns what could not be made."""
+    todo = _unmade(step, overwrite=overwrite) if step.convert else []
+    if step.json is not None and (todo or overwrite):
+        step.json.unlink(missing_ok=True)
+    for folder in {target.parent for item in step.items for target in item.targets}:
+        sweep_unfinished(folder, older_than=time.time() - LEFTOVER_SECONDS)
+    outcomes = work_off(step.convert, todo, jobs=jobs, title=step.title) if step.convert else []
+    faults = _errors(todo, outcomes)
+    if step.convert:
+        there = len(step.items) - len(todo)
+        print(f"{step.title}: {len(todo) - len(faults):,} made, {there:,} were there, {len(faults):,} failed")
+    if faults and step.json is not None:
+        print(f"{step.json}: not written before all pictures of it are whole")
+    return faults or _write_record(step, jobs=jobs)
+
+
+def _write_record(step: Step, *, jobs: int) -> list[str]:
+    """Writes the JSON file of a step whose items are all whole."""
+    if step.json is None or step.describe is None or step.assemble is None:
+        return []
+    if step.json.exists():
+        print(f"{step.json}: was there")
+        return []
+    outcomes = work_off(step.describe, step.items, jobs=jobs, title=step.json.name)
+    faults = _errors(step.items, outcomes)
+    if not faults:
+        write_json(step.json, step.assemble([outcome.value for outcome in outcomes]))
+        print(f"{step.json}: written, {len(outcomes):,} pictures")
+    return faults
+
+
+def _unmade(step: Step, *, overwrite: bool) -> list[Item]:
+    """Items of which a target is missing."""
+    there = set() if overwrite else present(target for item in step.items for target in item.targets)
+    return [item for item in step.items if not there.issuperset(item.targets) or overwrite]
+
+
+def _errors(items: Sequence[Item], outcomes: Sequence[Outcome]) -> list[str]:
+    """What went wrong, each with the name of a file."""
+    return [
+        outcome.error
+        if any(str(source) in outcome.error for source in item.sources)
+        else f"{item.source}: {outcome.error}"
+        for item, outcome in zip(items, outcomes, strict=True)
+        if outcome.error
+    ]
+
+
+def _check(
+    preparation: Preparation, root: Path, splits: list[str], *, jobs: int, pictures: int | None
+) -> int:
+    _require(
+        [path for split in splits for path in preparation.prepared(root, split)],
+        f"{preparation.title}: not prepared",
+        f"Make it with: python datasets/{preparation.script}. Raw data: {preparation.download}",
+    )
+    wrong = 0
+    for split in splits:
+        expected = preparation.pictures[split] if pictures is None else pictures
+        for check in preparation.checks(root, split):
+            faults = [*_miscount(check, expected), *check.faults, *_examine(check, jobs=jobs)]
+            _report(check, faults)
+            wrong += len(faults)
+    if wrong:
+        print(f"{preparation.title}: {wrong:,} faults", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _miscount(check: Check, expected: int) -> list[Fault]:
+    if check.pictures is None or not expected or check.pictures == expected:
+        return []
+    name = f"{check.pictures:,} found, {expected:,} expected (--pictures 0 accepts any number)"
+    return [Fault("number of pictures", name)]
+
+
+def _examine(check: Check, *, jobs: int) -> list[Fault]:
+    if check.examine is None:
+        return []
+    outcomes = work_off(check.examine, check.items, jobs=jobs, title=check.title)
+    found = []
+    for outcome in outcomes:
+        found += [Fault("damaged or of the wrong kind", outcome.error)] if outcome.error else outcome.value
+    return found
+
+
+def _report(check: Check, faults: Sequence[Fault]) -> None:
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.kind, []).append(fault.name)
+    counted = "" if check.pictures is None else f", {check.pictures:,} pictures"
+    print(f"{check.title}: {'whole' if not faults else f'{len(faults):,} faults'}{counted}")
+    for kind, names in kinds.items():
+        print(f"  {kind}: {len(names):,}")
+        for name in names[:NAMED]:
+            print(f"    {name}")
+        if len(names) > NAMED:
+            print(f"    and {len(names) - NAMED:,} more")
+
+
+def _require(paths: Sequence[Path], problem: str, cure: str) -> None:
+    """One error for all paths, if any is missing."""
+    paths = list(dict.fromkeys(paths))
+    if all(path.exists() for path in paths):
+        return
+    looked = ", ".join(f"{path} ({'found' if path.exists() else 'missing'})" for path in paths)
+    raise DatasetError(f"{problem}. Looked for {looked}. {cure}")

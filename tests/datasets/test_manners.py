@@ -1,0 +1,225 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What every preparation script does in the same way. A new script is a new row of CASES."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.preparing import Case, files, rewrite, truncate
+from helpers.raw_datasets import load_script
+from helpers.raw_datasets.ade20k import make_ade20k, make_ade20k_full
+from helpers.raw_datasets.coco import make_coco, make_coco_stuff
+from helpers.raw_datasets.scripts import DATASETS, SCRIPTS
+
+ADE = "ADEChallengeData2016"
+ADE_VAL = "validation/ADE_val_00000002.png"
+FULL_VAL = "validation/ADE_val_00001471"
+LABELS = (
+    Case(
+        script="prepare_coco_semantic",
+        make=(make_coco,),
+        raw="coco/panoptic_val2017/000000000285.png",
+        target="coco/panoptic_semseg_val2017/000000000285.png",
+    ),
+    Case(
+        script="prepare_coco_stuff",
+        make=(make_coco, make_coco_stuff),
+        raw="coco/stuffthingmaps/val2017/000000000285.png",
+        target="coco/stuffthingmaps_detectron2/val2017/000000000285.png",
+    ),
+    Case(
+        script="prepare_ade20k_semantic",
+        make=(make_ade20k,),
+        raw=f"{ADE}/annotations/{ADE_VAL}",
+        target=f"{ADE}/annotations_detectron2/{ADE_VAL}",
+    ),
+    Case(
+        script="prepare_ade20k_full",
+        make=(make_ade20k_full,),
+        raw="ADE20K_2021_17_01/images/ADE/validation/urban/street/ADE_val_00001471_seg.png",
+        target=f"ADE20K_2021_17_01/annotations_detectron2/{FULL_VAL}.tif",
+    ),
+)
+PANOPTIC = (
+    Case(
+        script="prepare_ade20k_panoptic",
+        make=(make_ade20k,),
+        raw=f"{ADE}/annotations_instance/{ADE_VAL}",
+        target=f"{ADE}/ade20k_panoptic_val/ADE_val_00000002.png",
+        made=(f"{ADE}/ade20k_panoptic_val.json",),
+    ),
+)
+CASES = (*LABELS, *PANOPTIC)
+all_cases = pytest.mark.parametrize("case", CASES, ids=str)
+label_cases = pytest.mark.parametrize("case", LABELS, ids=str)
+
+
+@pytest.fixture
+def prepared(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    case.write(tmp_path)
+    assert case.run(tmp_path) == 0
+    assert case.check(tmp_path) == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+def written(root: Path) -> dict[str, int]:
+    """When each file was written last."""
+    return {name: (root / name).stat().st_mtime_ns for name in files(root)}
+
+
+@all_cases
+def test_two_processes_make_the_same_files_as_one(case: Case, prepared: Path, tmp_path_factory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    case.write(other)
+    assert case.run(other, "--jobs", "2") == 0
+    assert case.check(other, "--jobs", "2") == 0
+    assert files(other) == files(prepared)
+    assert (other / case.target).is_file()
+
+
+@all_cases
+def test_after_the_loss_of_one_target_only_that_one_is_made(
+    case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, times = files(prepared), written(prepared)
+    (prepared / case.target).unlink()
+    assert case.run(prepared) == 0
+    assert "1 made" in capsys.readouterr().out
+    assert files(prepared) == before
+    changed = {name for name, time in written(prepared).items() if times[name] != time}
+    assert changed == {case.target, *case.made}
+
+
+@all_cases
+def test_a_damaged_picture_is_named_and_the_others_are_done(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.write(tmp_path)
+    whole = (tmp_path / case.raw).read_bytes()
+    truncate(tmp_path / case.raw)
+    assert case.run(tmp_path) == 1
+    assert str(tmp_path / case.raw) in capsys.readouterr().err
+    done = set(files(tmp_path))
+    (tmp_path / case.raw).write_bytes(whole)
+    assert case.run(tmp_path) == 0
+    assert case.check(tmp_path) == 0
+    late = set(files(tmp_path)) - done
+    assert late >= {case.target, *case.made}
+    assert {name for name in late if Path(name).stem != Path(case.target).stem} == set(case.made)
+
+
+@all_cases
+def test_overwrite_makes_everything_again(case: Case, prepared: Path) -> None:
+    before = files(prepared)
+    rewrite(prepared / case.target, np.zeros_like)
+    assert case.run(prepared, "--split", "val") == 0, "what is there is believed"
+    assert files(prepared) != before
+    assert case.run(prepared, "--split", "val", "--overwrite") == 0
+    assert files(prepared) == before
+
+
+@all_cases
+def test_a_split_can_be_prepared_alone(case: Case, tmp_path: Path) -> None:
+    case.write(tmp_path)
+    before = set(files(tmp_path))
+    assert case.run(tmp_path, "--split", "val") == 0
+    assert case.check(tmp_path, "--split", "val") == 0
+    made = set(files(tmp_path)) - before
+    assert made
+    assert not [name for name in made if "train" in name]
+
+
+@all_cases
+def test_a_missing_target_and_one_too_many_are_named(
+    case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = prepared / case.target
+    orphan = target.with_name(f"orphan{target.suffix}")
+    target.rename(orphan)
+    assert case.check(prepared) == 1
+    out = capsys.readouterr().out
+    assert target.stem in out
+    assert str(orphan) in out
+
+
+@all_cases
+def test_a_target_of_another_size_is_named(
+    case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(prepared / case.target, lambda values: values[:-1])
+    assert case.check(prepared) == 1
+    out = capsys.readouterr().out
+    assert "sizes that differ from the picture's: 1" in out
+    assert f"{prepared / case.target}: 63 x 96 (H x W), picture 64 x 96" in out
+
+
+@all_cases
+def test_a_damaged_target_is_named(case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truncate(prepared / case.target)
+    assert case.check(prepared) == 1
+    out = capsys.readouterr().out
+    assert "damaged or of the wrong kind: 1" in out
+    assert str(prepared / case.target) in out
+
+
+@all_cases
+def test_too_few_pictures_for_the_release_are_a_fault(
+    case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert case.run(prepared, "--check", "--split", "val") == 1
+    release = load_script(case.script).PREPARATION.pictures["val"]
+    assert f"found, {release:,} expected (--pictures 0 accepts any number)" in capsys.readouterr().out
+
+
+@label_cases
+def test_values_out_of_range_are_named(
+    case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(prepared / case.target, lambda values: np.full_like(values, 250) + (values.itemsize - 1) * 40_000)
+    assert case.check(prepared) == 1
+    wrong = 40_250 if case.target.endswith(".tif") else 250
+    assert f"{prepared / case.target}: {wrong}\n" in capsys.readouterr().out
+
+
+@label_cases
+def test_the_wrong_bit_depth_is_named(case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = np.uint8 if case.target.endswith(".tif") else np.uint16
+    rewrite(prepared / case.target, lambda values: np.zeros(values.shape, dtype=other))
+    assert case.check(prepared) == 1
+    out = capsys.readouterr().out
+    assert "wrong bit depth: 1" in out
+    assert f"{prepared / case.target}: {np.dtype(other)}, expected" in out
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_missing_raw_data_are_one_error_with_every_path_and_the_page(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = load_script(name)
+    assert script.main(["--root", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {script.PREPARATION.title}: raw data are missing. Looked for ")
+    assert error.count("\n") == 1
+    for split in script.PREPARATION.pictures:
+        for path in script.PREPARATION.raw(tmp_path, split):
+            assert f"{path} (missing)" in error
+    assert script.PREPARATION.download in error
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_checking_what_was_not_prepared_names_the_command(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_script(name).main(["--root", str(tmp_path), "--check"]) == 1
+    error = capsys.readouterr().err
+    assert "not prepared" in error
+    assert f"python datasets/{name}.py" in error
+
+
+def test_every_script_in_the_folder_is_listed_and_named_as_its_file() -> None:
+    assert {path.stem for path in DATASETS.glob("prepare_*.py")} == set(SCRIPTS)
+    for name in SCRIPTS:
+        assert load_script(name).PREPARATION.script == f"{name}.py"

@@ -1,0 +1,67 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Running preparation scripts on synthetic trees, and spoiling what they made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from helpers.raw_datasets import load_script
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Case:
+    """A script that makes pictures, with one of its items.
+
+    script: module name.
+    make: write the raw tree, in this order.
+    raw: a file of val that one item is made from, below the root.
+    target: what is made of it.
+    made: further files that are written only when every item is whole.
+    """
+
+    script: str
+    make: tuple[Callable[[Path], None], ...]
+    raw: str
+    target: str
+    made: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.script
+
+    def write(self, root: Path) -> None:
+        """Writes the raw tree."""
+        for make in self.make:
+            make(root)
+
+    def run(self, root: Path, *arguments: str) -> int:
+        """Exit code of the script, in this process unless --jobs is given."""
+        jobs = () if "--jobs" in arguments else ("--jobs", "1")
+        return int(load_script(self.script).main(["--root", str(root), *jobs, *arguments]))
+
+    def check(self, root: Path, *arguments: str) -> int:
+        """Exit code of --check; the small trees have fewer pictures than the releases."""
+        return self.run(root, "--check", "--pictures", "0", *arguments)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Relative path -> content of all files below a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def truncate(path: Path) -> None:
+    """Leaves the first half of a file."""
+    content = path.read_bytes()
+    path.unlink()  # a hard link's other names keep the whole content
+    path.write_bytes(content[: len(content) // 2])
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Replaces the pixels of a picture."""
+    with Image.open(path) as opened:
+        values = np.array(opened)
+    Image.fromarray(change(values)).save(path)

@@ -1,0 +1,46 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Synthetic raw trees of every dataset: real file names, bit depths and JSON fields, two or three small pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.raw_datasets.ade20k import make_ade20k, make_ade20k_full
+from helpers.raw_datasets.bdd100k import make_bdd100k
+from helpers.raw_datasets.cityscapes import make_cityscapes
+from helpers.raw_datasets.coco import make_coco, make_coco_stuff, make_lvis
+from helpers.raw_datasets.mapillary_vistas import make_mapillary_vistas
+from helpers.raw_datasets.pascal import make_pascal_context, make_pascal_voc
+from helpers.raw_datasets.scripts import SCRIPTS, load_script
+
+MAKERS = (
+    make_coco,
+    make_coco_stuff,
+    make_lvis,
+    make_ade20k,
+    make_ade20k_full,
+    make_cityscapes,
+    make_mapillary_vistas,
+    make_bdd100k,
+    make_pascal_voc,
+    make_pascal_context,
+)
+
+
+def make_everything(root: Path) -> None:
+    """Every raw dataset under one root."""
+    for make in MAKERS:
+        make(root)
+
+
+def prepare_everything(root: Path, *, split: str = "all") -> None:
+    """Runs every script on what make_everything wrote.
+
+    Raises:
+        RuntimeError: a script failed.
+    """
+    for name in SCRIPTS:
+        script = load_script(name)
+        chosen = split if split in script.PREPARATION.pictures else "all"
+        if script.main(["--root", str(root), "--jobs", "1", "--split", chosen]) != 0:
+            raise RuntimeError(f"{name} failed")

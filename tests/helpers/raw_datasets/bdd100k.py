@@ -1,0 +1,51 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The 10K pictures of BDD100K with panoptic bitmasks and semantic masks, as they are released."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from helpers.raw_datasets.common import blocks, photo, write_json, write_png
+
+NAMES = {
+    "train": ("0004a4c0-d4dff0ad", "00054602-3bf57337"),
+    "val": ("7d06fefd-f7be05a6", "7d128593-0ccfea4c"),
+}
+TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
+# Blocks: category, attributes, number of the object, train id. Road in two pieces, two cars (the second with a number
+# above 255), a group of persons, a car that does not count | sky, unlabelled, a caravan (no train id).
+OBJECTS = (
+    (7, 0, 1, 0),
+    (7, OCCLUDED, 2, 0),
+    (35, TRUNCATED, 3, 13),
+    (35, OCCLUDED, 300, 13),
+    (31, CROWD, 5, 11),
+    (35, IGNORED, 6, 13),
+    (30, 0, 7, 10),
+    (0, 0, 0, 255),
+    (36, 0, 8, 255),
+)
+
+
+def make_bdd100k(root: Path, *, bitmasks: bool = True, masks: bool = True) -> None:
+    """Pictures and labels of both splits.
+
+    Args:
+        bitmasks: with labels/pan_seg.
+        masks: with labels/sem_seg.
+    """
+    folder = root / "bdd100k"
+    category, attributes, number, train_id = (blocks([entry[i] for entry in OBJECTS]) for i in range(4))
+    bitmask = np.stack([category, attributes, number // 256, number % 256], axis=-1)
+    for split, names in NAMES.items():
+        for seed, name in enumerate(names):
+            photo(folder / "images" / "10k" / split / f"{name}.jpg", seed=seed)
+            if bitmasks:
+                labels = folder / "labels" / "pan_seg"
+                write_png(labels / "bitmasks" / split / f"{name}.png", bitmask)
+                write_png(labels / "colormaps" / split / f"{name}.png", bitmask[..., :3] * 5 % 256)
+            if masks:
+                write_png(folder / "labels" / "sem_seg" / "masks" / split / f"{name}.png", train_id)
+        if bitmasks:
+            write_json(folder / "labels" / "pan_seg" / "polygons" / f"pan_seg_{split}.json", [])
