@@ -8,8 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 CORE = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.7",
+    "torchvision>=0.22",
     "open_clip_torch>=3",
     "timm>=1.0.9",
     "segment-anything>=1.0",

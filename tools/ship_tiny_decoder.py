@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cmpf import checkpoint
 from cmpf.build import build_model
-from cmpf.build.predictor import ZOO
+from cmpf.build.zoo import zoo
 from cmpf.config import find_config, get_cfg
 from cmpf.encoders.tiny_assets import ASSETS
 from cmpf.errors import CMPFError
@@ -47,11 +47,11 @@ def ship(weights: Path, folder: Path) -> None:
     Raises:
         WeightsError: the file is damaged or belongs to other encoders.
     """
-    config, asset = ZOO[NAME]
-    model = build_model(get_cfg(find_config(config), ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu"]))
+    entry = zoo()[NAME]
+    model = build_model(get_cfg(find_config(entry.config), ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu"]))
     classes = [list(words) for words in model.train_vocabulary.classes]
-    checkpoint.save(model, folder / asset, metadata={"train_classes": classes})
-    record_hash(folder, asset)
+    checkpoint.save(model, folder / entry.asset, metadata={"train_classes": classes})
+    record_hash(folder, entry.asset)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from helpers.tiny_model import tiny_config, tiny_model
 
 import cmpf
 from cmpf import checkpoint
-from cmpf.build import build_predictor, load_predictor
+from cmpf.build import build_model, build_predictor, load_predictor
+from cmpf.build.zoo import zoo
+from cmpf.config import get_cfg
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
 
 WORDS = ["red circle", "sky"]
@@ -43,6 +45,32 @@ def test_the_test_size_and_the_ensemble_come_from_the_configuration() -> None:
 def test_the_shipped_tiny_model_loads_by_its_name_and_segments(image: np.ndarray) -> None:
     predictor = cmpf.load("cmpf_tiny", device="cpu")
     assert predictor.predict(image, WORDS).panoptic.shape == (40, 56)
+
+
+def test_weights_given_by_hand_replace_those_of_the_zoo(tmp_path: Path) -> None:
+    model = build_model(get_cfg("cmpf_tiny", ["MODEL.DEVICE", "cpu"]))
+    torch.nn.init.constant_(model.void_embedding.weight, 0.25)
+    checkpoint.save(model, tmp_path / "own.safetensors", metadata={})
+    predictor = cmpf.load("cmpf_tiny", device="cpu", weights=str(tmp_path / "own.safetensors"))
+    assert (predictor.model.void_embedding.weight == 0.25).all()
+
+
+def test_a_zoo_model_without_an_address_says_where_its_weights_are() -> None:
+    with pytest.raises(WeightsError, match=r"github\.com/chenxi52/FrozenSeg.*weights=FILE"):
+        cmpf.load("cmpf_convnext_large", device="cpu")
+
+
+def test_overrides_of_a_zoo_entry_reach_its_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "zoo.yaml").write_text(
+        "flat: {config: shapes/no_ensemble.yaml, source: here,"
+        " overrides: {MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS: 3, MODEL.MASK_FORMER.NUM_OBJECT_QUERIES: 7}}"
+    )
+    flat = ["MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7]
+    model = build_model(get_cfg("no_ensemble", [*flat, "MODEL.DEVICE", "cpu"]))
+    checkpoint.save(model, tmp_path / "flat.safetensors", metadata={})
+    monkeypatch.setattr("cmpf.build.predictor.zoo", lambda: zoo(tmp_path / "zoo.yaml"))
+    predictor = load_predictor("flat", device="cpu", weights=tmp_path / "flat.safetensors")
+    assert len(predictor.model.decoder.query_content.weight) == 7
 
 
 def test_a_training_folder_is_a_model(image: np.ndarray, tmp_path: Path) -> None:

@@ -1,0 +1,235 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_model import tiny_config, tiny_model
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cmpf import checkpoint
+from cmpf.checkpoint import Parts, read_contents, read_metadata, to_published
+from cmpf.errors import WeightsError
+from cmpf.model import CMPF
+from tools.convert_checkpoint import main
+
+FLAT = ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)
+Capture = pytest.CaptureFixture[str]
+
+
+def published(model: CMPF, *, frozen: bool = True) -> dict[str, Tensor]:
+    encoders = {k: dict(e.weights()) if frozen else {} for k, e in model.frozen_encoders().items()}
+    parts = Parts(
+        trained=model.trained_state_dict(), clip=encoders["clip"], sam=encoders.get("sam", {}), ignored=()
+    )
+    return {**to_published(parts), "criterion.empty_weight": torch.ones(134)}
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.fixture(scope="module")
+def model() -> CMPF:
+    return tiny_model("no_ensemble", FLAT)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "config.yaml").write_text(tiny_config("no_ensemble", FLAT).dump())
+    return str(tmp_path / "config.yaml")
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_own_weights_go_to_published_names_and_back_bit_for_bit(
+    tmp_path: Path, model: CMPF, ending: str
+) -> None:
+    own, there, back = (
+        tmp_path / "own.safetensors",
+        tmp_path / f"there{ending}",
+        tmp_path / "back.safetensors",
+    )
+    checkpoint.save(model, own, metadata={})
+    assert run(own, there, "--to", "published") == 0
+    names = set(read_contents(there).tensors)
+    assert "sem_seg_head.predictor.query_feat.weight" in names
+    assert "sem_seg_head.pixel_decoder.sam_transformer.level_embed" in names
+    assert run(there, back) == 0
+    assert equal(load_file(back), load_file(own))
+
+
+def test_a_detectron2_checkpoint_becomes_a_small_file_that_loads_with_its_encoders(
+    tmp_path: Path, model: CMPF, config: str, capsys: Capture
+) -> None:
+    content = {
+        "model": published(model),
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-4)}]},
+        "iteration": np.int64(368749),
+    }
+    source = tmp_path / "model_final.pth"
+    torch.save(content, source)
+    assert run(source, tmp_path / "named.safetensors", "--config-file", config) == 0
+    output = capsys.readouterr().out
+    assert "FrozenSeg naming: " in output
+    assert "1 ignored: criterion.empty_weight" in output
+    metadata = read_metadata(tmp_path / "named.safetensors")
+    assert metadata["encoders"] == model.encoder_hashes()
+    assert metadata["converted_from"] == {
+        "file": "model_final.pth",
+        "naming": "FrozenSeg",
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+    assert equal(load_file(tmp_path / "named.safetensors"), model.trained_state_dict())
+
+    # Without a configuration nobody knows what the encoders are called, but their content is known.
+    assert run(source, tmp_path / "unnamed.safetensors") == 0
+    hashes = model.encoder_hashes()
+    assert read_metadata(tmp_path / "unnamed.safetensors")["encoders"] == {
+        "clip": hashes["clip/cmpf_tiny"],
+        "sam": hashes["sam/cmpf_tiny"],
+    }
+    checkpoint.load(model, tmp_path / "unnamed.safetensors")
+    other = tiny_model("no_ensemble", FLAT)
+    with torch.no_grad():
+        other.encoders.clip.model.positional_embedding.add_(1)
+    other.encoders.clip.load_state_dict({}, strict=False)
+    with pytest.raises(WeightsError, match=r"trained with the encoders clip \(hash"):
+        checkpoint.load(other, tmp_path / "unnamed.safetensors")
+
+
+def test_half_precision_encoders_have_the_hash_of_the_model_they_fill(tmp_path: Path, model: CMPF) -> None:
+    halves = {n: v.half() if v.is_floating_point() else v for n, v in published(model).items()}
+    torch.save(halves, tmp_path / "half.pth")
+    assert run(tmp_path / "half.pth", tmp_path / "half.safetensors") == 0
+    other = tiny_model("no_ensemble", FLAT)
+    checkpoint.load(other, tmp_path / "half.pth")
+    assert set(read_metadata(tmp_path / "half.safetensors")["encoders"].values()) == set(
+        other.encoder_hashes().values()
+    )
+    checkpoint.load(other, tmp_path / "half.safetensors")
+
+
+def test_fc_clip_weights_are_converted_and_go_back(tmp_path: Path) -> None:
+    fcclip = tiny_model("fcclip_tiny")
+    state = published(fcclip)
+    torch.save(state, tmp_path / "fcclip.pth")
+    assert run(tmp_path / "fcclip.pth", tmp_path / "own.safetensors") == 0
+    assert equal(load_file(tmp_path / "own.safetensors"), fcclip.trained_state_dict())
+    assert run(tmp_path / "own.safetensors", tmp_path / "back.pth", "--to", "published") == 0
+    trained = {n: v for n, v in state.items() if not n.startswith(("backbone.", "criterion."))}
+    assert equal(read_contents(tmp_path / "back.pth").tensors, trained)
+
+
+def test_frozen_weights_travel_between_published_files(tmp_path: Path, model: CMPF) -> None:
+    state = published(model)
+    torch.save(state, tmp_path / "a.pth")
+    assert run(tmp_path / "a.pth", tmp_path / "b.safetensors", "--to", "published") == 0
+    del state["criterion.empty_weight"]
+    assert equal(load_file(tmp_path / "b.safetensors"), state)
+
+
+def test_without_encoders_in_the_input_those_of_the_configuration_are_recorded(
+    tmp_path: Path, model: CMPF, capsys: Capture
+) -> None:
+    torch.save(published(model, frozen=False), tmp_path / "trained.pth")
+    assert run(tmp_path / "trained.pth", tmp_path / "a.safetensors") == 0
+    assert "encoders: unknown (the input has none; --config-file" in capsys.readouterr().out
+    assert read_metadata(tmp_path / "a.safetensors")["encoders"] == {}
+    shipped = ["--config-file", "configs/shapes/no_ensemble.yaml", *FLAT]
+    assert run(tmp_path / "trained.pth", tmp_path / "b.safetensors", *shipped) == 0
+    assert set(read_metadata(tmp_path / "b.safetensors")["encoders"]) == {"clip/cmpf_tiny", "sam/cmpf_tiny"}
+
+
+def test_an_incomplete_encoder_is_not_recorded(tmp_path: Path, model: CMPF, config: str) -> None:
+    state = published(model)
+    state = {n: v for n, v in state.items() if not n.startswith("backbone.clip_model.transformer.")}
+    torch.save(state, tmp_path / "image_tower.pth")
+    assert run(tmp_path / "image_tower.pth", tmp_path / "a.safetensors") == 0
+    assert set(read_metadata(tmp_path / "a.safetensors")["encoders"]) == {"sam"}
+    assert run(tmp_path / "image_tower.pth", tmp_path / "b.safetensors", "--config-file", config) == 0
+    assert set(read_metadata(tmp_path / "b.safetensors")["encoders"]) == {"sam/cmpf_tiny"}
+
+
+def test_what_our_own_files_say_is_kept(tmp_path: Path, model: CMPF) -> None:
+    checkpoint.save(model, tmp_path / "a.safetensors", metadata={"train_classes": [["cat"]]})
+    assert run(tmp_path / "a.safetensors", tmp_path / "b.safetensors") == 0
+    metadata = read_metadata(tmp_path / "b.safetensors")
+    assert metadata["train_classes"] == [["cat"]]
+    assert metadata["encoders"] == model.encoder_hashes()
+    assert run(tmp_path / "b.safetensors", tmp_path / "c.safetensors") == 0  # converted_from is replaced
+
+
+def test_names_that_nobody_knows_are_left_out_and_told(tmp_path: Path, model: CMPF, capsys: Capture) -> None:
+    state = {**published(model, frozen=False), "sem_seg_head.predictor.new.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "a.pth")
+    assert run(tmp_path / "a.pth", tmp_path / "a.safetensors") == 0
+    assert "1 in the file only, left out: sem_seg_head.predictor.new.weight" in capsys.readouterr().out
+    assert equal(load_file(tmp_path / "a.safetensors"), model.trained_state_dict())
+
+
+def test_a_configuration_that_does_not_fit_is_an_error_and_nothing_is_written(
+    tmp_path: Path, model: CMPF, config: str, capsys: Capture
+) -> None:
+    torch.save(published(model), tmp_path / "a.pth")
+    options = ["--config-file", config, "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 0]
+    assert run(tmp_path / "a.pth", tmp_path / "a.safetensors", *options) == 1
+    assert "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS 3" in capsys.readouterr().err
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize(("kind", "option"), [("clip", "CLIP.PRETRAINED"), ("sam", "SAM.CHECKPOINT")])
+def test_the_file_of_an_encoder_needs_no_conversion(
+    tmp_path: Path, model: CMPF, capsys: Capture, kind: str, option: str
+) -> None:
+    torch.save(dict(model.frozen_encoders()[kind].weights()), tmp_path / "raw.pth")
+    assert run(tmp_path / "raw.pth", tmp_path / "out.safetensors") == 1
+    assert f"Give the file itself as MODEL.CMPF.{option}" in capsys.readouterr().err
+
+
+def test_an_output_that_exists_is_kept_unless_told_otherwise(
+    tmp_path: Path, model: CMPF, capsys: Capture
+) -> None:
+    torch.save(published(model, frozen=False), tmp_path / "a.pth")
+    (tmp_path / "out.safetensors").write_text("precious")
+    assert run(tmp_path / "a.pth", tmp_path / "out.safetensors") == 1
+    assert "exists; give another name, or --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out.safetensors").read_text() == "precious"
+    assert run(tmp_path / "a.pth", tmp_path / "out.safetensors", "--overwrite") == 0
+    assert equal(load_file(tmp_path / "out.safetensors"), model.trained_state_dict())
+
+
+def test_errors_are_one_line(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "m.pkl").write_bytes(b"\x80\x04K\x01.")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
+    for source, target, message in (
+        ("m.pkl", "a.safetensors", "is a Python pickle"),
+        ("resnet.pth", "a.safetensors", "resnet.pth: a state dict of no kind that CMPF knows"),
+        ("absent.pth", "a.safetensors", "no such file"),
+        ("resnet.pth", "a.pth", "--to cmpf writes files that end in .safetensors"),
+    ):
+        assert run(tmp_path / source, tmp_path / target) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert message in error
+    with pytest.raises(WeightsError):
+        run(tmp_path / "m.pkl", tmp_path / "a.safetensors", "--debug")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a.pth"], ["a.pth", "b.pth", "--to", "onnx"], ["a", "b", "SEED", "1"]]
+)
+def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
