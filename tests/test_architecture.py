@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("predictor",),
     ("checkpoint", "engine"),
     ("build",),
+    ("detectron2", "export", "web", "doctor"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

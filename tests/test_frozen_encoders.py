@@ -1,13 +1,26 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.tiny_model import picture, tiny_model
+from PIL import Image
 from torch.nn import functional as F
 
 from cmpf.data import Vocabulary
-from cmpf.frozen_encoders import SAM_PIXEL_MEAN, SAM_PIXEL_STD, FrozenEncoders
+from cmpf.encoders.sam import SAMEncoder
+from cmpf.ensemble.proposal_cache import ProposalCache
+from cmpf.errors import EvaluationError
+from cmpf.frozen_encoders import (
+    SAM_PIXEL_MEAN,
+    SAM_PIXEL_STD,
+    CachedMasks,
+    FrozenEncoders,
+    OnlineMasks,
+    sam_input,
+)
 from cmpf.inference import ImageGeometry
 from cmpf.model import CMPF
 
@@ -39,9 +52,9 @@ def test_sam_runs_only_when_it_is_asked_for(encoders: FrozenEncoders) -> None:
     assert features.sam is None
 
 
-def test_sam_sees_its_own_normalisation_padded_after_it(encoders: FrozenEncoders) -> None:
+def test_sam_sees_its_own_normalisation_padded_after_it() -> None:
     image = picture(50, 70)
-    given = encoders._sam_input([{"image": image}])
+    given = sam_input([image], divisor=32, device=torch.device("cpu"))
     mean, std = (torch.tensor(v)[:, None, None] for v in (SAM_PIXEL_MEAN, SAM_PIXEL_STD))
     torch.testing.assert_close(given[0, :, :50, :70], (image.float() - mean) / std)
     assert given.shape == (1, 3, 64, 96)
@@ -110,3 +123,90 @@ def test_sam_masks_are_named_by_the_features_that_lie_under_them(
 def test_hashes_name_the_encoders_that_the_weights_belong_to(encoders: FrozenEncoders) -> None:
     assert list(encoders.hashes()) == ["clip/cmpf_tiny", "sam/cmpf_tiny"]
     assert all(len(value) == 64 for value in encoders.hashes().values())
+
+
+ANY_MASK = ("TEST.ENSEMBLE.PRED_IOU_THRESH", 0.0, "TEST.ENSEMBLE.STABILITY_THRESH", 0.0)
+
+
+@pytest.fixture(scope="module")
+def finder() -> FrozenEncoders:
+    """Encoders whose SAM, though random, finds masks everywhere."""
+    return tiny_model(overrides=[*ANY_MASK]).encoders
+
+
+@pytest.fixture
+def sam_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of all that SAM encodes."""
+    calls: list[tuple[int, ...]] = []
+    forward = SAMEncoder.forward
+
+    def counted(self: SAMEncoder, images: torch.Tensor) -> torch.Tensor:
+        calls.append(tuple(images.shape))
+        return forward(self, images)
+
+    monkeypatch.setattr(SAMEncoder, "forward", counted)
+    return calls
+
+
+def saved_picture(folder: Path, seed: int) -> dict[str, object]:
+    """A sample whose file is its own picture."""
+    image = picture(60, 90, seed)
+    path = folder / f"{seed}.png"
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return {"image": image, "file_name": str(path)}
+
+
+def test_masks_of_a_picture_do_not_depend_on_its_batch(finder: FrozenEncoders) -> None:
+    small, large = {"image": picture(60, 90, 1)}, {"image": picture(128, 64, 2)}
+    together, _, _ = finder([small, large], with_sam=True)
+    for sample in (small, large):
+        alone, _, _ = finder([sample], with_sam=True)
+        expected = finder.masks(sample, alone)
+        assert expected is not None
+        assert len(expected) > 0
+        assert expected.shape[1:] == sample["image"].shape[1:]
+        found = finder.masks(sample, together)
+        assert found is not None
+        assert torch.equal(found, expected)
+
+
+def test_sam_runs_once_for_features_and_masks_of_a_picture_alone(
+    finder: FrozenEncoders, sam_calls: list[tuple[int, ...]]
+) -> None:
+    sample = {"image": picture(60, 90)}
+    features, _, _ = finder([sample], with_sam=True)
+    shared = finder.masks(sample, features)
+    assert sam_calls == [(1, 3, 64, 96)]
+    without, _, _ = finder([sample], with_sam=False)
+    own = finder.masks(sample, without)
+    assert sam_calls == [(1, 3, 64, 96)] * 2
+    assert shared is not None
+    assert own is not None
+    assert torch.equal(shared, own)
+
+
+def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(
+    finder: FrozenEncoders, sam_calls: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    cache = ProposalCache(folder=tmp_path / "masks", settings={}, command="make them")
+    source = finder.mask_source
+    assert isinstance(source, OnlineMasks)
+    samples = [saved_picture(tmp_path, seed) for seed in (1, 2)]
+    features, _, _ = finder(samples, with_sam=False)
+    for sample in samples:
+        cache.store(sample["file_name"], source.propose(sample["image"], device=finder.device))
+    online = [finder.masks(sample, features) for sample in samples]
+    sam_calls.clear()
+    cached = CachedMasks(cache)
+    for sample, expected in zip(samples, online, strict=True):
+        found = cached.masks(sample, shared=lambda _: None, device=finder.device)
+        assert expected is not None
+        assert len(expected) > 0
+        assert found.numpy().tobytes() == expected.numpy().tobytes()
+    assert sam_calls == []
+
+
+def test_a_picture_without_a_file_has_no_cached_masks(tmp_path: Path) -> None:
+    cached = CachedMasks(ProposalCache(folder=tmp_path, settings={}, command="make them"))
+    with pytest.raises(EvaluationError, match=r"no file_name; set TEST\.ENSEMBLE\.SOURCE online"):
+        cached.masks({"image": picture()}, shared=lambda _: None, device=torch.device("cpu"))

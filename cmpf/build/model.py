@@ -16,7 +16,8 @@ from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.encoders.text_cache import TextCache
 from cmpf.encoders.weights import cache_folder
-from cmpf.frozen_encoders import FrozenEncoders
+from cmpf.ensemble.proposal_cache import ProposalCache
+from cmpf.frozen_encoders import CachedMasks, FrozenEncoders, MaskSource, OnlineMasks
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.model import CMPF
@@ -25,6 +26,16 @@ from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 
 logger = logging.getLogger(__name__)
+
+# Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.
+PROPOSAL_KEYS = (
+    "POINTS_PER_SIDE",
+    "PRED_IOU_THRESH",
+    "STABILITY_THRESH",
+    "NMS_THRESH",
+    "MIN_AREA",
+    "MAX_MASKS",
+)
 
 
 def build_model(cfg: CfgNode) -> CMPF:
@@ -35,9 +46,17 @@ def build_model(cfg: CfgNode) -> CMPF:
     """
     if cfg.NUM_THREADS:
         torch.set_num_threads(cfg.NUM_THREADS)
+    model = build_network(cfg).to(build_device(cfg))
+    if cfg.MODEL.WEIGHTS:
+        logger.info("weights of %s: %s", cfg.MODEL.WEIGHTS, checkpoint.load(model, cfg.MODEL.WEIGHTS))
+    return model
+
+
+def build_network(cfg: CfgNode) -> CMPF:
+    """The network where torch's default device is, with the weights of its encoders but none of MODEL.WEIGHTS."""
     train_vocabulary = build_train_vocabulary(cfg)
     encoders = build_encoders(cfg)
-    model = CMPF(
+    return CMPF(
         encoders=encoders,
         pixel_decoder=build_pixel_decoder(cfg, encoders.clip),
         sam_branch=build_sam_branch(cfg, encoders.sam),
@@ -46,10 +65,7 @@ def build_model(cfg: CfgNode) -> CMPF:
         train_vocabulary=train_vocabulary,
         settings=build_settings(cfg),
         text_cache=TextCache(cache_folder() / "text"),
-    ).to(build_device(cfg))
-    if cfg.MODEL.WEIGHTS:
-        logger.info("%s", checkpoint.load(model, cfg.MODEL.WEIGHTS))
-    return model
+    )
 
 
 def build_device(cfg: CfgNode) -> torch.device:
@@ -70,7 +86,7 @@ def build_encoders(cfg: CfgNode) -> FrozenEncoders:
     encoders = FrozenEncoders(
         clip=build_clip(name=cfg.MODEL.CMPF.CLIP.NAME, pretrained=cfg.MODEL.CMPF.CLIP.PRETRAINED),
         sam=sam,
-        proposer=build_proposer(cfg, sam),
+        mask_source=build_mask_source(cfg, sam),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
@@ -135,7 +151,9 @@ def build_decoder(cfg: CfgNode, clip: CLIP, sam: SAMEncoder | None) -> Transform
         sam_channels=sam.embed_channels if sam else 0,
         sam_feature_channels=cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
         query_injector=cfg.MODEL.CMPF.QUERY_INJECTOR.ENABLED,
+        query_injector_level=cfg.MODEL.CMPF.QUERY_INJECTOR.LEVEL,
         feature_injector=cfg.MODEL.CMPF.FEATURE_INJECTOR.ENABLED,
+        feature_injector_level=cfg.MODEL.CMPF.FEATURE_INJECTOR.LEVEL,
         keep_positions=cfg.MODEL.CMPF.FEATURE_INJECTOR.KEEP_POSITIONS,
     )
 
@@ -194,15 +212,27 @@ def build_settings(cfg: CfgNode) -> InferenceSettings:
     )
 
 
-def build_proposer(cfg: CfgNode, sam: SAMEncoder | None) -> SAMProposer | None:
-    """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
+def build_mask_source(cfg: CfgNode, sam: SAMEncoder | None) -> MaskSource | None:
+    """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = the ensemble is off.
+
+    Args:
+        sam: the SAM that makes the model's features; None = none does.
+    """
     ensemble = cfg.TEST.ENSEMBLE
     if not ensemble.ENABLED:
         return None
-    own = cfg.MODEL.CMPF.SAM
-    if sam is None or (ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) != (own.NAME, own.CHECKPOINT):
+    if ensemble.SOURCE == "online":
+        return build_online_masks(cfg, sam)
+    weights_hash = sam.weights_hash if sam is not None and _is_mask_sam(cfg) else None
+    return CachedMasks(build_proposal_cache(cfg, ensemble.CACHE_DIR, sam_hash=weights_hash))
+
+
+def build_online_masks(cfg: CfgNode, sam: SAMEncoder | None) -> OnlineMasks:
+    """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
+    ensemble = cfg.TEST.ENSEMBLE
+    if sam is None or not _is_mask_sam(cfg):
         sam = build_sam(name=ensemble.SAM_NAME, checkpoint=ensemble.SAM_CHECKPOINT)
-    return SAMProposer(
+    proposer = SAMProposer(
         encoder=sam,
         points_per_side=ensemble.POINTS_PER_SIDE,
         iou_threshold=ensemble.PRED_IOU_THRESH,
@@ -211,3 +241,29 @@ def build_proposer(cfg: CfgNode, sam: SAMEncoder | None) -> SAMProposer | None:
         min_area=ensemble.MIN_AREA,
         max_masks=ensemble.MAX_MASKS,
     )
+    return OnlineMasks(proposer=proposer, size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
+
+
+def build_proposal_cache(cfg: CfgNode, folder: str, *, sam_hash: str | None) -> ProposalCache:
+    """A folder of SAM's masks, and what they must have been made with.
+
+    Args:
+        sam_hash: content hash of the mask SAM's weights; None = not known, because that SAM is not loaded.
+    """
+    keys = ("SAM_NAME", *PROPOSAL_KEYS)
+    settings = {f"TEST.ENSEMBLE.{key}": cfg.TEST.ENSEMBLE[key] for key in keys}
+    settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"] = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
+    settings["SAM weights"] = sam_hash
+    datasets = " ".join(cfg.DATASETS.TEST)
+    return ProposalCache(
+        folder=folder,
+        settings=settings,
+        command="python tools/save_sam_masks.py --config-file FILE (this run's config) "
+        f"--dataset {datasets} --output {folder}",
+    )
+
+
+def _is_mask_sam(cfg: CfgNode) -> bool:
+    """Whether features and masks come from the same SAM with the same weights."""
+    own, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
+    return bool((ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) == (own.NAME, own.CHECKPOINT))

@@ -56,8 +56,10 @@ def _model() -> dict[str, Any]:
             "GEOMETRIC_ENSEMBLE_ALPHA": 0.4,
             "GEOMETRIC_ENSEMBLE_BETA": 0.8,
             "ENSEMBLE_ON_VALID_MASK": False,
-            "QUERY_INJECTOR": {"ENABLED": True},
-            "FEATURE_INJECTOR": {"ENABLED": True, "KEEP_POSITIONS": False},
+            # LEVEL: at which of the three maps that the decoder's layers read in turn an injector acts,
+            # 0, 1, 2 = strides 32, 16, 8.
+            "QUERY_INJECTOR": {"ENABLED": True, "LEVEL": 2},
+            "FEATURE_INJECTOR": {"ENABLED": True, "LEVEL": 0, "KEEP_POSITIONS": False},
             "SAM_BRANCH": {"LAYERS": 6, "FLAT_LEVELS": 0},
             "COMPILE": False,
         },
@@ -99,9 +101,23 @@ def _mask_former() -> dict[str, Any]:
 
 def _input() -> dict[str, Any]:
     return {
+        # Training on panoptic and instance data: large-scale jitter.
         "IMAGE_SIZE": 1024,  # training crop, square
         "MIN_SCALE": 0.1,
         "MAX_SCALE": 2.0,
+        # Training on semantic data: Mask2Former's settings for ADE20K, with the crop rule of 75 %.
+        "MIN_SIZE_TRAIN": tuple(int(512 * 0.1 * step) for step in range(5, 21)),  # 256, 307, ... 1024
+        "MIN_SIZE_TRAIN_SAMPLING": "choice",
+        "MAX_SIZE_TRAIN": 2048,
+        "CROP": {
+            "ENABLED": True,
+            "TYPE": "absolute",
+            "SIZE": (512.0, 512.0),  # (H, W)
+            "SINGLE_CATEGORY_MAX_AREA": 0.75,  # largest share of a crop that one class may have; 1 = any
+        },
+        "COLOR_AUG_SSD": True,
+        "SIZE_DIVISIBILITY": 32,  # pictures are padded to the crop size, and to multiples of this
+        # Training on all kinds.
         "RANDOM_FLIP": "horizontal",
         "MIN_SIZE_TEST": 800,
         "MAX_SIZE_TEST": 1333,
@@ -141,7 +157,8 @@ def _test() -> dict[str, Any]:
             "MAX_MASKS": 50,
             "SAM_NAME": "vit_h",
             "SAM_CHECKPOINT": "",
-            "SOURCE": "online",
+            "SOURCE": "online",  # "cache" = read the masks that tools/save_sam_masks.py wrote to CACHE_DIR
+            "CACHE_DIR": "",
             "PUBLISHED_POOLING": False,
             "POINTS_PER_SIDE": 32,
             "PRED_IOU_THRESH": 0.8,

@@ -63,6 +63,24 @@ def _steps_before_the_end(cfg: CfgNode) -> str:
     return f"{late} would never be reached, SOLVER.MAX_ITER is {solver.MAX_ITER}; lower them or write ()"
 
 
+def _short_sides(cfg: CfgNode) -> str:
+    sides, longest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sides) != 2 or sides[0] > sides[1]):
+        return f"range samples between two rising numbers, got {list(sides)}"
+    return "" if max(sides) <= longest else f"{max(sides)} is larger than INPUT.MAX_SIZE_TRAIN = {longest}"
+
+
+def _crop_size(cfg: CfgNode) -> str:
+    kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
+    if kind.startswith("relative"):
+        fault = "shares of the picture, at most 1" if max(size) > 1 else ""
+    elif any(side != int(side) for side in size):
+        fault = "whole numbers of pixels"
+    else:
+        fault = "two rising numbers of pixels" if kind == "absolute_range" and size[0] > size[1] else ""
+    return fault and f"INPUT.CROP.TYPE {kind} needs {fault}, got {list(size)}"
+
+
 def _some_task(cfg: CfgNode) -> str:
     test = cfg.MODEL.MASK_FORMER.TEST
     if test.SEMANTIC_ON or test.INSTANCE_ON or test.PANOPTIC_ON:
@@ -77,6 +95,20 @@ def _ensemble_has_a_use(cfg: CfgNode) -> str:
     return "changes semantic output only, which is off; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True"
 
 
+def _cache_has_a_folder(cfg: CfgNode) -> str:
+    if cfg.TEST.ENSEMBLE.SOURCE != "cache" or cfg.TEST.ENSEMBLE.CACHE_DIR:
+        return ""
+    return "is cache, but TEST.ENSEMBLE.CACHE_DIR is empty; name the folder that tools/save_sam_masks.py wrote to"
+
+
+def _features_enter_a_layer(cfg: CfgNode) -> str:
+    injector, heads = cfg.MODEL.CMPF.FEATURE_INJECTOR, cfg.MODEL.MASK_FORMER.DEC_LAYERS
+    least = injector.LEVEL + 2  # layer i reads level i mod 3, and there are DEC_LAYERS - 1 layers
+    if not injector.ENABLED or heads >= least:
+        return ""
+    return f"{injector.LEVEL} is read by no layer: MODEL.MASK_FORMER.DEC_LAYERS must be {least} or more, is {heads}"
+
+
 _TASKS = tuple(f"MODEL.MASK_FORMER.TEST.{task}_ON" for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"))
 
 RELATIONS: tuple[Relation, ...] = (
@@ -89,6 +121,8 @@ RELATIONS: tuple[Relation, ...] = (
     _multiple("MODEL.MASK_FORMER.HIDDEN_DIM", 4, "sine and cosine for two axes"),
     _multiple("MODEL.SEM_SEG_HEAD.CONVS_DIM", 4, "sine and cosine for two axes"),
     _at_most("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
+    Relation(("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN"), _short_sides),
+    Relation(("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"), _crop_size),
     _at_most("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
     Relation(
         ("SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME"),
@@ -98,5 +132,14 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         ("TEST.ENSEMBLE.ENABLED", _TASKS[0], "MODEL.MASK_FORMER.TEST.MASK_RECALL"),
         _ensemble_has_a_use,
+    ),
+    Relation(("TEST.ENSEMBLE.SOURCE", "TEST.ENSEMBLE.CACHE_DIR"), _cache_has_a_folder),
+    Relation(
+        (
+            "MODEL.CMPF.FEATURE_INJECTOR.LEVEL",
+            "MODEL.CMPF.FEATURE_INJECTOR.ENABLED",
+            "MODEL.MASK_FORMER.DEC_LAYERS",
+        ),
+        _features_enter_a_layer,
     ),
 )

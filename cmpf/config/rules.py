@@ -59,9 +59,16 @@ THREE_NUMBERS = Rule("three numbers (red, green, blue)", lambda value: len(value
 THREE_POSITIVE = Rule(
     "three numbers > 0 (red, green, blue)", lambda value: len(value) == 3 and min(value) > 0, float
 )
+TWO_POSITIVE = Rule(
+    "two numbers > 0, such as (512, 512)", lambda value: len(value) == 2 and min(value) > 0, float
+)
+SIDES = Rule(
+    "a list of whole numbers > 0, such as (512, 640)", lambda value: len(value) > 0 and min(value) > 0, int
+)
 DEVICE = Rule(
     "auto, cpu, mps, cuda or cuda:N", lambda value: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value))
 )
+LEVEL = Rule("0, 1 or 2 (strides 32, 16, 8)", lambda value: value in (0, 1, 2))
 METRIC = Rule('task/metric, such as panoptic/PQ, or ""', lambda value: value == "" or value.count("/") == 1)
 
 RULES: dict[str, Rule] = {
@@ -116,7 +123,9 @@ RULES: dict[str, Rule] = {
     "MODEL.CMPF.GEOMETRIC_ENSEMBLE_BETA": FRACTION,
     "MODEL.CMPF.ENSEMBLE_ON_VALID_MASK": FLAG,
     "MODEL.CMPF.QUERY_INJECTOR.ENABLED": FLAG,
+    "MODEL.CMPF.QUERY_INJECTOR.LEVEL": LEVEL,
     "MODEL.CMPF.FEATURE_INJECTOR.ENABLED": FLAG,
+    "MODEL.CMPF.FEATURE_INJECTOR.LEVEL": LEVEL,
     "MODEL.CMPF.FEATURE_INJECTOR.KEEP_POSITIONS": FLAG,
     "MODEL.CMPF.SAM_BRANCH.LAYERS": COUNT,
     "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS": Rule(
@@ -126,6 +135,15 @@ RULES: dict[str, Rule] = {
     "INPUT.IMAGE_SIZE": COUNT,
     "INPUT.MIN_SCALE": POSITIVE,
     "INPUT.MAX_SCALE": POSITIVE,
+    "INPUT.MIN_SIZE_TRAIN": SIDES,
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": _choice("choice", "range"),
+    "INPUT.MAX_SIZE_TRAIN": COUNT,
+    "INPUT.CROP.ENABLED": FLAG,
+    "INPUT.CROP.TYPE": _choice("absolute", "absolute_range", "relative", "relative_range"),
+    "INPUT.CROP.SIZE": TWO_POSITIVE,
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": FRACTION,
+    "INPUT.COLOR_AUG_SSD": FLAG,
+    "INPUT.SIZE_DIVISIBILITY": COUNT,
     "INPUT.RANDOM_FLIP": _choice("horizontal", "none"),
     "INPUT.MIN_SIZE_TEST": COUNT,
     "INPUT.MAX_SIZE_TEST": COUNT,
@@ -158,7 +176,8 @@ RULES: dict[str, Rule] = {
     "TEST.ENSEMBLE.MAX_MASKS": COUNT,
     "TEST.ENSEMBLE.SAM_NAME": NAME,
     "TEST.ENSEMBLE.SAM_CHECKPOINT": TEXT,
-    "TEST.ENSEMBLE.SOURCE": _choice("online"),
+    "TEST.ENSEMBLE.SOURCE": _choice("online", "cache"),
+    "TEST.ENSEMBLE.CACHE_DIR": TEXT,
     "TEST.ENSEMBLE.PUBLISHED_POOLING": FLAG,
     "TEST.ENSEMBLE.POINTS_PER_SIDE": COUNT,
     "TEST.ENSEMBLE.PRED_IOU_THRESH": FRACTION,

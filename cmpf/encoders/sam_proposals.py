@@ -74,6 +74,19 @@ class SAMProposer(FrozenModule):
         Returns:
             (M, H, W) logits at the unpadded size, the largest mask first; M = 0 where nothing was found.
         """
+        logits, flipped = self.compact(embedding_1Shw, padded=padded, unpadded=unpadded)
+        return full_size_masks(logits, flipped, side=self.encoder.input_size, padded=padded)
+
+    @torch.no_grad()
+    def compact(
+        self, embedding_1Shw: Tensor, *, padded: tuple[int, int], unpadded: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """The same masks in their smallest exact form, for `full_size_masks`; arguments as of `forward`.
+
+        Returns:
+            (M, 4h, 4w) float32 logits as SAM's mask decoder gave them; (M, H, W) bool at the unpadded size, the
+            pixels where cleaning turned inside to outside or the other way.
+        """
         with torch.autocast(embedding_1Shw.device.type, enabled=False):
             embedding = embedding_1Shw.float()
             points = self.point_grid(padded, unpadded).to(embedding.device)
@@ -116,9 +129,7 @@ class SAMProposer(FrozenModule):
 
     def to_picture(self, logits_Nhw: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
         """Low-resolution logits at the unpadded size (N, H, W), by way of SAM's input as SAM itself does."""
-        side = self.encoder.input_size
-        square = resize_bilinear(logits_Nhw[:, None], (side, side))
-        return resize_bilinear(square, padded)[:, 0, : unpadded[0], : unpadded[1]]
+        return _to_picture(logits_Nhw, self.encoder.input_size, padded, unpadded)
 
     def _good_ones(
         self, logits: Tensor, quality: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
@@ -140,10 +151,10 @@ class SAMProposer(FrozenModule):
 
     def _clean_and_largest(
         self, logits: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
-    ) -> Tensor:
-        """Removes small regions, then masks that became duplicates; returns what forward returns."""
+    ) -> tuple[Tensor, Tensor]:
+        """Removes small regions, then masks that became duplicates; returns what `compact` returns."""
         if not len(logits):
-            return logits.new_zeros(0, *unpadded)
+            return logits, torch.zeros(0, *unpadded, dtype=torch.bool, device=logits.device)
         cleaned, unchanged, boxes = [], [], []
         for chunk in _batches(logits, MASKS_AT_ONCE):
             for before in (self.to_picture(chunk, padded, unpadded) > 0).cpu():
@@ -156,7 +167,30 @@ class SAMProposer(FrozenModule):
         areas = torch.stack([cleaned[index].sum() for index in kept.tolist()])
         largest = kept[areas.argsort(descending=True, stable=True)[: self.max_masks]]
         masks = torch.stack([cleaned[index] for index in largest.tolist()]).to(logits.device)
-        return _with_sign(self.to_picture(logits[largest.to(logits.device)], padded, unpadded), masks)
+        logits = logits[largest.to(logits.device)]
+        return logits, masks ^ (self.to_picture(logits, padded, unpadded) > 0)
+
+
+def full_size_masks(logits_Mhw: Tensor, flipped_MHW: Tensor, *, side: int, padded: tuple[int, int]) -> Tensor:
+    """Mask logits at the size of the picture.
+
+    Args:
+        logits_Mhw: float32 logits as SAM's mask decoder gave them.
+        flipped_MHW: bool at the wanted size: there the sign is the other than that of the resized logits.
+        side: side of SAM's square input.
+        padded: (H, W) of the padded picture that was squashed to that square.
+    Returns:
+        (M, H, W) logits.
+    """
+    if not len(logits_Mhw):
+        return logits_Mhw.new_zeros(flipped_MHW.shape)
+    large = _to_picture(logits_Mhw, side, padded, (flipped_MHW.shape[-2], flipped_MHW.shape[-1]))
+    return _with_sign(large, (large > 0) ^ flipped_MHW)
+
+
+def _to_picture(logits_Nhw: Tensor, side: int, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
+    square = resize_bilinear(logits_Nhw[:, None], (side, side))
+    return resize_bilinear(square, padded)[:, 0, : unpadded[0], : unpadded[1]]
 
 
 def _batches(tensor: Tensor, size: int) -> Iterator[Tensor]:

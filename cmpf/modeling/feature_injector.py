@@ -9,7 +9,7 @@ from cmpf.modeling.layers import AttentionLayer, conv_xavier
 
 
 class FeatureInjector(nn.Module):
-    """CLIP's stride-32 tokens read SAM's features by cross-attention (paper: Feature Injector).
+    """CLIP's tokens of one level, by default of stride 32, read SAM's features (paper: Feature Injector).
 
     Args:
         dim: width of the tokens. heads: of the attention.
@@ -28,9 +28,9 @@ class FeatureInjector(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
-            clip_BLD: CLIP's tokens at stride 32, level embedding added.
+            clip_BLD: CLIP's tokens of the level, level embedding added.
             positions_1LD: their sine positions.
-            sam_BChw: SAM's features at the size of the stride-32 map, h * w = L.
+            sam_BChw: SAM's features at the size of that level's map, h * w = L.
             level_embedding_D: the embedding of that level.
         Returns:
             Keys and values (B, L, D) for the queries' masked cross-attention.

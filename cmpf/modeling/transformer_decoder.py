@@ -79,6 +79,9 @@ class TransformerDecoder(nn.Module):
         sam_feature_channels: channels of the SAM branch's features; read by the Feature Injector only.
         query_injector, feature_injector: switches; without both this is FC-CLIP's decoder.
         keep_positions: see FeatureInjector.
+        query_injector_level: queries change after the layers that read this level, 0 to 2; the last layer of all
+            has none after it.
+        feature_injector_level: in the layers that read this level its tokens read SAM's features first.
     """
 
     def __init__(
@@ -97,8 +100,12 @@ class TransformerDecoder(nn.Module):
         query_injector: bool,
         feature_injector: bool,
         keep_positions: bool,
+        query_injector_level: int = 2,
+        feature_injector_level: int = 0,
     ) -> None:
         super().__init__()
+        self.query_injector_level = query_injector_level
+        self.feature_injector_level = feature_injector_level
         self.input_projections = nn.ModuleList(
             nn.Identity() if in_channels == dim else conv_xavier(in_channels, dim) for _ in range(LEVELS)
         )
@@ -116,7 +123,7 @@ class TransformerDecoder(nn.Module):
             )
         self.feature_injectors = nn.ModuleDict()
         if feature_injector:
-            for index in range(0, layers, LEVELS):
+            for index in range(feature_injector_level, layers, LEVELS):
                 self.feature_injectors[str(index)] = FeatureInjector(
                     dim=dim, heads=heads, in_channels=sam_feature_channels, keep_positions=keep_positions
                 )
@@ -152,7 +159,7 @@ class TransformerDecoder(nn.Module):
         self._check_sam(sam_embedding, sam_features)
         levels = [self._level(index, x) for index, x in enumerate(multi_scale)]
         if sam_features is not None:
-            sam_features = resize_bilinear(sam_features, levels[0].size)
+            sam_features = resize_bilinear(sam_features, levels[self.feature_injector_level].size)
         masks = MaskFeatures(mask_features)
         positions = self.query_position.weight[None]
         queries = self.query_content.weight[None].expand(mask_features.shape[0], -1, -1)
@@ -161,7 +168,7 @@ class TransformerDecoder(nn.Module):
             normalised, mask_embedding = self.head(queries)
             if self.training or aux:
                 heads.append((normalised, mask_embedding))
-            if index and index % LEVELS == 0:  # after a layer that read stride 8, before the next one
+            if index and (index - 1) % LEVELS == self.query_injector_level:
                 queries = self._inject(queries, mask_embedding, masks, sam_embedding)
             level = levels[index % LEVELS]
             keys, values = self._memory(index, levels, sam_features)
@@ -203,7 +210,10 @@ class TransformerDecoder(nn.Module):
             return level.tokens + level.positions, level.tokens
         injector = self.feature_injectors[str(index)]
         memory: tuple[Tensor, Tensor] = injector(
-            level.tokens, level.positions, sam_features, self.level_embedding.weight[0]
+            level.tokens,
+            level.positions,
+            sam_features,
+            self.level_embedding.weight[self.feature_injector_level],
         )
         return memory
 

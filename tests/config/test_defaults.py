@@ -24,3 +24,5 @@ def test_our_keys_have_the_documented_defaults():
     assert (ensemble.ENABLED, ensemble.ALPHA, ensemble.SCORE_THRESHOLD) == (False, 0.2, 0.5)
     assert (ensemble.MAX_MASKS, ensemble.SAM_NAME, ensemble.SOURCE) == (50, "vit_h", "online")
     assert ensemble.PUBLISHED_POOLING is False
+    assert ensemble.CACHE_DIR == ""
+    assert (ours.QUERY_INJECTOR.LEVEL, ours.FEATURE_INJECTOR.LEVEL) == (2, 0)

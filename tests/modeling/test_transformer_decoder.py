@@ -88,9 +88,9 @@ def naive_decoder(
         size = SIZES[level]
         tokens = maps[level].flatten(1).T + decoder.level_embedding.weight[level]
         keys, values = tokens + positions(size), tokens
-        if level == 0 and sam_features is not None:
+        if level == decoder.feature_injector_level and sam_features is not None:
             resized = F.interpolate(sam_features[None], size=size, mode="bilinear", align_corners=False)[0]
-            sam_tokens = resized.flatten(1).T + decoder.level_embedding.weight[0]
+            sam_tokens = resized.flatten(1).T + decoder.level_embedding.weight[level]
             block = decoder.feature_injectors[str(index)].attention
             read = attend(block.attention, keys, sam_tokens + positions(size), sam_tokens, None)
             keys = values = block.norm(tokens + read)
@@ -103,7 +103,7 @@ def naive_decoder(
         keyed = queries + query_positions
         queries = layer.feed_forward(x.norm(queries + attend(x.attention, keyed, keyed, queries, None)))
         heads.append(predict(queries))
-        if level == 2 and sam is not None and decoder.query_injector is not None:
+        if level == decoder.query_injector_level and sam is not None and decoder.query_injector is not None:
             projected = decoder.query_injector.input_projection(sam[None])
             pooled = mask_pooling(projected, heads[-1][1][None])[0]
             queries = queries + decoder.head.pool_projection(pooled)
@@ -111,10 +111,26 @@ def naive_decoder(
 
 
 @pytest.mark.parametrize(
-    ("query_injector", "feature_injector"), [(True, True), (True, False), (False, True), (False, False)]
+    ("query_injector", "feature_injector", "levels"),
+    [
+        (True, True, (2, 0)),
+        (True, False, (2, 0)),
+        (False, True, (2, 0)),
+        (False, False, (2, 0)),
+        (True, True, (0, 1)),
+        (True, True, (1, 2)),
+    ],
 )
-def test_agrees_with_the_method_written_plainly(query_injector: bool, feature_injector: bool) -> None:
-    decoder = tiny_decoder(query_injector=query_injector, feature_injector=feature_injector, layers=7)
+def test_agrees_with_the_method_written_plainly(
+    query_injector: bool, feature_injector: bool, levels: tuple[int, int]
+) -> None:
+    decoder = tiny_decoder(
+        query_injector=query_injector,
+        feature_injector=feature_injector,
+        query_injector_level=levels[0],
+        feature_injector_level=levels[1],
+        layers=7,
+    )
     maps, mask_features, sam, features = decoder_inputs()
     output = run(decoder, (maps, mask_features, sam, features))
     for image in range(2):
@@ -195,6 +211,8 @@ def test_query_injection_waits_for_the_layer_after_the_stride_eight_level() -> N
 def test_feature_injection_happens_at_every_third_layer() -> None:
     assert list(tiny_decoder(layers=9).feature_injectors) == ["0", "3", "6"]
     assert list(tiny_decoder(layers=3).feature_injectors) == ["0"]
+    assert list(tiny_decoder(layers=9, feature_injector_level=1).feature_injectors) == ["1", "4", "7"]
+    assert list(tiny_decoder(layers=9, feature_injector_level=2).feature_injectors) == ["2", "5", "8"]
     assert len(tiny_decoder(feature_injector=False).feature_injectors) == 0
 
 

@@ -1,0 +1,269 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Masks of a few ShapeWorld pictures with the tiny SAM that the package ships."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+
+from cmpf.build import build_evaluation, build_model, build_test_loader
+from cmpf.config import get_cfg
+from cmpf.data import get_dataset
+from cmpf.data.shapeworld.__main__ import main as write_shapeworld
+from tools import save_sam_masks
+from tools.sam_masks import pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "shapes/cmpf_tiny"
+SMALL = ["NUM_THREADS", "1", "TEST.ENSEMBLE.POINTS_PER_SIDE", "3", "MODEL.DEVICE", "cpu"]
+PICTURES = 4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of the datasets, with four validation pictures."""
+    root = tmp_path_factory.mktemp("datasets")
+    arguments = ["--out", str(root / "shapeworld"), "--train", "1", "--val", str(PICTURES), "--jobs", "1"]
+    assert write_shapeworld(arguments) == 0
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _root(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
+
+
+@pytest.fixture(scope="module")
+def masks(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Masks of all pictures."""
+    folder = tmp_path_factory.mktemp("masks")
+    os.environ["DETECTRON2_DATASETS"] = str(world)
+    assert run(folder) == 0
+    return folder
+
+
+def run(output: Path, *options: str, changes: tuple[str, ...] = ()) -> int:
+    return save_sam_masks.main(["--config-file", CONFIG, *options, "--output", str(output), *SMALL, *changes])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What an evaluation reads; zip members carry the time they were written."""
+    import numpy as np
+
+    found = {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as file:
+            found[path.name] = b"".join(file[name].tobytes() for name in sorted(file))
+    return found
+
+
+def configuration(*changes: str) -> CfgNode:
+    """Two pictures a batch, so that online masks come from a batch too; every mask has a vote."""
+    return get_cfg(
+        CONFIG, [*SMALL, "TEST.IMS_PER_BATCH", "2", "TEST.ENSEMBLE.SCORE_THRESHOLD", "0.0", *changes]
+    )
+
+
+def test_evaluations_with_online_and_cached_masks_are_identical(masks: Path) -> None:
+    sources = {
+        "online": (),
+        "cache": ("TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", str(masks)),
+        "none": ("TEST.ENSEMBLE.ENABLED", "False"),
+    }
+    labels, scores, results = {}, {}, {}
+    for name, changes in sources.items():
+        kept: list[torch.Tensor] = []
+        for output in ("labels", "scores"):
+            cfg = configuration(*changes, "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", output)
+            torch.manual_seed(0)  # of the untrained decoder
+            model = build_model(cfg).eval()
+            dataset = get_dataset("shapes_val")
+            with torch.inference_mode():
+                for batch in build_test_loader(cfg, dataset):
+                    kept += [result["sem_seg"] for result in model.infer(batch, dataset.vocabulary)]
+            if output == "labels":
+                results[name] = build_evaluation(cfg, model)()
+        labels[name], scores[name] = kept[:PICTURES], kept[PICTURES:]
+    for cached, online in zip(
+        labels["cache"] + scores["cache"], labels["online"] + scores["online"], strict=True
+    ):
+        assert torch.equal(cached, online)
+    assert repr(results["cache"]) == repr(results["online"])  # some metrics are nan
+    assert any(not torch.equal(a, b) for a, b in zip(scores["online"], scores["none"], strict=True))
+
+
+def test_two_processes_make_the_files_of_one(
+    masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--jobs", "2") == 0
+    assert contents(tmp_path) == contents(masks)
+    assert len(contents(masks)) == PICTURES
+    assert "4 pictures: 4 made, 0 kept" in capsys.readouterr().out
+
+
+def test_shards_make_the_whole_together(
+    masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("1/3", "2/3", "3/3"):
+        assert run(tmp_path, "--shard", place) == 0
+    shown = capsys.readouterr().out
+    assert [line.split(":")[0] for line in shown.splitlines()] == ["2 pictures", "1 pictures", "1 pictures"]
+    assert contents(tmp_path) == contents(masks)
+
+
+def test_whole_files_are_kept_and_damaged_ones_made_again(
+    masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(masks, tmp_path / "copy")
+    first, second, *others = sorted(copy.glob("*.npz"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:1000])
+    before = {path: path.stat().st_mtime_ns for path in others}
+    assert run(copy) == 0
+    assert "4 pictures: 2 made, 2 kept" in capsys.readouterr().out
+    assert contents(copy) == contents(masks)
+    assert {path: path.stat().st_mtime_ns for path in others} == before
+
+
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_where_it_was(masks: Path, tmp_path: Path, world: Path, jobs: str) -> None:
+    copies = [world / "shapeworld" / "val" / "images"]
+    many = tmp_path / "many"  # more pictures than are done when the signal comes
+    many.mkdir()
+    for index in range(25):
+        for source in sorted(copies[0].glob("*")):
+            content = source.read_bytes() + bytes([index])  # the same picture, another file
+            (many / f"{index}_{source.name}").write_bytes(content)
+    command = [sys.executable, str(ROOT / "tools" / "save_sam_masks.py"), "--config-file", CONFIG]
+    command += ["--images", str(many), "--output", str(tmp_path / "masks"), "--jobs", jobs, *SMALL]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while len(list((tmp_path / "masks").glob("[0-9a-f]*.npz"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    made = contents(tmp_path / "masks")  # each is whole
+    assert 2 <= len(made) < 100
+    for path in sorted(many.iterdir())[: 100 - 4]:
+        path.unlink()
+    assert run(tmp_path / "masks", "--images", str(many)) == 0
+    after = contents(tmp_path / "masks")
+    assert {name: after[name] for name in made} == made
+
+
+def test_damaged_pictures_are_named_at_the_end_and_the_others_done(
+    tmp_path: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    source = sorted((world / "shapeworld" / "val" / "images").glob("*"))[0]
+    (folder / "inside").mkdir(parents=True)
+    shutil.copy(source, folder / "inside" / source.name)
+    (folder / "a.jpg").write_bytes(b"no picture")
+    (folder / "z.png").write_bytes(source.read_bytes()[:200])
+    (folder / "notes.txt").write_text("not looked at")
+    assert run(tmp_path / "masks", "--images", str(folder)) == 1
+    captured = capsys.readouterr()
+    assert "3 pictures: 1 made, 0 kept" in captured.out
+    lines = [line for line in captured.err.splitlines() if line.startswith("damaged: ")]
+    assert len(lines) == 2
+    assert str(folder / "a.jpg") in lines[0]
+    assert str(folder / "z.png") in lines[1]
+    assert len(contents(tmp_path / "masks")) == 1
+
+
+def test_masks_of_a_folder_serve_a_dataset_with_the_same_pictures(
+    masks: Path, tmp_path: Path, world: Path
+) -> None:
+    assert run(tmp_path, "--images", str(world / "shapeworld" / "val" / "images")) == 0
+    assert contents(tmp_path) == contents(masks)
+
+
+def test_another_setting_needs_another_folder(masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(masks, changes=("TEST.ENSEMBLE.MIN_AREA", "51")) == 1
+    error = capsys.readouterr().err
+    assert "made with TEST.ENSEMBLE.MIN_AREA 50, wanted is 51" in error
+    assert error.count("\n") == 1
+
+
+def test_a_test_size_of_its_own_has_masks_of_its_own(tmp_path: Path) -> None:
+    cfg = configuration("INPUT.MIN_SIZE_TEST", "100", "INPUT.MAX_SIZE_TEST", "150")
+    found = pictures.of_datasets(cfg, ["shapes_val"])
+    assert [picture.test_size for picture in found] == [(100, 150)] * PICTURES
+
+
+def test_a_picture_of_two_datasets_is_made_once() -> None:
+    assert len(pictures.of_datasets(configuration(), ["shapes_val", "shapes_val"])) == PICTURES
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "told"),
+    [
+        (["--shard", "0/2"], (), "--shard 0/2: expected K/N with K from 1 to N"),
+        (["--shard", "3/2"], (), "--shard 3/2: expected K/N"),
+        (["--shard", "half"], (), "--shard half: expected K/N"),
+        (["--dataset", "shapes_vall"], (), "did you mean shapes_val?"),
+        (["--images", "nowhere"], (), "nowhere: no such folder"),
+        ([], ("DATASETS.TEST", "()"), "no pictures: give --dataset NAME"),
+        (["--num-gpus", "99"], (), "--num-gpus 99: there are"),
+        ([], ("TEST.ENSEMBLE.SAM_NAME", "vit_x"), "SAM 'vit_x' is unknown"),
+    ],
+)
+def test_a_wrong_command_is_one_line_of_error(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    changes: tuple[str, ...],
+    told: str,
+) -> None:
+    assert run(tmp_path, *options, changes=changes) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_an_empty_folder_and_a_missing_output_are_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--images", str(tmp_path)) == 1
+    assert "holds no picture" in capsys.readouterr().err
+    assert save_sam_masks.main(["--config-file", CONFIG]) == 1
+    assert "give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--num-gpus"])
+def test_numbers_too_small_are_a_usage_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(Path("unused"), option, "-1")
+    assert caught.value.code == 2
+    assert "must be at least" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "devices"),
+    [
+        (None, None, [None]),
+        (None, "0", ["cpu"]),
+        ("2", "0", ["cpu", "cpu"]),
+        (None, "2", ["cuda:0", "cuda:1"]),
+        ("3", "2", ["cuda:0", "cuda:1", "cuda:0"]),
+    ],
+)
+def test_processes_share_the_gpus_out(
+    monkeypatch: pytest.MonkeyPatch, jobs: str | None, gpus: str | None, devices: list[str | None]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    options = [*(["--jobs", jobs] if jobs else []), *(["--num-gpus", gpus] if gpus else [])]
+    arguments = save_sam_masks._parser().parse_args(["--config-file", CONFIG, *options])
+    plan = save_sam_masks.plan(arguments, configuration(), "masks")
+    assert [job.device for job in plan] == devices
+    assert {job.threads for job in plan} == {1}  # NUM_THREADS

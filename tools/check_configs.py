@@ -1,0 +1,134 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Checks every shipped configuration: it loads, its datasets and weights are known, and its network can be built.
+
+Networks are built without memory (torch's meta device) and with random encoders, so that nothing is downloaded.
+One line a file with the number of trained parameters. Exit codes: 0 all well; 1 with all faults; 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from fvcore.common.config import CfgNode
+
+from cmpf.build import model as build
+from cmpf.config import config_root, get_cfg
+from cmpf.data import get_vocabulary
+from cmpf.encoders.tiny import CLIP_NAME
+from cmpf.errors import CMPFError
+
+NOT_CONFIGS = ("model_zoo.yaml",)
+RANDOM_ENCODERS = (
+    *("MODEL.CMPF.CLIP.PRETRAINED", ""),
+    *("MODEL.CMPF.SAM.CHECKPOINT", "random"),
+    *("TEST.ENSEMBLE.SAM_CHECKPOINT", "random"),
+    *("TEST.ENSEMBLE.SOURCE", "online"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    parser = argparse.ArgumentParser(description="Checks configuration files.")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="[all under configs/]")
+    files = parser.parse_args(argv).files or shipped_configs()
+    checker = Checker()
+    faults = 0
+    for file in files:
+        try:
+            print(f"{_shown(file)}: {checker.trained_parameters(file):,} trained parameters")
+        except Exception as error:  # one bad file does not hide the others
+            faults += 1
+            kind = "" if isinstance(error, CMPFError) else f"{type(error).__name__}: "
+            print(f"{_shown(file)}: {kind}{error}", file=sys.stderr)
+    print(f"{len(files)} configurations, {faults} with faults")
+    return 1 if faults else 0
+
+
+def shipped_configs() -> list[Path]:
+    """Every YAML file under configs/ that is a configuration, by path."""
+    return [path for path in sorted(config_root().rglob("*.yaml")) if path.name not in NOT_CONFIGS]
+
+
+class Checker:
+    """Remembers networks, because most configurations differ in how they are tested only."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._clip, self._sam = cache(build.build_clip), cache(build.build_sam)
+
+    def trained_parameters(self, file: Path) -> int:
+        """Number of trained parameters of a configuration.
+
+        Raises:
+            CMPFError: what is wrong with it.
+        """
+        cfg = get_cfg(file)
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            get_vocabulary(name)
+        _check_tag(cfg)
+        network = _network_of(cfg)
+        if network not in self._counts:
+            self._counts[network] = self._count(get_cfg(file, RANDOM_ENCODERS))
+        return self._counts[network]
+
+    def _count(self, cfg: CfgNode) -> int:
+        with (
+            without_memory(),
+            patch.object(build, "build_clip", self._clip),
+            patch.object(build, "build_sam", self._sam),
+        ):
+            model = build.build_network(cfg)
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """New tensors have shapes but no storage. Autocast does not know such a device, and nothing is computed."""
+
+    def no_autocast(*_: Any, **__: Any) -> nullcontext[None]:
+        return nullcontext()
+
+    with torch.device("meta"), patch.object(torch, "autocast", no_autocast):
+        yield
+
+
+def _network_of(cfg: CfgNode) -> str:
+    """All that the number of trained parameters may depend on, as text."""
+    own = cfg.clone()
+    own.defrost()
+    own.MODEL.MASK_FORMER.pop("TEST")
+    mask_sam = own.TEST.ENSEMBLE.SAM_NAME if own.TEST.ENSEMBLE.ENABLED else ""
+    return f"{own.MODEL.dump()} {own.DATASETS.TRAIN} {mask_sam}"
+
+
+def _check_tag(cfg: CfgNode) -> None:
+    """Raises CMPFError unless OpenCLIP publishes the weights that the configuration names, or they are a file."""
+    from open_clip.pretrained import list_pretrained_tags_by_model
+
+    name, tag = cfg.MODEL.CMPF.CLIP.NAME, cfg.MODEL.CMPF.CLIP.PRETRAINED
+    if name == CLIP_NAME or not tag or Path(tag).expanduser().is_file():
+        return
+    tags = list_pretrained_tags_by_model(name.removesuffix("-quickgelu"))
+    if tag not in tags:
+        raise CMPFError(
+            f"MODEL.CMPF.CLIP.PRETRAINED: {tag!r} is none of OpenCLIP's weights for {name}: {', '.join(tags)}"
+        )
+
+
+def _shown(file: Path) -> str:
+    root = config_root().parent
+    return str(file.relative_to(root) if file.is_relative_to(root) else file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
