@@ -49,6 +49,10 @@ setup(
     package_dir={"cmpf.configs": "configs"},
     package_data={"cmpf": ["assets/*", "assets/vocabularies/*", "py.typed"], "cmpf.configs": ["**/*.yaml"]},
     install_requires=CORE,
-    extras_require={"dev": DEV, "demo": ["scikit-image>=0.22", "pooch>=1.8"]},
+    extras_require={
+        "dev": DEV,
+        "demo": ["scikit-image>=0.22", "pooch>=1.8"],
+        "cityscapes": ["cityscapesscripts>=2.2.4"],  # official mIoU and AP, preparation
+    },
     entry_points={"console_scripts": ["cmpf = cmpf.cli:main"]},
 )

@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.data.loader import InferenceLoader
 from cmpf.data.loader import build_test_loader as data_test_loader
+from cmpf.errors import ConfigError
 from cmpf.evaluation import (
+    CityscapesEvaluator,
     Evaluator,
     InstanceEvaluator,
+    LVISEvaluator,
     MaskRecallEvaluator,
     PanopticEvaluator,
     Results,
     SemanticEvaluator,
     evaluate,
+    read_frequencies,
 )
 from cmpf.model import CMPF
 from cmpf.types import ModelResult, Sample
@@ -28,8 +33,11 @@ def build_evaluation(cfg: CfgNode, model: CMPF) -> Callable[[], dict[str, Result
 
     Raises:
         DatasetError: a dataset is unknown or not on disk; found out here, not after hours of training.
+        EvaluationError: an evaluator lacks a package or a file; found out here too.
     """
     datasets = [get_dataset(name) for name in cfg.DATASETS.TEST]
+    for dataset in datasets:
+        build_evaluators(cfg, model, dataset)
 
     def run() -> dict[str, Results]:
         was_training = model.training
@@ -57,20 +65,52 @@ def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
 
 
 def build_evaluators(cfg: CfgNode, model: CMPF, dataset: Dataset) -> list[Evaluator]:
-    """Evaluators for what both the dataset's ground truth and the configuration's tasks offer."""
-    vocabulary, test = dataset.vocabulary, cfg.MODEL.MASK_FORMER.TEST
-    seen = vocabulary.seen_in(model.train_vocabulary)
-    names, ignore_label = vocabulary.names, dataset.entry.ignore_label
+    """Evaluators for what both the dataset's ground truth and the configuration's tasks offer.
+
+    Raises:
+        ConfigError: there is none, so that a whole run would end without a number.
+    """
+    vocabulary, entry, test = dataset.vocabulary, dataset.entry, cfg.MODEL.MASK_FORMER.TEST
+    names, seen = vocabulary.names, vocabulary.seen_in(model.train_vocabulary)
+    labels: dict[str, Any] = {"ignore_label": entry.ignore_label, "label_map": entry.semantic_label_map}
     evaluators: list[Evaluator] = []
-    if test.PANOPTIC_ON and "panoptic" in dataset.entry.evaluators:
+    if test.PANOPTIC_ON and "panoptic" in entry.evaluators:
         evaluators.append(PanopticEvaluator(class_names=names, is_thing=vocabulary.is_thing, seen=seen))
-    if test.INSTANCE_ON and "instance" in dataset.entry.evaluators:
+    if test.INSTANCE_ON and "instance" in entry.evaluators:
         evaluators.append(InstanceEvaluator(class_names=names, seen=seen))
-    if test.SEMANTIC_ON and "semantic" in dataset.entry.evaluators:
-        evaluators.append(SemanticEvaluator(class_names=names, ignore_label=ignore_label, seen=seen))
-    if test.MASK_RECALL:
-        evaluators.append(MaskRecallEvaluator(class_names=names, ignore_label=ignore_label, seen=seen))
+    if test.INSTANCE_ON and "lvis" in entry.evaluators:
+        frequencies = _frequencies(dataset)
+        evaluators.append(LVISEvaluator(class_names=names, frequencies=frequencies, seen=seen))
+    if test.SEMANTIC_ON and "semantic" in entry.evaluators:
+        evaluators.append(SemanticEvaluator(class_names=names, seen=seen, **labels))
+    if (test.SEMANTIC_ON or test.INSTANCE_ON) and "cityscapes" in entry.evaluators:
+        evaluators.append(
+            CityscapesEvaluator(
+                class_names=names,
+                ignore_label=entry.ignore_label,
+                seen=seen,
+                semantic=test.SEMANTIC_ON,
+                instance=test.INSTANCE_ON,
+            )
+        )
+    if test.MASK_RECALL and entry.kind != "instance":  # recall needs a picture of ground truth
+        evaluators.append(MaskRecallEvaluator(class_names=names, seen=seen, **labels))
+    if not evaluators:
+        raise ConfigError(
+            f"{dataset.name}: nothing to evaluate. It offers {', '.join(entry.evaluators)}; switch on one of "
+            "PANOPTIC_ON, INSTANCE_ON (instance, lvis, cityscapes) and SEMANTIC_ON (semantic, cityscapes) in "
+            "MODEL.MASK_FORMER.TEST"
+        )
     return evaluators
+
+
+def _frequencies(dataset: Dataset) -> tuple[str, ...]:
+    """How frequent each class of an LVIS dataset is; its annotation file says so."""
+    return read_frequencies(
+        dataset.folder / dataset.entry.truth["annotations"],
+        num_classes=dataset.vocabulary.num_classes,
+        label_map=dataset.entry.label_map,
+    )
 
 
 def _evaluate(cfg: CfgNode, model: CMPF, dataset: Dataset) -> Results:

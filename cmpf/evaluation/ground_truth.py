@@ -113,9 +113,7 @@ def read_class_labels(
         EvaluationError: the file cannot be read, has colour channels, or holds a value that is neither a
             class nor the ignore label.
     """
-    values = _read(path)
-    if values.ndim != 2:
-        raise EvaluationError(f"{path}: a label picture has one channel, this one has {values.shape[2]}")
+    values = read_label_values(path)
     table = np.full(_MAX_LABEL + 2, -1, dtype=np.int64)
     if label_map is None:
         table[:num_classes] = np.arange(num_classes)
@@ -131,11 +129,25 @@ def read_class_labels(
     return labels
 
 
+def read_label_values(path: str | Path) -> Ids:
+    """Values (H, W) of an 8-bit, palette or 16-bit label picture, PNG or TIFF, as they stand there.
+
+    Raises:
+        EvaluationError: the file cannot be read, has colour channels, or no whole numbers.
+    """
+    values = _read(path)
+    if values.ndim != 2:
+        raise EvaluationError(f"{path}: a label picture has one channel, this one has {values.shape[2]}")
+    return values
+
+
 def _read(path: str | Path) -> Ids:
     try:
         with Image.open(path) as picture:
-            pixels: Ids = np.asarray(picture).astype(np.int64)
-            return pixels
+            pixels = np.asarray(picture)
+            if pixels.dtype.kind == "f":
+                raise ValueError("it holds fractions, labels are whole numbers")
+            return pixels.astype(np.int64)
     except FileNotFoundError as error:
         raise EvaluationError(f"{path}: ground truth not found; prepare the dataset again") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files

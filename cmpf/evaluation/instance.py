@@ -4,33 +4,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cmpf.errors import EvaluationError
-from cmpf.evaluation.average_precision import IoUType, average_precisions, coco_precision
+from cmpf.evaluation.average_precision import IoUType, Precision, average_precisions, coco_precision
 from cmpf.evaluation.gathering import ImageId, gather_by_image
 from cmpf.evaluation.ground_truth import check_size, describe, paired, required, to_array
-from cmpf.evaluation.protocol import Results
+from cmpf.evaluation.protocol import Metrics, Results
+from cmpf.evaluation.run_lengths import to_rle
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 
 @dataclass(frozen=True)
 class _ImageRecord:
-    """Ground truth and detections of one image, masks as compressed RLE."""
+    """Ground truth and detections of one image, masks as compressed RLE.
+
+    facts: further fields of the image's entry.
+    """
 
     height: int
     width: int
     annotations: list[dict[str, Any]]
     detections: list[dict[str, Any]]
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class InstanceEvaluator:
     """AP by COCO's rules from `outputs["instances"]`, for masks ("segm") and boxes ("bbox").
 
-    Ground truth is the sample's `annotations`: COCO instance annotations with contiguous class indices.
+    Ground truth is the sample's `annotations`: COCO instance annotations with contiguous class indices. Areas
+    of detections, for APs, APm and APl, are those of the masks in "segm" and of the boxes in "bbox".
     """
 
     def __init__(
@@ -61,14 +68,29 @@ class InstanceEvaluator:
             height, width = required(sample, "height"), required(sample, "width")
             annotations = [self._annotation(sample, a) for a in required(sample, "annotations")]
             detections = self._detections(sample, instances)
-            record = _ImageRecord(height, width, annotations, detections)
+            record = _ImageRecord(height, width, annotations, detections, self._facts(sample))
             self._records[required(sample, "image_id")] = record
+
+    def _facts(self, sample: Sample) -> dict[str, Any]:
+        """Fields of a sample that the entry of its image needs besides its size."""
+        return {}
+
+    def _judged(
+        self, sample: Sample, scores: npt.NDArray[np.float64], classes: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Places of the detections to keep."""
+        return np.arange(len(scores))
 
     def _annotation(self, sample: Sample, annotation: dict[str, Any]) -> dict[str, Any]:
         from pycocotools import mask as coco_mask
 
         self._check_class(sample, "annotation", annotation["category_id"])
-        rle = _to_rle(sample, annotation["segmentation"])
+        rle = to_rle(
+            annotation["segmentation"],
+            height=sample["height"],
+            width=sample["width"],
+            where=f"{describe(sample)}: a ground-truth mask",
+        )
         return {
             "category_id": annotation["category_id"],
             "segmentation": rle,
@@ -82,18 +104,19 @@ class InstanceEvaluator:
 
         masks = to_array(instances.pred_masks).astype(np.uint8)
         boxes = to_array(instances.pred_boxes).astype(np.float64)
+        scores = to_array(instances.scores).astype(np.float64)
+        classes = to_array(instances.pred_classes).astype(np.int64)
         check_size(describe(sample), masks.shape[1:], (sample["height"], sample["width"]))
+        for category in np.unique(classes).tolist():
+            self._check_class(sample, "prediction", category)
         detections = []
-        for mask, box, score, category in zip(
-            masks, boxes, to_array(instances.scores), to_array(instances.pred_classes), strict=True
-        ):
-            self._check_class(sample, "prediction", int(category))
-            x0, y0, x1, y1 = box.tolist()
+        for place in self._judged(sample, scores, classes).tolist():
+            x0, y0, x1, y1 = boxes[place].tolist()
             detections.append(
                 {
-                    "category_id": int(category),
-                    "score": float(score),
-                    "segmentation": coco_mask.encode(np.asfortranarray(mask)),
+                    "category_id": int(classes[place]),
+                    "score": float(scores[place]),
+                    "segmentation": coco_mask.encode(np.asfortranarray(masks[place])),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                 }
             )
@@ -113,40 +136,24 @@ class InstanceEvaluator:
         detections: list[dict[str, Any]] = []
         # COCO wants numbers as image ids, ours may be words.
         for number, record in enumerate(gather_by_image(self._records).values(), start=1):
-            images.append({"id": number, "height": record.height, "width": record.width})
+            images.append({"id": number, "height": record.height, "width": record.width, **record.facts})
             annotations += [{**a, "image_id": number} for a in record.annotations]
             detections += [{**d, "image_id": number} for d in record.detections]
-        results: Results = {}
-        for iou_type in self._iou_types:
-            precision = coco_precision(
-                images, annotations, detections, num_classes=len(self._names), iou_type=iou_type
-            )
-            results[iou_type] = average_precisions(precision, self._names, self._seen)
-        return results
+        return {
+            iou_type: self._metrics(self._precision(images, annotations, detections, iou_type))
+            for iou_type in self._iou_types
+        }
 
-
-def _to_rle(sample: Sample, segmentation: Any) -> dict[str, Any]:
-    """Polygons, uncompressed or compressed RLE as one compressed RLE of the sample's size."""
-    from pycocotools import mask as coco_mask
-
-    height, width = sample["height"], sample["width"]
-    try:
-        if isinstance(segmentation, list):
-            if not segmentation or min(len(polygon) for polygon in segmentation) < 6:
-                raise ValueError("a polygon needs three points")
-            rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        elif isinstance(segmentation["counts"], list):
-            rle = coco_mask.frPyObjects(segmentation, height, width)
-        else:
-            rle = {"size": list(segmentation["size"]), "counts": segmentation["counts"]}
-            coco_mask.area(rle)  # decodes it, so that a damaged one fails here, where its file is known
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise EvaluationError(
-            f"{describe(sample)}: a ground-truth segmentation is neither polygons nor RLE ({error})"
-        ) from error
-    if list(rle["size"]) != [height, width]:
-        raise EvaluationError(
-            f"{describe(sample)}: a ground-truth mask is {tuple(rle['size'])} (H, W) "
-            f"in an image of {(height, width)}"
+    def _precision(
+        self,
+        images: list[dict[str, Any]],
+        annotations: list[dict[str, Any]],
+        detections: list[dict[str, Any]],
+        iou_type: IoUType,
+    ) -> Precision:
+        return coco_precision(
+            images, annotations, detections, num_classes=len(self._names), iou_type=iou_type
         )
-    return dict(rle)
+
+    def _metrics(self, precision: Precision) -> Metrics:
+        return average_precisions(precision, self._names, self._seen)

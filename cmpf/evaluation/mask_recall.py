@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,14 +40,21 @@ class MaskRecallEvaluator:
     """
 
     def __init__(
-        self, *, class_names: Sequence[str], ignore_label: int, seen: Sequence[bool] | None = None
+        self,
+        *,
+        class_names: Sequence[str],
+        ignore_label: int,
+        seen: Sequence[bool] | None = None,
+        label_map: Mapping[int, int] | None = None,
     ) -> None:
         """
         Args:
             class_names: one a class, in the order of the class indices.
             ignore_label: value in semantic ground-truth files; read where a sample has no panoptic ones.
             seen: whether each was a training class; None = not asked.
+            label_map: value in semantic ground-truth files -> class index; None = they hold class indices.
         """
+        self._label_map = label_map
         self._names = tuple(class_names)
         self._ignore_label = ignore_label
         self._groups = seen_groups(seen, len(self._names))
@@ -84,7 +91,9 @@ class MaskRecallEvaluator:
             return places, classes, counted
         count = len(self._names)
         path = required(sample, "sem_seg_file_name")
-        labels = read_class_labels(path, num_classes=count, ignore_label=self._ignore_label)
+        labels = read_class_labels(
+            path, num_classes=count, ignore_label=self._ignore_label, label_map=self._label_map
+        )
         present = np.unique(labels)
         place_of = np.zeros(count + 1, dtype=np.int64)
         classes = present[present < count]

@@ -36,11 +36,12 @@ def match_segments(
     As in the COCO panoptic API: true void (id 0) is removed from the union; crowd segments are never matched
     nor missed; an unmatched prediction more than half of which lies on void or on a crowd of its class (the
     last one listed, if there are several) is not counted as false. A listed true segment without a pixel
-    counts as missed.
+    counts as missed. The area of a true segment is the one that is listed, and is measured where none is.
 
     Args:
         true_ids, predicted_ids: (H, W) segment ids, 0 is void.
-        true_segments, predicted_segments: their `id` and contiguous `category_id`; `iscrowd` in the truth.
+        true_segments, predicted_segments: their `id` and contiguous `category_id`; in the truth also `iscrowd`
+            and `area`.
     Raises:
         EvaluationError: an id in a picture is not listed, or twice, or a listed prediction has no pixel.
     """
@@ -56,7 +57,9 @@ def match_segments(
         raise EvaluationError(
             f"prediction lists segments {lost[:5]}, which have no pixel; leave empty ones out"
         )
-    true_area = overlap.sum(axis=1)[1:]
+    measured = overlap.sum(axis=1)[1:].tolist()
+    listed = [s.get("area", area) for s, area in zip(true_segments, measured, strict=True)]
+    true_area = np.array(listed, dtype=np.int64)
     on_void, shared = overlap[0, 1:], overlap[1:, 1:]
     true_class = np.array([s["category_id"] for s in true_segments], dtype=np.int64)
     predicted_class = np.array([s["category_id"] for s in predicted_segments], dtype=np.int64)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from cmpf.errors import EvaluationError
-from cmpf.evaluation.averages import class_flags, mean_over, percent_ratio, seen_groups
 from cmpf.evaluation.gathering import ImageId, gather_by_image
 from cmpf.evaluation.ground_truth import check_size, describe, paired, read_panoptic_png, required, to_array
 from cmpf.evaluation.matching import SegmentMatches, match_segments
-from cmpf.evaluation.protocol import Metrics, Results
+from cmpf.evaluation.panoptic_quality import PanopticTally, panoptic_groups
+from cmpf.evaluation.protocol import Results
 from cmpf.types import ModelResult, Sample, SegmentInfo
 
 
@@ -34,10 +34,7 @@ class PanopticEvaluator:
             seen: whether each was a training class; None = not asked.
         """
         self._names = tuple(class_names)
-        things = class_flags("is_thing", is_thing, len(self._names))
-        groups = seen_groups(seen, len(self._names))
-        self._groups = [(prefix, "", classes) for prefix, classes in groups]
-        self._groups[1:1] = [("", "_th", things), ("", "_st", ~things)]
+        self._groups = panoptic_groups(is_thing, seen, len(self._names))
         self._matches: dict[ImageId, SegmentMatches] = {}
 
     def reset(self) -> None:
@@ -69,26 +66,7 @@ class PanopticEvaluator:
 
     def evaluate(self) -> Results:
         """{"panoptic": {PQ, SQ, RQ, PQ_th, ..., RQ_st, S_PQ, ..., U_RQ, PQ-name, ...}} in percent."""
-        count = len(self._names)
-        iou_sum = np.zeros(count)
-        matched, false, missed = np.zeros(count), np.zeros(count), np.zeros(count)
-        for found in gather_by_image(self._matches).values():
-            np.add.at(iou_sum, found.matched_classes, found.matched_ious)
-            np.add.at(matched, found.matched_classes, 1)
-            np.add.at(false, found.false_classes, 1)
-            np.add.at(missed, found.missed_classes, 1)
-        weight = matched + 0.5 * (false + missed)
-        per_class = {
-            "PQ": percent_ratio(iou_sum, weight),
-            "SQ": np.where(weight > 0, percent_ratio(iou_sum, np.maximum(matched, 1)), np.nan),
-            "RQ": percent_ratio(matched, weight),
-        }
-        metrics: Metrics = {}
-        for prefix, suffix, classes in self._groups:
-            for metric, values in per_class.items():
-                metrics[f"{prefix}{metric}{suffix}"] = mean_over(values, classes & (weight > 0))
-        for metric, values in per_class.items():
-            metrics.update(
-                {f"{metric}-{name}": float(v) for name, v in zip(self._names, values, strict=True)}
-            )
-        return {"panoptic": metrics}
+        tally = PanopticTally(len(self._names))
+        for matches in gather_by_image(self._matches).values():
+            tally.add(matches)
+        return {"panoptic": tally.metrics(self._names, self._groups)}

@@ -5,67 +5,119 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmpf.evaluation.protocol import Metrics, Results
 from cmpf.files import write_text
 
+NUMBERS, TABLE = "results.json", "results.md"
 _Row = list[str]
+Published = Mapping[str, Mapping[str, float]]  # dataset -> "task/metric" -> percent
+# Columns of the first table, where any dataset has them; metrics with a published value are added.
+HEADLINES = (
+    "panoptic/PQ",
+    "panoptic/S_PQ",
+    "panoptic/U_PQ",
+    "segm/AP",
+    "segm/APr",
+    "segm/APc",
+    "segm/APf",
+    "sem_seg/mIoU",
+    "sem_seg/S_mIoU",
+    "sem_seg/U_mIoU",
+    "sem_seg/fwIoU",
+    "mask_recall/recall_50",
+)
 
 
 def format_results(
-    results: Mapping[str, Results],
-    *,
-    published: Mapping[str, Results] | None = None,
-    markdown: bool = False,
+    results: Mapping[str, Results], *, published: Published | None = None, markdown: bool = False
 ) -> str:
-    """One table a task: a row a dataset, a column a metric; with published values below, and the difference.
+    """First the headline metrics of all datasets, then one table a task: a row a dataset, a column a metric.
 
-    Metrics of single classes (`metric-class`) are left out; results.json has them. NaN prints as "-".
+    In the first table published values and the difference stand below each dataset that has any. Metrics of
+    single classes (`metric-class`) are left out; results.json has them. NaN prints as "-".
 
     Args:
         results: dataset -> task -> metric -> percent.
-        published: the same, for whatever is known.
+        published: dataset -> "task/metric" -> percent, for whatever is known.
         markdown: pipes for a .md file, else aligned text for a terminal.
     """
-    tasks = dict.fromkeys(task for of_dataset in results.values() for task in of_dataset)
-    blocks = []
-    for task in tasks:
-        of_task = {name: r[task] for name, r in results.items() if task in r}
-        metrics = list(dict.fromkeys(m for values in of_task.values() for m in values if "-" not in m))
-        rows: list[_Row] = [[task, *metrics]]
-        for name, values in of_task.items():
-            rows.append([name, *(_number(values, m) for m in metrics)])
-            known = (published or {}).get(name, {}).get(task, {})
-            if any(m in known for m in metrics):
-                rows.append(["  published", *(_number(known, m) for m in metrics)])
-                rows.append(["  difference", *(_difference(values, known, m) for m in metrics)])
-        blocks.append(_markdown(rows) if markdown else _text(rows))
-    return "\n\n".join(blocks) + "\n" if blocks else "no results\n"
+    blocks = [_headlines(results, published or {}), *_task_tables(results)]
+    layout = _markdown if markdown else _text
+    return "\n\n".join(layout(rows) for rows in blocks if rows) + "\n" if results else "no results\n"
 
 
 def save_results(
-    results: Mapping[str, Results], folder: str | Path, *, published: Mapping[str, Results] | None = None
+    results: Mapping[str, Results], folder: str | Path, *, published: Published | None = None
 ) -> None:
-    """Writes results.json (all metrics, undefined ones as null) and results.md, each whole or not at all.
+    """Writes results.md and results.json (all metrics, undefined ones as null), each whole or not at all.
+
+    results.json comes last: where it is, the evaluation has ended and both files are of it.
 
     Args:
         results, published: see format_results.
         folder: made if missing.
     """
     target = Path(folder)
-    document = {
-        dataset: {task: _without_nan(metrics) for task, metrics in tasks.items()}
-        for dataset, tasks in results.items()
-    }
-    write_text(target / "results.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    write_text(target / "results.md", format_results(results, published=published, markdown=True))
+    write_text(target / TABLE, format_results(results, published=published, markdown=True))
+    write_text(target / NUMBERS, json_text(results))
 
 
-def _without_nan(metrics: Metrics) -> dict[str, float | None]:
-    """JSON knows no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+def clear_results(folder: str | Path) -> None:
+    """Removes what save_results wrote into a folder, if it is there."""
+    for name in (NUMBERS, TABLE):  # the numbers first: without them the table is not taken for whole
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def json_text(results: Mapping[str, object]) -> str:
+    """Nested mappings of numbers as JSON, which knows no NaN: undefined values become null."""
+    return json.dumps(_without_nan(results), indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _headlines(results: Mapping[str, Results], published: Published) -> list[_Row]:
+    """Rows of the first table; none if no dataset has a headline metric."""
+    known = {name: dict(published.get(name, {})) for name in results}
+    flat = {name: _flat(of_dataset) for name, of_dataset in results.items()}
+    wanted = dict.fromkeys([*HEADLINES, *(metric for values in known.values() for metric in values)])
+    # Metrics that nothing measured here are left out, or a published table of everything would fill the page.
+    metrics = [metric for metric in wanted if any(metric in values for values in flat.values())]
+    if not metrics:
+        return []
+    rows: list[_Row] = [["dataset", *_titles(metrics)]]
+    for name, values in flat.items():
+        rows.append([name, *(_number(values, metric) for metric in metrics)])
+        if any(metric in known[name] for metric in metrics):
+            rows.append(["  published", *(_number(known[name], metric) for metric in metrics)])
+            rows.append(["  difference", *(_difference(values, known[name], metric) for metric in metrics)])
+    return rows
+
+
+def _titles(metrics: Sequence[str]) -> list[str]:
+    """Metrics without their task, unless two tasks have one of the name."""
+    short = [metric.partition("/")[2] for metric in metrics]
+    return [s if short.count(s) == 1 else metric for s, metric in zip(short, metrics, strict=True)]
+
+
+def _flat(results: Results) -> Metrics:
+    return {f"{task}/{metric}": value for task, values in results.items() for metric, value in values.items()}
+
+
+def _task_tables(results: Mapping[str, Results]) -> list[list[_Row]]:
+    tables = []
+    for task in dict.fromkeys(task for of_dataset in results.values() for task in of_dataset):
+        of_task = {name: r[task] for name, r in results.items() if task in r}
+        metrics = list(dict.fromkeys(m for values in of_task.values() for m in values if "-" not in m))
+        rows = [[name, *(_number(values, m) for m in metrics)] for name, values in of_task.items()]
+        tables.append([[task, *metrics], *rows])
+    return tables
 
 
 def _number(values: Mapping[str, float], metric: str) -> str:

@@ -6,18 +6,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from cmpf.errors import EvaluationError
-from cmpf.evaluation.averages import mean_over, percent_ratio, seen_groups
+from cmpf.evaluation.averages import seen_groups
+from cmpf.evaluation.confusion import (
+    Cells,
+    Confusion,
+    Ids,
+    confusion_cells,
+    predicted_indices,
+    semantic_metrics,
+)
 from cmpf.evaluation.gathering import ImageId, gather_by_image
 from cmpf.evaluation.ground_truth import check_size, describe, paired, read_class_labels, required, to_array
-from cmpf.evaluation.protocol import Metrics, Results
+from cmpf.evaluation.protocol import Results
 from cmpf.types import ModelResult, Sample
-
-Ids = npt.NDArray[np.int64]
 
 
 class SemanticEvaluator:
@@ -46,80 +51,53 @@ class SemanticEvaluator:
         self._groups = seen_groups(seen, len(self._names))
         self._ignore_label = ignore_label
         self._label_map = label_map
-        self._confusion: dict[ImageId, tuple[Ids, Ids]] = {}
+        self._cells: dict[ImageId, Cells] = {}
 
     def reset(self) -> None:
         """Forgets all images."""
-        self._confusion = {}
+        self._cells = {}
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelResult]) -> None:
         """Adds a batch; see Evaluator."""
+        count = len(self._names)
         for sample, prediction in paired(inputs, outputs, "sem_seg"):
             image_id = required(sample, "image_id")
             path = required(sample, "sem_seg_file_name")
             truth = read_class_labels(
-                path, num_classes=len(self._names), ignore_label=self._ignore_label, label_map=self._label_map
+                path, num_classes=count, ignore_label=self._ignore_label, label_map=self._label_map
             )
-            predicted = self._predicted_labels(sample, prediction)
+            labels = to_array(best_labels(sample, prediction, count))
+            predicted: Ids = predicted_indices(
+                labels, num_classes=count, ignore_label=self._ignore_label, where=describe(sample)
+            )
             check_size(str(path), predicted.shape, truth.shape)
-            # Kept sparse: with 847 classes a full matrix of each image would take 6 MB.
-            cells = np.bincount((truth * (len(self._names) + 1) + predicted).reshape(-1))
-            occupied = np.flatnonzero(cells)
-            self._confusion[image_id] = (occupied, cells[occupied])
-
-    def _predicted_labels(self, sample: Sample, prediction: Tensor | npt.NDArray[Any]) -> Ids:
-        """(H, W) class indices; K stands for "no class"."""
-        count = len(self._names)
-        if prediction.ndim == 3:
-            if prediction.shape[0] != count:
-                raise EvaluationError(
-                    f"{describe(sample)}: {prediction.shape[0]} score maps for {count} classes; "
-                    "predict with the vocabulary of the dataset"
-                )
-            prediction = prediction.argmax(0)
-        labels = to_array(prediction).astype(np.int64)
-        outside = (labels < 0) | (labels >= count)
-        wrong = labels[outside & (labels != self._ignore_label)]
-        if wrong.size:
-            raise EvaluationError(
-                f"{describe(sample)}: predicted label {int(wrong[0])}; allowed are 0..{count - 1} "
-                f"and {self._ignore_label} for no class"
-            )
-        return np.where(outside, count, labels)
-
-    def _gathered_confusion(self) -> npt.NDArray[np.float64]:
-        """(K, K + 1) pixels by true and predicted class; the last column is "no class"."""
-        count = len(self._names)
-        total = np.zeros((count + 1) * (count + 1), dtype=np.int64)
-        for occupied, pixels in gather_by_image(self._confusion).values():
-            total[occupied] += pixels
-        return total.reshape(count + 1, count + 1)[:-1].astype(np.float64)
+            self._cells[image_id] = confusion_cells(truth, predicted, count)
 
     def evaluate(self) -> Results:
         """{"sem_seg": {mIoU, mIoU_union, fwIoU, mACC, pACC, S_mIoU, U_mIoU, ..., IoU-name, ...}} in percent.
 
-        mIoU averages over classes in the ground truth (Detectron2 since July 2022), mIoU_union over classes
-        in the ground truth or the predictions (before). fwIoU weighs IoU with the share of pixels, mACC
-        averages the recall of classes, pACC is the share of right pixels. With seen flags, mIoU, mIoU_union
-        and mACC are also given for seen (S_) and unseen (U_) classes.
+        See semantic_metrics. With seen flags, mIoU, mIoU_union and mACC are also given for seen (S_) and
+        unseen (U_) classes.
         """
-        confusion = self._gathered_confusion()
-        right = np.diagonal(confusion)
-        true_pixels, predicted_pixels = confusion.sum(axis=1), confusion[:, :-1].sum(axis=0)
-        union = true_pixels + predicted_pixels - right
-        iou, accuracy = percent_ratio(right, union), percent_ratio(right, true_pixels)
-        in_truth, in_either = true_pixels > 0, union > 0
-        metrics: Metrics = {}
-        for prefix, classes in self._groups:
-            metrics[f"{prefix}mIoU"] = mean_over(iou, classes & in_truth)
-            metrics[f"{prefix}mIoU_union"] = mean_over(iou, classes & in_either)
-            metrics[f"{prefix}mACC"] = mean_over(accuracy, classes & in_truth)
-        total = true_pixels.sum()
-        share = np.divide(true_pixels, total, out=np.zeros_like(true_pixels), where=total > 0)
-        metrics["fwIoU"] = float((share * iou)[in_truth].sum()) if total else float("nan")
-        metrics["pACC"] = float(100.0 * right.sum() / total) if total else float("nan")
-        metrics.update({f"IoU-{name}": float(value) for name, value in zip(self._names, iou, strict=True)})
-        metrics.update(
-            {f"ACC-{name}": float(value) for name, value in zip(self._names, accuracy, strict=True)}
+        total = Confusion(len(self._names))
+        for cells in gather_by_image(self._cells).values():
+            total.add(cells)
+        return {"sem_seg": semantic_metrics(total.matrix, self._names, self._groups)}
+
+
+def best_labels(
+    sample: Sample, prediction: Tensor | npt.NDArray[Any], num_classes: int
+) -> Tensor | npt.NDArray[Any]:
+    """(H, W) labels of a semantic output, which may be scores (K, H, W).
+
+    Raises:
+        EvaluationError: another number of score maps.
+    """
+    if prediction.ndim != 3:
+        return prediction
+    if prediction.shape[0] != num_classes:
+        raise EvaluationError(
+            f"{describe(sample)}: {prediction.shape[0]} score maps for {num_classes} classes; "
+            "predict with the vocabulary of the dataset"
         )
-        return {"sem_seg": metrics}
+    return prediction.argmax(0)

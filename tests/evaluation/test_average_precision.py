@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from cmpf.evaluation import average_precision
 from cmpf.evaluation.average_precision import average_precisions, coco_precision
 
 SIZE = 160
@@ -90,6 +91,53 @@ def test_random_data_agree_with_pycocotools(iou_type: str, seed: int) -> None:
     assert values == pytest.approx(expected, abs=1e-9)
     assert 5 < got["AP"] < 95
     assert math.isnan(got["AP-d"])
+
+
+def test_classes_worked_off_in_groups_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_dataset(4)
+    at_once = coco_precision(*data, num_classes=CLASSES, iou_type="segm")
+    monkeypatch.setattr(average_precision, "_PAIRS_AT_ONCE", 1)
+    assert coco_precision(*data, num_classes=CLASSES, iou_type="segm").tolist() == at_once.tolist()
+
+
+def test_a_detection_may_bring_its_own_area() -> None:
+    # a missed object of 12 x 12 and a stray detection of 40 x 40 that says that it has 10 pixels: false as a small one
+    images = [{"id": 1, "height": SIZE, "width": SIZE}]
+    objects = [{**shape, "image_id": 1, "category_id": 0, "iscrowd": 0} for shape in [
+        {"segmentation": rle(0, 0, 12, 12), "area": 144}]]  # fmt: skip
+    hit = {"image_id": 1, "category_id": 0, "score": 0.5, "segmentation": rle(0, 0, 12, 12)}
+    stray = {"image_id": 1, "category_id": 0, "score": 0.9, "segmentation": rle(80, 80, 40, 40)}
+    for area, small in ((None, 100), (10, 50)):
+        found = [hit, {**stray, "area": area}]
+        precision = coco_precision(images, objects, found, num_classes=1, iou_type="segm")
+        assert average_precisions(precision, ["a"], None)["APs"] == pytest.approx(small)
+
+
+def test_a_class_has_at_most_100_detections_in_an_image_and_300_by_the_rules_of_lvis() -> None:
+    images = [{"id": 1, "height": SIZE, "width": SIZE}]
+    objects = [
+        {"image_id": 1, "category_id": 0, "iscrowd": 0, "segmentation": rle(0, 0, 20, 20), "area": 400}
+    ]
+    stray = {"image_id": 1, "category_id": 0, "score": 0.9, "segmentation": rle(80, 80, 40, 40)}
+    hit = {**stray, "score": 0.1, "segmentation": rle(0, 0, 20, 20)}
+    for strays, coco, lvis in (
+        (99, 100 / 100, 100 / 100),
+        (100, 0, 100 / 101),
+        (299, 0, 100 / 300),
+        (300, 0, 0),
+    ):
+        detections = [stray] * strays + [hit]
+        values = [
+            average_precisions(
+                coco_precision(
+                    images, objects, detections, num_classes=1, iou_type="segm", federated=federated
+                ),
+                ["a"],
+                None,
+            )["AP"]
+            for federated in (False, True)
+        ]
+        assert values == [pytest.approx(coco), pytest.approx(lvis)]
 
 
 def test_seen_and_unseen_are_means_over_their_classes() -> None:

@@ -47,6 +47,13 @@ def test_a_colour_picture_is_no_label_picture(tmp_path: Path) -> None:
         read_class_labels(path, num_classes=3, ignore_label=255)
 
 
+def test_fractions_are_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "scores.tif"
+    Image.fromarray(np.full((2, 2), 0.5, dtype=np.float32)).save(path)
+    with pytest.raises(EvaluationError, match=r"scores\.tif: .*it holds fractions, labels are whole numbers"):
+        read_class_labels(path, num_classes=3, ignore_label=255)
+
+
 def test_ignored_pixels_become_the_number_of_classes(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 65, 2]], dtype=np.uint8)).save(tmp_path / "a.png")
     assert read_class_labels(tmp_path / "a.png", num_classes=3, ignore_label=65).tolist() == [[0, 3, 2]]

@@ -128,5 +128,5 @@ def test_broken_inputs_are_errors_that_name_the_file() -> None:
     with pytest.raises(EvaluationError, match=r"1\.jpg: a ground-truth mask is \(9, 9\)"):
         judge.process([sample([{"category_id": 0, "segmentation": rle}])], [output()])
     for broken in ([], [[1, 2, 3, 4]], {"size": [60, 80]}, None, [1, 2]):
-        with pytest.raises(EvaluationError, match=r"1\.jpg: a ground-truth segmentation is neither"):
+        with pytest.raises(EvaluationError, match=r"1\.jpg: a ground-truth mask is neither"):
             judge.process([sample([{"category_id": 0, "segmentation": broken}])], [output()])

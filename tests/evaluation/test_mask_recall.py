@@ -74,6 +74,14 @@ def test_without_panoptic_truth_each_class_is_one_segment(tmp_path: Path) -> Non
     assert (got["recall_50"], got["recall_75"]) == (100, 50)
 
 
+def test_a_label_map_translates_semantic_truth(tmp_path: Path) -> None:
+    judge = MaskRecallEvaluator(class_names=["cat", "dog"], ignore_label=255, label_map={7: 0, 9: 1})
+    sample = semantic_sample(tmp_path, np.array([[7, 7, 9]], dtype=np.uint8))
+    judge.process([sample], [proposals([[1, 1, 0]])])
+    got = judge.evaluate()["mask_recall"]
+    assert (got["recall_50-cat"], got["recall_50-dog"]) == (100, 0)
+
+
 def test_random_pictures_agree_with_pairs_of_masks() -> None:
     generator = np.random.default_rng(2)
     ids, infos = random_panoptic(generator, size=(40, 50), classes=3, crowds=False)

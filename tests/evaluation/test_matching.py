@@ -67,6 +67,14 @@ def test_a_true_segment_without_pixels_is_missed() -> None:
     assert (found.matched_classes.tolist(), found.missed_classes.tolist()) == ([0], [1])
 
 
+def test_the_listed_area_of_a_true_segment_counts_before_the_measured_one() -> None:
+    # as in the COCO panoptic API: 3 pixels shared, 6 listed and 4 there: 3 / (6 + 3 - 3) = 0.5 is no match
+    truth, prediction = row(2, 2, 2, 2), row(1, 1, 1, 0)
+    assert match_segments(truth, [segment(2, 0)], prediction, [segment(1, 0)]).matched_ious.tolist() == [0.75]
+    listed = [{**segment(2, 0), "area": 6}]
+    assert match_segments(truth, listed, prediction, [segment(1, 0)]).matched_ious.tolist() == []
+
+
 def test_nothing_against_nothing() -> None:
     found = match_segments(row(0, 0), [], row(0, 0), [])
     assert len(found.matched_classes) == len(found.false_classes) == len(found.missed_classes) == 0

@@ -5,7 +5,9 @@ import json
 import math
 from pathlib import Path
 
-from cmpf.evaluation import format_results, save_results
+import pytest
+
+from cmpf.evaluation import clear_results, format_results, save_results
 
 RESULTS = {
     "shapes_val": {
@@ -16,8 +18,13 @@ RESULTS = {
 }
 
 
-def test_a_text_table_has_a_row_a_dataset_and_a_column_a_metric() -> None:
+def test_headlines_of_all_datasets_come_first_and_then_a_table_a_task() -> None:
     expected = (
+        "dataset             PQ  U_PQ   mIoU\n"
+        "-----------------------------------\n"
+        "shapes_val       44.13     -  42.00\n"
+        "shapes_hard_val   8.50  7.00      -\n"
+        "\n"
         "panoptic            PQ  U_PQ\n"
         "----------------------------\n"
         "shapes_val       44.13     -\n"
@@ -31,15 +38,40 @@ def test_a_text_table_has_a_row_a_dataset_and_a_column_a_metric() -> None:
 
 
 def test_published_values_stand_below_with_the_difference() -> None:
-    published = {"shapes_val": {"panoptic": {"PQ": 45.0}}}
+    published = {"shapes_val": {"panoptic/PQ": 45.0, "segm/AP": 9.0}, "elsewhere": {"panoptic/PQ": 1.0}}
     lines = format_results(RESULTS, published=published).splitlines()
-    assert lines[3:5] == ["  published      45.00     -", "  difference     -0.87     -"]
+    assert lines[0].split() == ["dataset", "PQ", "U_PQ", "mIoU"]  # nobody measured AP here
+    assert [line.split() for line in lines[3:5]] == [
+        ["published", "45.00", "-", "-"],
+        ["difference", "-0.87", "-", "-"],
+    ]
     assert sum("published" in line for line in lines) == 1
 
 
+def test_a_published_metric_gets_a_column_of_its_own() -> None:
+    results = {"a": {"panoptic": {"PQ": 1.0, "SQ": 80.0}}}
+    lines = format_results(results, published={"a": {"panoptic/SQ": 81.0}}).splitlines()
+    assert [line.split() for line in lines[:5]][::2] == [
+        ["dataset", "PQ", "SQ"],
+        ["a", "1.00", "80.00"],
+        ["difference", "-", "-1.00"],
+    ]
+
+
+def test_columns_of_one_name_keep_their_task() -> None:
+    results = {"a": {"segm": {"AP": 30.0}, "bbox": {"AP": 32.0}}}
+    lines = format_results(results, published={"a": {"bbox/AP": 31.0}}).splitlines()
+    assert lines[0].split() == ["dataset", "segm/AP", "bbox/AP"]
+    assert lines[2].split() == ["a", "30.00", "32.00"]
+
+
+def test_tasks_without_a_headline_have_their_own_table_only() -> None:
+    assert format_results({"a": {"bbox": {"AP": 3.0}}}).splitlines()[0].split() == ["bbox", "AP"]
+
+
 def test_markdown_has_pipes() -> None:
-    table = format_results({"a|b": {"sem_seg": {"mIoU": 1.0}}}, markdown=True)
-    assert table == "| sem_seg | mIoU |\n|---|---:|\n| a\\|b | 1.00 |\n"
+    table = format_results({"a|b": {"sem_seg": {"mACC": 1.0}}}, markdown=True)
+    assert table == "| sem_seg | mACC |\n|---|---:|\n| a\\|b | 1.00 |\n"
 
 
 def test_nothing_to_print_is_said() -> None:
@@ -51,7 +83,7 @@ def test_files_hold_everything_and_undefined_values_are_null(tmp_path: Path) -> 
     save_results(RESULTS, folder)
     saved = json.loads((folder / "results.json").read_text())
     assert saved["shapes_val"]["panoptic"] == {"PQ": 44.126, "U_PQ": None, "PQ-red circle": 50.0}
-    assert "| shapes_hard_val | 8.50 | 7.00 |" in (folder / "results.md").read_text()
+    assert "| shapes_hard_val | 8.50 | 7.00 | - |" in (folder / "results.md").read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["results.json", "results.md"]
 
 
@@ -60,3 +92,23 @@ def test_saving_again_replaces_both_files(tmp_path: Path) -> None:
     save_results({"other": {"sem_seg": {"mIoU": 1.0}}}, tmp_path)
     assert list(json.loads((tmp_path / "results.json").read_text())) == ["other"]
     assert "shapes" not in (tmp_path / "results.md").read_text()
+
+
+def test_a_failure_between_the_two_files_leaves_no_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(results: object) -> str:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("cmpf.evaluation.results.json_text", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_results(RESULTS, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_clearing_removes_both_files_and_nothing_else(tmp_path: Path) -> None:
+    save_results(RESULTS, tmp_path)
+    (tmp_path / "log.txt").write_text("kept")
+    clear_results(tmp_path)
+    clear_results(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]

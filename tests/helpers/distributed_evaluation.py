@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
+from helpers.cityscapes_truth import NAMES as STREET_NAMES
+from helpers.cityscapes_truth import random_street
 from helpers.evaluation_data import (
     panoptic_output,
     panoptic_sample,
@@ -18,7 +22,10 @@ from helpers.evaluation_data import (
 from pycocotools import mask as coco_mask
 
 from cmpf.evaluation import (
+    CityscapesEvaluator,
+    Evaluator,
     InstanceEvaluator,
+    LVISEvaluator,
     MaskRecallEvaluator,
     PanopticEvaluator,
     Results,
@@ -27,6 +34,7 @@ from cmpf.evaluation import (
 )
 from cmpf.types import ModelResult, Sample
 
+Picture = Callable[[Path, int], tuple[Sample, ModelResult]]
 CLASSES = 4
 NAMES = [f"class {i}" for i in range(CLASSES)]
 SEEN = [True, False, True, False]
@@ -61,19 +69,42 @@ def picture(folder: Path, number: int) -> tuple[Sample, ModelResult]:
     return sample, output
 
 
-def results_of(folder: Path, numbers: list[int]) -> Results:
-    """All evaluators on the given images, in batches of two."""
-    pairs = {number: picture(folder, number) for number in numbers}
+def lvis_picture(folder: Path, number: int) -> tuple[Sample, ModelResult]:
+    """As `picture`, with what LVIS knows of an image."""
+    sample, output = picture(folder, number)
+    present = {annotation["category_id"] for annotation in sample["annotations"]}
+    negative = sorted(set(range(CLASSES)) - present)[:1]
+    return {**sample, "neg_category_ids": negative, "not_exhaustive_category_ids": [number % CLASSES]}, output
+
+
+def results_of(folder: Path, numbers: list[int]) -> dict[str, Results]:
+    """All evaluators on the given images, in batches of two; those that report one task in runs of their own."""
+    flags = {"class_names": NAMES, "seen": SEEN}
+    usual = [
+        PanopticEvaluator(is_thing=[True, True, True, False], **flags),
+        SemanticEvaluator(ignore_label=255, **flags),
+        InstanceEvaluator(**flags),
+        MaskRecallEvaluator(ignore_label=255, **flags),
+    ]
+    results = {
+        "usual": run(folder, numbers, picture, usual),
+        "lvis": run(folder, numbers, lvis_picture, [LVISEvaluator(frequencies="rccf", **flags)]),
+    }
+    if find_spec("cityscapesscripts"):  # an extra
+        judge = CityscapesEvaluator(class_names=STREET_NAMES)
+        results["cityscapes"] = run(folder / "gtFine", numbers, random_street, [judge])
+    return results
+
+
+def run(folder: Path, numbers: list[int], make: Picture, evaluators: Sequence[Evaluator]) -> Results:
+    """Results of evaluators on the images of the given numbers."""
+    pairs = {number: make(folder, number) for number in numbers}
+    number_of = {pair[0]["image_id"]: number for number, pair in pairs.items()}
     ordered = [pairs[number][0] for number in numbers]
     return evaluate(
-        lambda batch: [pairs[sample["image_id"]][1] for sample in batch],
+        lambda batch: [pairs[number_of[sample["image_id"]]][1] for sample in batch],
         [ordered[i : i + 2] for i in range(0, len(ordered), 2)],
-        [
-            PanopticEvaluator(class_names=NAMES, is_thing=[True, True, True, False], seen=SEEN),
-            SemanticEvaluator(class_names=NAMES, ignore_label=255, seen=SEEN),
-            InstanceEvaluator(class_names=NAMES, seen=SEEN),
-            MaskRecallEvaluator(class_names=NAMES, ignore_label=255, seen=SEEN),
-        ],
+        evaluators,
         progress=False,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers.raw_datasets.common import HEIGHT, WIDTH, Labels, blocks, photo, write_json, write_palette_png
+from helpers.raw_datasets.common import HEIGHT, WIDTH, blocks, photo, write_json, write_palette_png
 from pycocotools import mask as rle
 from scipy.io import savemat
 
@@ -103,8 +103,3 @@ def _annotation(number: int, image: int, category: int, mask: np.ndarray) -> dic
         "parts": [],
         "segmentation": {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")},
     }
-
-
-def labels_of(values: tuple[int, ...], turns: int) -> Labels:
-    """The map of the picture that comes `turns` places after the first one."""
-    return blocks([*values[turns:], *values[:turns]])

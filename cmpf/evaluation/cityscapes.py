@@ -1,0 +1,205 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Cityscapes: mIoU and AP of the official scripts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from PIL import Image
+
+from cmpf.errors import EvaluationError
+from cmpf.evaluation import cityscapes_scripts as scripts
+from cmpf.evaluation.averages import mean_over, seen_groups
+from cmpf.evaluation.confusion import predicted_indices, semantic_metrics
+from cmpf.evaluation.gathering import ImageId, gather_by_image
+from cmpf.evaluation.ground_truth import check_size, describe, paired, required, to_array
+from cmpf.evaluation.protocol import Metrics, Results
+from cmpf.evaluation.semantic import best_labels
+from cmpf.types import InstanceResult, ModelResult, Sample
+
+_TRAIN_IDS, _LABEL_IDS, _INSTANCE_IDS = "_labelTrainIds", "_labelIds", "_instanceIds"
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Of one image: official ground truth, and predictions in the official form (None: task not asked)."""
+
+    true_labels: Path
+    true_instances: Path
+    labels: Path | None
+    instances: Path | None
+
+
+class CityscapesEvaluator:
+    """Official mIoU, iIoU ("sem_seg") and AP ("segm") from `outputs["sem_seg"]` and `outputs["instances"]`.
+
+    Predictions go to a temporary folder, which is removed after the evaluation. With several processes all
+    must see the same temporary folder (one machine); the first one runs the scripts. Ground truth is found by
+    the sample's `sem_seg_file_name`: `*_labelIds.png` and `*_instanceIds.png` beside `*_labelTrainIds.png`.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        ignore_label: int = 255,
+        seen: Sequence[bool] | None = None,
+        semantic: bool = True,
+        instance: bool = True,
+    ) -> None:
+        """
+        Args:
+            class_names: the 19 classes in the order of Cityscapes' train ids.
+            ignore_label: predicted label that means "no class".
+            seen: whether each was a training class; None = not asked.
+            semantic, instance: which tasks to evaluate.
+        Raises:
+            EvaluationError: another number of classes, or cityscapesscripts is not installed.
+        """
+        if len(class_names) != scripts.CLASSES:
+            raise EvaluationError(
+                f"{len(class_names)} classes; the official Cityscapes evaluation has {scripts.CLASSES}: "
+                "use the vocabulary cityscapes_19, or the evaluators panoptic, instance and semantic"
+            )
+        self._names = tuple(class_names)
+        self._ignore_label = ignore_label
+        self._groups = seen_groups(seen, len(self._names))
+        self._semantic, self._instance = semantic, instance
+        self._label_ids = np.append(scripts.label_ids(), np.uint8(0))  # no class = label id 0, unlabeled
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._files: dict[ImageId, _Files] = {}
+
+    def reset(self) -> None:
+        """Forgets all images and their files."""
+        self._files = {}
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder = None
+
+    def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelResult]) -> None:
+        """Writes the predictions of a batch; see Evaluator."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="cmpf-cityscapes-")
+        root = Path(self._folder.name)
+        for number, sample in enumerate(inputs):
+            pair = [sample], [outputs[number]] if number < len(outputs) else []
+            image_id = required(sample, "image_id")
+            true_labels, true_instances = self._truth(sample)
+            stem = f"{len(self._files)}_{true_labels.stem.removesuffix(_LABEL_IDS)}"
+            labels = instances = None
+            if self._semantic:
+                labels = root / f"{stem}.png"
+                self._write_labels(labels, *next(paired(*pair, "sem_seg")))
+            if self._instance:
+                instances = root / f"{stem}.txt"
+                self._write_instances(instances, *next(paired(*pair, "instances")))
+            self._files[image_id] = _Files(true_labels, true_instances, labels, instances)
+
+    def _truth(self, sample: Sample) -> tuple[Path, Path]:
+        path = Path(required(sample, "sem_seg_file_name"))
+        found = tuple(
+            path.with_name(path.name.replace(_TRAIN_IDS, kind)) for kind in (_LABEL_IDS, _INSTANCE_IDS)
+        )
+        for file in found:
+            if _TRAIN_IDS not in path.name or not file.is_file():
+                raise EvaluationError(
+                    f"{file}: official ground truth not found beside {path}; unpack gtFine_trainvaltest.zip "
+                    "of Cityscapes, which has *_labelIds.png and *_instanceIds.png"
+                )
+        return found[0], found[1]
+
+    def _write_labels(self, path: Path, sample: Sample, prediction: ModelResult) -> None:
+        count = len(self._names)
+        labels = to_array(best_labels(sample, prediction, count))  # type: ignore[arg-type]
+        check_size(describe(sample), labels.shape, (required(sample, "height"), required(sample, "width")))
+        indices = predicted_indices(
+            labels, num_classes=count, ignore_label=self._ignore_label, where=describe(sample)
+        )
+        Image.fromarray(self._label_ids[indices]).save(path)
+
+    def _write_instances(self, path: Path, sample: Sample, found: InstanceResult) -> None:
+        masks, scores = to_array(found.pred_masks).astype(bool), to_array(found.scores)
+        check_size(describe(sample), masks.shape[1:], (required(sample, "height"), required(sample, "width")))
+        lines = []
+        for number, (mask, score, category) in enumerate(
+            zip(masks, scores.tolist(), to_array(found.pred_classes).tolist(), strict=True)
+        ):
+            if not 0 <= category < len(self._names):
+                raise EvaluationError(
+                    f"{describe(sample)}: prediction with class index {category}; allowed are 0..18"
+                )
+            name = f"{path.stem}_{number}.png"
+            Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(path.with_name(name))
+            lines.append(f"{name} {self._label_ids[category]} {score!r}\n")
+        path.write_text("".join(lines), encoding="utf-8")
+
+    def evaluate(self) -> Results:
+        """{"sem_seg": {mIoU, iIoU, IoU_sup, iIoU_sup, ..., IoU-name}, "segm": {AP, AP50, ..., AP-name}}, percent.
+
+        mIoU averages over classes in the ground truth or the predictions, as the scripts do (the same as
+        mIoU_union); the other semantic metrics are those of SemanticEvaluator, from the scripts' confusion.
+        """
+        files = list(gather_by_image(self._files).values())
+        results = _by_the_first_process(lambda: self._run(files))
+        self.reset()
+        return results
+
+    def _run(self, files: Sequence[_Files]) -> Results:
+        results: Results = {}
+        if self._semantic:
+            results["sem_seg"] = self._semantic_metrics(files)
+        if self._instance:
+            results["segm"] = self._instance_metrics(files)
+        return results
+
+    def _semantic_metrics(self, files: Sequence[_Files]) -> Metrics:
+        count = len(self._names)
+        if not files:
+            return semantic_metrics(np.zeros((count, count + 1)), self._names, self._groups)
+        pairs = [(f.labels, f.true_labels) for f in files if f.labels is not None]
+        scores = scripts.pixel_scores([p for p, _ in pairs], [t for _, t in pairs])
+        metrics = semantic_metrics(scores.confusion, self._names, self._groups)
+        official = {name: 100.0 * value for name, value in scores.averages.items()}
+        for prefix, classes in self._groups:
+            official[f"{prefix}mIoU"] = 100.0 * mean_over(
+                scores.class_iou, classes & ~np.isnan(scores.class_iou)
+            )
+        return {**official, **{name: value for name, value in metrics.items() if name not in official}}
+
+    def _instance_metrics(self, files: Sequence[_Files]) -> Metrics:
+        ap, ap_50 = np.full((2, len(self._names)), np.nan)
+        metrics: Metrics = {}
+        if files:
+            pairs = [(f.instances, f.true_instances) for f in files if f.instances is not None]
+            root = Path(tempfile.gettempdir())
+            scores = scripts.instance_scores([p for p, _ in pairs], [t for _, t in pairs], root=root)
+            ap, ap_50 = scores.class_ap, scores.class_ap_50
+        for prefix, classes in self._groups:
+            metrics[f"{prefix}AP"] = 100.0 * mean_over(ap, classes & ~np.isnan(ap))
+            metrics[f"{prefix}AP50"] = 100.0 * mean_over(ap_50, classes & ~np.isnan(ap_50))
+        metrics.update({f"AP-{n}": 100.0 * float(v) for n, v in zip(self._names, ap, strict=True)})
+        return metrics
+
+
+def _by_the_first_process(work: Callable[[], Results]) -> Results:
+    """What the first process computes, in all of them; an error there is an error everywhere."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return work()
+    answer: list[Results | str] = [""]
+    failure: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            answer = [work()]
+        except Exception as error:  # the others wait for an answer, whatever happens here
+            failure, answer = error, [str(error)]
+    dist.broadcast_object_list(answer, src=0)
+    if failure is not None:
+        raise failure
+    if isinstance(answer[0], str):
+        raise EvaluationError(answer[0])
+    return answer[0]

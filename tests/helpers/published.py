@@ -1,0 +1,122 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""State dicts in the published naming: the lists of names, and a small model's weights under those names."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from fvcore.common.config import CfgNode
+from helpers.golden import read_names, seeded
+from helpers.tiny_model import tiny_config
+from torch import Tensor
+
+from cmpf import checkpoint
+from cmpf.build.model import (
+    build_decoder,
+    build_pixel_decoder,
+    build_sam_branch,
+    build_sam_encoder,
+    build_settings,
+    build_train_vocabulary,
+)
+from cmpf.checkpoint.naming import Parts, to_published
+from cmpf.encoders.clip import CLIP
+from cmpf.frozen_encoders import FrozenEncoders
+from cmpf.model import CMPF
+from cmpf.types import Sample
+
+CLASS_WEIGHTS = "criterion.empty_weight"
+# Random layers make all queries alike within a few layers; these parts of them speak more softly, so that queries
+# go on to differ in masks and classes.
+QUIET_PARTS = ("predictor.transformer_self_attention", "predictor.transformer_cross_attention_layers.")
+QUIETER = 0.3
+
+
+@cache
+def published_shapes(model: str) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{"trained" or "frozen": {name: shape}} of the published "convnext_large" or "r50x64" model."""
+    groups = read_names(f"published_names_{model}.json.gz")
+    return {group: {name: tuple(shape) for name, shape in names.items()} for group, names in groups.items()}
+
+
+def published_state(model: str) -> dict[str, Tensor]:
+    """The whole published state dict without memory: tensors on the meta device."""
+    groups = published_shapes(model)
+    shapes = {**groups["trained"], **groups["frozen"]}
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def weights_as_published(model: CMPF) -> dict[str, Tensor]:
+    """All weights of a model whose widths need no projection of our own, under the published names."""
+    encoders = model.encoders
+    sam = {} if encoders.sam is None else dict(encoders.sam.weights())
+    parts = Parts(trained=model.trained_state_dict(), clip=dict(encoders.clip.weights()), sam=sam, ignored=())
+    return to_published(parts)
+
+
+def tiny_published_config(*overrides: object) -> CfgNode:
+    """The published arithmetic at the tiny size: nine layers, 3 flat levels of 4 points, scores as output."""
+    published = (
+        "MODEL.CMPF.SAM.CHECKPOINT", "",  # the weights that CMPF ships: random ones differ from run to run
+        "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3,
+        "MODEL.CMPF.SAM_BRANCH.LAYERS", 2,
+        "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS", 4,
+        "MODEL.MASK_FORMER.DEC_LAYERS", 10,
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "scores",
+        "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.0,
+        "MODEL.MASK_FORMER.TEST.MASK_RECALL", False,
+    )  # fmt: skip
+    return tiny_config("cmpf_tiny", [*published, *overrides])
+
+
+def seeded_model(cfg: CfgNode, clip: CLIP) -> CMPF:
+    """A model around a CLIP, every trained weight filled from its published name, in evaluation mode."""
+    sam = build_sam_encoder(cfg)
+    train_vocabulary = build_train_vocabulary(cfg)
+    model = CMPF(
+        encoders=FrozenEncoders(
+            clip=clip,
+            sam=sam,
+            mask_source=None,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
+            size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+        ),
+        pixel_decoder=build_pixel_decoder(cfg, clip),
+        sam_branch=build_sam_branch(cfg, sam),
+        decoder=build_decoder(cfg, clip, sam),
+        criterion=None,
+        train_vocabulary=train_vocabulary,
+        settings=build_settings(cfg),
+        text_cache=None,
+    )
+    state = weights_as_published(model)
+    own = {name: seeded(name, tuple(value.shape)) for name, value in state.items() if is_trained(name)}
+    for name, value in own.items():
+        if any(part in name for part in QUIET_PARTS):
+            value *= QUIETER
+    checkpoint.load(model, own)
+    return model.eval()
+
+
+@torch.no_grad()
+def centre(model: CMPF, sample: Sample) -> CMPF:
+    """Shifts three biases, so that on this picture masks cover half of it and queries name different classes."""
+    head = model.decoder.head
+    for module, last, axes in (
+        (model.pixel_decoder.mask_projection, model.pixel_decoder.mask_projection, (0, 2, 3)),
+        (head.mask_mlp, head.mask_mlp.layers[2], (0, 1)),
+        (head.class_mlp, head.class_mlp.layers[2], (0, 1)),
+    ):
+        outputs: list[Tensor] = []
+        hook = module.register_forward_hook(lambda _m, _a, output, seen=outputs: seen.append(output))
+        model.infer([sample])
+        hook.remove()
+        last.bias -= outputs[-1].mean(dim=axes)
+    return model
+
+
+def is_trained(name: str) -> bool:
+    """Whether a published name is one of the trained half."""
+    return not name.startswith(("backbone.", "sam."))

@@ -1,0 +1,130 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Reads COCO's JSON files with checks that name the file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmpf.errors import EvaluationError
+
+NAMED = 3  # examples in an error message
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        EvaluationError: it cannot be read or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise EvaluationError(f"{path}: no whole JSON file ({error})") from error
+
+
+def listed(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
+    """The list of objects under a key of a JSON object.
+
+    Raises:
+        EvaluationError: there is none.
+    """
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise EvaluationError(f"{path}: no COCO file, it has no list {key!r} of objects")
+    return entries
+
+
+def by_key(
+    entries: Iterable[dict[str, Any]], key: str, *, path: Path, what: str
+) -> dict[Any, dict[str, Any]]:
+    """Entries by a field that must be there and differ.
+
+    Raises:
+        EvaluationError: it does not; names `path`, `what` and the first values.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    doubled = []
+    for entry in entries:
+        value = field(entry, key, path=path, what=what)
+        if value in found:
+            doubled.append(value)
+        found[value] = entry
+    if doubled:
+        raise EvaluationError(f"{path}: {what} listed twice: {key} {some(doubled)}")
+    return found
+
+
+def field(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
+    """A field of an entry.
+
+    Raises:
+        EvaluationError: it is missing.
+    """
+    if key not in entry:
+        raise EvaluationError(f"{path}: {what} without {key!r}: {str(dict(entry))[:100]}")
+    return entry[key]
+
+
+def some(values: Iterable[object]) -> str:
+    """The first few of a list, for an error message."""
+    every = list(dict.fromkeys(values))
+    return ", ".join(map(str, every[:NAMED])) + (f", ... ({len(every)} in all)" if len(every) > NAMED else "")
+
+
+@dataclass(frozen=True)
+class Categories:
+    """`categories` of a ground-truth file, in the order of their ids.
+
+    names: made different where the file repeats one.
+    index_of: category id -> place.
+    """
+
+    names: tuple[str, ...]
+    index_of: Mapping[Any, int]
+    entries: tuple[dict[str, Any], ...]
+    path: Path
+
+    def index(self, category: Any, *, path: Path, what: str) -> int:
+        """Place of a category id.
+
+        Raises:
+            EvaluationError: the ground truth does not know it; names `path` and `what`.
+        """
+        try:
+            return self.index_of[category]
+        except (KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{path}: {what} has category_id {category!r}, which {self.path} does not list"
+            ) from error
+
+
+def read_categories(content: Any, path: Path) -> Categories:
+    """Categories of a COCO file.
+
+    Raises:
+        EvaluationError: there are none, or ids are missing or doubled.
+    """
+    found = by_key(listed(content, "categories", path), "id", path=path, what="category")
+    if not found:
+        raise EvaluationError(f"{path}: no category in it")
+    entries = tuple(found[identity] for identity in ordered(found))
+    names = unique_names([str(entry.get("name", entry["id"])) for entry in entries])
+    return Categories(names, {entry["id"]: i for i, entry in enumerate(entries)}, entries, path)
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes, with the place added to those that occur more than once."""
+    counts = Counter(names)
+    return tuple(f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names))
+
+
+def ordered(identities: Iterable[Any]) -> list[Any]:
+    """Ids in order, numbers before words."""
+    return sorted(identities, key=lambda identity: (isinstance(identity, str), identity))
