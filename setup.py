@@ -21,6 +21,7 @@ CORE = [
     "faster-coco-eval>=1.8",
     "safetensors>=0.4.3",
     "huggingface_hub>=0.23",
+    "filelock>=3.12",
     "tqdm>=4.66",
     "tensorboard>=2.16",
 ]

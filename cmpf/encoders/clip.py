@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,8 @@ MAX_LOGIT_SCALE = 100.0
 class Backbone(Protocol):
     """What CLIP needs of an image tower; `channels` counts res2..res5, `dense_channels` the dense map."""
 
+    embeds_empty_masks: bool
+
     channels: dict[str, int]
     dense_channels: int
 
@@ -40,6 +43,7 @@ class CLIP(FrozenModule):
         tokenizer: list of prompts -> (N, L) int64.
     Attributes:
         channels: channels of res2..res5. dense_channels: of the dense map. embed_dim: E.
+        embeds_empty_masks: whether a mask without a positive cell has an embedding at all, if a poor one.
     Raises:
         ModelNameError: the image tower is of another kind.
     """
@@ -53,6 +57,7 @@ class CLIP(FrozenModule):
         self.backbone = _backbone(name, model.visual)
         self.channels = self.backbone.channels
         self.dense_channels = self.backbone.dense_channels
+        self.embeds_empty_masks = self.backbone.embeds_empty_masks
         # From the tower itself: what a map of a single cell is projected to.
         cell = torch.zeros(1, self.dense_channels, 1, 1, device=self.device)
         self.embed_dim: int = self.embed_masks(cell, torch.ones(1, 1, 1, 1, device=self.device))[0].shape[-1]
@@ -93,7 +98,7 @@ class CLIP(FrozenModule):
             (B, Q, E) embeddings, finite but without meaning where not valid, and (B, Q) bool valid: the mask
             has a positive cell on the map.
         """
-        with torch.autocast(dense_BChw.device.type, enabled=False):
+        with _without_autocast(dense_BChw.device):
             return self.backbone.embed_masks(dense_BChw.float(), masks_BQHW.float())
 
     @torch.no_grad()
@@ -114,13 +119,20 @@ class CLIP(FrozenModule):
             return result
         tokens = self.tokenizer(list(prompts))
         ends = end_positions(self.model, tokens)
-        with torch.autocast(device.type, enabled=False):
+        with _without_autocast(device):
             order = ends.argsort(stable=True)
             for start in range(0, len(order), TEXT_BATCH):
                 rows = order[start : start + TEXT_BATCH]
                 batch = tokens[rows, : int(ends[rows].max()) + 1]
                 result[rows.to(device)] = encode_tokens(self.model, batch.to(device)).float()
         return result
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Switches autocast off where there is such a thing; on the meta device, for sizes only, there is none."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _backbone(name: str, visual: Any) -> Backbone:

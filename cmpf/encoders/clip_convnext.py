@@ -18,6 +18,8 @@ class ConvNeXtBackbone:
         visual: OpenCLIP's tower: `visual.trunk` is timm's ConvNeXt, `visual.head` OpenCLIP's projection.
     """
 
+    embeds_empty_masks = True  # as the projection of a zero vector
+
     def __init__(self, visual: Any) -> None:
         self.visual = visual
         infos = visual.trunk.feature_info

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,9 @@ from torch import nn
 
 from cmpf.encoders import tiny
 from cmpf.encoders.clip import CLIP
+from cmpf.encoders.clip_tags import OPTION, QUICKGELU, source_of, tag_record, variant_for
 from cmpf.encoders.weights import UNREADABLE, cache_folder, load_weights, summary
 from cmpf.errors import ModelNameError, WeightsError
-
-OPTION = "MODEL.CMPF.CLIP.PRETRAINED"
-QUICKGELU = "-quickgelu"
 
 
 def build_clip(*, name: str, pretrained: str) -> CLIP:
@@ -25,20 +24,23 @@ def build_clip(*, name: str, pretrained: str) -> CLIP:
     Args:
         name: a ConvNeXt or ModifiedResNet of OpenCLIP (see clip_names), or "cmpf_tiny".
         pretrained: OpenCLIP's tag of the weights (downloaded once; "cmpf_tiny" for cmpf_tiny), the path of a
-            file (.safetensors, or .pt with nothing but tensors), or "" for random weights. A tag of weights
-            that were trained with QuickGELU, such as "openai", selects the "-quickgelu" variant of the name;
-            for a path the name itself must be that variant.
+            file (.safetensors, or .pt with nothing but tensors), or "" for random weights. What is both is the
+            tag. A tag of weights that were trained with QuickGELU, such as "openai", selects the "-quickgelu"
+            variant of the name. A file does not tell: the name is taken at its word, with a warning where all
+            published weights of the name are of the other kind.
     Raises:
         ModelNameError: the name is unknown or not a convolutional CLIP; lists what works.
-        WeightsError: the tag is unknown, or the weights are missing, damaged or of another model.
+        WeightsError: the tag is unknown or of weights with another activation than the name says, or the
+            weights are missing, damaged or of another model.
     """
     if name == tiny.CLIP_NAME:
         return _build_tiny(pretrained)
     import open_clip
 
     check_clip_name(name)
+    variant = variant_for(name, pretrained)
     path = _weights_file(name, pretrained) if pretrained else None
-    name = _variant(name, pretrained)
+    name = variant
     config = open_clip.get_model_config(name)
     # Weights are those of the whole CLIP; timm would download its own for the trunk.
     config["vision_cfg"]["timm_model_pretrained"] = False
@@ -86,24 +88,16 @@ def _works(config: dict[str, Any]) -> bool:
     return (convolutional or resnet) and not foreign_text and pool in ("argmax", "eos")
 
 
-def _variant(name: str, pretrained: str) -> str:
-    """The name, or its QuickGELU variant if the tag's weights were trained with that activation."""
-    quick_gelu = _tag_config(name, pretrained).get("quick_gelu", False)
-    variant = name + QUICKGELU
-    return variant if quick_gelu and variant in clip_names() else name
-
-
-def _tag_config(name: str, tag: str) -> dict[str, Any]:
-    """OpenCLIP's record of published weights, {} if there is none; variants share the plain name's tags."""
-    from open_clip.pretrained import get_pretrained_cfg
-
-    record: dict[str, Any] = get_pretrained_cfg(name.removesuffix(QUICKGELU), tag) if tag else {}
-    return record
-
-
 def _load(model: nn.Module, name: str, path: Path) -> None:
     from open_clip.factory import load_checkpoint
 
+    if _is_torch_script(path):
+        source = source_of(tag_record(name, "openai"))
+        raise WeightsError(
+            f"{path}: a TorchScript archive, the form of OpenAI's own files; it is a program, and reading it would "
+            f'run it. Set {OPTION} to the tag "openai", or to a file of the same weights without program'
+            + (f" ({source})" if source else "")
+        )
     try:
         load_checkpoint(model, str(path), weights_only=True)
     except UNREADABLE as error:
@@ -112,11 +106,19 @@ def _load(model: nn.Module, name: str, path: Path) -> None:
         ) from error
 
 
+def _is_torch_script(path: Path) -> bool:
+    """Whether a file is a program with its weights; torch.save leaves out the constants of a program."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def _weights_file(name: str, pretrained: str) -> Path:
     """The file that a tag or a path stands for."""
     from open_clip.pretrained import list_pretrained_tags_by_model
 
-    record = _tag_config(name, pretrained)
+    record = tag_record(name, pretrained)
     if record:
         return _download(name, pretrained, record)
     path = Path(pretrained).expanduser()
@@ -132,20 +134,19 @@ def _weights_file(name: str, pretrained: str) -> Path:
 
 
 def _download(name: str, tag: str, record: dict[str, Any]) -> Path:
-    """The weights of a tag, from OpenCLIP's cache or over the network."""
-    from open_clip.constants import HF_SAFE_WEIGHTS_NAME
+    """The weights of a tag: a file that the user has saved, from OpenCLIP's cache, or over the network."""
     from open_clip.pretrained import download_pretrained
 
+    place = cache_folder() / f"clip_{name.removesuffix(QUICKGELU)}_{tag}.safetensors"
+    if place.is_file():
+        return place
     own = cache_folder() / "hub" if os.environ.get("CMPF_CACHE") else None
     try:
         return Path(download_pretrained(record, cache_dir=None if own is None else str(own)))
     except UNREADABLE as error:
-        repository = str(record.get("hf_hub", "")).rstrip("/")
-        source = f"https://huggingface.co/{repository}/resolve/main/{HF_SAFE_WEIGHTS_NAME}"
-        place = cache_folder() / f"clip_{name}_{tag}.safetensors"
         raise WeightsError(
-            f"weights {tag} of CLIP {name} are not on this machine and cannot be downloaded. Save {source} "
-            f'as {place} and set {OPTION} {place}, or set it to "" for random weights. {summary(error)}'
+            f"weights {tag} of CLIP {name} are not on this machine and cannot be downloaded. Save "
+            f'{source_of(record)} as {place}, or set {OPTION} to "" for random weights. {summary(error)}'
         ) from error
 
 

@@ -15,6 +15,8 @@ from cmpf.types import CLIPFeatures
 class ResNetBackbone:
     """A view of OpenCLIP's `ModifiedResNet`; it holds no weights of its own."""
 
+    embeds_empty_masks = False  # attention over no position at all is undefined
+
     def __init__(self, visual: Any) -> None:
         self.visual = visual
         self.channels: dict[str, int] = {

@@ -1,8 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Frozen SAM image encoder."""
+"""Frozen SAM image encoder, and SAM by name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from cmpf.encoders import tiny
+from cmpf.encoders.download import download
 from cmpf.encoders.frozen import FrozenModule
+from cmpf.encoders.mobile_sam import build_mobile_sam
+from cmpf.encoders.sam_attention import fuse_attention
 from cmpf.encoders.weights import cache_folder, load_weights
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.functional import resize_bilinear
@@ -19,11 +23,12 @@ from cmpf.functional import resize_bilinear
 OPTION = "MODEL.CMPF.SAM.CHECKPOINT"
 ENSEMBLE_OPTION = "TEST.ENSEMBLE.SAM_CHECKPOINT"
 RANDOM = "random"
-URL = "https://dl.fbaipublicfiles.com/segment_anything"
+META = "https://dl.fbaipublicfiles.com/segment_anything"
 PUBLISHED = {
-    "vit_b": "sam_vit_b_01ec64.pth",
-    "vit_l": "sam_vit_l_0b3195.pth",
-    "vit_h": "sam_vit_h_4b8939.pth",
+    "vit_b": f"{META}/sam_vit_b_01ec64.pth",
+    "vit_l": f"{META}/sam_vit_l_0b3195.pth",
+    "vit_h": f"{META}/sam_vit_h_4b8939.pth",
+    "vit_t": "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
 }
 
 
@@ -32,7 +37,8 @@ class SAMEncoder(FrozenModule):
 
     Args:
         name: SAM's name, for messages, hashes and caches.
-        sam: segment_anything's `Sam`. Its prompt encoder and mask decoder are kept for mask proposals.
+        sam: segment_anything's `Sam`, whose image attention is replaced by a faster one of the same result. Its
+            prompt encoder and mask decoder are kept for mask proposals.
     Attributes:
         input_size: side of the square that the encoder sees, in pixels. embed_channels: S.
     """
@@ -40,13 +46,14 @@ class SAMEncoder(FrozenModule):
     def __init__(self, *, name: str, sam: Any) -> None:
         super().__init__()
         self.name = f"sam/{name}"
+        fuse_attention(sam.image_encoder)
         self.sam = sam
         self.input_size: int = sam.image_encoder.img_size
         self.embed_channels: int = sam.prompt_encoder.embed_dim
         self.freeze()
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Weights under segment_anything's own names."""
+        """Weights under the names of the published files."""
         state: Mapping[str, Tensor] = self.sam.state_dict()
         return state
 
@@ -68,12 +75,13 @@ def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
     """A frozen SAM.
 
     Args:
-        name: "vit_b", "vit_l", "vit_h" or "cmpf_tiny".
-        checkpoint: "" = the published file in the cache folder (for cmpf_tiny the one that CMPF ships),
-            "random", or the path of a file.
+        name: "vit_b", "vit_l", "vit_h", "vit_t" (MobileSAM) or "cmpf_tiny".
+        checkpoint: "" = the published file, downloaded once into the cache folder (for cmpf_tiny the one that
+            CMPF ships), "random", or the path of a file.
     Raises:
         ModelNameError: unknown name.
-        WeightsError: the file is missing, damaged or of another model; says where to get and to put it.
+        WeightsError: the file is missing and cannot be downloaded, damaged or of another model; says where to
+            get and to put it.
     """
     names = [*PUBLISHED, tiny.SAM_NAME]
     if name not in names:
@@ -100,19 +108,33 @@ def _checkpoint_file(name: str, checkpoint: str) -> Path | None:
                 f'{OPTION} {checkpoint!r}: no such file; give a path, "" for the published file, or "random"'
             )
         return path
-    path = cache_folder() / PUBLISHED[name]
-    if not path.is_file():
+    return _published_file(name)
+
+
+def _published_file(name: str) -> Path:
+    """The published file in the cache folder, downloaded if it is not there."""
+    url = PUBLISHED[name]
+    path = cache_folder() / url.rpartition("/")[2]
+    try:
+        return download(url, path, sha256=_published_digits(path.name), title=f"SAM {name}")
+    except WeightsError as error:
         raise WeightsError(
-            f"weights of SAM {name} are not on this machine: save {URL}/{path.name} as {path}, or set "
-            f"{OPTION} (for mask proposals {ENSEMBLE_OPTION}) to the path of the file, "
+            f"{error}, or set {OPTION} (for mask proposals {ENSEMBLE_OPTION}) to the path of the file, "
             f'or to "{RANDOM}" for random weights'
-        )
-    return path
+        ) from error
+
+
+def _published_digits(file: str) -> str | None:
+    """The first digits of the SHA-256, which SAM's file names end in; nothing is published of MobileSAM's."""
+    found = re.fullmatch(r"sam_vit_._([0-9a-f]{6})\.pth", file)
+    return found.group(1) if found else None
 
 
 def _architecture(name: str) -> Any:
     if name == tiny.SAM_NAME:
         return tiny.build_tiny_sam()
+    if name == "vit_t":
+        return build_mobile_sam()
     from segment_anything import sam_model_registry
 
     return sam_model_registry[name]()

@@ -3,24 +3,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cmpf.encoders.weights import file_sha256
 from cmpf.errors import WeightsError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 HASHES = "hashes.json"
 
 _CURE = "Reinstall CMPF, or make it again with: python tools/train_tiny_encoders.py --out {folder}"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def expected_hash(name: str, *, folder: Path = ASSETS) -> str:
@@ -48,7 +43,7 @@ def checked_asset(name: str, *, folder: Path = ASSETS) -> Path:
     cure = _CURE.format(folder=folder)
     if not path.is_file():
         raise WeightsError(f"{path}: not there. {cure}")
-    expected, found = expected_hash(name, folder=folder), file_hash(path)
+    expected, found = expected_hash(name, folder=folder), file_sha256(path)
     if found != expected:
         raise WeightsError(
             f"{path}: damaged, SHA-256 is {found[:12]}..., expected {expected[:12]}.... {cure}"

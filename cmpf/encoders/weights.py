@@ -86,6 +86,15 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits; reads it piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def summary(error: BaseException, limit: int = 300) -> str:
     """The message of another library's error on one line, cut at `limit` characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())

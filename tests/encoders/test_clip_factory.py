@@ -3,36 +3,39 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
-from helpers.encoders import CONVNEXT, TEXT
-from open_clip import factory, pretrained
+from helpers.encoders import pictures
+from helpers.open_clip_models import (
+    CONVNEXT_CONFIG,
+    RESNET_CONFIG,
+    activation,
+    new_model,
+    register_convnext,
+    register_resnet,
+)
+from open_clip import pretrained
+from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
-from cmpf.encoders import tiny
-from cmpf.encoders.clip_factory import _variant, build_clip, check_clip_name, clip_names
+from cmpf.encoders import clip_factory, tiny
+from cmpf.encoders.clip_factory import build_clip, check_clip_name, clip_names
 from cmpf.errors import ModelNameError, WeightsError
-
-CONFIG = {"embed_dim": 24, "vision_cfg": CONVNEXT, "text_cfg": TEXT}
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A small model that OpenCLIP knows during the test."""
-    (tmp_path / "convnext_small_test.json").write_text(json.dumps(CONFIG))
-    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
-    open_clip.add_model_config(tmp_path / "convnext_small_test.json")
-    return "convnext_small_test"
+    return register_convnext(monkeypatch, tmp_path)
 
 
-def model_of(config: dict[str, Any]) -> Any:
-    return open_clip.CLIP(**config)
+@pytest.fixture
+def small_resnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    return register_resnet(monkeypatch, tmp_path)
 
 
 def test_all_convnext_and_modified_resnet_names_work_and_nothing_else() -> None:
@@ -47,6 +50,55 @@ def test_all_convnext_and_modified_resnet_names_work_and_nothing_else() -> None:
             assert name not in names, name
     assert "cmpf_tiny" in names
     check_clip_name("convnext_large_d_320")
+
+
+# Channels of res2 and res5 and the width of the joint space, from the papers of CLIP and ConvNeXt: a ResNet of width w
+# has 4w and 32w channels, RN50x4 w = 80, x16 96, x64 128.
+SIZES = {
+    "RN50": (256, 2048, 1024),
+    "RN101": (256, 2048, 512),
+    "RN50x4": (320, 2560, 640),
+    "RN50x16": (384, 3072, 768),
+    "RN50x64": (512, 4096, 1024),
+    "convnext_base": (128, 1024, 512),
+    "convnext_base_w": (128, 1024, 640),
+    "convnext_base_w_320": (128, 1024, 640),
+    "convnext_large": (192, 1536, 768),
+    "convnext_large_d": (192, 1536, 768),
+    "convnext_large_d_320": (192, 1536, 768),
+    "convnext_xxlarge": (384, 3072, 1024),
+    "convnext_xxlarge_320": (384, 3072, 1024),
+}
+SIZES |= {f"{name}-quickgelu": sizes for name, sizes in SIZES.items() if name.startswith("RN")}
+
+
+# A QuickGELU variant differs in the text tower only; RN50x64's is built with its weights' tag below.
+@pytest.mark.parametrize("name", [*(n for n in SIZES if not n.endswith("-quickgelu")), "RN50-quickgelu"])
+def test_every_published_convolutional_clip_is_built_by_its_name(name: str) -> None:
+    with torch.device("meta"):
+        clip = build_clip(name=name, pretrained="")
+    assert (clip.channels["res2"], clip.channels["res5"], clip.embed_dim) == SIZES[name]
+    assert clip.dense_channels == clip.channels["res5"]
+    assert clip.name == f"clip/{name}"
+    assert (activation(clip.model) is QuickGELU) == name.endswith("-quickgelu")
+
+
+def test_the_table_of_sizes_has_all_bases_larges_xxlarges_and_resnets() -> None:
+    kinds = ("convnext_base", "convnext_large", "convnext_xxlarge", "RN")
+    assert {name for name in clip_names() if name.startswith(kinds)} == set(SIZES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RN50", "convnext_tiny"])
+def test_a_published_size_runs_with_random_weights(name: str) -> None:
+    clip = build_clip(name=name, pretrained="")
+    features = clip(pictures(1, 3, 64, 96))
+    assert features.dense.shape == (1, clip.dense_channels, 2, 3)
+    embeddings, valid = clip.embed_masks(features.dense, torch.ones(1, 2, 8, 12))
+    assert embeddings.shape == (1, 2, clip.embed_dim)
+    assert embeddings.isfinite().all()
+    assert valid.all()
+    assert clip.encode_text(["a cat"]).shape == (1, clip.embed_dim)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14-336", "coca_ViT-B-32", "xlm-roberta-base-ViT-B-32"])
@@ -71,16 +123,50 @@ def test_a_name_like_no_other_gets_the_whole_list() -> None:
         build_clip(name="zzzz", pretrained="")
 
 
-@pytest.mark.parametrize("name", ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"])
-def test_openai_weights_select_the_quickgelu_variant(name: str) -> None:
-    assert _variant(name, "openai") == f"{name}-quickgelu"
-    assert _variant(f"{name}-quickgelu", "openai") == f"{name}-quickgelu"
-    assert _variant(name, "") == name
-    assert open_clip.get_model_config(f"{name}-quickgelu")["quick_gelu"] is True
+def test_rn50x64_with_openai_weights_is_built_with_quickgelu(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[str, Path]] = []
+    monkeypatch.setattr(clip_factory, "_download", lambda *_: Path("published.safetensors"))
+    monkeypatch.setattr(clip_factory, "_load", lambda model, name, path: loaded.append((name, path)))
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clip = build_clip(name="RN50x64", pretrained="openai")
+    assert loaded == [("RN50x64-quickgelu", Path("published.safetensors"))]
+    assert clip.name == "clip/RN50x64-quickgelu"
+    gelus = [block.mlp.gelu for block in clip.model.transformer.resblocks]
+    assert len(gelus) == 12
+    assert all(type(gelu) is QuickGELU for gelu in gelus)
 
 
-def test_other_tags_leave_the_name_alone() -> None:
-    assert _variant("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup") == "convnext_large_d_320"
+def test_what_is_a_tag_and_a_file_is_the_tag(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_resnet: str
+) -> None:
+    published, own = new_model(RESNET_CONFIG), new_model(RESNET_CONFIG)
+    save_file(published.state_dict(), tmp_path / "published.safetensors")
+    torch.save(own.state_dict(), tmp_path / "openai")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "hf_hub_download", lambda **_: str(tmp_path / "published.safetensors"))
+    for text, source in (("openai", published), ("./openai", own)):
+        clip = build_clip(name=small_resnet, pretrained=text)
+        assert torch.equal(clip.model.token_embedding.weight, source.token_embedding.weight)
+        assert clip.name.endswith("-quickgelu") == (text == "openai")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_program_such_as_openais_own_file_is_refused_with_the_reason(
+    tmp_path: Path, small_resnet: str
+) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1
+
+    torch.jit.save(torch.jit.trace(Model(), torch.zeros(1)), tmp_path / "RN50x64.pt")
+    with pytest.raises(WeightsError) as caught:
+        build_clip(name=f"{small_resnet}-quickgelu", pretrained=str(tmp_path / "RN50x64.pt"))
+    message = str(caught.value)
+    assert "RN50x64.pt: a TorchScript archive" in message
+    assert "it is a program, and reading it would run it" in message
+    assert 'to the tag "openai"' in message
+    assert "https://huggingface.co/someone/rn/resolve/main/open_clip_model.safetensors" in message
 
 
 def test_random_weights_need_no_file_and_no_network(monkeypatch: pytest.MonkeyPatch, small: str) -> None:
@@ -98,7 +184,7 @@ def test_random_weights_need_no_file_and_no_network(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["own.safetensors", "own.pt"])
 def test_a_path_gives_the_weights_of_the_file(tmp_path: Path, small: str, name: str) -> None:
-    source = model_of(CONFIG)
+    source = new_model(CONVNEXT_CONFIG)
     path = tmp_path / name
     if path.suffix == ".pt":
         torch.save({"state_dict": source.state_dict()}, path)  # as OpenCLIP's own training saves it
@@ -109,7 +195,7 @@ def test_a_path_gives_the_weights_of_the_file(tmp_path: Path, small: str, name: 
 
 
 def test_weights_of_another_model_or_a_damaged_file_are_an_error(tmp_path: Path, small: str) -> None:
-    other = model_of({**CONFIG, "embed_dim": 16})
+    other = new_model({**CONVNEXT_CONFIG, "embed_dim": 16})
     save_file(other.state_dict(), tmp_path / "other.safetensors")
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not much")
     (tmp_path / "empty.safetensors").write_bytes(b"")
@@ -143,15 +229,32 @@ def test_a_tag_that_cannot_be_downloaded_says_what_to_save_where_and_which_optio
         "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/resolve/main/open_clip_model.safetensors"
     )
     place = tmp_path / "clip_convnext_large_d_320_laion2b_s29b_b131k_ft_soup.safetensors"
-    assert f"Save https://huggingface.co/{source} as {place}" in message
-    assert f"set MODEL.CMPF.CLIP.PRETRAINED {place}" in message
-    assert 'set it to "" for random weights' in message
+    assert f"Save https://huggingface.co/{source} as {place}, or set" in message
+    assert 'set MODEL.CMPF.CLIP.PRETRAINED to "" for random weights' in message
+
+
+@pytest.mark.parametrize("suffix", ["", "-quickgelu"])
+def test_a_file_that_was_saved_as_the_message_says_is_used_for_the_tag(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_resnet: str, suffix: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("CMPF_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(WeightsError) as caught:
+        build_clip(name=small_resnet + suffix, pretrained="openai")
+    place = tmp_path / "cache" / "clip_RNsmall_openai.safetensors"
+    assert f"as {place}, or" in str(caught.value)
+    source = new_model(RESNET_CONFIG)
+    place.parent.mkdir(exist_ok=True)
+    save_file(source.state_dict(), place)
+    clip = build_clip(name=small_resnet + suffix, pretrained="openai")
+    assert clip.name == "clip/RNsmall-quickgelu"
+    assert torch.equal(clip.model.token_embedding.weight, source.token_embedding.weight)
 
 
 def test_a_tag_is_downloaded_into_the_cache_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: str
 ) -> None:
-    source = model_of(CONFIG)
+    source = new_model(CONVNEXT_CONFIG)
     save_file(source.state_dict(), tmp_path / "published.safetensors")
     asked: list[dict[str, Any]] = []
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cmpf.encoders.weights import cache_folder, hash_weights, load_weights, read_weights, summary
+from cmpf.encoders.weights import cache_folder, file_sha256, hash_weights, load_weights, read_weights, summary
 from cmpf.errors import WeightsError
 
 
@@ -103,6 +103,12 @@ def test_the_hash_sees_values_names_types_and_shapes_but_not_memory_layout() -> 
         {"w": base["w"].to(torch.bfloat16)},
     ]
     assert len({hash_weights(weights) for weights in [base, *changed]}) == 5
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes_however_many(tmp_path: Path) -> None:
+    for size in (0, 5, (1 << 20) + 3):  # a piece is 2 ** 20 bytes
+        (tmp_path / "file").write_bytes(b"x" * size)
+        assert file_sha256(tmp_path / "file") == hashlib.sha256(b"x" * size).hexdigest()
 
 
 def test_the_summary_of_an_error_is_one_short_line() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cmpf.encoders.tiny_assets import HASHES, file_hash
+from cmpf.encoders.tiny_assets import HASHES
+from cmpf.encoders.weights import file_sha256
 from cmpf.files import replacing, write_text
 
 MERGES = 2000
@@ -20,7 +21,7 @@ def record_hash(folder: Path, name: str) -> None:
     """Writes the SHA-256 of a file of the folder into its `hashes.json`, keeping the other entries."""
     path = folder / HASHES
     hashes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    hashes[name] = file_hash(folder / name)
+    hashes[name] = file_sha256(folder / name)
     write_text(path, json.dumps(dict(sorted(hashes.items())), indent=2) + "\n")
 
 

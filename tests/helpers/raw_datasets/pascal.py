@@ -13,6 +13,7 @@ from scipy.io import savemat
 
 NAMES = {"train": ("2008_000008", "2008_000015"), "val": ("2008_000002", "2008_000003")}
 TEST_NAMES = ("2008_000001",)  # pictures that no split lists
+MAT_TEXT = "MATLAB 5.0 MAT-file, Platform: GLNXA64, Created on: Sat Mar 22 14:34:02 2014"
 # Background, aeroplane, tv monitor, border, dog, background.
 VOC_INDICES = (0, 1, 20, 255, 12, 0)
 # Line numbers of labels.txt: accordion, aeroplane, wool | nothing, unknown (431), wood (the last of the 59).
@@ -79,6 +80,8 @@ def write_label_map(path: Path, labels: np.ndarray, *, key: str = "LabelMap") ->
     """Writes a *.mat as MATLAB does: compressed, one variable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     savemat(path, {key: labels}, do_compression=True)
+    content = path.read_bytes()
+    path.write_bytes(MAT_TEXT.ljust(116).encode() + content[116:])  # scipy puts the time there
 
 
 def _make_devkit(folder: Path, task: str) -> None:

@@ -1,0 +1,167 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""MobileSAM: SAM with a TinyViT as image encoder (arXiv 2306.14289; TinyViT: arXiv 2207.10666)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+INPUT_SIZE = 1024
+EMBED_CHANNELS = 256
+STRIDE = 16  # of the embedding, in pixels
+
+# What published files hold beyond the weights in use: TinyViT's classifier, and tables that follow from the window
+# size, which some releases of TinyViT store and others do not.
+UNUSED = ("norm_head.", "head.")
+DERIVED = (".attn.attention_bias_idxs", ".attn.ab")
+
+
+class MobileSAMImageEncoder(nn.Module):
+    """TinyViT without its classifier, then SAM's neck; parts and weights have MobileSAM's published names.
+
+    timm's blocks compute; they are arranged and named as in the published files: a stage owns the patch merging
+    that follows it (timm: the one before it), and a convolution with BatchNorm is `c` and `bn`. The last patch
+    merging keeps the size, so that the embedding has a stride of 16.
+
+    Args:
+        trunk: timm's `TinyVit` of four stages; it is taken apart.
+        img_size: side of the square input in pixels.
+        out_channels: S.
+    """
+
+    def __init__(self, *, trunk: Any, img_size: int, out_channels: int) -> None:
+        from segment_anything.modeling.common import LayerNorm2d
+
+        super().__init__()
+        self.img_size = img_size
+        self.patch_embed = _PatchEmbed(trunk.patch_embed)
+        merging = [stage.downsample for stage in trunk.stages[1:]]
+        merging[-1].conv2.conv.stride = (1, 1)
+        self.layers = nn.ModuleList(
+            _Stage(stage.blocks, after) for stage, after in zip(trunk.stages, [*merging, None], strict=True)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(trunk.num_features, out_channels, kernel_size=1, bias=False),
+            LayerNorm2d(out_channels),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(out_channels),
+        )
+        _name_convolutions(self)
+        self.register_load_state_dict_pre_hook(_leave_out)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forget_biases)  # type: ignore[no-untyped-call]
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        """Image embeddings.
+
+        Args:
+            images_B3HW: normalised square pictures.
+        Returns:
+            (B, S, H / 16, W / 16).
+        """
+        x = self.patch_embed(images_B3HW)
+        for layer in self.layers:
+            x = layer(x)
+        embedding: Tensor = self.neck(x)
+        return embedding
+
+
+class _PatchEmbed(nn.Module):
+    """Two convolutions of stride 2."""
+
+    def __init__(self, part: Any) -> None:
+        super().__init__()
+        self.seq = nn.Sequential(part.conv1, part.act, part.conv2)
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        x: Tensor = self.seq(images_B3HW)
+        return x
+
+
+class _Stage(nn.Module):
+    """Blocks of one resolution and, but for the last stage, what leads to the next."""
+
+    def __init__(self, blocks: Any, downsample: nn.Module | None) -> None:
+        from timm.models.tiny_vit import TinyVitBlock
+
+        super().__init__()
+        self.blocks = blocks
+        self.downsample = downsample
+        self.channels_last = isinstance(blocks[0], TinyVitBlock)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        x: Tensor = self.blocks(x_BChw.permute(0, 2, 3, 1) if self.channels_last else x_BChw)
+        if self.channels_last:
+            x = x.permute(0, 3, 1, 2)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return x
+
+
+def build_mobile_sam() -> nn.Module:
+    """segment_anything's `Sam` with MobileSAM's image encoder, random weights, in eval mode."""
+    import timm
+
+    trunk = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+    return sam_around(
+        MobileSAMImageEncoder(trunk=trunk, img_size=INPUT_SIZE, out_channels=EMBED_CHANNELS),
+        embed_channels=EMBED_CHANNELS,
+    )
+
+
+def sam_around(image_encoder: MobileSAMImageEncoder, *, embed_channels: int) -> nn.Module:
+    """segment_anything's `Sam` with SAM's own prompt encoder and mask decoder, in eval mode.
+
+    Args:
+        image_encoder: gives embeddings (B, S, side / 16, side / 16).
+        embed_channels: S.
+    """
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    side = image_encoder.img_size // STRIDE
+    sam: nn.Module = Sam(
+        image_encoder=image_encoder,
+        prompt_encoder=PromptEncoder(
+            embed_dim=embed_channels,
+            image_embedding_size=(side, side),
+            input_image_size=(image_encoder.img_size, image_encoder.img_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=embed_channels, mlp_dim=2048, num_heads=8),
+            transformer_dim=embed_channels,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+    )
+    return sam.eval()
+
+
+def _name_convolutions(encoder: nn.Module) -> None:
+    """Gives timm's convolutions with BatchNorm, which run their parts in order, the published name `c`."""
+    from timm.models.tiny_vit import ConvNorm
+
+    for module in encoder.modules():
+        if isinstance(module, ConvNorm):
+            convolution, norm = module.conv, module.bn
+            del module.conv, module.bn
+            module.add_module("c", convolution)
+            module.add_module("bn", norm)
+
+
+def _leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Removes what published files hold beyond the encoder, before names are compared."""
+    for name in list(state):
+        inside = name.removeprefix(prefix)
+        if name.startswith(prefix) and (inside.startswith(UNUSED) or inside.endswith(DERIVED)):
+            del state[name]
+
+
+def _forget_biases(module: nn.Module, _incompatible_keys: object) -> None:
+    """Drops position biases that timm has gathered from earlier weights."""
+    from timm.models.tiny_vit import Attention
+
+    for part in module.modules():
+        if isinstance(part, Attention):
+            part.attention_bias_cache = {}

@@ -1,0 +1,281 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Downloads from a server on this machine that can break in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import multiprocessing
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from cmpf.encoders import download as module
+from cmpf.encoders.download import download, part_of
+from cmpf.errors import WeightsError
+
+CONTENT = bytes(range(256)) * 20  # 5120 bytes
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT at every path.
+
+    ranges: whether it understands Range. breaks: after how many bytes each of the next answers ends.
+    shift: how far a partial answer begins behind what was asked. asked: the Range header of each request.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges, self.shift, self.status = True, 0, 200
+        self.content = CONTENT
+        self.breaks: list[int] = []
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/weights.bin"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, asked = self.server, self.headers.get("Range")
+        server.asked.append(asked)
+        total = len(server.content)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges else None
+        if start is not None and start >= total:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{total}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        begin = 0 if start is None else start + server.shift
+        body = server.content[begin:]
+        self.send_response(server.status if start is None else 206)
+        if start is not None:
+            self.send_header("Content-Range", f"bytes {begin}-{total - 1}/{total}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A running server, with the network allowed and no pause between attempts."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetch(server: Server, target: Path, *, sha256: str | None = SHA256) -> Path:
+    return download(server.url, target, sha256=sha256, title="Tiny weights")
+
+
+@pytest.mark.parametrize("sha256", [SHA256, SHA256[:6], SHA256.upper(), None])
+def test_a_file_arrives_whole_in_a_new_folder(server: Server, tmp_path: Path, sha256: str | None) -> None:
+    target = tmp_path / "deep" / "cache" / "weights.bin"
+    assert fetch(server, target, sha256=sha256) == target
+    assert target.read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert not part_of(target).exists()
+
+
+def test_a_file_that_is_there_is_not_asked_for(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"mine")
+    assert fetch(server, tmp_path / "weights.bin").read_bytes() == b"mine"
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_unfinished_file_is_continued_or_sent_again_by_a_server_that_cannot(
+    server: Server, tmp_path: Path, ranges: bool
+) -> None:
+    server.ranges = ranges
+    target = tmp_path / "weights.bin"
+    part_of(target).write_bytes(CONTENT[:1000])
+    assert fetch(server, target).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-"]
+
+
+def test_an_answer_with_other_bytes_than_asked_is_not_used(server: Server, tmp_path: Path) -> None:
+    server.shift = 7
+    target = tmp_path / "weights.bin"
+    part_of(target).write_bytes(CONTENT[:1000])
+    assert fetch(server, target).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-", None]
+
+
+class Screen(io.StringIO):
+    """A standard error that may be a terminal."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def test_progress_is_drawn_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
+) -> None:
+    for terminal in (True, False):
+        screen = Screen(terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
+        fetch(server, tmp_path / f"{terminal}.bin")
+        assert ("Tiny weights: 100%" in screen.getvalue()) == terminal
+        assert ("5.12k" in screen.getvalue()) == terminal
+
+
+def test_a_part_that_is_already_whole_only_gets_its_name(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "weights.bin"
+    part_of(target).write_bytes(CONTENT)
+    assert fetch(server, target).read_bytes() == CONTENT
+    assert server.asked == ["bytes=5120-"]
+
+
+def test_a_part_that_is_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "weights.bin"
+    part_of(target).write_bytes(CONTENT + b"more")
+    assert fetch(server, target).read_bytes() == CONTENT
+    assert server.asked == ["bytes=5124-", None]
+
+
+def test_without_a_known_hash_nothing_old_is_continued(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "weights.bin"
+    part_of(target).write_bytes(b"of an older file")
+    server.breaks = [100]
+    assert fetch(server, target, sha256=None).read_bytes() == CONTENT
+    assert server.asked == [None, None]
+
+
+def test_content_of_another_hash_is_removed_and_both_hashes_are_named(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "weights.bin"
+    with pytest.raises(WeightsError) as caught:
+        fetch(server, target, sha256="01ec64")
+    assert f"has SHA-256 {SHA256}, expected 01ec64; the file was removed" in str(caught.value)
+    assert str(caught.value).startswith(f"Tiny weights: {server.url} ")
+    assert not target.exists()
+    assert not part_of(target).exists()
+
+
+def test_a_connection_that_breaks_is_continued_at_once(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.breaks = [1500, 600]
+    assert fetch(server, tmp_path / "weights.bin").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1500-", "bytes=2100-"]  # 1500 + 600
+    assert "the connection ended after 1500 of 5120 bytes" in caplog.text
+
+
+def test_a_connection_that_breaks_too_often_is_an_error_and_the_next_call_goes_on(
+    server: Server, tmp_path: Path
+) -> None:
+    target = tmp_path / "weights.bin"
+    server.breaks = [1000, 1000, 1000]
+    with pytest.raises(WeightsError) as caught:
+        fetch(server, target)
+    assert f"ended after 3000 of 5120 bytes, kept in {part_of(target)}" in str(caught.value)
+    assert f"save {server.url} as {target}" in str(caught.value)
+    assert not target.exists()
+    assert fetch(server, target).read_bytes() == CONTENT
+    assert server.asked[-1] == "bytes=3000-"
+
+
+def test_an_address_that_is_not_there_is_asked_once(server: Server, tmp_path: Path) -> None:
+    server.status = 404
+    with pytest.raises(
+        WeightsError, match=r"Tiny weights is not on this machine .*HTTP Error 404.* save http"
+    ):
+        fetch(server, tmp_path / "weights.bin")
+    assert server.asked == [None]
+    assert not (tmp_path / "weights.bin").exists()
+
+
+@pytest.mark.parametrize("value", ["1", "on", "True"])
+def test_the_offline_switch_forbids_any_attempt(
+    monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path, value: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    target = tmp_path / "folder" / "weights.bin"
+    with pytest.raises(WeightsError) as caught:
+        fetch(server, target)
+    assert str(caught.value) == (
+        "Tiny weights is not on this machine and cannot be downloaded (HF_HUB_OFFLINE is set): "
+        f"save {server.url} as {target}"
+    )
+    assert server.asked == []
+    assert not target.parent.exists()
+
+
+def test_a_refused_connection_names_the_address_and_the_place(server: Server, tmp_path: Path) -> None:
+    url = server.url
+    server.server_close()
+    with pytest.raises(WeightsError, match=r"cannot be downloaded .*refused") as caught:
+        download(url, tmp_path / "weights.bin", sha256=None, title="Tiny weights")
+    assert f"save {url} as {tmp_path / 'weights.bin'}" in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_weights(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(WeightsError, match="Tiny weights is not on this machine"):
+        fetch(server, tmp_path / "file" / "weights.bin")
+
+
+def test_only_http_addresses_are_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    (tmp_path / "secret").write_text("local")
+    with pytest.raises(WeightsError, match="is not an address that starts with http"):
+        download(f"file://{tmp_path}/secret", tmp_path / "copy", sha256=None, title="Tiny weights")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_one_of_two_downloads_waits_for_the_other(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "weights.bin"
+    found: list[bytes] = []
+    with caplog.at_level(logging.INFO), FileLock(f"{target}.lock"):
+        threads = [threading.Thread(target=lambda: found.append(fetch(server, target).read_bytes()))]
+        threads += [threading.Thread(target=lambda: found.append(fetch(server, target).read_bytes()))]
+        for thread in threads:
+            thread.start()
+        threads[0].join(timeout=0.2)
+        assert found == []
+        assert server.asked == []
+    for thread in threads:
+        thread.join()
+    assert found == [CONTENT, CONTENT]
+    assert server.asked == [None]
+    assert f"waiting for another process that downloads {target}" in caplog.text
+
+
+def test_two_processes_do_not_spoil_each_others_file(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "weights.bin"
+    fork = multiprocessing.get_context("fork")  # a new interpreter would need seconds to import PyTorch
+    processes = [fork.Process(target=fetch, args=(server, target)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert target.read_bytes() == CONTENT
+    assert server.asked == [None]
