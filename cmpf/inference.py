@@ -25,7 +25,7 @@ class MaskEnsembleSettings:
     """OpenSeg Ensemble.
 
     epsilon: weight of SAM's masks for unseen classes. score_threshold: unseen probability that a mask must exceed.
-    published_pooling: pool CLIP's features as the published code does, see cmpf.sam_evidence.
+    published_pooling: pool CLIP's features as the published code does, see FrozenEncoders.evidence.
     """
 
     epsilon: float

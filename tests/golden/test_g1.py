@@ -1,0 +1,144 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The full-size model with seeded weights against outputs of the published arithmetic (tests/data/golden/README.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.golden import FOLDER, distance, golden_picture, nearest, read_names, seeded
+
+from cmpf import checkpoint
+from cmpf.build import build_model
+from cmpf.config import get_cfg
+from cmpf.data import Vocabulary
+from cmpf.model import CMPF
+from cmpf.types import DecoderOutput, ModelResult
+
+TOLERANCE = 1e-3  # of each array's spread
+OVERRIDES = (
+    "MODEL.DEVICE", "cpu",
+    "MODEL.CMPF.CLIP.NAME", "convnext_base",
+    "MODEL.CMPF.CLIP.PRETRAINED", "",
+    "MODEL.CMPF.SAM.NAME", "vit_b",
+    "MODEL.CMPF.SAM.CHECKPOINT", "random",
+    "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3,
+    "MODEL.CMPF.FEATURE_INJECTOR.KEEP_POSITIONS", False,
+    "MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA", 0.4,
+    "MODEL.CMPF.GEOMETRIC_ENSEMBLE_BETA", 0.8,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 50,
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.0,
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.0,
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "scores",
+)  # fmt: skip
+TRAINING = [
+    ["person", "child", "girl"],
+    ["car", "cars"],
+    ["dog"],
+    ["tree", "trees"],
+    ["sky"],
+    ["grass", "lawn"],
+    ["road", "street"],
+    ["building", "house"],
+]
+CLASSES = [
+    ["person"],
+    ["automobile", "car"],
+    ["cat", "kitten"],
+    ["tree"],
+    ["sky", "clouds"],
+    ["water"],
+    ["mountain", "hill"],
+    ["house", "building"],
+]
+WORDS = Vocabulary(classes=CLASSES, things=[0, 1, 2])
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    with np.load(FOLDER / "g1.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def model() -> CMPF:
+    model = build_model(get_cfg(None, OVERRIDES)).eval()
+    model.train_vocabulary = Vocabulary(classes=TRAINING)
+    state = {name: seeded(name, tuple(shape)) for name, shape in read_names("g1_names.json.gz").items()}
+    checkpoint.load(model, state)
+    return model
+
+
+@pytest.fixture(scope="module")
+def pass_(model: CMPF) -> tuple[DecoderOutput, ModelResult]:
+    """One pass over the picture: all heads, and the results."""
+    outputs: list[DecoderOutput] = []
+    hooks = [
+        model.decoder.register_forward_pre_hook(lambda _m, a, k: (a, {**k, "aux": True}), with_kwargs=True),
+        model.decoder.register_forward_hook(lambda _m, _a, output: outputs.append(output)),
+    ]
+    with torch.inference_mode():
+        [result] = model.infer([{"image": golden_picture(), "height": 240, "width": 312}], WORDS)
+    for hook in hooks:
+        hook.remove()
+    return outputs[0], result
+
+
+def test_every_weight_comes_from_its_published_name(model: CMPF) -> None:
+    names = read_names("g1_names.json.gz")
+    assert names["sem_seg_head.predictor.query_feat.weight"] == [50, 256]
+    own = {**model.trained_state_dict(), **model.encoders.clip.weights()}
+    assert model.encoders.sam is not None
+    # All but criterion.empty_weight, which only training reads
+    assert len(own) + len(model.encoders.sam.weights()) == len(names) - 1
+    query = seeded("sem_seg_head.predictor.query_feat.weight", (50, 256))
+    assert torch.equal(model.decoder.query_content.weight, query)
+
+
+def test_text_embeddings_agree(model: CMPF, expected: dict[str, Any]) -> None:
+    with torch.inference_mode():
+        matrix = model.class_embeddings(WORDS).matrix
+    assert distance(matrix, expected["text"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["aux0", "pred_logits"])
+def test_class_logits_of_the_first_and_of_the_last_head_agree(
+    pass_: tuple[DecoderOutput, ModelResult], expected: dict[str, Any], name: str
+) -> None:
+    output = pass_[0]["aux_outputs"][0] if name == "aux0" else pass_[0]
+    assert distance(output["pred_logits"], expected[name]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["aux4", "pred_masks"])
+def test_masks_of_the_fifth_and_of_the_last_head_agree(
+    pass_: tuple[DecoderOutput, ModelResult], expected: dict[str, Any], name: str
+) -> None:
+    output = pass_[0]["aux_outputs"][4] if name == "aux4" else pass_[0]
+    assert distance(nearest(output["pred_masks"], (16, 16)), expected[name]) < TOLERANCE
+
+
+def test_semantic_scores_agree(pass_: tuple[DecoderOutput, ModelResult], expected: dict[str, Any]) -> None:
+    scores = pass_[1]["sem_seg"]
+    assert list(scores.shape) == expected["0.sem_shape"].tolist() == [8, 240, 312]
+    assert distance(scores.mean(dim=(1, 2)), expected["0.sem_mean"]) < TOLERANCE
+    assert distance(scores.std(dim=(1, 2)), expected["0.sem_std"]) < TOLERANCE
+    assert distance(nearest(scores[None], (12, 16))[0], expected["0.sem_grid"]) < TOLERANCE
+
+
+def test_panoptic_segments_agree(pass_: tuple[DecoderOutput, ModelResult], expected: dict[str, Any]) -> None:
+    ids, segments = pass_[1]["panoptic_seg"]
+    assert np.array_equal(ids[::8, ::8].numpy(), expected["0.pan_ids"])
+    found = [[s["id"], int(s["isthing"]), s["category_id"]] for s in segments]
+    assert found == expected["0.pan_info"].tolist()
+
+
+def test_instances_agree(pass_: tuple[DecoderOutput, ModelResult], expected: dict[str, Any]) -> None:
+    instances = pass_[1]["instances"]
+    assert instances.pred_classes.tolist() == expected["0.ins_classes"].tolist()
+    np.testing.assert_allclose(instances.scores.numpy(), expected["0.ins_scores"], rtol=TOLERANCE)
+    area = instances.pred_masks.flatten(1).sum(dim=1).numpy()
+    np.testing.assert_allclose(area, expected["0.ins_area"], rtol=TOLERANCE)
