@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The ablation on ShapeWorld: trains the five configurations with several seeds and prints one table.
+"""The ablation on ShapeWorld: trains the configurations with several seeds and prints one table.
 
 Finished runs are reused, interrupted ones go on where they were; configurations that differ only at test time
 share one training.
@@ -21,7 +21,15 @@ from tools.ablation_study.pool import Pool
 from tools.ablation_study.runs import Run, plan
 from tools.ablation_study.table import markdown, summarize
 
-CONFIGS = ("fcclip_tiny", "query_injector_only", "feature_injector_only", "no_ensemble", "cmpf_tiny")
+CONFIGS = (
+    "fcclip_tiny",
+    "query_injector_only",
+    "feature_injector_only",
+    "no_ensemble",
+    "cmpf_tiny",
+    "objectness_half",
+    "objectness_full",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[f"shapes/{name}" for name in CONFIGS],
         metavar="FILE",
-        help="[all five]",
+        help="[all seven]",
     )
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to all configurations"

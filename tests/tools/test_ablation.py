@@ -22,7 +22,7 @@ def fake_start(run: Run) -> Process:
     return subprocess.Popen(["true"])
 
 
-def test_all_five_configurations_end_in_one_table(
+def test_all_configurations_end_in_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ablation, "Pool", partial(Pool, start=fake_start))
