@@ -85,7 +85,7 @@ def _merged_items(root: Path, split: str) -> list[Item]:
     try:
         for annotation in content["annos_segmentation"]:
             masks[annotation["image_id"]].append((annotation["category_id"], annotation["segmentation"]))
-        return [
+        items = [
             Item(
                 sources=(pictures / image["file_name"],),
                 targets=(
@@ -99,6 +99,9 @@ def _merged_items(root: Path, split: str) -> list[Item]:
         ]
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{json}: not of PASCAL in Detail ({error!r}); fetch it again") from error
+    if not items:
+        raise DatasetError(f"{json}: no picture of phase {split!r}; fetch it again")
+    return items
 
 
 def convert_merged(item: Item) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL VOC 2012: label pictures of 21 classes (with background) and of 20, and the pictures of each split in a folder.
+"""PASCAL VOC 2012: label pictures of 21 classes (with background) and of 20; the pictures of each split in a folder.
 
 Raw: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012 (or VOC2012): SegmentationClass/*.png with palette
 indices 0 = background, 1..20, 255 = border, and ImageSets/Segmentation/{train,val}.txt. The larger training set of

@@ -8,9 +8,11 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from cmpf.build.sizes import testing_size
 from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.data.loader import InferenceLoader
 from cmpf.data.loader import build_test_loader as data_test_loader
+from cmpf.engine import distributed
 from cmpf.errors import ConfigError
 from cmpf.evaluation import (
     CityscapesEvaluator,
@@ -51,8 +53,8 @@ def build_evaluation(cfg: CfgNode, model: CMPF) -> Callable[[], dict[str, Result
 
 
 def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
-    """Pictures of a dataset at their test size, one a batch as in the published evaluation."""
-    short_side, max_side = dataset.entry.test_size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    """This process's share of a dataset, at test size, one picture a batch as in the published evaluation."""
+    short_side, max_side = testing_size(cfg, dataset.entry)
     mapper = DatasetMapper(
         augmentations=[ResizeShortestEdge(short_side=short_side, max_side=max_side)], target=None, image_pad=0
     )
@@ -61,6 +63,8 @@ def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
         mapper=mapper,
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
 
 

@@ -28,6 +28,12 @@ def default_config() -> CfgNode:
             },
             "DATALOADER": {"NUM_WORKERS": 4},
             "SOLVER": _solver(),
+            "LOG": {
+                "PERIOD": 20,  # iterations in one line of the log
+                "TENSORBOARD": True,
+                "PICTURES": 4,  # training pictures shown with predictions at each TEST.EVAL_PERIOD; 0 = none
+                "WANDB_PROJECT": "",  # Weights & Biases; "" = off
+            },
             "TEST": _test(),
         }
     )
@@ -119,8 +125,8 @@ def _input() -> dict[str, Any]:
         "SIZE_DIVISIBILITY": 32,  # pictures are padded to the crop size, and to multiples of this
         # Training on all kinds.
         "RANDOM_FLIP": "horizontal",
-        "MIN_SIZE_TEST": 800,
-        "MAX_SIZE_TEST": 1333,
+        "MIN_SIZE_TEST": 0,  # shorter side; 0 = the dataset's own, 800 / 1333 where it has none
+        "MAX_SIZE_TEST": 0,
     }
 
 
@@ -138,7 +144,14 @@ def _solver() -> dict[str, Any]:
         "WARMUP_ITERS": 10,
         "WARMUP_FACTOR": 1.0,
         "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_VALUE": 0.01},  # L2 norm of all gradients together
-        "AMP": {"ENABLED": True},
+        # DTYPE auto = bf16 on a GPU that has it, fp16 on another one, float32 on a CPU.
+        "AMP": {"ENABLED": True, "DTYPE": "auto"},
+        "ACCUMULATION_STEPS": 1,  # parts that a process cuts its share of a batch into, to save memory
+        "REFERENCE_BATCH_SIZE": 0,  # BASE_LR is meant for this batch and scaled linearly to another one; 0 = not
+        "EMA": {
+            "ENABLED": False,
+            "DECAY": 0.999,
+        },  # average of the weights, evaluated and saved as the final ones
         "CHECKPOINT_PERIOD": 5000,
         "CHECKPOINTS_KEPT": 3,
     }

@@ -63,6 +63,13 @@ def _steps_before_the_end(cfg: CfgNode) -> str:
     return f"{late} would never be reached, SOLVER.MAX_ITER is {solver.MAX_ITER}; lower them or write ()"
 
 
+def _parts_of_a_batch(cfg: CfgNode) -> str:
+    parts, batch = cfg.SOLVER.ACCUMULATION_STEPS, cfg.SOLVER.IMS_PER_BATCH
+    if parts <= batch:
+        return ""
+    return f"a batch of {batch} pictures (SOLVER.IMS_PER_BATCH) cannot be cut into {parts} parts; lower it"
+
+
 def _short_sides(cfg: CfgNode) -> str:
     sides, longest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sides) != 2 or sides[0] > sides[1]):
@@ -128,6 +135,7 @@ RELATIONS: tuple[Relation, ...] = (
         ("SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME"),
         _steps_before_the_end,
     ),
+    Relation(("SOLVER.ACCUMULATION_STEPS", "SOLVER.IMS_PER_BATCH"), _parts_of_a_batch),
     Relation(_TASKS, _some_task),
     Relation(
         ("TEST.ENSEMBLE.ENABLED", _TASKS[0], "MODEL.MASK_FORMER.TEST.MASK_RECALL"),

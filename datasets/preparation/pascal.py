@@ -83,7 +83,8 @@ def read_label_map(path: Path) -> NDArray[np.int64]:
         DatasetError: missing, damaged, or not a label map.
     """
     try:
-        values = np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
+        with path.open("rb") as opened:
+            values = np.asarray(loadmat(opened, variable_names=["LabelMap"])["LabelMap"])
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file; unpack trainval.tar.gz again") from error
     except KeyError as error:
@@ -91,7 +92,9 @@ def read_label_map(path: Path) -> NDArray[np.int64]:
     except _DAMAGED as error:
         raise DatasetError(f"{path}: damaged ({error}); unpack trainval.tar.gz again") from error
     if values.ndim != 2 or not values.size or values.dtype.kind not in "uif":
-        raise DatasetError(f"{path}: LabelMap of shape {values.shape} and type {values.dtype}; expected (H, W)")
+        raise DatasetError(
+            f"{path}: LabelMap of shape {values.shape} and type {values.dtype}; expected (H, W)"
+        )
     labels = values.astype(np.int64)
     if (labels != values).any() or labels.min() < 0 or labels.max() > CONTEXT_LABELS:
         raise DatasetError(

@@ -41,7 +41,7 @@ NO_TASK = [
             ["INPUT.CROP.SIZE", "(640, 512)", "INPUT.CROP.TYPE", "absolute_range"],
             "absolute_range needs two rising numbers of pixels, got [640.0, 512.0]",
         ),
-        (["INPUT.MIN_SIZE_TEST", "2000"], "2000 is larger than INPUT.MAX_SIZE_TEST = 1333"),
+        (["INPUT.MIN_SIZE_TEST", "2000"], "2000 is larger than INPUT.MAX_SIZE_TEST = 0"),
         (["SOLVER.MAX_ITER", "340000"], "[355092] would never be reached, SOLVER.MAX_ITER is 340000"),
         (NO_TASK, "all three of SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON are off"),
         (

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,10 @@ import pytest
 from helpers.preparing import Case, files, rewrite, truncate
 from helpers.raw_datasets import load_script
 from helpers.raw_datasets.ade20k import make_ade20k, make_ade20k_full
+from helpers.raw_datasets.bdd100k import make_bdd100k
+from helpers.raw_datasets.cityscapes import make_cityscapes
 from helpers.raw_datasets.coco import make_coco, make_coco_stuff
+from helpers.raw_datasets.pascal import make_pascal_context, make_pascal_voc
 from helpers.raw_datasets.scripts import DATASETS, SCRIPTS
 
 ADE = "ADEChallengeData2016"
@@ -41,6 +46,30 @@ LABELS = (
         raw="ADE20K_2021_17_01/images/ADE/validation/urban/street/ADE_val_00001471_seg.png",
         target=f"ADE20K_2021_17_01/annotations_detectron2/{FULL_VAL}.tif",
     ),
+    Case(
+        script="prepare_pascal_voc",
+        make=(make_pascal_voc,),
+        raw="VOCdevkit/VOC2012/SegmentationClass/2008_000002.png",
+        target="pascal_voc_d2/annotations_pascal21/validation/2008_000002.png",
+    ),
+    Case(
+        script="prepare_pascal_context_459",
+        make=(make_pascal_context,),
+        raw="VOCdevkit/VOC2010/trainval/2008_000002.mat",
+        target="pascal_ctx_d2/annotations_ctx459/validation/2008_000002.tif",
+    ),
+    Case(
+        script="prepare_pascal_context_59",
+        make=(make_pascal_context,),
+        raw="VOCdevkit/VOC2010/trainval/2008_000002.mat",
+        target="pascal_ctx_d2/annotations_ctx59/validation/2008_000002.png",
+    ),
+    Case(
+        script="prepare_bdd100k_semantic",
+        make=(partial(make_bdd100k, masks=False),),
+        raw="bdd100k/labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png",
+        target="bdd100k/labels/sem_seg/masks/val/7d06fefd-f7be05a6.png",
+    ),
 )
 PANOPTIC = (
     Case(
@@ -50,8 +79,23 @@ PANOPTIC = (
         target=f"{ADE}/ade20k_panoptic_val/ADE_val_00000002.png",
         made=(f"{ADE}/ade20k_panoptic_val.json",),
     ),
+    Case(
+        script="prepare_bdd100k_panoptic",
+        make=(make_bdd100k,),
+        raw="bdd100k/labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png",
+        target="bdd100k/labels/pan_seg/coco_pano/val/7d06fefd-f7be05a6.png",
+        made=("bdd100k/jsons/pan_seg_val_cocofmt.json",),
+    ),
 )
-CASES = (*LABELS, *PANOPTIC)
+CITYSCAPES = Case(
+    script="prepare_cityscapes",
+    make=(make_cityscapes,),
+    raw="cityscapes/gtFine/val/munster/munster_000000_000019_gtFine_instanceIds.png",
+    target="cityscapes/gtFine/cityscapes_panoptic_val/munster_000000_000019_gtFine_panoptic.png",
+    made=("cityscapes/gtFine/cityscapes_panoptic_val.json",),
+)
+without_scripts = pytest.mark.skipif(find_spec("cityscapesscripts") is None, reason="needs cityscapesscripts")
+CASES = (*LABELS, *PANOPTIC, pytest.param(CITYSCAPES, marks=without_scripts))
 all_cases = pytest.mark.parametrize("case", CASES, ids=str)
 label_cases = pytest.mark.parametrize("case", LABELS, ids=str)
 

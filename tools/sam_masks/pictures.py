@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from cmpf.build.sizes import testing_size
 from cmpf.data import get_dataset
 from cmpf.errors import ConfigError, DatasetError
 
@@ -31,7 +32,7 @@ def of_datasets(cfg: CfgNode, names: Sequence[str]) -> list[Picture]:
     """
     found: dict[Picture, None] = {}
     for dataset in [get_dataset(name) for name in names]:
-        size = dataset.entry.test_size or _configured_size(cfg)
+        size = testing_size(cfg, dataset.entry)
         found.update({Picture(str(sample["file_name"]), size): None for sample in dataset.samples})
     return list(found)
 
@@ -49,7 +50,7 @@ def of_folder(cfg: CfgNode, folder: str | Path) -> list[Picture]:
     files = [path for path in files if path.is_file() and not path.name.startswith(".")]
     if not files:
         raise DatasetError(f"{folder}: holds no picture; looked for {', '.join(PICTURE_ENDINGS)}")
-    return [Picture(str(path), _configured_size(cfg)) for path in files]
+    return [Picture(str(path), testing_size(cfg)) for path in files]
 
 
 def shard(pictures: Sequence[Picture], place: str) -> list[Picture]:
@@ -62,7 +63,3 @@ def shard(pictures: Sequence[Picture], place: str) -> list[Picture]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise ConfigError(f"--shard {place}: expected K/N with K from 1 to N, such as 2/8")
     return list(pictures[int(number) - 1 :: int(count)])
-
-
-def _configured_size(cfg: CfgNode) -> tuple[int, int]:
-    return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST

@@ -1,0 +1,103 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.preparing import Case, rewrite
+from helpers.raw_datasets.bdd100k import CROWD, make_bdd100k
+from PIL import Image
+
+CASE = Case(script="prepare_bdd100k_panoptic", make=(make_bdd100k,), raw="", target="")
+NAME = "7d06fefd-f7be05a6"
+BITMASK = f"bdd100k/labels/pan_seg/bitmasks/val/{NAME}.png"
+PNG = f"bdd100k/labels/pan_seg/coco_pano/val/{NAME}.png"
+JSON = "bdd100k/jsons/pan_seg_val_cocofmt.json"
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """R + 256 G + 65536 B."""
+    return np.array(Image.open(path)).astype(np.int64) @ (1, 256, 65536)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    CASE.write(tmp_path)
+    return tmp_path
+
+
+def segments(root: Path) -> dict[int, dict[str, object]]:
+    """Segment id -> entry of segments_info of the first picture."""
+    entry = json.loads((root / JSON).read_text())["annotations"][0]
+    assert entry["file_name"] == f"{NAME}.png"
+    return {segment["id"]: segment for segment in entry["segments_info"]}
+
+
+def test_stuff_is_one_segment_a_class_and_things_one_an_object(root: Path) -> None:
+    assert CASE.run(root) == 0
+    ids = read_ids(root / PNG)
+    # A grid of 3 x 3 blocks, rows start at 0, 22 and 43. Two pieces of road (7) become one. Things: category + 256
+    # number, cars 35 + 256 * 3 = 803 and 35 + 256 * 300 = 76,835, persons 31 + 256 * 5 = 1,311, an ignored car
+    # 35 + 256 * 6 = 1,571, a caravan 36 + 256 * 8 = 2,084. Sky is 30, unlabelled pixels 0.
+    assert ids[[0, 22, 43]][:, [0, 32, 64]].tolist() == [[7, 7, 803], [76835, 1311, 1571], [30, 0, 2084]]
+    found = segments(root)
+    assert sorted(found) == [7, 30, 803, 1311, 1571, 2084, 76835]
+    assert {i: s["category_id"] for i, s in found.items()} == {
+        7: 7, 30: 30, 803: 35, 1311: 31, 1571: 35, 2084: 36, 76835: 35,
+    }  # fmt: skip
+    # The first row of blocks has 22 rows of pixels, and road two blocks of 32 columns: 22 * 64 = 1,408.
+    assert (found[7]["area"], found[7]["bbox"]) == (1408, [0, 0, 64, 22])
+
+
+def test_groups_and_ignored_objects_are_crowds(root: Path) -> None:
+    assert CASE.run(root) == 0
+    assert {i for i, segment in segments(root).items() if segment["iscrowd"]} == {1311, 1571}
+
+
+def test_stuff_of_which_one_piece_is_marked_is_no_crowd(root: Path) -> None:
+    def mark(values: np.ndarray) -> np.ndarray:
+        values[:22, :32, 1] = CROWD  # one of the two pieces of road
+        values[43:, :32, 1] = CROWD  # all of the sky
+        return values
+
+    rewrite(root / BITMASK, mark)
+    assert CASE.run(root) == 0
+    assert {i for i, segment in segments(root).items() if segment["iscrowd"]} == {30, 1311, 1571}
+
+
+def test_the_json_file_lists_pictures_and_40_categories(root: Path) -> None:
+    assert CASE.run(root) == 0
+    content = json.loads((root / JSON).read_text())
+    assert content["images"][0] == {"id": NAME, "file_name": f"{NAME}.jpg", "height": 64, "width": 96}
+    assert [image["id"] for image in content["images"]] == [NAME, "7d128593-0ccfea4c"]
+    assert [category["id"] for category in content["categories"]] == list(range(1, 41))
+    assert [c["id"] for c in content["categories"] if c["isthing"]] == list(range(31, 41))
+
+
+def test_unknown_categories_are_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(root / BITMASK, lambda values: values + np.array([10, 0, 0, 0], dtype=np.uint8))
+    assert CASE.run(root) == 1
+    assert f"{root / BITMASK}: category 46; BDD100K has 1..40, 0 = unlabelled" in capsys.readouterr().err
+    assert not (root / JSON).exists()
+
+
+def test_coloured_maps_are_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(root / BITMASK, lambda values: values[..., :3])
+    assert CASE.run(root) == 1
+    assert f"{root / BITMASK}: of kind RGB; expected 8-bit RGBA" in capsys.readouterr().err
+
+
+def test_the_check_compares_the_json_file_with_the_pngs(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert CASE.run(root) == 0
+    content = json.loads((root / JSON).read_text())
+    content["annotations"][0]["segments_info"][0]["category_id"] = 41
+    content["annotations"][1]["segments_info"].pop()
+    (root / JSON).write_text(json.dumps(content))
+    assert CASE.check(root) == 1
+    out = capsys.readouterr().out
+    assert f"unknown categories: 1\n    {root / JSON}: category id 41" in out
+    assert "segments in the PNG alone: 1" in out
