@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from cmpf.build.sizes import testing_size
+from cmpf.build.sizes import evaluation_size
 from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.data.loader import InferenceLoader
 from cmpf.data.loader import build_test_loader as data_test_loader
@@ -54,7 +54,7 @@ def build_evaluation(cfg: CfgNode, model: CMPF) -> Callable[[], dict[str, Result
 
 def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
     """This process's share of a dataset, at test size, one picture a batch as in the published evaluation."""
-    short_side, max_side = testing_size(cfg, dataset.entry)
+    short_side, max_side = evaluation_size(cfg, dataset.entry)
     mapper = DatasetMapper(
         augmentations=[ResizeShortestEdge(short_side=short_side, max_side=max_side)], target=None, image_pad=0
     )

@@ -10,7 +10,7 @@ from cmpf.data import DatasetEntry
 USUAL = (800, 1333)  # of Detectron2 and of the published evaluation of most datasets
 
 
-def testing_size(cfg: CfgNode, entry: DatasetEntry | None = None) -> tuple[int, int]:
+def evaluation_size(cfg: CfgNode, entry: DatasetEntry | None = None) -> tuple[int, int]:
     """(shorter side, longest longer side) in pixels: the configuration's, else the dataset's own, else the usual.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from cmpf.build.sizes import testing_size
+from cmpf.build.sizes import evaluation_size
 from cmpf.data import get_dataset
 from cmpf.errors import ConfigError, DatasetError
 
@@ -32,7 +32,7 @@ def of_datasets(cfg: CfgNode, names: Sequence[str]) -> list[Picture]:
     """
     found: dict[Picture, None] = {}
     for dataset in [get_dataset(name) for name in names]:
-        size = testing_size(cfg, dataset.entry)
+        size = evaluation_size(cfg, dataset.entry)
         found.update({Picture(str(sample["file_name"]), size): None for sample in dataset.samples})
     return list(found)
 
@@ -50,7 +50,7 @@ def of_folder(cfg: CfgNode, folder: str | Path) -> list[Picture]:
     files = [path for path in files if path.is_file() and not path.name.startswith(".")]
     if not files:
         raise DatasetError(f"{folder}: holds no picture; looked for {', '.join(PICTURE_ENDINGS)}")
-    return [Picture(str(path), testing_size(cfg)) for path in files]
+    return [Picture(str(path), evaluation_size(cfg)) for path in files]
 
 
 def shard(pictures: Sequence[Picture], place: str) -> list[Picture]:
