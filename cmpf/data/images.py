@@ -54,11 +54,11 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
         )
     if urlsplit(str(source)).scheme in ("http", "https", "ftp", "data", "file"):
         return _from_url(str(source), max_pixels, allow_urls)
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         found = path.is_file()
-    except OSError as error:  # such as a name that is too long
-        raise ImageError(f"{str(source)[:100]}: no usable path ({error.strerror}); check it") from error
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown ~user
+        raise ImageError(f"{str(source)[:100]}: no usable path ({error}); check it") from error
     if not found:
         raise ImageError(f"{source}: {_why_no_file(path)}")
     return _open(path, str(source), max_pixels)

@@ -97,6 +97,10 @@ def read_panoptic_ids(path: str | Path) -> Ids:
     pixels = read_pixels(path, "panoptic PNG", palette_colours=True).astype(np.int32)
     if pixels.ndim == 2:
         return pixels
+    if pixels.shape[2] < 3:
+        raise DatasetError(
+            f"{path}: grey with transparency, expected an RGB panoptic PNG; prepare the dataset again"
+        )
     ids: Ids = pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16
     return ids
 

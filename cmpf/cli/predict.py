@@ -1,63 +1,51 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The command `cmpf`. Exit codes: 0 done, 1 error (one line; --debug shows the traceback), 2 usage."""
+"""cmpf predict: segments pictures into classes that the user names."""
 
 from __future__ import annotations
 
 import argparse
 import glob
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cmpf import __version__
-from cmpf.errors import CMPFError
+from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.outcome import add_debug
+from cmpf.errors import CMPFError, VocabularyError
 
-PREDICT_EXAMPLES = """examples:
+if TYPE_CHECKING:
+    from cmpf.cli.outcome import Commands
+    from cmpf.data.vocabulary import Vocabulary
+
+EXAMPLES = """examples:
   cmpf predict street.jpg --vocabulary "car; person, pedestrian; road; sky" --output out/
   cmpf predict photos/*.jpg --vocabulary my_words.txt --task semantic --formats overlay semantic
+  cmpf predict photos/*.jpg --vocabulary openvocab_ade20k_panoptic_val
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return int(arguments.run(arguments))
-    except CMPFError as error:
-        if arguments.debug:
-            raise
-        print(f"cmpf: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("cmpf: stopped", file=sys.stderr)
-        return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cmpf", description="Open-vocabulary segmentation with frozen CLIP and SAM."
-    )
-    parser.add_argument("--version", action="version", version=f"cmpf {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    predict = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
         "predict",
         help="segment pictures into classes that you name",
         description="Segments pictures into classes that you name.",
-        epilog=PREDICT_EXAMPLES,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_predict_arguments(predict)
-    predict.set_defaults(run=_predict)
-    return parser
+    _add_arguments(parser)
+    add_debug(parser)
+    parser.set_defaults(run=run)
 
 
-def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="picture files or quoted patterns such as 'photos/*.jpg'")
     parser.add_argument(
         "--vocabulary",
         required=True,
-        help='classes: "car; person, pedestrian; sky", or a vocabulary .txt file',
+        help='classes: "car; person, pedestrian; sky", a vocabulary .txt file, or the classes of a dataset: '
+        "its name or its YAML file",
     )
     parser.add_argument(
         "--model", default="cmpf_tiny", help="zoo name, config path or model folder [cmpf_tiny]"
@@ -78,19 +66,20 @@ def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def _predict(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Segments the pictures and writes the results."""
     paths = _expand(arguments.images)
     import cmpf
 
     predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
     stuff = [name for name in arguments.stuff.split(";") if name.strip()] or None
+    vocabulary = _vocabulary(arguments.vocabulary, stuff)
     for path in paths:
         prediction = predictor.predict(
             path,
-            arguments.vocabulary,
+            vocabulary,
             task=arguments.task,
             ensemble=arguments.ensemble or None,
             stuff=stuff,
@@ -104,6 +93,24 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _vocabulary(given: str, stuff: list[str] | None) -> str | Vocabulary:
+    """The vocabulary of a dataset if the text means one, else the text, which the predictor reads.
+
+    Raises:
+        VocabularyError: stuff is named for a dataset, which says itself what is stuff.
+    """
+    from cmpf.data.catalog import dataset_names, get_vocabulary
+
+    name = dataset_name(given)
+    if name == given and name not in dataset_names():
+        return given
+    if stuff:
+        raise VocabularyError(
+            f"--stuff {'; '.join(stuff)}: the dataset {given} says what is stuff; leave it out"
+        )
+    return get_vocabulary(name)
+
+
 def _expand(patterns: Sequence[str]) -> list[str]:
     paths: list[str] = []
     for pattern in patterns:
@@ -112,7 +119,3 @@ def _expand(patterns: Sequence[str]) -> list[str]:
             raise CMPFError(f"{pattern}: no such picture; give files or a pattern that matches some")
         paths += matches
     return paths
-
-
-if __name__ == "__main__":
-    sys.exit(main())

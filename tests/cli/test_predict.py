@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.own_dataset import SOURCE
 from helpers.tiny_model import tiny_model
 from PIL import Image
 
 import cmpf
 from cmpf.cli import main
+from cmpf.cli.dataset_names import dataset_name
+from cmpf.data.catalog import get_vocabulary
 from cmpf.predictor import Predictor
 
 
@@ -55,6 +58,28 @@ def test_json_output_is_one_object_a_picture(
                  "--output", str(photo.parent / "out")]) == 0  # fmt: skip
     (line,) = capsys.readouterr().out.splitlines()
     assert set(json.loads(line)) == {"image", "files", "found"}
+
+
+@pytest.mark.parametrize("given", [str(SOURCE / "fruit_val.yaml"), "shapes_train"])
+def test_the_classes_of_a_dataset_can_be_looked_for(
+    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    command = ["predict", str(photo), "--vocabulary", given, "--output", str(photo.parent / "out")]
+    assert main([*command, "--formats", "semantic", "--task", "semantic"]) == 0
+    words = get_vocabulary(dataset_name(given)).names
+    found = capsys.readouterr().out.partition(": ")[2].partition(" ->")[0]
+    assert {part.split(" ", 1)[1] for part in found.split(", ")} <= set(words)
+    assert main([*command, "--stuff", "wall"]) == 1
+    assert capsys.readouterr().err == (
+        f"cmpf: --stuff wall: the dataset {given} says what is stuff; leave it out\n"
+    )
+
+
+def test_a_missing_dataset_file_is_named(
+    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(photo), "--vocabulary", "nowhere.yaml"]) == 1
+    assert "nowhere.yaml: no such dataset file" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_exit_code_1(

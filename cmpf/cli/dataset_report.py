@@ -1,0 +1,126 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What `cmpf datasets` prints, as text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmpf.data.catalog import dataset_names, dataset_root, locate_dataset
+from cmpf.data.dataset_check import Finding
+from cmpf.data.summary import DatasetSummary
+
+METRICS = {
+    "panoptic": "PQ",
+    "instance": "AP",
+    "semantic": "mIoU",
+    "lvis": "AP, APr, APc, APf",
+    "cityscapes": "AP and mIoU by the official scripts",
+}
+_UNITS = ("bytes", "KB", "MB", "GB", "TB")
+_NAMED_FINDINGS = 20  # of each kind
+_WIDTH = 100
+
+
+def table() -> str:
+    """All datasets of the table, and whether their files are there."""
+    rows = [("name", "kind", "classes", "on disk")]
+    for name in dataset_names():
+        dataset = locate_dataset(name)
+        found = [(dataset.folder / path).exists() for path in dataset.entry.paths]
+        state = "yes" if all(found) else f"{sum(found)} of {len(found)} paths" if any(found) else "no"
+        rows.append((name, dataset.entry.kind, str(dataset.vocabulary.num_classes), state))
+    return f"root: {dataset_root()} (DETECTRON2_DATASETS)\n\n{columns(rows)}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, aligned; the last column is free."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
+    lines = (
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
+    """A dataset at a glance.
+
+    Args:
+        against: name of the dataset whose classes are the seen ones.
+        classes: list the names.
+    """
+    size = summary.test_size
+    facts = [
+        ("pictures", "not there, or not whole" if summary.pictures is None else f"{summary.pictures:,}"),
+        ("folder", str(summary.folder)),
+        ("kind", summary.kind),
+        ("evaluation", ", ".join(METRICS[name] for name in summary.evaluators)),
+        (
+            "test size",
+            f"shorter side {size[0]}, longer side at most {size[1]}" if size else "as the configuration says",
+        ),
+        ("classes", f"{len(summary.classes)}: {len(summary.things)} things, {len(summary.stuff)} stuff"),
+        ("seen", f"{len(summary.seen)} seen, {len(summary.unseen)} unseen, against {against}"),
+    ]
+    if "semantic" in summary.evaluators or "cityscapes" in summary.evaluators:
+        facts.insert(5, ("ignore label", str(summary.ignore_label)))
+    parts = [summary.name, columns([(f"  {name}", text) for name, text in facts]), _paths(summary)]
+    if classes:
+        parts += [_listed(title, names) for title, names in _groups(summary) if names]
+    if summary.fault:
+        parts.append(f"fault: {summary.fault}\ncure: {summary.command}")
+    return "\n".join(parts)
+
+
+def _groups(summary: DatasetSummary) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        ("things", summary.things),
+        ("stuff", summary.stuff),
+        ("seen", summary.seen),
+        ("unseen", summary.unseen),
+    ]
+
+
+def _listed(title: str, names: Sequence[str]) -> str:
+    text = textwrap.fill(", ".join(names), _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"  {title} ({len(names)})\n{text}"
+
+
+def _paths(summary: DatasetSummary) -> str:
+    rows = []
+    for state in summary.paths:
+        try:
+            name = str(state.path.relative_to(summary.folder))
+        except ValueError:
+            name = str(state.path)
+        rows.append((f"    {name}", _size(state.path) if state.found else "MISSING"))
+    return "  files\n" + columns(rows)
+
+
+def _size(path: Path) -> str:
+    """Bytes of a file, or of all files below a folder and how many they are."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    count = "" if path.is_file() else f"{len(files):,} files, "
+    size, unit = float(sum(file.stat().st_size for file in files)), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{count}{size:.{0 if unit == 0 or size >= 100 else 1}f} {_UNITS[unit]}"
+
+
+def findings_text(findings: Sequence[Finding], *, everything: bool) -> str:
+    """Findings by kind, with what to do about each kind.
+
+    Args:
+        everything: name all; else the first twenty of each kind.
+    """
+    parts = []
+    for mistake in dict.fromkeys(finding.mistake for finding in findings):
+        same = [finding for finding in findings if finding.mistake is mistake]
+        shown = same if everything else same[:_NAMED_FINDINGS]
+        parts.append(f"{mistake.title} ({len(same)}): {mistake.cure}")
+        parts += [f"  {finding}" for finding in shown]
+        if len(shown) < len(same):
+            parts.append(f"  and {len(same) - len(shown)} more; --all names them")
+    return "\n".join(parts)

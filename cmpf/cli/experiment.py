@@ -1,0 +1,218 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""One training or evaluation: its configuration, its log, its results."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from cmpf import build
+from cmpf.build.sources import find_model
+from cmpf.build.training import profiled_parts
+from cmpf.build.zoo import published_metrics
+from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.engines import detectron2_engine
+from cmpf.cli.processes import device_overrides, in_processes, process_flags
+from cmpf.config import get_cfg
+from cmpf.engine import distributed
+from cmpf.engine.best_metric import Results
+from cmpf.engine.checkpoints import last_weights
+from cmpf.engine.environment import environment_report
+from cmpf.engine.logs import FILE_ONLY, logging_to
+from cmpf.engine.profiling import TRACE_FILE, profile_training
+from cmpf.engine.seeding import seed_everything, seed_rank
+from cmpf.engine.trainer import Trainer
+from cmpf.engine.wandb_writer import WandbWriter
+from cmpf.engine.writers import Writer, build_writers
+from cmpf.errors import ConfigError
+from cmpf.evaluation import clear_results, format_results, save_results
+from cmpf.files import write_text
+from cmpf.model import CMPF
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains or evaluates, in one process or in several.
+
+    Args:
+        arguments: config_file, opts (KEY VALUE ...), dataset (None or a list), those of cmpf.cli.processes, eval_only,
+            resume, profile, engine, and program, by which the user goes on.
+    Returns:
+        0: done, or stopped by a signal with everything saved.
+    """
+    cfg = configuration(arguments)  # its faults are found before processes are started
+    return in_processes(run_process, arguments, cfg)
+
+
+def run_process(arguments: argparse.Namespace, cfg: CfgNode) -> int:
+    """What one process does. Errors stand in the log of OUTPUT_DIR, with their traceback, and are raised again."""
+    with logging_to(Path(cfg.OUTPUT_DIR)) as logger:
+        try:
+            return _run(arguments, cfg, logger)
+        except Exception:
+            logger.exception("the run ended with an error", extra=FILE_ONLY)
+            raise
+
+
+def as_eval_only(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of `cmpf eval` as those of tools/train_net.py.
+
+    Raises:
+        ModelNameError: --model is no zoo name and no folder. WeightsError: its weights cannot be had.
+    """
+    config_file = arguments.config_file
+    own: list[str] = []
+    weights = arguments.weights
+    if arguments.model:
+        config_file, own, found = find_model(arguments.model, need_weights=not weights)
+        weights = weights or found
+    if weights:
+        own += ["MODEL.WEIGHTS", str(weights)]
+    if arguments.output:
+        own += ["OUTPUT_DIR", arguments.output]
+    given = vars(arguments) | {"config_file": str(config_file), "opts": [*own, *arguments.opts]}
+    return argparse.Namespace(**given)
+
+
+def configuration(arguments: argparse.Namespace) -> CfgNode:
+    """The configuration that a command line asks for, checked and frozen.
+
+    Raises:
+        ConfigError: faults in the file or in KEY VALUE, or a number of GPUs that cannot be had.
+        TrainingError: --eval-only --resume where there is no checkpoint.
+    """
+    overrides = [*_datasets(arguments), *arguments.opts, *device_overrides(arguments)]
+    cfg = get_cfg(arguments.config_file, overrides)
+    if arguments.eval_only and arguments.resume:
+        cfg = get_cfg(
+            arguments.config_file, [*overrides, "MODEL.WEIGHTS", str(last_weights(Path(cfg.OUTPUT_DIR)))]
+        )
+    if arguments.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ConfigError(_no_weights(arguments.program))
+    return cfg
+
+
+def _no_weights(program: str) -> str:
+    if program == "cmpf eval":
+        return (
+            f"{program} needs trained weights: give --weights FILE, or --model NAME instead of --config-file"
+        )
+    return (
+        "--eval-only needs trained weights: give MODEL.WEIGHTS FILE, or --resume for the newest of OUTPUT_DIR"
+    )
+
+
+def _datasets(arguments: argparse.Namespace) -> list[Any]:
+    """KEY VALUE for --dataset."""
+    names = [dataset_name(given) for given in arguments.dataset or ()]
+    if not names:
+        return []
+    if arguments.eval_only:
+        return ["DATASETS.TEST", names]
+    return ["DATASETS.TRAIN", names[:1], "DATASETS.TEST", names[1:] or names]
+
+
+def _run(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) -> int:
+    folder = Path(cfg.OUTPUT_DIR)
+    logger.info("environment:\n%s", environment_report(), extra=FILE_ONLY)
+    if distributed.is_main():
+        write_text(folder / "config.yaml", cfg.dump())
+    logger.info("%s -> %s, seed %d", arguments.config_file, folder, seed_everything(cfg.SEED))
+    host = detectron2_engine(
+        arguments.engine, cfg, eval_only=arguments.eval_only, profile=bool(arguments.profile)
+    )
+    if host is None:
+        results = _run_natively(arguments, cfg, logger)
+    else:
+        results = host.run(cfg, resume=arguments.resume, eval_only=arguments.eval_only)
+    if results and distributed.is_main():
+        published = published_metrics(cfg)
+        save_results(results, folder, published=published)
+        table = format_results(results, published=published)
+        logger.info("results, also in %s:\n%s", folder / "results.md", table)
+    return 0
+
+
+def _run_natively(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) -> Results | None:
+    with distributed.main_first():
+        model = build.build_model(cfg)
+    return _evaluate(cfg, model) if arguments.eval_only else _train(arguments, cfg, model, logger)
+
+
+def _evaluate(cfg: CfgNode, model: CMPF) -> Results:
+    model.eval()
+    evaluation = build.build_evaluation(cfg, model)
+    if distributed.is_main():
+        # Should this evaluation be killed, nobody takes an earlier one's results for its own.
+        clear_results(Path(cfg.OUTPUT_DIR))
+    return evaluation()
+
+
+def _train(
+    arguments: argparse.Namespace, cfg: CfgNode, model: CMPF, logger: logging.Logger
+) -> Results | None:
+    """The last evaluation; None after a signal or a profile, and where there is no test dataset."""
+    folder = Path(cfg.OUTPUT_DIR)
+    trainer = build.build_trainer(cfg, model, writers=[] if arguments.profile else _writers(cfg, logger))
+    seed_rank(cfg.SEED)
+    if arguments.profile:
+        _profile(trainer, model, folder, arguments.profile, logger)
+        return None
+    if arguments.resume and not trainer.resume():
+        logger.info("no checkpoint in %s yet: starting at the beginning", folder)
+    outcome = trainer.train()
+    if not outcome.finished:
+        logger.info(
+            "%s: stopped after iteration %d, everything is saved. Go on with: %s",
+            outcome.stopped_by,
+            outcome.iteration,
+            _again(arguments),
+        )
+        return None
+    return outcome.results
+
+
+def _writers(cfg: CfgNode, logger: logging.Logger) -> list[Writer]:
+    """The first process writes for all."""
+    if not distributed.is_main():
+        return []
+    folder = Path(cfg.OUTPUT_DIR)
+    writers = build_writers(
+        folder, logger=logger, terminal=sys.stdout.isatty(), tensorboard=cfg.LOG.TENSORBOARD
+    )
+    if cfg.LOG.WANDB_PROJECT:
+        config = yaml.safe_load(cfg.dump())
+        writers.append(WandbWriter(folder, project=cfg.LOG.WANDB_PROJECT, config=config))
+    return writers
+
+
+def _profile(trainer: Trainer, model: CMPF, folder: Path, steps: int, logger: logging.Logger) -> None:
+    profile = profile_training(
+        trainer,
+        iterations=steps,
+        parts=profiled_parts(model),
+        folder=folder if distributed.is_main() else None,
+    )
+    logger.info(
+        "%s\ntrace, for chrome://tracing or ui.perfetto.dev: %s", profile.table(), folder / TRACE_FILE
+    )
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """The command line that goes on with this training."""
+    datasets = [part for given in arguments.dataset or () for part in ("--dataset", given)]
+    again = [
+        *datasets,
+        *process_flags(arguments),
+        "--config-file",
+        arguments.config_file,
+        "--resume",
+        *arguments.opts,
+    ]
+    return f"{arguments.program} {shlex.join(again)}"

@@ -1,0 +1,96 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""cmpf export: writes the network as a program of torch.export or ONNX."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmpf.cli.outcome import add_debug
+
+if TYPE_CHECKING:
+    from cmpf.cli.outcome import Commands
+
+EXAMPLES = """examples:
+  cmpf export --format onnx --output tiny.onnx
+  cmpf export --model output/mine --format torch-export --output mine.pt2
+  cmpf export --format onnx --output tiny.onnx --vocabulary "cat; dog, puppy; grass"
+  cmpf export --format onnx --output tiny.onnx --no-dynamic --image-size 640 864
+
+the file predicts like the model:
+  cmpf.export.load_exported("tiny.onnx").predict("photo.jpg", ["cat", "dog, puppy"]).save("out/")
+"""
+# Neither belongs into the file: SAM's own masks, for which a second SAM would be loaded, and compiled code.
+OFF = ("TEST.ENSEMBLE.ENABLED", False, "MODEL.CMPF.COMPILE", False)
+WORDS = ".words.safetensors"
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "export",
+        help="write the network as a torch.export or ONNX program",
+        description="Writes the network, with text embeddings as an input, as a program that needs no CMPF; "
+        "compares it with the model before it leaves the file.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model", default="cmpf_tiny", help="zoo name, config path or model folder [cmpf_tiny]"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="trained weights that replace the model's own")
+    parser.add_argument("--format", required=True, choices=("torch-export", "onnx"), help="kind of program")
+    parser.add_argument("--output", required=True, metavar="FILE", help="NAME.pt2 or NAME.onnx")
+    parser.add_argument(
+        "--image-size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="multiples of 32; needed with --no-dynamic",
+    )
+    parser.add_argument("--no-dynamic", action="store_true", help="pictures of one size only")
+    parser.add_argument(
+        "--vocabulary",
+        metavar="WORDS",
+        help="also write the text embeddings of these words (as in cmpf predict), to NAME.words.safetensors, for "
+        "machines without CLIP",
+    )
+    add_debug(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Says what the file will lack, writes and checks it."""
+    from cmpf.build import load_predictor
+    from cmpf.export import export_model, left_out, save_words
+    from cmpf.export.exporting import check_request
+
+    dynamic, output = not arguments.no_dynamic, Path(arguments.output)
+    size = tuple(arguments.image_size) if arguments.image_size else None
+    check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
+    predictor = load_predictor(arguments.model, device="cpu", weights=arguments.weights, overrides=OFF)
+    vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
+    print("not in the file, or fixed in it:")
+    print("\n".join(f"  {part}" for part in left_out(predictor, dynamic=dynamic)), flush=True)
+    report = export_model(
+        predictor,
+        output,
+        format=arguments.format,
+        pretrained=_pretrained(arguments.model),
+        image_size=size,
+        dynamic=dynamic,
+    )
+    print(report)
+    if vocabulary is not None:
+        print(save_words(predictor.model.encoders.clip, vocabulary, output.with_suffix(WORDS)))
+    return 0
+
+
+def _pretrained(model: str) -> str:
+    """Where the weights of a model's CLIP come from."""
+    from cmpf.build.sources import find_model
+    from cmpf.config import get_cfg
+
+    config, settings, _ = find_model(model, need_weights=False)
+    return str(get_cfg(config, settings).MODEL.CMPF.CLIP.PRETRAINED)

@@ -1,0 +1,43 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""How a command ends: its exit code, and one line for an error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, TypeAlias
+
+from cmpf.errors import CMPFError
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DONE, FAILED = 0, 1
+
+
+def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
+    """Calls `arguments.run(arguments)`.
+
+    Args:
+        arguments: with `run`, which returns an exit code, and `debug`, which lets errors through.
+        prefix: what the line of an error begins with.
+    Returns:
+        The exit code; 1 after an error, of which one line is printed, and after Ctrl-C.
+    """
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    except Exception as error:
+        if arguments.debug:
+            raise
+        # What is not one of our own errors is a bug or a machine's trouble; then its kind tells something.
+        ours = isinstance(error, CMPFError)
+        line = f"{error}" if ours else f"{type(error).__name__}: {error} (--debug shows where)"
+        print(f"{prefix}: {line}", file=sys.stderr)
+    return FAILED
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """The option that `run_command` looks at."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

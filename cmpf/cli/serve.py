@@ -1,0 +1,75 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""cmpf serve: the web page."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import TYPE_CHECKING
+
+from cmpf.cli.outcome import add_debug
+
+if TYPE_CHECKING:
+    from cmpf.cli.outcome import Commands
+
+EXAMPLES = """examples:
+  cmpf serve
+  cmpf serve --model cmpf_convnext_large --weights cmpf_convnext_large.pth --device cuda
+  cmpf serve --host 0.0.0.0 --port 8080 --queue 16 --max-upload-mb 10
+"""
+TINY = "cmpf_tiny"
+TINY_NOTE = (
+    f"Model: {TINY}, trained on generated shapes only. It shows that everything works; for photographs start "
+    "cmpf serve with a full-size --model."
+)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="open a web page for pictures and words (extra: web)",
+        description="Serves a web page: drop a picture, type words, see and download the segments.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default=TINY, help=f"zoo name, config path or model folder [{TINY}]")
+    parser.add_argument("--weights", help="trained weights that replace the model's own")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = every network [127.0.0.1]"
+    )
+    parser.add_argument("--port", type=int, help="[the first free one from 7860]")
+    parser.add_argument(
+        "--max-side", type=int, default=4096, help="longer side in pixels that a picture may have [4096]"
+    )
+    parser.add_argument("--max-upload-mb", type=int, default=25, help="MiB that a file may have [25]")
+    parser.add_argument("--queue", type=int, default=32, help="visitors that may wait for their turn [32]")
+    add_debug(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serves the page until Ctrl-C or SIGTERM; both remove the uploads."""
+    from cmpf import web
+
+    limits = web.Limits(
+        max_side=arguments.max_side, max_upload_mb=arguments.max_upload_mb, queue=arguments.queue
+    )
+    web.import_gradio()  # before the model is loaded: what is missing is said at once
+    import cmpf
+
+    predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
+    tiny = arguments.model == TINY and arguments.weights is None
+    note = TINY_NOTE if tiny else f"Model: {arguments.model}"
+    if arguments.host not in LOOPBACK:
+        print(
+            f"Everyone who can reach {arguments.host} can use this page; it asks for no password.", flush=True
+        )
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        web.serve(predictor, limits=limits, host=arguments.host, port=arguments.port, note=note)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0

@@ -1,0 +1,150 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""cmpf train and cmpf eval, and the script tools/train_net.py, which does both."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cmpf.cli.engines import AUTO, ENGINES
+from cmpf.cli.outcome import add_debug, run_command
+
+if TYPE_CHECKING:
+    from cmpf.cli.outcome import Commands
+
+TRAIN_EXAMPLES = """examples:
+  {program} --config-file configs/shapes/cmpf_tiny.yaml
+  {program} --config-file configs/shapes/cmpf_tiny.yaml --resume
+  {program} --config-file configs/shapes/cmpf_tiny.yaml SOLVER.MAX_ITER 300 OUTPUT_DIR output/short
+  {program} --config-file configs/shapes/cmpf_tiny.yaml --dataset fruit_train.yaml --dataset fruit_val.yaml
+"""
+SCRIPT_EXAMPLE = """\
+  {program} --config-file configs/shapes/cmpf_tiny.yaml --eval-only MODEL.WEIGHTS FILE.safetensors
+"""
+EVAL_EXAMPLES = """examples:
+  cmpf eval --model cmpf_tiny
+  cmpf eval --model output/mine --dataset fruit_val.yaml --output output/fruit
+  cmpf eval --config-file configs/coco/cmpf/convnext_large_eval_ade20k.yaml --weights FILE.safetensors
+"""
+SCRIPT, TRAIN, EVAL = "tools/train_net.py", "cmpf train", "cmpf eval"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line of tools/train_net.py and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog=SCRIPT.rpartition("/")[2],
+        description="Trains or evaluates a model.",
+        epilog=(TRAIN_EXAMPLES + SCRIPT_EXAMPLE).format(program=SCRIPT),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_train_arguments(parser)
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or with --resume the newest"
+    )
+    _add_common_arguments(parser)
+    parser.set_defaults(run=run, program=SCRIPT)
+    return run_command(parser.parse_args(argv), prefix="error")
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds both commands."""
+    train = commands.add_parser(
+        "train",
+        help="train a model from a configuration file",
+        description="Trains a model, and evaluates it.",
+        epilog=TRAIN_EXAMPLES.format(program=TRAIN),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_train_arguments(train)
+    _add_common_arguments(train)
+    train.set_defaults(run=run, program=TRAIN, eval_only=False)
+    evaluation = commands.add_parser(
+        "eval",
+        help="evaluate a trained model",
+        description="Evaluates a trained model on the test datasets of its configuration, or on yours.",
+        epilog=EVAL_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_eval_arguments(evaluation)
+    _add_common_arguments(evaluation)
+    evaluation.set_defaults(run=run_eval, program=EVAL, eval_only=True, resume=False, profile=0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, or evaluates with `eval_only`."""
+    from cmpf.cli import experiment
+
+    return experiment.run(arguments)
+
+
+def run_eval(arguments: argparse.Namespace) -> int:
+    """Evaluates a model that has a configuration or a name."""
+    from cmpf.cli import experiment
+
+    return experiment.run(experiment.as_eval_only(arguments))
+
+
+def _add_config_file(parser: argparse.ArgumentParser | argparse._ActionsContainer, *, required: bool) -> None:
+    parser.add_argument(
+        "--config-file", required=required, metavar="FILE", help="YAML file, or its name under configs/"
+    )
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_config_file(parser, required=True)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest whole checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure N steps by section, write profile_trace.json to OUTPUT_DIR, and stop",
+    )
+
+
+def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    """How many processes share the work; torchrun and srun say so themselves."""
+    processes = parser.add_argument_group("processes")
+    add = processes.add_argument
+    add(
+        "--num-gpus",
+        type=int,
+        metavar="N",
+        help="GPUs of this machine, one a process; 0 = CPU [MODEL.DEVICE]",
+    )
+    add("--num-processes", type=int, metavar="N", help="on the CPU: processes of this machine [1]")
+    add("--num-machines", type=int, default=1, metavar="N", help="machines that share the work [1]")
+    add("--machine-rank", type=int, default=0, metavar="I", help="number of this machine, from 0")
+    add(
+        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0, for several machines"
+    )
+
+
+def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", metavar="NAME", help="zoo name, or folder that a training wrote")
+    _add_config_file(which, required=False)
+    parser.add_argument("--weights", metavar="FILE", help="trained weights [those of the model]")
+    parser.add_argument("--output", metavar="DIR", help="folder for the results [OUTPUT_DIR]")
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        metavar="FILE",
+        help="your dataset, as a YAML file or by name, in place of DATASETS.TRAIN and DATASETS.TEST; given "
+        "again, the first is trained on and the others are tested on. An evaluation tests on all of them",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=AUTO,
+        help="whose loop runs: CMPF's own or Detectron2's; auto = Detectron2 where it is installed [%(default)s]",
+    )
+    _add_process_arguments(parser)
+    add_debug(parser)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")

@@ -1,0 +1,140 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.own_dataset import change_json, copy_own_dataset
+from PIL import Image
+
+from cmpf.cli import main
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The fruit bowls in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    return copy_own_dataset(tmp_path)
+
+
+def test_without_a_name_all_datasets_are_listed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("images_detectron2/validation", "annotations_detectron2/validation"):
+        (own.parent / "datasets/ADE20K_2021_17_01" / name).mkdir(parents=True)
+    (own.parent / "datasets/pascal_voc_d2/images/training").mkdir(parents=True)
+    assert main(["datasets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"root: {own.parent / 'datasets'} (DETECTRON2_DATASETS)"
+    rows = {line.split()[0]: line.split()[1:] for line in lines[3:]}
+    assert rows["openvocab_ade20k_full_sem_seg_val"] == ["semantic", "847", "yes"]
+    assert rows["openvocab_pascal20_sem_seg_train"] == ["semantic", "20", "1", "of", "2", "paths"]
+    assert rows["openvocab_lvis_v1_val"] == ["instance", "1203", "no"]
+
+
+def test_a_dataset_that_is_not_there_is_described_all_the_same(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["datasets", "openvocab_pascal20_sem_seg_val"]) == 0
+    out = capsys.readouterr().out
+    assert "  pictures      not there, or not whole\n" in out
+    assert "  test size     shorter side 800, longer side at most 1333\n" in out
+    assert "    images/validation                MISSING\n" in out
+    assert out.endswith("cure: python datasets/prepare_pascal_voc.py\n")
+
+
+def test_an_own_dataset_is_described_with_its_classes_against_another_dataset(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["datasets", "own_dataset/fruit_val.yaml", "--classes"]
+    assert main([*arguments, "--against", "own_dataset/fruit_train.yaml"]) == 0
+    assert "6 seen, 0 unseen, against own_dataset/fruit_train.yaml" in capsys.readouterr().out
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "  evaluation    PQ, AP, mIoU\n" in out
+    # COCO knows apples, tables (dining table, table) and walls; no pears, lemons and plums.
+    assert "  unseen (3)\n    pear, lemon, plum\n" in out
+    assert "  things (4)\n    apple, pear, lemon, plum\n  stuff (2)\n    table, wall\n" in out
+
+
+def test_checking_a_whole_dataset_is_exit_code_0(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "check", "own_dataset/fruit_val.yaml"]) == 0
+    assert capsys.readouterr().out == "fruit_val: every file was opened, nothing is wrong\n"
+
+
+def test_findings_are_printed_by_kind_with_a_cure_and_are_exit_code_1(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "images/val/bowl_01.jpg").unlink()
+    change_json(
+        own / "panoptic_val.json", lambda content: content["images"].append({**content["images"][1], "id": 9})
+    )
+    assert main(["datasets", "check", "own_dataset/fruit_val.yaml"]) == 1
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "fruit_val: 2 findings",
+        "given twice (1): keep one of them",
+        f"  {own}/images/val/bowl_02.jpg: panoptic_val.json lists it twice, as images 2 and 9",
+        "missing file (1): put the file there, or correct the path or the name that leads to it",
+        f"  {own}/images/val/bowl_01.jpg: no such picture, but panoptic_val.json lists it",
+    ]
+
+
+@pytest.mark.parametrize("name", ["fruit_val", "fruit_semantic", "fruit_instances"])
+def test_ground_truth_of_each_kind_is_drawn_for_so_many_pictures(
+    own: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["datasets", "show", f"own_dataset/{name}.yaml", "--n", "2", "--output", "out"]) == 0
+    assert capsys.readouterr().out == f"{name}: 2 of 4 pictures in out, all on overview.png\n"
+    made = sorted(path.name for path in Path("out").iterdir())
+    assert len(made) == 3
+    assert made[-1] == "overview.png"
+    drawn = np.asarray(Image.open(Path("out", made[0])).resize((96, 96))).astype(int)
+    original = np.asarray(Image.open(own / "images/val" / f"{made[0][4:11]}.jpg")).astype(int)
+    changed = np.abs(drawn - original).max(axis=-1) > 40
+    # Instances leave wall and table as they are.
+    assert changed[60:].any()
+    assert changed[:10].all() == (name != "fruit_instances")
+
+
+def test_the_seed_chooses_the_pictures(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = set()
+    for seed in range(4):
+        folder = f"out{seed}"
+        command = ["datasets", "show", "own_dataset/fruit_semantic.yaml", "--n", "1", "--seed", str(seed)]
+        assert main([*command, "--output", folder]) == 0
+        chosen |= {path.name for path in Path(folder).iterdir()}
+    assert len(chosen) > 2
+
+
+def test_what_training_sees_is_drawn_at_its_size(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["datasets", "show", "own_dataset/fruit_train.yaml", "--augmented", "--n", "1"]
+    assert main([*command, "--config-file", "shapes/cmpf_tiny"]) == 0
+    folder = Path("output/datasets/fruit_train")
+    (name,) = (path.name for path in folder.iterdir() if path.name != "overview.png")
+    assert name.endswith("_augmented.png")
+    # INPUT.IMAGE_SIZE 256, a square, enlarged to 640 for the labels.
+    assert Image.open(folder / name).size == (640, 640)
+
+
+@pytest.mark.parametrize(
+    "words", [["show"], ["check"], ["a", "b"], ["check", "a", "b"], ["show", "a", "--n", "0"]]
+)
+def test_wrong_words_are_usage_errors(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["datasets", *words])
+    assert stop.value.code == 2
+    assert "usage: cmpf datasets [check | show]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", [[], ["check"], ["show"]])
+def test_unknown_names_and_missing_files_are_one_line_of_error(
+    own: Path, action: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["datasets", *action, "openvocab_lvis_v1_vall"]) == 1
+    assert main(["datasets", *action, "nowhere.yaml"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(
+        "cmpf: openvocab_lvis_v1_vall: unknown dataset; did you mean openvocab_lvis_v1_val?"
+    )
+    assert second.startswith(f"cmpf: {own.parent / 'nowhere.yaml'}: no such dataset file")
