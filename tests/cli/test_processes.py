@@ -15,7 +15,13 @@ from cmpf.errors import ConfigError
 
 
 def given(**changes: Any) -> argparse.Namespace:
-    usual = {"num_gpus": None, "num_processes": None, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    usual = {
+        "num_gpus": None,
+        "num_processes": None,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "dist_url": "auto",
+    }
     return argparse.Namespace(**(usual | changes))
 
 

@@ -1,0 +1,160 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CMPF's datasets in Detectron2's catalogs, and the vocabularies of datasets that only Detectron2 knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.structures import BoxMode
+
+from cmpf.data import Dataset, Vocabulary, dataset_names, get_dataset, get_vocabulary
+from cmpf.data.catalog import FILE_PREFIX, locate_dataset
+from cmpf.data.readers.coco_json import Categories, read_json
+from cmpf.data.readers.faults import Faults
+from cmpf.errors import DatasetError
+
+VOCABULARY_KEY = "vocabulary"  # of a sample: the dataset whose classes are to be looked for
+LABEL_DIVISOR = 1000  # Detectron2's name for a COCO convention; CMPF's outputs do not need it
+_THING_IDS, _STUFF_IDS = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"
+_EVALUATOR_TYPES = {"panoptic": "coco_panoptic_seg", "semantic": "sem_seg", "instance": "coco"}
+# Detectron2's name -> argument of CMPF's reader, of a dataset's ground truth
+_PATHS = {
+    "panoptic": {
+        "panoptic_json": "annotations",
+        "panoptic_root": "panoptic",
+        "sem_seg_root": "semantic",
+        "json_file": "instances",
+    },
+    "semantic": {"sem_seg_root": "labels"},
+    "instance": {"json_file": "annotations"},
+}
+
+
+def register_datasets(names: Iterable[str] | None = None) -> None:
+    """Enters datasets of CMPF in Detectron2's catalogs; nothing is read before someone asks.
+
+    Args:
+        names: as in DATASETS.TRAIN, "file:PATH" among them; None = all rows of CMPF's table. Those that are
+            registered already, by whomever, stay as they are.
+    """
+    for name in dataset_names() if names is None else names:
+        if name not in DatasetCatalog.list():
+            DatasetCatalog.register(name, partial(samples_of, name))
+        if name not in MetadataCatalog.list():
+            MetadataCatalog[name] = DatasetMetadata(name=name)
+
+
+def is_ours(name: str) -> bool:
+    """Whether CMPF reads a dataset itself."""
+    return name in dataset_names() or name.startswith(FILE_PREFIX)
+
+
+def samples_of(name: str) -> list[dict[str, Any]]:
+    """All samples of a dataset, as Detectron2's mappers and evaluators take them.
+
+    Raises:
+        DatasetError: the dataset is not on disk, or damaged.
+    """
+    return [_with_box_modes({**sample, VOCABULARY_KEY: name}) for sample in get_dataset(name).samples]
+
+
+def _with_box_modes(sample: dict[str, Any]) -> dict[str, Any]:
+    if "annotations" in sample:
+        modes = {"bbox_mode": BoxMode.XYWH_ABS}
+        sample["annotations"] = [{**annotation, **modes} for annotation in sample["annotations"]]
+    return sample
+
+
+class DatasetMetadata(Metadata):  # type: ignore[misc]
+    """Metadata that are looked up when first asked for.
+
+    stuff_classes names all classes; so does thing_classes, unless things come first: then it ends with them, as
+    Detectron2's COCOEvaluator wants it (elsewhere use cmpf.detectron2.ThingEvaluator). A class index of any output
+    finds its name in either. thing_dataset_id_to_contiguous_id holds the things;
+    stuff_dataset_id_to_contiguous_id holds all classes, because Detectron2's semantic evaluator looks every label up
+    there.
+    """
+
+    def __getattr__(self, key: str) -> Any:
+        if key in (_THING_IDS, _STUFF_IDS):
+            self.__dict__.update(category_ids(locate_dataset(self.__dict__["name"])))
+        elif not key.startswith("_") and "thing_classes" not in self.__dict__:
+            self.__dict__.update(description(locate_dataset(self.__dict__["name"])))
+        return self.__dict__[key] if key in self.__dict__ else super().__getattr__(key)
+
+
+def description(dataset: Dataset) -> dict[str, Any]:
+    """Classes and paths of a dataset, which need not be on disk."""
+    entry, names, things = dataset.entry, list(dataset.vocabulary.names), dataset.vocabulary.things
+    paths = {
+        theirs: str(dataset.folder / entry.truth[ours])
+        for theirs, ours in _PATHS[entry.kind].items()
+        if ours in entry.truth
+    }
+    return {
+        "thing_classes": names[: len(things)] if things == tuple(range(len(things))) else names,
+        "stuff_classes": names,
+        "image_root": str(dataset.folder / entry.images),
+        "evaluator_type": "lvis" if "lvis" in entry.evaluators else _EVALUATOR_TYPES[entry.kind],
+        "ignore_label": entry.ignore_label,
+        "label_divisor": LABEL_DIVISOR,
+        **paths,
+    }
+
+
+def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:
+    """Category id in the dataset's files -> class index, of things and of all classes.
+
+    Raises:
+        DatasetError: the ids stand in a file that cannot be read.
+    """
+    entry, vocabulary = dataset.entry, dataset.vocabulary
+    if entry.label_map is not None:
+        indices = dict(entry.label_map)
+    elif "annotations" in entry.truth:
+        indices = _ids_by_name(dataset.folder / entry.truth["annotations"], vocabulary)
+    else:
+        indices = {index: index for index in range(vocabulary.num_classes)}
+    things = {identity: index for identity, index in indices.items() if vocabulary.is_thing[index]}
+    return {_THING_IDS: things, _STUFF_IDS: indices}
+
+
+def _ids_by_name(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
+    content = read_json(path, ("categories",))
+    categories = Categories(content, vocabulary, None, Faults())
+    found = {category["id"]: categories.index(category["id"]) for category in content["categories"]}
+    return {identity: index for identity, index in found.items() if index is not None}
+
+
+def vocabulary_of(name: str) -> Vocabulary:
+    """The classes of a dataset of CMPF, or of one that another program has registered in Detectron2.
+
+    Of the latter, thing_classes are things and stuff_classes are stuff. Where both lists are equal, things are
+    the classes in thing_dataset_id_to_contiguous_id.
+
+    Raises:
+        DatasetError: neither knows its classes, or the two lists number different classes alike.
+    """
+    if is_ours(name):
+        return get_vocabulary(name)
+    metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else Metadata(name=name)
+    things, stuff = list(metadata.get("thing_classes") or ()), list(metadata.get("stuff_classes") or ())
+    if not things and not stuff:
+        raise DatasetError(
+            f"{name}: no dataset of CMPF, and Detectron2's MetadataCatalog has no thing_classes or stuff_classes of "
+            "it; set them, or take one of cmpf.data.dataset_names()"
+        )
+    if not things or not stuff:
+        return Vocabulary(classes=[[word] for word in things or stuff], things=range(len(things)))
+    if things != stuff:
+        raise DatasetError(
+            f"{name}: class index 0 is {things[0]!r} among its thing_classes and {stuff[0]!r} among its "
+            "stuff_classes; set both to the same list of all classes"
+        )
+    indices = set((metadata.get(_THING_IDS) or {}).values())
+    return Vocabulary(classes=[[word] for word in things], things=sorted(indices))

@@ -1,0 +1,76 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CMPF's evaluators on what Detectron2's loop hands over, and Detectron2's COCO evaluator on our class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+
+from cmpf.detectron2.conversion import to_result
+from cmpf.evaluation import Evaluator, Results
+from cmpf.types import Sample
+
+
+class Evaluators(DatasetEvaluator):  # type: ignore[misc]
+    """Several evaluators of CMPF as one of Detectron2.
+
+    Args:
+        evaluators: their tasks differ. They gather over processes themselves.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self._evaluators = tuple(evaluators)
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        for evaluator in self._evaluators:
+            evaluator.reset()
+
+    def process(self, inputs: Sequence[Sample], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Adds a batch, with outputs in Detectron2's form."""
+        results = [to_result(output) for output in outputs]
+        for evaluator in self._evaluators:
+            evaluator.process(inputs, results)
+
+    def evaluate(self) -> Results:
+        """{task: {metric: percent}}."""
+        return {task: metrics for e in self._evaluators for task, metrics in e.evaluate().items()}
+
+
+class ThingEvaluator(COCOEvaluator):  # type: ignore[misc]
+    """Detectron2's COCOEvaluator for datasets whose things are not the first classes, as in ADE20K or ShapeWorld.
+
+    COCOEvaluator wants classes 0..T-1; here class indices of things become their places in the order of the ids in
+    the annotations, and instances of stuff are left out.
+
+    Args:
+        dataset_name: registered, with json_file and the ids of things.
+        options: of COCOEvaluator.
+    """
+
+    def __init__(self, dataset_name: str, **options: Any) -> None:
+        super().__init__(dataset_name, **options)
+        metadata = MetadataCatalog.get(dataset_name)
+        things = sorted(metadata.thing_dataset_id_to_contiguous_id.items())
+        self._place_of = {index: place for place, (_, index) in enumerate(things)}
+        self._metadata = Metadata(
+            name=dataset_name,
+            json_file=metadata.json_file,
+            thing_classes=[metadata.stuff_classes[index] for _, index in things],
+            thing_dataset_id_to_contiguous_id={identity: place for place, (identity, _) in enumerate(things)},
+        )
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Adds a batch."""
+        super().process(inputs, [self._renumbered(output) for output in outputs])
+
+    def _renumbered(self, output: Mapping[str, Any]) -> dict[str, Any]:
+        found = output["instances"]
+        places = [self._place_of.get(index, -1) for index in found.pred_classes.tolist()]
+        things = found[[number for number, place in enumerate(places) if place >= 0]]
+        things.pred_classes = things.pred_classes.new_tensor([place for place in places if place >= 0])
+        return {"instances": things}

@@ -1,0 +1,99 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""One training or evaluation of a configuration of CMPF in Detectron2's loop: --engine detectron2."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from fvcore.common.config import CfgNode
+
+from cmpf.build.model import build_device
+from cmpf.detectron2.checkpointing import Checkpointer
+from cmpf.detectron2.config import detectron2_config
+from cmpf.detectron2.trainer import Trainer
+from cmpf.engine import distributed
+from cmpf.engine.best_metric import Results
+from cmpf.engine.checkpoints import LAST_CHECKPOINT
+from cmpf.errors import TrainingError
+
+NATIVE_ENDING = ".safetensors"
+
+
+def obstacle(cfg: CfgNode, *, eval_only: bool = False) -> str:
+    """Why Detectron2's loop cannot run a configuration of CMPF; "" where it can.
+
+    Args:
+        eval_only: nothing is to be trained.
+    """
+    solver = cfg.SOLVER
+    if comm.get_world_size() > 1 and build_device(cfg).type == "cpu":
+        return "Detectron2 trains in several processes on GPUs only"
+    if eval_only:
+        return ""
+    if last_checkpoint(cfg).endswith(NATIVE_ENDING):
+        return f"{cfg.OUTPUT_DIR} holds checkpoints of the native engine"
+    if solver.ACCUMULATION_STEPS > 1:
+        return f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}: Detectron2's loop takes a batch as a whole"
+    return (
+        "SOLVER.EMA.ENABLED: Detectron2's loop keeps no average of the weights" if solver.EMA.ENABLED else ""
+    )
+
+
+def last_checkpoint(cfg: CfgNode) -> str:
+    """Name of the newest checkpoint in OUTPUT_DIR, of either engine; "" = none."""
+    try:
+        return (Path(cfg.OUTPUT_DIR) / LAST_CHECKPOINT).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Results | None:
+    """Trains and evaluates, or evaluates MODEL.WEIGHTS.
+
+    Args:
+        cfg: of CMPF, as cmpf.config.get_cfg gives it.
+        resume: go on from the newest checkpoint in OUTPUT_DIR, if there is one.
+    Returns:
+        {dataset: {task: {metric: percent}}}; None where there is no test dataset.
+    Raises:
+        TrainingError: there is an obstacle; or it is a new training in a folder with the checkpoints of another.
+    """
+    if reason := obstacle(cfg, eval_only=eval_only):
+        raise TrainingError(f"{reason}; use --engine native")
+    _group_by_machine()
+    host = detectron2_config(cfg)
+    for name in ("fvcore", "detectron2"):
+        setup_logger(host.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    if eval_only:
+        model = build_model(host)
+        Checkpointer(model, host.OUTPUT_DIR).load(host.MODEL.WEIGHTS, checkpointables=[])
+        return _by_dataset(host, Trainer.test(host, model))
+    if not resume and last_checkpoint(cfg):
+        raise TrainingError(
+            f"{host.OUTPUT_DIR} holds checkpoints of an earlier run. Go on with it by --resume, or choose another "
+            "OUTPUT_DIR"
+        )
+    trainer = Trainer(host)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return _by_dataset(host, getattr(trainer, "_last_eval_results", None))
+
+
+def _group_by_machine() -> None:
+    """What Detectron2's own launcher would have done: the processes of a machine know each other."""
+    if comm.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
+        places = distributed.gather(int(os.environ.get("LOCAL_RANK", "0")))
+        comm.create_local_process_group(max(places) + 1)
+
+
+def _by_dataset(cfg: CfgNode, results: Any) -> Results | None:
+    """Detectron2 leaves the name out where there is one dataset."""
+    names = cfg.DATASETS.TEST
+    if not names or not results:
+        return None
+    return {names[0]: results} if len(names) == 1 else dict(results)

@@ -1,0 +1,184 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Detectron2's loop and hooks around CMPF's data, optimiser, schedule and evaluators."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.engine import DefaultTrainer, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cmpf.build.evaluation import build_evaluators, build_test_loader
+from cmpf.build.training import build_learning_rate, build_train_loader
+from cmpf.data import Dataset, get_dataset
+from cmpf.detectron2.checkpointing import Checkpointer, WeightsKeeper
+from cmpf.detectron2.config import native_config
+from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
+from cmpf.detectron2.evaluation import Evaluators
+from cmpf.engine.optimizer import build_optimizer
+from cmpf.engine.precision import MixedPrecision
+from cmpf.engine.schedule import Schedule, build_schedule
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):  # type: ignore[misc]
+    """Trains and evaluates a configuration with the parts of CMPF's own engine.
+
+    Shared with it: augmentations, order of the pictures, optimiser, clipping, schedule, evaluators. Detectron2's:
+    the loop, mixed precision, logs, checkpoints. Datasets that only Detectron2 knows are read by its own loaders. Its
+    loop has no SOLVER.ACCUMULATION_STEPS and no SOLVER.EMA; `obstacle` of cmpf.detectron2.running tells.
+
+    Args:
+        cfg: of Detectron2, with add_cmpf_config.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(_possible_precision(cfg))
+        if self.cfg.SOLVER.AMP.ENABLED:
+            amp, device = self.cfg.SOLVER.AMP, torch.device(self.cfg.MODEL.DEVICE)
+            self._trainer.precision = MixedPrecision(enabled=True, device=device, dtype=amp.DTYPE).dtype
+            scaled = self._trainer.precision is torch.float16
+            self._trainer.grad_scaler = torch.amp.GradScaler("cuda", enabled=scaled)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW with CMPF's groups, and the norm of all gradients together clipped before each step."""
+        solver = cfg.SOLVER
+        optimizer = build_optimizer(
+            model,
+            lr=build_learning_rate(native_config(cfg)),
+            weight_decay=solver.WEIGHT_DECAY,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+        )
+        if solver.CLIP_GRADIENTS.ENABLED:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+            def clip(*_: object) -> None:
+                torch.nn.utils.clip_grad_norm_(parameters, solver.CLIP_GRADIENTS.CLIP_VALUE)
+
+            optimizer.register_step_pre_hook(clip)
+        return optimizer
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Schedule:
+        """CMPF's schedule; Detectron2's of the same names warm up to another place."""
+        solver = cfg.SOLVER
+        return build_schedule(
+            solver.LR_SCHEDULER_NAME,
+            optimizer,
+            max_iter=solver.MAX_ITER,
+            steps=solver.STEPS,
+            gamma=solver.GAMMA,
+            warmup_iters=solver.WARMUP_ITERS,
+            warmup_factor=solver.WARMUP_FACTOR,
+        )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """This process's share of endless batches of the first dataset of DATASETS.TRAIN."""
+        if not is_ours(cfg.DATASETS.TRAIN[0]):
+            return super().build_train_loader(cfg)
+        return build_train_loader(native_config(cfg))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Pictures of a dataset at their test size, each of which names the classes to look for."""
+        if not is_ours(dataset_name):
+            return super().build_test_loader(cfg, dataset_name)
+        return build_test_loader(native_config(cfg), _with_vocabulary(get_dataset(dataset_name)))
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
+    ) -> Mapping[str, Any]:
+        """Evaluates on every dataset of DATASETS.TEST, by default with CMPF's evaluators.
+
+        Returns:
+            {task: {metric: percent}} of the only dataset, or this by dataset.
+        """
+        if evaluators is None:
+            network = model.module if isinstance(model, DistributedDataParallel) else model
+            evaluators = [cls._evaluator(cfg, network, name) for name in cfg.DATASETS.TEST]
+        results: Mapping[str, Any] = super().test(cfg, model, evaluators)
+        return results
+
+    @classmethod
+    def _evaluator(cls, cfg: CfgNode, network: Any, name: str) -> DatasetEvaluator:
+        if not is_ours(name):
+            return cls.build_evaluator(cfg, name)
+        return Evaluators(build_evaluators(native_config(cfg), network, get_dataset(name)))
+
+    def build_hooks(self) -> list[Any]:
+        """Detectron2's hooks, but a schedule that resumes, N checkpoints kept, and the best one by TEST.BEST_METRIC."""
+        cfg = self.cfg
+        # Here, because the constructor of DefaultTrainer makes its own just before it asks for hooks.
+        self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        replaced = {
+            hooks.LRScheduler: ScheduleHook(),
+            hooks.PeriodicCheckpointer: hooks.PeriodicCheckpointer(
+                self.checkpointer, period, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT
+            ),
+        }
+        chosen = [replaced.get(type(hook), hook) for hook in super().build_hooks()]
+        if cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST and comm.is_main_process():
+            several = len(cfg.DATASETS.TEST) > 1
+            metric = f"{cfg.DATASETS.TEST[0]}/{cfg.TEST.BEST_METRIC}" if several else cfg.TEST.BEST_METRIC
+            keeper = WeightsKeeper(self.model, cfg.OUTPUT_DIR)
+            chosen.append(hooks.BestCheckpointer(cfg.TEST.EVAL_PERIOD, keeper, metric))
+        return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the position in the training data."""
+        state: dict[str, Any] = super().state_dict()
+        if hasattr(self.data_loader, "state_dict"):
+            state["loader"] = self.data_loader.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores `state_dict`."""
+        super().load_state_dict(state_dict)
+        if "loader" in state_dict and hasattr(self.data_loader, "load_state_dict"):
+            self.data_loader.load_state_dict(state_dict["loader"])
+
+
+class ScheduleHook(hooks.LRScheduler):  # type: ignore[misc]
+    """Detectron2's hook keeps the state of torch's schedules only; this one that of CMPF's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is."""
+        state: dict[str, Any] = self.scheduler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes there."""
+        self.scheduler.load_state_dict(state_dict)
+
+
+def _possible_precision(cfg: CfgNode) -> CfgNode:
+    """Mixed precision off on a CPU, where CMPF's own engine leaves it off too and Detectron2 refuses to run."""
+    if not cfg.SOLVER.AMP.ENABLED or torch.device(cfg.MODEL.DEVICE).type == "cuda":
+        return cfg
+    logger.info("SOLVER.AMP.ENABLED has no effect on %s", cfg.MODEL.DEVICE)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = False
+    cfg.freeze()
+    return cfg
+
+
+def _with_vocabulary(dataset: Dataset) -> Dataset:
+    """The same dataset, whose samples name it."""
+    for sample in dataset.samples:
+        sample[VOCABULARY_KEY] = dataset.name  # type: ignore[literal-required]
+    return dataset
