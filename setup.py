@@ -53,6 +53,9 @@ setup(
     extras_require={
         "dev": DEV,
         "demo": ["scikit-image>=0.22", "pooch>=1.8"],
+        "video": ["opencv-python-headless>=4.9"],
+        "wandb": ["wandb>=0.17"],
+        "supervision": ["supervision>=0.22"],
         "cityscapes": ["cityscapesscripts>=2.2.4"],  # official mIoU and AP, preparation
     },
     entry_points={"console_scripts": ["cmpf = cmpf.cli:main"]},

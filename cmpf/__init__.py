@@ -22,7 +22,8 @@ def load(model: str, *, device: str | None = None, weights: str | None = None) -
     """A ready predictor.
 
     Args:
-        model: a name of the zoo ("cmpf_tiny"), the path of a config, or a folder with config.yaml and weights.
+        model: a name of the zoo ("cmpf_tiny"), the path of a config, a folder with config.yaml and weights, or
+            "USER/REPOSITORY[@REVISION]" of the Hugging Face Hub.
         device: "cpu", "cuda", "cuda:1", ...; None = a CUDA device if there is one, else the CPU.
         weights: path of trained weights that replace the model's own.
     Raises:

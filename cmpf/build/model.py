@@ -21,6 +21,7 @@ from cmpf.frozen_encoders import CachedMasks, FrozenEncoders, MaskSource, Online
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.model import CMPF
+from cmpf.modeling.deformable_attention import choose_deformable_attention, use_deformable_attention
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
@@ -52,11 +53,15 @@ def build_model(cfg: CfgNode) -> CMPF:
     return model
 
 
-def build_network(cfg: CfgNode) -> CMPF:
-    """The network where torch's default device is, with the weights of its encoders but none of MODEL.WEIGHTS."""
-    train_vocabulary = build_train_vocabulary(cfg)
+def build_network(cfg: CfgNode, train_vocabulary: Vocabulary | None = None) -> CMPF:
+    """The network where torch's default device is, with the weights of its encoders but none of MODEL.WEIGHTS.
+
+    Args:
+        train_vocabulary: classes of the training labels; None = those of DATASETS.TRAIN.
+    """
+    train_vocabulary = train_vocabulary or build_train_vocabulary(cfg)
     encoders = build_encoders(cfg)
-    return CMPF(
+    network = CMPF(
         encoders=encoders,
         pixel_decoder=build_pixel_decoder(cfg, encoders.clip),
         sam_branch=build_sam_branch(cfg, encoders.sam),
@@ -66,6 +71,9 @@ def build_network(cfg: CfgNode) -> CMPF:
         settings=build_settings(cfg),
         text_cache=TextCache(cache_folder() / "text"),
     )
+    function = choose_deformable_attention(cfg.MODEL.CMPF.DEFORMABLE_ATTENTION, build_device(cfg))
+    use_deformable_attention(network, function)
+    return network
 
 
 def build_device(cfg: CfgNode) -> torch.device:

@@ -3,65 +3,60 @@
 
 from __future__ import annotations
 
-import difflib
+import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from cmpf.build.model import build_mask_ensemble, build_model
-from cmpf.build.zoo import zoo, zoo_weights
-from cmpf.config import find_config, get_cfg
-from cmpf.data import dataset_names, get_vocabulary
-from cmpf.errors import ModelNameError
+from cmpf.build.pretrained import save_pretrained
+from cmpf.build.sizes import evaluation_size
+from cmpf.build.sources import find_model
+from cmpf.config import get_cfg
+from cmpf.data import known_vocabularies
 from cmpf.predictor import Predictor
 
-FOLDER_CONFIG, FOLDER_WEIGHTS = "config.yaml", "model_final.safetensors"
+logger = logging.getLogger(__name__)
 
 
 def build_predictor(cfg: CfgNode) -> Predictor:
     """A predictor of the configured model, with MODEL.WEIGHTS loaded."""
+    short_side, max_side = evaluation_size(cfg)
     return Predictor(
         model=build_model(cfg),
-        short_side=cfg.INPUT.MIN_SIZE_TEST,
-        max_side=cfg.INPUT.MAX_SIZE_TEST,
+        short_side=short_side,
+        max_side=max_side,
         mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
-        known=[get_vocabulary(name) for name in dataset_names()],
+        known=list(known_vocabularies()),
+        saver=partial(save_pretrained, cfg),
     )
 
 
 def load_predictor(
-    model: str | Path, *, device: str | None = None, weights: str | Path | None = None
+    model: str | Path,
+    *,
+    device: str | None = None,
+    weights: str | Path | None = None,
+    overrides: Sequence[Any] = (),
 ) -> Predictor:
-    """See cmpf.load."""
-    config, overrides, own_weights = _find(str(model), need_weights=weights is None)
+    """See cmpf.load.
+
+    Args:
+        overrides: KEY VALUE ..., which go before everything else.
+    """
+    config, settings, own_weights = find_model(str(model), need_weights=weights is None)
     if device:
-        overrides += ["MODEL.DEVICE", device]
+        settings += ["MODEL.DEVICE", device]
     if chosen := weights or own_weights:
-        overrides += ["MODEL.WEIGHTS", str(chosen)]
-    return build_predictor(get_cfg(config, overrides))
-
-
-def _find(model: str, *, need_weights: bool) -> tuple[Path, list[Any], Path | None]:
-    """Config, overrides and weights (None = those of the config) of a zoo name, a folder or a config's path."""
-    known = zoo()
-    if model in known:
-        entry = known[model]
-        overrides = [part for pair in entry.overrides.items() for part in pair]
-        return find_config(entry.config), overrides, zoo_weights(model) if need_weights else None
-    path = Path(model)
-    if path.is_dir():
-        missing = [name for name in (FOLDER_CONFIG, FOLDER_WEIGHTS) if not (path / name).is_file()]
-        if missing:
-            raise ModelNameError(
-                f"folder {model} holds no {' and no '.join(missing)}; train_net.py writes both"
-            )
-        return path / FOLDER_CONFIG, [], path / FOLDER_WEIGHTS
-    if path.suffix in (".yaml", ".yml"):
-        return find_config(model), [], None
-    near = difflib.get_close_matches(model, known, n=1, cutoff=0.4)
-    hint = f", did you mean {near[0]}?" if near else "."
-    raise ModelNameError(
-        f"model {model!r} is unknown{hint} Give one of {', '.join(known)}, the path of a .yaml config, "
-        f"or a folder with {FOLDER_CONFIG} and {FOLDER_WEIGHTS}"
-    )
+        settings += ["MODEL.WEIGHTS", str(chosen)]
+    cfg = get_cfg(config, [*settings, *overrides])
+    if not cfg.MODEL.WEIGHTS:
+        logger.warning(
+            "%s names no weights, so the decoder is untrained and its masks mean nothing; give weights=FILE or "
+            "MODEL.WEIGHTS FILE",
+            config,
+        )
+    return build_predictor(cfg)

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from cmpf import checkpoint
 from cmpf.build.evaluation import build_evaluation
+from cmpf.build.training_pictures import picture_drawer
 from cmpf.data import (
     Dataset,
     DatasetMapper,
@@ -29,19 +32,23 @@ from cmpf.data.augmentations import Augmentation
 from cmpf.data.loader import TrainLoader
 from cmpf.data.loader import build_train_loader as data_train_loader
 from cmpf.data.mapper import TargetSource
+from cmpf.engine import distributed
 from cmpf.engine.checkpoints import Checkpointer
+from cmpf.engine.forward import CMPFForward
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule
 from cmpf.engine.trainer import Trainer
+from cmpf.engine.weight_average import WeightAverage
 from cmpf.engine.writers import Writer
 from cmpf.model import CMPF
 
+logger = logging.getLogger(__name__)
+
 IMAGE_PAD = 128  # grey of the area that jitter leaves free
-LOG_PERIOD = 20  # iterations in one line of the log
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
-    """Endless batches of the first dataset of DATASETS.TRAIN, augmented as its kind asks for.
+    """Endless batches, this process's share, of the first dataset of DATASETS.TRAIN, augmented as its kind asks for.
 
     Raises:
         DatasetError: the dataset is unknown, not on disk or damaged.
@@ -53,6 +60,8 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
 
 
@@ -133,7 +142,7 @@ def build_trainer(cfg: CfgNode, model: CMPF, *, writers: Sequence[Writer]) -> Tr
     solver = cfg.SOLVER
     optimizer = build_optimizer(
         model,
-        lr=solver.BASE_LR,
+        lr=build_learning_rate(cfg),
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
@@ -156,10 +165,41 @@ def build_trainer(cfg: CfgNode, model: CMPF, *, writers: Sequence[Writer]) -> Tr
         checkpointer=build_checkpointer(cfg, model),
         checkpoint_period=solver.CHECKPOINT_PERIOD,
         writers=writers,
-        log_period=LOG_PERIOD,
+        log_period=cfg.LOG.PERIOD,
         evaluate=build_evaluation(cfg, model) if cfg.DATASETS.TEST else None,
         eval_period=cfg.TEST.EVAL_PERIOD,
         best_metric=cfg.TEST.BEST_METRIC,
         amp=solver.AMP.ENABLED,
+        amp_dtype=solver.AMP.DTYPE,
         clip_norm=solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else math.inf,
+        accumulation_steps=solver.ACCUMULATION_STEPS,
+        forward=CMPFForward(model),
+        average=WeightAverage(model, decay=solver.EMA.DECAY) if solver.EMA.ENABLED else None,
+        draw=picture_drawer(model, count=cfg.LOG.PICTURES) if cfg.LOG.PICTURES else None,
     )
+
+
+def build_learning_rate(cfg: CfgNode) -> float:
+    """SOLVER.BASE_LR, scaled linearly with the batch where SOLVER.REFERENCE_BATCH_SIZE says what it is meant for."""
+    solver = cfg.SOLVER
+    base, batch, reference = float(solver.BASE_LR), solver.IMS_PER_BATCH, solver.REFERENCE_BATCH_SIZE
+    if reference in (0, batch):
+        return base
+    scaled: float = base * batch / reference
+    logger.info(
+        "learning rate %g = SOLVER.BASE_LR %g * batch %d / SOLVER.REFERENCE_BATCH_SIZE %d",
+        scaled,
+        base,
+        batch,
+        reference,
+    )
+    return scaled
+
+
+def profiled_parts(model: CMPF) -> dict[str, tuple[Any, str]]:
+    """What --profile measures apart inside the forward pass: an object and the name of what is called."""
+    return {
+        "frozen encoders": (model.encoders, "forward"),
+        "losses": (model.criterion, "forward"),
+        "matching": (model.criterion, "matcher"),
+    }

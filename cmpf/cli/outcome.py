@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,19 +23,25 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
         arguments: with `run`, which returns an exit code, and `debug`, which lets errors through.
         prefix: what the line of an error begins with.
     Returns:
-        The exit code; 1 after an error, of which one line is printed, and after Ctrl-C.
+        The exit code; 1 after an error, of which one line is printed, after Ctrl-C, and where nobody reads on
+        (`cmpf datasets | head`).
     """
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()  # here, where a reader that has gone can be met quietly
+        return code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if arguments.debug:
             raise
         # What is not one of our own errors is a bug or a machine's trouble; then its kind tells something.
         ours = isinstance(error, CMPFError)
         line = f"{error}" if ours else f"{type(error).__name__}: {error} (--debug shows where)"
-        print(f"{prefix}: {line}", file=sys.stderr)
+        print(f"{prefix}: {' '.join(part.strip() for part in line.splitlines())}", file=sys.stderr)
     return FAILED
 
 

@@ -4,25 +4,27 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
-from cmpf.cli.dataset_names import dataset_name
-from cmpf.cli.outcome import add_debug
-from cmpf.errors import CMPFError, VocabularyError
+from cmpf.cli.outcome import DONE, FAILED, add_debug
+from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
-    from cmpf.data.vocabulary import Vocabulary
 
 EXAMPLES = """examples:
   cmpf predict street.jpg --vocabulary "car; person, pedestrian; road; sky" --output out/
-  cmpf predict photos/*.jpg --vocabulary my_words.txt --task semantic --formats overlay semantic
-  cmpf predict photos/*.jpg --vocabulary openvocab_ade20k_panoptic_val
+  cmpf predict photos/ --vocabulary my_words.txt --task semantic --formats overlay semantic
+  cmpf predict 'photos/**/*.jpg' --vocabulary openvocab_ade20k_panoptic_val
+  cmpf predict street.jpg --vocabulary "car; road" --model output/mine --device cpu --json
+
+classes are separated by ";", synonyms of a class by ",". Pictures that cannot be read are named and the others done;
+then the exit code is 1. The files of a picture are whole or not there.
 """
+TASKS = ("all", "panoptic", "semantic", "instance")
+FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.prediction.FORMATS, without torch
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,88 +36,100 @@ def add_parser(commands: Commands) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_arguments(parser)
+    _add_classes(parser)
+    _add_model(parser)
+    _add_results(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", help="picture files or quoted patterns such as 'photos/*.jpg'")
+def _add_classes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="PICTURE",
+        help="files, folders, or quoted patterns such as 'photos/*.jpg'",
+    )
     parser.add_argument(
         "--vocabulary",
         required=True,
+        metavar="WORDS",
         help='classes: "car; person, pedestrian; sky", a vocabulary .txt file, or the classes of a dataset: '
         "its name or its YAML file",
     )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
+    kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="cmpf_tiny", help="zoo name, config path or model folder [cmpf_tiny]"
+        "--model",
+        default="cmpf_tiny",
+        metavar="NAME",
+        help="zoo name, config path, model folder or Hub repository [%(default)s]",
     )
-    parser.add_argument("--weights", help="trained weights that replace the model's own")
-    parser.add_argument("--task", default="all", choices=("all", "panoptic", "semantic", "instance"))
+    parser.add_argument("--weights", metavar="FILE", help="trained weights that replace the model's own")
+    parser.add_argument("--task", default="all", choices=TASKS, help="what to compute [%(default)s]")
     parser.add_argument("--ensemble", action="store_true", help="add SAM's own masks (semantic results)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--stuff", default="", help='classes that are not counted one by one, as in "road; sky"'
+        "--output", default="output/predict", metavar="DIR", help="folder for the results [%(default)s]"
     )
-    parser.add_argument("--output", default="output/predict", help="folder for the results [output/predict]")
     parser.add_argument(
         "--formats",
         nargs="+",
         default=["overlay"],
-        choices=("overlay", "panoptic", "coco", "semantic"),
-        help="what to write [overlay]",
+        choices=FORMATS,
+        help="overlay: pictures; panoptic: COCO PNG + JSON; coco: COCO results of instances; semantic: 16-bit PNG; "
+        "instances: NPZ of masks [overlay]",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Segments the pictures and writes the results."""
-    paths = _expand(arguments.images)
+    """Segments the pictures and writes the results; those that cannot be read are named."""
+    from cmpf.data.picture_files import find_pictures
+
+    pictures = find_pictures(arguments.images)  # before a model is loaded
+    from tqdm import tqdm
+
     import cmpf
+    from cmpf.prediction import unique_names
 
     predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
-    stuff = [name for name in arguments.stuff.split(";") if name.strip()] or None
-    vocabulary = _vocabulary(arguments.vocabulary, stuff)
-    for path in paths:
-        prediction = predictor.predict(
-            path,
-            vocabulary,
-            task=arguments.task,
-            ensemble=arguments.ensemble or None,
-            stuff=stuff,
-        )
-        files = [str(file) for file in prediction.save(arguments.output, arguments.formats)]
-        if arguments.json:
-            print(json.dumps({"image": path, "files": files, "found": prediction.summary()}))
-        else:
-            found = ", ".join(f"{count} {name}" for name, count in prediction.summary().items())
-            print(f"{path}: {found or 'nothing'} -> {', '.join(files)}")
-    return 0
+    words = predictor.vocabulary(
+        arguments.vocabulary, things=_names(arguments.things), stuff=_names(arguments.stuff)
+    )
+    code = DONE
+    bar = tqdm(
+        pictures, unit="picture", disable=None if len(pictures) > 1 else True
+    )  # None: only on a terminal
+    for picture, name in zip(bar, unique_names(pictures), strict=True):
+        try:
+            prediction = predictor.predict(
+                picture, words, task=arguments.task, ensemble=arguments.ensemble or None
+            )
+        except ImageError as error:
+            if arguments.debug:
+                raise
+            tqdm.write(f"cmpf: {error}", file=sys.stderr)
+            code = FAILED
+            continue
+        files = [str(file) for file in prediction.save(arguments.output, arguments.formats, name=name)]
+        tqdm.write(_line(str(picture), files, prediction.summary(), as_json=arguments.json))
+    return code
 
 
-def _vocabulary(given: str, stuff: list[str] | None) -> str | Vocabulary:
-    """The vocabulary of a dataset if the text means one, else the text, which the predictor reads.
-
-    Raises:
-        VocabularyError: stuff is named for a dataset, which says itself what is stuff.
-    """
-    from cmpf.data.catalog import dataset_names, get_vocabulary
-
-    name = dataset_name(given)
-    if name == given and name not in dataset_names():
-        return given
-    if stuff:
-        raise VocabularyError(
-            f"--stuff {'; '.join(stuff)}: the dataset {given} says what is stuff; leave it out"
-        )
-    return get_vocabulary(name)
+def _line(picture: str, files: list[str], found: dict[str, int], *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"image": picture, "files": files, "found": found}, ensure_ascii=False)
+    words = ", ".join(f"{count} {name}" for name, count in found.items())
+    return f"{picture}: {words or 'nothing'} -> {', '.join(files)}"
 
 
-def _expand(patterns: Sequence[str]) -> list[str]:
-    paths: list[str] = []
-    for pattern in patterns:
-        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))
-        if not matches:
-            raise CMPFError(f"{pattern}: no such picture; give files or a pattern that matches some")
-        paths += matches
-    return paths
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name for name in text.split(";") if name.strip()]

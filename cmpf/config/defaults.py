@@ -67,6 +67,7 @@ def _model() -> dict[str, Any]:
             "QUERY_INJECTOR": {"ENABLED": True, "LEVEL": 2},
             "FEATURE_INJECTOR": {"ENABLED": True, "LEVEL": 0, "KEEP_POSITIONS": False},
             "SAM_BRANCH": {"LAYERS": 6, "FLAT_LEVELS": 0},
+            "DEFORMABLE_ATTENTION": "auto",  # auto = Triton kernels on CUDA where they run, else PyTorch
             "COMPILE": False,
         },
     }

@@ -131,6 +131,7 @@ RULES: dict[str, Rule] = {
     "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS": Rule(
         "0 (correct attention) or 3 (published arithmetic)", lambda value: value in (0, 3)
     ),
+    "MODEL.CMPF.DEFORMABLE_ATTENTION": _choice("auto", "torch", "triton"),
     "MODEL.CMPF.COMPILE": FLAG,
     "INPUT.IMAGE_SIZE": COUNT,
     "INPUT.MIN_SCALE": POSITIVE,

@@ -32,7 +32,7 @@ class DatasetEntry:
     label_map: category id in the JSON files, or value in the label pictures of a semantic dataset -> class
         index; None = by name, or equal.
     ignore_label: value of unlabelled pixels in semantic label pictures.
-    test_size: (shorter side, longest longer side) in testing; None = as the configuration says.
+    test_size: (shorter side, longest longer side) in testing; None = 800 and 1333. INPUT.MIN_SIZE_TEST goes before it.
     marker: a file that says that the dataset is whole; "" = none.
     """
 

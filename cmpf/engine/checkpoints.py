@@ -104,6 +104,18 @@ class Checkpointer:
             )
         return None
 
+    def check_unused(self) -> None:
+        """Makes sure that a new training mixes with no other one.
+
+        Raises:
+            TrainingError: the folder holds checkpoints.
+        """
+        if earlier := self.iterations():
+            raise TrainingError(
+                f"{self.folder} holds checkpoints of an earlier run (up to iteration {earlier[-1]}). Go on with "
+                "it by --resume, or choose another OUTPUT_DIR"
+            )
+
     def iterations(self) -> list[int]:
         """Iterations of which the folder holds a checkpoint or a part of one, ascending."""
         if not self.folder.is_dir():

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmpf.engine import distributed
+from cmpf.errors import TrainingError
 from cmpf.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -23,22 +25,30 @@ def batch_names(batch: Any) -> list[str]:
     return [str(sample.get("file_name", sample.get("image_id", "(no name)"))) for sample in named]
 
 
-def record_failure(folder: Path, *, iteration: int, fault: str, batch: Any) -> str:
-    """Writes FOLDER/failed_batch.json: iteration, fault, and file name and image id of each sample.
+def pictures_of_all(batch: Any) -> list[dict[str, Any]]:
+    """File name and image id of each sample of all processes' batches; all of them must call it."""
+    return [picture for pictures in distributed.gather(_pictures(batch)) for picture in pictures]
 
-    Returns:
-        A sentence for the error message, with the names.
-    """
-    samples = batch if isinstance(batch, Sequence) else []
-    pictures = [
-        {key: sample[key] for key in ("file_name", "image_id") if key in sample}
-        for sample in samples
-        if isinstance(sample, Mapping)
-    ]
-    content = {"iteration": iteration, "fault": fault, "pictures": pictures}
+
+def record_failure(folder: Path, *, iteration: int, fault: str, batch: Any) -> None:
+    """Writes FOLDER/failed_batch.json: iteration, fault, and file name and image id of each sample."""
+    content = {"iteration": iteration, "fault": fault, "pictures": _pictures(batch)}
     write_text(folder / FAILED_BATCH, json.dumps(content, indent=1))
+
+
+def failure(fault: str, *, batch: Any, folder: Path, weights: Path) -> TrainingError:
+    """The error that ends a training: what happened, with which pictures, and how to go on.
+
+    Args:
+        batch: its samples are named.
+        folder: where record_failure wrote.
+        weights: of the checkpoint that was left.
+    """
     names = ", ".join(batch_names(batch)) or "unnamed"
-    return f"Pictures of the batch (also in {folder / FAILED_BATCH}): {names}"
+    return TrainingError(
+        f"{fault}. Pictures of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "
+        "Look at these pictures or lower the learning rate; --resume goes on with the next batch"
+    )
 
 
 class FaultCounter:
@@ -66,3 +76,12 @@ class FaultCounter:
             ", ".join(batch_names(batch)),
         )
         return self.in_a_row >= self._allowed
+
+
+def _pictures(batch: Any) -> list[dict[str, Any]]:
+    samples = batch if isinstance(batch, Sequence) else []
+    return [
+        {key: sample[key] for key in ("file_name", "image_id") if key in sample}
+        for sample in samples
+        if isinstance(sample, Mapping)
+    ]

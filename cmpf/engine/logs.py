@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cmpf.engine import distributed
+
 FILE_ONLY = {"file_only": True}  # as logger.info(..., extra=FILE_ONLY): not for the terminal
 LOG_FILE = "log.txt"
 
@@ -31,7 +33,7 @@ def logging_to(folder: Path) -> Iterator[logging.Logger]:
     """Sends the "cmpf" logger to the terminal and to FOLDER/log.txt (appended) while the block lasts.
 
     Python's warnings, most of which come from dependencies and are nothing that a user can act on, go to the
-    file only.
+    file only. Of several processes only the first is heard on the terminal; the others have log_rank1.txt, ...
 
     Args:
         folder: made if it is not there.
@@ -40,9 +42,10 @@ def logging_to(folder: Path) -> Iterator[logging.Logger]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     terminal = _TerminalHandler()
-    terminal.addFilter(lambda record: not getattr(record, "file_only", False))
+    main = distributed.is_main()
+    terminal.addFilter(lambda record: main and not getattr(record, "file_only", False))
     terminal.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))
-    file = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    file = logging.FileHandler(folder / _log_file(), encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
 
     logger, warned = logging.getLogger("cmpf"), logging.getLogger("py.warnings")
@@ -62,3 +65,7 @@ def logging_to(folder: Path) -> Iterator[logging.Logger]:
         warned.removeHandler(file)
         logger.level, logger.propagate, warned.propagate = before
         file.close()
+
+
+def _log_file() -> str:
+    return LOG_FILE if distributed.is_main() else f"log_rank{distributed.rank()}.txt"

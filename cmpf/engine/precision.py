@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmpf.errors import TrainingError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # beside "auto"
+
 
 def lowest_precision(device: torch.device) -> torch.dtype:
     """The type for the bulk of the arithmetic: bfloat16 or float16 on a GPU, float32 on a CPU."""
@@ -21,13 +25,22 @@ class MixedPrecision:
     """Autocast and, for float16, the loss scaler.
 
     Args:
-        enabled: False = float32 throughout. On a CPU it is float32 anyway: half precision is slower there.
+        enabled: False = float32 throughout.
         device: where the model is.
+        dtype: "bf16", "fp16", or "auto" = see lowest_precision; on a CPU that is float32, as half precision is
+            slower there.
+    Raises:
+        TrainingError: bf16 on a GPU that has no bfloat16.
     """
 
-    def __init__(self, *, enabled: bool, device: torch.device) -> None:
+    def __init__(self, *, enabled: bool, device: torch.device, dtype: str = "auto") -> None:
         self._device = device
-        self.dtype = lowest_precision(device) if enabled else torch.float32
+        wanted = lowest_precision(device) if dtype == "auto" else DTYPES[dtype]
+        self.dtype = wanted if enabled else torch.float32
+        if self.dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise TrainingError(
+                f"SOLVER.AMP.DTYPE bf16: {torch.cuda.get_device_name(device)} has no bfloat16; use auto or fp16"
+            )
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -36,13 +49,16 @@ class MixedPrecision:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self.dtype)
 
-    def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients of `loss`, unscaled, in the optimiser's parameters."""
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of `loss`, still scaled, to those that are there."""
         torch.autograd.backward(self._scaler.scale(loss))
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes the scale out of the gradients; once, after the last `backward` of a step."""
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Steps, unless the scaler saw an overflow in `backward`; then adapts the scale."""
+        """Steps, unless the scaler saw an overflow in `unscale`; then adapts the scale."""
         self._scaler.step(optimizer)
         self._scaler.update()
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cmpf.engine import distributed
+
 
 def seed_everything(seed: int) -> int:
     """Seeds Python's, numpy's and torch's global generators (torch: every device).
@@ -27,6 +29,15 @@ def seed_everything(seed: int) -> int:
     np.random.seed(seed)
     torch.manual_seed(seed)
     return seed
+
+
+def seed_rank(seed: int) -> None:
+    """Gives each process random numbers of its own; rank 0 keeps those it has, as in a single process.
+
+    Args:
+        seed: of the training; 0 or more.
+    """
+    _seed_other_ranks((seed,))
 
 
 def rng_state() -> dict[str, Any]:
@@ -65,6 +76,28 @@ def set_rng_state(state: dict[str, Any]) -> None:
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for device, device_state in enumerate(state["cuda"][:here]):
         torch.cuda.set_rng_state(device_state, device)
+
+
+def set_rank_rng_state(states: dict[str, Any] | list[dict[str, Any]], *, iteration: int) -> None:
+    """Puts this process's generators where `rng_state` found those of its rank.
+
+    Args:
+        states: by rank; a single one is that of a training in one process. A rank that has none, because there are
+            more processes now, gets numbers of its own.
+        iteration: of the training; another one gives such a rank other numbers.
+    """
+    known = states if isinstance(states, list) else [states]
+    if distributed.rank() < len(known):
+        set_rng_state(known[distributed.rank()])
+    else:
+        set_rng_state(known[0])
+        _seed_other_ranks((torch.initial_seed(), iteration))
+
+
+def _seed_other_ranks(origin: tuple[int, ...]) -> None:
+    rank = distributed.rank()
+    if rank:
+        seed_everything(int(np.random.SeedSequence([*origin, rank]).generate_state(1)[0]))
 
 
 @contextmanager

@@ -11,11 +11,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cmpf.engine.logs import FILE_ONLY
 from cmpf.engine.records import Record
 from cmpf.files import write_text
+
+Pictures = Mapping[str, NDArray[np.uint8]]  # title -> (H, W, 3) RGB
 
 
 class Writer:
@@ -32,6 +36,9 @@ class Writer:
 
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Hears an evaluation, "dataset/task/metric" -> value in percent."""
+
+    def pictures(self, iteration: int, pictures: Pictures) -> None:
+        """Hears pictures of the training with the model's predictions."""
 
     def close(self) -> None:
         """Training ends, well or not."""
@@ -128,15 +135,7 @@ class TensorBoardWriter(Writer):
         self._events = SummaryWriter(str(self._folder), purge_step=iteration + 1)
 
     def summary(self, record: Record) -> None:
-        scalars = {
-            "loss/total": record.total_loss,
-            **{f"loss/{name.removeprefix('loss_')}": value for name, value in record.losses.items()},
-            "lr": record.lr,
-            "grad_norm": record.grad_norm,
-            "time/data": record.data_time,
-            "time/step": record.step_time,
-        }
-        for name, value in scalars.items():
+        for name, value in curves(record).items():
             self._events.add_scalar(name, value, record.iteration)
 
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -144,9 +143,27 @@ class TensorBoardWriter(Writer):
             self._events.add_scalar(name, value, iteration)
         self._events.flush()
 
+    def pictures(self, iteration: int, pictures: Pictures) -> None:
+        for title, picture in pictures.items():
+            self._events.add_image(title, picture, iteration, dataformats="HWC")
+
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
+
+
+def curves(record: Record) -> dict[str, float]:
+    """A summary as named curves."""
+    memory = {} if record.max_memory is None else {"memory/max_mb": record.max_memory}
+    return {
+        "loss/total": record.total_loss,
+        **{f"loss/{name.removeprefix('loss_')}": value for name, value in record.losses.items()},
+        "lr": record.lr,
+        "grad_norm": record.grad_norm,
+        "time/data": record.data_time,
+        "time/step": record.step_time,
+        **memory,
+    }
 
 
 def build_writers(folder: Path, *, logger: logging.Logger, terminal: bool, tensorboard: bool) -> list[Writer]:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.errors import TrainingError
+from cmpf.losses.heads import stack_heads
 from cmpf.losses.matcher import HungarianMatcher, Matches
+from cmpf.losses.normalizers import Normalizers, normalizers
 from cmpf.losses.points import sample_points, uncertain_points
 from cmpf.losses.target_masks import TargetMasks
 from cmpf.types import DecoderOutput, Targets
@@ -53,6 +55,23 @@ class SetCriterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_ratio = importance_ratio
         self.deep_supervision = deep_supervision
+        self._normalizers: Normalizers | None = None
+
+    @contextmanager
+    def normalized_by(self, whole: Normalizers) -> Iterator[None]:
+        """Inside, losses are divided by these normalizers instead of those of the batch at hand.
+
+        For the parts of a larger batch; the model stands between the trainer and this criterion.
+        """
+        self._normalizers = whole
+        try:
+            yield
+        finally:
+            self._normalizers = None
+
+    def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
+        """What the losses of a batch with Q queries a picture are divided by; see the function of this name."""
+        return normalizers(targets, queries=queries, void_weight=self.void_weight, device=device)
 
     def forward(self, outputs: DecoderOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Losses, already multiplied by their factors.
@@ -70,13 +89,16 @@ class SetCriterion(nn.Module):
         # Losses need float32 under autocast: a sum over 12,544 points overflows half precision.
         with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
             logits = torch.stack([head["pred_logits"] for head in heads], dim=1).float()
-            masks = torch.stack([head["pred_masks"] for head in heads], dim=1)
+            masks = stack_heads([head["pred_masks"] for head in heads])
             target_masks = TargetMasks([target["masks"] for target in targets])
             matches = self.matcher(logits.detach(), masks.detach(), targets, target_masks)
             labels = torch.cat([target["labels"] for target in targets])
-            ce = self._classification(logits, labels, matches)
+            divisors = self._normalizers or self.normalizers(
+                targets, queries=logits.shape[2], device=logits.device
+            )
+            ce = self._classification(logits, labels, matches) / divisors.class_weight
             mask, dice = self._masks(masks, target_masks, matches)
-            number = _targets_per_process(len(labels), logits.device)
+            number = divisors.targets
         losses: dict[str, Tensor] = {}
         for name, values in (("loss_ce", ce), ("loss_mask", mask / number), ("loss_dice", dice / number)):
             *earlier, last = (values * self.weights[name]).unbind()
@@ -99,13 +121,13 @@ class SetCriterion(nn.Module):
                 )
 
     def _classification(self, logits_BLQK: Tensor, labels: Tensor, matches: Matches) -> Tensor:
-        """Cross-entropy of each head (L,), the mean over queries weighted by class as in F.cross_entropy."""
+        """Cross-entropy of each head (L,), the sum over queries weighted by class."""
         heads = torch.arange(logits_BLQK.shape[1], device=labels.device)[:, None]
         classes = labels.new_full(logits_BLQK.shape[:3], self.num_classes)
         classes[matches.image, heads, matches.query] = labels[matches.target]
         losses = F.cross_entropy(logits_BLQK.flatten(0, 2), classes.flatten(), reduction="none")
         weights = torch.where(classes == self.num_classes, self.void_weight, 1.0)
-        return (losses.view_as(weights) * weights).sum(dim=(0, 2)) / weights.sum(dim=(0, 2)).clamp(min=1e-8)
+        return (losses.view_as(weights) * weights).sum(dim=(0, 2))
 
     def _masks(
         self, masks_BLQhw: Tensor, target_masks: TargetMasks, matches: Matches
@@ -126,12 +148,3 @@ class SetCriterion(nn.Module):
         dice = 1 - (2 * (s * t).sum(dim=1) + 1) / (s.sum(dim=1) + t.sum(dim=1) + 1)
         shape = matches.target.shape
         return bce.view(shape).sum(dim=1), dice.view(shape).sum(dim=1)
-
-
-def _targets_per_process(count: int, device: torch.device) -> Tensor:
-    """Mean number of targets over all processes, at least 1; on the device: nothing waits for it."""
-    number = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(number)
-        number = number / dist.get_world_size()
-    return number.clamp(min=1.0)

@@ -1,15 +1,22 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.tiny_model import picture, tiny_config, tiny_model
 
+import cmpf.build.model
 from cmpf.build import build_criterion, build_model, build_settings
 from cmpf.build.model import build_device, build_encoders, build_pixel_decoder, build_sam_branch
 from cmpf.config import get_cfg
 from cmpf.encoders.clip import CLIP
+from cmpf.ensemble.proposal_cache import ProposalCache
 from cmpf.errors import ModelNameError
+from cmpf.frozen_encoders import CachedMasks
+from cmpf.modeling.deformable_attention import AttentionFunction, MultiScaleDeformableAttention
+from cmpf.modeling.deformable_triton import triton_deformable_attention
 
 FULL_SIZE = "configs/coco/cmpf/convnext_large_eval_ade20k.yaml"
 RANDOM = ["MODEL.CMPF.CLIP.PRETRAINED", "", "MODEL.CMPF.SAM.CHECKPOINT", "random", "MODEL.DEVICE", "cpu"]
@@ -90,6 +97,23 @@ def test_compile_wraps_both_frozen_encoders(monkeypatch: pytest.MonkeyPatch) -> 
     assert compiled == ["CLIP", "SAMEncoder"]
 
 
+def test_deformable_attention_is_chosen_once_for_the_device_of_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def choose(name: str, device: torch.device) -> AttentionFunction:
+        asked.append((name, device.type))
+        return triton_deformable_attention
+
+    monkeypatch.setattr(cmpf.build.model, "choose_deformable_attention", choose)
+    model = build_model(tiny_config(overrides=["MODEL.CMPF.DEFORMABLE_ATTENTION", "triton"]))
+    assert asked == [("triton", "cpu")]
+    attentions = [m for m in model.modules() if isinstance(m, MultiScaleDeformableAttention)]
+    assert len(attentions) > 2  # the pixel decoder's and the SAM branch's
+    assert {m.function for m in attentions} == {triton_deformable_attention}
+
+
 def test_the_device_is_the_configured_one() -> None:
     assert build_device(tiny_config()).type == "cpu"
 
@@ -101,6 +125,57 @@ def test_the_pixel_decoder_takes_its_channels_from_the_built_trunk() -> None:
     levels = {name: torch.randn(1, channels, 64 // s, 64 // s)
               for (name, channels), s in zip(clip.channels.items(), (4, 8, 16, 32), strict=True)}  # fmt: skip
     assert decoder(levels).mask_features.shape == (1, 64, 16, 16)
+
+
+def cached(*overrides: object, name: str = "cmpf_tiny") -> ProposalCache:
+    """The cache that a config reads."""
+    given = ["TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", "masks", *overrides]
+    source = build_encoders(tiny_config(name, given)).mask_source
+    assert isinstance(source, CachedMasks)
+    return source.cache
+
+
+def test_cached_masks_need_no_weights_of_the_mask_sam() -> None:
+    cache = cached("TEST.ENSEMBLE.SAM_NAME", "vit_h", "TEST.ENSEMBLE.SAM_CHECKPOINT", "")
+    assert cache.settings["TEST.ENSEMBLE.SAM_NAME"] == "vit_h"
+    assert cache.settings["SAM weights"] is None
+
+
+def test_cached_masks_must_be_of_the_sam_that_makes_the_features() -> None:
+    torch.manual_seed(0)
+    random = cached().settings["SAM weights"]
+    shipped = cached("MODEL.CMPF.SAM.CHECKPOINT", "", "TEST.ENSEMBLE.SAM_CHECKPOINT", "").settings[
+        "SAM weights"
+    ]
+    assert len(random) == len(shipped) == 64  # SHA-256
+    assert random != shipped
+
+
+def test_every_setting_of_the_masks_is_checked_and_the_command_names_the_datasets() -> None:
+    plain = cached()
+    assert plain.folder == Path("masks")
+    assert "--dataset shapes_val --output masks" in plain.command
+    for key, value in {
+        **{"POINTS_PER_SIDE": 5, "PRED_IOU_THRESH": 0.1, "STABILITY_THRESH": 0.1, "NMS_THRESH": 0.1},
+        **{"MIN_AREA": 7, "MAX_MASKS": 7},
+    }.items():
+        changed = cached(f"TEST.ENSEMBLE.{key}", value).settings
+        assert changed[f"TEST.ENSEMBLE.{key}"] == value != plain.settings[f"TEST.ENSEMBLE.{key}"]
+    assert (
+        cached("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 64).settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"]
+        == 64
+    )
+
+
+def test_without_the_ensemble_there_is_no_source_of_masks() -> None:
+    assert build_encoders(tiny_config("no_ensemble")).mask_source is None
+
+
+def test_injectors_act_at_the_configured_levels() -> None:
+    levels = ["MODEL.CMPF.QUERY_INJECTOR.LEVEL", 0, "MODEL.CMPF.FEATURE_INJECTOR.LEVEL", 1]
+    decoder = tiny_model(overrides=levels).decoder
+    assert decoder.query_injector_level == 0
+    assert list(decoder.feature_injectors) == ["1", "4"]  # of 6 layers
 
 
 @pytest.mark.slow

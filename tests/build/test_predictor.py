@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_model import tiny_config, tiny_model
+from PIL import Image
 
 import cmpf
 from cmpf import checkpoint
 from cmpf.build import build_model, build_predictor, load_predictor
 from cmpf.build.zoo import zoo
 from cmpf.config import get_cfg
-from cmpf.errors import ConfigError, ModelNameError, WeightsError
+from cmpf.errors import ConfigError, EvaluationError, ModelNameError, WeightsError
 
 WORDS = ["red circle", "sky"]
 
@@ -68,7 +69,7 @@ def test_overrides_of_a_zoo_entry_reach_its_model(monkeypatch: pytest.MonkeyPatc
     flat = ["MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7]
     model = build_model(get_cfg("no_ensemble", [*flat, "MODEL.DEVICE", "cpu"]))
     checkpoint.save(model, tmp_path / "flat.safetensors", metadata={})
-    monkeypatch.setattr("cmpf.build.predictor.zoo", lambda: zoo(tmp_path / "zoo.yaml"))
+    monkeypatch.setattr("cmpf.build.sources.zoo", lambda: zoo(tmp_path / "zoo.yaml"))
     predictor = load_predictor("flat", device="cpu", weights=tmp_path / "flat.safetensors")
     assert len(predictor.model.decoder.query_content.weight) == 7
 
@@ -108,3 +109,29 @@ def test_words_of_known_datasets_keep_their_kind() -> None:
     predictor = build_predictor(tiny_config("no_ensemble"))
     # stuff that only the validation set of ShapeWorld has, a thing of COCO, and a word that nobody knows
     assert predictor.vocabulary(["bamboo", "person", "unicorn"]).is_thing == (False, True, True)
+
+
+def test_overrides_go_before_the_config_and_the_folder(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    torch.manual_seed(0)
+    assert load_predictor(run, overrides=["INPUT.MIN_SIZE_TEST", 72]).short_side == 72
+
+
+def test_a_model_without_weights_is_used_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bare.yaml").write_text(tiny_config("no_ensemble").dump())
+    load_predictor(tmp_path / "bare.yaml")
+    assert "bare.yaml names no weights, so the decoder is untrained" in caplog.text
+
+
+def test_a_cache_of_masks_is_found_by_the_file_that_predict_is_given(
+    image: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(image).save(tmp_path / "a.png")
+    cached = ["TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", str(tmp_path / "masks")]
+    predictor = build_predictor(tiny_config(overrides=cached))
+    with pytest.raises(EvaluationError, match=r"a\.png: no SAM masks at input size .*Make them with"):
+        predictor.predict(tmp_path / "a.png", WORDS, ensemble=True)
+    with pytest.raises(EvaluationError, match="this sample has no file_name"):
+        predictor.predict(image, WORDS, ensemble=True)

@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from fvcore.common.config import CfgNode
 from helpers.panoptic import write_tiny_panoptic
 from helpers.tiny_model import tiny_config
 
-from cmpf.build.training import build_train_loader, build_train_mapper
+from cmpf.build import build_model, build_test_loader, build_trainer
+from cmpf.build.training import (
+    build_learning_rate,
+    build_train_loader,
+    build_train_mapper,
+    profiled_parts,
+)
 from cmpf.data import (
     InstanceTargets,
     LargeScaleJitter,
@@ -24,6 +31,7 @@ from cmpf.data import (
     SSDColorJitter,
     get_dataset,
 )
+from cmpf.engine.writers import Writer
 
 TRUTH = {"panoptic": "panoptic.json", "semantic": "semantic", "instance": "instances.json"}
 
@@ -126,3 +134,64 @@ def test_equal_seeds_give_equal_batches(folder: Path) -> None:
     first, second, other = (next(iter(build_train_loader(config(name, "SEED", seed)))) for seed in (1, 1, 2))
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
     assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(first, other, strict=True))
+
+
+def test_processes_share_a_training_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = dataset_name(folder, "panoptic")
+    whole = next(iter(build_train_loader(config(name))))
+    parts = []
+    monkeypatch.setattr("cmpf.engine.distributed.world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("cmpf.engine.distributed.rank", lambda rank=rank: rank)
+        parts += next(iter(build_train_loader(config(name))))
+    assert [sample["file_name"] for sample in parts] == [sample["file_name"] for sample in whole]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(parts, whole, strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_a_test_dataset_without_duplicates(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    dataset = get_dataset(dataset_name(folder, "panoptic"))
+    shares = []
+    monkeypatch.setattr("cmpf.engine.distributed.world_size", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr("cmpf.engine.distributed.rank", lambda rank=rank: rank)
+        loader = build_test_loader(config(dataset.name), dataset)
+        shares.append([sample["image_id"] for batch in loader for sample in batch])
+    # 3 pictures: 2 + 1, or one each and none for the last process
+    assert [len(share) for share in shares] == ([2, 1] if world == 2 else [1, 1, 1, 0])
+    assert sorted(chain(*shares)) == sorted(sample["image_id"] for sample in dataset.samples)
+
+
+@pytest.mark.parametrize(("reference", "rate"), [(0, 1e-3), (4, 1e-3), (8, 5e-4), (2, 2e-3)])
+def test_the_learning_rate_follows_the_batch_where_that_is_asked_for(
+    folder: Path, reference: int, rate: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ("SOLVER.BASE_LR", 1e-3, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.REFERENCE_BATCH_SIZE", reference)
+    with caplog.at_level("INFO"):
+        assert build_learning_rate(config("shapes_train", *given)) == pytest.approx(rate)
+    assert ("SOLVER.REFERENCE_BATCH_SIZE" in caplog.text) == (reference in (8, 2))
+
+
+def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) -> None:
+    name = dataset_name(folder, "panoptic")
+    cfg = config(
+        name,
+        *("SOLVER.ACCUMULATION_STEPS", 2, "SOLVER.EMA.ENABLED", True, "SOLVER.AMP.ENABLED", True),
+        *("SOLVER.AMP.DTYPE", "bf16", "LOG.PICTURES", 1, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", 1),
+        *("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.CMPF.COMPILE", False),
+    )
+    heard: list[str] = []
+
+    class Eyes(Writer):
+        def pictures(self, iteration: int, pictures: Any) -> None:
+            heard.extend(pictures)
+
+    trainer = build_trainer(cfg, build_model(cfg), writers=[Eyes()])
+    assert trainer.step.precision.dtype is torch.bfloat16
+    assert trainer.train().finished
+    assert heard == ["training/picture_0"]
+    state = torch.load(tmp_path / "run" / "training_0000001.pt", weights_only=True)
+    assert state["average"]["steps"] == 1
+    assert set(profiled_parts(trainer.model)) == {"frozen encoders", "losses", "matching"}  # type: ignore[arg-type]

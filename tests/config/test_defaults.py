@@ -21,6 +21,7 @@ def test_our_keys_have_the_documented_defaults():
     assert (ours.QUERY_INJECTOR.ENABLED, ours.FEATURE_INJECTOR.ENABLED) == (True, True)
     assert (ours.FEATURE_INJECTOR.KEEP_POSITIONS, ours.SAM_BRANCH.FLAT_LEVELS) == (False, 0)
     assert (ours.ENSEMBLE_ON_VALID_MASK, ours.COMPILE) == (False, False)
+    assert ours.DEFORMABLE_ATTENTION == "auto"
     assert (ensemble.ENABLED, ensemble.ALPHA, ensemble.SCORE_THRESHOLD) == (False, 0.2, 0.5)
     assert (ensemble.MAX_MASKS, ensemble.SAM_NAME, ensemble.SOURCE) == (50, "vit_h", "online")
     assert ensemble.PUBLISHED_POOLING is False

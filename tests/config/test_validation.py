@@ -42,6 +42,7 @@ def fault_of(key: str, value: object) -> str:
         ("MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "label", '"label"'),
         ("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 16, "16"),
         ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 1, "1"),
+        ("MODEL.CMPF.DEFORMABLE_ATTENTION", "cuda", '"cuda"'),
         ("DATASETS.TRAIN", (), "()"),
         ("DATASETS.TEST", ("a", 3), "('a', 3)"),
         ("TEST.BEST_METRIC", "PQ", '"PQ"'),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.engine.failures import FaultCounter, batch_names, record_failure
+from cmpf.engine.failures import FaultCounter, batch_names, failure, pictures_of_all, record_failure
 
 BATCH = [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {"image": None}]
 
@@ -18,9 +18,7 @@ def test_samples_are_named_by_file_else_by_id() -> None:
 
 
 def test_a_failure_is_written_down_with_names_and_ids(tmp_path: Path) -> None:
-    sentence = record_failure(tmp_path, iteration=12, fault="loss = nan", batch=BATCH)
-    assert "a.jpg, 7, (no name)" in sentence
-    assert str(tmp_path / "failed_batch.json") in sentence
+    record_failure(tmp_path, iteration=12, fault="loss = nan", batch=BATCH)
     assert json.loads((tmp_path / "failed_batch.json").read_text()) == {
         "iteration": 12,
         "fault": "loss = nan",
@@ -28,8 +26,24 @@ def test_a_failure_is_written_down_with_names_and_ids(tmp_path: Path) -> None:
     }
 
 
+def test_the_error_names_pictures_files_and_the_way_on(tmp_path: Path) -> None:
+    weights = tmp_path / "model_0000012.safetensors"
+    message = str(failure("loss = nan", batch=BATCH, folder=tmp_path, weights=weights))
+    assert message.startswith(
+        f"loss = nan. Pictures of the batch (also in {tmp_path / 'failed_batch.json'}): "
+    )
+    assert "a.jpg, 7, (no name)" in message
+    assert f"Checkpoint: {weights}." in message
+    assert message.endswith("--resume goes on with the next batch")
+
+
 def test_a_batch_of_an_unknown_kind_is_called_unnamed(tmp_path: Path) -> None:
-    assert record_failure(tmp_path, iteration=1, fault="x", batch=3).endswith("unnamed")
+    assert "failed_batch.json): unnamed. " in str(failure("x", batch=3, folder=tmp_path, weights=tmp_path))
+
+
+def test_only_what_names_a_picture_is_collected() -> None:
+    assert pictures_of_all(BATCH) == [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {}]
+    assert pictures_of_all(3) == []
 
 
 def test_only_faults_in_a_row_count(caplog: pytest.LogCaptureFixture) -> None:

@@ -49,3 +49,14 @@ def test_a_second_run_appends_and_nothing_stays_installed(tmp_path: Path) -> Non
     assert (list(logger.handlers), logger.level, logger.propagate) == before
     lines = (tmp_path / LOG_FILE).read_text().splitlines()
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["one", "two"]
+
+
+def test_other_processes_than_the_first_write_a_file_of_their_own_and_are_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmpf.engine.distributed.rank", lambda: 2)
+    with logging_to(tmp_path) as logger:
+        logger.warning("hello")
+    assert capsys.readouterr().out == ""
+    assert "hello" in (tmp_path / "log_rank2.txt").read_text()
+    assert not (tmp_path / LOG_FILE).exists()

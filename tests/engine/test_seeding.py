@@ -6,9 +6,17 @@ import random
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from cmpf.engine.seeding import preserved_rng, rng_state, seed_everything, set_rng_state
+from cmpf.engine.seeding import (
+    preserved_rng,
+    rng_state,
+    seed_everything,
+    seed_rank,
+    set_rank_rng_state,
+    set_rng_state,
+)
 
 
 def draw() -> tuple[Any, ...]:
@@ -55,3 +63,51 @@ def test_preserved_rng_hides_what_happens_inside_even_an_error() -> None:
     except KeyError:
         pass
     assert draw() == expected
+
+
+def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setattr("cmpf.engine.distributed.rank", lambda: rank)
+
+
+def draws() -> tuple[float, float, float]:
+    return torch.rand(1).item(), float(np.random.rand()), random.random()
+
+
+def test_each_process_draws_numbers_of_its_own_and_the_first_those_of_a_single_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    for rank in (0, 1, 2, 1):
+        seed_everything(5)
+        as_rank(monkeypatch, rank)
+        seed_rank(5)
+        seen.append(draws())
+    seed_everything(5)
+    assert seen[0] == draws()
+    assert seen[1] == seen[3]
+    assert len({*seen}) == 3
+
+
+def test_each_process_takes_up_its_own_state_and_one_that_has_none_gets_new_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states, expected = [], []
+    for seed in (1, 2):
+        seed_everything(seed)
+        states.append(rng_state())
+        expected.append(draws())
+    found = []
+    for rank in (0, 1, 2, 3):
+        as_rank(monkeypatch, rank)
+        set_rank_rng_state(states, iteration=10)
+        found.append(draws())
+    assert found[:2] == expected
+    assert len({*found}) == 4
+
+
+def test_a_state_of_a_single_process_is_that_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seed_everything(1)
+    state = rng_state()
+    expected = draws()
+    set_rank_rng_state(state, iteration=10)
+    assert draws() == expected

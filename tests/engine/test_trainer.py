@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.toy_training import ToyLoader, ToyModel, toy_trainer
+from safetensors.torch import load_file
 
 from cmpf.engine.records import Record
 from cmpf.engine.trainer import Trainer
@@ -183,10 +184,11 @@ def test_evaluation_comes_at_its_period_and_at_the_end(tmp_path: Path) -> None:
         (i, {"toy_val/panoptic/PQ": v}) for i, v in ((2, 10.0), (4, 30.0), (5, 20.0))
     ]
     assert outcome.results == results(20.0)
-    assert trainer.best is not None
-    assert (trainer.best.value, trainer.best.iteration) == (30.0, 4)
-    best, fourth = (tmp_path / name for name in ("model_best.safetensors", "model_0000004.safetensors"))
-    assert best.read_bytes() == fourth.read_bytes()
+    best = trainer.evaluations.best
+    assert best is not None
+    assert (best.value, best.iteration) == (30.0, 4)
+    kept, fourth = (tmp_path / name for name in ("model_best.safetensors", "model_0000004.safetensors"))
+    assert kept.read_bytes() == fourth.read_bytes()
 
 
 def test_evaluating_changes_no_weight_and_runs_in_evaluation_mode(tmp_path: Path) -> None:
@@ -325,6 +327,69 @@ def test_a_loaders_own_error_is_not_hidden(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="disk on fire"):
         toy_trainer(tmp_path, loader=ToyLoader(change)).train()
+
+
+def test_a_run_with_averaged_weights_resumes_bit_for_bit(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"average_decay": 0.5}
+    whole = toy_trainer(tmp_path / "whole", **arguments)
+    assert whole.train().finished
+    expected = fingerprint(whole)
+    toy_trainer(tmp_path / "parts", writers=[Stopper(2)], **arguments).train()
+    again = toy_trainer(tmp_path / "parts", **arguments)
+    assert again.resume()
+    assert again.train().finished
+    assert fingerprint(again) == expected
+    finals = [(tmp_path / name / "model_final.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert finals[0] == finals[1]
+
+
+def test_averaged_weights_are_evaluated_and_saved_as_final_and_best_ones(tmp_path: Path) -> None:
+    seen = []
+
+    def evaluate() -> Any:
+        seen.append(trainer.model.get_parameter("first.weight").detach().clone())
+        return results(1.0)
+
+    trainer = toy_trainer(
+        tmp_path, max_iter=3, evaluate=evaluate, best_metric="panoptic/PQ", average_decay=0.9
+    )
+    trainer.train()
+    own = trainer.model.get_parameter("first.weight")
+    assert not torch.equal(seen[0], own)
+    for name, expected in (("final", seen[0]), ("best", seen[0]), ("0000003", own)):
+        assert torch.equal(load_file(tmp_path / f"model_{name}.safetensors")["first.weight"], expected)
+
+
+def test_averaging_changes_no_weight_of_the_training(tmp_path: Path) -> None:
+    plain = toy_trainer(tmp_path / "plain")
+    plain.train()
+    expected = fingerprint(plain)
+    averaged = toy_trainer(tmp_path / "averaged", average_decay=0.9)
+    averaged.train()
+    assert fingerprint(averaged) == expected
+
+
+def test_pictures_are_drawn_in_evaluation_mode_at_each_evaluation_period_and_leave_no_trace(
+    tmp_path: Path,
+) -> None:
+    plain = toy_trainer(tmp_path / "plain", max_iter=5)
+    plain.train()
+    expected = fingerprint(plain)
+    heard = []
+
+    class Eyes(Writer):
+        def pictures(self, iteration: int, pictures: Any) -> None:
+            heard.append((iteration, dict(pictures)))
+
+    def draw(batch: Any) -> Any:
+        torch.rand(3)
+        return {batch[0]["file_name"]: trainer.model.training}
+
+    trainer = toy_trainer(tmp_path / "drawn", max_iter=5, eval_period=2, draw=draw, writers=[Eyes()])
+    trainer.train()
+    # Iteration n has the batch at position n - 1; the last iteration is an occasion too.
+    assert heard == [(2, {"1_0.jpg": False}), (4, {"3_0.jpg": False}), (5, {"4_0.jpg": False})]
+    assert fingerprint(trainer) == expected
 
 
 SCRIPT = """

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cmpf.engine.logs import logging_to
@@ -17,6 +18,7 @@ from cmpf.engine.writers import (
     ProgressBar,
     TensorBoardWriter,
     build_writers,
+    curves,
     format_record,
 )
 
@@ -111,3 +113,22 @@ def test_the_usual_set_of_writers(tmp_path: Path, terminal: bool, tensorboard: b
     assert len(writers) == count
     for writer in writers:
         writer.close()
+
+
+def test_pictures_and_memory_reach_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = TensorBoardWriter(tmp_path)
+    writer.start(0, 1000)
+    writer.summary(RECORD)
+    writer.pictures(40, {"training/picture_0": np.full((4, 6, 3), 200, np.uint8)})
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    image = events.Images("training/picture_0")[0]
+    assert (image.step, image.width, image.height) == (40, 6, 4)
+    assert events.Scalars("memory/max_mb")[0].value == pytest.approx(512.4)
+
+
+def test_memory_that_is_not_known_has_no_curve() -> None:
+    assert "memory/max_mb" not in curves(replace(RECORD, max_memory=None))

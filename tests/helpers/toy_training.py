@@ -19,6 +19,7 @@ from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule
 from cmpf.engine.seeding import seed_everything
 from cmpf.engine.trainer import Trainer
+from cmpf.engine.weight_average import WeightAverage
 from cmpf.engine.writers import Writer
 
 
@@ -89,6 +90,8 @@ def toy_trainer(
     model: ToyModel | None = None,
     loader: Any = None,
     clip_norm: float = 0.5,
+    average_decay: float | None = None,
+    draw: Callable[[Any], Any] | None = None,
 ) -> Trainer:
     """A freshly seeded trainer on the CPU that writes to a folder."""
     seed_everything(7)
@@ -125,4 +128,6 @@ def toy_trainer(
         best_metric=best_metric,
         amp=False,
         clip_norm=clip_norm,
+        average=None if average_decay is None else WeightAverage(model, decay=average_decay),
+        draw=draw,
     )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from cmpf.errors import TrainingError
 from cmpf.losses import HungarianMatcher, SetCriterion, criterion, matcher
+from cmpf.losses.normalizers import Normalizers
 from cmpf.losses.points import sample_points
 from cmpf.types import DecoderOutput, Targets
 
@@ -216,21 +217,20 @@ def test_half_precision_predictions_are_scored_in_full_precision():
     assert outputs["pred_masks"].grad.isfinite().all()
 
 
-def test_the_number_of_targets_is_the_mean_over_processes(monkeypatch):
+def test_losses_are_divided_by_the_normalizers_of_the_whole_batch_where_they_are_given():
     outputs, targets = outputs_of(1, 1, 5, 4), targets_of((2, 8, 8))
+    judge = build(4)
     torch.manual_seed(0)
-    alone = build(4)(outputs, targets)
-
-    def all_reduce(number: Tensor) -> None:
-        number += 6  # another process has 6 targets: (2 + 6) / 2 = 4
-
-    monkeypatch.setattr(criterion.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(criterion.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(criterion.dist, "all_reduce", all_reduce)
+    alone = judge(outputs, targets)
     torch.manual_seed(0)
-    together = build(4)(outputs, targets)
-    assert together["loss_dice"].item() == pytest.approx(alone["loss_dice"].item() * 2 / 4)
-    assert together["loss_ce"].item() == pytest.approx(alone["loss_ce"].item())
+    # Alone: 2 targets, and class weights 2 * 1 + 3 * 0.1 = 2.3.
+    with judge.normalized_by(Normalizers(targets=torch.tensor(4.0), class_weight=torch.tensor(4.6))):
+        part = judge(outputs, targets)
+    assert part["loss_dice"].item() == pytest.approx(alone["loss_dice"].item() * 2 / 4)
+    assert part["loss_mask"].item() == pytest.approx(alone["loss_mask"].item() * 2 / 4)
+    assert part["loss_ce"].item() == pytest.approx(alone["loss_ce"].item() * 2.3 / 4.6)
+    torch.manual_seed(0)
+    assert judge(outputs, targets)["loss_dice"].item() == alone["loss_dice"].item()
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others():

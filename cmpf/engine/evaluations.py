@@ -1,0 +1,120 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Evaluations in the middle of a training, which change nothing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from cmpf.engine import distributed
+from cmpf.engine.best_metric import BestMetric, Results, flatten_results, plain_results
+from cmpf.engine.interrupts import Interrupted, StopRequest
+from cmpf.engine.seeding import preserved_rng
+from cmpf.engine.weight_average import WeightAverage
+from cmpf.engine.writers import Pictures
+
+
+class Evaluations:
+    """When a model is evaluated, on which weights, and what came out.
+
+    Args:
+        model: brought into evaluation mode while it is looked at.
+        evaluate: gives {dataset: {task: {metric: percent}}}; None = no evaluation.
+        draw: pictures of a batch with the model's predictions; None = none.
+        period: iterations between two evaluations; 0 = at the end only. There is always one at the end.
+        max_iter: the end.
+        best_metric: see BestMetric; "" = no best weights.
+        average: its weights are looked at instead of the model's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        evaluate: Callable[[], Results] | None,
+        draw: Callable[[Any], Pictures] | None,
+        period: int,
+        max_iter: int,
+        best_metric: str,
+        average: WeightAverage | None,
+    ) -> None:
+        self._model = model
+        self._evaluate = evaluate
+        self._draw = draw
+        self._period = period
+        self._max_iter = max_iter
+        self._average = average
+        self._evaluated_at = 0
+        self.best = BestMetric(best_metric) if best_metric else None
+        self.results: Results | None = None
+
+    def due(self, iteration: int) -> bool:
+        """Whether there is still an evaluation to make after so many iterations."""
+        return self._evaluate is not None and self._evaluated_at != iteration and self._at_period(iteration)
+
+    def run(self, iteration: int, stop: StopRequest) -> tuple[dict[str, float], bool]:
+        """Evaluates.
+
+        Returns:
+            The results as {"dataset/task/metric": percent}, and whether they are the best so far.
+        Raises:
+            Interrupted: a signal came, to this process or to another one.
+        """
+        if self._evaluate is None:
+            raise ValueError("there is nothing to evaluate")
+        with stop.at_once(), self._unchanged():
+            try:
+                results = self._evaluate()
+            except RuntimeError as error:
+                # A process that a signal stopped leaves the others waiting for it, until this error ends that.
+                if distributed.is_parallel() and stop.requested:
+                    raise Interrupted from error
+                raise
+        metrics = flatten_results(results)
+        self.results = plain_results(results)
+        self._evaluated_at = iteration
+        return metrics, self.best is not None and self.best.update(iteration, metrics)
+
+    def pictures(self, iteration: int, batch: Any) -> Pictures:
+        """Pictures of a batch where an evaluation would come, in the main process; empty elsewhere."""
+        if self._draw is None or not distributed.is_main() or not self._at_period(iteration):
+            return {}
+        with self._unchanged():
+            return self._draw(batch)
+
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """Inside, the model has the weights that a user gets: averaged, where that is asked for."""
+        with nullcontext() if self._average is None else self._average.applied():
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """Latest results, their iteration, and the best."""
+        return {
+            "best": self.best.state_dict() if self.best is not None else None,
+            "evaluated_at": self._evaluated_at,
+            "results": self.results,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`."""
+        if self.best is not None and state["best"] is not None:
+            self.best.load_state_dict(state["best"])
+        self._evaluated_at = state["evaluated_at"]
+        self.results = state["results"]
+
+    def _at_period(self, iteration: int) -> bool:
+        return iteration >= self._max_iter or (self._period > 0 and iteration % self._period == 0)
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Evaluation mode; no trace in weights and random generators: looking more often changes no weight."""
+        with preserved_rng(), self.weights():
+            self._model.eval()
+            try:
+                yield
+            finally:
+                self._model.train()

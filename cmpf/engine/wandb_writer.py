@@ -1,0 +1,68 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Weights & Biases, for those who have it (pip install "cmpf[wandb]")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmpf.engine.records import Record
+from cmpf.engine.writers import Pictures, Writer, curves
+from cmpf.errors import ConfigError
+from cmpf.files import write_text
+
+RUN_FILE = "wandb_run.txt"
+
+
+class WandbWriter(Writer):
+    """Curves, results and pictures of one run; a resumed training goes on with the run that it began.
+
+    Args:
+        folder: of the training; its name is the run's, and the run's id is kept in it.
+        project: the project at Weights & Biases.
+        config: the configuration as nested dicts, shown with the run.
+    Raises:
+        ConfigError: the package is not installed.
+    """
+
+    def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                f"LOG.WANDB_PROJECT is {project!r}, but wandb is not installed: pip install wandb, or set "
+                'LOG.WANDB_PROJECT ""'
+            ) from error
+        self._wandb: Any = wandb
+        self._folder = folder
+        self._project = project
+        self._config = dict(config)
+        self._run: Any = None
+
+    def start(self, iteration: int, max_iter: int) -> None:
+        file = self._folder / RUN_FILE
+        known = file.read_text(encoding="utf-8").strip() if iteration and file.exists() else None
+        self._run = self._wandb.init(
+            project=self._project,
+            name=self._folder.resolve().name,
+            dir=str(self._folder),
+            config=self._config,
+            id=known,
+            resume="allow",
+        )
+        write_text(file, str(self._run.id))
+
+    def summary(self, record: Record) -> None:
+        self._run.log(curves(record), step=record.iteration)
+
+    def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=iteration)
+
+    def pictures(self, iteration: int, pictures: Pictures) -> None:
+        images = {title: self._wandb.Image(picture) for title, picture in pictures.items()}
+        self._run.log(images, step=iteration)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()

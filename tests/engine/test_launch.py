@@ -1,0 +1,130 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Two real processes over gloo. They start once for all tests that only look at what they found."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import distributed_training as helper
+from helpers.dying_process import die
+
+from cmpf.engine.launch import launch
+from cmpf.errors import ConfigError, TrainingError
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    folder: Path = tmp_path_factory.mktemp("two_processes")
+    assert launch(helper.whole_story, num_processes=2, args=(folder,)) == 0
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """The steps of one process with the whole batch."""
+    with pytest.MonkeyPatch.context() as patched:
+        for module, name in ((helper.matcher, "uniform_points"), (helper.criterion, "uncertain_points")):
+            patched.setattr(module, name, getattr(module, name))
+        helper.fix_points()
+        return helper.cmpf_steps()
+
+
+def test_losses_are_those_of_one_process_with_the_whole_batch(
+    found: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
+    for run in ("cmpf", "accumulated"):
+        for rank in (0, 1):
+            for mine, whole in zip(found[rank][run]["losses"], alone["losses"], strict=True):
+                assert mine.keys() == whole.keys()
+                assert mine == pytest.approx(whole, rel=2e-4)
+            assert found[rank][run]["grad_norms"] == pytest.approx(alone["grad_norms"], rel=1e-3)
+
+
+def test_every_process_has_the_same_weights_in_the_end(found: list[dict[str, Any]]) -> None:
+    first, second = (part["cmpf"]["weights"] for part in found)
+    assert first == second
+
+
+def test_frozen_encoders_are_neither_broadcast_nor_trained(found: list[dict[str, Any]]) -> None:
+    # The second process was given another pixel mean, by 0.001.
+    first, second = (part["cmpf"]["pixel_mean"] for part in found)
+    assert second - first == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_iteration(found: list[dict[str, Any]]) -> None:
+    for part in found:
+        assert (part["stopped"]["iteration"], part["stopped"]["stopped_by"]) == (3, "SIGTERM")
+
+
+def test_a_resumed_training_ends_bit_for_bit_like_an_uninterrupted_one(found: list[dict[str, Any]]) -> None:
+    for part in found:
+        assert part["resumed"].pop("resumed")
+        assert not part["whole"].pop("resumed")
+        assert part["resumed"] == part["whole"]
+    # Each process draws numbers of its own, and yet trains the same weights.
+    assert found[0]["whole"]["draw"] != found[1]["whole"]["draw"]
+    assert found[0]["whole"]["weights"] == found[1]["whole"]["weights"]
+
+
+def test_processes_agree(found: list[dict[str, Any]]) -> None:
+    entered = [part["agreements"].pop("entered")[0] for part in found]
+    assert entered[0] < entered[1]
+    for part in found:
+        assert part["agreements"] == {
+            "size": 2,
+            "any": [True, False],
+            "mean": [1.0, 2.0],  # of 1 and 1, of 0 and 4
+            "gathered": [{"rank": 0}, {"rank": 1}],
+            "from_main": "of 0",
+            "on_main": 0,
+            "together": "bad mask (process 1 of 2)",
+            "refused": "not here (process 0 of 2)",
+            "broadcast": [0.0, 0.0],
+        }
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("killed", "process 1: it was killed by SIGKILL (out of memory?); the other processes were ended"),
+        ("error", "process 1: the second one gave up; the other processes were ended"),
+        ("bug", "process 1: ZeroDivisionError: a bug; the other processes were ended"),
+    ],
+)
+def test_a_process_that_dies_ends_the_others_with_its_own_message(how: str, message: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        launch(die, num_processes=2, args=(how,))
+    assert time.monotonic() - started < 60
+
+
+def test_one_process_is_a_simple_call() -> None:
+    assert launch(os.getpid, num_processes=1) == os.getpid()
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"num_processes": 0}, "0 processes on 1 machines: at least 1 of each is needed"),
+        (
+            {"num_processes": 1, "num_machines": 2, "machine_rank": 2},
+            r"--machine-rank 2 of --num-machines 2: ranks are 0\.\.1",
+        ),
+        (
+            {"num_processes": 1, "num_machines": 2},
+            "--dist-url auto: several machines need tcp://HOST:PORT of machine 0",
+        ),
+    ],
+)
+def test_numbers_that_make_no_group_are_refused(numbers: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        launch(os.getpid, **numbers)
