@@ -3,23 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, overload
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypedDict, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from cmpf.data.images import read_image, resize_shortest_edge
+from cmpf.data.images import ImageSource, read_image, resize_shortest_edge
+from cmpf.data.picture_files import folder_pictures
 from cmpf.data.vocabulary import Vocabulary
-from cmpf.errors import CMPFError
+from cmpf.data.words import Words, read_words
+from cmpf.errors import CMPFError, ImageError
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
-from cmpf.prediction import Instances, Prediction, Segment
-from cmpf.types import InstanceResult, ModelResult, Sample, SegmentInfo
+from cmpf.prediction import Prediction, prediction_of
+from cmpf.types import Sample
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,12 +29,12 @@ if TYPE_CHECKING:
     from cmpf.model import CMPF
 
 TASKS = ("all", "panoptic", "semantic", "instance")
-ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
-Words: TypeAlias = "str | Path | Vocabulary | Sequence[str]"
+SINGLE = (str, Path, Image.Image, np.ndarray)
+Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of Predictor.predict."""
+    """Keyword arguments of Predictor.predict and Predictor.stream."""
 
     task: str
     ensemble: bool | None
@@ -40,6 +42,21 @@ class Options(TypedDict, total=False):
     stuff: Iterable[str] | None
     batch_size: int
     allow_urls: bool
+
+
+class Saver(Protocol):
+    """Writes a predictor's model as a folder that cmpf.load reads; see Predictor.save_pretrained."""
+
+    def __call__(
+        self,
+        model: CMPF,
+        folder: Path,
+        *,
+        title: str,
+        metrics: str | Path | Metrics | None,
+        licence: str,
+        notes: str,
+    ) -> list[Path]: ...
 
 
 class Predictor:
@@ -51,6 +68,7 @@ class Predictor:
             the longer one would exceed `max_side`.
         mask_ensemble: what `ensemble=True` means; None = the model has no SAM for it.
         known: vocabularies that tell things from stuff, beside the model's training vocabulary.
+        saver: what save_pretrained calls; None = this predictor cannot be saved.
     """
 
     def __init__(
@@ -61,12 +79,14 @@ class Predictor:
         max_side: int,
         mask_ensemble: MaskEnsembleSettings | None,
         known: Sequence[Vocabulary] = (),
+        saver: Saver | None = None,
     ) -> None:
         self.model = model.eval()
         self.short_side = short_side
         self.max_side = max_side
         self.mask_ensemble = mask_ensemble
         self.known = (model.train_vocabulary, *known)
+        self.saver = saver
 
     @overload  # to the type checker, a path is also a sequence of strings
     def predict(  # type: ignore[overload-overlap]
@@ -79,8 +99,40 @@ class Predictor:
     ) -> list[Prediction]: ...
 
     def predict(
+        self, images: ImageSource | Sequence[ImageSource], vocabulary: Words, **options: Unpack[Options]
+    ) -> Prediction | list[Prediction]:
+        """Segments one picture or many.
+
+        Args:
+            images: a path, an http(s) address (only with allow_urls), a PIL image, an (H, W, 3) uint8 RGB or (H, W)
+                array, or a list of these. EXIF orientation is applied; grey, RGBA, palette, 16-bit and CMYK pictures
+                are converted. A folder stands for the list of its pictures, by name.
+            vocabulary: classes to look for: a list of "name" or "name, synonym, synonym", the same in one string
+                separated by ";", a vocabulary file, a dataset's name or YAML file, or a Vocabulary.
+            task: "panoptic", "semantic", "instance", or "all" [default] of them in one pass.
+            ensemble: add SAM's own masks (OpenSeg Ensemble, semantic results only); None = as the model's config says.
+            things, stuff: class names which are (not) counted one by one. Without them, words of the training
+                vocabulary and of known datasets keep their kind and all others are things.
+            batch_size: pictures per forward pass [1].
+            allow_urls: whether addresses may be downloaded [False].
+        Returns:
+            A Prediction for one picture, a list for a list or a folder, in its order.
+        Raises:
+            ImageError, VocabularyError, CMPFError: each names the value, what is allowed and the cure.
+        """
+        single = isinstance(images, SINGLE) and not _is_folder(images)
+        sources = [images] if isinstance(images, SINGLE) else images
+        if not isinstance(sources, Iterable):
+            raise ImageError(
+                f"cannot read pictures from {type(images).__name__}; give a path, a PIL image, a uint8 array "
+                "(H, W, 3), or a list of these"
+            )
+        found = list(self.stream(sources, vocabulary, **options))
+        return found[0] if single else found
+
+    def stream(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: Iterable[ImageSource],
         vocabulary: Words,
         *,
         task: str = "all",
@@ -89,48 +141,55 @@ class Predictor:
         stuff: Iterable[str] | None = None,
         batch_size: int = 1,
         allow_urls: bool = False,
-    ) -> Prediction | list[Prediction]:
-        """Segments one picture or a list of them.
+    ) -> Iterator[Prediction]:
+        """Predictions one by one, so that thousands of pictures or the frames of a video fit into memory.
 
         Args:
-            images: a path, an http(s) address (only with allow_urls), a PIL image, an (H, W, 3) uint8 RGB or (H, W)
-                array, or a list of these. EXIF orientation is applied; grey, RGBA, palette, 16-bit and CMYK pictures
-                are converted.
-            vocabulary: classes to look for: a list of "name" or "name, synonym, synonym", the same in one string
-                separated by ";", the path of a vocabulary file, or a Vocabulary.
-            task: "panoptic", "semantic", "instance", or "all" of them in one pass.
-            ensemble: add SAM's own masks (OpenSeg Ensemble, semantic results only); None = as the model's config says.
-            things, stuff: class names which are (not) counted one by one. Without them, words of the training
-                vocabulary and of known datasets keep their kind and all others are things.
-            batch_size: pictures per forward pass.
-            allow_urls: whether addresses may be downloaded.
-        Returns:
-            A Prediction for one picture, a list for a list, in its order.
-        Raises:
-            ImageError, VocabularyError, CMPFError: each names the value, what is allowed and the cure.
+            images: any iterable; it is read no further than the batch at work.
+            vocabulary, ...: see predict. They are checked at once, the pictures when their turn comes.
         """
         classes = self.vocabulary(vocabulary, things=things, stuff=stuff)
         settings = self._settings(task, ensemble)
-        if batch_size < 1:
-            raise CMPFError(f"batch_size must be at least 1, got {batch_size}")
-        if isinstance(images, str | Path | Image.Image | np.ndarray):
-            return self._predict_batch([images], classes, settings, allow_urls)[0]
-        found: list[Prediction] = []
-        for start in range(0, len(images), batch_size):
-            found += self._predict_batch(images[start : start + batch_size], classes, settings, allow_urls)
-        return found
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise CMPFError(f"batch_size must be at least 1, got {batch_size!r}")
+        return self._stream(_named(images), classes, settings, batch_size, allow_urls)
 
     def vocabulary(
         self, words: Words, *, things: Iterable[str] | None = None, stuff: Iterable[str] | None = None
     ) -> Vocabulary:
         """The classes that `words` stand for; see predict."""
-        if isinstance(words, Vocabulary):
-            return words
-        if isinstance(words, Path) or (isinstance(words, str) and Path(words).suffix == ".txt"):
-            return Vocabulary.from_file(words)
-        if isinstance(words, str):
-            words = [word for word in words.split(";") if word.strip()]
-        return Vocabulary.from_words(words, things=things, stuff=stuff, known=self.known)
+        return read_words(words, things=things, stuff=stuff, known=self.known)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        title: str = "",
+        metrics: str | Path | Metrics | None = None,
+        licence: str = "",
+        notes: str = "",
+    ) -> list[Path]:
+        """Writes config.yaml, model_final.safetensors and README.md, a model card: a folder for cmpf.load or the Hub.
+
+        The frozen encoders are named in it, not copied.
+
+        Args:
+            title: headline of the card; "" = name of the folder.
+            metrics: percent by dataset, task and metric, or the results.json of an evaluation.
+            licence: of the trained weights, as the Hub writes it: "apache-2.0"; "" = the card does not say.
+            notes: what else users should know, as Markdown.
+        Returns:
+            The files.
+        Raises:
+            CMPFError: this predictor was built by hand, without a configuration.
+        """
+        if self.saver is None:
+            raise CMPFError(
+                "this predictor has no configuration to save; make it with cmpf.load or cmpf.build.build_predictor"
+            )
+        return self.saver(
+            self.model, Path(folder), title=title, metrics=metrics, licence=licence, notes=notes
+        )
 
     def _settings(self, task: str, ensemble: bool | None) -> InferenceSettings:
         if task not in TASKS:
@@ -151,81 +210,44 @@ class Predictor:
             proposals=False,
         )
 
-    def _predict_batch(
+    def _stream(
         self,
-        sources: Sequence[ImageSource],
+        sources: Iterator[tuple[str, ImageSource]],
         classes: Vocabulary,
         settings: InferenceSettings,
+        batch_size: int,
         allow_urls: bool,
-    ) -> list[Prediction]:
-        pictures = [read_image(source, allow_urls=allow_urls) for source in sources]
-        batch = [self._sample(picture) for picture in pictures]
-        with torch.inference_mode():
-            results = self.model(batch, vocabulary=classes, settings=settings)
-        return [
-            _prediction(result, picture, _name(source, index), classes)
-            for index, (result, picture, source) in enumerate(zip(results, pictures, sources, strict=True))
-        ]
+    ) -> Iterator[Prediction]:
+        while chunk := list(islice(sources, batch_size)):
+            pictures = [read_image(source, allow_urls=allow_urls) for _, source in chunk]
+            batch = [
+                self._sample(picture, source) for picture, (_, source) in zip(pictures, chunk, strict=True)
+            ]
+            with torch.inference_mode():  # not around the yield: it would reach into the caller's code
+                results = self.model(batch, vocabulary=classes, settings=settings)
+            for result, picture, (name, _) in zip(results, pictures, chunk, strict=True):
+                yield prediction_of(result, image=picture, source=name, names=classes.names)
 
-    def _sample(self, picture: NDArray[np.uint8]) -> Sample:
+    def _sample(self, picture: NDArray[np.uint8], source: ImageSource) -> Sample:
         resized = resize_shortest_edge(picture, short_side=self.short_side, max_side=self.max_side)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": tensor, "height": picture.shape[0], "width": picture.shape[1]}
+        sample: Sample = {"image": tensor, "height": picture.shape[0], "width": picture.shape[1]}
+        if isinstance(source, str | Path) and Path(source).expanduser().is_file():
+            sample["file_name"] = str(source)  # what a cache of SAM's masks looks for
+        return sample
 
 
-def _name(source: ImageSource, index: int) -> str:
-    return str(source) if isinstance(source, str | Path) else f"image_{index}"
+def _named(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
+    """Every picture with its name; folders become their pictures."""
+    for index, source in enumerate(images):
+        if isinstance(source, str | Path) and _is_folder(source):
+            yield from ((str(path), path) for path in folder_pictures(Path(source).expanduser()))
+        else:
+            yield str(source) if isinstance(source, str | Path) else f"image_{index}", source
 
 
-def _prediction(
-    result: ModelResult, picture: NDArray[np.uint8], source: str, classes: Vocabulary
-) -> Prediction:
-    panoptic = semantic = instances = None
-    if "panoptic_seg" in result:
-        ids, infos = result["panoptic_seg"]
-        panoptic = _panoptic(ids.cpu().numpy().astype(np.int32), infos, classes.names)
-    if "sem_seg" in result:
-        semantic = result["sem_seg"].cpu().numpy().astype(np.uint16)
-    if "instances" in result:
-        instances = _instances(result["instances"])
-    return Prediction(
-        image=picture,
-        names=classes.names,
-        source=source,
-        panoptic_result=panoptic,
-        semantic_result=semantic,
-        instances_result=instances,
-    )
-
-
-def _panoptic(
-    ids: NDArray[np.int32], infos: Sequence[SegmentInfo], names: Sequence[str]
-) -> tuple[NDArray[np.int32], tuple[Segment, ...]]:
-    segments = []
-    for info in infos:
-        rows, columns = np.nonzero(ids == info["id"])
-        x0, y0 = int(columns.min()), int(rows.min())
-        segments.append(
-            Segment(
-                id=info["id"],
-                category=names[info["category_id"]],
-                category_id=info["category_id"],
-                isthing=info["isthing"],
-                score=float(info["score"]),
-                area=len(rows),
-                bbox=(x0, y0, int(columns.max()) - x0 + 1, int(rows.max()) - y0 + 1),
-            )
-        )
-    return ids, tuple(segments)
-
-
-def _instances(result: InstanceResult) -> Instances:
-    def array(values: Tensor, dtype: Any) -> NDArray[Any]:
-        return values.cpu().numpy().astype(dtype)
-
-    return Instances(
-        masks=array(result.pred_masks, np.bool_),
-        boxes=array(result.pred_boxes, np.float32),
-        scores=array(result.scores, np.float32),
-        labels=array(result.pred_classes, np.int64),
-    )
+def _is_folder(source: object) -> bool:
+    try:
+        return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # no possible path; reading it says why
+        return False

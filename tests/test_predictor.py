@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,6 +9,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import torch
 from helpers.pictures import odd_pictures
 from helpers.tiny_model import tiny_model
 from PIL import Image
@@ -173,3 +175,59 @@ def test_addresses_are_downloaded_only_when_that_is_allowed(
             predictor.predict(url, WORDS)
         assert predictor.predict(url, WORDS, task="semantic", allow_urls=True).semantic.shape == (40, 56)
         server.shutdown()
+
+
+def test_a_folder_gives_its_pictures_alone_and_in_a_list(
+    predictor: Predictor, image: np.ndarray, tmp_path: Path
+) -> None:
+    for name in ("b.png", "a.png"):
+        Image.fromarray(image).save(tmp_path / name)
+    found = predictor.predict(str(tmp_path), WORDS, task="semantic", batch_size=2)
+    assert [Path(out.source).name for out in found] == ["a.png", "b.png"]
+    mixed = predictor.predict([image, tmp_path], WORDS, task="semantic", batch_size=2)
+    assert [Path(out.source).name for out in mixed] == ["image_0", "a.png", "b.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="empty: no picture in this folder"):
+        predictor.predict(tmp_path / "empty", WORDS)
+
+
+def test_pictures_without_a_name_are_numbered_over_all_batches(
+    predictor: Predictor, image: np.ndarray
+) -> None:
+    found = predictor.predict([image] * 3, WORDS, task="semantic")
+    assert [out.source for out in found] == ["image_0", "image_1", "image_2"]
+    assert predictor.predict([], WORDS) == []
+
+
+def test_a_stream_reads_no_further_than_its_batch(predictor: Predictor, image: np.ndarray) -> None:
+    read: list[int] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for number in range(100):
+            read.append(number)
+            yield image
+
+    stream = predictor.stream(frames(), WORDS, task="semantic", batch_size=2)
+    assert read == []
+    next(stream)
+    assert read == [0, 1]
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_stream_checks_its_options_before_the_first_picture(
+    predictor: Predictor, image: np.ndarray
+) -> None:
+    with pytest.raises(VocabularyError, match="empty"):
+        predictor.stream([image], [])
+
+
+@pytest.mark.parametrize("images", [None, 7, [None], ["\0"], ["~nobody-here/a.png"], ["x" * 5000], [""]])
+def test_what_is_no_picture_is_an_image_error(predictor: Predictor, images: object) -> None:
+    with pytest.raises(ImageError):
+        predictor.predict(images, WORDS)  # type: ignore[call-overload]
+
+
+def test_the_words_of_a_dataset_may_be_named(predictor: Predictor, image: np.ndarray) -> None:
+    out = predictor.predict(image, "openvocab_cityscapes_fine_panoptic_val", task="semantic")
+    assert len(out.names) == 19

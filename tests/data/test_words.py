@@ -93,7 +93,7 @@ def test_wrong_words_are_refused_by_name(words: object, error: type[Exception], 
 
 
 def test_a_kind_of_an_unknown_class_is_refused() -> None:
-    with pytest.raises(VocabularyError, match="stuff names 'skyy'.*did you mean 'sky'"):
+    with pytest.raises(VocabularyError, match=r"stuff names 'skyy'.*did you mean 'sky'"):
         read_words(KNOWN[0], stuff=["skyy"])
     with pytest.raises(VocabularyError, match="stuff must be a list"):
         read_words(KNOWN[0], stuff="sky")

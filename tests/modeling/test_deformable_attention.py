@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -11,7 +12,13 @@ from helpers.modeling import fill_by_name, random
 from torch import Tensor
 
 from cmpf.errors import ConfigError
-from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention, deformable_attention
+from cmpf.modeling import deformable_triton
+from cmpf.modeling.deformable_attention import (
+    MultiScaleDeformableAttention,
+    choose_deformable_attention,
+    deformable_attention,
+    use_deformable_attention,
+)
 
 SHAPES = [(2, 3), (4, 6), (5, 7)]
 
@@ -142,3 +149,48 @@ def test_impossible_sizes_are_refused() -> None:
         MultiScaleDeformableAttention(dim=10, heads=4, points=2, levels=1)
     with pytest.raises(ConfigError, match="flat_levels=3 reads one level, not 2"):
         MultiScaleDeformableAttention(dim=8, heads=4, points=2, levels=2, flat_levels=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "problem", "kernels", "line"),
+    [
+        ("auto", "cpu", None, False, "INFO deformable attention: PyTorch"),
+        ("torch", "cuda", None, False, "INFO deformable attention: PyTorch"),
+        ("auto", "cuda", None, True, "INFO deformable attention: Triton kernels"),
+        ("triton", "cuda", None, True, "INFO deformable attention: Triton kernels"),
+        ("auto", "cuda", "Triton is not installed", False,
+         "WARNING deformable attention: PyTorch instead of Triton kernels, because Triton is not installed"),
+        ("triton", "cpu", "it needs CUDA", False,
+         "WARNING deformable attention: PyTorch instead of Triton kernels, because it needs CUDA"),
+    ],
+)  # fmt: skip
+def test_the_implementation_is_chosen_by_name_and_device_and_logged_in_one_line(
+    name: str, device: str, problem: str | None, kernels: bool, line: str,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(deformable_triton, "triton_problem", lambda device: problem)
+    with caplog.at_level(logging.INFO, logger="cmpf"):
+        chosen = choose_deformable_attention(name, torch.device(device))
+    assert chosen is (deformable_triton.triton_deformable_attention if kernels else deformable_attention)
+    assert [f"{r.levelname} {r.getMessage()}" for r in caplog.records] == [line]
+
+
+def test_an_unknown_implementation_is_refused() -> None:
+    with pytest.raises(ConfigError, match='attention "cuda": expected one of auto, torch, triton'):
+        choose_deformable_attention("cuda", torch.device("cpu"))
+
+
+def test_another_function_is_used_in_every_attention_of_a_network() -> None:
+    def zeros(value: Tensor, shapes: object, locations: Tensor, weights: Tensor) -> Tensor:
+        return value.new_zeros(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+    network = torch.nn.ModuleList(
+        MultiScaleDeformableAttention(dim=8, heads=2, points=2, levels=1) for _ in range(2)
+    )
+    use_deformable_attention(network, zeros)
+    x, sizes = random("x", 1, 6, 8), torch.tensor([[3.0, 2.0]])
+    for attention in network:
+        with torch.no_grad():
+            attention.output_projection.bias.fill_(7.0)
+        result = attention(x, references(6), x, [(2, 3)], sizes)
+        torch.testing.assert_close(result, torch.full((1, 6, 8), 7.0))

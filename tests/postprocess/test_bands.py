@@ -7,19 +7,70 @@ import pytest
 import torch
 
 from cmpf.postprocess import bands
-from cmpf.postprocess.bands import best_of, row_bands
+from cmpf.postprocess.bands import best_of, work_in_bands
 
 CPU = torch.device("cpu")
 
 
+def bands_of(height: int, floats_per_row: float) -> list[range]:
+    done: list[range] = []
+    work_in_bands(height, done.append, floats_per_row=floats_per_row, device=CPU)
+    return done
+
+
 def test_bands_cover_every_row_once_and_in_order(monkeypatch):
     monkeypatch.setattr(bands, "CPU_FLOATS", 300)
-    assert list(row_bands(7, floats_per_row=100, device=CPU)) == [range(0, 3), range(3, 6), range(6, 7)]
+    assert bands_of(7, 100) == [range(0, 3), range(3, 6), range(6, 7)]
 
 
 def test_a_row_that_is_too_long_is_still_worked_on(monkeypatch):
     monkeypatch.setattr(bands, "CPU_FLOATS", 1)
-    assert list(row_bands(2, floats_per_row=1e9, device=CPU)) == [range(0, 1), range(1, 2)]
+    assert bands_of(2, 1e9) == [range(0, 1), range(1, 2)]
+
+
+def test_rows_that_need_nothing_are_one_band():
+    assert bands_of(5, 0) == [range(0, 5)]
+
+
+class Memory:
+    """Work that fails for bands of more than `limit` rows."""
+
+    def __init__(self, limit: int, error: RuntimeError) -> None:
+        self.limit, self.error = limit, error
+        self.done: list[range] = []
+
+    def __call__(self, rows: range) -> None:
+        if len(rows) > self.limit:
+            raise self.error
+        self.done.append(rows)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_where_memory_runs_out_the_same_rows_come_again_in_smaller_bands(error, caplog):
+    memory = Memory(3, error)
+    work_in_bands(20, memory, floats_per_row=1, device=CPU)
+    # 20 rows, 10, 5 do not fit; 5 // 2 = 2 do.
+    assert memory.done == [range(first, first + 2) for first in range(0, 20, 2)]
+    assert caplog.messages == [
+        f"out of memory with {rows} rows of a picture at once; going on with {rows // 2}"
+        for rows in (20, 10, 5)
+    ]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        work_in_bands(4, Memory(0, torch.OutOfMemoryError("full")), floats_per_row=1, device=CPU)
+
+
+def test_another_error_is_not_taken_for_lack_of_memory():
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        work_in_bands(4, Memory(1, RuntimeError("a shape is wrong")), floats_per_row=1, device=CPU)
 
 
 @pytest.mark.parametrize("count", [1, 2, 300])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmpf.postprocess import instance_inference
+from cmpf.postprocess import MaskRows, bands, instance_inference, restore_size
 
 BIG = 30.0
 
@@ -70,3 +70,38 @@ def test_random_pictures_agree_with_a_loop_over_pairs():
     assert result.pred_classes.tolist() == [k for _, _, k in expected]
     for mask, (_, q, _) in zip(result.pred_masks, expected, strict=True):
         assert torch.equal(mask, masks[q] > 0)
+
+
+def test_masks_made_in_bands_give_the_instances_of_whole_masks(monkeypatch):
+    torch.manual_seed(1)
+    mask_cls, masks = torch.randn(7, 5).log_softmax(-1), torch.randn(7, 8, 10) * 3
+    sizes = {"padded": (32, 40), "unpadded": (30, 37), "output": (45, 60)}
+    whole = instance_inference(mask_cls, restore_size(masks[None], **sizes)[0], topk=12)
+    for floats in (1, 7 * 60 * 10, 10**9):
+        monkeypatch.setattr(bands, "CPU_FLOATS", floats)
+        result = instance_inference(mask_cls, MaskRows(masks, **sizes), topk=12)
+        assert torch.equal(result.pred_classes, whole.pred_classes)
+        assert (
+            result.pred_masks != whole.pred_masks
+        ).float().mean() < 1e-3  # cells at the border, by rounding
+        torch.testing.assert_close(result.scores, whole.scores, atol=1e-4, rtol=0)
+
+
+def test_where_memory_runs_out_once_the_result_is_the_same(monkeypatch, caplog):
+    torch.manual_seed(2)
+    mask_cls, masks = torch.randn(7, 5).log_softmax(-1), torch.randn(7, 9, 11)
+    wanted = instance_inference(mask_cls, masks, topk=10)
+    plain, calls = MaskRows.rows, []
+
+    def rows(self, wanted_rows, queries):
+        calls.append(wanted_rows)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, wanted_rows, queries)
+
+    monkeypatch.setattr(MaskRows, "rows", rows)
+    result = instance_inference(mask_cls, masks, topk=10)
+    assert calls == [range(0, 9), range(0, 4), range(4, 8), range(8, 9)]
+    assert caplog.messages == ["out of memory with 9 rows of a picture at once; going on with 4"]
+    assert torch.equal(result.pred_masks, wanted.pred_masks)
+    torch.testing.assert_close(result.scores, wanted.scores)

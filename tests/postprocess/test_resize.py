@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cmpf.postprocess import restore_size
+from cmpf.postprocess import MaskRows, restore_size
 from cmpf.postprocess.resize import resize_rows, source_rows
 
 
@@ -53,3 +53,24 @@ def test_bands_put_together_are_the_whole_resize(source, target, step):
 
 def test_a_band_needs_little_more_than_its_share_of_rows():
     assert source_rows(range(400, 440), source=256, target=1024) == range(99, 111)  # 40 / 4 + 2
+
+
+@pytest.mark.parametrize("output", [(120, 150), (50, 61), (200, 301), (1, 1)])
+def test_rows_of_some_masks_are_those_of_all_masks_restored(output):
+    masks = torch.randn(6, 32, 40, generator=torch.Generator().manual_seed(0))
+    sizes = {"padded": (128, 160), "unpadded": (120, 150), "output": output}
+    wanted = restore_size(masks[None], **sizes)[0]
+    bands, chosen = MaskRows(masks, **sizes), torch.tensor([4, 0, 4])
+    assert bands.shape == (6, *output)
+    for first in range(0, output[0], 17):
+        rows = range(first, min(first + 17, output[0]))
+        got = bands.rows(rows, chosen)
+        torch.testing.assert_close(got, wanted[chosen, rows.start : rows.stop], atol=1e-4, rtol=0)
+
+
+def test_masks_of_the_output_size_are_read_as_they_are():
+    masks = torch.randn(3, 5, 7)
+    bands = MaskRows.of(masks)
+    assert MaskRows.of(bands) is bands
+    assert torch.equal(bands.rows(range(1, 4), torch.tensor([2, 1])), masks[[2, 1], 1:4])
+    assert bands.floats_per_row == 7

@@ -109,3 +109,21 @@ def test_a_band_of_847_classes_at_1280_x_1024_leaves_room_under_one_gigabyte(flo
     labels = 1024 * 1280 * 8
     assert rows >= 1
     assert 4 * rows * (250 + 847) * 1280 * 4 + labels < 1e9
+
+
+def test_where_memory_runs_out_once_the_labels_are_the_same(monkeypatch, caplog):
+    weights, masks = torch.rand(9, 5).softmax(-1), torch.randn(9, 8, 10)
+    sizes = {"padded": (32, 40), "unpadded": (30, 37), "output": (45, 60), "resize_before": True}
+    wanted = semantic_labels(weights, masks, **sizes)
+    calls = []
+
+    def best_of(maps):
+        calls.append(maps.shape[1])
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return bands.best_of(maps)
+
+    monkeypatch.setattr("cmpf.postprocess.semantic.best_of", best_of)
+    assert torch.equal(semantic_labels(weights, masks, **sizes), wanted)
+    assert calls == [45, 22, 22, 1]
+    assert caplog.messages == ["out of memory with 45 rows of a picture at once; going on with 22"]

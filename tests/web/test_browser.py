@@ -1,0 +1,315 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The page in a real browser, headless Chromium, with the tiny model that comes with CMPF."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the page needs Gradio (extra: web)")
+pytest.importorskip("selenium", reason="the browser is driven with selenium")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if not (CHROMIUM and DRIVER):
+    pytest.skip("needs Chromium (Debian packages chromium and chromium-driver)", allow_module_level=True)
+
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+import cmpf
+from cmpf.data.shapeworld.scene import generate_scene
+from cmpf.web import Limits, running
+from cmpf.web.examples import SEEDS
+from cmpf.web.view import TASKS
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")]
+SECONDS = 120
+START_UP_SECONDS = 15.0
+
+
+class Page:
+    """What a person does on the page."""
+
+    def __init__(self, driver: Any, address: str, downloads: Path) -> None:
+        self.driver, self.address, self.downloads = driver, address, downloads
+
+    def open(self) -> None:
+        self.driver.get(self.address)
+        self.until(lambda: self.all("#cmpf-segment"))
+
+    def until(self, condition: Any) -> Any:
+        return WebDriverWait(self.driver, SECONDS, poll_frequency=0.1).until(lambda _: condition())
+
+    def all(self, selector: str) -> list[WebElement]:
+        return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def one(self, selector: str) -> WebElement:
+        (found,) = self.until(lambda: self.all(selector))
+        return found
+
+    def script(self, code: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(code, *arguments)
+
+    def words(self, *words: str) -> None:
+        """Replaces the words; the last one is left without Enter, as people do."""
+        if clear := self.all("#cmpf-words .remove-all"):
+            clear[0].click()
+        box = self.one("#cmpf-words input")
+        for number, word in enumerate(words, start=1):
+            box.send_keys(word)
+            if number < len(words):
+                box.send_keys(Keys.ENTER)
+
+    def choose(self, path: Path) -> None:
+        """Uploads a picture in place of the one that is there."""
+        if remove := self.all('#cmpf-picture button[aria-label="Clear"]'):
+            remove[0].click()
+        field = self.until(lambda: self.all('#cmpf-picture input[type="file"]'))[0]
+        field.send_keys(str(path))
+        self.until(lambda: self.all('#cmpf-picture button[aria-label="Clear"], .cmpf-error') or self.toasts())
+
+    def toasts(self) -> list[str]:
+        return [toast.text for toast in self.all(".toast-body")]
+
+    def task(self, name: str) -> None:
+        self.one(f'#cmpf-task input[value="{name}"]').click()
+
+    def segment(self) -> WebElement:
+        """Presses the button and returns the new panel."""
+        self.script(
+            "document.querySelectorAll('.cmpf-result, .cmpf-error').forEach((e) => (e.dataset.old = 1))"
+        )
+        self.one("#cmpf-segment").click()
+        return self.one(".cmpf-result:not([data-old]), .cmpf-error:not([data-old])")
+
+    def names(self) -> list[str]:
+        return [cell.text for cell in self.all(".cmpf-rows td:first-child")]
+
+    def download(self, kind: str, name: str) -> Path:
+        path = self.downloads / name
+        path.unlink(missing_ok=True)
+        self.one(f'button[data-save="{kind}"]').click()
+        self.until(lambda: path.exists() and path.stat().st_size > 0)
+        return path
+
+    def shown(self) -> np.ndarray:
+        """(H, W, 3) what the browser paints of the picture."""
+        import io
+
+        return np.asarray(Image.open(io.BytesIO(self.one(".cmpf-view").screenshot_as_png)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Any:
+    return cmpf.load("cmpf_tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def address(predictor: Any) -> Iterator[str]:
+    with running(predictor, limits=Limits(max_upload_mb=5)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    downloads = tmp_path_factory.mktemp("downloads")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1250"):
+        options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver, downloads
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: tuple[Any, Path], address: str) -> Page:
+    found = Page(browser[0], address, browser[1])
+    found.open()
+    return found
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A ShapeWorld picture, 256 x 256."""
+    path = tmp_path / "my shapes.png"
+    Image.fromarray(generate_scene(SEEDS[0], size=256, seen_only=False).image).save(path)
+    return path
+
+
+def test_one_click_segments_the_first_example(page: Page) -> None:
+    panel = page.segment()
+    assert "segments of" in panel.text
+    assert page.all(".cmpf-note") == []
+    assert len(page.names()) >= 3
+    severe = [entry["message"] for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [message for message in severe if "favicon" not in message] == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_own_words_on_a_shapeworld_picture(page: Page, shapes: Path, task: str) -> None:
+    page.choose(shapes)
+    page.words("sky", "grass; water", "yellow star", "blue bar")
+    page.task(task)
+    panel = page.segment()
+    assert panel.get_attribute("data-name") == "my shapes"
+    assert "256 × 256 pixels" in panel.text
+    found = set(page.names())
+    assert found <= {"sky", "grass", "water", "yellow star", "blue bar"}
+    assert len(found) >= 2
+
+
+def test_a_photograph_from_the_examples(page: Page) -> None:
+    pytest.importorskip("skimage", reason="photographs come with scikit-image")
+    page.all("#cmpf-examples button")[2].click()
+    page.until(lambda: "saucer" in page.one("#cmpf-words").text)
+    panel = page.segment()
+    assert "600 × 400 pixels" in panel.text
+    assert set(page.names()) <= {"cup", "spoon", "saucer", "wooden table"}
+
+
+def test_labels_appear_under_the_pointer_and_rows_light_their_segment(page: Page) -> None:
+    page.segment()
+    tip = page.one(".cmpf-tip")
+    view = page.one(".cmpf-view")
+    plain = page.shown()
+    ActionChains(page.driver).move_to_element_with_offset(view, 0, -view.size["height"] // 2 + 30).perform()
+    page.until(tip.is_displayed)
+    name = tip.text.rsplit(" ", 1)[0]
+    assert name in page.names()
+    assert page.one("tr.cmpf-lit").text.startswith(name)
+    page.until(lambda: page.shown().mean() < plain.mean() - 10)  # the rest is darker
+    ActionChains(page.driver).move_to_element(page.one("#cmpf-segment")).perform()
+    page.until(lambda: not tip.is_displayed())
+    ActionChains(page.driver).move_to_element(page.all(".cmpf-rows tbody tr")[1]).perform()
+    page.until(lambda: page.all(".cmpf-spot.cmpf-on"))
+
+
+def test_opacity_changes_the_picture_at_once_and_without_a_request(page: Page) -> None:
+    page.segment()
+    page.script("performance.clearResourceTimings()")
+    slider, shots = page.one(".cmpf-opacity"), []
+    for value in (0, 50, 100):
+        start = time.perf_counter()
+        page.script("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', "
+                    "{bubbles: true}))", slider, value)  # fmt: skip
+        assert time.perf_counter() - start < 1
+        shots.append(page.shown().astype(np.float64))
+    assert page.one(".cmpf-bar output").text == "100%"
+    assert np.abs(shots[2] - shots[0]).mean() > 20
+    assert np.abs(shots[1] - shots[0]).mean() > 5
+    requests = page.script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in requests if "queue/join" in name] == []
+
+
+def test_downloads_are_what_is_seen(page: Page, shapes: Path) -> None:
+    page.choose(shapes)
+    page.words("sky", "grass", "water", "yellow star", "blue bar")
+    page.segment()
+    page.one(".cmpf-opacity").send_keys(Keys.END)
+    full = np.asarray(Image.open(page.download("picture", "my shapes_segments.png")).convert("RGB"))
+    page.one(".cmpf-opacity").send_keys(Keys.HOME)
+    clear = np.asarray(Image.open(page.download("picture", "my shapes_segments.png")).convert("RGB"))
+    assert full.shape == clear.shape == (640, 640, 3)  # small pictures are enlarged for their labels
+    assert np.abs(full.astype(int) - clear).mean() > 20
+    content = json.loads(page.download("coco", "my shapes_coco.json").read_text(encoding="utf-8"))
+    ids = np.asarray(Image.open(page.download("ids", "my shapes_ids.png")).convert("RGB")).astype(int)
+    (annotation,) = content["annotations"]
+    assert annotation["file_name"] == "my shapes_ids.png"
+    assert ids.shape == (256, 256, 3)
+    for info in annotation["segments_info"]:
+        assert (ids[..., 0] + 256 * ids[..., 1] == info["id"]).sum() == info["area"]
+
+
+def test_a_broken_upload_is_told_in_words_and_the_page_goes_on(
+    page: Page, tmp_path: Path, shapes: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(shapes.read_bytes()[:2000])
+    page.choose(broken)
+    text = page.one(".cmpf-error").text
+    assert "broken.png: damaged or truncated" in text
+    assert "Traceback" not in text
+    assert "/" not in text.replace("damaged or", "")  # no path of the server
+    assert "broken.png" in page.segment().text
+    page.choose(shapes)
+    assert "cmpf-result" in str(page.segment().get_attribute("class"))
+
+
+def test_a_picture_of_30_megapixels_is_refused_with_the_limit(page: Page, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    Image.new("RGB", (6000, 5000), (10, 90, 200)).save(large)
+    page.choose(large)
+    assert re.search(r"large.png: its longer side has 6,000 pixels and this page takes up to 4,096",
+                     page.one(".cmpf-error").text)  # fmt: skip
+    assert "6,000 pixels" in page.segment().text
+
+
+def test_a_file_beyond_the_upload_limit_is_refused(page: Page, tmp_path: Path) -> None:
+    heavy = tmp_path / "heavy.png"
+    noise = np.random.default_rng(0).integers(0, 255, (1500, 1400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(heavy)  # 6.3 MB
+    page.choose(heavy)
+    assert "exceed" in " ".join(page.until(page.toasts))
+
+
+def test_words_cannot_bring_markup_into_the_page(page: Page, shapes: Path) -> None:
+    page.choose(shapes)
+    hostile = "<img src=x onerror=document.title='taken'>${1+1}{{value}}"
+    page.words(hostile, "sky")
+    page.task("semantic")
+    assert hostile in page.segment().text
+    time.sleep(0.5)
+    assert page.driver.title == "CMPF"
+
+
+def test_without_words_the_page_says_what_to_do(page: Page) -> None:
+    page.words()
+    assert "no words yet" in page.segment().text
+
+
+def test_ten_users_at_once_get_their_own_results(page: Page, address: str) -> None:
+    driver, first = page.driver, page.driver.current_window_handle
+    vocabularies = [f"sky; grass; user{number} word" for number in range(10)]
+    tabs = []
+    for words in vocabularies:
+        driver.switch_to.new_window("tab")
+        page.open()
+        page.words(words)
+        page.task("semantic")
+        tabs.append(driver.current_window_handle)
+    start = time.perf_counter()
+    for tab in tabs:
+        driver.switch_to.window(tab)
+        page.one("#cmpf-segment").click()
+    for number, tab in enumerate(tabs):
+        driver.switch_to.window(tab)
+        text = page.one(".cmpf-result").text
+        assert f"user{number} word" in text
+        assert all(f"user{other} word" not in text for other in range(10) if other != number)
+        driver.close()
+    driver.switch_to.window(first)
+    print(f"ten users: {time.perf_counter() - start:.1f} s")
+
+
+def test_a_narrow_window_shows_everything_without_scrolling_sideways(page: Page) -> None:
+    size = page.driver.get_window_size()
+    page.driver.set_window_size(500, 900)
+    page.segment()
+    wide = page.script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    page.driver.set_window_size(size["width"], size["height"])
+    assert wide <= 0

@@ -1,0 +1,215 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The page as a server: what requests may and may not do. Handmade requests, no browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import pytest
+
+pytest.importorskip("gradio", reason="the page needs Gradio (extra: web)")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")  # its use of pandas
+
+from cmpf.errors import CMPFError
+from cmpf.web import Limits, running, serve, server
+from cmpf.web.server import ANALYTICS, FOLDER
+
+API = "gradio_api"
+
+
+class Slow:
+    """A predictor that waits until it is let go, and then fails with a known error."""
+
+    mask_ensemble = None
+    known = (SimpleNamespace(names=("cat", "dog")),)
+
+    def __init__(self) -> None:
+        self.started, self.go = threading.Event(), threading.Event()
+
+    def predict(self, *_: Any, **__: Any) -> None:
+        self.started.set()
+        self.go.wait(30)
+        raise CMPFError("reached the model")
+
+
+def get(address: str) -> tuple[int, bytes]:
+    try:
+        with urlopen(address, timeout=30) as answer:
+            return answer.status, answer.read()
+    except HTTPError as error:
+        return error.code, error.read()
+
+
+def post(address: str, content: bytes, kind: str) -> tuple[int, bytes]:
+    return get(Request(address, data=content, headers={"Content-Type": kind}))  # type: ignore[arg-type]
+
+
+class Visitor:
+    """What a browser sends, by hand."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.session = address, uuid.uuid4().hex
+        dependencies = json.loads(get(f"{address}config")[1])["dependencies"]
+        (self.function,) = [d["id"] for d in dependencies if len(d["inputs"]) == 4]
+
+    def upload(self, content: bytes, name: str = "a.png") -> tuple[int, Any]:
+        head = f'--sep\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+        status, answer = post(
+            f"{self.address}{API}/upload",
+            head + content + b"\r\n--sep--\r\n",
+            "multipart/form-data; boundary=sep",
+        )
+        return status, json.loads(answer)[0] if status == 200 else answer.decode()
+
+    def join(self, picture: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        picture = {"meta": {"_type": "gradio.FileData"}, **picture}
+        request = {
+            "data": [picture, ["cat"], "panoptic", False],
+            "fn_index": self.function,
+            "session_hash": self.session,
+        }
+        status, answer = post(
+            f"{self.address}{API}/queue/join", json.dumps(request).encode(), "application/json"
+        )
+        return status, json.loads(answer)
+
+    def result(self) -> dict[str, Any]:
+        """The message that ends the request."""
+        with urlopen(f"{self.address}{API}/queue/data?session_hash={self.session}", timeout=30) as stream:
+            for line in stream:
+                message = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
+                if message.get("msg") == "process_completed":
+                    return dict(message)
+        raise AssertionError("the stream ended without a result")
+
+
+@pytest.fixture
+def page() -> Iterator[tuple[str, Slow]]:
+    predictor = Slow()
+    with running(predictor, limits=Limits(max_upload_mb=1, queue=1)) as address:  # type: ignore[arg-type]
+        yield address, predictor
+        predictor.go.set()
+
+
+def test_an_upload_reaches_the_model_and_its_error_comes_back_as_text(page: tuple[str, Slow]) -> None:
+    address, predictor = page
+    predictor.go.set()
+    visitor = Visitor(address)
+    example = sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0]
+    status, path = visitor.upload(example.read_bytes())
+    assert status == 200
+    visitor.join({"path": path})
+    (panel,) = visitor.result()["output"]["data"]
+    assert panel.startswith("<div class='cmpf-error'")
+    assert "reached the model" in panel
+
+
+@pytest.mark.parametrize("picture", [
+    {"path": "/etc/passwd"},
+    {"path": __file__},
+    {"path": "http://127.0.0.1:9/a.png"},
+    {"path": "a.png", "url": "data:image/png;base64,iVBORw0KGgo="},
+    {"path": "/etc/passwd", "is_stream": True},
+    {"path": "{folder}/../../etc/passwd"},
+])  # fmt: skip
+def test_a_handmade_request_cannot_name_a_file_or_address(
+    page: tuple[str, Slow], picture: dict[str, Any]
+) -> None:
+    address, predictor = page
+    predictor.go.set()
+    visitor = Visitor(address)
+    path = picture["path"].replace("{folder}", os.environ[FOLDER])
+    status, _ = visitor.join({**picture, "path": path})
+    if status == 200:
+        answer = visitor.result()
+        assert answer["success"] is False or "no picture yet" in str(answer["output"]["data"])
+    assert not predictor.started.is_set()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", __file__, "cmpf/__init__.py", "../etc/passwd"])
+def test_files_outside_the_private_folder_are_not_served(page: tuple[str, Slow], path: str) -> None:
+    status, content = get(f"{page[0]}{API}/file={quote(path)}")
+    assert status in (403, 404)
+    assert b"root:" not in content
+    assert b"Copyright" not in content
+
+
+def test_a_file_beyond_the_limit_is_refused_with_a_reason(page: tuple[str, Slow]) -> None:
+    status, reason = Visitor(page[0]).upload(b"0" * (2**20 + 1))
+    assert status == 413
+    assert "maximum allowed size" in reason
+
+
+def test_who_finds_the_queue_full_is_told_so(page: tuple[str, Slow]) -> None:
+    address, predictor = page
+    first, second, third = (Visitor(address) for _ in range(3))
+    _, path = first.upload(sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes())
+    assert first.join({"path": path})[0] == 200
+    assert predictor.started.wait(20)  # the first is at work, the second waits, the third finds no place
+    assert second.join({"path": path})[0] == 200
+    status, answer = third.join({"path": path})
+    assert status == 503
+    assert "full" in str(answer).lower()
+
+
+def test_the_folder_is_private_and_goes_with_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, "/somewhere")
+    monkeypatch.delenv(ANALYTICS, raising=False)
+    with running(Slow()) as address:  # type: ignore[arg-type]
+        folder = Path(os.environ[FOLDER])
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert os.environ[ANALYTICS] == "False"
+        _, path = Visitor(address).upload(b"anything")
+        assert folder in Path(path).parents
+    assert not folder.exists()
+    assert os.environ[FOLDER] == "/somewhere"
+    assert ANALYTICS not in os.environ
+    with pytest.raises(OSError, match="refused"):
+        urlopen(address, timeout=5)
+
+
+def test_the_page_names_no_other_server(page: tuple[str, Slow]) -> None:
+    content = get(page[0])[1].decode()
+    assert "fonts.googleapis.com" not in content
+    assert "cmpf-result" in content  # the script of the panel
+    assert get(f"{page[0]}{API}/info")[1] == b'{"named_endpoints":{},"unnamed_endpoints":{}}'
+
+
+def test_a_taken_port_is_an_error_with_the_cure() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(
+                CMPFError, match=rf"cannot listen on 127.0.0.1, port {port}: .*choose another --port"
+            ),
+            running(Slow(), port=port),  # type: ignore[arg-type]
+        ):
+            pass
+
+
+def test_serve_says_where_it_listens_and_ends_with_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def wait(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "threading", SimpleNamespace(Event=Interrupted))
+    serve(Slow())  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "CMPF listens on http://127.0.0.1:" in out
+    assert out.endswith("stopped\n")
