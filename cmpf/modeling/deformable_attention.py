@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+AttentionFunction = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
+IMPLEMENTATIONS = ("auto", "torch", "triton")
 
 
 def deformable_attention(
@@ -47,6 +53,38 @@ def deformable_attention(
     return total.view(B, M * D, Q).transpose(1, 2)
 
 
+def choose_deformable_attention(name: str, device: torch.device) -> AttentionFunction:
+    """The implementation for a device; says in the log which one, and why not Triton's where that was possible.
+
+    Args:
+        name: "torch"; "triton" = Triton's, or PyTorch's with a warning where it cannot run; "auto" = Triton's on CUDA
+            where it runs, else PyTorch's.
+        device: where the model will run.
+    Raises:
+        ConfigError: no such name.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise ConfigError(f'deformable attention "{name}": expected one of {", ".join(IMPLEMENTATIONS)}')
+    if name == "torch" or (name == "auto" and device.type != "cuda"):
+        logger.info("deformable attention: PyTorch")
+        return deformable_attention
+    from cmpf.modeling import deformable_triton  # imports Triton, which CPU users do not need
+
+    problem = deformable_triton.triton_problem(device)
+    if problem is None:
+        logger.info("deformable attention: Triton kernels")
+        return deformable_triton.triton_deformable_attention
+    logger.warning("deformable attention: PyTorch instead of Triton kernels, because %s", problem)
+    return deformable_attention
+
+
+def use_deformable_attention(network: nn.Module, function: AttentionFunction) -> None:
+    """Makes every deformable attention inside a network compute with this function."""
+    for module in network.modules():
+        if isinstance(module, MultiScaleDeformableAttention):
+            module.function = function
+
+
 class MultiScaleDeformableAttention(nn.Module):
     """Each query reads a few learned places around its reference point on every level.
 
@@ -74,6 +112,7 @@ class MultiScaleDeformableAttention(nn.Module):
                 f"flat_levels={flat_levels} reads one level, not {levels}; set flat_levels to 0"
             )
         self.heads, self.points, self.levels, self.flat_levels = heads, points, levels, flat_levels
+        self.function: AttentionFunction = deformable_attention  # or another: use_deformable_attention
         places = heads * (flat_levels or levels) * points
         self.sampling_offsets = nn.Linear(dim, 2 * places)
         self.attention_weights = nn.Linear(dim, places)
@@ -111,7 +150,7 @@ class MultiScaleDeformableAttention(nn.Module):
         locations = references_BQ2[:, :, None, None, None] + offsets / sizes_L2[:, None]
         if self.flat_levels:
             locations, weights = self._reread(locations, Q), self._reread(weights, Q)
-        result: Tensor = self.output_projection(deformable_attention(value, shapes, locations, weights))
+        result: Tensor = self.output_projection(self.function(value, shapes, locations, weights))
         return result
 
     def _reread(self, x: Tensor, queries: int) -> Tensor:

@@ -117,8 +117,7 @@ def test_no_queries_give_no_results_and_gradients_of_zero(interpreter: None) -> 
 
 def test_the_operators_are_registered_as_pytorch_wants_them(interpreter: None) -> None:
     value, locations, weights = (t.requires_grad_() for t in inputs([(2, 2)], queries=2))
-    # The fourth check of opcheck compiles, which a test below does.
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")  # the fourth compiles: below
     torch.library.opcheck(deformable_triton._attend, (value, [2, 2], locations, weights), test_utils=checks)
     given = torch.ones(2, 2, 6), value.detach(), [2, 2], locations.detach(), weights.detach()
     torch.library.opcheck(deformable_triton._attend_backward, given, test_utils=checks)
