@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmpf.data.images import MAX_PIXELS, read_image, resize_image, resize_shortest_edge, shortest_edge_size
+from cmpf.data import images
+from cmpf.data.images import (
+    MAX_PIXELS,
+    read_image,
+    read_small_image,
+    resize_image,
+    resize_shortest_edge,
+    shortest_edge_size,
+)
 from cmpf.errors import ImageError
 
 GRADIENT = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -291,3 +299,77 @@ def test_enlarging_is_bilinear() -> None:
     # Two pixels 0 and 100 become four, at -0.25 (held at the edge), 0.25, 0.75, 1.25: 0, 25, 75, 100.
     row = np.array([[[0] * 3, [100] * 3]], np.uint8)
     assert resize_image(row, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
+
+
+# Small pictures from large files
+
+
+def textured(height: int, width: int) -> Image.Image:
+    """Soft shapes with grain, as photographs have them."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 255, (9, 12, 3), dtype=np.uint8))
+    soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    grain = generator.normal(0, 8, (height, width, 1))
+    return Image.fromarray((soft + grain).clip(0, 255).astype(np.uint8))
+
+
+def decoded_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(H, W) of every picture that is decoded from now on."""
+    sizes: list[tuple[int, int]] = []
+    plain = images._decode
+
+    def decode(picture: Image.Image, name: str, max_pixels: int) -> images.RGB:
+        sizes.append((picture.size[1], picture.size[0]))
+        return plain(picture, name, max_pixels)
+
+    monkeypatch.setattr(images, "_decode", decode)
+    return sizes
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 6: the file's rows are the picture's columns
+    path = saved(tmp_path, textured(600, 803), "large.jpg", quality=92, exif=exif)
+    wanted = resize_shortest_edge(read_image(path), short_side=100, max_side=400)
+    sizes = decoded_sizes(monkeypatch)
+    found, size = read_small_image(path, short_side=100, max_side=400)
+    # 100 x 134 wanted, twice that is 200 x 268: 803 // 268 = 600 // 200 = 2 is left of 8 and 4; 803 / 2 = 401.5.
+    assert sizes == [(300, 402)]
+    assert size == ((600, 803) if orientation == 1 else (803, 600))
+    difference = np.abs(found.astype(int) - wanted.astype(int))
+    assert found.shape == wanted.shape
+    assert difference.mean() < 1
+    assert np.quantile(difference, 0.999) <= 4
+
+
+@pytest.mark.parametrize("name", ["near.jpg", "large.png"])
+def test_where_nothing_is_gained_the_result_is_exact(tmp_path: Path, name: str) -> None:
+    # 300 x 400 is less than four times 100 x 133: a half would be too small.
+    size = (300, 400) if name == "near.jpg" else (600, 800)
+    path = saved(tmp_path, textured(*size), name)
+    found, original = read_small_image(path, short_side=100, max_side=400)
+    assert original == size
+    assert np.array_equal(found, resize_shortest_edge(read_image(path), short_side=100, max_side=400))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0damaged"])
+def test_a_file_that_cannot_be_read_small_is_the_error_of_read_image(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "picture.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"picture\.jpg") as small:
+        read_small_image(path, short_side=10, max_side=20)
+    with pytest.raises(ImageError) as plain:
+        read_image(path)
+    assert str(small.value) == str(plain.value)
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused_by_its_full_size(tmp_path: Path) -> None:
+    path = saved(tmp_path, textured(64, 80), "large.jpg")
+    with pytest.raises(ImageError, match="64 x 80"):
+        read_small_image(path, short_side=4, max_side=8, max_pixels=5000)

@@ -151,6 +151,7 @@ every_file = pytest.mark.parametrize("name", FACTS_OF)
 
 
 def test_every_file_in_the_package_is_checked_here() -> None:
+    # LVIS' names are written in a form of their own: tests/data/test_lvis_vocabulary.py
     assert {path.stem for path in FOLDER.glob("*.txt")} - {"lvis_v1_1203"} == set(FACTS_OF)
 
 
