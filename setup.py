@@ -34,6 +34,7 @@ DEV = [
     "mypy>=1.11",
     "types-tqdm",
     "types-PyYAML",
+    "selenium>=4.30",
 ]
 
 setup(
@@ -53,6 +54,7 @@ setup(
     extras_require={
         "dev": DEV,
         "demo": ["scikit-image>=0.22", "pooch>=1.8"],
+        "web": ["gradio>=6.31,<7"],  # caps pillow below 13
         "video": ["opencv-python-headless>=4.9"],
         "wandb": ["wandb>=0.17"],
         "supervision": ["supervision>=0.22"],

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.fonts import font_for, line_height, text_width
 from cmpf.visualization.labels import Label
-from cmpf.visualization.overlay import Picture, _check_class, _finish, _pieces
+from cmpf.visualization.overlay import Picture, checked_class, finished, pieces_of
 from cmpf.visualization.palette import Color, shade
 
 _TILE, _GAP, _LETTERS = 480, 16, 15  # pixels of a contact sheet
@@ -59,7 +59,7 @@ def draw_ground_truth(
     shown = [region for region in regions if region.mask.any()]
     for region in shown:
         canvas.check("ground truth", region.mask.shape)
-    categories = [_check_class(region.category, names) for region in shown]
+    categories = [checked_class(region.category, names) for region in shown]
     colors = [
         shade(category, categories[:place].count(category)) for place, category in enumerate(categories)
     ]
@@ -67,9 +67,9 @@ def draw_ground_truth(
     labels = [
         Label(names[region.category] + (" (crowd)" if region.crowd else ""), color, piece)
         for region, color, mask in zip(shown, colors, masks, strict=True)
-        for piece in (_pieces(mask) if pieces else [mask])
+        for piece in (pieces_of(mask) if pieces else [mask])
     ]
-    return _finish(canvas, labels, categories, names, legend)
+    return finished(canvas, labels, categories, names, legend)
 
 
 def _painted(

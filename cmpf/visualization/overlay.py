@@ -55,14 +55,14 @@ def draw_panoptic(
     categories = [int(info["category_id"]) for info in segments]
     colors: list[Color] = []
     for place, category in enumerate(categories):
-        _check_class(category, names)
+        checked_class(category, names)
         colors.append(shade(category, categories[:place].count(category)))
     canvas.fill_regions(regions, [None, *colors], opacity)
     labels = [
         Label(names[category], color, regions == place)
         for place, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
     ]
-    return _finish(canvas, labels, categories, names, legend)
+    return finished(canvas, labels, categories, names, legend)
 
 
 def draw_semantic(
@@ -86,7 +86,7 @@ def draw_semantic(
     canvas = Canvas(image)
     canvas.check("labels", labels.shape)
     for extreme in (int(labels.min()), int(labels.max())):
-        _check_class(extreme, names)
+        checked_class(extreme, names)
     categories = np.flatnonzero(np.bincount(labels.reshape(-1).astype(np.int64))).tolist()
     regions = canvas.enlarge_regions(_places(labels, categories) - 1, len(categories))
     colors = [class_color(category) for category in categories]
@@ -94,9 +94,9 @@ def draw_semantic(
     wanted = [
         Label(names[category], colors[place], piece)
         for place, category in enumerate(categories)
-        for piece in _pieces(regions == place)
+        for piece in pieces_of(regions == place)
     ]
-    return _finish(canvas, wanted, categories, names, legend)
+    return finished(canvas, wanted, categories, names, legend)
 
 
 def draw_instances(
@@ -129,8 +129,8 @@ def draw_instances(
     """
     canvas = Canvas(image)
     canvas.check("masks", masks.shape[1:])
-    shown = _worth_showing(masks, scores, min_score, max_overlap)
-    categories = [_check_class(int(labels[i]), names) for i in shown]
+    shown = worth_showing(masks, scores, min_score, max_overlap)
+    categories = [checked_class(int(labels[i]), names) for i in shown]
     enlarged = [canvas.enlarge_mask(masks[i]) for i in shown]
     wanted = [
         Label(
@@ -142,7 +142,7 @@ def draw_instances(
     ]
     for label in sorted(wanted, key=lambda label: -int(label.mask.sum())):
         canvas.fill_mask(label.mask, label.color, opacity)
-    return _finish(canvas, wanted, categories, names, legend)
+    return finished(canvas, wanted, categories, names, legend)
 
 
 def _places(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -153,7 +153,8 @@ def _places(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.
     return np.where(ascending[found] == values, np.append(order + 1, 0)[found], 0)
 
 
-def _check_class(category: int, names: Sequence[str]) -> int:
+def checked_class(category: int, names: Sequence[str]) -> int:
+    """The class index as it is; VocabularyError where it has no name."""
     if not 0 <= category < len(names):
         raise VocabularyError(
             f"class index {category} has no name; the list of names covers 0..{len(names) - 1}: "
@@ -162,16 +163,17 @@ def _check_class(category: int, names: Sequence[str]) -> int:
     return category
 
 
-def _finish(
+def finished(
     canvas: Canvas, labels: Sequence[Label], categories: Sequence[int], names: Sequence[str], legend: bool
 ) -> Image.Image:
+    """The canvas with its labels and, if asked for, a legend of the classes."""
     picture = draw_labels(canvas.picture(), labels)
     if not legend:
         return picture
     return add_legend(picture, [(names[c], class_color(c)) for c in sorted(set(categories))])
 
 
-def _pieces(mask: Mask) -> list[Mask]:
+def pieces_of(mask: Mask) -> list[Mask]:
     """The largest connected piece of a region and others that are large enough for a label of their own."""
     step = max(1, round(max(mask.shape) / _GRID_SIDE))
     cells = mask[step // 2 :: step, step // 2 :: step]
@@ -187,7 +189,7 @@ def _pieces(mask: Mask) -> list[Mask]:
     return [mask & (full == number) for number in large]
 
 
-def _worth_showing(
+def worth_showing(
     masks: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating[Any]], min_score: float, max_overlap: float
 ) -> list[int]:
     """Indices of instances to draw, best first: not empty, good enough, no other guess at a drawn one."""

@@ -7,7 +7,7 @@ from PIL import Image
 
 from cmpf.errors import ImageError, VocabularyError
 from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
-from cmpf.visualization.overlay import _worth_showing
+from cmpf.visualization.overlay import worth_showing
 from cmpf.visualization.palette import class_color, shade
 
 NAMES = ("sky", "grass", "red circle", "striped star")
@@ -124,8 +124,8 @@ def test_weak_empty_and_repeated_instances_are_not_shown() -> None:
     masks[0, :20] = masks[1, :19] = masks[2, 25:35] = masks[3, 30:] = True
     scores = np.array([0.8, 0.9, 0.2, 0.5, 0.95])
     # 1 is best and covers 0 (IoU 19 / 20); 2 is weak; 4 is empty
-    assert _worth_showing(masks, scores, 0.3, 0.7) == [1, 3]
-    assert _worth_showing(masks, scores, 0.0, 1.0) == [1, 0, 3, 2]
+    assert worth_showing(masks, scores, 0.3, 0.7) == [1, 3]
+    assert worth_showing(masks, scores, 0.0, 1.0) == [1, 0, 3, 2]
 
 
 def test_no_instance_leaves_the_picture() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -19,14 +22,17 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-pytest.importorskip("gradio", reason="the page needs Gradio (extra: web)")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")  # its use of pandas
-
 from cmpf.errors import CMPFError
 from cmpf.web import Limits, running, serve, server
 from cmpf.web.server import ANALYTICS, FOLDER
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")  # its use of pandas
 API = "gradio_api"
+
+
+@pytest.fixture(autouse=True)
+def _gradio() -> None:
+    pytest.importorskip("gradio", reason="the page needs Gradio (extra: web)")
 
 
 class Slow:
@@ -201,6 +207,13 @@ def test_a_taken_port_is_an_error_with_the_cure() -> None:
             pass
 
 
+@pytest.mark.parametrize("place", [{"port": 70000}, {"host": "256.1.1.1"}])
+def test_an_impossible_place_is_the_same_error(place: dict[str, Any]) -> None:
+    refused = pytest.raises(CMPFError, match=r"cannot listen on .*choose another --port or --host")
+    with refused, running(Slow(), **place):  # type: ignore[arg-type]
+        pass
+
+
 def test_serve_says_where_it_listens_and_ends_with_an_interrupt(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,3 +226,26 @@ def test_serve_says_where_it_listens_and_ends_with_an_interrupt(
     out = capsys.readouterr().out
     assert "CMPF listens on http://127.0.0.1:" in out
     assert out.endswith("stopped\n")
+
+
+@pytest.mark.slow
+def test_the_command_with_the_tiny_model_is_ready_soon_and_a_stop_signal_removes_its_folder(
+    tmp_path: Path,
+) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc to measure the processor time")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "cmpf.cli", "serve", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = line.split(" on ")[1].split()[0]
+        assert get(address)[0] == 200
+        assert len(list(tmp_path.glob("cmpf-web-*"))) == 1
+        # Processor seconds instead of the clock, which other work on the machine would slow down.
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        assert (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") < 15
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stdout.read() == "stopped\n"
+    assert list(tmp_path.glob("cmpf-web-*")) == []

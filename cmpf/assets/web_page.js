@@ -1,0 +1,118 @@
+// Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+// The result panel of `cmpf serve`: opacity, labels under the pointer, downloads. All of it happens in the browser.
+// Listeners stand on the document, because Gradio replaces the panel with every result.
+(() => {
+  const idMaps = new WeakMap(); // panel -> {width, height, data: RGBA bytes}, read once
+
+  function idMap(panel) {
+    if (!idMaps.has(panel)) {
+      const image = panel.querySelector(".cmpf-ids");
+      if (!image.complete || !image.naturalWidth) return null;
+      const canvas = document.createElement("canvas");
+      canvas.width = image.naturalWidth;
+      canvas.height = image.naturalHeight;
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(image, 0, 0);
+      idMaps.set(panel, context.getImageData(0, 0, canvas.width, canvas.height));
+    }
+    return idMaps.get(panel);
+  }
+
+  const idAt = (data, i) => data[i] + 256 * data[i + 1] + 65536 * data[i + 2];
+
+  function spotlight(panel, id) {
+    if (panel.dataset.lit === String(id)) return;
+    panel.dataset.lit = id;
+    for (const row of panel.querySelectorAll("tr[data-id]")) {
+      row.classList.toggle("cmpf-lit", row.dataset.id === String(id));
+    }
+    const canvas = panel.querySelector(".cmpf-spot"), map = idMap(panel);
+    canvas.classList.toggle("cmpf-on", id > 0);
+    if (!map || id <= 0) return;
+    canvas.width = map.width;
+    canvas.height = map.height;
+    const context = canvas.getContext("2d"), shade = context.createImageData(map.width, map.height);
+    for (let i = 0; i < map.data.length; i += 4) shade.data[i + 3] = idAt(map.data, i) === id ? 0 : 150;
+    context.putImageData(shade, 0, 0);
+  }
+
+  function hideTip(panel) {
+    panel.querySelector(".cmpf-tip").hidden = true;
+    spotlight(panel, 0);
+  }
+
+  document.addEventListener("pointermove", (event) => {
+    const view = event.target.closest?.(".cmpf-view");
+    if (!view) return;
+    const panel = view.closest(".cmpf-result"), map = idMap(panel), box = view.getBoundingClientRect();
+    if (!map) return;
+    const x = Math.min(map.width - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * map.width)));
+    const y = Math.min(map.height - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * map.height)));
+    const id = idAt(map.data, 4 * (y * map.width + x));
+    const row = panel.querySelector(`tr[data-id="${id}"]`), tip = panel.querySelector(".cmpf-tip");
+    if (!row) return hideTip(panel);
+    tip.textContent = row.dataset.tip;
+    tip.hidden = false;
+    const left = event.clientX - box.left, flip = left > box.width / 2;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${event.clientY - box.top}px`;
+    tip.style.transform = flip ? "translate(calc(-100% - 14px), -50%)" : "translate(14px, -50%)";
+    spotlight(panel, id);
+  });
+
+  document.addEventListener("pointerout", (event) => {
+    const view = event.target.closest?.(".cmpf-view");
+    if (view && !view.contains(event.relatedTarget)) hideTip(view.closest(".cmpf-result"));
+  });
+
+  for (const [enter, leave] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
+    document.addEventListener(enter, (event) => {
+      const row = event.target.closest?.("tr[data-id]");
+      if (row) spotlight(row.closest(".cmpf-result"), Number(row.dataset.id));
+    });
+    document.addEventListener(leave, (event) => {
+      const row = event.target.closest?.("tr[data-id]");
+      if (row) spotlight(row.closest(".cmpf-result"), 0);
+    });
+  }
+
+  document.addEventListener("input", (event) => {
+    if (!event.target.matches?.(".cmpf-opacity")) return;
+    const panel = event.target.closest(".cmpf-result");
+    panel.style.setProperty("--cmpf-opacity", event.target.value / 100);
+    event.target.nextElementSibling.textContent = `${event.target.value}%`;
+  });
+
+  function download(blob, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }
+
+  function blended(panel) {
+    const clear = panel.querySelector(".cmpf-clear"), canvas = document.createElement("canvas");
+    canvas.width = clear.naturalWidth;
+    canvas.height = clear.naturalHeight;
+    const context = canvas.getContext("2d"), opacity = panel.querySelector(".cmpf-opacity").value / 100;
+    context.filter = `grayscale(${opacity})`; // as in web_page.css
+    context.drawImage(clear, 0, 0);
+    context.filter = "none";
+    context.globalAlpha = opacity;
+    context.drawImage(panel.querySelector(".cmpf-tinted"), 0, 0);
+    return new Promise((done) => canvas.toBlob(done, "image/png"));
+  }
+
+  document.addEventListener("click", async (event) => {
+    const kind = event.target.closest?.("button[data-save]")?.dataset.save;
+    if (!kind) return;
+    const panel = event.target.closest(".cmpf-result"), name = panel.dataset.name;
+    if (kind === "picture") download(await blended(panel), `${name}_segments.png`);
+    if (kind === "coco") {
+      const text = panel.querySelector(".cmpf-coco").textContent;
+      download(new Blob([text], { type: "application/json" }), `${name}_coco.json`);
+    }
+    if (kind === "ids") download(await (await fetch(panel.querySelector(".cmpf-ids").src)).blob(), `${name}_ids.png`);
+  });
+})();

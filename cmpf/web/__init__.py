@@ -1,0 +1,11 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The web page of `cmpf serve`. Gradio (extra `web`) is imported when a page is built, not before."""
+
+from __future__ import annotations
+
+from cmpf.web.gradio_parts import import_gradio
+from cmpf.web.limits import Limits
+from cmpf.web.page import build_page
+from cmpf.web.server import running, serve
+
+__all__ = ["Limits", "build_page", "import_gradio", "running", "serve"]

@@ -1,0 +1,115 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What visitors of the page may send: size and kind of pictures, number and length of words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cmpf.data.images import DAMAGED, read_image, resize_image, shortest_edge_size
+from cmpf.errors import CMPFError, ImageError, VocabularyError
+
+MAX_CLASSES = 200  # each is a pass of CLIP's text encoder
+MAX_CLASS_LETTERS = 200  # of one class with its synonyms
+_SEPARATORS = re.compile(r"[;\n\r]")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the page.
+
+    max_side: pixels; pictures with a longer side are refused.
+    working_side: pixels; larger pictures are shrunk to it before they are segmented, because the results of a
+        hundred queries at the size of a camera's picture need gigabytes.
+    max_upload_mb: mebibytes of one uploaded file.
+    queue: visitors that may wait; the next is told to come back later.
+    """
+
+    max_side: int = 4096
+    working_side: int = 1600
+    max_upload_mb: int = 25
+    queue: int = 32
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            CMPFError: a limit is not at least 1.
+        """
+        for name, value in vars(self).items():
+            if value < 1:
+                raise CMPFError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture as it is segmented.
+
+    pixels: (H, W, 3) uint8 RGB; name: the visitor's name of the file, without ending;
+    original_size: (H, W) before shrinking.
+    """
+
+    pixels: NDArray[np.uint8]
+    name: str
+    original_size: tuple[int, int]
+
+
+def read_upload(path: str | Path, limits: Limits) -> Upload:
+    """The uploaded picture, shrunk to the working side.
+
+    Raises:
+        ImageError: it is damaged, no picture, or larger than the limits. The message has the name of the file,
+            not the server's path.
+    """
+    path = Path(path)
+    if (side := _longer_side(path)) > limits.max_side:
+        raise ImageError(
+            f"{path.name}: its longer side has {side:,} pixels and this page takes up to {limits.max_side:,}; "
+            "make the picture smaller, or start cmpf serve with a larger --max-side"
+        )
+    try:
+        picture = read_image(path)
+    except ImageError as error:
+        raise ImageError(str(error).replace(str(path), path.name)) from error
+    height, width = picture.shape[:2]
+    if max(height, width) <= limits.working_side:
+        return Upload(picture, path.stem, (height, width))
+    size = shortest_edge_size(height, width, short_side=limits.working_side, max_side=limits.working_side)
+    return Upload(resize_image(picture, size), path.stem, (height, width))
+
+
+def _longer_side(path: Path) -> int:
+    """Of the picture, without decoding it; 0 for what cannot be opened, of which read_image says why."""
+    try:
+        with Image.open(path) as picture:
+            return max(picture.size)
+    except (*DAMAGED, Image.DecompressionBombError):
+        return 0
+
+
+def class_words(chips: Iterable[str] | str | None) -> list[str]:
+    """Classes from what was typed: one "name" or "name, synonym" a chip, or several separated by ";".
+
+    What is said twice counts once. The result is a list of words, never a path or a dataset's name.
+
+    Raises:
+        VocabularyError: no class, too many, or one that is too long.
+    """
+    entered = [chips] if isinstance(chips, str) else list(chips or ())
+    pieces = [" ".join(piece.split()) for chip in entered for piece in _SEPARATORS.split(str(chip))]
+    words = list({piece.casefold(): piece for piece in reversed(pieces) if piece.strip(" ,")}.values())[::-1]
+    if not words:
+        raise VocabularyError("no words yet; type what to look for, such as: cat, grass, sky")
+    if len(words) > MAX_CLASSES:
+        raise VocabularyError(f"{len(words)} classes; this page takes up to {MAX_CLASSES} at once")
+    for word in words:
+        if len(word) > MAX_CLASS_LETTERS:
+            raise VocabularyError(
+                f"{word[:30]}...: {len(word)} letters; a class with its synonyms may have {MAX_CLASS_LETTERS}"
+            )
+    return words

@@ -1,0 +1,138 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Runs the page on a port, with a private folder for uploads that is removed at the end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cmpf.errors import CMPFError
+from cmpf.predictor import Predictor
+from cmpf.web.examples import write_examples
+from cmpf.web.gradio_parts import import_gradio
+from cmpf.web.limits import Limits
+from cmpf.web.page import build_page
+
+HOST = "127.0.0.1"
+FOLDER, ANALYTICS = "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"  # environment variables of Gradio
+ASSETS = files("cmpf") / "assets"
+
+
+@contextmanager
+def running(
+    predictor: Predictor,
+    *,
+    limits: Limits | None = None,
+    host: str = HOST,
+    port: int | None = None,
+    note: str = "",
+) -> Iterator[str]:
+    """Serves the page from other threads while the block runs; one page a process at a time.
+
+    Args:
+        predictor, limits, note: see build_page.
+        host: address to listen on; 127.0.0.1 = this machine only, 0.0.0.0 = everyone who can reach it.
+        port: None = the first free one from 7860.
+    Yields:
+        The page's address.
+    Raises:
+        CMPFError: Gradio is not installed, or the port or host cannot be used.
+    """
+    with _private_folder() as folder:
+        gradio = import_gradio()
+        limits = limits or Limits()
+        examples = write_examples(folder)
+        page = build_page(predictor, limits=limits, examples=examples, note=note)
+        try:
+            yield _launch(gradio, page, limits, host, port)
+        finally:
+            page.close(verbose=False)
+
+
+def serve(
+    predictor: Predictor,
+    *,
+    limits: Limits | None = None,
+    host: str = HOST,
+    port: int | None = None,
+    note: str = "",
+) -> None:
+    """Serves the page until Ctrl-C; see running."""
+    with running(predictor, limits=limits, host=host, port=port, note=note) as address:
+        print(f"CMPF listens on {address} (Ctrl-C stops it)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder that only this user can read, as Gradio's place for uploads; Gradio's reports home are off."""
+    before = {name: os.environ.get(name) for name in (FOLDER, ANALYTICS)}
+    with tempfile.TemporaryDirectory(prefix="cmpf-web-", ignore_cleanup_errors=True) as folder:
+        os.environ.update({FOLDER: folder, ANALYTICS: "False"})
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _launch(gradio: Any, page: Any, limits: Limits, host: str, port: int | None) -> str:
+    _check_place(host, port)
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=limits.max_upload_mb * 2**20,
+        allowed_paths=[],
+        share=False,
+        quiet=True,
+        show_error=False,
+        prevent_thread_lock=True,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=_theme(gradio),
+        css=(ASSETS / "web_page.css").read_text(encoding="utf-8"),
+        head=f"<script>{(ASSETS / 'web_page.js').read_text(encoding='utf-8')}</script>",
+    )
+    return str(address)
+
+
+def _check_place(host: str, port: int | None) -> None:
+    """Gradio itself tries a host that does not exist again and again.
+
+    Raises:
+        CMPFError: nobody can listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port or 0), family=family).close()
+    except (OSError, OverflowError) as error:  # the second for ports beyond 65535
+        where = f"{host}, port {port}" if port else host
+        raise CMPFError(f"cannot listen on {where}: {error}; choose another --port or --host") from error
+
+
+def _theme(gradio: Any) -> Any:
+    """Fonts of the visitor's system: the page loads nothing from elsewhere."""
+    return gradio.themes.Default(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
