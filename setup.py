@@ -58,6 +58,7 @@ setup(
         "video": ["opencv-python-headless>=4.9"],
         "wandb": ["wandb>=0.17"],
         "supervision": ["supervision>=0.22"],
+        "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
         "cityscapes": ["cityscapesscripts>=2.2.4"],  # official mIoU and AP, preparation
     },
     entry_points={"console_scripts": ["cmpf = cmpf.cli:main"]},

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,11 +19,23 @@ def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if tuple(maps.shape[-2:]) == tuple(size):
+    if sizes_agree(maps.shape[-2:], size):
         return maps
-    if maps.numel() == 0:  # no masks; torch refuses to resize nothing
+    if not torch.compiler.is_exporting() and maps.numel() == 0:  # no masks; torch refuses to resize nothing
         return maps.new_zeros(*maps.shape[:2], *size)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def sizes_agree(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether two sizes are the same; in torch.export, where sizes may be symbols, whether they always are.
+
+    Comparing symbols as if they were numbers would tie the exported program to the sizes of its example.
+    """
+    if torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return all(statically_known_true(x == y) for x, y in zip(a, b, strict=True))
+    return tuple(a) == tuple(b)
 
 
 def mask_pooling(features_BChw: Tensor, masks_BQHW: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   cmpf export --format onnx --output tiny.onnx --vocabulary "cat; dog, puppy; grass"
   cmpf export --format onnx --output tiny.onnx --no-dynamic --image-size 640 864
 
-the file predicts like the model:
+the file predicts like the model with ensemble=False:
   cmpf.export.load_exported("tiny.onnx").predict("photo.jpg", ["cat", "dog, puppy"]).save("out/")
 """
 # Neither belongs into the file: SAM's own masks, for which a second SAM would be loaded, and compiled code.

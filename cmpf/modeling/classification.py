@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cmpf.functional import sizes_agree
 from cmpf.types import ClassEmbeddings
 
 
@@ -24,7 +25,7 @@ def class_logits(x_BQE: Tensor, embeddings: ClassEmbeddings, scale: Tensor | flo
     B, Q, _ = x_BQE.shape
     with torch.autocast(x_BQE.device.type, enabled=False):
         x_QE = scale * F.normalize(x_BQE.to(embeddings.matrix.dtype), dim=-1).flatten(0, 1)
-        if embeddings.matrix.shape[0] == embeddings.num_classes:
+        if sizes_agree(embeddings.matrix.shape[:1], (embeddings.num_classes,)):
             return (x_QE @ embeddings.matrix.T).view(B, Q, -1)
         # Synonyms first: torch reduces whole rows then, and the maximum costs little beside the product.
         synonym_logits = embeddings.matrix @ x_QE.T

@@ -37,6 +37,8 @@ class MaskFeatures:
     @torch.no_grad()
     def masks_at(self, embedding_BQC: Tensor, size: tuple[int, int]) -> Tensor:
         """Mask logits (B, Q, *size), resized bilinearly, without gradient."""
+        if torch.compiler.is_exporting():  # sizes may be symbols, which are no keys
+            return _product(embedding_BQC, resize_bilinear(self.features_BCHW, size))
         if size not in self._resized:
             self._resized[size] = resize_bilinear(self.features_BCHW.detach(), size)
         return _product(embedding_BQC, self._resized[size])

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from cmpf.build import load_predictor
 from cmpf.data import Vocabulary
-from cmpf.errors import WeightsError
+from cmpf.errors import CMPFError, WeightsError
 from cmpf.export import running
 from cmpf.export.running import ExportedModel, load_exported
 from cmpf.export.words import TextTower, save_words
@@ -42,13 +42,25 @@ def test_an_exported_network_predicts_what_the_model_predicts(shape: tuple[int, 
     drawn = Image.new("RGB", (shape[1], shape[0]), (120, 200, 240))
     ImageDraw.Draw(drawn).ellipse((5, 10, 35, 40), fill=(220, 20, 20))
     words = ["red circle", "dog, puppy", "sky, light blue background"]
-    wanted, found = (p.predict(drawn, words, stuff=["sky"]) for p in (own, copy))
+    wanted, found = (p.predict(drawn, words, stuff=["sky"], ensemble=False) for p in (own, copy))
     assert found.panoptic.shape == shape
     np.testing.assert_array_equal(found.panoptic, wanted.panoptic)
     np.testing.assert_array_equal(found.semantic, wanted.semantic)
     np.testing.assert_array_equal(found.instances.masks, wanted.instances.masks)
     np.testing.assert_allclose(found.instances.scores, wanted.instances.scores, rtol=1e-5)
     assert "red circle" in wanted.summary()
+
+
+def test_results_are_those_without_the_mask_ensemble_which_cannot_be_asked_for() -> None:
+    own = load_predictor("cmpf_tiny", device="cpu")
+    assert own.model.settings.mask_ensemble is not None  # on in its configuration
+    copy, _ = exported(own)
+    plain = own.predict(array(70, 100), WORDS, task="semantic", ensemble=False)
+    np.testing.assert_array_equal(
+        copy.predict(array(70, 100), WORDS, task="semantic").semantic, plain.semantic
+    )
+    with pytest.raises(CMPFError, match="ensemble=True"):
+        copy.predict(array(70, 100), WORDS, ensemble=True)
 
 
 def test_pictures_of_a_list_each_get_their_own_padding() -> None:

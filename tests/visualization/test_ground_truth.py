@@ -32,7 +32,7 @@ def labels_of(
         found.extend(labels)
         return Image.new("RGB", (1, 1))
 
-    monkeypatch.setattr(ground_truth, "_finish", finish)
+    monkeypatch.setattr(ground_truth, "finished", finish)
     draw_ground_truth(GREY, regions, names=NAMES, pieces=pieces)
     return found
 

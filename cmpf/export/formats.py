@@ -1,0 +1,180 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The two kinds of files: how a program gets into one, and how one runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from cmpf.errors import CMPFError, WeightsError
+from cmpf.export.network import INPUTS, OUTPUTS
+
+TORCH, ONNX = "torch-export", "onnx"
+ENDINGS = {TORCH: ".pt2", ONNX: ".onnx"}
+FORMATS = tuple(ENDINGS)
+METADATA = "cmpf.json"  # its name inside a file
+OPSET = 20  # the first with Gelu
+SINGLE_FILE_BYTES = 1_800_000_000  # an ONNX file ends at 2 GiB; beyond this, weights go to a second file
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+class Runner(Protocol):
+    """A loaded file. metadata: what export_model wrote beside the program."""
+
+    metadata: dict[str, Any]
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Outputs of ExportNetwork, on the CPU for ONNX, from its inputs by name."""
+
+
+def check_format(name: str, path: Path) -> None:
+    """Raises CMPFError unless a file of this name can be written in this format here."""
+    if name not in FORMATS:
+        raise CMPFError(f"export format {name!r} is unknown; choose one of {', '.join(FORMATS)}")
+    if path.suffix != ENDINGS[name]:
+        raise CMPFError(f"{path}: a file of format {name} ends in {ENDINGS[name]}")
+    if path.is_dir():
+        raise CMPFError(f"{path} is a folder; give the path of a file")
+    if name == ONNX:
+        check_packages(ONNX_PACKAGES)
+
+
+def check_packages(packages: tuple[str, ...]) -> None:
+    """Raises CMPFError that names the packages which are not installed."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise CMPFError(f"ONNX needs the packages {', '.join(missing)}: pip install 'cmpf[export]'")
+
+
+def write_program(program: ExportedProgram, path: Path, *, format: str, metadata: dict[str, Any]) -> None:
+    """Writes a program; for large ONNX models also `path` + ".data" beside it."""
+    text = json.dumps(metadata, ensure_ascii=False)
+    if format == TORCH:
+        torch.export.save(program, path, extra_files={METADATA: text})
+        return
+    onnx_program = _to_onnx(program)
+    onnx_program.model.metadata_props[METADATA] = text
+    weights = sum(value.nbytes for value in program.state_dict.values())
+    onnx_program.save(str(path), external_data=weights > SINGLE_FILE_BYTES)
+
+
+def open_program(path: Path, *, device: str) -> Runner:
+    """A file that export_model wrote, ready to run.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1".
+    Raises:
+        WeightsError: the file is missing, damaged or not of CMPF.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; cmpf export makes one")
+    if path.suffix == ENDINGS[TORCH]:
+        return TorchRunner(path, device=device)
+    if path.suffix == ENDINGS[ONNX]:
+        check_packages(("onnxruntime",))
+        return ONNXRunner(path, device=device)
+    raise WeightsError(f"{path}: the name of an exported model ends in {' or '.join(ENDINGS.values())}")
+
+
+class TorchRunner:
+    """A program of torch.export. Open only files that you trust: reading one may run code."""
+
+    def __init__(self, path: Path, *, device: str) -> None:
+        files = {METADATA: ""}
+        try:
+            program = torch.export.load(path, extra_files=files)
+        except Exception as error:  # whatever a damaged archive raises, in torch's C++ too
+            raise WeightsError(f"{path}: not a file of torch.export, or damaged ({_short(error)})") from error
+        self.metadata = _parsed(files[METADATA], path)
+        self.device = torch.device(device)
+        if self.device.type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, self.device)
+        self.module = program.module()
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See Runner."""
+        with torch.no_grad():
+            mask_cls, mask_pred = self.module(**{name: inputs[name].to(self.device) for name in INPUTS})
+        return mask_cls, mask_pred
+
+
+class ONNXRunner:
+    """An ONNX model in onnxruntime, with as many threads as torch uses."""
+
+    def __init__(self, path: Path, *, device: str) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        cuda = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=[*cuda, "CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own errors have no common public base
+            raise WeightsError(f"{path}: not an ONNX model, or damaged ({_short(error)})") from error
+        found = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = _parsed(found.get(METADATA, ""), path)
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See Runner."""
+        feed = {name: inputs[name].cpu().numpy() for name in INPUTS}
+        mask_cls, mask_pred = self.session.run(list(OUTPUTS), feed)
+        return torch.from_numpy(mask_cls), torch.from_numpy(mask_pred)
+
+
+def _to_onnx(program: ExportedProgram) -> Any:
+    """The program in ONNX's operators, constants folded.
+
+    The exporter's own optimisation is off: its rewriting takes a constant below 1e-8 for 0 and drops the addition
+    that keeps the mean over an empty mask, and the logarithm of an unlikely class, finite.
+    """
+    from onnxscript import optimizer
+
+    chatty = logging.getLogger("onnxscript")
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            onnx_program = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=list(INPUTS),
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                optimize=False,
+                verbose=False,
+            )
+        if onnx_program is None:
+            raise CMPFError("torch.onnx.export gave no program; update torch")
+        optimizer.inline(onnx_program.model)
+        optimizer.fold_constants(onnx_program.model)
+        optimizer.remove_unused_nodes(onnx_program.model)
+        optimizer.remove_unused_functions(onnx_program.model)
+    finally:
+        chatty.setLevel(level)
+    return onnx_program
+
+
+def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
+    try:
+        metadata: dict[str, Any] = json.loads(text)
+        return metadata
+    except ValueError as error:
+        raise WeightsError(f"{path}: holds no {METADATA}, so it is not of cmpf export") from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
