@@ -59,6 +59,7 @@ setup(
         "wandb": ["wandb>=0.17"],
         "supervision": ["supervision>=0.22"],
         "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
+        "completion": ["shtab>=1.7"],  # cmpf --completion
         "cityscapes": ["cityscapesscripts>=2.2.4"],  # official mIoU and AP, preparation
     },
     entry_points={"console_scripts": ["cmpf = cmpf.cli:main"]},

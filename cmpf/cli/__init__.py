@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--completion",
         action=PrintCompletion,
         choices=SHELLS,
+        default=argparse.SUPPRESS,
         help="print what makes Tab complete commands and options, and exit (extra: completion)",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -31,6 +31,10 @@ def test_a_command_ends_with_its_own_exit_code(capsys: pytest.CaptureFixture[str
             ZeroDivisionError("division by zero"),
             "cmpf: ZeroDivisionError: division by zero (--debug shows where)\n",
         ),
+        (
+            RuntimeError("sizes differ:\n\t3\n\t4"),
+            "cmpf: RuntimeError: sizes differ: 3 4 (--debug shows where)\n",
+        ),
         (KeyboardInterrupt(), "stopped\n"),
     ],
 )

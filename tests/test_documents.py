@@ -1,0 +1,290 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The documents: every command is run by a test or says why not, and all of them can at least be parsed."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.documents import (
+    DOCUMENTS,
+    PYTHON,
+    ROOT,
+    SELF,
+    SHELL,
+    Block,
+    all_blocks,
+    blocks,
+    command_lines,
+    marker_fault,
+    own_program,
+)
+from PIL import Image
+
+import cmpf
+from cmpf.build import load_predictor
+from cmpf.cli import main, make_parser
+from cmpf.cli.completion import SHELLS
+from cmpf.config import find_config, get_cfg
+from cmpf.predictor import Predictor
+
+BLOCKS = all_blocks()
+MORE_DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/published_arithmetic.md")
+PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\.\w+)?")  # FILE, FILE.safetensors
+
+
+class _ParsedError(BaseException):
+    """Ends a program after its command line was parsed; no program catches it."""
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_block_of_commands_is_run_by_a_test_or_says_what_it_needs(block: Block) -> None:
+    assert marker_fault(block) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("```bash\nls\n```\n", "no marker"),
+        ("<!-- needs: gpu -->\n```bash\nls\n```\n", ""),
+        ("<!-- needs: gpu data -->\n\n```python\nx = 1\n```\n", ""),
+        ("<!-- needs: luck -->\n```bash\nls\n```\n", "needs luck"),
+        ("<!-- run: tests/test_nothing.py -->\n```bash\nls\n```\n", "no such test: tests/test_nothing.py"),
+        ("<!-- run: tests/test_files.py -->\n```bash\ncmpf serve\n```\n", "serve: not mentioned in"),
+        ("<!-- needs: gpu -->\ntext\n```bash\nls\n```\n", "no marker"),
+        ("```\ncmpf serve\n```\n", "commands without a language"),
+        ("```yaml\nname: x\n```\n", ""),
+    ],
+)
+def test_a_block_without_a_true_marker_is_a_fault(text: str, fault: str) -> None:
+    (block,) = blocks("x.md", text)
+    assert marker_fault(block).startswith(fault)
+    assert bool(marker_fault(block)) == bool(fault)
+
+
+def test_commands_are_taken_apart_as_a_shell_does() -> None:
+    text = "```bash\nA=1 cmpf eval \\\n  --model x  # why\ncd y && python tools/z.py a > out.txt\npip list\n"
+    text += "for x in 1 2; do\n  cmpf predict $x.jpg ${x}y\ndone\n```\n"
+    found = command_lines(blocks("x.md", text)[0])
+    assert found == [
+        ["cmpf", "eval", "--model", "x"],
+        ["cd", "y"],
+        ["python", "tools/z.py", "a"],
+        ["pip", "list"],
+        ["cmpf", "predict", "1.jpg", "1y"],
+        ["cmpf", "predict", "2.jpg", "2y"],
+    ]
+    assert [own_program(command) for command in found[:4]] == [
+        ("cmpf", ["eval", "--model", "x"]), None, ("tools/z.py", ["a"]), None,
+    ]  # fmt: skip
+    assert own_program(["python", "-m", "benchmarks", "--quick"]) == ("-m benchmarks", ["--quick"])
+    assert own_program(["docker", "run", "--rm", "cmpf:cpu", "doctor"]) == ("cmpf", ["doctor"])
+    assert own_program(["docker", "build", "-t", "cmpf:cpu", "."]) is None
+
+
+def programs() -> list[Any]:
+    """(block, program, arguments) of every command that runs CMPF."""
+    found = []
+    for block in BLOCKS:
+        for command in command_lines(block) if block.language in SHELL else ():
+            if own := own_program(command):
+                found.append(pytest.param(*own, id=f"{block}: {' '.join(command)[:60]}"))
+    return found
+
+
+@pytest.mark.parametrize(("program", "arguments"), programs())
+def test_every_command_of_cmpf_parses_and_its_files_exist(
+    program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if program == "make":
+        verbs = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+        assert [word for word in arguments if "=" not in word and word not in verbs] == []
+        return
+    if program == "cmpf" and arguments[0] == "--completion":
+        assert arguments[1:] in [[shell] for shell in SHELLS]
+        return
+    if program == "cmpf":
+        parsed = make_parser().parse_args(arguments)
+    else:
+        scripts = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(program.replace("NAME", "*")))
+        for script in scripts if "NAME" in program else [program]:
+            parsed = parsed_by(script, arguments, monkeypatch)
+    check_configuration(parsed)
+
+
+def parsed_by(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """The arguments as a script or module parses them; it goes no further."""
+    found: list[argparse.Namespace] = []
+
+    def stopping_after(parse: Any) -> Any:
+        def parsed(parser: argparse.ArgumentParser, *given: Any) -> None:
+            found.append(parse(parser, *given))
+            raise _ParsedError
+
+        return parsed
+
+    def run() -> None:
+        if program.startswith("-m "):
+            runpy.run_module(program.removeprefix("-m "), run_name="__main__")
+        else:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+
+    with monkeypatch.context() as patch:
+        for method in ("parse_args", "parse_intermixed_args"):
+            own = getattr(argparse.ArgumentParser, method)
+            patch.setattr(argparse.ArgumentParser, method, stopping_after(own))
+        patch.setattr(sys, "argv", [program, *arguments])
+        patch.setattr(sys, "path", [str((ROOT / program).parent), *sys.path])
+        with pytest.raises(_ParsedError):
+            run()
+    return found[0]
+
+
+def check_configuration(parsed: argparse.Namespace) -> None:
+    """A configuration that is named exists, and takes the KEY VALUE pairs."""
+    config = getattr(parsed, "config_file", None)
+    if config and not PLACEHOLDER.fullmatch(config):
+        if config != "cmpf_tiny":  # also the name of a model
+            find_config(config)
+        get_cfg(config, getattr(parsed, "opts", []))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in PYTHON], ids=str)
+def test_python_blocks_compile_and_the_names_of_cmpf_exist(block: Block) -> None:
+    tree = ast.parse(block.text)
+    compile(tree, str(block), "exec")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cmpf":
+            for alias in node.names:
+                assert exists(f"{node.module}.{alias.name}"), f"{block}: {node.module}.{alias.name}"
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("cmpf."):
+            assert exists(ast.unparse(node).partition("(")[0]), f"{block}: {ast.unparse(node)}"
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name can be reached; of cmpf.detectron2, which needs its host, whether the source exports it."""
+    module, _, attribute = name.rpartition(".")
+    if name.startswith("cmpf.detectron2."):
+        source = (ROOT / "cmpf/detectron2/__init__.py").read_text(encoding="utf-8")
+        return f'"{attribute}",' in source
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return bool(module) and exists_in(module, attribute)
+    return True
+
+
+def exists_in(module: str, attribute: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), attribute)
+    except ImportError:
+        return False
+
+
+def test_names_that_do_not_exist_are_found() -> None:
+    assert exists("cmpf.load")
+    assert exists("cmpf.config.get_cfg")
+    assert exists("cmpf.detectron2.Trainer")
+    assert not exists("cmpf.loader")
+    assert not exists("cmpf.nowhere.get_cfg")
+    assert not exists("cmpf.detectron2.Nothing")
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *MORE_DOCUMENTS])
+def test_paths_and_links_of_a_document_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    code = " ".join(re.findall(r"`([^`\n]+)`", prose))
+    named = set(
+        re.findall(r"(?<![\w$./*-])(?:cmpf|configs|tools|demo|tests|docs|benchmarks|docker)/[\w./-]+", code)
+    )
+    missing = [path for path in named if not (ROOT / path.rstrip(".")).exists()]
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", prose)
+    folder = (ROOT / document).parent
+    missing += [link for link in links if "://" not in link and not (folder / link).exists()]
+    assert missing == []
+
+
+def test_extras_that_are_to_be_installed_exist() -> None:
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    named = {
+        extra
+        for document in DOCUMENTS
+        for extras in re.findall(
+            r"pip install \"?(?:\.|cmpf)\[([\w,]+)\]", (ROOT / document).read_text("utf-8")
+        )
+        for extra in extras.split(",")
+    }
+    assert named
+    assert sorted(extra for extra in named if f'"{extra}":' not in setup) == []
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """(INSTRUCTION, its text) of a Dockerfile, in its order."""
+    lines = re.sub(r"^#.*\n", "", dockerfile.read_text(encoding="utf-8"), flags=re.M).replace("\\\n", " ")
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines.splitlines() if line]
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_docker_files_install_what_exists_and_run_cmpf_without_rights(name: str) -> None:
+    """They are not built here: this takes a Docker daemon and gigabytes."""
+    path = f"docker/Dockerfile.{name}"
+    assert f"docker build -f {path} " in (ROOT / "INSTALL.md").read_text(encoding="utf-8")
+    steps = instructions(ROOT / path)
+    passed = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = [source for step, text in steps if step == "COPY" for source in text.split()[:-1]]
+    assert {"cmpf", "configs", "setup.py", "requirements.txt"} <= set(copied)
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert f"!{source}" in passed
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', " ".join(text for step, text in steps if step == "RUN"))
+    assert [extra for extra in extras.split(",") if f'"{extra}":' not in setup] == []
+    order = [step for step, _ in steps]
+    assert order.index("USER") < order.index("ENTRYPOINT")
+    assert [text for step, text in steps if step == "USER"] == ["cmpf"]
+    assert dict(steps)["ENTRYPOINT"] == '["cmpf"]'
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Predictor:
+    """As cmpf.load gives it, but for a coarser grid of SAM's own masks."""
+    return load_predictor("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.POINTS_PER_SIDE", 2])
+
+
+@pytest.fixture
+def _user_folder(tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with the pictures that the documents speak of; the tiny model is loaded once for all."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    with Image.open(ROOT / "demo/shapes.jpg") as picture:
+        small = picture.convert("RGB").resize((160, 120))
+    for name in ("scene.jpg", "picture.jpg", "a.jpg", "b.png", "photos/one.jpg"):
+        small.save(name)
+
+    def load(model: str, *, device: str | None = None, weights: str | None = None) -> Predictor:
+        assert (model, weights) == ("cmpf_tiny", None)
+        return tiny
+
+    monkeypatch.setattr(cmpf, "load", load)
+
+
+@pytest.mark.usefixtures("_user_folder")
+@pytest.mark.parametrize("block", [block for block in BLOCKS if SELF in block.tests], ids=str)
+def test_blocks_that_need_nothing_run_as_they_are(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    if block.language in PYTHON:
+        exec(compile(block.text, str(block), "exec"), {"__name__": "__document__"})
+        return
+    for command in command_lines(block):
+        program, arguments = own_program(command) or pytest.fail(f"{command}: only cmpf is run here")
+        assert program == "cmpf"
+        assert main(arguments) == 0, capsys.readouterr().err
+        assert capsys.readouterr().out
