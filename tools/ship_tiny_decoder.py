@@ -48,7 +48,9 @@ def ship(weights: Path, folder: Path) -> None:
         WeightsError: the file is damaged or belongs to other encoders.
     """
     entry = zoo()[NAME]
-    model = build_model(get_cfg(find_config(entry.config), ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu"]))
+    model = build_model(
+        get_cfg(find_config(entry.config), ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu"])
+    )
     classes = [list(words) for words in model.train_vocabulary.classes]
     checkpoint.save(model, folder / entry.asset, metadata={"train_classes": classes})
     record_hash(folder, entry.asset)
