@@ -125,7 +125,9 @@ def test_importing_cmpf_and_the_help_text_do_not_import_torch() -> None:
 def test_importing_every_module_writes_nothing_and_registers_no_open_clip_model() -> None:
     modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
     modules = [m.removesuffix(".__init__") for m in modules if not m.endswith("__main__")]
-    modules = [m for m in modules if not m.startswith("cmpf.detectron2")]  # needs a package that is not on PyPI
+    modules = [
+        m for m in modules if not m.startswith("cmpf.detectron2")
+    ]  # needs a package that is not on PyPI
     code = (
         "import open_clip, os, importlib\n"
         "before = set(open_clip.list_models()), sorted(os.listdir('.'))\n"

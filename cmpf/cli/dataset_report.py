@@ -59,7 +59,9 @@ def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
         ("evaluation", ", ".join(METRICS[name] for name in summary.evaluators)),
         (
             "test size",
-            f"shorter side {size[0]}, longer side at most {size[1]}" if size else "the usual: shorter side 800, longer side at most 1333",
+            f"shorter side {size[0]}, longer side at most {size[1]}"
+            if size
+            else "the usual: shorter side 800, longer side at most 1333",
         ),
         ("classes", f"{len(summary.classes)}: {len(summary.things)} things, {len(summary.stuff)} stuff"),
         ("seen", f"{len(summary.seen)} seen, {len(summary.unseen)} unseen, against {against}"),

@@ -24,6 +24,8 @@ MAX_DOWNLOAD = 200 * 2**20  # bytes
 DOWNLOAD_SECONDS = 30.0
 # What Pillow raises for damaged files, depending on the format and the place of the damage.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, OverflowError)
+# JPEGs are decoded at 1/2, 1/4 or 1/8 where they stay so many times as large as wanted; the resize evens out the rest.
+DRAFT_MARGIN = 2
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -62,6 +64,39 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
     if not found:
         raise ImageError(f"{source}: {_why_no_file(path)}")
     return _open(path, str(source), max_pixels)
+
+
+def read_small_image(
+    path: str | Path, *, short_side: int, max_side: int, max_pixels: int = MAX_PIXELS
+) -> tuple[RGB, tuple[int, int]]:
+    """A picture's file by the rule of shortest_edge_size, and the size (H, W) that the picture has in the file.
+
+    Large JPEGs are decoded at a fraction of their size, which takes a third of the time. The result is that of
+    read_image and resize_shortest_edge but for some grey values: on photographs one or two, at hard edges a few more.
+
+    Raises:
+        ImageError: as read_image.
+    """
+    opened = None
+    try:
+        opened = Image.open(path)
+    except (Image.DecompressionBombError, UnidentifiedImageError, *DAMAGED):
+        pass  # read_image says why
+    if opened is None or opened.format != "JPEG":
+        picture = read_image(path, max_pixels=max_pixels)
+        size = (picture.shape[0], picture.shape[1])
+    else:
+        with opened:
+            width, height = opened.size
+            _check_size(height, width, str(path), max_pixels)
+            wanted = shortest_edge_size(height, width, short_side=short_side, max_side=max_side)
+            opened.draft(None, (DRAFT_MARGIN * wanted[1], DRAFT_MARGIN * wanted[0]))
+            drafted = opened.size
+            picture = _decode(opened, str(path), max_pixels)
+        turned = picture.shape[:2] != (drafted[1], drafted[0])  # by its EXIF orientation
+        size = (width, height) if turned else (height, width)
+    target = shortest_edge_size(*size, short_side=short_side, max_side=max_side)
+    return resize_image(picture, target), size
 
 
 def shortest_edge_size(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:

@@ -17,6 +17,10 @@ from cmpf.losses.points import sample_points, uniform_points
 from cmpf.losses.target_masks import TargetMasks
 from cmpf.types import Targets
 
+# Logits sampled at one time; 12,544 points of all heads and queries of four pictures would take half a gigabyte.
+CPU_FLOATS = 8 * 1024 * 1024
+GPU_FLOATS = 32 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Matches:
@@ -72,19 +76,41 @@ class HungarianMatcher:
         return _assign(host, counts, masks_BLQhw.device)
 
     def _mask_costs(self, masks_BLQhw: Tensor, slots: _Slots, target_masks: TargetMasks) -> dict[str, Tensor]:
-        """Cross-entropy and dice costs, (B, L, Q, N): all heads of an image look at the same places."""
+        """Cross-entropy and dice costs, (B, L, Q, N): all heads of an image look at the same places.
+
+        Costs are sums over points, so they are summed up over some points at a time.
+        """
         images, heads, queries = masks_BLQhw.shape[:3]
-        coords = uniform_points(images, self.num_points, masks_BLQhw.device)
-        x = sample_points(masks_BLQhw.flatten(1, 2).float(), coords)  # (B, L * Q, P)
-        t = slots.pad(target_masks.sample(slots.all_targets, coords[slots.image_of_target])).transpose(1, 2)
-        s = x.sigmoid()
+        places = uniform_points(images, self.num_points, masks_BLQhw.device)
+        maps = masks_BLQhw.flatten(1, 2).float()
+        points = _points_at_once(images * heads * queries, places.device)
+        sums = [_sums(maps, coords, slots, target_masks) for coords in torch.split(places, points, dim=1)]
+        softplus, product, overlap, areas, target_areas = (
+            torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True)
+        )
         # softplus(x) - x t is the binary cross-entropy of logit x and target t.
-        bce = (F.softplus(x).sum(-1, keepdim=True) - x @ t) / self.num_points
-        dice = 1 - (2 * (s @ t) + 1) / (s.sum(-1, keepdim=True) + t.sum(1, keepdim=True) + 1)
+        bce = (softplus - product) / self.num_points
+        dice = 1 - (2 * overlap + 1) / (areas + target_areas + 1)
         return {
             name: weight * value.reshape(images, heads, queries, -1)
             for name, weight, value in (("mask", self.mask_weight, bce), ("dice", self.dice_weight, dice))
         }
+
+
+def _points_at_once(masks: int, device: torch.device) -> int:
+    floats = CPU_FLOATS if device.type == "cpu" else GPU_FLOATS
+    return max(1, floats // max(1, masks))
+
+
+def _sums(
+    maps_BMhw: Tensor, coords_BP2: Tensor, slots: _Slots, target_masks: TargetMasks
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Over some points: of softplus(x), x t, s t, s and t, each to be broadcast to (B, M, N); s = sigmoid(x)."""
+    x = sample_points(maps_BMhw, coords_BP2)
+    t = slots.pad(target_masks.sample(slots.all_targets, coords_BP2[slots.image_of_target])).transpose(1, 2)
+    softplus, product = F.softplus(x).sum(-1, keepdim=True), x @ t
+    s = x.sigmoid_()
+    return softplus, product, s @ t, s.sum(-1, keepdim=True), t.sum(1, keepdim=True)
 
 
 class _Slots:

@@ -3,10 +3,11 @@
 
 from cmpf.postprocess.instance import instance_inference
 from cmpf.postprocess.panoptic import panoptic_inference
-from cmpf.postprocess.resize import restore_size
+from cmpf.postprocess.resize import MaskRows, restore_size
 from cmpf.postprocess.semantic import semantic_inference, semantic_labels
 
 __all__ = [
+    "MaskRows",
     "instance_inference",
     "panoptic_inference",
     "restore_size",

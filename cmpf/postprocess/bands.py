@@ -3,23 +3,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 # Floats of one band; temporaries take up to four times as much at the peak. A CPU is fastest with small bands
 # (semantic labels, 250 queries, 150 classes, 800 x 1024, one core: 2.3 s at 8 M, 5.3 s at 128 M).
 CPU_FLOATS = 8 * 1024 * 1024
 GPU_FLOATS = 32 * 1024 * 1024
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # a GPU's allocator, and the CPU's
 
 
-def row_bands(height: int, *, floats_per_row: float, device: torch.device) -> Iterator[range]:
-    """Splits 0..height into ranges of rows, at least one row each, of about the device's number of floats."""
+def work_in_bands(
+    height: int, work: Callable[[range], None], *, floats_per_row: float, device: torch.device
+) -> None:
+    """Calls `work` for ranges that split 0..height, at least one row each, of about the device's number of floats.
+
+    Where memory runs out the same rows are tried again in bands of half the height, with a line in the log.
+
+    Args:
+        work: gets a range of rows. What it changes outside it must change last, so that it can be called again.
+    Raises:
+        RuntimeError: whatever `work` raises; of lacking memory only when a single row does not fit.
+    """
     floats = CPU_FLOATS if device.type == "cpu" else GPU_FLOATS
-    rows = max(1, int(floats / floats_per_row))
-    for first in range(0, height, rows):
-        yield range(first, min(first + rows, height))
+    rows = max(1, int(floats / max(1.0, floats_per_row)))
+    first = 0
+    while first < height:
+        band = range(first, min(first + rows, height))
+        if _fits(work, band):
+            first = band.stop
+            continue
+        rows = len(band) // 2
+        logger.warning("out of memory with %d rows of a picture at once; going on with %d", len(band), rows)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _fits(work: Callable[[range], None], band: range) -> bool:
+    """Whether the memory was enough. The error is let go here: its traceback holds the tensors that filled it."""
+    try:
+        work(band)
+    except RuntimeError as error:
+        lacking = isinstance(error, torch.OutOfMemoryError) or any(t in str(error) for t in _OUT_OF_MEMORY)
+        if not lacking or len(band) == 1:
+            raise
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from cmpf.functional import masks_to_boxes
+from cmpf.postprocess.bands import work_in_bands
+from cmpf.postprocess.resize import MaskRows
 from cmpf.types import InstanceResult
 
 
 def instance_inference(
-    mask_cls: Tensor, mask_pred: Tensor, *, topk: int, is_thing: Tensor | None = None
+    mask_cls: Tensor, mask_pred: Tensor | MaskRows, *, topk: int, is_thing: Tensor | None = None
 ) -> InstanceResult:
     """The `topk` best pairs of query and class, void left out; a query may appear with several classes.
 
     Args:
         mask_cls: (Q, K + 1) log class distribution, last column void.
-        mask_pred: (Q, H, W) mask logits.
+        mask_pred: (Q, H, W) mask logits, whole or made a band of rows at a time; only the chosen ones are read.
         topk: number of pairs.
         is_thing: (K,) bool; of those pairs only things stay. None = all stay.
     Returns:
@@ -30,10 +32,7 @@ def instance_inference(
         things = is_thing.to(classes.device)[classes]
         scores, queries, classes = scores[things], queries[things], classes[things]
     chosen, place = torch.unique(queries, return_inverse=True)
-    # One mask at a time: a float copy of all chosen masks would be the largest tensor of the whole inference.
-    maps = [mask_pred[query] for query in chosen.tolist()]
-    masks = torch.stack([mask > 0 for mask in maps]) if maps else mask_pred[:0] > 0
-    quality = torch.stack([_quality(mask) for mask in maps]) if maps else scores
+    masks, quality = _masks(MaskRows.of(mask_pred), chosen)
     scores = scores * quality[place]
     order = scores.argsort(descending=True, stable=True)
     return InstanceResult(
@@ -44,7 +43,23 @@ def instance_inference(
     )
 
 
-def _quality(mask_HW: Tensor) -> Tensor:
-    """Mean of sigmoid(mask) over the pixels inside the mask, 0 for an empty one."""
-    inside = mask_HW > 0
-    return (mask_HW.float().sigmoid() * inside).sum() / (inside.sum() + 1e-6)
+@torch.no_grad()
+def _masks(masks: MaskRows, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen masks (N, H, W) bool, and for each the mean of its sigmoid inside it, 0 for an empty one."""
+    _, height, width = masks.shape
+    result = torch.empty(len(chosen), height, width, dtype=torch.bool, device=masks.device)
+    if len(chosen) == 0:
+        return result, torch.zeros(0, device=masks.device)
+    sums: list[Tensor] = []
+
+    def cut(rows: range) -> None:
+        logits = masks.rows(rows, chosen)
+        result[:, rows.start : rows.stop] = logits > 0
+        inside = torch.gt(logits, 0, out=torch.empty_like(logits))  # in floats, which torch sums faster
+        probability = logits.sigmoid_().mul_(inside).sum(dim=2)
+        sums.append(torch.stack([probability, inside.sum(dim=2)]).double().sum(dim=2))
+
+    floats = len(chosen) * masks.floats_per_row
+    work_in_bands(height, cut, floats_per_row=floats, device=masks.device)
+    total, area = torch.stack(sums).sum(dim=0)
+    return result, (total / (area + 1e-6)).float()

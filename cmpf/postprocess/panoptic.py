@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpf.postprocess.bands import best_of, row_bands
+from cmpf.postprocess.bands import best_of, work_in_bands
+from cmpf.postprocess.resize import MaskRows
 from cmpf.types import SegmentInfo
 
 
 def panoptic_inference(
     mask_cls: Tensor,
-    mask_pred: Tensor,
+    mask_pred: Tensor | MaskRows,
     *,
     is_thing: Tensor,
     object_mask_threshold: float,
@@ -24,7 +25,7 @@ def panoptic_inference(
 
     Args:
         mask_cls: (Q, K + 1) log class distribution, last column void.
-        mask_pred: (Q, H, W) mask logits.
+        mask_pred: (Q, H, W) mask logits, whole or made a band of rows at a time; only the kept ones are read.
         is_thing: (K,) bool; segments of one stuff class merge.
         object_mask_threshold: queries whose best class is void or scores no more than this are left out.
         overlap_threshold: a query is dropped when it wins less than this share of the area of its own mask.
@@ -32,12 +33,13 @@ def panoptic_inference(
         ids (H, W) int32, 0 = void, and the segments, numbered from 1 in the order of queries. The score of
         merged stuff is the mean over its pixels.
     """
+    masks = MaskRows.of(mask_pred)
     scores, labels = mask_cls.float().softmax(dim=-1).max(dim=-1)
     kept = ((labels < mask_cls.shape[1] - 1) & (scores > object_mask_threshold)).nonzero()[:, 0]
     if len(kept) == 0:
-        return torch.zeros(mask_pred.shape[1:], dtype=torch.int32, device=mask_pred.device), []
+        return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
     scores, labels = scores[kept], labels[kept]
-    winner, inside, own_area = _compete(mask_pred, kept, scores)
+    winner, inside, own_area = _compete(masks, kept, scores)
     table = torch.stack(
         [
             scores.double(),
@@ -54,7 +56,7 @@ def panoptic_inference(
         for score, label, thing, own, won, area in table
     ]
     ids, segments = _number(queries, overlap_threshold)
-    lookup = torch.tensor(ids, dtype=torch.int32, device=mask_pred.device)
+    lookup = torch.tensor(ids, dtype=torch.int32, device=masks.device)
     return lookup[winner] * inside, segments
 
 
@@ -71,21 +73,25 @@ class _Query:
 
 
 @torch.no_grad()
-def _compete(mask_pred: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compete(masks: MaskRows, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which kept query wins each pixel (H, W), whether its own mask holds it, and the area of every mask."""
-    height, width = mask_pred.shape[1:]
-    winner = torch.empty(height, width, dtype=torch.int64, device=mask_pred.device)
-    inside = torch.empty(height, width, dtype=torch.bool, device=mask_pred.device)
-    own_area = torch.zeros(len(kept), dtype=torch.int64, device=mask_pred.device)
-    for rows in row_bands(height, floats_per_row=len(kept) * width, device=mask_pred.device):
+    height, width = masks.shape[1:]
+    winner = torch.empty(height, width, dtype=torch.int64, device=masks.device)
+    inside = torch.empty(height, width, dtype=torch.bool, device=masks.device)
+    areas: list[Tensor] = []
+
+    def compete(rows: range) -> None:
         band = slice(rows.start, rows.stop)
-        probability = mask_pred[kept, band].float().sigmoid_()
+        probability = masks.rows(rows, kept).sigmoid_()
         winner[band] = best_of(probability * scores[:, None, None])
         # Floats, because torch turns flags into int64 before it counts them; a row's count is exact.
         holds = torch.ge(probability, 0.5, out=torch.empty_like(probability))
         inside[band] = holds.gather(0, winner[None, band])[0] > 0
-        own_area += holds.sum(dim=2).long().sum(dim=1)
-    return winner, inside, own_area
+        areas.append(holds.sum(dim=2).long().sum(dim=1))
+
+    floats = len(kept) * masks.floats_per_row
+    work_in_bands(height, compete, floats_per_row=floats, device=masks.device)
+    return winner, inside, torch.stack(areas).sum(dim=0)
 
 
 def _count(winner_HW: Tensor, pixels_HW: Tensor, number: int) -> Tensor:

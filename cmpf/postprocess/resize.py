@@ -28,10 +28,54 @@ def restore_size(
     return resize_bilinear(masks, output)
 
 
+class MaskRows:
+    """Masks at the output size, of which only the rows at work exist: whole they are the largest tensor of all.
+
+    Args:
+        mask_logits_Qhw: masks as the network gives them.
+        padded, unpadded, output: (H, W) as in `restore_size`.
+    Attributes:
+        shape: (Q, H, W) at the output size. floats_per_row: what one mask needs for one row of it.
+    """
+
+    def __init__(
+        self,
+        mask_logits_Qhw: Tensor,
+        *,
+        padded: tuple[int, int],
+        unpadded: tuple[int, int],
+        output: tuple[int, int],
+    ) -> None:
+        self._masks = mask_logits_Qhw
+        self._padded, self._unpadded, self._output = padded, unpadded, output
+        self.shape = (mask_logits_Qhw.shape[0], *output)
+        self.device = mask_logits_Qhw.device
+        # A row of the output may need more rows of the input.
+        self.floats_per_row = max(padded[1], output[1]) * max(1.0, unpadded[0] / output[0])
+
+    @classmethod
+    def of(cls, masks: Tensor | MaskRows) -> MaskRows:
+        """Masks (Q, H, W) that have the output size already, or what is one of these."""
+        if isinstance(masks, MaskRows):
+            return masks
+        size = (masks.shape[1], masks.shape[2])
+        return cls(masks, padded=size, unpadded=size, output=size)
+
+    def rows(self, rows: range, queries_N: Tensor) -> Tensor:
+        """(N, len(rows), W) float: some rows of some masks, what `restore_size` has there."""
+        inner = source_rows(rows, source=self._unpadded[0], target=self._output[0])
+        band = source_rows(inner, source=self._masks.shape[1], target=self._padded[0])
+        masks = self._masks[:, band.start : band.stop][queries_N].float()
+        masks = resize_rows(masks, inner, band=band, source=self._masks.shape[1], target=self._padded)[
+            ..., : self._unpadded[1]
+        ]
+        return resize_rows(masks, rows, band=inner, source=self._unpadded[0], target=self._output)
+
+
 def source_rows(rows: range, *, source: int, target: int) -> range:
     """Rows of a map of height `source` that `resize_rows` reads for `rows` of a map of height `target`."""
-    position = _positions(rows, source, target)
-    return range(int(position[0]), min(int(position[-1]) + 2, source))
+    first, last = (max(0.0, (row + 0.5) * (source / target) - 0.5) for row in (rows[0], rows[-1]))
+    return range(int(first), min(int(last) + 2, source))
 
 
 def resize_rows(
@@ -60,6 +104,6 @@ def resize_rows(
 
 
 def _positions(rows: range, source: int, target: int) -> Tensor:
-    """Where rows of a resized map lie in its source, in source rows; float64 so that both users agree."""
+    """Where rows of a resized map lie in its source, in source rows; float64, as in `source_rows`."""
     wanted = torch.arange(rows.start, rows.stop, dtype=torch.float64)
     return ((wanted + 0.5) * (source / target) - 0.5).clamp(min=0)

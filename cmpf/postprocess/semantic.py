@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmpf.postprocess.bands import best_of, row_bands
+from cmpf.postprocess.bands import best_of, work_in_bands
 from cmpf.postprocess.resize import resize_rows, source_rows
 
 
@@ -48,7 +48,8 @@ def semantic_labels(
     growth = max(1.0, unpadded[0] / output[0])
     labels = torch.empty(output, dtype=torch.int64, device=mask_pred_Qhw.device)
     floats = (queries + classes) * width * growth
-    for rows in row_bands(output[0], floats_per_row=floats, device=labels.device):
+
+    def label(rows: range) -> None:
         inner = source_rows(rows, source=unpadded[0], target=output[0])
         maps = _input_rows(mask_pred_Qhw, inner, padded=padded)[..., : unpadded[1]]
         if not resize_before:
@@ -57,6 +58,8 @@ def semantic_labels(
         if resize_before:
             maps = _sum(weights_QK, maps)
         labels[rows.start : rows.stop] = best_of(maps)
+
+    work_in_bands(output[0], label, floats_per_row=floats, device=labels.device)
     return labels
 
 

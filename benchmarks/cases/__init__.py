@@ -1,0 +1,43 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Every case by name, in the order of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from benchmarks.cases import decoder, encoders, loader, postprocess, system, training
+from benchmarks.harness import Pair
+from benchmarks.setting import Setting
+
+CLASS_COUNTS = (19, 150, 847, 1203)
+SIZES = ((800, 1333), (1024, 2560))
+
+Build = Callable[[Setting], Pair]
+
+
+def _cases() -> Mapping[str, Build]:
+    found: dict[str, Build] = {
+        "text": encoders.text,
+        "sam_encoder": encoders.sam_encoder,
+        "clip_trunk": encoders.clip_trunk,
+        "deformable_forward": decoder.deformable_forward,
+        "deformable_backward": decoder.deformable_backward,
+    }
+    for classes in CLASS_COUNTS:
+        found[f"heads_{classes}"] = partial(decoder.heads, classes=classes)
+    found["losses"] = training.losses
+    for classes in (150, 847):
+        for size in SIZES:
+            name = f"semantic_{classes}_{size[0]}x{size[1]}"
+            found[name] = partial(postprocess.semantic, classes=classes, size=size)
+    for size in SIZES:
+        found[f"panoptic_{size[0]}x{size[1]}"] = partial(postprocess.panoptic, size=size)
+        found[f"instance_{size[0]}x{size[1]}"] = partial(postprocess.instance, size=size)
+    found["model_inference"] = system.inference
+    found["model_training"] = system.training
+    found["loader"] = loader.training_samples
+    return found
+
+
+CASES = _cases()

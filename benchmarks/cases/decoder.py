@@ -1,0 +1,103 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Parts of the trained half: deformable attention, prediction heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness import Pair
+from benchmarks.published.attention import with_published_attention
+from benchmarks.published.heads import predict
+from benchmarks.setting import Setting, vocabulary_of
+from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
+from cmpf.modeling.deformable_encoder import pixel_centres
+from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
+
+EMBED_DIM = 768
+
+
+def deformable_forward(setting: Setting) -> Pair:
+    """One layer of the pixel decoder's attention in inference, 1024 x 1024 pixels: 21,504 places."""
+    module, plain, x = _deformable(setting)
+
+    def call(which: nn.Module) -> Any:
+        with torch.no_grad():
+            return which(*x)
+
+    return Pair(ours=lambda: call(module), published=lambda: call(plain), tolerance=1e-4)
+
+
+def deformable_backward(setting: Setting) -> Pair:
+    """The same layer with its gradients."""
+    module, plain, (query, references, value, shapes, sizes) = _deformable(setting)
+    query, value = query.requires_grad_(), value.requires_grad_()
+    direction = setting.random(*query.shape, seed=5)
+
+    def call(which: nn.Module) -> Any:
+        result = which(query, references, value, shapes, sizes)
+        parameters = [p for p in which.parameters() if p.requires_grad]
+        return torch.autograd.grad((result * direction).sum(), [query, value, *parameters])
+
+    return Pair(ours=lambda: call(module), published=lambda: call(plain), tolerance=1e-3)
+
+
+def heads(setting: Setting, classes: int) -> Pair:
+    """Ten heads in inference, as between and after nine layers: masks that steer, and the last prediction.
+
+    Ours makes the masks that only steer at the size where they steer, and classes for the last head only.
+    """
+    torch.manual_seed(0)
+    dim, queries = setting.pick((256, 250), (64, 50))
+    height, width = setting.pick((200, 256), (48, 64))
+    head = PredictionHead(dim=dim, mask_dim=dim, embed_dim=EMBED_DIM).to(setting.device).eval()
+    words = vocabulary_of(setting, classes, EMBED_DIM)
+    features = setting.random(1, dim, height, width)
+    contents = setting.random(10, 1, queries, dim, seed=1).unbind()
+    sizes = [(height // d, width // d) for d in (8, 4, 2)]
+
+    def ours() -> Any:
+        masks = MaskFeatures(features)
+        steering = [
+            masks.masks_at(head(content)[1], sizes[index % 3]) for index, content in enumerate(contents[:-1])
+        ]
+        last = head.predict(*head(contents[-1]), masks, words)
+        return [last["pred_logits"], last["pred_masks"], *steering]
+
+    def published() -> Any:
+        outputs = [
+            predict(head, content, features, words, sizes[i % 3]) for i, content in enumerate(contents)
+        ]
+        last = outputs[-1][0]
+        return [last["pred_logits"], last["pred_masks"], *(attend for _, attend in outputs[:-1])]
+
+    return Pair(ours=_without_grad(ours), published=_without_grad(published), tolerance=1e-3)
+
+
+def _without_grad(run: Callable[[], Any]) -> Callable[[], Any]:
+    def call() -> Any:
+        with torch.no_grad():
+            return run()
+
+    return call
+
+
+def _deformable(setting: Setting) -> tuple[nn.Module, nn.Module, Any]:
+    """Our attention, the published one with the same weights, and what both are called with."""
+    torch.manual_seed(0)
+    dim, side = setting.pick((256, 1024), (64, 256))
+    module = MultiScaleDeformableAttention(dim=dim, heads=8, points=4, levels=3)
+    for layer in (module.sampling_offsets, module.attention_weights):
+        nn.init.normal_(layer.weight, std=0.05)
+    module = module.to(setting.device)
+    shapes = [(side // stride, side // stride) for stride in (32, 16, 8)]
+    references = torch.cat([pixel_centres(h, w, device=setting.device) for h, w in shapes])[None]
+    sizes = torch.tensor([[w, h] for h, w in shapes], dtype=torch.float32, device=setting.device)
+    places = sum(h * w for h, w in shapes)
+    query: Tensor = setting.random(1, places, dim, seed=2)
+    value: Tensor = setting.random(1, places, dim, seed=3)
+    plain = with_published_attention(nn.ModuleList([module]))[0]
+    return module, plain, (query, references, value, shapes, sizes)

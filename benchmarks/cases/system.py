@@ -1,0 +1,146 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The whole model: one picture in inference, one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.cases.training import fixed_places, same_places
+from benchmarks.harness import Pair
+from benchmarks.published.losses import Draw, draw_uniform
+from benchmarks.published.system import PublishedModel
+from benchmarks.setting import Setting, blobs
+from cmpf.build import build_model
+from cmpf.build.sources import find_model
+from cmpf.config import get_cfg
+from cmpf.data.images import read_image, resize_image
+from cmpf.model import CMPF
+from cmpf.types import Sample
+
+PICTURE = Path(__file__).resolve().parents[2] / "demo" / "example.png"
+FULL_CONFIG = "configs/coco/cmpf/convnext_large_eval_coco.yaml"
+COMMON = (
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", True,
+    "MODEL.MASK_FORMER.TEST.INSTANCE_ON", True,
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", True,
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "labels",
+    "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE", True,
+    "MODEL.MASK_FORMER.TEST.MASK_RECALL", False,
+    "MODEL.CMPF.ENSEMBLE_ON_VALID_MASK", False,
+    "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 0,
+    "TEST.ENSEMBLE.ENABLED", False,
+)  # fmt: skip
+RANDOM = ("MODEL.CMPF.CLIP.PRETRAINED", "", "MODEL.CMPF.SAM.CHECKPOINT", "random", "MODEL.WEIGHTS", "")
+
+
+class RandomWords:
+    """Stands for the cache of text embeddings, so that the text tower does not run: any words get random rows."""
+
+    def key(self, **_: object) -> str:
+        return ""
+
+    def load(self, key: str, *, shape: tuple[int, int]) -> Tensor:
+        return F.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def inference(setting: Setting) -> Pair:
+    """One picture through everything, with labels, panoptic segments and instances.
+
+    Full: ConvNeXt-L and ViT-B with random weights on 800 x 1024 pixels; what is compared then are the decoder's
+    outputs, because random masks are so alike that rounding decides between them. Quick: the trained tiny model.
+    """
+    model = model_of(setting).eval()
+    height, width = setting.pick((800, 1024), (256, 256))
+    pixels = resize_image(read_image(PICTURE), (height, width))
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(setting.device)
+    batch: list[Sample] = [{"image": image, "height": height, "width": width}]
+    plain = PublishedModel(model)
+    words = model.train_vocabulary
+    classes = model.class_embeddings(words)
+    is_thing = torch.tensor(words.is_thing, device=setting.device)
+    seen = torch.ones_like(is_thing)
+
+    def ours() -> Any:
+        with torch.no_grad():
+            found = model.infer(batch)[0]
+        return [found["sem_seg"], found["panoptic_seg"][0], found["instances"].scores]
+
+    def published() -> Any:
+        found = plain.infer(batch, classes, is_thing, seen)
+        return [found["sem_seg"], found["panoptic"], found["scores"]]
+
+    def masks(which: Callable[..., Any]) -> Any:
+        with torch.no_grad():
+            features, _, _ = model.encoders(batch, with_sam=model.uses_sam)
+            outputs = which(features, classes)
+        return [outputs["pred_masks"], outputs["pred_logits"]]
+
+    compare = setting.pick((lambda: masks(model.decode), lambda: masks(plain._decode)), None)
+    return Pair(
+        ours=ours,
+        published=published,
+        compare=compare,
+        tolerance=setting.pick(2e-2, 1e-2),
+        share=1e-2,
+    )
+
+
+def training(setting: Setting) -> Pair:
+    """One step of AdamW on one picture of 1024 x 1024 (quick: 128 x 128) with 12 targets."""
+    model = model_of(setting).train()
+    side = setting.pick(1024, 128)
+    image = (setting.random(3, side, side) * 40 + 128).clamp(0, 255).to(torch.uint8)
+    labels = torch.arange(12, device=setting.device)
+    masks = blobs(setting, 12, (side, side)) > 0
+    batch: list[Sample] = [{"image": image, "targets": {"labels": labels, "masks": masks}}]
+    plain = PublishedModel(model).train()
+    classes = model.class_embeddings(model.train_vocabulary)
+
+    def published_losses(draw: Draw = draw_uniform) -> dict[str, Tensor]:
+        return plain.losses(batch, classes, draw=draw)
+
+    def ours_fixed() -> dict[str, Tensor]:
+        with same_places():
+            return model.losses(batch)
+
+    return Pair(
+        ours=_step(model, lambda: model.losses(batch)),
+        published=_step(plain, published_losses),
+        compare=(ours_fixed, lambda: published_losses(fixed_places)),
+        tolerance=2e-2,
+    )
+
+
+def _step(model: torch.nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Callable[[], None]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.stack(list(losses().values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.01)
+        optimizer.step()
+
+    return step
+
+
+@lru_cache(maxsize=1)
+def model_of(setting: Setting) -> CMPF:
+    """The published system with random weights; quick: the tiny model with the weights that CMPF ships."""
+    torch.manual_seed(0)
+    device = ["MODEL.DEVICE", setting.device.type, "NUM_THREADS", torch.get_num_threads()]
+    if setting.quick:
+        config, settings, weights = find_model("cmpf_tiny", need_weights=True)
+        model = build_model(get_cfg(config, [*settings, *COMMON, *device, "MODEL.WEIGHTS", str(weights)]))
+    else:
+        model = build_model(get_cfg(FULL_CONFIG, [*COMMON, *RANDOM, *device]))
+    model.text_cache = RandomWords() if not setting.quick else None  # type: ignore[assignment]
+    return model

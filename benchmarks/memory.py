@@ -1,0 +1,55 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Peak memory of a call, as torch's allocator counts it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes that torch held at once during a call, beyond what it held before.
+
+    On CUDA the allocator's own maximum. On the CPU the sum of the allocations and releases that torch's profiler
+    records: memory of NumPy and Pillow, and scratch memory inside libraries, are not in it.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        result = run()
+        torch.cuda.synchronize(device)
+        del result
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        result = run()
+    del result
+    events = profiler.profiler.kineto_results.events() if profiler.profiler else []
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in events
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
+    )
+    held = peak = 0
+    for _, nbytes in changes:
+        held += nbytes
+        peak = max(peak, held)
+    return peak
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that are free on the device; where the system does not tell, as good as all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return sys.maxsize
+    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kilobytes[0]) * 1024 if kilobytes else sys.maxsize

@@ -1,0 +1,124 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Matching and losses as published (Mask2Former): head by head, and in each image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmpf.losses import SetCriterion
+from cmpf.types import DecoderOutput, HeadOutput, Targets
+
+Draw: TypeAlias = Callable[[int, int, torch.device], Tensor]
+
+
+def draw_uniform(count: int, points: int, device: torch.device) -> Tensor:
+    """(count, points, 2) places in 0..1."""
+    return torch.rand(count, points, 2, device=device)
+
+
+def losses(
+    criterion: SetCriterion, outputs: DecoderOutput, targets: Sequence[Targets], *, draw: Draw = draw_uniform
+) -> dict[str, Tensor]:
+    """As SetCriterion.forward in one process; its numbers are used, none of its methods."""
+    total = max(1.0, float(sum(len(target["labels"]) for target in targets)))
+    result = {}
+    heads: list[tuple[str, HeadOutput]] = [("", outputs)]
+    heads += [(f"_{index}", head) for index, head in enumerate(outputs["aux_outputs"])]
+    for suffix, head in heads:
+        pairs = match(criterion, head, targets, draw)
+        result[f"loss_ce{suffix}"] = criterion.weights["loss_ce"] * _classes(criterion, head, targets, pairs)
+        mask, dice = _masks(criterion, head, targets, pairs, draw)
+        result[f"loss_mask{suffix}"] = criterion.weights["loss_mask"] * mask / total
+        result[f"loss_dice{suffix}"] = criterion.weights["loss_dice"] * dice / total
+    return result
+
+
+@torch.no_grad()
+def match(
+    criterion: SetCriterion, head: HeadOutput, targets: Sequence[Targets], draw: Draw
+) -> list[tuple[Tensor, Tensor]]:
+    """(queries, targets) of the matched pairs of each image."""
+    matcher, pairs = criterion.matcher, []
+    for logits, masks, target in zip(head["pred_logits"], head["pred_masks"], targets, strict=True):
+        cost_class = -logits.softmax(dim=-1)[:, target["labels"]]
+        points = draw(1, matcher.num_points, masks.device)
+        truth = target["masks"].to(masks)[:, None]
+        x = _sample(masks[:, None], points.expand(len(masks), -1, -1))
+        t = _sample(truth, points.expand(len(truth), -1, -1))
+        positive = F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
+        negative = F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="none")
+        cost_mask = (positive @ t.T + negative @ (1 - t).T) / matcher.num_points
+        s = x.sigmoid()
+        cost_dice = 1 - (2 * s @ t.T + 1) / (s.sum(dim=1)[:, None] + t.sum(dim=1)[None] + 1)
+        cost = (
+            matcher.class_weight * cost_class
+            + matcher.mask_weight * cost_mask
+            + matcher.dice_weight * cost_dice
+        )
+        query, index = linear_sum_assignment(cost.cpu().numpy())
+        pairs.append((torch.as_tensor(query), torch.as_tensor(index)))
+    return pairs
+
+
+def _classes(
+    criterion: SetCriterion,
+    head: HeadOutput,
+    targets: Sequence[Targets],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+) -> Tensor:
+    logits = head["pred_logits"]
+    classes = torch.full(logits.shape[:2], criterion.num_classes, dtype=torch.int64, device=logits.device)
+    for image, (query, index) in enumerate(pairs):
+        classes[image, query.to(logits.device)] = targets[image]["labels"][index.to(logits.device)]
+    weight = torch.ones(logits.shape[-1], device=logits.device)
+    weight[-1] = criterion.void_weight
+    return F.cross_entropy(logits.transpose(1, 2), classes, weight)
+
+
+def _masks(
+    criterion: SetCriterion,
+    head: HeadOutput,
+    targets: Sequence[Targets],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    draw: Draw,
+) -> tuple[Tensor, Tensor]:
+    """Sums over pairs of cross-entropy and dice."""
+    device = head["pred_masks"].device
+    matched = torch.cat(
+        [masks[query.to(device)] for masks, (query, _) in zip(head["pred_masks"], pairs, strict=True)]
+    )
+    truth = _together([t["masks"][index.to(device)] for t, (_, index) in zip(targets, pairs, strict=True)])
+    points = _uncertain(criterion, matched.detach(), draw)
+    t = _sample(truth.to(matched)[:, None], points)
+    x = _sample(matched[:, None], points)
+    s = x.sigmoid()
+    mask = F.binary_cross_entropy_with_logits(x, t, reduction="none").mean(dim=1).sum()
+    dice = (1 - (2 * (s * t).sum(dim=1) + 1) / (s.sum(dim=1) + t.sum(dim=1) + 1)).sum()
+    return mask, dice
+
+
+@torch.no_grad()
+def _uncertain(criterion: SetCriterion, logits: Tensor, draw: Draw) -> Tensor:
+    wanted = criterion.num_points
+    candidates = draw(len(logits), int(criterion.oversample_ratio * wanted), logits.device)
+    doubt = -_sample(logits[:, None], candidates).abs()
+    best = doubt.topk(int(criterion.importance_ratio * wanted), dim=1).indices
+    certain = torch.gather(candidates, 1, best[..., None].expand(-1, -1, 2))
+    return torch.cat([certain, draw(len(logits), wanted - best.shape[1], logits.device)], dim=1)
+
+
+def _together(masks: Sequence[Tensor]) -> Tensor:
+    """All masks at one size, zeros at the right and at the bottom."""
+    height, width = (max(m.shape[axis] for m in masks) for axis in (1, 2))
+    return torch.cat([F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in masks])
+
+
+def _sample(maps_N1hw: Tensor, points_NP2: Tensor) -> Tensor:
+    grid = 2 * points_NP2[:, None] - 1
+    return F.grid_sample(maps_N1hw, grid, mode="bilinear", align_corners=False)[:, 0, 0]

@@ -1,0 +1,87 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""From masks to results as published (MaskFormer, Mask2Former): everything at full size, queries in a loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]
+
+
+class Sizes(NamedTuple):
+    """(H, W) of the padded input, the input and the output."""
+
+    padded: Size
+    unpadded: Size
+    output: Size
+
+
+def restore(masks_Qhw: Tensor, sizes: Sizes) -> Tensor:
+    """(Q, H, W) at the output size."""
+    masks = _resize(masks_Qhw, sizes.padded)[:, : sizes.unpadded[0], : sizes.unpadded[1]]
+    return _resize(masks, sizes.output)
+
+
+def semantic(mask_cls: Tensor, masks_QHW: Tensor) -> Tensor:
+    """Labels (H, W): the scores of all classes at all pixels, then the best."""
+    weights = mask_cls.softmax(dim=-1)[:, :-1]
+    return torch.einsum("qc,qhw->chw", weights, masks_QHW.sigmoid()).argmax(dim=0)
+
+
+def panoptic(
+    mask_cls: Tensor,
+    masks_QHW: Tensor,
+    *,
+    is_thing: Tensor,
+    object_mask_threshold: float,
+    overlap_threshold: float,
+) -> tuple[Tensor, list[int]]:
+    """Ids (H, W) and the class of each segment."""
+    scores, labels = mask_cls.softmax(dim=-1).max(dim=-1)
+    masks = masks_QHW.sigmoid()
+    keep = labels.ne(mask_cls.shape[1] - 1) & (scores > object_mask_threshold)
+    scores, labels, masks = scores[keep], labels[keep], masks[keep]
+    ids = torch.zeros(masks_QHW.shape[1:], dtype=torch.int32, device=masks.device)
+    classes: list[int] = []
+    if len(masks) == 0:
+        return ids, classes
+    winner = (scores.view(-1, 1, 1) * masks).argmax(dim=0)
+    stuff: dict[int, int] = {}
+    for query in range(len(labels)):
+        label = int(labels[query].item())
+        won, own = winner == query, masks[query] >= 0.5
+        area = won & own
+        if area.sum().item() == 0 or won.sum().item() / own.sum().item() < overlap_threshold:
+            continue
+        if not is_thing[label] and label in stuff:
+            ids[area] = stuff[label]
+            continue
+        classes.append(label)
+        ids[area] = len(classes)
+        if not is_thing[label]:
+            stuff[label] = len(classes)
+    return ids, classes
+
+
+def instances(
+    mask_cls: Tensor, masks_QHW: Tensor, *, topk: int, is_thing: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (N,), classes (N,) and masks (N, H, W) bool, best first."""
+    scores = mask_cls.softmax(dim=-1)[:, :-1]
+    count = scores.shape[1]
+    best, pairs = scores.flatten().topk(min(topk, scores.numel()), sorted=False)
+    classes, masks = pairs % count, masks_QHW[pairs // count]
+    things = is_thing[classes]
+    best, classes, masks = best[things], classes[things], masks[things]
+    inside = (masks > 0).float()
+    quality = (masks.sigmoid().flatten(1) * inside.flatten(1)).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+    order = (best * quality).argsort(descending=True)
+    return (best * quality)[order], classes[order], inside.bool()[order]
+
+
+def _resize(masks_Qhw: Tensor, size: Size) -> Tensor:
+    return F.interpolate(masks_Qhw[None], size=size, mode="bilinear", align_corners=False)[0]
