@@ -123,7 +123,8 @@ class CMPF(nn.Module):
         Args:
             batch: samples with `image` (3, H, W) RGB 0..255; `height` and `width` = size of the results (default:
                 the image's own); `sam_masks` (M, height, width) logits replace the proposer.
-            vocabulary: the classes to look for; None = the training vocabulary.
+            vocabulary: the classes to look for; None = the training vocabulary. Its own `seen` goes before what the
+                training vocabulary of the model says.
             settings: overrides the model's own settings for this call.
         """
         request = self._request(vocabulary or self.train_vocabulary, settings or self.settings)
@@ -224,7 +225,7 @@ class CMPF(nn.Module):
         return Request(
             classes=self.class_embeddings(vocabulary),
             is_thing=torch.tensor(vocabulary.is_thing, device=self.device),
-            seen=torch.tensor(vocabulary.seen_in(self.train_vocabulary), device=self.device),
+            seen=torch.tensor(vocabulary.seen_for(self.train_vocabulary), device=self.device),
             settings=settings,
         )
 

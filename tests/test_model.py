@@ -132,6 +132,8 @@ def test_alpha_and_beta_zero_leave_the_decoder_scores(model: CMPF) -> None:
 def test_seen_means_that_a_synonym_is_a_training_word(model: CMPF) -> None:
     # "red circle" and "sky" are training classes, "unicorn" is not
     assert model._request(WORDS, model.settings).seen.tolist() == [True, False, True]
+    other = WORDS.seen_against(Vocabulary(classes=[["unicorn"]]))
+    assert model._request(other, model.settings).seen.tolist() == [False, True, False]
 
 
 def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pytest.MonkeyPatch) -> None:

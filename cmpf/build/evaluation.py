@@ -75,7 +75,7 @@ def build_evaluators(cfg: CfgNode, model: CMPF, dataset: Dataset) -> list[Evalua
         ConfigError: there is none, so that a whole run would end without a number.
     """
     vocabulary, entry, test = dataset.vocabulary, dataset.entry, cfg.MODEL.MASK_FORMER.TEST
-    names, seen = vocabulary.names, vocabulary.seen_in(model.train_vocabulary)
+    names, seen = vocabulary.names, vocabulary.seen_for(model.train_vocabulary)
     labels: dict[str, Any] = {"ignore_label": entry.ignore_label, "label_map": entry.semantic_label_map}
     evaluators: list[Evaluator] = []
     if test.PANOPTIC_ON and "panoptic" in entry.evaluators:

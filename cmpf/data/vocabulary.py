@@ -24,15 +24,15 @@ class Vocabulary:
         share words, the first one too; no two may have the same words.
     names: (K,) the first word of each class, made unique: see `_unique_names`.
     is_thing: (K,) whether objects of the class are counted one by one.
-    seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary;
-        True for every class of a vocabulary without one.
+    seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary that it
+        was made with; None without one, which leaves it to the model that predicts.
     key: content hash of `classes`; vocabularies with equal keys have equal text embeddings.
     """
 
     classes: tuple[tuple[str, ...], ...]
     names: tuple[str, ...] = field(repr=False, compare=False)
     is_thing: tuple[bool, ...]
-    seen: tuple[bool, ...]
+    seen: tuple[bool, ...] | None
     key: str = field(repr=False, compare=False)
 
     def __init__(
@@ -46,7 +46,7 @@ class Vocabulary:
         Args:
             classes: see FORM.
             things: indices of the thing classes; None = all, an empty list = none.
-            seen_against: the training vocabulary.
+            seen_against: the training vocabulary; None = the one of the model that predicts.
         Raises:
             VocabularyError: no class, an empty word, two classes with the same words, or a thing that is not
                 there.
@@ -57,9 +57,7 @@ class Vocabulary:
         object.__setattr__(self, "names", _unique_names(tidy))
         object.__setattr__(self, "is_thing", _thing_flags(things, len(tidy)))
         object.__setattr__(self, "key", hashlib.sha256(json.dumps(tidy).encode()).hexdigest())
-        object.__setattr__(self, "seen", (True,) * len(tidy))
-        if seen_against is not None:
-            object.__setattr__(self, "seen", self.seen_in(seen_against))
+        object.__setattr__(self, "seen", None if seen_against is None else self.seen_in(seen_against))
 
     @property
     def num_classes(self) -> int:
@@ -78,6 +76,16 @@ class Vocabulary:
         """(K,) whether each class shares a synonym, as a string, with a class of the training vocabulary."""
         known = {word for words in training.classes for word in words}
         return tuple(not known.isdisjoint(words) for words in self.classes)
+
+    def seen_for(self, training: Vocabulary) -> tuple[bool, ...]:
+        """(K,) its own `seen`, where it was made with a training vocabulary, else against the given one."""
+        return self.seen_in(training) if self.seen is None else self.seen
+
+    def with_things(self, things: Iterable[int]) -> Vocabulary:
+        """The same classes, seen as before, of which the given indices are things."""
+        changed = Vocabulary(classes=self.classes, things=things)
+        object.__setattr__(changed, "seen", self.seen)
+        return changed
 
     def seen_against(self, training: Vocabulary) -> Vocabulary:
         """The same classes with `seen` set for another training vocabulary."""

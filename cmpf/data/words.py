@@ -111,6 +111,4 @@ def _with_kinds(
         refused = Vocabulary.from_words(words, things=stuff).is_thing
         own = vocabulary.is_thing
         flags = tuple(c or (o and not r) for c, o, r in zip(chosen, own, refused, strict=True))
-    return Vocabulary(
-        classes=vocabulary.classes, things=[index for index, thing in enumerate(flags) if thing]
-    )
+    return vocabulary.with_things([index for index, thing in enumerate(flags) if thing])

@@ -63,7 +63,7 @@ class ExportedModel:
         words = {
             "text": classes.matrix.float(),
             "class_of_row": classes.class_of_row,
-            "seen": torch.tensor(vocabulary.seen_in(self.train_vocabulary)),
+            "seen": torch.tensor(vocabulary.seen_for(self.train_vocabulary)),
         }
         is_thing = torch.tensor(vocabulary.is_thing)
         return [self._result(sample, words, is_thing, settings or self.settings) for sample in batch]

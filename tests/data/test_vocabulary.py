@@ -50,11 +50,23 @@ def test_a_class_is_seen_when_any_synonym_equals_any_training_synonym() -> None:
     assert words.seen == words.seen_in(training)
 
 
-def test_without_a_training_vocabulary_every_class_is_seen() -> None:
+def test_without_a_training_vocabulary_the_model_decides_what_is_seen() -> None:
     words = Vocabulary(classes=[["a"], ["b"]])
-    assert words.seen == (True, True)
-    assert words.seen_against(Vocabulary(classes=[["b"]])).seen == (False, True)
-    assert words.seen == (True, True)
+    assert words.seen is None
+    training = Vocabulary(classes=[["b"]])
+    assert words.seen_for(training) == (False, True)
+    assert words.seen_against(training).seen == (False, True)
+    assert words.seen is None
+
+
+def test_a_training_vocabulary_given_at_the_start_goes_before_the_models() -> None:
+    words = Vocabulary(classes=[["a"], ["b"]], seen_against=Vocabulary(classes=[["a"]]))
+    assert words.seen_for(Vocabulary(classes=[["b"]])) == (True, False)
+
+
+def test_other_things_leave_seen_as_it_is() -> None:
+    words = Vocabulary(classes=[["a"], ["b"]], seen_against=Vocabulary(classes=[["a"]])).with_things([1])
+    assert (words.is_thing, words.seen) == ((False, True), (True, False))
 
 
 def test_seen_against_keeps_classes_and_kinds() -> None:
