@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +25,30 @@ _NAMED_FINDINGS = 20  # of each kind
 _WIDTH = 100
 
 
-def table() -> str:
+def table(*, as_json: bool) -> str:
     """All datasets of the table, and whether their files are there."""
-    rows = [("name", "kind", "classes", "on disk")]
+    rows = []
     for name in dataset_names():
         dataset = locate_dataset(name)
         found = [(dataset.folder / path).exists() for path in dataset.entry.paths]
         state = "yes" if all(found) else f"{sum(found)} of {len(found)} paths" if any(found) else "no"
         rows.append((name, dataset.entry.kind, str(dataset.vocabulary.num_classes), state))
-    return f"root: {dataset_root()} (DETECTRON2_DATASETS)\n\n{columns(rows)}"
+    if as_json:
+        keys = ("name", "kind", "classes", "on_disk")
+        return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)
+    lines = columns([("name", "kind", "classes", "on disk"), *rows])
+    return f"root: {dataset_root()} (DETECTRON2_DATASETS)\n\n{lines}"
+
+
+def description_json(summary: DatasetSummary) -> str:
+    """All that is known of a dataset, as one JSON object."""
+    return json.dumps(dataclasses.asdict(summary), default=str, ensure_ascii=False, indent=1)
+
+
+def findings_json(findings: Sequence[Finding]) -> str:
+    """Findings as a JSON list of {mistake, file, message}."""
+    rows = [{"mistake": f.mistake.name, "file": str(f.file), "message": f.message} for f in findings]
+    return json.dumps(rows, ensure_ascii=False, indent=1)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

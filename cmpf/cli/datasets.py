@@ -43,6 +43,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--against", default=COCO, metavar="NAME", help=f"dataset whose classes are the seen ones [{COCO}]"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON (list, description and findings)")
     checking = parser.add_argument_group("check")
     checking.add_argument("--all", action="store_true", help="name every finding, not the first of each kind")
     showing = parser.add_argument_group("show")
@@ -64,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
     if len(words) > 1 or (action and not words):
         arguments.usage_error(f"expected {action or 'at most'} one dataset, got {' '.join(words) or 'none'}")
     if not words:
-        return _list()
+        return _list(as_json=arguments.json)
     name = dataset_name(words[0])
     if action == CHECK:
-        return _check(name, everything=arguments.all)
+        return _check(name, everything=arguments.all, as_json=arguments.json)
     return _show(name, arguments) if action == SHOW else _describe(name, arguments)
 
 
@@ -77,29 +78,35 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _list() -> int:
+def _list(*, as_json: bool) -> int:
     from cmpf.cli.dataset_report import table
 
-    print(table())
+    print(table(as_json=as_json))
     return DONE
 
 
 def _describe(name: str, arguments: argparse.Namespace) -> int:
-    from cmpf.cli.dataset_report import description
+    from cmpf.cli.dataset_report import description, description_json
     from cmpf.data.catalog import get_vocabulary
     from cmpf.data.summary import summarize
 
     summary = summarize(name, get_vocabulary(dataset_name(arguments.against)))
-    print(description(summary, against=arguments.against, classes=arguments.classes))
+    if arguments.json:
+        print(description_json(summary))
+    else:
+        print(description(summary, against=arguments.against, classes=arguments.classes))
     return DONE
 
 
-def _check(name: str, *, everything: bool) -> int:
-    from cmpf.cli.dataset_report import findings_text
+def _check(name: str, *, everything: bool, as_json: bool) -> int:
+    from cmpf.cli.dataset_report import findings_json, findings_text
     from cmpf.data.catalog import get_entry
     from cmpf.data.dataset_check import check_dataset
 
     findings = check_dataset(name, progress=True)
+    if as_json:
+        print(findings_json(findings))
+        return FAILED if findings else DONE
     if not findings:
         print(f"{get_entry(name).name}: every file was opened, nothing is wrong")
         return DONE

@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,22 @@ def test_unknown_names_and_missing_files_are_one_line_of_error(
         "cmpf: openvocab_lvis_v1_vall: unknown dataset; did you mean openvocab_lvis_v1_val?"
     )
     assert second.startswith(f"cmpf: {own.parent / 'nowhere.yaml'}: no such dataset file")
+
+
+def test_json_lists_describes_and_checks(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name": "shapes_val", "kind": "panoptic", "classes": "54", "on_disk": "no"} in rows
+    assert main(["datasets", "own_dataset/fruit_val.yaml", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["name"], summary["pictures"], summary["unseen"]) == (
+        "fruit_val",
+        4,
+        ["pear", "lemon", "plum"],
+    )
+    missing = next((own / "images/val").iterdir())
+    missing.unlink()
+    assert main(["datasets", "check", "own_dataset/fruit_val.yaml", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)
+    assert {f["mistake"] for f in findings} == {"MISSING"}
+    assert any(missing.name in f["file"] for f in findings)
