@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import harness
 from benchmarks.harness import DisagreementError, Pair, Spread, check, flatten, measure
 
 CPU = torch.device("cpu")
@@ -85,6 +86,14 @@ def test_a_share_of_the_numbers_may_differ_where_rounding_decides():
     assert check(pair_of(other, labels, tolerance=0.0, share=2e-3)) == 0.0
     with pytest.raises(DisagreementError, match=r"0\.20%"):
         check(pair_of(other, labels, tolerance=0.0, share=1e-3))
+
+
+def test_large_results_are_compared_in_parts(monkeypatch):
+    monkeypatch.setattr(harness, "CHUNK", 3)
+    wanted = torch.arange(1.0, 11.0)
+    assert check(pair_of(wanted + 0.005 * (wanted == 10), wanted)) == pytest.approx(5e-4, rel=1e-2)
+    with pytest.raises(DisagreementError, match=r"by 0\.1 of its largest number in 10\.00%"):
+        check(pair_of(wanted + (wanted == 10), wanted))
 
 
 def test_what_is_compared_may_be_something_else_than_what_is_timed():
