@@ -150,7 +150,8 @@ def _difference(name: str, found: Tensor, wanted: Tensor, pair: Pair) -> float:
         raise DisagreementError(f"{name} has shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
     if wanted.numel() == 0:
         return 0.0
-    scale = max(float(wanted.abs().max()), 1e-12)
+    largest_wanted = max(float(part.double().abs().max()) for part in wanted.flatten().split(CHUNK))
+    scale = max(largest_wanted, 1e-12)
     above, largest_within, largest = 0, 0.0, 0.0
     for part, expected in zip(found.flatten().split(CHUNK), wanted.flatten().split(CHUNK), strict=True):
         difference = (part.double() - expected.double()).abs() / scale

@@ -104,3 +104,10 @@ def test_what_is_compared_may_be_something_else_than_what_is_timed():
 def test_nested_results_are_compared_by_path():
     nested = {"a": [torch.ones(1), 2.0], "b": (True,)}
     assert flatten(nested).keys() == {"result.a[0]", "result.a[1]", "result.b[0]"}
+
+
+def test_flags_are_compared_like_numbers():
+    flags = torch.tensor([True, False, True])
+    assert check(pair_of(flags, flags.clone())) == 0.0
+    with pytest.raises(DisagreementError):
+        check(pair_of(flags, ~flags))
