@@ -28,38 +28,12 @@ from preparation import (
     write_labels,
 )
 
+from cmpf.data.row_parts import COCO_IDS, in_order
 from cmpf.errors import DatasetError
 
 IGNORE = 255
-THINGS = tuple(sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}))
-STUFF = (
-    *(
-        92,
-        93,
-        95,
-        100,
-        107,
-        109,
-        112,
-        118,
-        119,
-        122,
-        125,
-        128,
-        130,
-        133,
-        138,
-        141,
-        144,
-        145,
-        147,
-        148,
-        149,
-        151,
-    ),
-    *(154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201)),
-)
-CLASS_OF = {category: index for index, category in enumerate((*THINGS, *STUFF))}
+CLASS_OF = in_order(COCO_IDS)
+THINGS = COCO_IDS[:80]
 
 
 def raw(root: Path, split: str) -> list[Path]:
