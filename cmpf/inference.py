@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cmpf.ensemble import openseg_ensemble
 from cmpf.functional import resize_bilinear
 from cmpf.postprocess import (
+    MaskRows,
     instance_inference,
     panoptic_inference,
     restore_size,
@@ -117,9 +118,7 @@ def image_results(
         result["sem_seg"] = _semantic(mask_cls, mask_pred, geometry, seen, settings, sam)
     if not (settings.panoptic or settings.instance or settings.proposals):
         return result
-    masks = restore_size(
-        mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output
-    )[0]
+    masks = MaskRows(mask_pred, padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output)
     if settings.panoptic:
         result["panoptic_seg"] = panoptic_inference(
             mask_cls,
@@ -131,13 +130,21 @@ def image_results(
     if settings.instance:
         result["instances"] = _instances(mask_cls, masks, is_thing, settings)
     if settings.proposals:
-        sam_masks = masks[:0] if sam is None else resize_bilinear(sam.masks[None], geometry.output)[0]
-        result["proposals"] = torch.cat([masks, sam_masks]) > 0
+        result["proposals"] = _proposals(mask_pred, geometry, sam)
     return result
 
 
+def _proposals(mask_pred: Tensor, geometry: ImageGeometry, sam: SAMEvidence | None) -> Tensor:
+    """Every mask (Q + M, H, W) bool at the output size, the decoder's and SAM's."""
+    masks = restore_size(
+        mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output
+    )[0]
+    sam_masks = masks[:0] if sam is None else resize_bilinear(sam.masks[None], geometry.output)[0]
+    return torch.cat([masks, sam_masks]) > 0
+
+
 def _instances(
-    mask_cls: Tensor, masks: Tensor, is_thing: Tensor, settings: InferenceSettings
+    mask_cls: Tensor, masks: MaskRows, is_thing: Tensor, settings: InferenceSettings
 ) -> InstanceResult:
     # In panoptic mode only things are instances; an instance-only run has nothing but things.
     things = is_thing if settings.panoptic else None
