@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from cmpf import checkpoint
 from cmpf.build.evaluation import build_evaluation
@@ -36,7 +38,7 @@ from cmpf.engine import distributed
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.forward import CMPFForward
 from cmpf.engine.optimizer import build_optimizer
-from cmpf.engine.schedule import build_schedule
+from cmpf.engine.schedule import Schedule, build_schedule
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.weight_average import WeightAverage
 from cmpf.engine.writers import Writer
@@ -140,22 +142,8 @@ def build_trainer(cfg: CfgNode, model: CMPF, *, writers: Sequence[Writer]) -> Tr
         DatasetError: a training or test dataset is unknown or not on disk.
     """
     solver = cfg.SOLVER
-    optimizer = build_optimizer(
-        model,
-        lr=build_learning_rate(cfg),
-        weight_decay=solver.WEIGHT_DECAY,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
-    )
-    schedule = build_schedule(
-        solver.LR_SCHEDULER_NAME,
-        optimizer,
-        max_iter=solver.MAX_ITER,
-        steps=solver.STEPS,
-        gamma=solver.GAMMA,
-        warmup_iters=solver.WARMUP_ITERS,
-        warmup_factor=solver.WARMUP_FACTOR,
-    )
+    optimizer = build_configured_optimizer(cfg, model)
+    schedule = build_configured_schedule(cfg, optimizer)
     return Trainer(
         model=model,
         loader=build_train_loader(cfg),
@@ -176,6 +164,32 @@ def build_trainer(cfg: CfgNode, model: CMPF, *, writers: Sequence[Writer]) -> Tr
         forward=CMPFForward(model),
         average=WeightAverage(model, decay=solver.EMA.DECAY) if solver.EMA.ENABLED else None,
         draw=picture_drawer(model, count=cfg.LOG.PICTURES) if cfg.LOG.PICTURES else None,
+    )
+
+
+def build_configured_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
+    """The optimiser that SOLVER asks for."""
+    solver = cfg.SOLVER
+    return build_optimizer(
+        model,
+        lr=build_learning_rate(cfg),
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+    )
+
+
+def build_configured_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Schedule:
+    """The learning rate schedule that SOLVER asks for."""
+    solver = cfg.SOLVER
+    return build_schedule(
+        solver.LR_SCHEDULER_NAME,
+        optimizer,
+        max_iter=solver.MAX_ITER,
+        steps=solver.STEPS,
+        gamma=solver.GAMMA,
+        warmup_iters=solver.WARMUP_ITERS,
+        warmup_factor=solver.WARMUP_FACTOR,
     )
 
 

@@ -17,15 +17,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cmpf.build.evaluation import build_evaluators, build_test_loader
-from cmpf.build.training import build_learning_rate, build_train_loader
+from cmpf.build.training import build_configured_optimizer, build_configured_schedule, build_train_loader
 from cmpf.data import Dataset, get_dataset
 from cmpf.detectron2.checkpointing import Checkpointer, WeightsKeeper
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
 from cmpf.detectron2.evaluation import Evaluators
-from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.precision import MixedPrecision
-from cmpf.engine.schedule import Schedule, build_schedule
+from cmpf.engine.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +52,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW with CMPF's groups, and the norm of all gradients together clipped before each step."""
         solver = cfg.SOLVER
-        optimizer = build_optimizer(
-            model,
-            lr=build_learning_rate(native_config(cfg)),
-            weight_decay=solver.WEIGHT_DECAY,
-            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-            weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
-        )
+        optimizer = build_configured_optimizer(native_config(cfg), model)
         if solver.CLIP_GRADIENTS.ENABLED:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -72,16 +65,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Schedule:
         """CMPF's schedule; Detectron2's of the same names warm up to another place."""
-        solver = cfg.SOLVER
-        return build_schedule(
-            solver.LR_SCHEDULER_NAME,
-            optimizer,
-            max_iter=solver.MAX_ITER,
-            steps=solver.STEPS,
-            gamma=solver.GAMMA,
-            warmup_iters=solver.WARMUP_ITERS,
-            warmup_factor=solver.WARMUP_FACTOR,
-        )
+        return build_configured_schedule(native_config(cfg), optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
