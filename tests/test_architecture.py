@@ -20,7 +20,7 @@ COPY_STATEMENTS = 6  # shorter function bodies may be alike by nature
 
 # A module may import what stands above its own line; names on one line are siblings and do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "functional", "files"),
+    ("errors", "types", "functional", "files", "onednn"),
     (
         "config",
         "data",
