@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.sam_proposals import SAMProposer, full_size_masks
+from cmpf.encoders.side_stream import start_beside
 from cmpf.ensemble.proposal_cache import CachedProposals, ProposalCache
 from cmpf.errors import EvaluationError
 from cmpf.functional import normalize_and_pad, resize_bilinear
@@ -169,15 +171,11 @@ class FrozenEncoders(nn.Module):
             std=self.pixel_std,
             divisor=self.size_divisibility,
         )
-        embedding = None
-        if with_sam and self.sam is not None:
-            embedding = self.sam(
-                sam_input(
-                    [sample["image"] for sample in batch], divisor=self.size_divisibility, device=self.device
-                )
-            )
         padded = (images.shape[-2], images.shape[-1])
-        return FrozenFeatures(clip=self.clip(images), sam=embedding), padded, sizes
+        if not with_sam or self.sam is None:
+            return FrozenFeatures(clip=self.clip(images), sam=None), padded, sizes
+        embedding = start_beside(partial(self._embed, self.sam, batch), self.device)
+        return FrozenFeatures(clip=self.clip(images), sam=embedding()), padded, sizes
 
     def masks(self, sample: Sample, features: FrozenFeatures) -> Tensor | None:
         """SAM's mask logits (M, H, W) of one picture: its own `sam_masks`, else the source's; None = no source.
@@ -231,6 +229,11 @@ class FrozenEncoders(nn.Module):
         if not self.clip.embeds_empty_masks:
             probabilities = probabilities * valid[0, :, None]  # no vote for any class
         return SAMEvidence(masks=resize_bilinear(masks_MHW[None], size)[0], class_probs=probabilities[:, :-1])
+
+    def _embed(self, sam: SAMEncoder, batch: Sequence[Sample]) -> Tensor:
+        images = [sample["image"] for sample in batch]
+        embedding: Tensor = sam(sam_input(images, divisor=self.size_divisibility, device=self.device))
+        return embedding.float()  # whatever SAM computes in: the decoder may run without autocast
 
 
 def sam_input(images: Sequence[Tensor], *, divisor: int, device: torch.device) -> Tensor:

@@ -94,5 +94,6 @@ def normalize_and_pad(
     width = -(-max(w for _, w in sizes) // divisor) * divisor
     batch = torch.zeros(len(images), 3, height, width, device=mean.device)
     for target, image, (h, w) in zip(batch, images, sizes, strict=True):
-        target[:, :h, :w] = (image.to(mean.device, torch.float32) - mean[:, None, None]) / std[:, None, None]
+        pixels = image.to(mean.device, non_blocking=True).float()  # bytes travel, not floats
+        target[:, :h, :w] = (pixels - mean[:, None, None]) / std[:, None, None]
     return batch, sizes

@@ -257,9 +257,9 @@ class CMPF(nn.Module):
 
 def _padded_targets(targets: Targets, size: tuple[int, int], device: torch.device) -> Targets:
     """Targets on the device, with masks (N, H, W) of the padded input, so that they lie under the predictions."""
-    masks = targets["masks"].to(device)
+    masks = targets["masks"].to(device, non_blocking=True)
     masks = F.pad(masks, (0, size[1] - masks.shape[-1], 0, size[0] - masks.shape[-2]))
-    return {"labels": targets["labels"].to(device), "masks": masks}
+    return {"labels": targets["labels"].to(device, non_blocking=True), "masks": masks}
 
 
 def _output_size(sample: Sample) -> tuple[int, int]:

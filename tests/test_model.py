@@ -10,7 +10,7 @@ import torch
 from helpers.tiny_model import picture, tiny_config, tiny_model, training_sample
 from PIL import Image
 
-from cmpf.build.model import build_proposal_cache
+from cmpf.build.encoders import build_proposal_cache
 from cmpf.data import Vocabulary
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.errors import TrainingError

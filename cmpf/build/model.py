@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Wires the network: encoders, decoder, losses and inference settings from a configuration."""
+"""Wires the network: decoder, losses and inference settings from a configuration, and the frozen half."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import torch
 from fvcore.common.config import CfgNode
 
 from cmpf import checkpoint
+from cmpf.build.encoders import build_device, build_encoders
 from cmpf.data import Vocabulary, get_vocabulary
 from cmpf.encoders.clip import CLIP
-from cmpf.encoders.clip_factory import build_clip
-from cmpf.encoders.sam import SAMEncoder, build_sam
-from cmpf.encoders.sam_proposals import SAMProposer
+from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text_cache import TextCache
 from cmpf.encoders.weights import cache_folder
-from cmpf.ensemble.proposal_cache import ProposalCache
-from cmpf.frozen_encoders import CachedMasks, FrozenEncoders, MaskSource, OnlineMasks
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.model import CMPF
@@ -27,16 +24,6 @@ from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 
 logger = logging.getLogger(__name__)
-
-# Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.
-PROPOSAL_KEYS = (
-    "POINTS_PER_SIDE",
-    "PRED_IOU_THRESH",
-    "STABILITY_THRESH",
-    "NMS_THRESH",
-    "MIN_AREA",
-    "MAX_MASKS",
-)
 
 
 def build_model(cfg: CfgNode) -> CMPF:
@@ -76,40 +63,9 @@ def build_network(cfg: CfgNode, train_vocabulary: Vocabulary | None = None) -> C
     return network
 
 
-def build_device(cfg: CfgNode) -> torch.device:
-    """The device of MODEL.DEVICE; "auto" is CUDA where there is one."""
-    if cfg.MODEL.DEVICE == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(cfg.MODEL.DEVICE)
-
-
 def build_train_vocabulary(cfg: CfgNode) -> Vocabulary:
     """Classes of the (first) training dataset; needs no dataset on disk."""
     return get_vocabulary(cfg.DATASETS.TRAIN[0])
-
-
-def build_encoders(cfg: CfgNode) -> FrozenEncoders:
-    """The frozen half: CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, proposals if TEST.ENSEMBLE is on."""
-    sam = build_sam_encoder(cfg)
-    encoders = FrozenEncoders(
-        clip=build_clip(name=cfg.MODEL.CMPF.CLIP.NAME, pretrained=cfg.MODEL.CMPF.CLIP.PRETRAINED),
-        sam=sam,
-        mask_source=build_mask_source(cfg, sam),
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-        size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
-    )
-    if cfg.MODEL.CMPF.COMPILE:
-        for part in (encoders.clip, encoders.sam):
-            if part is not None:
-                part.compile()
-    return encoders
-
-
-def build_sam_encoder(cfg: CfgNode) -> SAMEncoder | None:
-    """The frozen SAM whose embedding the injectors read; None when MODEL.CMPF.SAM.NAME is empty."""
-    sam = cfg.MODEL.CMPF.SAM
-    return build_sam(name=sam.NAME, checkpoint=sam.CHECKPOINT) if sam.NAME else None
 
 
 def build_pixel_decoder(cfg: CfgNode, clip: CLIP) -> PixelDecoder:
@@ -124,6 +80,7 @@ def build_pixel_decoder(cfg: CfgNode, clip: CLIP) -> PixelDecoder:
         layers=head.TRANSFORMER_ENC_LAYERS,
         ffn_dim=head.DIM_FEEDFORWARD,
         norm_groups=head.NORM_GROUPS,
+        recompute=cfg.MODEL.CMPF.GRADIENT_CHECKPOINTING,
     )
 
 
@@ -218,60 +175,3 @@ def build_settings(cfg: CfgNode) -> InferenceSettings:
         mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
         proposals=test.MASK_RECALL,
     )
-
-
-def build_mask_source(cfg: CfgNode, sam: SAMEncoder | None) -> MaskSource | None:
-    """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = the ensemble is off.
-
-    Args:
-        sam: the SAM that makes the model's features; None = none does.
-    """
-    ensemble = cfg.TEST.ENSEMBLE
-    if not ensemble.ENABLED:
-        return None
-    if ensemble.SOURCE == "online":
-        return build_online_masks(cfg, sam)
-    weights_hash = sam.weights_hash if sam is not None and _is_mask_sam(cfg) else None
-    return CachedMasks(build_proposal_cache(cfg, ensemble.CACHE_DIR, sam_hash=weights_hash))
-
-
-def build_online_masks(cfg: CfgNode, sam: SAMEncoder | None) -> OnlineMasks:
-    """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
-    ensemble = cfg.TEST.ENSEMBLE
-    if sam is None or not _is_mask_sam(cfg):
-        sam = build_sam(name=ensemble.SAM_NAME, checkpoint=ensemble.SAM_CHECKPOINT)
-    proposer = SAMProposer(
-        encoder=sam,
-        points_per_side=ensemble.POINTS_PER_SIDE,
-        iou_threshold=ensemble.PRED_IOU_THRESH,
-        stability_threshold=ensemble.STABILITY_THRESH,
-        nms_threshold=ensemble.NMS_THRESH,
-        min_area=ensemble.MIN_AREA,
-        max_masks=ensemble.MAX_MASKS,
-    )
-    return OnlineMasks(proposer=proposer, size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
-
-
-def build_proposal_cache(cfg: CfgNode, folder: str, *, sam_hash: str | None) -> ProposalCache:
-    """A folder of SAM's masks, and what they must have been made with.
-
-    Args:
-        sam_hash: content hash of the mask SAM's weights; None = not known, because that SAM is not loaded.
-    """
-    keys = ("SAM_NAME", *PROPOSAL_KEYS)
-    settings = {f"TEST.ENSEMBLE.{key}": cfg.TEST.ENSEMBLE[key] for key in keys}
-    settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"] = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
-    settings["SAM weights"] = sam_hash
-    datasets = " ".join(cfg.DATASETS.TEST)
-    return ProposalCache(
-        folder=folder,
-        settings=settings,
-        command="python tools/save_sam_masks.py --config-file FILE (this run's config) "
-        f"--dataset {datasets} --output {folder}",
-    )
-
-
-def _is_mask_sam(cfg: CfgNode) -> bool:
-    """Whether features and masks come from the same SAM with the same weights."""
-    own, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
-    return bool((ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) == (own.NAME, own.CHECKPOINT))

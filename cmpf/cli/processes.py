@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from fvcore.common.config import CfgNode
 
-from cmpf.build.model import build_device
+from cmpf.build.encoders import build_device
 from cmpf.engine.launch import launch
 from cmpf.errors import ConfigError
 

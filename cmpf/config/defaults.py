@@ -26,7 +26,7 @@ def default_config() -> CfgNode:
                 "TRAIN": ("openvocab_coco_2017_train_panoptic_with_sem_seg",),
                 "TEST": ("openvocab_coco_2017_val_panoptic_with_sem_seg",),
             },
-            "DATALOADER": {"NUM_WORKERS": 4},
+            "DATALOADER": {"NUM_WORKERS": -1},  # processes that read pictures; -1 = by the number of cores
             "SOLVER": _solver(),
             "LOG": {
                 "PERIOD": 20,  # iterations in one line of the log
@@ -68,7 +68,9 @@ def _model() -> dict[str, Any]:
             "FEATURE_INJECTOR": {"ENABLED": True, "LEVEL": 0, "KEEP_POSITIONS": False},
             "SAM_BRANCH": {"LAYERS": 6, "FLAT_LEVELS": 0},
             "DEFORMABLE_ATTENTION": "auto",  # auto = Triton kernels on CUDA where they run, else PyTorch
-            "COMPILE": False,
+            "PRECISION": "auto",  # of the frozen encoders: auto = bf16 on a GPU that has it, fp32 on a CPU
+            "COMPILE": False,  # torch.compile for the frozen encoders
+            "GRADIENT_CHECKPOINTING": False,  # pixel decoder: less memory in training, some more time
         },
     }
 

@@ -132,7 +132,9 @@ RULES: dict[str, Rule] = {
         "0 (correct attention) or 3 (published arithmetic)", lambda value: value in (0, 3)
     ),
     "MODEL.CMPF.DEFORMABLE_ATTENTION": _choice("auto", "torch", "triton"),
+    "MODEL.CMPF.PRECISION": _choice("auto", "fp32", "bf16"),
     "MODEL.CMPF.COMPILE": FLAG,
+    "MODEL.CMPF.GRADIENT_CHECKPOINTING": FLAG,
     "INPUT.IMAGE_SIZE": COUNT,
     "INPUT.MIN_SCALE": POSITIVE,
     "INPUT.MAX_SCALE": POSITIVE,
@@ -150,7 +152,7 @@ RULES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TEST": COUNT_OR_ZERO,
     "DATASETS.TRAIN": SOME_NAMES,
     "DATASETS.TEST": NAMES,
-    "DATALOADER.NUM_WORKERS": COUNT_OR_ZERO,
+    "DATALOADER.NUM_WORKERS": Rule("a whole number >= 0, or -1 = by the cores", lambda value: value >= -1),
     "SOLVER.IMS_PER_BATCH": COUNT,
     "SOLVER.BASE_LR": POSITIVE,
     "SOLVER.WEIGHT_DECAY": WEIGHT,

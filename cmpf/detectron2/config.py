@@ -11,16 +11,19 @@ from detectron2.config import get_cfg as detectron2_defaults
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from cmpf.build.model import build_device
+from cmpf.build.encoders import build_device
 from cmpf.config import default_config, get_cfg
 from cmpf.errors import ConfigError
+
+UNKNOWN_TO_DETECTRON2 = (("MODEL.DEVICE", "auto"), ("DATALOADER.NUM_WORKERS", -1))
 
 
 def add_cmpf_config(cfg: CfgNode) -> None:
     """Puts every key of CMPF, with its default, into a configuration of Detectron2.
 
     Keys that both have get CMPF's default in Detectron2's type. After this, CMPF's YAML files can be merged. What
-    differs from CMPF's own defaults: MODEL.DEVICE "auto" becomes a device, because Detectron2 has no such word;
+    differs from CMPF's own defaults: MODEL.DEVICE "auto" becomes a device, because Detectron2 has no such word, and
+    DATALOADER.NUM_WORKERS -1, which it does not have either, its own default;
     SEMANTIC_OUTPUT is "scores", because Detectron2's evaluators look for the largest score themselves.
     Detectron2's own keys that get another value: INPUT.FORMAT RGB, MODEL.MASK_ON True, and
     SOLVER.CLIP_GRADIENTS.CLIP_TYPE full_model, which only cmpf.detectron2.Trainer knows.
@@ -28,8 +31,10 @@ def add_cmpf_config(cfg: CfgNode) -> None:
     Args:
         cfg: Detectron2's get_cfg(), not frozen; changed in place.
     """
+    workers = cfg.DATALOADER.NUM_WORKERS
     for key, value in leaves(default_config()):
         _put(cfg, key, value)
+    cfg.DATALOADER.NUM_WORKERS = workers
     cfg.MODEL.DEVICE = str(build_device(cfg))
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT = "scores"
     cfg.MODEL.MASK_ON = True  # or Detectron2's mapper leaves the masks out
@@ -42,7 +47,7 @@ def detectron2_config(cfg: CfgNode) -> CfgNode:
     host = detectron2_defaults()
     add_cmpf_config(host)
     for key, value in leaves(cfg):
-        if (key, value) != ("MODEL.DEVICE", "auto"):
+        if (key, value) not in UNKNOWN_TO_DETECTRON2:
             _put(host, key, value)
     host.freeze()
     return host

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
-from cmpf.build.model import build_device
+from cmpf.build.encoders import build_device
 from cmpf.detectron2.checkpointing import Checkpointer
 from cmpf.detectron2.config import detectron2_config
 from cmpf.detectron2.trainer import Trainer

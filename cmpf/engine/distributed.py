@@ -37,6 +37,11 @@ def rank() -> int:
     return dist.get_rank() if _ready() else 0
 
 
+def local_world_size() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_main() -> bool:
     """Whether this is the process that writes files and talks: rank 0."""
     return rank() == 0

@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
 
 def _in_group(function: Callable[..., int], args: tuple[Any, ...], place: Place, device: str) -> int:
     """Calls the function as a member of the process group."""
-    os.environ["LOCAL_RANK"] = str(place.local_rank)
+    os.environ.update(LOCAL_RANK=str(place.local_rank), LOCAL_WORLD_SIZE=str(place.local_world_size))
     backend = "gloo"
     if device == "cuda":
         torch.cuda.set_device(place.local_rank)

@@ -1,20 +1,17 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from helpers.tiny_model import picture, tiny_config, tiny_model
 
 import cmpf.build.model
 from cmpf.build import build_criterion, build_model, build_settings
-from cmpf.build.model import build_device, build_encoders, build_pixel_decoder, build_sam_branch
+from cmpf.build.encoders import build_encoders
+from cmpf.build.model import build_pixel_decoder, build_sam_branch
 from cmpf.config import get_cfg
 from cmpf.encoders.clip import CLIP
-from cmpf.ensemble.proposal_cache import ProposalCache
 from cmpf.errors import ModelNameError
-from cmpf.frozen_encoders import CachedMasks
 from cmpf.modeling.deformable_attention import AttentionFunction, MultiScaleDeformableAttention
 from cmpf.modeling.deformable_triton import triton_deformable_attention
 
@@ -46,12 +43,6 @@ def test_settings_are_those_of_the_configuration() -> None:
     assert settings.mask_ensemble is not None
     assert (settings.mask_ensemble.epsilon, settings.mask_ensemble.published_pooling) == (0.3, True)
     assert build_settings(tiny_config("no_ensemble")).mask_ensemble is None
-
-
-def test_one_sam_serves_features_and_proposals() -> None:
-    encoders = build_encoders(tiny_config())
-    assert encoders.proposer is not None
-    assert encoders.proposer.encoder is encoders.sam
 
 
 def test_the_published_sam_branch_has_weights_for_three_levels() -> None:
@@ -88,15 +79,6 @@ def test_an_unknown_encoder_is_refused_with_the_nearest_names() -> None:
         build_model(get_cfg("no_ensemble", ["MODEL.CMPF.CLIP.NAME", "convnext_large_d_32"]))
 
 
-def test_compile_wraps_both_frozen_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[str] = []
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, *_, **__: compiled.append(type(self).__name__)
-    )
-    build_encoders(tiny_config(overrides=["MODEL.CMPF.COMPILE", True]))
-    assert compiled == ["CLIP", "SAMEncoder"]
-
-
 def test_deformable_attention_is_chosen_once_for_the_device_of_the_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -114,8 +96,12 @@ def test_deformable_attention_is_chosen_once_for_the_device_of_the_model(
     assert {m.function for m in attentions} == {triton_deformable_attention}
 
 
-def test_the_device_is_the_configured_one() -> None:
-    assert build_device(tiny_config()).type == "cpu"
+@pytest.mark.parametrize("asked", [True, False])
+def test_gradient_checkpointing_is_the_pixel_decoders(asked: bool) -> None:
+    model = tiny_model(overrides=["MODEL.CMPF.GRADIENT_CHECKPOINTING", asked])
+    assert model.pixel_decoder.encoder.recompute is asked
+    assert model.sam_branch is not None
+    assert not model.sam_branch.encoder.recompute
 
 
 def test_the_pixel_decoder_takes_its_channels_from_the_built_trunk() -> None:
@@ -125,50 +111,6 @@ def test_the_pixel_decoder_takes_its_channels_from_the_built_trunk() -> None:
     levels = {name: torch.randn(1, channels, 64 // s, 64 // s)
               for (name, channels), s in zip(clip.channels.items(), (4, 8, 16, 32), strict=True)}  # fmt: skip
     assert decoder(levels).mask_features.shape == (1, 64, 16, 16)
-
-
-def cached(*overrides: object, name: str = "cmpf_tiny") -> ProposalCache:
-    """The cache that a config reads."""
-    given = ["TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", "masks", *overrides]
-    source = build_encoders(tiny_config(name, given)).mask_source
-    assert isinstance(source, CachedMasks)
-    return source.cache
-
-
-def test_cached_masks_need_no_weights_of_the_mask_sam() -> None:
-    cache = cached("TEST.ENSEMBLE.SAM_NAME", "vit_h", "TEST.ENSEMBLE.SAM_CHECKPOINT", "")
-    assert cache.settings["TEST.ENSEMBLE.SAM_NAME"] == "vit_h"
-    assert cache.settings["SAM weights"] is None
-
-
-def test_cached_masks_must_be_of_the_sam_that_makes_the_features() -> None:
-    torch.manual_seed(0)
-    random = cached().settings["SAM weights"]
-    shipped = cached("MODEL.CMPF.SAM.CHECKPOINT", "", "TEST.ENSEMBLE.SAM_CHECKPOINT", "").settings[
-        "SAM weights"
-    ]
-    assert len(random) == len(shipped) == 64  # SHA-256
-    assert random != shipped
-
-
-def test_every_setting_of_the_masks_is_checked_and_the_command_names_the_datasets() -> None:
-    plain = cached()
-    assert plain.folder == Path("masks")
-    assert "--dataset shapes_val --output masks" in plain.command
-    for key, value in {
-        **{"POINTS_PER_SIDE": 5, "PRED_IOU_THRESH": 0.1, "STABILITY_THRESH": 0.1, "NMS_THRESH": 0.1},
-        **{"MIN_AREA": 7, "MAX_MASKS": 7},
-    }.items():
-        changed = cached(f"TEST.ENSEMBLE.{key}", value).settings
-        assert changed[f"TEST.ENSEMBLE.{key}"] == value != plain.settings[f"TEST.ENSEMBLE.{key}"]
-    assert (
-        cached("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 64).settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"]
-        == 64
-    )
-
-
-def test_without_the_ensemble_there_is_no_source_of_masks() -> None:
-    assert build_encoders(tiny_config("no_ensemble")).mask_source is None
 
 
 def test_injectors_act_at_the_configured_levels() -> None:

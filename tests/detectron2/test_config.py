@@ -11,7 +11,7 @@ d2 = needs("cmpf.detectron2")
 leaves = needs("cmpf.detectron2.config").leaves
 d2_config = needs("detectron2.config")
 # What Detectron2 has another word or another use for, see add_cmpf_config.
-OWN_VALUES = {"MODEL.DEVICE", "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT"}
+OWN_VALUES = {"MODEL.DEVICE", "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "DATALOADER.NUM_WORKERS"}
 
 
 def foreign_program() -> object:

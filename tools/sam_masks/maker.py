@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
-from cmpf.build.model import build_online_masks, build_proposal_cache
+from cmpf.build.encoders import build_online_masks, build_proposal_cache
 from cmpf.data import DatasetMapper, ResizeShortestEdge
 from cmpf.errors import DatasetError, ImageError
 from tools.sam_masks.pictures import Picture

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cmpf.build.model import build_device
+from cmpf.build.encoders import build_device
 from cmpf.config import get_cfg
 from cmpf.errors import CMPFError
 from tools.sam_masks.maker import MaskMaker, Outcome
