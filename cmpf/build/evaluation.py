@@ -8,7 +8,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from cmpf.build.encoders import build_device
 from cmpf.build.sizes import evaluation_size
+from cmpf.build.workers import loader_workers
 from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.data.loader import InferenceLoader
 from cmpf.data.loader import build_test_loader as data_test_loader
@@ -62,7 +64,8 @@ def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
         dataset.samples,
         mapper=mapper,
         batch_size=cfg.TEST.IMS_PER_BATCH,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=loader_workers(cfg),
+        pin_memory=build_device(cfg).type == "cuda",
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )

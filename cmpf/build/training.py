@@ -14,8 +14,10 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from cmpf import checkpoint
+from cmpf.build.encoders import build_device
 from cmpf.build.evaluation import build_evaluation
 from cmpf.build.training_pictures import picture_drawer
+from cmpf.build.workers import loader_workers
 from cmpf.data import (
     Dataset,
     DatasetMapper,
@@ -61,7 +63,8 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         mapper=build_train_mapper(cfg, dataset),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=loader_workers(cfg),
+        pin_memory=build_device(cfg).type == "cuda",
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,6 +40,22 @@ class MappedDataset(Dataset[Any]):
             return error
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read.
+
+    num_workers: worker processes; 0 = this one reads.
+    pin_memory: put tensors where a GPU can fetch them while the program goes on.
+    """
+
+    num_workers: int
+    pin_memory: bool
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise DatasetError(f"{self.num_workers} workers: must be 0 (read in the main process) or more")
+
+
 class TrainLoader:
     """Endless training batches of one rank, with a position that a checkpoint can keep.
 
@@ -46,15 +63,15 @@ class TrainLoader:
     do not count. Nothing is drawn from the global random generators.
     """
 
-    def __init__(self, *, dataset: MappedDataset, sampler: TrainingSampler, num_workers: int) -> None:
+    def __init__(self, *, dataset: MappedDataset, sampler: TrainingSampler, reading: Reading) -> None:
         """See build_train_loader, which makes the parts."""
         self._dataset = dataset
         self._sampler = sampler
-        self._num_workers = num_workers
+        self._reading = reading
         self._position = 0
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        for batch in _batches(self._dataset, self._sampler.batches(self._position), self._num_workers):
+        for batch in _batches(self._dataset, self._sampler.batches(self._position), self._reading):
             self._position += self._sampler.total_batch_size
             yield batch
 
@@ -84,17 +101,17 @@ class TrainLoader:
 class InferenceLoader:
     """Given batches, once and in order; each `iter` begins anew."""
 
-    def __init__(self, *, dataset: MappedDataset, batches: list[list[Place]], num_workers: int) -> None:
+    def __init__(self, *, dataset: MappedDataset, batches: list[list[Place]], reading: Reading) -> None:
         """See build_test_loader, which makes the parts."""
         self._dataset = dataset
         self._places = batches
-        self._num_workers = num_workers
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        return _batches(self._dataset, self._places, self._num_workers)
+        return _batches(self._dataset, self._places, self._reading)
 
 
 def build_train_loader(
@@ -104,6 +121,7 @@ def build_train_loader(
     total_batch_size: int,
     seed: int,
     num_workers: int,
+    pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> TrainLoader:
@@ -114,11 +132,11 @@ def build_train_loader(
         mapper: with a target source.
         total_batch_size: pictures of a step over all ranks; each gets total_batch_size / world_size.
         seed: of the order and of the augmentations, 0 or more.
-        num_workers: worker processes; 0 = read in this one.
+        num_workers, pin_memory: see Reading.
     Raises:
         DatasetError: an empty dataset, or numbers that do not fit together.
     """
-    _check_workers(num_workers)
+    reading = Reading(num_workers, pin_memory)
     sampler = TrainingSampler(
         num_samples=len(samples),
         total_batch_size=total_batch_size,
@@ -126,7 +144,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return TrainLoader(dataset=MappedDataset(samples, mapper, seed), sampler=sampler, num_workers=num_workers)
+    return TrainLoader(dataset=MappedDataset(samples, mapper, seed), sampler=sampler, reading=reading)
 
 
 def build_test_loader(
@@ -134,6 +152,7 @@ def build_test_loader(
     *,
     mapper: DatasetMapper,
     num_workers: int,
+    pin_memory: bool = False,
     batch_size: int = 1,
     rank: int = 0,
     world_size: int = 1,
@@ -144,28 +163,27 @@ def build_test_loader(
         samples: the whole dataset, the same at all ranks.
         mapper: without a target source.
         batch_size: pictures of a batch at each rank.
-        num_workers: worker processes; 0 = read in this one.
+        num_workers, pin_memory: see Reading.
     Raises:
         DatasetError: numbers that do not fit together.
     """
-    _check_workers(num_workers)
+    reading = Reading(num_workers, pin_memory)
     if batch_size < 1:
         raise DatasetError(f"batch size {batch_size}: must be 1 or more")
     share = inference_share(len(samples), rank=rank, world_size=world_size)
     places = [Place(index, index) for index in share]
     batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
-    return InferenceLoader(
-        dataset=MappedDataset(samples, mapper, 0), batches=batches, num_workers=num_workers
-    )
+    return InferenceLoader(dataset=MappedDataset(samples, mapper, 0), batches=batches, reading=reading)
 
 
 def _batches(
-    dataset: MappedDataset, places: Iterable[list[Place]], num_workers: int
+    dataset: MappedDataset, places: Iterable[list[Place]], reading: Reading
 ) -> Iterator[list[Sample]]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=places,
-        num_workers=num_workers,
+        num_workers=reading.num_workers,
+        pin_memory=reading.pin_memory,
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
         # Its own generator: otherwise it seeds its workers from the global one, and a resumed training would
@@ -188,8 +206,3 @@ def _start_worker(worker: int) -> None:
     """One thread a worker; Ctrl-C is the main process's affair, which ends its workers."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _check_workers(num_workers: int) -> None:
-    if num_workers < 0:
-        raise DatasetError(f"{num_workers} workers: must be 0 (read in the main process) or more")

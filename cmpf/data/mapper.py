@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmpf.data.augmentations import Augmentation, Picture
-from cmpf.data.images import read_image
+from cmpf.data.augmentations import Augmentation, Picture, ResizeShortestEdge
+from cmpf.data.images import RGB, read_image, read_small_image
 from cmpf.errors import DatasetError
 from cmpf.types import Sample, Targets
 
@@ -65,8 +65,7 @@ class DatasetMapper:
             ImageError: the picture cannot be read.
             DatasetError: ground truth cannot be read, or its size is not that of the picture.
         """
-        image = read_image(sample["file_name"])
-        size = image.shape[0], image.shape[1]
+        image, size = self._read(sample["file_name"])
         listed = sample.get("height", size[0]), sample.get("width", size[1])
         _check_size(sample, "its entry in the annotations says", listed, size)
         labels = None if self.target is None else self.target.read(sample)
@@ -82,6 +81,14 @@ class DatasetMapper:
             result["targets"] = self.target.build(picture.labels, sample)
         result["image"] = torch.from_numpy(np.array(picture.image.transpose(2, 0, 1), order="C"))
         return result
+
+    def _read(self, path: str) -> tuple[RGB, tuple[int, int]]:
+        """A picture, and the size (H, W) that it has in its file."""
+        first = self.augmentations[0] if self.augmentations else None
+        if self.target is None and isinstance(first, ResizeShortestEdge):
+            return read_small_image(path, short_side=first.short_side, max_side=first.max_side)
+        image = read_image(path)
+        return image, (image.shape[0], image.shape[1])
 
 
 def _check_size(sample: Sample, what: str, given: tuple[int, int], actual: tuple[int, int]) -> None:

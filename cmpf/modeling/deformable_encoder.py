@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
 from cmpf.modeling.layers import FeedForwardLayer
@@ -56,6 +57,7 @@ class DeformableEncoder(nn.Module):
         levels: number of feature maps.
         layers: depth.
         flat_levels: see MultiScaleDeformableAttention; then there are as many level embeddings, one in use.
+        recompute: in training keep only what enters each layer, and compute its inside again in the backward pass.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class DeformableEncoder(nn.Module):
         layers: int,
         ffn_dim: int,
         flat_levels: int = 0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.level_embedding = nn.Parameter(torch.randn(flat_levels or levels, dim))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
@@ -91,7 +95,14 @@ class DeformableEncoder(nn.Module):
         references = torch.cat([pixel_centres(h, w, device=x.device, dtype=x.dtype) for h, w in shapes])[None]
         sizes = torch.tensor([[w, h] for h, w in shapes], dtype=x.dtype, device=x.device)
         for layer in self.layers:
-            x = layer(x, positions, references, shapes, sizes)
+            if self.recompute and torch.is_grad_enabled():
+                # Layers draw nothing at random, so there is no state of generators to keep.
+                x = checkpoint(
+                    layer, x, positions, references, shapes, sizes,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
+            else:
+                x = layer(x, positions, references, shapes, sizes)
         parts = torch.split(x.transpose(1, 2), [h * w for h, w in shapes], dim=2)
         return [part.reshape(*part.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True)]
 

@@ -36,6 +36,7 @@ class PixelDecoder(nn.Module):
         dim: width of the maps. mask_dim: width of the mask features.
         heads, points, layers, ffn_dim: of the deformable encoder.
         norm_groups: groups of each GroupNorm, a divisor of dim.
+        recompute: of the deformable encoder: less memory in training for more time.
     """
 
     def __init__(
@@ -49,13 +50,20 @@ class PixelDecoder(nn.Module):
         layers: int,
         ffn_dim: int,
         norm_groups: int,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.input_projections = nn.ModuleDict(
             {name: conv_norm(in_channels[name], dim, kernel=1, groups=norm_groups) for name in ENCODED_LEVELS}
         )
         self.encoder = DeformableEncoder(
-            dim=dim, heads=heads, points=points, levels=len(ENCODED_LEVELS), layers=layers, ffn_dim=ffn_dim
+            dim=dim,
+            heads=heads,
+            points=points,
+            levels=len(ENCODED_LEVELS),
+            layers=layers,
+            ffn_dim=ffn_dim,
+            recompute=recompute,
         )
         self.lateral = conv_norm(in_channels["res2"], dim, kernel=1, groups=norm_groups, bias=False)
         self.output = conv_norm(dim, dim, kernel=3, groups=norm_groups, bias=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 
+from cmpf.data import loader
 from cmpf.data.augmentations import LargeScaleJitter, Picture, RandomHorizontalFlip, ResizeShortestEdge
 from cmpf.data.loader import TrainLoader, build_test_loader, build_train_loader
 from cmpf.data.mapper import DatasetMapper
@@ -234,3 +235,27 @@ def test_numbers_that_do_not_fit_are_refused_before_the_first_batch(samples: lis
         build_test_loader(samples, mapper=inference_mapper(), num_workers=0, batch_size=0)
     with pytest.raises(DatasetError, match="-2 workers"):
         build_test_loader(samples, mapper=inference_mapper(), num_workers=-2)
+
+
+@pytest.mark.parametrize("pin", [True, False])
+def test_memory_is_pinned_where_that_is_asked_for(
+    samples: list[Sample], pin: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    plain = loader.DataLoader
+
+    def watched(*args: Any, pin_memory: bool, **options: Any) -> Any:
+        given.append(pin_memory)
+        return plain(*args, **options)  # without a GPU there is nothing to pin for
+
+    monkeypatch.setattr(loader, "DataLoader", watched)
+    next(iter(train_loader(samples, pin_memory=pin)))
+    next(iter(build_test_loader(samples, mapper=inference_mapper(), num_workers=0, pin_memory=pin)))
+    assert given == [pin, pin]
+
+
+@pytest.mark.gpu
+def test_pinned_samples_come_out_whole(samples: list[Sample]) -> None:
+    pinned = next(iter(train_loader(samples, pin_memory=True, num_workers=1)))
+    assert all(sample["image"].is_pinned() and sample["targets"]["masks"].is_pinned() for sample in pinned)
+    assert content([pinned]) == content([next(iter(train_loader(samples)))])

@@ -11,7 +11,9 @@ import torch
 from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 from PIL import Image
 
+from cmpf.data import images
 from cmpf.data.augmentations import LargeScaleJitter, RandomHorizontalFlip, Resize, ResizeShortestEdge
+from cmpf.data.images import resize_shortest_edge
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.readers import read_coco_panoptic
 from cmpf.data.semantic_augmentations import PadToMultiple, RandomCrop
@@ -94,6 +96,33 @@ def test_a_picture_without_listed_size_gets_its_own(tmp_path: Path) -> None:
     result = mapper({"file_name": str(path)}, rng())
     assert result["image"].shape == (3, 10, 10)
     assert (result["height"], result["width"]) == (5, 7)
+
+
+@pytest.mark.parametrize("max_side", [1000, 90])  # 90: the longer side decides
+def test_in_testing_a_large_jpeg_is_decoded_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_side: int
+) -> None:
+    wave = np.linspace(0, 6, 480)[:, None] + np.linspace(0, 9, 640)
+    pixels = np.stack([127 + 120 * np.sin(wave + phase) for phase in (0, 1, 2)], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
+    decoded: list[tuple[int, ...]] = []
+    resize = images.resize_image
+
+    def watched(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        decoded.append(picture.shape[:2])
+        return resize(picture, size)
+
+    monkeypatch.setattr(images, "resize_image", watched)
+    sample: Sample = {"file_name": str(tmp_path / "a.jpg"), "height": 480, "width": 640}
+    edge = ResizeShortestEdge(short_side=70, max_side=max_side)
+    found = DatasetMapper(augmentations=[edge], target=None, image_pad=0)(sample, rng())
+    # Twice 70 x 93 is 140 x 187 (twice 68 x 90: 135 x 180), and a third of 480 x 640 is still larger: a half.
+    assert decoded == [(240, 320)]
+    assert (found["height"], found["width"]) == (480, 640)
+    whole = resize_shortest_edge(images.read_image(tmp_path / "a.jpg"), short_side=70, max_side=max_side)
+    assert found["image"].shape == (3, *whole.shape[:2])
+    difference = np.abs(found["image"].permute(1, 2, 0).numpy().astype(int) - whole.astype(int))
+    assert difference.max() <= 2
 
 
 def test_the_mapper_leaves_its_input_as_it_is_and_its_output_writable(samples: list[Sample]) -> None:

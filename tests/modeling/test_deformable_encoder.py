@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from helpers.modeling import fill_by_name, random
+from torch import Tensor
 
 from cmpf.modeling.deformable_encoder import DeformableEncoder, pixel_centres
 from cmpf.modeling.position_encoding import sine_position_encoding
@@ -50,3 +52,33 @@ def test_flat_levels_bring_as_many_level_embeddings() -> None:
     encoder = DeformableEncoder(dim=8, heads=2, points=2, levels=1, layers=1, ffn_dim=12, flat_levels=3)
     assert encoder.level_embedding.shape == (3, 8)
     assert encoder([random("a", 1, 8, 3, 5)])[0].shape == (1, 8, 3, 5)
+
+
+def test_recomputing_keeps_less_and_changes_no_gradient() -> None:
+    kept, gradients = [], []
+    for recompute in (False, True):
+        encoder = fill_by_name(
+            DeformableEncoder(dim=8, heads=2, points=2, levels=2, layers=3, ffn_dim=32, recompute=recompute)
+        )
+        maps = [random("a", 2, 8, 4, 6).requires_grad_(), random("b", 2, 8, 8, 12).requires_grad_()]
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            found = encoder(maps)
+            kept.append(sum(saved.values()))
+        (found[0].square().sum() + found[1].sum()).backward()
+        gradients.append([*(m.grad for m in maps), *(p.grad for p in encoder.parameters())])
+    assert kept[1] < kept[0] / 3
+    for ours, expected in zip(gradients[1], gradients[0], strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_without_gradients_nothing_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = DeformableEncoder(dim=8, heads=2, points=2, levels=1, layers=1, ffn_dim=12, recompute=True)
+    monkeypatch.setattr("cmpf.modeling.deformable_encoder.checkpoint", None)
+    with torch.no_grad():
+        assert encoder([random("a", 1, 8, 3, 5)])[0].shape == (1, 8, 3, 5)
