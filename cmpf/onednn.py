@@ -55,7 +55,6 @@ def use_onednn_linear(network: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is nn.Linear:
                 setattr(parent, name, OneDNNLinear(child))
-    logger.info("linear layers on the CPU: oneDNN, as MKL does not use this processor's AVX-512")
 
 
 @lru_cache(maxsize=1)
@@ -66,7 +65,10 @@ def onednn_is_faster() -> bool:
         return False
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512") or _maker() in ("", MKL_MAKER):
         return False
-    return _works()
+    works = _works()
+    if works:
+        logger.info("frozen linear layers on the CPU: oneDNN, as MKL does not use this processor's AVX-512")
+    return works
 
 
 def _works() -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +33,8 @@ from cmpf.evaluation import (
 from cmpf.model import CMPF
 from cmpf.types import ModelResult, Sample
 
+logger = logging.getLogger(__name__)
+
 
 def build_evaluation(cfg: CfgNode, model: CMPF) -> Callable[[], dict[str, Results]]:
     """A call that evaluates the model on every dataset of DATASETS.TEST: {dataset: {task: {metric: percent}}}.
@@ -52,6 +56,26 @@ def build_evaluation(cfg: CfgNode, model: CMPF) -> Callable[[], dict[str, Result
             model.train(was_training)
 
     return run
+
+
+def inference_over(model: CMPF, dataset: Dataset) -> Callable[[list[Sample]], list[ModelResult]]:
+    """The model, looking for the classes of a dataset."""
+
+    def infer(batch: list[Sample]) -> list[ModelResult]:
+        return model.infer(batch, dataset.vocabulary)
+
+    return infer
+
+
+def profiled_evaluation_parts(model: CMPF) -> dict[str, tuple[Any, str]]:
+    """What --profile measures apart inside an inference: an object and the name of what is called."""
+    return {
+        "frozen encoders": (model.encoders, "forward"),
+        "decoder": (model, "decode"),
+        "class ensemble": (model, "classify"),
+        "SAM masks": (model.encoders, "masks"),
+        "mask ensemble": (model.encoders, "evidence"),
+    }
 
 
 def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
@@ -121,12 +145,18 @@ def _frequencies(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _evaluate(cfg: CfgNode, model: CMPF, dataset: Dataset) -> Results:
-    def call(batch: list[Sample]) -> list[ModelResult]:
-        return model.infer(batch, dataset.vocabulary)
-
-    return evaluate(
-        call,
-        build_test_loader(cfg, dataset),
-        build_evaluators(cfg, model, dataset),
-        progress=True,
+    loader = build_test_loader(cfg, dataset)
+    began = time.perf_counter()
+    results = evaluate(
+        inference_over(model, dataset), loader, build_evaluators(cfg, model, dataset), progress=True
     )
+    seconds = time.perf_counter() - began
+    count = len(dataset.samples)
+    logger.info(
+        "%s: %d pictures in %.1f s, %.3g a second, evaluators included",
+        dataset.name,
+        count,
+        seconds,
+        count / seconds,
+    )
+    return results

@@ -14,6 +14,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from cmpf import build
+from cmpf.build.evaluation import build_evaluators, inference_over, profiled_evaluation_parts
 from cmpf.build.sources import find_model
 from cmpf.build.training import profiled_parts
 from cmpf.build.zoo import published_metrics
@@ -21,14 +22,14 @@ from cmpf.cli.dataset_names import dataset_name
 from cmpf.cli.engines import detectron2_engine
 from cmpf.cli.processes import device_overrides, in_processes, process_flags
 from cmpf.config import get_cfg
+from cmpf.data import get_dataset
 from cmpf.engine import distributed
 from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import last_weights
 from cmpf.engine.environment import environment_report
 from cmpf.engine.logs import FILE_ONLY, logging_to
-from cmpf.engine.profiling import TRACE_FILE, profile_training
+from cmpf.engine.profiling import TRACE_FILE, Profile, profile_evaluation, profile_training
 from cmpf.engine.seeding import seed_everything, seed_rank
-from cmpf.engine.trainer import Trainer
 from cmpf.engine.wandb_writer import WandbWriter
 from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ConfigError
@@ -142,11 +143,19 @@ def _run(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) ->
 def _run_natively(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) -> Results | None:
     with distributed.main_first():
         model = build.build_model(cfg)
-    return _evaluate(cfg, model) if arguments.eval_only else _train(arguments, cfg, model, logger)
+    if arguments.eval_only:
+        return _evaluate(arguments, cfg, model, logger)
+    return _train(arguments, cfg, model, logger)
 
 
-def _evaluate(cfg: CfgNode, model: CMPF) -> Results:
+def _evaluate(
+    arguments: argparse.Namespace, cfg: CfgNode, model: CMPF, logger: logging.Logger
+) -> Results | None:
+    """Results; None after a profile."""
     model.eval()
+    if arguments.profile:
+        _profile_evaluation(cfg, model, arguments.profile, logger)
+        return None
     evaluation = build.build_evaluation(cfg, model)
     if distributed.is_main():
         # Should this evaluation be killed, nobody takes an earlier one's results for its own.
@@ -162,7 +171,10 @@ def _train(
     trainer = build.build_trainer(cfg, model, writers=[] if arguments.profile else _writers(cfg, logger))
     seed_rank(cfg.SEED)
     if arguments.profile:
-        _profile(trainer, model, folder, arguments.profile, logger)
+        profile = profile_training(
+            trainer, iterations=arguments.profile, parts=profiled_parts(model), folder=_trace_folder(folder)
+        )
+        _tell(profile, folder, logger)
         return None
     if arguments.resume and not trainer.resume():
         logger.info("no checkpoint in %s yet: starting at the beginning", folder)
@@ -192,13 +204,27 @@ def _writers(cfg: CfgNode, logger: logging.Logger) -> list[Writer]:
     return writers
 
 
-def _profile(trainer: Trainer, model: CMPF, folder: Path, steps: int, logger: logging.Logger) -> None:
-    profile = profile_training(
-        trainer,
+def _profile_evaluation(cfg: CfgNode, model: CMPF, steps: int, logger: logging.Logger) -> None:
+    """Measures an evaluation of the first test dataset."""
+    dataset, folder = get_dataset(cfg.DATASETS.TEST[0]), Path(cfg.OUTPUT_DIR)
+    profile = profile_evaluation(
+        inference_over(model, dataset),
+        build.build_test_loader(cfg, dataset),
+        build_evaluators(cfg, model, dataset),
+        device=model.device,
         iterations=steps,
-        parts=profiled_parts(model),
-        folder=folder if distributed.is_main() else None,
+        parts=profiled_evaluation_parts(model),
+        folder=_trace_folder(folder),
     )
+    _tell(profile, folder, logger)
+
+
+def _trace_folder(folder: Path) -> Path | None:
+    """The first process writes for all."""
+    return folder if distributed.is_main() else None
+
+
+def _tell(profile: Profile, folder: Path, logger: logging.Logger) -> None:
     logger.info(
         "%s\ntrace, for chrome://tracing or ui.perfetto.dev: %s", profile.table(), folder / TRACE_FILE
     )

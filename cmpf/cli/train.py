@@ -68,7 +68,7 @@ def add_parser(commands: Commands) -> None:
     )
     _add_eval_arguments(evaluation)
     _add_common_arguments(evaluation)
-    evaluation.set_defaults(run=run_eval, program=EVAL, eval_only=True, resume=False, profile=0)
+    evaluation.set_defaults(run=run_eval, program=EVAL, eval_only=True, resume=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,13 +95,6 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     _add_config_file(parser, required=True)
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest whole checkpoint in OUTPUT_DIR"
-    )
-    parser.add_argument(
-        "--profile",
-        type=int,
-        default=0,
-        metavar="N",
-        help="measure N steps by section, write profile_trace.json to OUTPUT_DIR, and stop",
     )
 
 
@@ -144,6 +137,13 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ENGINES,
         default=AUTO,
         help="whose loop runs: CMPF's own or Detectron2's; auto = Detectron2 where it is installed [%(default)s]",
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure N steps by section, write profile_trace.json to OUTPUT_DIR, and stop",
     )
     _add_process_arguments(parser)
     add_debug(parser)

@@ -1,6 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import logging
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +46,10 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_task_of_shapeworld_is_evaluated_and_the_mode_restored(shapes: Path) -> None:
+def test_every_task_of_shapeworld_is_evaluated_and_the_mode_restored(
+    shapes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     cfg = tiny_config(overrides=["DATALOADER.NUM_WORKERS", 0])
     model = tiny_model().train()
     results = build_evaluation(cfg, model)()
@@ -53,6 +58,7 @@ def test_every_task_of_shapeworld_is_evaluated_and_the_mode_restored(shapes: Pat
         assert 0 <= results["shapes_val"]["panoptic"][name] <= 100
     assert model.training
     assert not model.encoders.clip.training
+    assert re.search(r"shapes_val: 3 pictures in [\d.]+ s, [\d.]+ a second, evaluators included", caplog.text)
 
 
 def test_only_the_tasks_that_are_on_are_evaluated(shapes: Path) -> None:

@@ -14,10 +14,12 @@ import torch
 from helpers.toy_training import ToyModel, toy_trainer
 from safetensors.torch import load_file
 
+import cmpf
 from cmpf.cli import experiment
 from cmpf.cli import main as cmpf_main
 from cmpf.cli.train import main
 from cmpf.data.shapeworld.__main__ import main as write_shapeworld
+from cmpf.engine import profiling
 from cmpf.engine.records import Record
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import Writer, build_writers
@@ -318,6 +320,7 @@ def test_a_command_line_without_a_configuration_is_a_usage_error(capsys: pytest.
     assert "--config-file" in capsys.readouterr().err
 
 
+WEIGHTS = Path(cmpf.__file__).parent / "assets" / "cmpf_tiny_decoder.safetensors"
 # With the real parts: the tiny model, two pictures a batch.
 TINY_SETTINGS = (
     *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
@@ -362,3 +365,18 @@ def test_a_stopped_and_resumed_training_of_the_tiny_model_is_the_uninterrupted_o
     train_tiny(tmp_path / "evaluated", "--eval-only", "MODEL.WEIGHTS", weights)
     again = json.loads((tmp_path / "evaluated" / "results.json").read_text())
     assert again == results[0]
+
+
+@pytest.mark.usefixtures("_tiny_shapeworld")
+def test_a_profile_of_an_evaluation_names_its_parts_and_writes_no_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config-file", "shapes/cmpf_tiny", "--eval-only", "--profile", "1"]
+    settings = [*TINY_SETTINGS, "MODEL.WEIGHTS", str(WEIGHTS), "OUTPUT_DIR", str(tmp_path / "out")]
+    assert main([*arguments, *settings]) == 0
+    shown = capsys.readouterr().out
+    for part in profiling.EVALUATION_SECTIONS:
+        assert part in shown
+    assert "mean of 1 steps" in shown
+    assert (tmp_path / "out" / profiling.TRACE_FILE).is_file()
+    assert not (tmp_path / "out" / "results.json").exists()
