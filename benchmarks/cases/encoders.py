@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.harness import Pair
 from benchmarks.published.attention import with_published_attention
+from benchmarks.published.linear import plain_linear
 from benchmarks.published.text import encode_text
 from benchmarks.setting import Setting, clip_of, sam_of
 from cmpf.encoders.text import TEMPLATES
@@ -20,7 +21,7 @@ def text(setting: Setting) -> Pair:
     prompts = [template.format(name) for name in NAMES for template in TEMPLATES]
     return Pair(
         ours=lambda: clip.encode_text(prompts),
-        published=lambda: encode_text(clip.model, clip.tokenizer, prompts, setting.device),
+        published=plain_linear()(lambda: encode_text(clip.model, clip.tokenizer, prompts, setting.device)),
         tolerance=1e-4,
     )
 
@@ -30,7 +31,7 @@ def sam_encoder(setting: Setting) -> Pair:
     sam = sam_of(setting)
     plain = with_published_attention(sam)
     picture = setting.random(1, 3, sam.input_size, sam.input_size)
-    return Pair(ours=lambda: sam(picture), published=lambda: plain(picture), tolerance=1e-4)
+    return Pair(ours=lambda: sam(picture), published=plain_linear()(lambda: plain(picture)), tolerance=1e-4)
 
 
 def clip_trunk(setting: Setting) -> Pair:
@@ -39,6 +40,7 @@ def clip_trunk(setting: Setting) -> Pair:
     trunk = clip.model.visual.trunk
     picture = setting.random(1, 3, *setting.pick((800, 1024), (256, 320)))
 
+    @plain_linear()
     def plain() -> list[torch.Tensor]:
         with torch.no_grad():
             levels = [trunk.stem(picture)]

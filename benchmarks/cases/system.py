@@ -133,14 +133,18 @@ def _step(model: torch.nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Ca
 
 
 @lru_cache(maxsize=1)
-def model_of(setting: Setting) -> CMPF:
-    """The published system with random weights; quick: the tiny model with the weights that CMPF ships."""
+def model_of(setting: Setting, *overrides: object) -> CMPF:
+    """The published system with random weights; quick: the tiny model with the weights that CMPF ships.
+
+    Args:
+        overrides: KEY, VALUE, ... that go before everything else.
+    """
     torch.manual_seed(0)
-    device = ["MODEL.DEVICE", setting.device.type, "NUM_THREADS", torch.get_num_threads()]
+    own = ["MODEL.DEVICE", setting.device.type, "NUM_THREADS", torch.get_num_threads(), *overrides]
     if setting.quick:
         config, settings, weights = find_model("cmpf_tiny", need_weights=True)
-        model = build_model(get_cfg(config, [*settings, *COMMON, *device, "MODEL.WEIGHTS", str(weights)]))
+        model = build_model(get_cfg(config, [*settings, *COMMON, "MODEL.WEIGHTS", str(weights), *own]))
     else:
-        model = build_model(get_cfg(FULL_CONFIG, [*COMMON, *RANDOM, *device]))
+        model = build_model(get_cfg(FULL_CONFIG, [*COMMON, *RANDOM, *own]))
     model.text_cache = RandomWords() if not setting.quick else None  # type: ignore[assignment]
     return model

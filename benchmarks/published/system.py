@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.published.attention import with_published_attention
 from benchmarks.published.heads import class_logits, decode
+from benchmarks.published.linear import plain_linear
 from benchmarks.published.losses import Draw, draw_uniform, losses
 from benchmarks.published.postprocess import Sizes, instances, panoptic, restore, semantic
 from cmpf.ensemble import geometric_ensemble
@@ -32,6 +33,7 @@ class PublishedModel(nn.Module):
         self.sam_branch = None if model.sam_branch is None else with_published_attention(model.sam_branch)
         self.criterion, self.settings = model.criterion, model.settings
 
+    @plain_linear()
     @torch.no_grad()
     def infer(self, batch: Sequence[Sample], classes: ClassEmbeddings, is_thing: Tensor, seen: Tensor) -> Any:
         """Labels, panoptic ids and instances of the first picture, as far as the model's settings ask for them."""
@@ -60,6 +62,7 @@ class PublishedModel(nn.Module):
         found = instances(mask_cls, masks, topk=settings.detections_per_image, is_thing=is_thing)
         return {"sem_seg": semantic(mask_cls, masks), "panoptic": segments[0], "scores": found[0]}
 
+    @plain_linear()
     def losses(
         self, batch: Sequence[Sample], classes: ClassEmbeddings, *, draw: Draw = draw_uniform
     ) -> dict[str, Tensor]:
