@@ -21,8 +21,8 @@ EXAMPLES = """examples:
 the file predicts like the model with ensemble=False:
   cmpf.export.load_exported("tiny.onnx").predict("photo.jpg", ["cat", "dog, puppy"]).save("out/")
 """
-# Neither belongs into the file: SAM's own masks, for which a second SAM would be loaded, and compiled code.
-OFF = ("TEST.ENSEMBLE.ENABLED", False, "MODEL.CMPF.COMPILE", False)
+# Nothing of this belongs into the file: SAM's own masks, which need a second SAM, compiled code, autocast.
+OFF = ("TEST.ENSEMBLE.ENABLED", False, "MODEL.CMPF.COMPILE", False, "MODEL.CMPF.PRECISION", "fp32")
 WORDS = ".words.safetensors"
 
 
