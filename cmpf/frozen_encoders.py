@@ -17,7 +17,7 @@ from cmpf.encoders.sam_proposals import SAMProposer, full_size_masks
 from cmpf.encoders.side_stream import start_beside
 from cmpf.ensemble.proposal_cache import CachedProposals, ProposalCache
 from cmpf.errors import EvaluationError
-from cmpf.functional import normalize_and_pad, resize_bilinear
+from cmpf.functional import device_constant, normalize_and_pad, resize_bilinear
 from cmpf.inference import ImageGeometry, SAMEvidence
 from cmpf.modeling.classification import class_logits
 from cmpf.types import ClassEmbeddings, FrozenFeatures, Sample
@@ -246,7 +246,8 @@ def sam_input(images: Sequence[Tensor], *, divisor: int, device: torch.device) -
         (B, 3, H, W) float32.
     """
     mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=device) for values in (SAM_PIXEL_MEAN, SAM_PIXEL_STD)
+        device_constant(values, dtype=torch.float32, device=device)
+        for values in (SAM_PIXEL_MEAN, SAM_PIXEL_STD)
     )
     return normalize_and_pad(list(images), mean=mean, std=std, divisor=divisor)[0]
 

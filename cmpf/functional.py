@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,3 +99,21 @@ def normalize_and_pad(
         pixels = image.to(mean.device, non_blocking=True).float()  # bytes travel, not floats
         target[:, :h, :w] = (pixels - mean[:, None, None]) / std[:, None, None]
     return batch, sizes
+
+
+def device_constant(values: tuple[Any, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of given numbers, made once for each device: copying it there anew would wait for the device.
+
+    Args:
+        values: numbers, or equally long tuples of numbers. The tensor is shared: nothing may write to it.
+    """
+    if torch.compiler.is_exporting():  # numbers may be symbols, which are no keys
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _device_constant(values, dtype, device)
+
+
+@lru_cache(maxsize=256)
+def _device_constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Made inside a prediction it would be an inference tensor, with which nothing could be trained later.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)

@@ -22,6 +22,7 @@ from cmpf.encoders.text_cache import TextCache
 from cmpf.ensemble import geometric_ensemble
 from cmpf.errors import TrainingError
 from cmpf.frozen_encoders import FrozenEncoders
+from cmpf.functional import device_constant
 from cmpf.inference import (
     ImageGeometry,
     InferenceSettings,
@@ -224,8 +225,10 @@ class CMPF(nn.Module):
     def _request(self, vocabulary: Vocabulary, settings: InferenceSettings) -> Request:
         return Request(
             classes=self.class_embeddings(vocabulary),
-            is_thing=torch.tensor(vocabulary.is_thing, device=self.device),
-            seen=torch.tensor(vocabulary.seen_for(self.train_vocabulary), device=self.device),
+            is_thing=device_constant(vocabulary.is_thing, dtype=torch.bool, device=self.device),
+            seen=device_constant(
+                tuple(vocabulary.seen_for(self.train_vocabulary)), dtype=torch.bool, device=self.device
+            ),
             settings=settings,
         )
 

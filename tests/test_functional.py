@@ -8,7 +8,13 @@ import torch
 from helpers.modeling import random
 from torch.nn import functional as F
 
-from cmpf.functional import mask_pooling, masks_to_boxes, normalize_and_pad, resize_bilinear
+from cmpf.functional import (
+    device_constant,
+    mask_pooling,
+    masks_to_boxes,
+    normalize_and_pad,
+    resize_bilinear,
+)
 
 
 def test_resizing_to_the_same_size_returns_the_input_itself() -> None:
@@ -84,3 +90,16 @@ def test_pictures_are_normalised_before_they_are_padded_with_zeros(dtype: torch.
     assert batch[0, :, 2:].abs().max() == 0
     assert batch[0, :, :, 3:].abs().max() == 0
     assert batch[1, :, 5:].abs().max() == 0
+
+
+def test_a_constant_is_made_once_for_each_type_and_can_be_trained_with_after_a_prediction() -> None:
+    with torch.inference_mode():
+        first = device_constant(((1, 2), (3, 4)), dtype=torch.float32, device=torch.device("cpu"))
+    assert first.tolist() == [[1, 2], [3, 4]]
+    assert device_constant(((1, 2), (3, 4)), dtype=torch.float32, device=torch.device("cpu")) is first
+    assert (
+        device_constant(((1, 2), (3, 4)), dtype=torch.int64, device=torch.device("cpu")).dtype is torch.int64
+    )
+    weight = torch.ones(2, 2, requires_grad=True)
+    (weight * first).sum().backward()
+    assert torch.equal(weight.grad, first)

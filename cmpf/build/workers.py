@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from cmpf.build.encoders import build_device
 from cmpf.engine import distributed
 
-ENOUGH = 8  # 12 to 25 pictures a second each at the published setting, more than a GPU trains on
+ENOUGH = 8  # at some 50 training pictures a second each (docs/performance.md), more than a GPU trains on
 
 
 def loader_workers(cfg: CfgNode) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cmpf.functional import device_constant
 from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
 from cmpf.modeling.layers import FeedForwardLayer
 from cmpf.modeling.position_encoding import sine_position_encoding
@@ -93,7 +94,7 @@ class DeformableEncoder(nn.Module):
         x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         positions = self._positions(shapes, x)
         references = torch.cat([pixel_centres(h, w, device=x.device, dtype=x.dtype) for h, w in shapes])[None]
-        sizes = torch.tensor([[w, h] for h, w in shapes], dtype=x.dtype, device=x.device)
+        sizes = device_constant(tuple((w, h) for h, w in shapes), dtype=x.dtype, device=x.device)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
                 # Layers draw nothing at random, so there is no state of generators to keep.
