@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from fvcore.common.config import CfgNode
 
-from cmpf.build import model as build
+from cmpf.build import encoders
+from cmpf.build.model import build_network
 from cmpf.config import config_root, get_cfg
 from cmpf.data import get_vocabulary
 from cmpf.encoders.tiny import CLIP_NAME
@@ -64,7 +65,7 @@ class Checker:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._clip, self._sam = cache(build.build_clip), cache(build.build_sam)
+        self._clip, self._sam = cache(encoders.build_clip), cache(encoders.build_sam)
 
     def trained_parameters(self, file: Path) -> int:
         """Number of trained parameters of a configuration.
@@ -84,10 +85,10 @@ class Checker:
     def _count(self, cfg: CfgNode) -> int:
         with (
             without_memory(),
-            patch.object(build, "build_clip", self._clip),
-            patch.object(build, "build_sam", self._sam),
+            patch.object(encoders, "build_clip", self._clip),
+            patch.object(encoders, "build_sam", self._sam),
         ):
-            model = build.build_network(cfg)
+            model = build_network(cfg)
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

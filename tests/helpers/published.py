@@ -12,11 +12,11 @@ from helpers.tiny_model import tiny_config
 from torch import Tensor
 
 from cmpf import checkpoint
+from cmpf.build.encoders import build_sam_encoder
 from cmpf.build.model import (
     build_decoder,
     build_pixel_decoder,
     build_sam_branch,
-    build_sam_encoder,
     build_settings,
     build_train_vocabulary,
 )
