@@ -15,8 +15,8 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers.tiny_model import training_sample
-from torch import Tensor
 
+from benchmarks.cases.training import same_places
 from cmpf.build import build_model
 from cmpf.build.sources import find_model
 from cmpf.cli import main
@@ -125,21 +125,12 @@ def test_a_batch_gives_what_its_pictures_give_alone(exact: CMPF, batch: list[Sam
     assert same_labels(results(exact, batch), alone) > 0.995  # type: ignore[arg-type]
 
 
-def places(count: int, points: int, device: torch.device) -> Tensor:
-    """The same places on every device, where losses draw at random."""
-    table = torch.rand(1, points, 2, generator=torch.Generator().manual_seed(points))
-    return table.to(device).expand(count, -1, -1)
-
-
 def test_losses_and_gradients_agree_with_the_cpu(cpu: CMPF, exact: CMPF) -> None:
     samples = [training_sample(128, 128, seed=seed) for seed in range(2)]
     found = []
     for model in (exact, cpu):
         model.zero_grad()
-        with (
-            patch("cmpf.losses.matcher.uniform_points", places),
-            patch("cmpf.losses.points.uniform_points", places),
-        ):
+        with same_places():  # instead of random ones, which devices draw differently
             losses = model.losses(samples)
         sum(losses.values()).backward()  # type: ignore[union-attr]
         gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
