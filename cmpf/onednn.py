@@ -2,7 +2,7 @@
 """Linear layers by oneDNN, on processors where the library that PyTorch takes is slower.
 
 PyTorch multiplies float32 matrices on x86 by Intel's MKL, which leaves the AVX-512 units of other makers' processors
-unused. oneDNN, which every PyTorch for x86 holds as well, uses them. Measured on two cores of an AMD EPYC (Zen 5), in
+unused. oneDNN, which every PyTorch for x86 holds as well, uses them. Measured on two cores of an AMD EPYC, in
 times as fast: 2.0 to 2.4 from 32 million operations on, 1.4 to 1.7 at 8 million, 0.4 at half a million.
 """
 
