@@ -101,9 +101,9 @@ def measure(
     while len(times) < rounds and (len(times) < MIN_ROUNDS or clock() - begun < seconds):
         # Who goes first alternates: a processor that heats up or slows down then hits both alike.
         if len(times) % 2:
-            published, ours = _time(pair.published, device, clock), _time(pair.ours, device, clock)
+            published, ours = timed(pair.published, device, clock), timed(pair.ours, device, clock)
         else:
-            ours, published = _time(pair.ours, device, clock), _time(pair.published, device, clock)
+            ours, published = timed(pair.ours, device, clock), timed(pair.published, device, clock)
         times.append((ours, published))
     return Measurement(
         rounds=len(times),
@@ -167,7 +167,10 @@ def _difference(name: str, found: Tensor, wanted: Tensor, pair: Pair) -> float:
     return largest_within
 
 
-def _time(run: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
+def timed(
+    run: Callable[[], Any], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call, until the device has done all of it."""
     _finish(device)
     begun = clock()
     result = run()

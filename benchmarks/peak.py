@@ -18,17 +18,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases.system import model_of
+from benchmarks.cases.system import model_of, noise, training_picture
 from benchmarks.memory import peak_memory
 from benchmarks.report import environment
-from benchmarks.setting import Setting, blobs
+from benchmarks.setting import Setting
 from cmpf.data import get_vocabulary
 from cmpf.engine.precision import MixedPrecision
 from cmpf.files import replacing
 from cmpf.model import CMPF
-from cmpf.types import Sample
-
-TARGETS = 12  # of each picture
 
 
 @dataclass(frozen=True)
@@ -74,15 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def training(setting: Setting, batch: int, *, checkpointing: bool) -> Peak:
     """A step of AdamW on pictures of the published crop."""
     model = model_of(setting, "MODEL.CMPF.GRADIENT_CHECKPOINTING", checkpointing).train()
-    side = setting.pick(1024, 128)
-    labels = torch.arange(TARGETS, device=setting.device)
-    samples: list[Sample] = [
-        {
-            "image": (setting.random(3, side, side, seed=i) * 40 + 128).clamp(0, 255).to(torch.uint8),
-            "targets": {"labels": labels, "masks": blobs(setting, TARGETS, (side, side), seed=i) > 0},
-        }
-        for i in range(batch)
-    ]
+    samples = [training_picture(setting, seed) for seed in range(batch)]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
     precision = MixedPrecision(enabled=True, device=setting.device)
@@ -105,7 +94,7 @@ def evaluation(setting: Setting, _batch: int) -> Peak:
     model = model_of(setting).eval()
     size = setting.pick((1024, 2560), (128, 320))
     words = get_vocabulary(setting.pick("openvocab_ade20k_full_sem_seg_val", "shapes_val"))
-    image = (setting.random(3, *size) * 40 + 128).clamp(0, 255).to(torch.uint8)
+    image = noise(setting, size)
     model.class_embeddings(words)
 
     def infer() -> None:

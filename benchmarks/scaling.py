@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.chart import draw_panels, exponent
+from benchmarks.harness import timed
 from benchmarks.published.attention import with_published_attention
 from benchmarks.published.heads import decode
 from benchmarks.published.postprocess import Sizes, restore, semantic
@@ -104,12 +104,9 @@ def measure_point(setting: Setting, point: Point) -> tuple[float, float]:
     times: tuple[list[float], list[float]] = ([], [])
     for index in range(ROUNDS + 1):
         for run, taken in zip((ours, published), times, strict=True):
-            begun = time.perf_counter()
-            run()
-            if setting.device.type == "cuda":
-                torch.cuda.synchronize(setting.device)
+            seconds = timed(run, setting.device)
             if index:  # the first round warms up
-                taken.append(time.perf_counter() - begun)
+                taken.append(seconds)
     return statistics.median(times[0]), statistics.median(times[1])
 
 

@@ -96,11 +96,7 @@ def inference(setting: Setting) -> Pair:
 def training(setting: Setting) -> Pair:
     """One step of AdamW on one picture of 1024 x 1024 (quick: 128 x 128) with 12 targets."""
     model = model_of(setting).train()
-    side = setting.pick(1024, 128)
-    image = (setting.random(3, side, side) * 40 + 128).clamp(0, 255).to(torch.uint8)
-    labels = torch.arange(12, device=setting.device)
-    masks = blobs(setting, 12, (side, side)) > 0
-    batch: list[Sample] = [{"image": image, "targets": {"labels": labels, "masks": masks}}]
+    batch = [training_picture(setting)]
     plain = PublishedModel(model).train()
     classes = model.class_embeddings(model.train_vocabulary)
 
@@ -117,6 +113,19 @@ def training(setting: Setting) -> Pair:
         compare=(ours_fixed, lambda: published_losses(fixed_places)),
         tolerance=2e-2,
     )
+
+
+def training_picture(setting: Setting, seed: int = 0) -> Sample:
+    """Noise of the published crop, 1024 x 1024 (quick: 128 x 128), with 12 targets."""
+    side = setting.pick(1024, 128)
+    labels = torch.arange(12, device=setting.device)
+    masks = blobs(setting, 12, (side, side), seed=seed) > 0
+    return {"image": noise(setting, (side, side), seed), "targets": {"labels": labels, "masks": masks}}
+
+
+def noise(setting: Setting, size: tuple[int, int], seed: int = 0) -> Tensor:
+    """(3, H, W) uint8 around a middle grey."""
+    return (setting.random(3, *size, seed=seed) * 40 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def _step(model: torch.nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Callable[[], None]:

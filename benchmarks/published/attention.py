@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders.sam_attention import FusedAttention
-from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
+from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention, use_deformable_attention
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,38 +44,13 @@ class UnfusedAttention(nn.Module):
         return result
 
 
-class GridSampleAttention(nn.Module):
-    """Multi-scale deformable attention (arXiv 2010.04159, its definition for machines without the kernel)."""
-
-    def __init__(self, module: MultiScaleDeformableAttention) -> None:
-        super().__init__()
-        if module.flat_levels:
-            raise ValueError("flat_levels has no published formulation for machines without its kernel")
-        self.weights = module
-
-    def forward(
-        self,
-        query_BQD: Tensor,
-        references_BQ2: Tensor,
-        value_BSD: Tensor,
-        shapes: Sequence[tuple[int, int]],
-        sizes_L2: Tensor,
-    ) -> Tensor:
-        """As MultiScaleDeformableAttention."""
-        own, (B, Q, _) = self.weights, query_BQD.shape
-        value = own.value_projection(value_BSD).view(B, value_BSD.shape[1], own.heads, -1)
-        offsets = own.sampling_offsets(query_BQD).view(B, Q, own.heads, own.levels, own.points, 2)
-        weights = own.attention_weights(query_BQD).view(B, Q, own.heads, -1).softmax(dim=-1)
-        locations = references_BQ2[:, :, None, None, None] + offsets / sizes_L2[:, None]
-        weights = weights.view(B, Q, own.heads, own.levels, own.points)
-        result: Tensor = own.output_projection(grid_sample_attention(value, shapes, locations, weights))
-        return result
-
-
 def grid_sample_attention(
     value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As cmpf's `deformable_attention`: all points of a level are read together, then all are weighted and summed."""
+    """As cmpf's `deformable_attention` (arXiv 2010.04159, its definition for machines without the kernel).
+
+    All points of a level are read together, then all are weighted and summed.
+    """
     B, _, M, D = value_BSMD.shape
     Q = locations.shape[1]
     grids = 2 * locations - 1
@@ -96,8 +71,9 @@ def with_published_attention(module: M, *, shared: Sequence[nn.Module] = ()) -> 
         for name, child in list(parent.named_children()):
             if isinstance(child, FusedAttention):
                 setattr(parent, name, UnfusedAttention(child))
-            elif isinstance(child, MultiScaleDeformableAttention):
-                setattr(parent, name, GridSampleAttention(child))
+            elif isinstance(child, MultiScaleDeformableAttention) and child.flat_levels:
+                raise ValueError("flat_levels has no published formulation for machines without its kernel")
+    use_deformable_attention(copied, grid_sample_attention)
     return copied
 
 
