@@ -15,7 +15,7 @@ from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.fonts import font_for, line_height, text_width
 from cmpf.visualization.labels import Label
 from cmpf.visualization.overlay import Picture, checked_class, finished, pieces_of
-from cmpf.visualization.palette import Color, shade
+from cmpf.visualization.palette import Color, shades
 
 _TILE, _GAP, _LETTERS = 480, 16, 15  # pixels of a contact sheet
 _PAPER, _INK = (250, 250, 251), (32, 33, 40)
@@ -60,9 +60,7 @@ def draw_ground_truth(
     for region in shown:
         canvas.check("ground truth", region.mask.shape)
     categories = [checked_class(region.category, names) for region in shown]
-    colors = [
-        shade(category, categories[:place].count(category)) for place, category in enumerate(categories)
-    ]
+    colors = shades(categories)
     masks = _painted(canvas, shown, colors, opacity)
     labels = [
         Label(names[region.category] + (" (crowd)" if region.crowd else ""), color, piece)

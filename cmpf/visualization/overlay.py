@@ -15,7 +15,7 @@ from cmpf.errors import VocabularyError
 from cmpf.types import SegmentInfo
 from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.labels import Label, add_legend, draw_labels
-from cmpf.visualization.palette import Color, class_color, shade
+from cmpf.visualization.palette import class_color, shades
 
 Picture = npt.NDArray[np.uint8] | Image.Image
 Mask = npt.NDArray[np.bool_]
@@ -53,10 +53,9 @@ def draw_panoptic(
     places = _places(ids, [int(info["id"]) for info in segments])
     regions = canvas.enlarge_regions(places, len(segments) + 1)
     categories = [int(info["category_id"]) for info in segments]
-    colors: list[Color] = []
-    for place, category in enumerate(categories):
+    for category in categories:
         checked_class(category, names)
-        colors.append(shade(category, categories[:place].count(category)))
+    colors = shades(categories)
     canvas.fill_regions(regions, [None, *colors], opacity)
     labels = [
         Label(names[category], color, regions == place)
@@ -133,12 +132,8 @@ def draw_instances(
     categories = [checked_class(int(labels[i]), names) for i in shown]
     enlarged = [canvas.enlarge_mask(masks[i]) for i in shown]
     wanted = [
-        Label(
-            f"{names[category]} {100 * float(scores[i]):.0f}%",
-            shade(category, categories[:place].count(category)),
-            mask,
-        )
-        for place, (i, category, mask) in enumerate(zip(shown, categories, enlarged, strict=True))
+        Label(f"{names[category]} {100 * float(scores[i]):.0f}%", color, mask)
+        for i, category, color, mask in zip(shown, categories, shades(categories), enlarged, strict=True)
     ]
     for label in sorted(wanted, key=lambda label: -int(label.mask.sum())):
         canvas.fill_mask(label.mask, label.color, opacity)

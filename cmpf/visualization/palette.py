@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +33,16 @@ def shade(index: int, number: int) -> Color:
     lightness, chroma, hue = _palette()[index % len(_palette())]
     lighter, turn = _SHADES[number % len(_SHADES)]
     return oklch_to_rgb((min(max(lightness + lighter, 0.42), 0.9), chroma, hue + turn))
+
+
+def shades(categories: Sequence[int]) -> list[Color]:
+    """The colours of segments of these classes: one of each class, lighter and darker where it comes again."""
+    seen: Counter[int] = Counter()
+    colors = []
+    for category in categories:
+        colors.append(shade(category, seen[category]))
+        seen[category] += 1
+    return colors
 
 
 def mix(color: Color, other: Color, share: float) -> Color:

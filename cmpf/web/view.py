@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from cmpf.functional import masks_to_boxes
 from cmpf.prediction import Instances, Prediction
 from cmpf.prediction.conversions import coco_panoptic, coco_panoptic_colors, coco_results
 from cmpf.visualization.overlay import worth_showing
-from cmpf.visualization.palette import Color, shade
+from cmpf.visualization.palette import Color, shade, shades
 
 TASKS = ("panoptic", "semantic", "instance")
 MIN_SCORE, MAX_OVERLAP = 0.3, 0.7  # of shown instances, as draw_instances has them
@@ -80,7 +80,7 @@ _Parts = tuple[Prediction, "NDArray[np.int32]", "list[Row]", Any]
 
 def _panoptic(prediction: Prediction, name: str) -> _Parts:
     segments = prediction.segments
-    colors = _shades([segment.category_id for segment in segments])
+    colors = shades([segment.category_id for segment in segments])
     rows = [
         Row(
             id=segment.id,
@@ -112,7 +112,7 @@ def _semantic(prediction: Prediction, name: str) -> _Parts:
     masks = np.stack([labels == index for index in classes])
     whole = Instances(
         masks=masks,
-        boxes=np.array([_box(mask) for mask in masks], dtype=np.float32),
+        boxes=masks_to_boxes(torch.from_numpy(masks)).numpy(),
         scores=np.ones(len(classes), dtype=np.float32),
         labels=classes.astype(np.int64),
     )
@@ -137,25 +137,10 @@ def _instance(prediction: Prediction, name: str) -> _Parts:
             score=float(found.scores[place]),
             share=float(areas[place]) / ids.size,
         )
-        for place, color in enumerate(_shades([int(label) for label in found.labels]))
+        for place, color in enumerate(shades([int(label) for label in found.labels]))
     ]
     shown = replace(prediction, instances_result=found)
     return shown, ids, rows, _with_categories(found, prediction, name)
-
-
-def _shades(categories: Sequence[int]) -> list[Color]:
-    """The colours in which segments of these classes are drawn."""
-    seen: Counter[int] = Counter()
-    colors = []
-    for category in categories:
-        colors.append(shade(category, seen[category]))
-        seen[category] += 1
-    return colors
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _with_categories(found: Instances, prediction: Prediction, name: str) -> dict[str, Any]:
