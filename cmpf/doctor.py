@@ -161,9 +161,10 @@ def parts() -> Iterator[Check]:
 
 def weights() -> Iterator[Check]:
     """Weights of the full-size encoders in the caches, and those that the shipped configurations would download."""
-    from cmpf.encoders.clip_factory import clip_names
+    from cmpf.encoders.clip_factory import clip_names, saved_file
     from cmpf.encoders.clip_tags import QUICKGELU, source_of, tag_record
-    from cmpf.encoders.sam import PUBLISHED
+    from cmpf.encoders.download import part_of
+    from cmpf.encoders.sam import PUBLISHED, published_path
     from cmpf.encoders.weights import cache_folder
 
     yield Check(WEIGHTS, "folder", OK, str(cache_folder()))
@@ -172,11 +173,11 @@ def weights() -> Iterator[Check]:
         if path := _clip_file(name, tag, record):
             yield Check(WEIGHTS, f"CLIP {name} {tag}", OK, _size(path))
         elif (name, tag) in USED_CLIPS:
-            cure = _download_or(source_of(record), _own_clip_file(name, tag))
+            cure = _download_or(source_of(record), saved_file(name, tag))
             yield Check(WEIGHTS, f"CLIP {name} {tag}", MISSING, "not in the caches", cure)
     for name, url in PUBLISHED.items():
-        path = cache_folder() / url.rpartition("/")[2]
-        part = path.with_name(path.name + ".part")
+        path = published_path(name)
+        part = part_of(path)
         if path.is_file():
             yield Check(WEIGHTS, f"SAM {name}", OK, _size(path))
         else:
@@ -197,7 +198,7 @@ def datasets() -> Iterator[Check]:
         yield Check(DATASETS, ROOT_VARIABLE, MISSING, f"{root.absolute()}: no such folder{given}", cure)
     for name in dataset_names():
         dataset = locate_dataset(name)
-        found = [(dataset.folder / path).exists() for path in dataset.entry.paths]
+        found = [path.exists() for path in dataset.paths]
         if all(found):
             yield Check(DATASETS, name, OK, str(dataset.folder.absolute()))
         else:
@@ -261,27 +262,19 @@ def _clip_tags(names: Iterable[str]) -> Iterator[tuple[str, str]]:
         yield from ((name, tag) for tag in list_pretrained_tags_by_model(name))
 
 
-def _own_clip_file(name: str, tag: str) -> Path:
-    """Where users put weights by hand (see cmpf.encoders.clip_factory)."""
-    from cmpf.encoders.weights import cache_folder
-
-    return cache_folder() / f"clip_{name}_{tag}.safetensors"
-
-
 def _clip_file(name: str, tag: str, record: dict[str, Any]) -> Path | None:
     """The file of a tag's weights: one that the user has saved, or that of the Hub's cache; None = not there."""
     from huggingface_hub import try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-    from cmpf.encoders.weights import cache_folder
+    from cmpf.encoders.clip_factory import hub_folder, saved_file
 
-    own = _own_clip_file(name, tag)
+    own = saved_file(name, tag)
     if own.is_file():
         return own
     repository, _, file = str(record.get("hf_hub", "")).rpartition("/")
-    hub = cache_folder() / "hub" if os.environ.get("CMPF_CACHE") else None
     for candidate in (HF_SAFE_WEIGHTS_NAME, file or HF_WEIGHTS_NAME) if repository else ():
-        path = try_to_load_from_cache(repository, candidate, cache_dir=hub)
+        path = try_to_load_from_cache(repository, candidate, cache_dir=hub_folder())
         if isinstance(path, str):
             return Path(path)
     return None

@@ -30,7 +30,7 @@ def table(*, as_json: bool) -> str:
     rows = []
     for name in dataset_names():
         dataset = locate_dataset(name)
-        found = [(dataset.folder / path).exists() for path in dataset.entry.paths]
+        found = [path.exists() for path in dataset.paths]
         state = "yes" if all(found) else f"{sum(found)} of {len(found)} paths" if any(found) else "no"
         rows.append((name, dataset.entry.kind, str(dataset.vocabulary.num_classes), state))
     if as_json:

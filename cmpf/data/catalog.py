@@ -67,7 +67,7 @@ def get_dataset(name: str) -> Dataset:
             command that makes them.
     """
     dataset = locate_dataset(name)
-    paths = [dataset.folder / path for path in dataset.entry.paths]
+    paths = dataset.paths
     if not all(path.exists() for path in paths):
         looked = ", ".join(f"{path} ({'found' if path.exists() else 'missing'})" for path in paths)
         root, cure = _root_and_cure(name, dataset)

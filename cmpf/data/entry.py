@@ -80,6 +80,11 @@ class Dataset:
         """Name of the row."""
         return self.entry.name
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that the readers need, whether it is there or not."""
+        return tuple(self.folder / path for path in self.entry.paths)
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Its classes; category ids of the samples are indices of it."""

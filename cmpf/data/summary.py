@@ -63,7 +63,7 @@ def summarize(name: str, training: Vocabulary) -> DatasetSummary:
     dataset = locate_dataset(name)
     entry, vocabulary = dataset.entry, dataset.vocabulary
     seen = vocabulary.seen_in(training)
-    paths = tuple(PathState(path, path.exists()) for path in (dataset.folder / path for path in entry.paths))
+    paths = tuple(PathState(path, path.exists()) for path in dataset.paths)
     pictures, fault = _pictures(dataset, paths)
     return DatasetSummary(
         name=dataset.name,

@@ -78,6 +78,16 @@ def check_clip_name(name: str) -> None:
     raise ModelNameError(f"CLIP {name!r} is unknown{hint} {works}")
 
 
+def saved_file(name: str, tag: str) -> Path:
+    """Where users save the weights of a tag by hand; it goes before a download."""
+    return cache_folder() / f"clip_{name.removesuffix(QUICKGELU)}_{tag}.safetensors"
+
+
+def hub_folder() -> Path | None:
+    """Where downloads from the Hugging Face Hub are kept; None = its own place."""
+    return cache_folder() / "hub" if os.environ.get("CMPF_CACHE") else None
+
+
 def _works(config: dict[str, Any]) -> bool:
     """Whether a model has a ConvNeXt or ModifiedResNet image tower and CLIP's own kind of text tower."""
     vision, text = config["vision_cfg"], config["text_cfg"]
@@ -137,12 +147,12 @@ def _download(name: str, tag: str, record: dict[str, Any]) -> Path:
     """The weights of a tag: a file that the user has saved, from OpenCLIP's cache, or over the network."""
     from open_clip.pretrained import download_pretrained
 
-    place = cache_folder() / f"clip_{name.removesuffix(QUICKGELU)}_{tag}.safetensors"
+    place = saved_file(name, tag)
     if place.is_file():
         return place
-    own = cache_folder() / "hub" if os.environ.get("CMPF_CACHE") else None
+    hub = hub_folder()
     try:
-        return Path(download_pretrained(record, cache_dir=None if own is None else str(own)))
+        return Path(download_pretrained(record, cache_dir=None if hub is None else str(hub)))
     except UNREADABLE as error:
         raise WeightsError(
             f"weights {tag} of CLIP {name} are not on this machine and cannot be downloaded. Save "

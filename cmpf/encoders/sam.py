@@ -97,6 +97,11 @@ def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
     return SAMEncoder(name=name, sam=sam)
 
 
+def published_path(name: str) -> Path:
+    """Where the published file of a SAM lies once it is downloaded."""
+    return cache_folder() / PUBLISHED[name].rpartition("/")[2]
+
+
 def _checkpoint_file(name: str, checkpoint: str) -> Path | None:
     """The file of weights, checked to exist before a large model is built; None = random weights."""
     if checkpoint == RANDOM:
@@ -113,10 +118,9 @@ def _checkpoint_file(name: str, checkpoint: str) -> Path | None:
 
 def _published_file(name: str) -> Path:
     """The published file in the cache folder, downloaded if it is not there."""
-    url = PUBLISHED[name]
-    path = cache_folder() / url.rpartition("/")[2]
+    path = published_path(name)
     try:
-        return download(url, path, sha256=_published_digits(path.name), title=f"SAM {name}")
+        return download(PUBLISHED[name], path, sha256=_published_digits(path.name), title=f"SAM {name}")
     except WeightsError as error:
         raise WeightsError(
             f"{error}, or set {OPTION} (for mask proposals {ENSEMBLE_OPTION}) to the path of the file, "

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cmpf.engine.timing import Stopwatch
 from cmpf.engine.trainer import Trainer
 from cmpf.files import replacing
+
+if TYPE_CHECKING:
+    from cmpf.evaluation import Evaluator
 
 TRACE_FILE = "profile_trace.json"
 WARM_UP = 2  # steps before the measured ones: allocation, and what libraries choose at the first call
@@ -54,12 +57,6 @@ class Profile:
         return "\n".join([*lines, f"{'step':<16} {1000 * self.total:>9.2f} {1:>6.1%}"])
 
 
-class Judge(Protocol):
-    """What an evaluator does with predictions."""
-
-    def process(self, samples: Any, outputs: Any) -> None: ...
-
-
 def profile_training(trainer: Trainer, *, iterations: int, parts: Parts, folder: Path | None) -> Profile:
     """Takes training steps and measures them; nothing is saved, so the trainer is of no use afterwards.
 
@@ -86,7 +83,7 @@ def profile_training(trainer: Trainer, *, iterations: int, parts: Parts, folder:
 def profile_evaluation(
     infer: Callable[[Any], Any],
     loader: Iterable[Any],
-    evaluators: Sequence[Judge],
+    evaluators: Sequence[Evaluator],
     *,
     device: torch.device,
     iterations: int,

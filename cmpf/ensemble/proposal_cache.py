@@ -37,7 +37,7 @@ UNREADABLE = (
     LookupError,
     TypeError,
     AttributeError,
-    RuntimeError,  # NotImplementedError too: encrypted or of an unknown compression
+    RuntimeError,  # of zipfile: the file is encrypted, or compressed by a method that it does not know
     MemoryError,
     struct.error,
     zlib.error,

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cmpf.functional import device_constant
+
 try:
     import triton
     import triton.language as tl
@@ -207,14 +209,9 @@ def _sum_type(value: Tensor) -> torch.dtype:
 
 
 def _table(shapes: list[int], like: Tensor) -> Tensor:
-    return _device_table(tuple(shapes), like.device)
-
-
-@lru_cache(maxsize=256)
-def _device_table(shapes: tuple[int, ...], device: torch.device) -> Tensor:
-    """(L, 3) int32: height, width and first place of each level. Kept, because every copy waits for the device."""
+    """(L, 3) int32: height, width and first place of each level."""
     rows, start = [], 0
     for h, w in zip(shapes[::2], shapes[1::2], strict=True):
         rows.append((h, w, start))
         start += h * w
-    return torch.tensor(rows, dtype=torch.int32, device=device).reshape(-1, 3)
+    return device_constant(tuple(rows), dtype=torch.int32, device=like.device)

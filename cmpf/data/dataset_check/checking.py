@@ -30,7 +30,7 @@ def check_dataset(name: str, *, progress: bool = False) -> list[Finding]:
     """
     dataset = locate_dataset(name)
     findings = Findings()
-    for path in (dataset.folder / relative for relative in dataset.entry.paths):
+    for path in dataset.paths:
         if not path.exists():
             command = dataset.entry.command_in(dataset.folder)
             findings.add_absent(path, f"no such file or folder; {command}")
