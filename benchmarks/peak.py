@@ -18,19 +18,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases.system import model_of, noise, training_picture
+from benchmarks.cases.system import model_of, noise, training_image
 from benchmarks.memory import peak_memory
 from benchmarks.report import environment
 from benchmarks.setting import Setting
+from cmpf.common.files import replacing
 from cmpf.data import get_vocabulary
 from cmpf.engine.precision import MixedPrecision
-from cmpf.files import replacing
 from cmpf.model import CMPF
 
 
 @dataclass(frozen=True)
 class Peak:
-    """seconds: of the second call. resident: bytes held before, model and optimiser. peak: bytes beyond that."""
+    """seconds: of the second call. resident: bytes held before, model and optimizer. peak: bytes beyond that."""
 
     seconds: float
     resident: int
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; one line a case."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peak", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch", type=int, default=4, help="pictures of the training step [%(default)s]")
+    parser.add_argument("--batch", type=int, default=4, help="images of the training step [%(default)s]")
     parser.add_argument("--only", choices=list(CASES), nargs="+", default=list(CASES))
     parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs")
     parser.add_argument("--json", type=Path, help="file for the numbers, in bytes and seconds")
@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def training(setting: Setting, batch: int, *, checkpointing: bool) -> Peak:
-    """A step of AdamW on pictures of the published crop."""
+    """A step of AdamW on images of the published crop."""
     model = model_of(setting, "MODEL.CMPF.GRADIENT_CHECKPOINTING", checkpointing).train()
-    samples = [training_picture(setting, seed) for seed in range(batch)]
+    samples = [training_image(setting, seed) for seed in range(batch)]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
     precision = MixedPrecision(enabled=True, device=setting.device)
@@ -84,13 +84,13 @@ def training(setting: Setting, batch: int, *, checkpointing: bool) -> Peak:
         precision.step(optimizer)
         optimizer.zero_grad()
 
-    # Parameters and the optimiser's two moments, which the first step makes.
+    # Parameters and the optimizer's two moments, which the first step makes.
     resident = _bytes(model) + 2 * sum(p.nbytes for p in parameters)
     return _measure(step, setting.device, resident)
 
 
 def evaluation(setting: Setting, _batch: int) -> Peak:
-    """All three tasks on one picture of 1024 x 2560 pixels with 847 classes."""
+    """All three tasks on one image of 1024 x 2560 pixels with 847 classes."""
     model = model_of(setting).eval()
     size = setting.pick((1024, 2560), (128, 320))
     words = get_vocabulary(setting.pick("openvocab_ade20k_full_sem_seg_val", "shapes_val"))

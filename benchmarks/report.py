@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Measurement
-from cmpf.files import replacing
+from cmpf.common.files import replacing
 
 MEMORY = {
     "cpu": "torch's CPU allocator (profiler); NumPy, Pillow and scratch memory inside libraries are not counted",

@@ -24,10 +24,10 @@ from benchmarks.published.heads import decode
 from benchmarks.published.postprocess import Sizes, restore, semantic
 from benchmarks.report import environment
 from benchmarks.setting import Setting, vocabulary_of
-from cmpf.files import replacing
+from cmpf.common.files import replacing
+from cmpf.inference import semantic_labels
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.transformer_decoder import TransformerDecoder
-from cmpf.postprocess import semantic_labels
 
 CHANNELS = {"res2": 192, "res3": 384, "res4": 768, "res5": 1536}  # of ConvNeXt-L
 QUICK_CHANNELS = {"res2": 8, "res3": 16, "res4": 32, "res5": 64}
@@ -37,7 +37,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """One size of everything. side: of the square picture in pixels."""
+    """One size of everything. side: of the square image in pixels."""
 
     side: int
     queries: int

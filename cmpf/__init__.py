@@ -29,6 +29,6 @@ def load(model: str, *, device: str | None = None, weights: str | None = None) -
     Raises:
         ModelNameError: unknown name (lists the known ones). ConfigError, WeightsError: see their messages.
     """
-    from cmpf.build import load_predictor
+    from cmpf.factory import load_predictor
 
     return load_predictor(model, device=device, weights=weights)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Exceptions of CMPF. Every message names the value, what is allowed and the cure."""
+"""Exceptions of CMPF. Every message names the value, what is allowed and the fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class CMPFError(Exception):
 
 
 class ConfigError(CMPFError, ValueError):
-    """A configuration file or override is wrong; lists every fault at once."""
+    """A configuration file or override is wrong; lists every issue at once."""
 
 
 class VocabularyError(CMPFError, ValueError):
@@ -17,7 +17,7 @@ class VocabularyError(CMPFError, ValueError):
 
 
 class ImageError(CMPFError, ValueError):
-    """A picture cannot be read or has an impossible size."""
+    """An image cannot be read or has an impossible size."""
 
 
 class DatasetError(CMPFError, LookupError):
@@ -40,4 +40,4 @@ class EvaluationError(CMPFError, ValueError):
 
 
 class TrainingError(CMPFError, RuntimeError):
-    """Training cannot go on (non-finite losses, frozen parameters in the optimiser, ...)."""
+    """Training cannot go on (non-finite losses, frozen parameters in the optimizer, ...)."""

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """CMPF, the meta-architecture: frozen CLIP and SAM, a trained decoder, and what turns its output into results.
 
-Data flows one way (paper, Fig. 2): pictures -> frozen features -> pixel decoder and SAM branch -> transformer decoder
+Data flows one way (paper, Fig. 2): images -> frozen features -> pixel decoder and SAM branch -> transformer decoder
 -> losses, or class ensemble -> mask ensemble -> results.
 """
 
@@ -15,22 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpf.common.tensors import device_constant
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.text import embed_vocabulary
 from cmpf.encoders.text_cache import TextCache
-from cmpf.ensemble import geometric_ensemble
 from cmpf.errors import TrainingError
-from cmpf.frozen_encoders import FrozenEncoders
-from cmpf.functional import device_constant
-from cmpf.inference import (
-    ImageGeometry,
-    InferenceSettings,
-    Request,
-    SAMEvidence,
-    image_results,
-    semantic_sum_size,
-)
+from cmpf.inference import InferenceSettings, geometric_ensemble
+from cmpf.inference.frozen_encoders import FrozenEncoders
+from cmpf.inference.pipeline import ImageGeometry, Request, SAMEvidence, image_results, semantic_sum_size
 from cmpf.losses import SetCriterion
 from cmpf.modeling.classification import class_logits
 from cmpf.modeling.pixel_decoder import PixelDecoder
@@ -90,7 +83,7 @@ class CMPF(nn.Module):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> dict[str, Tensor] | list[ModelResult]:
-        """Losses in training mode (see `losses`), one result a picture otherwise (see `infer`)."""
+        """Losses in training mode (see `losses`), one result an image otherwise (see `infer`)."""
         if self.training:
             return self.losses(batch)
         return self.infer(batch, vocabulary, settings)
@@ -105,7 +98,7 @@ class CMPF(nn.Module):
         """
         if self.criterion is None:
             raise TrainingError(
-                "this model was built without losses; build it with cmpf.build.build_model(cfg)"
+                "this model was built without losses; build it with cmpf.factory.build_model(cfg)"
             )
         features, padded, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self.decode(features, self.class_embeddings(self.train_vocabulary))
@@ -119,7 +112,7 @@ class CMPF(nn.Module):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> list[ModelResult]:
-        """Results of each picture.
+        """Results of each image.
 
         Args:
             batch: samples with `image` (3, H, W) RGB 0..255; `height` and `width` = size of the results (default:
@@ -243,7 +236,7 @@ class CMPF(nn.Module):
         geometry: ImageGeometry,
         request: Request,
     ) -> SAMEvidence | None:
-        """SAM's masks of one picture and CLIP's opinion of them; None = ensemble off, or no mask."""
+        """SAM's masks of one image and CLIP's opinion of them; None = ensemble off, or no mask."""
         ensemble = request.settings.mask_ensemble
         masks = None if ensemble is None else self.encoders.masks(sample, features)
         if ensemble is None or masks is None or len(masks) == 0:

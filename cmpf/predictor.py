@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Predictor: pictures and words in, predictions out. The class that library users, demo and command line call."""
+"""Predictor: images and words in, predictions out. The class that library users, demo and command line call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.data.images import ImageSource, read_image, resize_shortest_edge
-from cmpf.data.picture_files import folder_pictures
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.words import Words, read_words
 from cmpf.errors import CMPFError, ImageError
-from cmpf.inference import InferenceSettings, MaskEnsembleSettings
-from cmpf.prediction import Prediction, prediction_of
+from cmpf.formats.image import ImageSource, read_image, resize_shortest_edge
+from cmpf.formats.image_files import folder_images
+from cmpf.inference import InferenceSettings, MaskEnsembleSettings, Prediction, prediction_of
 from cmpf.types import Sample
 
 if TYPE_CHECKING:
@@ -60,11 +59,11 @@ class Saver(Protocol):
 
 
 class Predictor:
-    """Segments pictures into the classes that each call names. Safe to call from several threads.
+    """Segments images into the classes that each call names. Safe to call from several threads.
 
     Args:
         model: the network; put into evaluation mode here.
-        short_side, max_side: pictures are resized so that their shorter side has `short_side` pixels, or less where
+        short_side, max_side: images are resized so that their shorter side has `short_side` pixels, or less where
             the longer one would exceed `max_side`.
         mask_ensemble: what `ensemble=True` means; None = the model has no SAM for it.
         known: vocabularies that tell things from stuff, beside the model's training vocabulary.
@@ -101,30 +100,30 @@ class Predictor:
     def predict(
         self, images: ImageSource | Sequence[ImageSource], vocabulary: Words, **options: Unpack[Options]
     ) -> Prediction | list[Prediction]:
-        """Segments one picture or many.
+        """Segments one image or many.
 
         Args:
             images: a path, an http(s) address (only with allow_urls), a PIL image, an (H, W, 3) uint8 RGB or (H, W)
-                array, or a list of these. EXIF orientation is applied; grey, RGBA, palette, 16-bit and CMYK pictures
-                are converted. A folder stands for the list of its pictures, by name.
+                array, or a list of these. EXIF orientation is applied; gray, RGBA, palette, 16-bit and CMYK images
+                are converted. A folder stands for the list of its images, by name.
             vocabulary: classes to look for: a list of "name" or "name, synonym, synonym", the same in one string
                 separated by ";", a vocabulary file, a dataset's name or YAML file, or a Vocabulary.
             task: "panoptic", "semantic", "instance", or "all" [default] of them in one pass.
             ensemble: add SAM's own masks (OpenSeg Ensemble, semantic results only); None = as the model's config says.
             things, stuff: class names which are (not) counted one by one. Without them, words of the training
                 vocabulary and of known datasets keep their kind and all others are things.
-            batch_size: pictures per forward pass [1].
+            batch_size: images per forward pass [1].
             allow_urls: whether addresses may be downloaded [False].
         Returns:
-            A Prediction for one picture, a list for a list or a folder, in its order.
+            A Prediction for one image, a list for a list or a folder, in its order.
         Raises:
-            ImageError, VocabularyError, CMPFError: each names the value, what is allowed and the cure.
+            ImageError, VocabularyError, CMPFError: each names the value, what is allowed and the fix.
         """
         single = isinstance(images, SINGLE) and not _is_folder(images)
         sources = [images] if isinstance(images, SINGLE) else images
         if not isinstance(sources, Iterable):
             raise ImageError(
-                f"cannot read pictures from {type(images).__name__}; give a path, a PIL image, a uint8 array "
+                f"cannot read images from {type(images).__name__}; give a path, a PIL image, a uint8 array "
                 "(H, W, 3), or a list of these"
             )
         found = list(self.stream(sources, vocabulary, **options))
@@ -142,11 +141,11 @@ class Predictor:
         batch_size: int = 1,
         allow_urls: bool = False,
     ) -> Iterator[Prediction]:
-        """Predictions one by one, so that thousands of pictures or the frames of a video fit into memory.
+        """Predictions one by one, so that thousands of images or the frames of a video fit into memory.
 
         Args:
             images: any iterable; it is read no further than the batch at work.
-            vocabulary, ...: see predict. They are checked at once, the pictures when their turn comes.
+            vocabulary, ...: see predict. They are checked at once, the images when their turn comes.
         """
         classes = self.vocabulary(vocabulary, things=things, stuff=stuff)
         settings = self._settings(task, ensemble)
@@ -185,7 +184,7 @@ class Predictor:
         """
         if self.saver is None:
             raise CMPFError(
-                "this predictor has no configuration to save; make it with cmpf.load or cmpf.build.build_predictor"
+                "this predictor has no configuration to save; make it with cmpf.load or cmpf.factory.build_predictor"
             )
         return self.saver(
             self.model, Path(folder), title=title, metrics=metrics, licence=licence, notes=notes
@@ -219,29 +218,27 @@ class Predictor:
         allow_urls: bool,
     ) -> Iterator[Prediction]:
         while chunk := list(islice(sources, batch_size)):
-            pictures = [read_image(source, allow_urls=allow_urls) for _, source in chunk]
-            batch = [
-                self._sample(picture, source) for picture, (_, source) in zip(pictures, chunk, strict=True)
-            ]
+            images = [read_image(source, allow_urls=allow_urls) for _, source in chunk]
+            batch = [self._sample(image, source) for image, (_, source) in zip(images, chunk, strict=True)]
             with torch.inference_mode():  # not around the yield: it would reach into the caller's code
                 results = self.model(batch, vocabulary=classes, settings=settings)
-            for result, picture, (name, _) in zip(results, pictures, chunk, strict=True):
-                yield prediction_of(result, image=picture, source=name, names=classes.names)
+            for result, image, (name, _) in zip(results, images, chunk, strict=True):
+                yield prediction_of(result, image=image, source=name, names=classes.names)
 
-    def _sample(self, picture: NDArray[np.uint8], source: ImageSource) -> Sample:
-        resized = resize_shortest_edge(picture, short_side=self.short_side, max_side=self.max_side)
+    def _sample(self, image: NDArray[np.uint8], source: ImageSource) -> Sample:
+        resized = resize_shortest_edge(image, short_side=self.short_side, max_side=self.max_side)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        sample: Sample = {"image": tensor, "height": picture.shape[0], "width": picture.shape[1]}
+        sample: Sample = {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
         if isinstance(source, str | Path) and Path(source).expanduser().is_file():
             sample["file_name"] = str(source)  # what a cache of SAM's masks looks for
         return sample
 
 
 def _named(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
-    """Every picture with its name; folders become their pictures."""
+    """Every image with its name; folders become their images."""
     for index, source in enumerate(images):
         if isinstance(source, str | Path) and _is_folder(source):
-            yield from ((str(path), path) for path in folder_pictures(Path(source).expanduser()))
+            yield from ((str(path), path) for path in folder_images(Path(source).expanduser()))
         else:
             yield str(source) if isinstance(source, str | Path) else f"image_{index}", source
 

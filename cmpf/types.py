@@ -20,16 +20,16 @@ from torch import Tensor
 
 
 class Targets(TypedDict):
-    """Ground truth of one training picture."""
+    """Ground truth of one training image."""
 
     labels: Tensor  # (N,) int64, contiguous class index in the training vocabulary
     masks: Tensor  # (N, H, W) bool, at the size of the sample's image
 
 
 class SegmentInfo(TypedDict, total=False):
-    """One segment of a panoptic picture: Detectron2's keys, plus the score."""
+    """One segment of a panoptic image: Detectron2's keys, plus the score."""
 
-    id: int  # value in the id picture, from 1; 0 is void
+    id: int  # value in the id map, from 1; 0 is void
     category_id: int  # contiguous class index
     isthing: bool
     iscrowd: int
@@ -39,7 +39,7 @@ class SegmentInfo(TypedDict, total=False):
 
 
 class Sample(TypedDict, total=False):
-    """One picture on its way through mapper, loader and model (Detectron2's contract: one dict an image)."""
+    """One image on its way through mapper, loader and model (Detectron2's contract: one dict an image)."""
 
     file_name: str
     image_id: int | str
@@ -97,7 +97,7 @@ class DecoderOutput(HeadOutput):
 class ClassEmbeddings:
     """A vocabulary in CLIP's joint space.
 
-    matrix: (T, E) float, one L2-normalised row a synonym, rows of a class next to each other.
+    matrix: (T, E) float, one L2-normalized row a synonym, rows of a class next to each other.
     class_of_row: (T,) int64, class index of each row, non-decreasing, every class 0..K-1 present.
     num_classes: K.
     """
@@ -107,7 +107,7 @@ class ClassEmbeddings:
     num_classes: int
 
     def with_void(self, void_1E: Tensor) -> ClassEmbeddings:
-        """Appends a void row (1, E), already normalised, as the last class K."""
+        """Appends a void row (1, E), already normalized, as the last class K."""
         index = torch.full((1,), self.num_classes, dtype=torch.int64, device=self.class_of_row.device)
         return ClassEmbeddings(
             matrix=torch.cat([self.matrix, void_1E]),
@@ -122,7 +122,7 @@ class ClassEmbeddings:
 
 @dataclass(frozen=True)
 class InstanceResult:
-    """Instances of one picture, best first (the fields of Detectron2's Instances).
+    """Instances of one image, best first (the fields of Detectron2's Instances).
 
     pred_masks (N, H, W) bool; pred_boxes (N, 4) float xyxy, tight; scores (N,) float 0..1; pred_classes (N,) int64.
     """
@@ -137,7 +137,7 @@ class InstanceResult:
 
 
 class ModelResult(TypedDict, total=False):
-    """What the model returns for one picture, by the tasks that are switched on."""
+    """What the model returns for one image, by the tasks that are switched on."""
 
     sem_seg: Tensor  # (H, W) int64 class index, or (K, H, W) float scores, by configuration
     panoptic_seg: tuple[Tensor, list[SegmentInfo]]  # ids (H, W) int32 with 0 = void, and its segments

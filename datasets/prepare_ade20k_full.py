@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""ADE20K full (A-847): 16-bit label pictures of the 847 most frequent classes, and all pictures in one folder a split.
+"""ADE20K full (A-847): 16-bit label maps of the 847 most frequent classes, and all images in one folder a split.
 
 Raw: the release ADE20K_2021_17_01 of groups.csail.mit.edu/vision/datasets/ADE20K, images/ADE/{training,validation}/
 PLACE/SCENE/ADE_*.jpg with *_seg.png beside them. The object of a pixel is R / 10 * 256 + G (whole-number division).
@@ -53,13 +53,13 @@ def raw(root: Path, split: str) -> list[Path]:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """A label picture, and the picture beside the others."""
+    """A label map, and the image beside the others."""
     source = raw(root, split)[0]
-    pictures, labels = prepared(root, split)
+    images, labels = prepared(root, split)
     items = [
         Item(
             sources=(path, path.with_name(f"{stem}.jpg")),
-            targets=(labels / f"{stem}.tif", pictures / f"{stem}.jpg"),
+            targets=(labels / f"{stem}.tif", images / f"{stem}.jpg"),
         )
         for stem, path in stems(source, SEGMENTS, recursive=True).items()
     ]
@@ -69,14 +69,14 @@ def plan(root: Path, split: str) -> list[Step]:
 
 
 def convert(item: Item) -> None:
-    """Objects -> train ids; the picture is linked, or copied to another disk."""
+    """Objects -> train ids; the image is linked, or copied to another disk."""
     values = read_channels(item.source).astype(np.int64)
     write_labels(item.target, TABLE[values[..., 0] // 10 * 256 + values[..., 1]])
     place(item.sources[1], item.targets[1])
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures and labels."""
+    """Images and labels."""
     folder = root / FOLDER
     return [
         folder / "images_detectron2" / FOLDER_OF[split],
@@ -85,12 +85,12 @@ def prepared(root: Path, split: str) -> list[Path]:
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Labels against pictures."""
-    pictures, labels = prepared(root, split)
+    """Labels against images."""
+    images, labels = prepared(root, split)
     return [
         check_labels(
             title=f"labels of {split}",
-            images=stems(pictures, ".jpg"),
+            images=stems(images, ".jpg"),
             labels=stems(labels, ".tif"),
             allowed={*range(len(INDICES)), IGNORE},
             bits=16,
@@ -103,7 +103,7 @@ PREPARATION = Preparation(
     title="ADE20K full (A-847)",
     description=__doc__,
     download="https://groups.csail.mit.edu/vision/datasets/ADE20K (registration)",
-    pictures={"train": 25_574, "val": 2_000},
+    images={"train": 25_574, "val": 2_000},
     raw=raw,
     plan=plan,
     prepared=prepared,

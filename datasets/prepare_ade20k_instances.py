@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""ADE20K, 100 things: COCO instances JSON from the released instance pictures.
+"""ADE20K, 100 things: COCO instances JSON from the released instance images.
 
 Raw: annotations_instance/ of annotations_instance.tar (R = class 1..100 of the instance benchmark, G = number of the
-instance, unique in its picture). Category ids are the indices of the 150 classes (bed is 7), as in the panoptic file;
+instance, unique in its image). Category ids are the indices of the 150 classes (bed is 7), as in the panoptic file;
 masks are RLE.
 """
 
@@ -29,7 +29,7 @@ from preparation.ade20k import (
     CLASSES,
     DOWNLOAD_INSTANCES,
     FOLDER,
-    PICTURES,
+    IMAGES,
     THINGS,
     images_folder,
     instances_folder,
@@ -50,7 +50,7 @@ def target(root: Path, split: str) -> Path:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """The JSON file from all instance pictures."""
+    """The JSON file from all instance images."""
     folder = instances_folder(root, split)
     items = [Item(sources=(path,)) for path in stems(folder, ".png").values()]
     if not items:
@@ -60,7 +60,7 @@ def plan(root: Path, split: str) -> list[Step]:
 
 
 def describe(item: Item) -> dict[str, Any]:
-    """Annotations of one picture, without their ids."""
+    """Annotations of one image, without their ids."""
     category, number = read_instances(item.source)
     pairs = np.unique(np.stack([category, number])[:, number > 0], axis=1).T.tolist()
     return {
@@ -89,20 +89,20 @@ def assemble(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures and JSON file."""
+    """Images and JSON file."""
     return [images_folder(root, split), target(root, split)]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """JSON file against pictures."""
-    pictures = images_folder(root, split)
+    """JSON file against images."""
+    images = images_folder(root, split)
     return [
         check_instances(
             title=f"instances of {split}",
             json=target(root, split),
-            picture_of=lambda image: pictures / image["file_name"],
+            image_of=lambda image: images / image["file_name"],
             category_ids=THINGS,
-            images=stems(pictures, ".jpg"),
+            images=stems(images, ".jpg"),
         )
     ]
 
@@ -112,7 +112,7 @@ PREPARATION = Preparation(
     title="ADE20K instances",
     description=__doc__,
     download=DOWNLOAD_INSTANCES,
-    pictures=PICTURES,
+    images=IMAGES,
     raw=raw,
     plan=plan,
     prepared=prepared,

@@ -35,7 +35,7 @@ from preparation.ade20k import (
     DOWNLOAD,
     DOWNLOAD_INSTANCES,
     FOLDER,
-    PICTURES,
+    IMAGES,
     STUFF,
     annotations_folder,
     images_folder,
@@ -45,7 +45,7 @@ from preparation.ade20k import (
 
 from cmpf.errors import DatasetError
 
-NUMBERS = 256  # instance numbers of a picture are bytes
+NUMBERS = 256  # instance numbers of an image are bytes
 MIN_AGREEMENT = 0.9  # of the instances' pixels whose label says the same; both come from one annotation
 
 
@@ -61,7 +61,7 @@ def targets(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """One PNG for each picture that has labels, then the JSON file."""
+    """One PNG for each image that has labels, then the JSON file."""
     annotations, instances = raw(root, split)
     json, pngs = targets(root, split)
     items = [
@@ -132,12 +132,12 @@ def assemble(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures, JSON file and PNGs."""
+    """Images, JSON file and PNGs."""
     return [images_folder(root, split), *targets(root, split)]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """PNGs and JSON file against pictures."""
+    """PNGs and JSON file against images."""
     json, pngs = targets(root, split)
     images = stems(images_folder(root, split), ".jpg")
     return [
@@ -156,7 +156,7 @@ PREPARATION = Preparation(
     title="ADE20K panoptic",
     description=__doc__,
     download=f"{DOWNLOAD} and {DOWNLOAD_INSTANCES}",
-    pictures=PICTURES,
+    images=IMAGES,
     raw=raw,
     plan=plan,
     prepared=prepared,

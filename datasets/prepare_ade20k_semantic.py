@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""ADE20K, 150 classes: label pictures that count from 0.
+"""ADE20K, 150 classes: label maps that count from 0.
 
 Raw: ADEChallengeData2016.zip of sceneparsing.csail.mit.edu. A pixel of annotations/ is 1..150, or 0 for
 everything else. The new label is one less; 0 becomes 255.
@@ -29,7 +29,7 @@ from preparation.ade20k import (
     DOWNLOAD,
     FOLDER,
     FOLDER_OF,
-    PICTURES,
+    IMAGES,
     annotations_folder,
     images_folder,
 )
@@ -40,7 +40,7 @@ IGNORE = 255
 
 
 def labels_folder(root: Path, split: str) -> Path:
-    """The new label pictures."""
+    """The new label maps."""
     return root / FOLDER / "annotations_detectron2" / FOLDER_OF[split]
 
 
@@ -50,7 +50,7 @@ def raw(root: Path, split: str) -> list[Path]:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """One label picture for each released one."""
+    """One label map for each released one."""
     items = folder_items(annotations_folder(root, split), labels_folder(root, split))
     return [Step(title=f"labels of {split}", items=items, convert=convert)]
 
@@ -66,12 +66,12 @@ def convert(item: Item) -> None:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures and labels."""
+    """Images and labels."""
     return [images_folder(root, split), labels_folder(root, split)]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Labels against pictures."""
+    """Labels against images."""
     return [
         check_labels(
             title=f"labels of {split}",
@@ -87,7 +87,7 @@ PREPARATION = Preparation(
     title="ADE20K semantic",
     description=__doc__,
     download=DOWNLOAD,
-    pictures=PICTURES,
+    images=IMAGES,
     raw=raw,
     plan=plan,
     prepared=prepared,

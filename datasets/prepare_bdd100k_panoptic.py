@@ -34,7 +34,7 @@ from preparation.bdd100k import (
     CATEGORIES,
     DOWNLOAD,
     FOLDER,
-    PICTURES,
+    IMAGES,
     bitmasks_folder,
     images_folder,
     read_bitmask,
@@ -110,12 +110,12 @@ def assemble(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures, JSON file and PNGs."""
+    """Images, JSON file and PNGs."""
     return [images_folder(root, split), *targets(root, split)]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """PNGs and JSON file against pictures."""
+    """PNGs and JSON file against images."""
     json, pngs = targets(root, split)
     return [
         check_panoptic(
@@ -133,7 +133,7 @@ PREPARATION = Preparation(
     title="BDD100K panoptic",
     description=__doc__,
     download=DOWNLOAD,
-    pictures=PICTURES,
+    images=IMAGES,
     raw=raw,
     plan=plan,
     prepared=prepared,

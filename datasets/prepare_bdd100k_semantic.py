@@ -3,7 +3,7 @@
 
 Raw: bdd100k/images/10k/val/*.jpg and bdd100k/labels/sem_seg/masks/val/*.png, whose values are the train ids 0..18 and
 255. Where labels/pan_seg/bitmasks/val/*.png lie, a missing mask is made from the category of each pixel: 19 of the 40
-categories have a train id, all others and unlabelled pixels become 255.
+categories have a train id, all others and unlabeled pixels become 255.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from preparation.bdd100k import (
     CATEGORIES,
     DOWNLOAD,
     FOLDER,
-    PICTURES,
+    IMAGES,
     bitmasks_folder,
     images_folder,
     read_bitmask,
@@ -73,17 +73,17 @@ def convert(item: Item) -> None:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures and masks."""
+    """Images and masks."""
     return [images_folder(root, split), masks_folder(root, split)]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Masks against pictures."""
-    pictures, masks = prepared(root, split)
+    """Masks against images."""
+    images, masks = prepared(root, split)
     return [
         check_labels(
             title=f"masks of {split}",
-            images=stems(pictures, ".jpg"),
+            images=stems(images, ".jpg"),
             labels=stems(masks, ".png"),
             allowed={*range(len(CATEGORY_OF)), IGNORE},
         )
@@ -95,7 +95,7 @@ PREPARATION = Preparation(
     title="BDD100K semantic",
     description=__doc__,
     download=DOWNLOAD,
-    pictures=PICTURES,
+    images=IMAGES,
     raw=raw,
     plan=plan,
     prepared=prepared,

@@ -1,9 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Cityscapes: train-id label pictures, and COCO panoptic JSON and PNGs, as the official scripts make them.
+"""Cityscapes: train-id label maps, and COCO panoptic JSON and PNGs, as the official scripts make them.
 
 Raw: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, unpacked in cityscapes/. The package cityscapesscripts
 makes *_gtFine_labelTrainIds.png (createTrainIdLabelImgs) and cityscapes_panoptic_{split} (createPanopticImgs), here
-picture by picture, so that several processes share the work and a stopped run goes on. Evaluation also reads the
+image by image, so that several processes share the work and a stopped run goes on. Evaluation also reads the
 released *_labelIds.png and *_instanceIds.png.
 """
 
@@ -33,8 +33,8 @@ from preparation import (
     stems,
 )
 
+from cmpf.common.files import replacing
 from cmpf.errors import DatasetError
-from cmpf.files import replacing
 
 FOLDER = "cityscapes"
 IGNORE = 255
@@ -42,13 +42,13 @@ CLASSES = 19
 LABEL_IDS = range(34)
 INSTANCE_IDS = frozenset((*LABEL_IDS, *range(24_000, 34_000)))  # of an object: 1000 label id + its number
 CATEGORY_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)  # label ids that are evaluated
-PICTURE, POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
+IMAGE, POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
 LABEL_IDS_PNG, TRAIN_IDS_PNG = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 INSTANCES_PNG, PANOPTIC_PNG = "_gtFine_instanceIds.png", "_gtFine_panoptic.png"
 
 
 def raw(root: Path, split: str) -> list[Path]:
-    """Pictures and annotations, a folder a town in each."""
+    """Images and annotations, a folder a town in each."""
     return [root / FOLDER / "leftImg8bit" / split, root / FOLDER / "gtFine" / split]
 
 
@@ -59,7 +59,7 @@ def targets(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """Label pictures of train ids, then panoptic PNGs and their JSON file."""
+    """Label maps of train ids, then panoptic PNGs and their JSON file."""
     _scripts("helpers.labels")  # a missing package is found out before hours of work
     annotations = raw(root, split)[1]
     polygons = stems(annotations, POLYGONS, recursive=True)
@@ -98,7 +98,7 @@ def convert_labels(item: Item) -> None:
 
 
 def convert_panoptic(item: Item) -> None:
-    """Instance ids -> panoptic PNG; the script works on whole folders, so it gets one with one picture."""
+    """Instance ids -> panoptic PNG; the script works on whole folders, so it gets one with one image."""
     script = _scripts("preparation.createPanopticImgs")
     with tempfile.TemporaryDirectory(prefix="cmpf-cityscapes-") as folder:
         place(item.source, Path(folder, "one", "town", item.source.name))
@@ -121,7 +121,7 @@ def describe(item: Item) -> dict[str, Any]:
             "id": name,
             "width": ids.shape[1],
             "height": ids.shape[0],
-            "file_name": f"{name}_gtFine{PICTURE}",  # the scripts call it so; readers go by the id
+            "file_name": f"{name}_gtFine{IMAGE}",  # the scripts call it so; readers go by the id
         },
         "annotation": {"image_id": name, "file_name": item.target.name, "segments_info": segments},
     }
@@ -147,14 +147,14 @@ def assemble(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures, annotations, JSON file and PNGs."""
+    """Images, annotations, JSON file and PNGs."""
     return [*raw(root, split), *targets(root, split)]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Three kinds of label pictures, PNGs and JSON file against pictures."""
-    pictures, annotations, json, pngs = prepared(root, split)
-    images = stems(pictures, PICTURE, recursive=True)
+    """Three kinds of label maps, PNGs and JSON file against images."""
+    image_folder, annotations, json, pngs = prepared(root, split)
+    images = stems(image_folder, IMAGE, recursive=True)
     kinds = (
         ("train ids", TRAIN_IDS_PNG, {*range(CLASSES), IGNORE}, 8),
         ("label ids", LABEL_IDS_PNG, LABEL_IDS, 8),
@@ -213,7 +213,7 @@ PREPARATION = Preparation(
     title="Cityscapes",
     description=__doc__,
     download="https://www.cityscapes-dataset.com/downloads (registration)",
-    pictures={"train": 2_975, "val": 500},
+    images={"train": 2_975, "val": 500},
     raw=raw,
     plan=plan,
     prepared=prepared,

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""COCO panoptic: label pictures of all 133 classes, made from the panoptic PNGs.
+"""COCO panoptic: label maps of all 133 classes, made from the panoptic PNGs.
 
 Raw: the 2017 panoptic release of cocodataset.org. panoptic_{split}2017.json lists for every PNG its segments; the PNG
 holds their ids as R + 256 G + 65536 B, 0 where nothing is annotated. The label is the rank of the segment's category
@@ -28,7 +28,7 @@ from preparation import (
     write_labels,
 )
 
-from cmpf.data.row_parts import COCO_IDS, in_order
+from cmpf.data.datasets.builtin_parts import COCO_IDS, in_order
 from cmpf.errors import DatasetError
 
 IGNORE = 255
@@ -43,7 +43,7 @@ def raw(root: Path, split: str) -> list[Path]:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """One label picture for each entry of the JSON file."""
+    """One label map for each entry of the JSON file."""
     json, pngs = raw(root, split)
     try:
         items = [
@@ -84,9 +84,9 @@ def prepared(root: Path, split: str) -> list[Path]:
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Label pictures, panoptic PNGs and instances against the pictures."""
-    pictures, json, pngs, labels, instances = prepared(root, split)
-    images = stems(pictures, ".jpg")
+    """Label maps, panoptic PNGs and instances against the images."""
+    image_folder, json, pngs, labels, instances = prepared(root, split)
+    images = stems(image_folder, ".jpg")
     return [
         check_labels(
             title=f"labels of {split}",
@@ -100,7 +100,7 @@ def checks(root: Path, split: str) -> list[Check]:
         check_instances(
             title=f"instances of {split}",
             json=instances,
-            picture_of=lambda image: pictures / image["file_name"],
+            image_of=lambda image: image_folder / image["file_name"],
             category_ids=THINGS,
             images=images,
         ),
@@ -112,7 +112,7 @@ PREPARATION = Preparation(
     title="COCO panoptic",
     description=__doc__,
     download="https://cocodataset.org/#download",
-    pictures={"train": 118_287, "val": 5_000},
+    images={"train": 118_287, "val": 5_000},
     raw=raw,
     plan=plan,
     prepared=prepared,

@@ -2,7 +2,7 @@
 """COCO-Stuff 164k: the stuff-and-things maps with contiguous classes.
 
 Raw: stuffthingmaps_trainval2017.zip of github.com/nightrome/cocostuff, unpacked as coco/stuffthingmaps/{split}2017/. A
-pixel is the category id less one, 0..181 with 11 gaps (ids that no picture uses), 255 where nothing is annotated. The
+pixel is the category id less one, 0..181 with 11 gaps (ids that no image uses), 255 where nothing is annotated. The
 new label is the rank of the category among the 171 that are used, 255 stays.
 """
 
@@ -47,7 +47,7 @@ def raw(root: Path, split: str) -> list[Path]:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """One label picture for each map."""
+    """One label map for each map."""
     target = root / "coco" / "stuffthingmaps_detectron2" / f"{split}2017"
     return [Step(title=f"labels of {split}", items=folder_items(*raw(root, split), target), convert=convert)]
 
@@ -65,18 +65,18 @@ def convert(item: Item) -> None:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures and labels."""
+    """Images and labels."""
     folder = root / "coco"
     return [folder / f"{split}2017", folder / "stuffthingmaps_detectron2" / f"{split}2017"]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Labels against pictures."""
-    pictures, labels = prepared(root, split)
+    """Labels against images."""
+    images, labels = prepared(root, split)
     return [
         check_labels(
             title=f"labels of {split}",
-            images=stems(pictures, ".jpg"),
+            images=stems(images, ".jpg"),
             labels=stems(labels, ".png"),
             allowed={*range(len(CATEGORIES)), IGNORE},
         )
@@ -88,7 +88,7 @@ PREPARATION = Preparation(
     title="COCO-Stuff 164k",
     description=__doc__,
     download="https://github.com/nightrome/cocostuff#downloads",
-    pictures={"train": 118_287, "val": 5_000},
+    images={"train": 118_287, "val": 5_000},
     raw=raw,
     plan=plan,
     prepared=prepared,

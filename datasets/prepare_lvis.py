@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """LVIS v1: verifies the released JSON file; nothing has to be made.
 
-Raw: lvis_v1_{train,val}.json of lvisdataset.org in lvis/, and COCO's pictures of 2017. A picture of LVIS' validation
+Raw: lvis_v1_{train,val}.json of lvisdataset.org in lvis/, and COCO's images of 2017. An image of LVIS' validation
 split may lie in COCO's train2017/ or val2017/; the end of its `coco_url` says in which.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preparation import Check, Fault, Preparation, Step, check_instances, read_json, run
+from preparation import Check, Issue, Preparation, Step, check_instances, read_json, run
 
 from cmpf.errors import DatasetError
 
@@ -25,7 +25,7 @@ FIELDS = (
 
 
 def raw(root: Path, split: str) -> list[Path]:
-    """JSON file and pictures."""
+    """JSON file and images."""
     coco = root / "coco"
     return [root / "lvis" / f"lvis_v1_{split}.json", coco / "train2017", coco / "val2017"]
 
@@ -36,37 +36,37 @@ def plan(root: Path, split: str) -> list[Step]:
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Fields that only LVIS has, then masks and pictures."""
+    """Fields that only LVIS has, then masks and images."""
     json = raw(root, split)[0]
     content = read_json(json, ("images", "annotations", "categories"))
     try:
-        faults = [*_category_faults(content, json), *_image_faults(content, json)]
+        issues = [*_category_issues(content, json), *_image_issues(content, json)]
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{json}: not in LVIS' form ({error!r}); fetch it again") from error
     return [
-        Check(title=f"categories of {split}", faults=faults),
+        Check(title=f"categories of {split}", issues=issues),
         check_instances(
             title=f"instances of {split}",
             json=json,
-            picture_of=lambda image: root / "coco" / Path(*image["coco_url"].split("/")[-2:]),
+            image_of=lambda image: root / "coco" / Path(*image["coco_url"].split("/")[-2:]),
             category_ids=range(1, CATEGORIES + 1),
         ),
     ]
 
 
-def _category_faults(content: dict[str, Any], json: Path) -> list[Fault]:
+def _category_issues(content: dict[str, Any], json: Path) -> list[Issue]:
     ids = sorted(category["id"] for category in content["categories"])
-    faults = []
+    issues = []
     if ids != list(range(1, CATEGORIES + 1)):
         found = f"{json}: {len(ids)} categories, ids {ids[:1]}..{ids[-1:]}; expected 1..{CATEGORIES}"
-        faults.append(Fault("unknown categories", found))
+        issues.append(Issue("unknown categories", found))
     wrong = [c["id"] for c in content["categories"] if c.get("frequency") not in FREQUENCIES]
-    return faults + [Fault("categories without frequency r, c or f", f"{json}: category {i}") for i in wrong]
+    return issues + [Issue("categories without frequency r, c or f", f"{json}: category {i}") for i in wrong]
 
 
-def _image_faults(content: dict[str, Any], json: Path) -> list[Fault]:
+def _image_issues(content: dict[str, Any], json: Path) -> list[Issue]:
     return [
-        Fault(f"images without {field}", f"{json}: image {image['id']}")
+        Issue(f"images without {field}", f"{json}: image {image['id']}")
         for image in content["images"]
         for field in FIELDS
         if not isinstance(image.get(field), list)
@@ -78,7 +78,7 @@ PREPARATION = Preparation(
     title="LVIS v1",
     description=__doc__,
     download="https://www.lvisdataset.org/dataset and https://cocodataset.org/#download",
-    pictures={"train": 100_170, "val": 19_809},
+    images={"train": 100_170, "val": 19_809},
     raw=raw,
     plan=plan,
     prepared=raw,

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Mapillary Vistas v1.2: verifies the release; puts the v1.2 part of a v2.0 package where v1.2 has it.
 
-Raw: {training,validation}/images/*.jpg, labels/*.png (category id less one, 65 = unlabelled) and panoptic/ with
+Raw: {training,validation}/images/*.jpg, labels/*.png (category id less one, 65 = unlabeled) and panoptic/ with
 panoptic_2018.json, of www.mapillary.com/dataset/vistas. The package of v2.0 keeps the same files in
 {training,validation}/v1.2/; they are linked, which takes no room, or copied where links cannot be made.
 """
@@ -16,7 +16,7 @@ from preparation import Check, Item, Preparation, Step, check_labels, check_pano
 
 FOLDER = "mapillary_vistas"
 FOLDER_OF = {"train": "training", "val": "validation"}
-UNLABELLED = 65
+UNLABELED = 65
 CATEGORIES = range(1, 66)
 JSON = Path("panoptic", "panoptic_2018.json")
 
@@ -54,15 +54,15 @@ def convert(item: Item) -> None:
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Labels, PNGs and JSON file against pictures."""
-    pictures, labels, json = prepared(root, split)
-    images = stems(pictures, ".jpg")
+    """Labels, PNGs and JSON file against images."""
+    image_folder, labels, json = prepared(root, split)
+    images = stems(image_folder, ".jpg")
     return [
         check_labels(
             title=f"labels of {split}",
             images=images,
             labels=stems(labels, ".png"),
-            allowed=range(UNLABELLED + 1),
+            allowed=range(UNLABELED + 1),
         ),
         check_panoptic(
             title=f"panoptic PNGs of {split}",
@@ -83,7 +83,7 @@ PREPARATION = Preparation(
     title="Mapillary Vistas v1.2",
     description=__doc__,
     download="https://www.mapillary.com/dataset/vistas (registration)",
-    pictures={"train": 18_000, "val": 2_000},
+    images={"train": 18_000, "val": 2_000},
     raw=raw,
     plan=plan,
     prepared=prepared,

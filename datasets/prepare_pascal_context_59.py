@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL Context, the 59 most frequent classes (PC-59): label pictures, and the pictures of each split in a folder.
+"""PASCAL Context, the 59 most frequent classes (PC-59): label maps, and the images of each split in a folder.
 
 Raw: VOCdevkit/VOC2010 (or VOC2010) of VOCtrainval_03-May-2010.tar with JPEGImages/, and in it one of
-  trainval_merged.json   of PASCAL in Detail, from which published results are; it says which picture is in which split
+  trainval_merged.json   of PASCAL in Detail, from which published results are; it says which image is in which split
   trainval/*.mat         of trainval.tar.gz; splits are those of ImageSets/Main/{train,val}.txt
 The first is taken where both are there. Both number the classes 1..459. The label is the place of a class among the
 59, and 255 for all other classes and where nothing is annotated.
@@ -34,8 +34,8 @@ from preparation import (
 from preparation.pascal import (
     CONTEXT_59,
     CONTEXT_DOWNLOAD,
+    CONTEXT_IMAGES,
     CONTEXT_LABELS,
-    CONTEXT_PICTURES,
     context_folders,
     context_items,
     context_release,
@@ -58,7 +58,7 @@ LISTS = ("images", "annos_segmentation")
 
 
 def raw(root: Path, split: str) -> list[Path]:
-    """The JSON file and pictures, or list, pictures and *.mat."""
+    """The JSON file and images, or list, images and *.mat."""
     json = merged_json(root)
     return [json, json.parent / "JPEGImages"] if json.is_file() else context_release(root, split)
 
@@ -69,7 +69,7 @@ def merged_json(root: Path) -> Path:
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """A label picture for each picture of the split, and the picture beside the others."""
+    """A label map for each image of the split, and the image beside the others."""
     if merged_json(root).is_file():
         return [Step(title=f"labels of {split}", items=_merged_items(root, split), convert=convert_merged)]
     items = context_items(root, split, classes=CLASSES, suffix=".png")
@@ -78,7 +78,7 @@ def plan(root: Path, split: str) -> list[Step]:
 
 def _merged_items(root: Path, split: str) -> list[Item]:
     """Item.data = (height, width, masks), a mask being (label, RLE)."""
-    json, pictures = raw(root, split)
+    json, raw_images = raw(root, split)
     images, labels = context_folders(root, split, CLASSES)
     content = read_json(json, LISTS)
     masks: dict[Any, list[tuple[int, Any]]] = defaultdict(list)
@@ -87,7 +87,7 @@ def _merged_items(root: Path, split: str) -> list[Item]:
             masks[annotation["image_id"]].append((annotation["category_id"], annotation["segmentation"]))
         items = [
             Item(
-                sources=(pictures / image["file_name"],),
+                sources=(raw_images / image["file_name"],),
                 targets=(
                     labels / Path(image["file_name"]).with_suffix(".png"),
                     images / image["file_name"],
@@ -100,7 +100,7 @@ def _merged_items(root: Path, split: str) -> list[Item]:
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{json}: not of PASCAL in Detail ({error!r}); fetch it again") from error
     if not items:
-        raise DatasetError(f"{json}: no picture of phase {split!r}; fetch it again")
+        raise DatasetError(f"{json}: no image of phase {split!r}; fetch it again")
     return items
 
 
@@ -115,9 +115,9 @@ def convert_merged(item: Item) -> None:
     _write(item, labels)
 
 
-def _decode(encoded: Any, size: tuple[int, int], picture: Path) -> NDArray[np.bool_]:
+def _decode(encoded: Any, size: tuple[int, int], image: Path) -> NDArray[np.bool_]:
     if not isinstance(encoded, dict) or tuple(encoded.get("size", ())) != size:
-        raise DatasetError(f"{picture}: a mask in the JSON file is no RLE of size {size}")
+        raise DatasetError(f"{image}: a mask in the JSON file is no RLE of size {size}")
     return np.asarray(rle.decode(encoded), dtype=np.bool_)
 
 
@@ -127,23 +127,23 @@ def convert(item: Item) -> None:
 
 
 def _write(item: Item, labels: NDArray[np.int64]) -> None:
-    """Classes; the picture is linked, or copied to another disk."""
+    """Classes; the image is linked, or copied to another disk."""
     write_labels(item.target, TABLE[labels])
     place(item.sources[-1], item.targets[1])
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures and labels."""
+    """Images and labels."""
     return list(context_folders(root, split, CLASSES))
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Labels against pictures."""
-    pictures, labels = prepared(root, split)
+    """Labels against images."""
+    raw_images, labels = prepared(root, split)
     return [
         check_labels(
             title=f"labels of {split}",
-            images=stems(pictures, ".jpg"),
+            images=stems(raw_images, ".jpg"),
             labels=stems(labels, ".png"),
             allowed={*range(CLASSES), IGNORE},
         )
@@ -155,7 +155,7 @@ PREPARATION = Preparation(
     title="PASCAL Context, 59 classes",
     description=__doc__,
     download=f"{CONTEXT_DOWNLOAD}, or trainval_merged.json of https://sites.google.com/view/pasd",
-    pictures=CONTEXT_PICTURES,
+    images=CONTEXT_IMAGES,
     raw=raw,
     plan=plan,
     prepared=prepared,

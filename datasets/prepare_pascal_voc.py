@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL VOC 2012: label pictures of 21 classes (with background) and of 20; the pictures of each split in a folder.
+"""PASCAL VOC 2012: label maps of 21 classes (with background) and of 20; the images of each split in a folder.
 
 Raw: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012 (or VOC2012): SegmentationClass/*.png with palette
 indices 0 = background, 1..20, 255 = border, and ImageSets/Segmentation/{train,val}.txt. The larger training set of
@@ -37,20 +37,20 @@ CLASSES = 20  # without background
 
 
 def raw(root: Path, split: str) -> list[Path]:
-    """List of the split, pictures and labels of the release."""
+    """List of the split, images and labels of the release."""
     folder = devkit(root, "2012")
     names = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     return [names, folder / "JPEGImages", folder / "SegmentationClass"]
 
 
 def plan(root: Path, split: str) -> list[Step]:
-    """The picture beside the others with its labels of 21 classes, then those of 20."""
-    listing, pictures, labels = raw(root, split)
+    """The image beside the others with its labels of 21 classes, then those of 20."""
+    listing, raw_images, labels = raw(root, split)
     images, with_background, without_background = prepared(root, split)
     names = listed_names(listing)
     of_21 = [
         Item(
-            sources=(labels / f"{name}.png", pictures / f"{name}.jpg"),
+            sources=(labels / f"{name}.png", raw_images / f"{name}.jpg"),
             targets=(with_background / f"{name}.png", images / f"{name}.jpg"),
         )
         for name in names
@@ -66,7 +66,7 @@ def plan(root: Path, split: str) -> list[Step]:
 
 
 def convert_21(item: Item) -> None:
-    """Indices as they are; the picture is linked, or copied to another disk."""
+    """Indices as they are; the image is linked, or copied to another disk."""
     write_labels(item.target, _indices(item.source))
     place(item.sources[1], item.targets[1])
 
@@ -89,16 +89,16 @@ def _indices(path: Path) -> NDArray[Any]:
 
 
 def prepared(root: Path, split: str) -> list[Path]:
-    """Pictures, labels of 21 classes and labels of 20."""
+    """Images, labels of 21 classes and labels of 20."""
     folder = root / FOLDER
     names = ("images", "annotations_pascal21", "annotations_pascal20")
     return [folder / name / FOLDER_OF[split] for name in names]
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    """Both kinds of labels against pictures."""
-    pictures, *folders = prepared(root, split)
-    images = stems(pictures, ".jpg")
+    """Both kinds of labels against images."""
+    raw_images, *folders = prepared(root, split)
+    images = stems(raw_images, ".jpg")
     return [
         check_labels(
             title=f"labels of {split}, {classes} classes",
@@ -115,7 +115,7 @@ PREPARATION = Preparation(
     title="PASCAL VOC 2012",
     description=__doc__,
     download="http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)",
-    pictures={"train": 1_464, "val": 1_449},
+    images={"train": 1_464, "val": 1_449},
     raw=raw,
     plan=plan,
     prepared=prepared,

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Segments pictures, a video or a webcam into classes that you name, with the flags of Detectron2's demo."""
+"""Segments images, a video or a webcam into classes that you name, with the flags of Detectron2's demo."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cmpf.cli.outcome import add_debug, run_command  # noqa: E402  (works in a c
 from cmpf.errors import CMPFError  # noqa: E402
 
 if TYPE_CHECKING:
-    from cmpf.prediction import Prediction
+    from cmpf.inference import Prediction
     from cmpf.predictor import Predictor
 
 TASKS = ("all", "panoptic", "semantic", "instance")
-FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.prediction.FORMATS, without torch
+FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.inference.FORMATS, without torch
 EXAMPLES = """examples:
   python demo/demo.py --input demo/shapes.jpg --vocabulary "red triangle; green star; blue bolt; brick; tiles; road"
   python demo/demo.py --input photos/ extra/*.jpg --vocabulary "cat; dog, puppy; grass" --output out/
@@ -31,7 +31,7 @@ EXAMPLES = """examples:
       --vocabulary "cat; dog" --opts MODEL.WEIGHTS cmpf_convnext_large.pth MODEL.DEVICE cpu
 
 classes are separated by ";", synonyms of a class by ",". Without --config-file the tiny model runs, which knows
-generated pictures only, such as demo/shapes.jpg. Video and webcam need: pip install "cmpf[video]".
+generated images only, such as demo/shapes.jpg. Video and webcam need: pip install "cmpf[video]".
 exit codes: 0 done, 1 error, 2 wrong usage. A video that was stopped goes on with the same command."""
 
 
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--input",
         nargs="+",
-        metavar="PICTURE",
+        metavar="IMAGE",
         help='files, folders or quoted patterns such as "photos/*.jpg"',
     )
     source.add_argument("--video-input", metavar="FILE", help="a video; its sound is not copied")
@@ -102,7 +102,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["overlay"],
         choices=FORMATS,
-        help="overlay: pictures; panoptic: COCO PNG + JSON; coco: COCO results of instances; semantic: 16-bit PNG; "
+        help="overlay: images; panoptic: COCO PNG + JSON; coco: COCO results of instances; semantic: 16-bit PNG; "
         "instances: NPZ of masks [overlay]",
     )
     parser.add_argument(
@@ -111,7 +111,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         metavar="SCORE",
         help="leave out instances and segments with a lower score, 0 to 1 [as the config says]",
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures in one pass [1]")
+    parser.add_argument("--batch-size", type=int, default=1, help="images in one pass [1]")
     parser.add_argument("--max-frames", type=int, metavar="N", help="of a video or webcam [all]")
 
 
@@ -127,21 +127,21 @@ def _fraction(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Segments what the command line names."""
-    from cmpf.data.picture_files import find_pictures
+    from cmpf.formats.image_files import find_images
 
-    pictures = find_pictures(arguments.input) if arguments.input else []  # before a model is loaded
+    images = find_images(arguments.input) if arguments.input else []  # before a model is loaded
     if arguments.max_frames is not None and arguments.max_frames < 1:
         raise CMPFError(f"--max-frames must be at least 1, got {arguments.max_frames}")
-    if not pictures:
+    if not images:
         from demo import video
 
         video.check_cv2()
-    from cmpf.build import load_predictor
+    from cmpf.factory import load_predictor
 
     predictor = load_predictor(arguments.config_file, overrides=arguments.opts)
     options = _options(arguments, predictor)
-    if pictures:
-        return _run_pictures(arguments, predictor, options, pictures)
+    if images:
+        return _run_images(arguments, predictor, options, images)
     if arguments.video_input:
         return video.run_video(arguments, predictor, options)
     return video.run_camera(arguments, predictor, options)
@@ -170,21 +170,21 @@ def confident(prediction: Prediction, arguments: argparse.Namespace) -> Predicti
     return prediction if threshold is None else prediction.above(threshold)
 
 
-def _run_pictures(
-    arguments: argparse.Namespace, predictor: Predictor, options: dict[str, Any], pictures: Sequence[Path]
+def _run_images(
+    arguments: argparse.Namespace, predictor: Predictor, options: dict[str, Any], images: Sequence[Path]
 ) -> int:
     from tqdm import tqdm
 
-    from cmpf.prediction import unique_names
+    from cmpf.inference import unique_names
 
-    predictions = predictor.stream(pictures, **options)
-    for picture, name, prediction in zip(
-        tqdm(pictures, unit="picture", disable=None), unique_names(pictures), predictions, strict=True
+    predictions = predictor.stream(images, **options)
+    for image, name, prediction in zip(
+        tqdm(images, unit="image", disable=None), unique_names(images), predictions, strict=True
     ):
         kept = confident(prediction, arguments)
         files = kept.save(arguments.output, arguments.formats, name=name)
         found = ", ".join(f"{count} {word}" for word, count in kept.summary().items())
-        tqdm.write(f"{picture}: {found or 'nothing'} -> {', '.join(map(str, files))}")
+        tqdm.write(f"{image}: {found or 'nothing'} -> {', '.join(map(str, files))}")
     return 0
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import fiftyone as fo
 import numpy as np
 
-from cmpf.prediction import Instances
+from cmpf.inference import Instances
 from cmpf.predictor import Predictor
 
 
 class CMPFModel(fo.Model):
-    """Labels of each picture: fields "instances" (Detections) and "semantic" (Segmentation, class index + 1)."""
+    """Labels of each image: fields "instances" (Detections) and "semantic" (Segmentation, class index + 1)."""
 
     media_type, ragged_batches, transforms, preprocess = "image", True, None, False
 
@@ -28,13 +28,13 @@ class CMPFModel(fo.Model):
         self.mask_targets = {index + 1: name for index, name in enumerate(self.vocabulary.names)}
 
     def predict(self, arg: np.ndarray) -> dict[str, Any]:
-        """Labels of one (H, W, 3) uint8 RGB picture."""
+        """Labels of one (H, W, 3) uint8 RGB image."""
         found = self.predictor.predict(arg, self.vocabulary).above(self.min_score)
         labels = {"instances": fo.Detections(detections=self._detections(found.instances))}
         return labels | {"semantic": fo.Segmentation(mask=found.semantic + 1)}
 
     def _detections(self, found: Instances) -> list[Any]:
-        """FiftyOne counts boxes in shares of the picture and cuts masks to them."""
+        """FiftyOne counts boxes in shares of the image and cuts masks to them."""
         height, width = found.masks.shape[1:]
         detections = []
         for mask, box, score, label in zip(found.masks, found.boxes, found.scores, found.labels, strict=True):

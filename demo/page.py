@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The demo's page: pictures, words, numbers and curve in one HTML file beside its pictures."""
+"""The demo's page: images, words, numbers and curve in one HTML file beside its images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from cmpf.files import replacing
+from cmpf.common.files import replacing
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
 VIEWS = (("input", "input"), ("panoptic", "panoptic"), ("semantic", "semantic"), ("instance", "instances"))
@@ -17,7 +17,7 @@ VIEWS = (("input", "input"), ("panoptic", "panoptic"), ("semantic", "semantic"),
 
 @dataclass(frozen=True)
 class Example:
-    """One segmented picture: name of its files, its words, which of them are unseen, its size (H, W)."""
+    """One segmented image: name of its files, its words, which of them are unseen, its size (H, W)."""
 
     name: str
     words: Sequence[str]
@@ -42,9 +42,9 @@ def write_page(
 
     Args:
         tiles: (value, meaning) of the figures on top.
-        examples, photographs: pictures `images/<name>_<view>.png` beside the page, one for each of VIEWS.
+        examples, photographs: images `images/<name>_<view>.png` beside the page, one for each of VIEWS.
         metrics: row -> column -> percent.
-        curve: an inline SVG picture.
+        curve: an inline SVG image.
     """
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         lead=escape(lead),

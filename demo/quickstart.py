@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""`make demo`: the whole system on its embedded default, from generated data to a page with pictures and numbers.
+"""`make demo`: the whole system on its embedded default, from generated data to a page with images and numbers.
 
 Steps: generate ShapeWorld, train the tiny decoder on seen categories, evaluate zero-shot on seen and unseen ones,
-segment pictures with free words, write output/demo/index.html. A second run reuses what is there.
+segment images with free words, write output/demo/index.html. A second run reuses what is there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 CONFIG = "configs/shapes/cmpf_tiny.yaml"
-TRAIN_PICTURES, VAL_PICTURES = 4000, 1000
+TRAIN_IMAGES, VAL_IMAGES = 4000, 1000
 EXAMPLES = 6
-EXTRA_WORDS = 4  # words of each example that are not in the picture
+EXTRA_WORDS = 4  # words of each example that are not in the image
 STEPS = 4
 PANOPTIC, SEMANTIC, INSTANCE, RECALL = "panoptic", "sem_seg", "segm", "mask_recall"
 
@@ -33,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
-    parser.add_argument(
-        "--words", default="", help='classes for the example pictures: "red circle; sky; ..."'
-    )
+    parser.add_argument("--words", default="", help='classes for the example images: "red circle; sky; ..."')
     parser.add_argument("--overrides", nargs="*", default=[], metavar="KEY VALUE", help="of the config")
     arguments = parser.parse_args(argv)
     start = time.monotonic()
@@ -68,10 +66,10 @@ def make_data() -> None:
     """ShapeWorld on disk; the generator reuses a whole one."""
     step(
         1,
-        f"ShapeWorld: {TRAIN_PICTURES} training pictures (seen categories), {VAL_PICTURES} for validation (all)",
+        f"ShapeWorld: {TRAIN_IMAGES} training images (seen categories), {VAL_IMAGES} for validation (all)",
     )
-    sizes = ["--train", str(TRAIN_PICTURES), "--val", str(VAL_PICTURES), "--hard-val", "200", "--seed", "0"]
-    run("-m", "cmpf.data.shapeworld", "--out", str(data_root()), *sizes)
+    sizes = ["--train", str(TRAIN_IMAGES), "--val", str(VAL_IMAGES), "--hard-val", "200", "--seed", "0"]
+    run("-m", "cmpf.shapeworld", "--out", str(data_root()), *sizes)
 
 
 def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
@@ -84,7 +82,7 @@ def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
 
 
 def segment_and_write_page(output: Path, words: str, results: dict[str, dict[str, float]]) -> Path:
-    """Segments validation pictures and photographs and writes the page; returns its path."""
+    """Segments validation images and photographs and writes the page; returns its path."""
     from skimage import data as photographs
 
     import cmpf
@@ -92,7 +90,7 @@ def segment_and_write_page(output: Path, words: str, results: dict[str, dict[str
     from cmpf.visualization import training_curve
     from demo.page import Example, write_page
 
-    step(3, "Segmenting pictures with free words")
+    step(3, "Segmenting images with free words")
     predictor = cmpf.load(str(ROOT / CONFIG), weights=str(output / "model_final.safetensors"))
     dataset = get_dataset("shapes_val")
     images = output / "images"
@@ -100,25 +98,25 @@ def segment_and_write_page(output: Path, words: str, results: dict[str, dict[str
     seen_words = {word for synonyms in predictor.model.train_vocabulary.classes for word in synonyms}
     generator = np.random.default_rng(0)
 
-    def example(name: str, picture: np.ndarray, vocabulary: Sequence[str]) -> Example:
-        prediction = predictor.predict(picture, list(vocabulary))
-        Image.fromarray(picture).save(images / f"{name}_input.png")
+    def example(name: str, image: np.ndarray, vocabulary: Sequence[str]) -> Example:
+        prediction = predictor.predict(image, list(vocabulary))
+        Image.fromarray(image).save(images / f"{name}_input.png")
         for task in ("panoptic", "semantic", "instance"):
             prediction.plot(task).save(images / f"{name}_{task}.png")
         found = ", ".join(f"{n} {w}" for w, n in prediction.summary().items())
         print(f"  {name}: {found}", flush=True)
         unseen = frozenset(word for word in vocabulary if word not in seen_words)
-        return Example(name=name, words=vocabulary, unseen=unseen, size=picture.shape[:2])
+        return Example(name=name, words=vocabulary, unseen=unseen, size=image.shape[:2])
 
     own = [word.strip() for word in words.split(";") if word.strip()]
     shapes = []
     for sample in dataset.samples[:EXAMPLES]:
-        picture = np.asarray(Image.open(sample["file_name"]).convert("RGB"))
+        image = np.asarray(Image.open(sample["file_name"]).convert("RGB"))
         present = {dataset.vocabulary.names[s["category_id"]] for s in sample["segments_info"]}
         others = [name for name in dataset.vocabulary.names if name not in present]
         extra = generator.choice(others, size=EXTRA_WORDS, replace=False)
         vocabulary = own or [*sorted(present), *(str(word) for word in extra)]
-        shapes.append(example(Path(sample["file_name"]).stem, picture, vocabulary))
+        shapes.append(example(Path(sample["file_name"]).stem, image, vocabulary))
     words_for_photographs = own or ["red circle", "blue triangle", "sky", "wood", "grass", "snow"]
     real = [
         example(name, getattr(photographs, name)(), words_for_photographs) for name in ("astronaut", "coffee")
@@ -134,12 +132,12 @@ def segment_and_write_page(output: Path, words: str, results: dict[str, dict[str
         tiles=_tiles(results),
         examples=shapes,
         photographs=real,
-        evaluation_text=f"{VAL_PICTURES} validation pictures, all 54 categories as vocabulary, 33 of them unseen in "
+        evaluation_text=f"{VAL_IMAGES} validation images, all 54 categories as vocabulary, 33 of them unseen in "
         "training. Values in percent; a class counts in the mean if it occurs in the ground truth.",
         metrics=_metrics(results),
         curve=training_curve([json.loads(line) for line in lines]),
         commands=_commands(output),
-        footer="Tiny models on generated pictures: a check that the system works, not a claim about photographs.",
+        footer="Tiny models on generated images: a check that the system works, not a claim about photographs.",
     )
     return page
 
@@ -170,7 +168,7 @@ def _metrics(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
 def _commands(output: Path) -> str:
     weights = output / "model_final.safetensors"
     return (
-        f'cmpf predict picture.jpg --weights {weights} --vocabulary "red circle; striped ring; sky"\n'
+        f'cmpf predict image.jpg --weights {weights} --vocabulary "red circle; striped ring; sky"\n'
         f"python tools/train_net.py --config-file {CONFIG} --eval-only MODEL.WEIGHTS {weights}\n"
         "make ablation      # five configurations, three seeds, a table"
     )

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from cmpf.common.files import TEMPORARY, replacing, write_text
 from cmpf.errors import CMPFError, ImageError
-from cmpf.files import TEMPORARY, replacing, write_text
-from cmpf.prediction import Prediction
+from cmpf.inference import Prediction
 from cmpf.predictor import Predictor
 
 Frame = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -182,10 +182,10 @@ def _save_frame(prediction: Prediction, arguments: argparse.Namespace, part: Pat
     save_jpeg(part / f"{frame_name(number)}.jpg", kept.plot())
 
 
-def save_jpeg(path: Path, picture: Image.Image) -> None:
-    """Writes a picture, whole or not at all."""
+def save_jpeg(path: Path, image: Image.Image) -> None:
+    """Writes an image, whole or not at all."""
     with replacing(path) as temporary:
-        picture.save(temporary, quality=JPEG_QUALITY)
+        image.save(temporary, quality=JPEG_QUALITY)
 
 
 def write_video(path: Path, frames: Iterable[Frame], *, fps: float) -> None:
@@ -209,18 +209,18 @@ def write_video(path: Path, frames: Iterable[Frame], *, fps: float) -> None:
 
 
 def run_camera(arguments: argparse.Namespace, predictor: Predictor, options: dict[str, Any]) -> int:
-    """Segments what a camera sees until q or Ctrl-C: in a window, or in a picture that is replaced all the time."""
+    """Segments what a camera sees until q or Ctrl-C: in a window, or in an image that is replaced all the time."""
     from demo.demo import confident
 
     capture = Capture(arguments.webcam)
     images = (frame for _, frame in islice(capture.frames(), arguments.max_frames) if frame is not None)
-    options = {**options, "batch_size": 1}  # a live picture does not wait for others
+    options = {**options, "batch_size": 1}  # a live image does not wait for others
     seen = 0
     try:
         for prediction in tqdm(predictor.stream(images, **options), unit="frame", disable=None):
             seen += 1
-            picture = confident(prediction, arguments).plot()
-            if not show(picture, arguments.output / LATEST):
+            image = confident(prediction, arguments).plot()
+            if not show(image, arguments.output / LATEST):
                 break
     except KeyboardInterrupt:
         pass  # the usual way to end it
@@ -228,16 +228,16 @@ def run_camera(arguments: argparse.Namespace, predictor: Predictor, options: dic
     return 0
 
 
-def show(picture: Image.Image, file: Path) -> bool:
-    """Shows a picture in a window; where OpenCV has none (opencv-python-headless), writes it to a file.
+def show(image: Image.Image, file: Path) -> bool:
+    """Shows an image in a window; where OpenCV has none (opencv-python-headless), writes it to a file.
 
     Returns:
         Whether to go on.
     """
     cv2 = check_cv2()
     try:
-        cv2.imshow(WINDOW, cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR))
+        cv2.imshow(WINDOW, cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR))
         return bool(cv2.waitKey(1) & 0xFF != ord("q"))
     except cv2.error:
-        save_jpeg(file, picture)
+        save_jpeg(file, image)
         return True

@@ -20,30 +20,22 @@ COPY_STATEMENTS = 6  # shorter function bodies may be alike by nature
 
 # A module may import what stands above its own line; names on one line are siblings and do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "functional", "files", "onednn"),
-    (
-        "config",
-        "data",
-        "encoders",
-        "modeling",
-        "losses",
-        "ensemble",
-        "postprocess",
-        "evaluation",
-        "visualization",
-    ),
-    ("inference", "prediction"),
-    ("frozen_encoders",),
+    ("errors", "types"),
+    ("common",),
+    ("formats", "config", "shapeworld"),
+    ("data", "modeling", "losses", "visualization"),
+    ("weights",),
+    ("encoders", "evaluation"),
+    ("inference",),
     ("model",),
     ("predictor",),
-    ("checkpoint", "engine"),
-    ("build",),
-    ("detectron2", "export", "web", "doctor"),
+    ("engine",),
+    ("factory",),
+    ("detectron2", "export", "web"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# Inside these two rows one file of a kind builds on another: errors are used everywhere, checkpoints by the engine.
-ALLOWED = {("functional", "errors"), ("files", "errors"), ("types", "errors"), ("engine", "checkpoint")}
+ALLOWED = {("types", "errors")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -17,20 +17,20 @@ import torch
 from helpers.tiny_model import training_sample
 
 from benchmarks.cases.training import same_places
-from cmpf.build import build_model
-from cmpf.build.sources import find_model
 from cmpf.cli import main
 from cmpf.config import get_cfg
-from cmpf.data.shapeworld.__main__ import main as write_shapeworld
 from cmpf.engine.forward import CMPFForward
 from cmpf.engine.step import TrainStep
+from cmpf.factory import build_model
 from cmpf.model import CMPF
+from cmpf.shapeworld.__main__ import main as write_shapeworld
 from cmpf.types import ModelResult, Sample
+from cmpf.weights.sources import find_model
 
 pytestmark = pytest.mark.gpu
 
 DEVICE = os.environ.get("CMPF_TEST_DEVICE", "cuda")
-PICTURES = 4
+IMAGES = 4
 
 
 def shipped_model(device: str, *overrides: object) -> CMPF:
@@ -56,9 +56,9 @@ def exact() -> Iterator[CMPF]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ShapeWorld of a few pictures."""
+    """A ShapeWorld of a few images."""
     folder = tmp_path_factory.mktemp("datasets")
-    arguments = ["--out", str(folder / "shapeworld"), "--train", "2", "--val", str(PICTURES), "--jobs", "1"]
+    arguments = ["--out", str(folder / "shapeworld"), "--train", "2", "--val", str(IMAGES), "--jobs", "1"]
     assert write_shapeworld(arguments) == 0
     return folder
 
@@ -66,11 +66,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def batch(world: Path) -> list[Sample]:
     with patch.dict(os.environ, {"DETECTRON2_DATASETS": str(world)}):
-        from cmpf.build import build_test_loader
         from cmpf.data import get_dataset
+        from cmpf.factory import build_test_loader
 
         dataset = get_dataset("shapes_val")
-        cfg = get_cfg("cmpf_tiny", ["DATALOADER.NUM_WORKERS", 0, "TEST.IMS_PER_BATCH", PICTURES])
+        cfg = get_cfg("cmpf_tiny", ["DATALOADER.NUM_WORKERS", 0, "TEST.IMS_PER_BATCH", IMAGES])
         (samples,) = build_test_loader(cfg, dataset)
     return samples
 
@@ -120,7 +120,7 @@ def test_mixed_precision_changes_few_pixels(cpu: CMPF, batch: list[Sample]) -> N
     assert same_labels(results(model, batch), results(cpu, batch)) > 0.97
 
 
-def test_a_batch_gives_what_its_pictures_give_alone(exact: CMPF, batch: list[Sample]) -> None:
+def test_a_batch_gives_what_its_images_give_alone(exact: CMPF, batch: list[Sample]) -> None:
     alone = [{"sem_seg": found["sem_seg"].cpu()} for sample in batch for found in results(exact, [sample])]
     assert same_labels(results(exact, batch), alone) > 0.995  # type: ignore[arg-type]
 
@@ -141,7 +141,7 @@ def test_losses_and_gradients_agree_with_the_cpu(cpu: CMPF, exact: CMPF) -> None
     assert float(torch.nn.functional.cosine_similarity(gradient, wanted, dim=0)) > 0.999
 
 
-def test_training_in_mixed_precision_learns_its_pictures() -> None:
+def test_training_in_mixed_precision_learns_its_images() -> None:
     config = ["MODEL.DEVICE", DEVICE, "MODEL.CMPF.GRADIENT_CHECKPOINTING", True]
     torch.manual_seed(0)
     model = build_model(get_cfg("cmpf_tiny", config)).train()
@@ -149,7 +149,7 @@ def test_training_in_mixed_precision_learns_its_pictures() -> None:
     step = TrainStep(forward=CMPFForward(model), optimizer=optimizer, amp=True, clip_norm=1.0)
     samples = [training_sample(128, 128, seed=seed) for seed in range(2)]
     taken = [step(samples) for _ in range(30)]
-    assert [result.fault for result in taken] == [""] * 30
+    assert [result.issue for result in taken] == [""] * 30
     totals = [sum(result.losses.values()) for result in taken]
     assert sum(totals[-5:]) < 0.7 * sum(totals[:5])
 

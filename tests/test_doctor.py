@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import cmpf
-from cmpf import doctor
-from cmpf.data.catalog import locate_dataset
-from cmpf.doctor import FAILED, MISSING, OK, Check
+from cmpf.cli import doctor_checks as doctor
+from cmpf.cli.doctor_checks import FAILED, MISSING, OK, Check
+from cmpf.data.datasets.catalog import locate_dataset
 from cmpf.encoders.clip_factory import _weights_file
 from cmpf.errors import WeightsError
 from cmpf.modeling import deformable_triton
@@ -63,7 +63,7 @@ def test_the_command_of_an_optional_part_installs_its_packages(part: doctor.Part
     assert part.extra in extras, f"setup.py has no extra {part.extra}"
     packages = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in extras[part.extra]}
     assert set(part.modules) <= packages
-    assert part.cure == f'pip install "cmpf[{part.extra}]"'
+    assert part.fix == f'pip install "cmpf[{part.extra}]"'
 
 
 def test_a_package_that_is_missing_or_too_old_fails_with_the_command_that_helps(
@@ -75,7 +75,7 @@ def test_a_package_that_is_missing_or_too_old_fails_with_the_command_that_helps(
     checks = by_name(doctor.versions())
     assert list(checks)[:2] == ["cmpf", "python"]
     assert [name for name, check in checks.items() if check.state == FAILED] == ["numpy", "scipy"]
-    assert (checks["numpy"].detail, checks["numpy"].cure) == ("not installed", 'pip install "numpy>=1.26"')
+    assert (checks["numpy"].detail, checks["numpy"].fix) == ("not installed", 'pip install "numpy>=1.26"')
     assert checks["scipy"].detail == "1.9.3, but 1.11 or newer is needed"
     assert (checks["torch"].state, checks["torch"].detail) == (OK, "2.15.0+cpu")
 
@@ -119,7 +119,7 @@ def test_a_package_counts_as_installed_but_a_folder_of_its_name_does_not(
     assert {name: check.state for name, check in checks.items()} == {
         "some_checkout": MISSING, "some_package": OK, "absent": MISSING,
     }  # fmt: skip
-    assert checks["absent"].cure == 'pip install "cmpf[absent]"'
+    assert checks["absent"].fix == 'pip install "cmpf[absent]"'
 
 
 def write(path: Path, size: int) -> Path:
@@ -152,7 +152,7 @@ def test_clip_weights_are_found_where_the_model_finds_them(
     assert _weights_file(CLIP, TAG) == path
     other = checks["CLIP RN50x64 openai"]
     assert other.state == MISSING
-    assert f"as {tmp_path}/clip_RN50x64_openai.safetensors" in other.cure
+    assert f"as {tmp_path}/clip_RN50x64_openai.safetensors" in other.fix
     assert len([name for name in checks if name.startswith("CLIP")]) == 2
 
 
@@ -168,7 +168,7 @@ def test_sam_files_are_found_and_unfinished_downloads_named(
     )
     assert checks["SAM vit_h"].detail.startswith("download unfinished: 0.3 MB")
     assert checks["SAM vit_l"].detail == "not in the cache"
-    assert "sam_vit_l_0b3195.pth as" in checks["SAM vit_l"].cure
+    assert "sam_vit_l_0b3195.pth as" in checks["SAM vit_l"].fix
 
 
 def test_datasets_are_whole_or_say_how_much_of_them_is_there(
@@ -185,7 +185,7 @@ def test_datasets_are_whole_or_say_how_much_of_them_is_there(
     some = checks["openvocab_lvis_v1_val"]
     assert some.state == MISSING
     assert some.detail == f"1 of {len(part.entry.paths)} paths in {part.folder}"
-    assert "prepare_lvis.py" in some.cure
+    assert "prepare_lvis.py" in some.fix
     assert checks["openvocab_ade20k_panoptic_val"].detail.startswith("0 of ")
 
 
@@ -199,10 +199,10 @@ def test_a_root_that_is_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert root.detail == f"{tmp_path}/datasets: no such folder (DETECTRON2_DATASETS is not set)"
 
 
-def test_the_self_test_segments_a_generated_picture() -> None:
+def test_the_self_test_segments_a_generated_image() -> None:
     (check,) = doctor.self_test()
     assert check.state == OK
-    found = re.match(r"(\d+) segments of 6 in a 256 x 256 picture on \S+ in \d+\.\d\d s, after", check.detail)
+    found = re.match(r"(\d+) segments of 6 in a 256 x 256 image on \S+ in \d+\.\d\d s, after", check.detail)
     assert found is not None, check.detail
     assert int(found[1]) >= 1
 
@@ -230,4 +230,4 @@ def test_a_group_that_breaks_is_a_failed_check_and_the_others_are_still_looked_a
     assert checks[-1] == Check(
         "self-test", "error", FAILED, "WeightsError: cmpf_tiny_sam.safetensors: damaged"
     )
-    assert all(check.cure for check in checks if check.group == "versions" and check.state == FAILED)
+    assert all(check.fix for check in checks if check.group == "versions" and check.state == FAILED)

@@ -23,16 +23,16 @@ from helpers.documents import (
     all_blocks,
     blocks,
     command_lines,
-    marker_fault,
+    marker_issue,
     own_program,
 )
 from PIL import Image
 
 import cmpf
-from cmpf.build import load_predictor
 from cmpf.cli import main, make_parser
 from cmpf.cli.completion import SHELLS
 from cmpf.config import find_config, get_cfg
+from cmpf.factory import load_predictor
 from cmpf.predictor import Predictor
 
 BLOCKS = all_blocks()
@@ -46,11 +46,11 @@ class _ParsedError(BaseException):
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_every_block_of_commands_is_run_by_a_test_or_says_what_it_needs(block: Block) -> None:
-    assert marker_fault(block) == ""
+    assert marker_issue(block) == ""
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "issue"),
     [
         ("```bash\nls\n```\n", "no marker"),
         ("<!-- needs: gpu -->\n```bash\nls\n```\n", ""),
@@ -63,10 +63,10 @@ def test_every_block_of_commands_is_run_by_a_test_or_says_what_it_needs(block: B
         ("```yaml\nname: x\n```\n", ""),
     ],
 )
-def test_a_block_without_a_true_marker_is_a_fault(text: str, fault: str) -> None:
+def test_a_block_without_a_true_marker_is_an_issue(text: str, issue: str) -> None:
     (block,) = blocks("x.md", text)
-    assert marker_fault(block).startswith(fault)
-    assert bool(marker_fault(block)) == bool(fault)
+    assert marker_issue(block).startswith(issue)
+    assert bool(marker_issue(block)) == bool(issue)
 
 
 def test_commands_are_taken_apart_as_a_shell_does() -> None:
@@ -262,12 +262,12 @@ def tiny() -> Predictor:
 
 @pytest.fixture
 def _user_folder(tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory with the pictures that the documents speak of; the tiny model is loaded once for all."""
+    """A working directory with the images that the documents speak of; the tiny model is loaded once for all."""
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    with Image.open(ROOT / "demo/shapes.jpg") as picture:
-        small = picture.convert("RGB").resize((160, 120))
-    for name in ("scene.jpg", "picture.jpg", "a.jpg", "b.png", "photos/one.jpg"):
+    with Image.open(ROOT / "demo/shapes.jpg") as image:
+        small = image.convert("RGB").resize((160, 120))
+    for name in ("scene.jpg", "image.jpg", "a.jpg", "b.png", "photos/one.jpg"):
         small.save(name)
 
     def load(model: str, *, device: str | None = None, weights: str | None = None) -> Predictor:

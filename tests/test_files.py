@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.files import replacing
+from cmpf.common.files import replacing
 
 
 def test_a_file_appears_whole_and_leaves_no_temporary_one(tmp_path: Path) -> None:

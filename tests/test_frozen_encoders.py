@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_model import picture, tiny_model
+from helpers.tiny_model import random_image, tiny_model
 from PIL import Image
 from torch.nn import functional as F
 
 from cmpf.data import Vocabulary
 from cmpf.encoders.sam import SAMEncoder
-from cmpf.ensemble.proposal_cache import ProposalCache
 from cmpf.errors import EvaluationError
-from cmpf.frozen_encoders import (
+from cmpf.inference.frozen_encoders import (
     SAM_PIXEL_MEAN,
     SAM_PIXEL_STD,
     CachedMasks,
@@ -21,7 +20,8 @@ from cmpf.frozen_encoders import (
     OnlineMasks,
     sam_input,
 )
-from cmpf.inference import ImageGeometry
+from cmpf.inference.pipeline import ImageGeometry
+from cmpf.inference.proposal_cache import ProposalCache
 from cmpf.model import CMPF
 
 
@@ -36,7 +36,7 @@ def encoders(model: CMPF) -> FrozenEncoders:
 
 
 def test_a_batch_is_padded_to_multiples_of_32_and_features_follow(encoders: FrozenEncoders) -> None:
-    batch = [{"image": picture(50, 70)}, {"image": picture(64, 40)}]
+    batch = [{"image": random_image(50, 70)}, {"image": random_image(64, 40)}]
     features, padded, sizes = encoders(batch, with_sam=True)
     assert padded == (64, 96)  # 64 = 2 * 32; 70 -> 96 = 3 * 32
     assert sizes == [(50, 70), (64, 40)]
@@ -48,12 +48,12 @@ def test_a_batch_is_padded_to_multiples_of_32_and_features_follow(encoders: Froz
 
 
 def test_sam_runs_only_when_it_is_asked_for(encoders: FrozenEncoders) -> None:
-    features, _, _ = encoders([{"image": picture()}], with_sam=False)
+    features, _, _ = encoders([{"image": random_image()}], with_sam=False)
     assert features.sam is None
 
 
-def test_sam_sees_its_own_normalisation_padded_after_it() -> None:
-    image = picture(50, 70)
+def test_sam_sees_its_own_normalization_padded_after_it() -> None:
+    image = random_image(50, 70)
     given = sam_input([image], divisor=32, device=torch.device("cpu"))
     mean, std = (torch.tensor(v)[:, None, None] for v in (SAM_PIXEL_MEAN, SAM_PIXEL_STD))
     torch.testing.assert_close(given[0, :, :50, :70], (image.float() - mean) / std)
@@ -63,7 +63,7 @@ def test_sam_sees_its_own_normalisation_padded_after_it() -> None:
 
 
 def test_no_gradient_reaches_or_leaves_the_encoders(encoders: FrozenEncoders) -> None:
-    features, _, _ = encoders([{"image": picture()}], with_sam=True)
+    features, _, _ = encoders([{"image": random_image()}], with_sam=True)
     assert not features.clip.dense.requires_grad
     assert features.sam is not None
     assert not features.sam.requires_grad
@@ -72,7 +72,7 @@ def test_no_gradient_reaches_or_leaves_the_encoders(encoders: FrozenEncoders) ->
 def naive_probabilities(
     model: CMPF, features, masks: torch.Tensor, geometry: ImageGeometry, words: Vocabulary
 ):
-    """Pads each mask to the padded picture, picks the map's nearest cells, pools by loops, scores with CLIP."""
+    """Pads each mask to the padded image, picks the map's nearest cells, pools by loops, scores with CLIP."""
     clip, dense = model.encoders.clip, features.clip.dense
     height, width = dense.shape[-2:]
     rows = []
@@ -100,7 +100,7 @@ def test_sam_masks_are_named_by_the_features_that_lie_under_them(
     model: CMPF, encoders: FrozenEncoders
 ) -> None:
     words = Vocabulary.from_words(["red circle, scarlet disc", "sky", "unicorn"])
-    features, padded, sizes = encoders([{"image": picture(100, 150)}], with_sam=False)
+    features, padded, sizes = encoders([{"image": random_image(100, 150)}], with_sam=False)
     geometry = ImageGeometry(padded=padded, unpadded=sizes[0], output=(50, 75))
     masks = torch.full((3, 100, 150), -4.0)
     masks[0, :50, :60] = 4.0
@@ -148,16 +148,16 @@ def sam_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return calls
 
 
-def saved_picture(folder: Path, seed: int) -> dict[str, object]:
-    """A sample whose file is its own picture."""
-    image = picture(60, 90, seed)
+def saved_image(folder: Path, seed: int) -> dict[str, object]:
+    """A sample whose file is its own image."""
+    image = random_image(60, 90, seed)
     path = folder / f"{seed}.png"
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     return {"image": image, "file_name": str(path)}
 
 
-def test_masks_of_a_picture_do_not_depend_on_its_batch(finder: FrozenEncoders) -> None:
-    small, large = {"image": picture(60, 90, 1)}, {"image": picture(128, 64, 2)}
+def test_masks_of_an_image_do_not_depend_on_its_batch(finder: FrozenEncoders) -> None:
+    small, large = {"image": random_image(60, 90, 1)}, {"image": random_image(128, 64, 2)}
     together, _, _ = finder([small, large], with_sam=True)
     for sample in (small, large):
         alone, _, _ = finder([sample], with_sam=True)
@@ -170,10 +170,10 @@ def test_masks_of_a_picture_do_not_depend_on_its_batch(finder: FrozenEncoders) -
         assert torch.equal(found, expected)
 
 
-def test_sam_runs_once_for_features_and_masks_of_a_picture_alone(
+def test_sam_runs_once_for_features_and_masks_of_an_image_alone(
     finder: FrozenEncoders, sam_calls: list[tuple[int, ...]]
 ) -> None:
-    sample = {"image": picture(60, 90)}
+    sample = {"image": random_image(60, 90)}
     features, _, _ = finder([sample], with_sam=True)
     shared = finder.masks(sample, features)
     assert sam_calls == [(1, 3, 64, 96)]
@@ -191,7 +191,7 @@ def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(
     cache = ProposalCache(folder=tmp_path / "masks", settings={}, command="make them")
     source = finder.mask_source
     assert isinstance(source, OnlineMasks)
-    samples = [saved_picture(tmp_path, seed) for seed in (1, 2)]
+    samples = [saved_image(tmp_path, seed) for seed in (1, 2)]
     features, _, _ = finder(samples, with_sam=False)
     for sample in samples:
         cache.store(sample["file_name"], source.propose(sample["image"], device=finder.device))
@@ -206,7 +206,7 @@ def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(
     assert sam_calls == []
 
 
-def test_a_picture_without_a_file_has_no_cached_masks(tmp_path: Path) -> None:
+def test_an_image_without_a_file_has_no_cached_masks(tmp_path: Path) -> None:
     cached = CachedMasks(ProposalCache(folder=tmp_path, settings={}, command="make them"))
     with pytest.raises(EvaluationError, match=r"no file_name; set TEST\.ENSEMBLE\.SOURCE online"):
-        cached.masks({"image": picture()}, shared=lambda _: None, device=torch.device("cpu"))
+        cached.masks({"image": random_image()}, shared=lambda _: None, device=torch.device("cpu"))

@@ -8,7 +8,7 @@ import torch
 from helpers.modeling import random
 from torch.nn import functional as F
 
-from cmpf.functional import (
+from cmpf.common.tensors import (
     device_constant,
     mask_pooling,
     masks_to_boxes,
@@ -24,7 +24,7 @@ def test_resizing_to_the_same_size_returns_the_input_itself() -> None:
 
 def test_resizing_does_not_align_corners() -> None:
     maps = torch.tensor([[[[0.0, 4.0]]]])
-    # Width 2 to 4: centres lie at -0.25, 0.25, 0.75, 1.25 between the old ones: 0, 4 / 4, 4 * 3 / 4, 4.
+    # Width 2 to 4: centers lie at -0.25, 0.25, 0.75, 1.25 between the old ones: 0, 4 / 4, 4 * 3 / 4, 4.
     torch.testing.assert_close(resize_bilinear(maps, (1, 4)), torch.tensor([[[[0.0, 1.0, 3.0, 4.0]]]]))
 
 
@@ -77,7 +77,7 @@ def test_no_mask_has_no_box() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_pictures_are_normalised_before_they_are_padded_with_zeros(dtype: torch.dtype) -> None:
+def test_images_are_normalized_before_they_are_padded_with_zeros(dtype: torch.dtype) -> None:
     small = torch.full((3, 2, 3), 30, dtype=dtype)
     large = torch.full((3, 5, 4), 50, dtype=dtype)
     mean, std = torch.tensor([10.0, 20.0, 30.0]), torch.tensor([2.0, 5.0, 10.0])

@@ -42,7 +42,7 @@ def _checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_checkout")
-def test_the_way_from_pictures_to_a_trained_model_can_be_walked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_way_from_images_to_a_trained_model_can_be_walked(capsys: pytest.CaptureFixture[str]) -> None:
     done = []
     for command in commands(section("Your own dataset")):
         program, *arguments = command

@@ -7,14 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cmpf.inference import (
-    ImageGeometry,
-    InferenceSettings,
-    MaskEnsembleSettings,
-    SAMEvidence,
-    image_results,
-    semantic_sum_size,
-)
+from cmpf.inference import InferenceSettings, MaskEnsembleSettings
+from cmpf.inference.pipeline import ImageGeometry, SAMEvidence, image_results, semantic_sum_size
 
 SETTINGS = InferenceSettings(
     alpha=0.4,
@@ -112,7 +106,7 @@ def test_in_panoptic_mode_only_things_are_instances(predictions) -> None:
 
 
 def sam_evidence(probability: float) -> SAMEvidence:
-    """One SAM mask over the left half of the picture, which CLIP calls class 2 with the given probability."""
+    """One SAM mask over the left half of the image, which CLIP calls class 2 with the given probability."""
     masks = torch.full((1, *GEOMETRY.unpadded), -6.0)
     masks[:, :, :25] = 6.0
     rest = (1 - probability) / 2

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_model import picture, tiny_config, tiny_model, training_sample
+from helpers.tiny_model import random_image, tiny_config, tiny_model, training_sample
 from PIL import Image
 
-from cmpf.build.encoders import build_proposal_cache
 from cmpf.data import Vocabulary
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.errors import TrainingError
+from cmpf.factory.encoders import build_proposal_cache
 from cmpf.inference import MaskEnsembleSettings
 from cmpf.model import CMPF, REMEMBERED_VOCABULARIES
 from cmpf.types import Sample, Targets
@@ -81,8 +81,8 @@ def test_the_trained_state_holds_no_frozen_weight(model: CMPF) -> None:
 
 def test_results_have_the_size_that_the_sample_asks_for(model: CMPF) -> None:
     samples = [
-        {"image": picture(64, 96), "height": 50, "width": 77},
-        {"image": picture(96, 64, seed=1)},  # its own size
+        {"image": random_image(64, 96), "height": 50, "width": 77},
+        {"image": random_image(96, 64, seed=1)},  # its own size
     ]
     first, second = model(samples, WORDS)
     assert first["sem_seg"].shape == (50, 77)
@@ -95,7 +95,7 @@ def test_results_have_the_size_that_the_sample_asks_for(model: CMPF) -> None:
 
 def test_a_batch_of_two_equals_two_batches_of_one(model: CMPF) -> None:
     settings = replace(model.settings, semantic_output="scores", mask_ensemble=None)
-    samples = [{"image": picture(64, 96, seed=seed)} for seed in (3, 4)]
+    samples = [{"image": random_image(64, 96, seed=seed)} for seed in (3, 4)]
     together = model.infer(samples, WORDS, settings)
     for sample, result in zip(samples, together, strict=True):
         (alone,) = model.infer([sample], WORDS, settings)
@@ -103,20 +103,20 @@ def test_a_batch_of_two_equals_two_batches_of_one(model: CMPF) -> None:
 
 
 def test_the_vocabulary_is_an_input_that_leaves_no_trace(model: CMPF) -> None:
-    sample = [{"image": picture()}]
+    sample = [{"image": random_image()}]
     first = model.infer(sample, WORDS)[0]["sem_seg"]
     model.infer(sample, Vocabulary.from_words(["something", "else"]))
     assert torch.equal(model.infer(sample, WORDS)[0]["sem_seg"], first)
 
 
 def test_without_a_vocabulary_the_training_classes_are_looked_for(model: CMPF) -> None:
-    sample = [{"image": picture()}]
+    sample = [{"image": random_image()}]
     expected = model.infer(sample, model.train_vocabulary)[0]["sem_seg"]
     assert torch.equal(model(sample)[0]["sem_seg"], expected)
 
 
 def test_alpha_and_beta_zero_leave_the_decoder_scores(model: CMPF) -> None:
-    sample = [{"image": picture()}]
+    sample = [{"image": random_image()}]
     settings = replace(model.settings, alpha=0.0, beta=0.0)
     request = model._request(WORDS, settings)
     features, _, _ = model.encoders(sample, with_sam=True)
@@ -145,8 +145,8 @@ def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pyte
     masks = torch.full((2, 64, 96), -5.0)
     masks[0, :, :48] = 5.0
     masks[1, :, 48:] = 5.0
-    (result,) = model.infer([{"image": picture(), "sam_masks": masks}], WORDS, settings)
-    (plain,) = model.infer([{"image": picture()}], WORDS, replace(settings, mask_ensemble=None))
+    (result,) = model.infer([{"image": random_image(), "sam_masks": masks}], WORDS, settings)
+    (plain,) = model.infer([{"image": random_image()}], WORDS, replace(settings, mask_ensemble=None))
 
     assert result["proposals"].shape[0] == QUERIES + 2
     assert torch.equal(result["proposals"][QUERIES:], masks > 0)
@@ -159,7 +159,7 @@ def test_published_pooling_looks_at_another_place(model: CMPF) -> None:
     settings = replace(model.settings, mask_ensemble=ensemble, semantic_output="scores")
     masks = torch.full((1, 64, 96), -5.0)
     masks[0, 32:, 64:] = 5.0
-    sample = [{"image": picture(), "sam_masks": masks}]
+    sample = [{"image": random_image(), "sam_masks": masks}]
     aligned = model.infer(sample, WORDS, settings)[0]["sem_seg"]
     published = replace(settings, mask_ensemble=replace(ensemble, published_pooling=True))
     assert not torch.allclose(aligned, model.infer(sample, WORDS, published)[0]["sem_seg"])
@@ -172,7 +172,7 @@ def test_every_ablation_trains_and_predicts(name: str) -> None:
     model = tiny_model(name)
     losses = train_one_step(model)
     assert all(torch.isfinite(loss) for loss in losses.values())
-    (result,) = model.eval()([{"image": picture()}], WORDS)
+    (result,) = model.eval()([{"image": random_image()}], WORDS)
     assert result["sem_seg"].shape == (64, 96)
 
 
@@ -186,7 +186,7 @@ def test_a_proposer_with_a_sam_of_its_own_serves_a_model_without_one() -> None:
     model = tiny_model("fcclip_tiny", ["TEST.ENSEMBLE.ENABLED", True, "TEST.ENSEMBLE.PRED_IOU_THRESH", 0.0,
                                        "TEST.ENSEMBLE.STABILITY_THRESH", 0.0])  # fmt: skip
     settings = replace(model.settings, proposals=True)
-    (result,) = model.infer([{"image": picture(50, 90)}], WORDS, settings)
+    (result,) = model.infer([{"image": random_image(50, 90)}], WORDS, settings)
     assert result["proposals"].shape[0] > QUERIES
 
 
@@ -199,7 +199,7 @@ def test_a_model_without_losses_says_so(model: CMPF) -> None:
         model.criterion = criterion
 
 
-def test_a_picture_without_targets_trains_void_only(fresh_model: CMPF) -> None:
+def test_an_image_without_targets_trains_void_only(fresh_model: CMPF) -> None:
     fresh_model.train()
     losses = fresh_model([training_sample(targets=0)])
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -208,7 +208,7 @@ def test_a_picture_without_targets_trains_void_only(fresh_model: CMPF) -> None:
 
 def test_two_threads_with_different_words_get_their_own_results(model: CMPF) -> None:
     vocabularies = [WORDS, Vocabulary.from_words(["grass", "a", "b", "c", "d"])] * 4
-    sample = [{"image": picture()}]
+    sample = [{"image": random_image()}]
 
     def run(vocabulary: Vocabulary) -> torch.Tensor:
         with torch.inference_mode():
@@ -237,9 +237,9 @@ def test_without_injectors_sam_does_not_run_for_masks_that_are_there(
     monkeypatch.setattr(SAMEncoder, "forward", lambda *a: calls.append(1) or forward(*a))
     ensemble = [*NO_INJECTORS, "TEST.ENSEMBLE.PRED_IOU_THRESH", 0.0, "TEST.ENSEMBLE.STABILITY_THRESH", 0.0]
     online = tiny_model(overrides=ensemble)
-    path = tmp_path / "picture.png"
-    Image.fromarray(picture().permute(1, 2, 0).numpy()).save(path)
-    sample = {"image": picture(), "file_name": str(path)}
+    path = tmp_path / "image.png"
+    Image.fromarray(random_image().permute(1, 2, 0).numpy()).save(path)
+    sample = {"image": random_image(), "file_name": str(path)}
     (expected,) = online.infer([sample], WORDS)
     assert calls == [1]
 
@@ -258,13 +258,13 @@ def test_without_injectors_sam_does_not_run_for_masks_that_are_there(
     assert len(expected["proposals"]) > QUERIES
 
 
-def test_sam_runs_once_for_a_picture_with_injectors_and_ensemble(
+def test_sam_runs_once_for_an_image_with_injectors_and_ensemble(
     model: CMPF, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     forward = SAMEncoder.forward
     monkeypatch.setattr(SAMEncoder, "forward", lambda *a: calls.append(1) or forward(*a))
-    model.infer([{"image": picture()}], WORDS)
+    model.infer([{"image": random_image()}], WORDS)
     assert calls == [1]
 
 
@@ -276,7 +276,7 @@ class Recorder(torch.nn.Module):
         return {}
 
 
-def test_targets_of_pictures_of_different_sizes_are_padded_like_the_pictures(fresh_model: CMPF) -> None:
+def test_targets_of_images_of_different_sizes_are_padded_like_the_images(fresh_model: CMPF) -> None:
     fresh_model.criterion = recorder = Recorder()  # type: ignore[assignment]
     samples: list[Sample] = [
         {

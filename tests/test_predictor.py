@@ -10,7 +10,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-from helpers.pictures import odd_pictures
+from helpers.images import odd_images
 from helpers.tiny_model import tiny_model
 from PIL import Image
 
@@ -33,7 +33,7 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
 
 
-def test_one_picture_gives_one_prediction_with_everything(predictor: Predictor, image: np.ndarray) -> None:
+def test_one_image_gives_one_prediction_with_everything(predictor: Predictor, image: np.ndarray) -> None:
     out = predictor.predict(image, WORDS)
     assert out.panoptic.shape == out.semantic.shape == (40, 56)
     assert out.panoptic.dtype == np.int32
@@ -135,22 +135,22 @@ def test_the_ensemble_can_be_switched_for_one_call(
     assert calls == [1]
 
 
-@pytest.mark.parametrize("kind", sorted(odd_pictures()))
-def test_every_kind_of_picture_goes_through(predictor: Predictor, kind: str, tmp_path: Path) -> None:
-    size = odd_pictures()[kind](tmp_path / "picture")
+@pytest.mark.parametrize("kind", sorted(odd_images()))
+def test_every_kind_of_image_goes_through(predictor: Predictor, kind: str, tmp_path: Path) -> None:
+    size = odd_images()[kind](tmp_path / "image")
     out = predictor.predict(next(tmp_path.iterdir()), WORDS)
     assert out.panoptic.shape == out.semantic.shape == size
     assert out.plot().width > 0
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture"])
-def test_files_that_are_no_pictures_are_named(predictor: Predictor, tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_files_that_are_no_images_are_named(predictor: Predictor, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         predictor.predict(tmp_path / "broken.jpg", WORDS)
 
 
-def test_a_truncated_picture_is_named(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
+def test_a_truncated_image_is_named(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "half.jpg"
     Image.fromarray(image).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -158,7 +158,7 @@ def test_a_truncated_picture_is_named(predictor: Predictor, image: np.ndarray, t
         predictor.predict(path, WORDS)
 
 
-def test_a_missing_picture_is_named(predictor: Predictor) -> None:
+def test_a_missing_image_is_named(predictor: Predictor) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.jpg"):
         predictor.predict("nowhere.jpg", WORDS)
 
@@ -177,7 +177,7 @@ def test_addresses_are_downloaded_only_when_that_is_allowed(
         server.shutdown()
 
 
-def test_a_folder_gives_its_pictures_alone_and_in_a_list(
+def test_a_folder_gives_its_images_alone_and_in_a_list(
     predictor: Predictor, image: np.ndarray, tmp_path: Path
 ) -> None:
     for name in ("b.png", "a.png"):
@@ -187,13 +187,11 @@ def test_a_folder_gives_its_pictures_alone_and_in_a_list(
     mixed = predictor.predict([image, tmp_path], WORDS, task="semantic", batch_size=2)
     assert [Path(out.source).name for out in mixed] == ["image_0", "a.png", "b.png"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="empty: no picture in this folder"):
+    with pytest.raises(ImageError, match="empty: no image in this folder"):
         predictor.predict(tmp_path / "empty", WORDS)
 
 
-def test_pictures_without_a_name_are_numbered_over_all_batches(
-    predictor: Predictor, image: np.ndarray
-) -> None:
+def test_images_without_a_name_are_numbered_over_all_batches(predictor: Predictor, image: np.ndarray) -> None:
     found = predictor.predict([image] * 3, WORDS, task="semantic")
     assert [out.source for out in found] == ["image_0", "image_1", "image_2"]
     assert predictor.predict([], WORDS) == []
@@ -215,15 +213,13 @@ def test_a_stream_reads_no_further_than_its_batch(predictor: Predictor, image: n
     assert not torch.is_inference_mode_enabled()
 
 
-def test_a_stream_checks_its_options_before_the_first_picture(
-    predictor: Predictor, image: np.ndarray
-) -> None:
+def test_a_stream_checks_its_options_before_the_first_image(predictor: Predictor, image: np.ndarray) -> None:
     with pytest.raises(VocabularyError, match="empty"):
         predictor.stream([image], [])
 
 
 @pytest.mark.parametrize("images", [None, 7, [None], ["\0"], ["~nobody-here/a.png"], ["x" * 5000], [""]])
-def test_what_is_no_picture_is_an_image_error(predictor: Predictor, images: object) -> None:
+def test_what_is_no_image_is_an_image_error(predictor: Predictor, images: object) -> None:
     with pytest.raises(ImageError):
         predictor.predict(images, WORDS)  # type: ignore[call-overload]
 

@@ -25,7 +25,7 @@ from cmpf.data import Vocabulary
 from cmpf.encoders.text import embed_vocabulary
 from cmpf.encoders.text_cache import TextCache
 from cmpf.errors import CMPFError, ImageError, VocabularyError
-from cmpf.prediction import FORMATS, Prediction
+from cmpf.inference import FORMATS, Prediction
 from cmpf.predictor import TASKS, Predictor
 
 EXAMPLES = settings(
@@ -80,8 +80,8 @@ def check(out: Prediction, size: tuple[int, ...]) -> None:
         arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))),
     )
 )
-def test_any_picture_gives_whole_results(predictor: Predictor, picture: np.ndarray) -> None:
-    check(predictor.predict(picture, ["red circle", "sky"]), picture.shape[:2])
+def test_any_image_gives_whole_results(predictor: Predictor, image: np.ndarray) -> None:
+    check(predictor.predict(image, ["red circle", "sky"]), image.shape[:2])
 
 
 @EXAMPLES
@@ -101,9 +101,9 @@ def test_any_array_is_segmented_or_refused(predictor: Predictor, array: np.ndarr
 @EXAMPLES
 @given(st.lists(st.one_of(st.sampled_from(ODD_WORDS), st.text(max_size=30)), max_size=6), st.booleans())
 def test_any_words_are_looked_for_or_refused(predictor: Predictor, words: list[str], joined: bool) -> None:
-    picture = np.zeros((16, 16, 3), np.uint8)
+    image = np.zeros((16, 16, 3), np.uint8)
     try:
-        out = predictor.predict(picture, ";".join(words) if joined else words)
+        out = predictor.predict(image, ";".join(words) if joined else words)
     except VocabularyError:  # and nothing else
         return
     check(out, (16, 16))
@@ -191,8 +191,8 @@ def predictions_without_growth(predictor: Predictor, image: np.ndarray, count: i
     """Memory is looked at when more than half is done: allocators and caches fill up first."""
     peak = tensors = 0
     for number in range(count):
-        # More vocabularies than the model remembers, and pictures of several sizes.
-        out = weakref.ref(predictor.predict(image[: 20 + number % 20], ["sky", f"colour {number % 40}"]))
+        # More vocabularies than the model remembers, and images of several sizes.
+        out = weakref.ref(predictor.predict(image[: 20 + number % 20], ["sky", f"color {number % 40}"]))
         if number == 6 * count // 10:
             peak, tensors = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, live_tensors()
     assert out() is None

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cmpf.common.files import write_text
 from cmpf.errors import CMPFError
-from cmpf.files import write_text
 from tools.ablation_study.pool import Pool
 from tools.ablation_study.runs import Run, plan
 from tools.ablation_study.table import markdown, summarize

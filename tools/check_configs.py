@@ -2,7 +2,7 @@
 """Checks every shipped configuration: it loads, its datasets and weights are known, and its network can be built.
 
 Networks are built without memory (torch's meta device) and with random encoders, so that nothing is downloaded.
-One line a file with the number of trained parameters. Exit codes: 0 all well; 1 with all faults; 2 usage.
+One line a file with the number of trained parameters. Exit codes: 0 all well; 1 with all issues; 2 usage.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from fvcore.common.config import CfgNode
 
-from cmpf.build import encoders
-from cmpf.build.model import build_network
 from cmpf.config import config_root, get_cfg
 from cmpf.data import get_vocabulary
 from cmpf.encoders.tiny import CLIP_NAME
 from cmpf.errors import CMPFError
+from cmpf.factory import encoders
+from cmpf.factory.model import build_network
 
 NOT_CONFIGS = ("model_zoo.yaml",)
 RANDOM_ENCODERS = (
@@ -43,16 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="[all under configs/]")
     files = parser.parse_args(argv).files or shipped_configs()
     checker = Checker()
-    faults = 0
+    issues = 0
     for file in files:
         try:
             print(f"{_shown(file)}: {checker.trained_parameters(file):,} trained parameters")
         except Exception as error:  # one bad file does not hide the others
-            faults += 1
+            issues += 1
             kind = "" if isinstance(error, CMPFError) else f"{type(error).__name__}: "
             print(f"{_shown(file)}: {kind}{error}", file=sys.stderr)
-    print(f"{len(files)} configurations, {faults} with faults")
-    return 1 if faults else 0
+    print(f"{len(files)} configurations, {issues} with issues")
+    return 1 if issues else 0
 
 
 def shipped_configs() -> list[Path]:

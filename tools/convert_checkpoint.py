@@ -19,14 +19,27 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cmpf import checkpoint
-from cmpf.build.model import build_network
-from cmpf.checkpoint import Contents, LoadReport, Naming, Parts
+
+from cmpf.common.files import replacing
 from cmpf.config import get_cfg
-from cmpf.encoders.weights import file_sha256, hash_weights
 from cmpf.errors import CMPFError, WeightsError
-from cmpf.files import replacing
+from cmpf.factory.model import build_network
 from cmpf.model import CMPF
+from cmpf.weights import (
+    Contents,
+    LoadReport,
+    Naming,
+    PartReport,
+    Parts,
+    detect_naming,
+    read_contents,
+    split,
+    to_published,
+    write,
+    write_safetensors,
+)
+from cmpf.weights import load as load_weights
+from cmpf.weights.files import file_sha256, hash_weights
 
 EXAMPLES = """examples:
   tools/convert_checkpoint.py frozenseg.pth cmpf.safetensors
@@ -80,16 +93,16 @@ def convert(arguments: argparse.Namespace) -> list[str]:
     source, target = Path(arguments.input), Path(arguments.output)
     _check_target(target, arguments.to, overwrite=arguments.overwrite)
     cfg = get_cfg(arguments.config_file, arguments.opts) if arguments.config_file else None
-    contents = checkpoint.read_contents(source)
+    contents = read_contents(source)
     naming = _naming(contents)
     converted = _by_names(contents, naming) if cfg is None else _by_model(contents, cfg)
     if arguments.to == "published":
-        _write_published(checkpoint.to_published(converted.parts), target)
+        _write_published(to_published(converted.parts), target)
     else:
         origin = {"file": source.name, "naming": naming.value, "sha256": file_sha256(source)}
         kept = {k: v for k, v in contents.metadata.items() if k not in ("format_version", "encoders")}
         metadata: dict[str, Any] = {**kept, "converted_from": origin}
-        checkpoint.write(converted.parts.trained, target, encoders=converted.encoders, metadata=metadata)
+        write(converted.parts.trained, target, encoders=converted.encoders, metadata=metadata)
     return [*converted.lines, f"{target}: {target.stat().st_size / 1e6:.1f} MB"]
 
 
@@ -102,7 +115,7 @@ def _check_target(target: Path, to: str, *, overwrite: bool) -> None:
 
 def _naming(contents: Contents) -> Naming:
     try:
-        naming = checkpoint.detect_naming(contents.tensors)
+        naming = detect_naming(contents.tensors)
     except WeightsError as error:
         raise WeightsError(f"{contents.source}: {error}") from error
     if naming in RAW:
@@ -115,7 +128,7 @@ def _naming(contents: Contents) -> Naming:
 
 def _by_names(contents: Contents, naming: Naming) -> Converted:
     """Renames only; what has no known name is left out."""
-    parts = checkpoint.split(contents.tensors)
+    parts = split(contents.tensors)
     unknown: tuple[str, ...] = ()
     if naming is not Naming.OWN:  # a published name that came through unchanged is one that no rule knows
         unknown = tuple(n for n in parts.trained if n in contents.tensors and n != "void_embedding.weight")
@@ -127,8 +140,8 @@ def _by_names(contents: Contents, naming: Naming) -> Converted:
     report = LoadReport(
         loaded=tuple(trained),
         unexpected=unknown,
-        clip=checkpoint.PartReport(loaded=tuple(parts.clip)),
-        sam=checkpoint.PartReport(loaded=tuple(parts.sam)),
+        clip=PartReport(loaded=tuple(parts.clip)),
+        sam=PartReport(loaded=tuple(parts.sam)),
         ignored=parts.ignored,
         naming=naming.value,
     )
@@ -138,9 +151,9 @@ def _by_names(contents: Contents, naming: Naming) -> Converted:
 
 def _by_model(contents: Contents, cfg: CfgNode) -> Converted:
     """Loads the weights into the configured model, which must take them all, and takes them from there."""
-    parts = checkpoint.split(contents.tensors)
+    parts = split(contents.tensors)
     model = _model(cfg, parts)
-    report = checkpoint.load(model, contents.source)
+    report = load_weights(model, contents.source)
     named = zip((report.clip, report.sam), model.encoder_hashes().items(), strict=False)
     encoders = dict(encoder for part, encoder in named if not part.missing)
     trained = {name: value.clone() for name, value in model.trained_state_dict().items()}
@@ -162,7 +175,7 @@ def _model(cfg: CfgNode, parts: Parts) -> CMPF:
 
 def _write_published(state: Mapping[str, Tensor], target: Path) -> None:
     if target.suffix == ".safetensors":
-        checkpoint.write_safetensors(state, target, header={"format": "pt"})
+        write_safetensors(state, target, header={"format": "pt"})
         return
     with replacing(target) as temporary:
         torch.save(dict(state), temporary)

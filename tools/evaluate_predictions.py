@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cmpf.common.files import write_text
 from cmpf.errors import CMPFError
 from cmpf.evaluation import Results, format_results
 from cmpf.evaluation.results import json_text
-from cmpf.files import write_text
 from tools.prediction_files.instances import score_instances
 from tools.prediction_files.panoptic import score_panoptic
 from tools.prediction_files.semantic import class_names, score_semantic
@@ -120,11 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--task", required=True, choices=tuple(NEEDED))
     parser.add_argument("--gt-json", type=Path, metavar="FILE", help="ground truth: COCO or LVIS JSON")
-    parser.add_argument("--gt-dir", type=Path, metavar="DIR", help="ground truth: panoptic or label pictures")
+    parser.add_argument("--gt-dir", type=Path, metavar="DIR", help="ground truth: panoptic or label maps")
     parser.add_argument("--pred-json", type=Path, metavar="FILE", help="predictions: COCO JSON")
-    parser.add_argument(
-        "--pred-dir", type=Path, metavar="DIR", help="predictions: panoptic or label pictures"
-    )
+    parser.add_argument("--pred-dir", type=Path, metavar="DIR", help="predictions: panoptic or label maps")
     parser.add_argument(
         "--num-classes", type=_number_of_classes, metavar="K", help="labels are 0..K-1 (semantic)"
     )

@@ -1,12 +1,12 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Makes SAM's mask proposals of datasets or of a folder of pictures, for evaluations with the OpenSeg Ensemble.
+"""Makes SAM's mask proposals of datasets or of a folder of images, for evaluations with the OpenSeg Ensemble.
 
 What is there already is kept, so an interrupted run goes on with the same command, and several machines may work
 in one folder, each with its --shard. An evaluation reads the masks with TEST.ENSEMBLE.ENABLED True
 TEST.ENSEMBLE.SOURCE cache TEST.ENSEMBLE.CACHE_DIR DIR; its results are those of online masks. For results that
 agree to the last bit use the same device, and on a CPU the same NUM_THREADS.
 
-Exit codes: 0 done; 1 error (one line; --debug shows the traceback), or damaged pictures, which are named at the
+Exit codes: 0 done; 1 error (one line; --debug shows the traceback), or damaged images, which are named at the
 end, the others being done; 2 usage.
 """
 
@@ -27,14 +27,14 @@ from tqdm import tqdm
 
 from cmpf.config import get_cfg
 from cmpf.errors import CMPFError, ConfigError
-from tools.sam_masks import maker, pictures
+from tools.sam_masks import images, maker
 from tools.sam_masks.pool import Job, outcomes
 
 EXAMPLES = """examples:
   tools/save_sam_masks.py --config-file configs/shapes/cmpf_tiny.yaml --output output/masks --jobs 2
   tools/save_sam_masks.py --config-file coco/cmpf/convnext_large_eval_ade20k --output masks --num-gpus 4
   tools/save_sam_masks.py --config-file coco/cmpf/convnext_large_eval_lvis --output masks --shard 2/8
-  tools/save_sam_masks.py --config-file my.yaml --images pictures --output masks TEST.ENSEMBLE.SAM_NAME vit_b
+  tools/save_sam_masks.py --config-file my.yaml --images images --output masks TEST.ENSEMBLE.SAM_NAME vit_b
 """
 
 
@@ -65,21 +65,21 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or cfg.TEST.ENSEMBLE.CACHE_DIR
     if not output:
         raise ConfigError("no folder for the masks: give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR")
-    todo = wanted_pictures(arguments, cfg)
+    todo = wanted_images(arguments, cfg)
     counts: Counter[str] = Counter()
     damaged: list[maker.Outcome] = []
-    with tqdm(total=len(todo), desc="SAM masks", unit="picture", disable=None) as bar:
+    with tqdm(total=len(todo), desc="SAM masks", unit="image", disable=None) as bar:
         for outcome in outcomes(plan(arguments, cfg, output), todo):
             counts[outcome.kind] += 1
             damaged += [outcome] if outcome.kind == maker.DAMAGED else []
             bar.update()
-    print(f"{len(todo)} pictures: {counts[maker.MADE]} made, {counts[maker.KEPT]} kept -> {output}")
+    print(f"{len(todo)} images: {counts[maker.MADE]} made, {counts[maker.KEPT]} kept -> {output}")
     for outcome in damaged:
         print(f"damaged: {outcome.message}", file=sys.stderr)
     return 1 if damaged else 0
 
 
-def wanted_pictures(arguments: argparse.Namespace, cfg: CfgNode) -> list[pictures.Picture]:
+def wanted_images(arguments: argparse.Namespace, cfg: CfgNode) -> list[images.Image]:
     """The share of this command line.
 
     Raises:
@@ -87,12 +87,12 @@ def wanted_pictures(arguments: argparse.Namespace, cfg: CfgNode) -> list[picture
     """
     names = arguments.dataset or cfg.DATASETS.TEST
     if arguments.images:
-        found = pictures.of_folder(cfg, arguments.images)
+        found = images.of_folder(cfg, arguments.images)
     elif names:
-        found = pictures.of_datasets(cfg, names)
+        found = images.of_datasets(cfg, names)
     else:
-        raise ConfigError("no pictures: give --dataset NAME, --images DIR, or DATASETS.TEST in the config")
-    return pictures.shard(found, arguments.shard)
+        raise ConfigError("no images: give --dataset NAME, --images DIR, or DATASETS.TEST in the config")
+    return images.shard(found, arguments.shard)
 
 
 def plan(arguments: argparse.Namespace, cfg: CfgNode, output: str) -> list[Job]:
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", nargs="+", metavar="NAME", help="[DATASETS.TEST]")
-    source.add_argument("--images", metavar="DIR", help="a folder of pictures, with the folders inside it")
+    source.add_argument("--images", metavar="DIR", help="a folder of images, with the folders inside it")
     parser.add_argument("--output", metavar="DIR", help="folder of the masks [TEST.ENSEMBLE.CACHE_DIR]")
     parser.add_argument(
         "--jobs", type=lambda text: _at_least(1, text), metavar="N", help="processes [one a GPU]"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cmpf import checkpoint
-from cmpf.build import build_model
-from cmpf.build.zoo import zoo
 from cmpf.config import find_config, get_cfg
-from cmpf.encoders.tiny_assets import ASSETS
 from cmpf.errors import CMPFError
+from cmpf.factory import build_model
+from cmpf.weights import save as save_weights
+from cmpf.weights.assets import ASSETS
+from cmpf.weights.zoo import zoo
 from tools.tiny_training.export import record_hash
 
 NAME = "cmpf_tiny"
@@ -52,7 +52,7 @@ def ship(weights: Path, folder: Path) -> None:
         get_cfg(find_config(entry.config), ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu"])
     )
     classes = [list(words) for words in model.train_vocabulary.classes]
-    checkpoint.save(model, folder / entry.asset, metadata={"train_classes": classes})
+    save_weights(model, folder / entry.asset, metadata={"train_classes": classes})
     record_hash(folder, entry.asset)
 
 

@@ -14,7 +14,7 @@ from benchmarks.published.attention import with_published_attention
 from benchmarks.published.heads import predict
 from benchmarks.setting import Setting, vocabulary_of
 from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
-from cmpf.modeling.deformable_encoder import pixel_centres
+from cmpf.modeling.deformable_encoder import pixel_centers
 from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
 
 EMBED_DIM = 768
@@ -94,7 +94,7 @@ def _deformable(setting: Setting) -> tuple[nn.Module, nn.Module, Any]:
         nn.init.normal_(layer.weight, std=0.05)
     module = module.to(setting.device)
     shapes = [(side // stride, side // stride) for stride in (32, 16, 8)]
-    references = torch.cat([pixel_centres(h, w, device=setting.device) for h, w in shapes])[None]
+    references = torch.cat([pixel_centers(h, w, device=setting.device) for h, w in shapes])[None]
     sizes = torch.tensor([[w, h] for h, w in shapes], dtype=torch.float32, device=setting.device)
     places = sum(h * w for h, w in shapes)
     query: Tensor = setting.random(1, places, dim, seed=2)

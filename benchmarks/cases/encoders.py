@@ -27,29 +27,29 @@ def text(setting: Setting) -> Pair:
 
 
 def sam_encoder(setting: Setting) -> Pair:
-    """SAM's image encoder on one square picture."""
+    """SAM's image encoder on one square image."""
     sam = sam_of(setting)
     plain = with_published_attention(sam)
-    picture = setting.random(1, 3, sam.input_size, sam.input_size)
-    return Pair(ours=lambda: sam(picture), published=plain_linear()(lambda: plain(picture)), tolerance=1e-4)
+    image = setting.random(1, 3, sam.input_size, sam.input_size)
+    return Pair(ours=lambda: sam(image), published=plain_linear()(lambda: plain(image)), tolerance=1e-4)
 
 
 def clip_trunk(setting: Setting) -> Pair:
-    """CLIP's image tower on one picture of 800 x 1024 pixels; published: timm's trunk, stage by stage."""
+    """CLIP's image tower on one image of 800 x 1024 pixels; published: timm's trunk, stage by stage."""
     clip = clip_of(setting)
     trunk = clip.model.visual.trunk
-    picture = setting.random(1, 3, *setting.pick((800, 1024), (256, 320)))
+    image = setting.random(1, 3, *setting.pick((800, 1024), (256, 320)))
 
     @plain_linear()
     def plain() -> list[torch.Tensor]:
         with torch.no_grad():
-            levels = [trunk.stem(picture)]
+            levels = [trunk.stem(image)]
             for stage in trunk.stages:
                 levels.append(stage(levels[-1]))
             return [*levels[1:], trunk.norm_pre(levels[-1])]
 
     def ours() -> list[torch.Tensor]:
-        features = clip(picture)
+        features = clip(image)
         return [*features.levels.values(), features.dense]
 
     return Pair(ours=ours, published=plain, tolerance=1e-4)

@@ -16,7 +16,7 @@ from benchmarks.setting import Setting, blobs
 from cmpf.data import DatasetMapper, LargeScaleJitter, PanopticTargets, RandomHorizontalFlip
 from cmpf.types import Sample, SegmentInfo
 
-PICTURES = 4
+IMAGES = 4
 
 
 def training_samples(setting: Setting) -> Pair:
@@ -24,7 +24,7 @@ def training_samples(setting: Setting) -> Pair:
     size = setting.pick(1024, 128)
     # Lives as long as the functions that read from it.
     folder = tempfile.TemporaryDirectory(prefix="cmpf_benchmark_")
-    samples = [_sample(Path(folder.name), setting, index) for index in range(PICTURES)]
+    samples = [_sample(Path(folder.name), setting, index) for index in range(IMAGES)]
     jitter: dict[str, Any] = {"size": size, "min_scale": 0.1, "max_scale": 2.0}
     mapper = DatasetMapper(
         augmentations=[RandomHorizontalFlip(), LargeScaleJitter(**jitter)],
@@ -44,20 +44,20 @@ def training_samples(setting: Setting) -> Pair:
         mapped = [plain(sample, np.random.default_rng(i)) for i, sample in enumerate(samples)]
         return [(sample["image"], sample["labels"], sample["masks"]) for sample in mapped]
 
-    # Two grey values of 255: one resize computes the window, the other the picture and then cuts.
+    # Two gray values of 255: one resize computes the window, the other the image and then cuts.
     return Pair(ours=ours, published=published, tolerance=2.1 / 255, share=1e-2)
 
 
 def _sample(folder: Path, setting: Setting, index: int) -> Sample:
-    """A picture of smooth noise and segments."""
+    """An image of smooth noise and segments."""
     height, width = setting.pick((480, 640), (120, 160))
     masks = blobs(setting, 12, (height, width), seed=index).cpu().numpy()
     ids = np.where(masks.max(axis=0) > 0, 1 + masks.argmax(axis=0), 0).astype(np.uint8)
     generator = np.random.default_rng(index)
     coarse = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8))
     coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=90)
-    colours = np.stack([ids, np.zeros_like(ids), np.zeros_like(ids)], axis=-1)
-    Image.fromarray(colours).save(folder / f"{index}.png")
+    colors = np.stack([ids, np.zeros_like(ids), np.zeros_like(ids)], axis=-1)
+    Image.fromarray(colors).save(folder / f"{index}.png")
     segments: list[SegmentInfo] = [
         {"id": int(i), "category_id": int(i), "iscrowd": 0} for i in np.unique(ids) if i
     ]

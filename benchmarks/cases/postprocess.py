@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From masks to results, at the size of the picture."""
+"""From masks to results, at the size of the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from benchmarks.harness import Pair
 from benchmarks.published import postprocess as published
 from benchmarks.setting import Setting, blobs, confident
-from cmpf.postprocess import MaskRows, instance_inference, panoptic_inference, semantic_labels
+from cmpf.inference import MaskRows, instance_inference, panoptic_inference, semantic_labels
 
 QUERIES, SURE = 250, 60
 FLOAT = 4  # bytes
@@ -34,7 +34,7 @@ def semantic(setting: Setting, classes: int, size: Size) -> Pair:
 
 
 def panoptic(setting: Setting, size: Size) -> Pair:
-    """Ids and classes of segments; ours restores the kept masks only, a band of rows at a time."""
+    """Ids and classes of segments; ours restores the kept masks only, a tile of rows at a time."""
     queries, sizes = _sizes(setting, size)
     mask_cls = confident(setting, queries, 133, sure=min(SURE, queries))
     masks = blobs(setting, queries, _quarter(sizes.padded))
@@ -62,7 +62,7 @@ def panoptic(setting: Setting, size: Size) -> Pair:
 
 
 def instance(setting: Setting, size: Size) -> Pair:
-    """The 100 best things; ours restores their masks only, a band of rows at a time."""
+    """The 100 best things; ours restores their masks only, a tile of rows at a time."""
     queries, sizes = _sizes(setting, size)
     mask_cls = confident(setting, queries, 133, sure=min(SURE, queries), seed=1)
     masks = blobs(setting, queries, _quarter(sizes.padded), seed=1)
@@ -88,7 +88,7 @@ def instance(setting: Setting, size: Size) -> Pair:
 
 
 def _sizes(setting: Setting, size: Size) -> tuple[int, published.Sizes]:
-    """Number of queries, and a picture whose input has its own size, padded to multiples of 32."""
+    """Number of queries, and an image whose input has its own size, padded to multiples of 32."""
     height, width = (side // setting.pick(1, 8) for side in size)
     padded = (-(-height // 32) * 32, -(-width // 32) * 32)
     return setting.pick(QUERIES, 30), published.Sizes(padded, (height, width), (height, width))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The whole model: one picture in inference, one training step."""
+"""The whole model: one image in inference, one training step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from benchmarks.harness import Pair
 from benchmarks.published.losses import Draw, draw_uniform
 from benchmarks.published.system import PublishedModel
 from benchmarks.setting import Setting, blobs
-from cmpf.build import build_model
-from cmpf.build.sources import find_model
 from cmpf.config import get_cfg
-from cmpf.data.images import read_image, resize_image
+from cmpf.factory import build_model
+from cmpf.formats.image import read_image, resize_image
 from cmpf.model import CMPF
 from cmpf.types import Sample
+from cmpf.weights.sources import find_model
 
-PICTURE = Path(__file__).resolve().parents[2] / "demo" / "example.png"
+IMAGE = Path(__file__).resolve().parents[2] / "demo" / "example.png"
 FULL_CONFIG = "configs/coco/cmpf/convnext_large_eval_coco.yaml"
 COMMON = (
     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", True,
@@ -52,14 +52,14 @@ class RandomWords:
 
 
 def inference(setting: Setting) -> Pair:
-    """One picture through everything, with labels, panoptic segments and instances.
+    """One image through everything, with labels, panoptic segments and instances.
 
     Full: ConvNeXt-L and ViT-B with random weights on 800 x 1024 pixels; what is compared then are the decoder's
     outputs, because random masks are so alike that rounding decides between them. Quick: the trained tiny model.
     """
     model = model_of(setting).eval()
     height, width = setting.pick((800, 1024), (256, 256))
-    pixels = resize_image(read_image(PICTURE), (height, width))
+    pixels = resize_image(read_image(IMAGE), (height, width))
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(setting.device)
     batch: list[Sample] = [{"image": image, "height": height, "width": width}]
     plain = PublishedModel(model)
@@ -94,9 +94,9 @@ def inference(setting: Setting) -> Pair:
 
 
 def training(setting: Setting) -> Pair:
-    """One step of AdamW on one picture of 1024 x 1024 (quick: 128 x 128) with 12 targets."""
+    """One step of AdamW on one image of 1024 x 1024 (quick: 128 x 128) with 12 targets."""
     model = model_of(setting).train()
-    batch = [training_picture(setting)]
+    batch = [training_image(setting)]
     plain = PublishedModel(model).train()
     classes = model.class_embeddings(model.train_vocabulary)
 
@@ -115,7 +115,7 @@ def training(setting: Setting) -> Pair:
     )
 
 
-def training_picture(setting: Setting, seed: int = 0) -> Sample:
+def training_image(setting: Setting, seed: int = 0) -> Sample:
     """Noise of the published crop, 1024 x 1024 (quick: 128 x 128), with 12 targets."""
     side = setting.pick(1024, 128)
     labels = torch.arange(12, device=setting.device)
@@ -124,7 +124,7 @@ def training_picture(setting: Setting, seed: int = 0) -> Sample:
 
 
 def noise(setting: Setting, size: tuple[int, int], seed: int = 0) -> Tensor:
-    """(3, H, W) uint8 around a middle grey."""
+    """(3, H, W) uint8 around a middle gray."""
     return (setting.random(3, *size, seed=seed) * 40 + 128).clamp(0, 255).to(torch.uint8)
 
 

@@ -22,7 +22,7 @@ HEADS = 10
 
 
 def losses(setting: Setting) -> Pair:
-    """Ten heads, two pictures of 768 x 768 with 20 and 12 targets, 133 classes, 12,544 points."""
+    """Ten heads, two images of 768 x 768 with 20 and 12 targets, 133 classes, 12,544 points."""
     queries, side, points = setting.pick((250, 768, 12544), (40, 128, 512))
     criterion = build_criterion(133, points)
     counts = (20, 12)

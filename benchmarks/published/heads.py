@@ -43,10 +43,10 @@ def predict(
     size: Sequence[int],
 ) -> tuple[HeadOutput, Tensor]:
     """One head: class logits and masks at stride 4, and where the next layer may read (B, Q, h, w)."""
-    normalised = head.norm(queries)
-    masks = torch.einsum("bqc,bchw->bqhw", head.mask_mlp(normalised), mask_features)
+    normalized = head.norm(queries)
+    masks = torch.einsum("bqc,bchw->bqhw", head.mask_mlp(normalized), mask_features)
     pooled = head.pool_projection(mask_pooling(mask_features, masks))
-    logits = class_logits(head.class_mlp(normalised + pooled), classes, head.logit_scale.exp().clamp(max=100))
+    logits = class_logits(head.class_mlp(normalized + pooled), classes, head.logit_scale.exp().clamp(max=100))
     with torch.no_grad():
         attend = _resize(masks, size)
     return {"pred_logits": logits, "pred_masks": masks}, attend

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from torch import nn
 
-from cmpf.onednn import OneDNNLinear
+from cmpf.encoders.onednn import OneDNNLinear
 
 
 @contextmanager

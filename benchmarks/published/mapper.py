@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A training sample as published (COCO panoptic, large-scale jitter): the whole picture is resized, then cut."""
+"""A training sample as published (COCO panoptic, large-scale jitter): the whole image is resized, then cut."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cmpf.types import Sample
 
 
 class PublishedMapper:
-    """Reads, flips, resizes and crops one picture with its panoptic PNG; draws what LargeScaleJitter draws.
+    """Reads, flips, resizes and crops one image with its panoptic PNG; draws what LargeScaleJitter draws.
 
     Args:
-        size: side of the square in pixels. min_scale, max_scale: of the jitter. image_pad: grey of what stays free.
+        size: side of the square in pixels. min_scale, max_scale: of the jitter. image_pad: gray of what stays free.
     """
 
     def __init__(self, *, size: int, min_scale: float, max_scale: float, image_pad: int) -> None:
@@ -26,8 +26,8 @@ class PublishedMapper:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """image (3, S, S) uint8, labels (N,), masks (N, S, S) bool."""
         image = np.asarray(Image.open(sample["file_name"]).convert("RGB"))
-        colours = np.asarray(Image.open(sample["pan_seg_file_name"]).convert("RGB")).astype(np.int32)
-        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+        colors = np.asarray(Image.open(sample["pan_seg_file_name"]).convert("RGB")).astype(np.int32)
+        ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
         if rng.random() < 0.5:
             image, ids = image[:, ::-1], ids[:, ::-1]
         ratio = rng.uniform(self.min_scale, self.max_scale) * self.size / max(ids.shape)

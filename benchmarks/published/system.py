@@ -15,7 +15,7 @@ from benchmarks.published.heads import class_logits, decode
 from benchmarks.published.linear import plain_linear
 from benchmarks.published.losses import Draw, draw_uniform, losses
 from benchmarks.published.postprocess import Sizes, instances, panoptic, restore, semantic
-from cmpf.ensemble import geometric_ensemble
+from cmpf.inference import geometric_ensemble
 from cmpf.model import CMPF
 from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, Sample
 
@@ -36,7 +36,7 @@ class PublishedModel(nn.Module):
     @plain_linear()
     @torch.no_grad()
     def infer(self, batch: Sequence[Sample], classes: ClassEmbeddings, is_thing: Tensor, seen: Tensor) -> Any:
-        """Labels, panoptic ids and instances of the first picture, as far as the model's settings ask for them."""
+        """Labels, panoptic ids and instances of the first image, as far as the model's settings ask for them."""
         settings = self.settings
         features, padded, unpadded = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self._decode(features, classes)
@@ -66,7 +66,7 @@ class PublishedModel(nn.Module):
     def losses(
         self, batch: Sequence[Sample], classes: ClassEmbeddings, *, draw: Draw = draw_uniform
     ) -> dict[str, Tensor]:
-        """As CMPF.losses, for pictures that need no padding."""
+        """As CMPF.losses, for images that need no padding."""
         features, _, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self._decode(features, classes)
         if self.criterion is None:

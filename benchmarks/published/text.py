@@ -14,7 +14,7 @@ BATCH = 128
 
 @torch.no_grad()
 def encode_text(model: Any, tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
-    """(N, E), not normalised, by OpenCLIP's own text tower."""
+    """(N, E), not normalized, by OpenCLIP's own text tower."""
     parts = []
     for start in range(0, len(prompts), BATCH):
         tokens = tokenizer(list(prompts[start : start + BATCH])).to(device)

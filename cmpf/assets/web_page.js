@@ -108,7 +108,7 @@
     const kind = event.target.closest?.("button[data-save]")?.dataset.save;
     if (!kind) return;
     const panel = event.target.closest(".cmpf-result"), name = panel.dataset.name;
-    if (kind === "picture") download(await blended(panel), `${name}_segments.png`);
+    if (kind === "image") download(await blended(panel), `${name}_segments.png`);
     if (kind === "coco") {
       const text = panel.querySelector(".cmpf-coco").textContent;
       download(new Blob([text], { type: "application/json" }), `${name}_coco.json`);

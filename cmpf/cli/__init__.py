@@ -17,7 +17,7 @@ from cmpf.cli.outcome import run_command
 COMMANDS = (predict, train, export, serve, datasets, doctor)  # in the order of the help text
 EXAMPLES = """examples:
   cmpf doctor                                            what is installed, what is missing, does it work
-  cmpf predict photo.jpg --vocabulary "cat; dog; grass"  pictures with their segments, in output/predict
+  cmpf predict photo.jpg --vocabulary "cat; dog; grass"  images with their segments, in output/predict
   cmpf serve                                             the same in a browser
   cmpf train --config-file configs/shapes/cmpf_tiny.yaml
   cmpf eval --model cmpf_tiny

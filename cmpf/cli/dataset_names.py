@@ -19,7 +19,7 @@ def dataset_name(given: str) -> str:
     The path of a YAML file becomes absolute, as the name is kept in config.yaml beside the trained weights, which
     people read from other folders too.
     """
-    from cmpf.data.catalog import FILE_PREFIX
+    from cmpf.data.datasets.catalog import FILE_PREFIX
 
     path = given.removeprefix(FILE_PREFIX)
     if given.startswith(FILE_PREFIX) or is_dataset_file(given):

@@ -9,9 +9,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmpf.data.catalog import dataset_names, dataset_root, locate_dataset
-from cmpf.data.dataset_check import Finding
-from cmpf.data.summary import DatasetSummary
+from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
+from cmpf.data.datasets.summary import DatasetSummary
+from cmpf.data.datasets.validate import Finding
 
 METRICS = {
     "panoptic": "PQ",
@@ -70,7 +70,7 @@ def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
     """
     size = summary.test_size
     facts = [
-        ("pictures", "not there, or not whole" if summary.pictures is None else f"{summary.pictures:,}"),
+        ("images", "not there, or not whole" if summary.images is None else f"{summary.images:,}"),
         ("folder", str(summary.folder)),
         ("kind", summary.kind),
         ("evaluation", ", ".join(METRICS[name] for name in summary.evaluators)),
@@ -88,8 +88,8 @@ def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
     parts = [summary.name, columns([(f"  {name}", text) for name, text in facts]), _paths(summary)]
     if classes:
         parts += [_listed(title, names) for title, names in _groups(summary) if names]
-    if summary.fault:
-        parts.append(f"fault: {summary.fault}\ncure: {summary.command}")
+    if summary.issue:
+        parts.append(f"issue: {summary.issue}\nfix: {summary.command}")
     return "\n".join(parts)
 
 
@@ -138,7 +138,7 @@ def findings_text(findings: Sequence[Finding], *, everything: bool) -> str:
     for mistake in dict.fromkeys(finding.mistake for finding in findings):
         same = [finding for finding in findings if finding.mistake is mistake]
         shown = same if everything else same[:_NAMED_FINDINGS]
-        parts.append(f"{mistake.title} ({len(same)}): {mistake.cure}")
+        parts.append(f"{mistake.title} ({len(same)}): {mistake.fix}")
         parts += [f"  {finding}" for finding in shown]
         if len(shown) < len(same):
             parts.append(f"  and {len(same) - len(shown)} more; --all names them")

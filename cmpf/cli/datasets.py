@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   cmpf datasets openvocab_ade20k_panoptic_val       one of them: paths, sizes, classes
   cmpf datasets fruit_val.yaml --classes            your own, with the names of its classes
   cmpf datasets check fruit_val.yaml                open every file and tell what is wrong; exit code 1 if so
-  cmpf datasets show fruit_val.yaml --n 8 --output pictures/        draw ground truth
+  cmpf datasets show fruit_val.yaml --n 8 --output images/        draw ground truth
   cmpf datasets show fruit_train.yaml --augmented --config-file configs/shapes/cmpf_tiny.yaml
 """
 COCO = "openvocab_coco_2017_train_panoptic_with_sem_seg"
@@ -47,9 +47,9 @@ def add_parser(commands: Commands) -> None:
     checking = parser.add_argument_group("check")
     checking.add_argument("--all", action="store_true", help="name every finding, not the first of each kind")
     showing = parser.add_argument_group("show")
-    showing.add_argument("--n", type=_count, default=8, help="how many pictures, chosen at random [8]")
-    showing.add_argument("--seed", type=int, default=0, help="other pictures and augmentations [0]")
-    showing.add_argument("--output", metavar="DIR", help="folder for the pictures [output/datasets/NAME]")
+    showing.add_argument("--n", type=_count, default=8, help="how many images, chosen at random [8]")
+    showing.add_argument("--seed", type=int, default=0, help="other images and augmentations [0]")
+    showing.add_argument("--output", metavar="DIR", help="folder for the images [output/datasets/NAME]")
     showing.add_argument("--augmented", action="store_true", help="what training sees of them")
     showing.add_argument(
         "--config-file", metavar="FILE", help="whose augmentations; a YAML file or its name [the defaults]"
@@ -87,8 +87,8 @@ def _list(*, as_json: bool) -> int:
 
 def _describe(name: str, arguments: argparse.Namespace) -> int:
     from cmpf.cli.dataset_report import description, description_json
-    from cmpf.data.catalog import get_vocabulary
-    from cmpf.data.summary import summarize
+    from cmpf.data.datasets.catalog import get_vocabulary
+    from cmpf.data.datasets.summary import summarize
 
     summary = summarize(name, get_vocabulary(dataset_name(arguments.against)))
     if arguments.json:
@@ -100,8 +100,8 @@ def _describe(name: str, arguments: argparse.Namespace) -> int:
 
 def _check(name: str, *, everything: bool, as_json: bool) -> int:
     from cmpf.cli.dataset_report import findings_json, findings_text
-    from cmpf.data.catalog import get_entry
-    from cmpf.data.dataset_check import check_dataset
+    from cmpf.data.datasets.catalog import get_entry
+    from cmpf.data.datasets.validate import check_dataset
 
     findings = check_dataset(name, progress=True)
     if as_json:
@@ -118,29 +118,27 @@ def _check(name: str, *, everything: bool, as_json: bool) -> int:
 def _show(name: str, arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from cmpf.build.training import build_train_mapper
     from cmpf.cli.ground_truth import chosen_samples, from_files, from_training
+    from cmpf.common.files import replacing
     from cmpf.config import get_cfg
-    from cmpf.data.catalog import get_dataset
-    from cmpf.files import replacing
+    from cmpf.data.datasets.catalog import get_dataset
+    from cmpf.factory.training import build_train_mapper
     from cmpf.visualization.ground_truth import contact_sheet, draw_ground_truth
 
     dataset = get_dataset(name)
     folder = Path(arguments.output or Path("output", "datasets", dataset.name))
     rng = np.random.default_rng(arguments.seed)
     mapper = build_train_mapper(get_cfg(arguments.config_file), dataset) if arguments.augmented else None
-    pictures, names = [], []
+    images, names = [], []
     for number, sample in enumerate(chosen_samples(dataset, arguments.n, rng), start=1):
         image, regions = from_training(mapper, sample, rng) if mapper else from_files(dataset, sample)
         pieces = dataset.entry.kind == "semantic"
-        pictures.append(draw_ground_truth(image, regions, names=dataset.vocabulary.names, pieces=pieces))
+        images.append(draw_ground_truth(image, regions, names=dataset.vocabulary.names, pieces=pieces))
         ending = "_augmented" if mapper else ""
         names.append(f"{number:03d}_{Path(sample['file_name']).stem}{ending}.png")
         with replacing(folder / names[-1]) as path:
-            pictures[-1].save(path)
+            images[-1].save(path)
     with replacing(folder / OVERVIEW) as path:
-        contact_sheet(pictures, names).save(path)
-    print(
-        f"{dataset.name}: {len(pictures)} of {len(dataset.samples):,} pictures in {folder}, all on {OVERVIEW}"
-    )
+        contact_sheet(images, names).save(path)
+    print(f"{dataset.name}: {len(images)} of {len(dataset.samples):,} images in {folder}, all on {OVERVIEW}")
     return DONE

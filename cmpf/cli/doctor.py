@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf doctor: what is here, what is missing and how to get it, and whether a picture can be segmented."""
+"""cmpf doctor: what is here, what is missing and how to get it, and whether an image can be segmented."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from cmpf.cli.outcome import DONE, FAILED, add_debug
 
 if TYPE_CHECKING:
+    from cmpf.cli.doctor_checks import Check
     from cmpf.cli.outcome import Commands
-    from cmpf.doctor import Check
 
 EXAMPLES = """examples:
   cmpf doctor
@@ -30,7 +30,7 @@ def add_parser(commands: Commands) -> None:
         "doctor",
         help="say what is installed, what is missing, and test it",
         description="Lists versions, devices, optional parts with the commands that install them, weights and "
-        "datasets that are here, and segments a picture with the tiny model. Downloads nothing.",
+        "datasets that are here, and segments an image with the tiny model. Downloads nothing.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,7 +41,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the report."""
-    from cmpf import doctor
+    from cmpf.cli import doctor_checks as doctor
 
     checks = doctor.report()
     well = all(check.state != doctor.FAILED for check in checks)
@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def text(checks: Sequence[Check]) -> str:
-    """The report as people read it: a paragraph a group, a line a check, its cure below; then the verdict."""
-    from cmpf.doctor import DATASETS, GROUPS
+    """The report as people read it: a paragraph a group, a line a check, its fix below; then the verdict."""
+    from cmpf.cli.doctor_checks import DATASETS, GROUPS
 
     blocks = []
     for group in GROUPS:
@@ -69,14 +69,14 @@ def _lines(checks: Sequence[Check]) -> str:
     lines = []
     for check in checks:
         lines.append(f"  {check.state:<{STATE_WIDTH}}  {check.name:<{width}}  {check.detail}")
-        if check.cure:
-            lines.append(f"{'':<{STATE_WIDTH + 4}}-> {check.cure}")
+        if check.fix:
+            lines.append(f"{'':<{STATE_WIDTH + 4}}-> {check.fix}")
     return "\n".join(lines)
 
 
 def _with_absent_in_one(checks: Sequence[Check]) -> list[Check]:
     """Datasets of which nothing is there share a line: there are many, and few people have them all."""
-    from cmpf.doctor import DATASETS, MISSING, Check
+    from cmpf.cli.doctor_checks import DATASETS, MISSING, Check
 
     absent = [check for check in checks if check.state == MISSING and check.detail.startswith("0 of ")]
     here = [check for check in checks if check not in absent]
@@ -89,7 +89,7 @@ def _with_absent_in_one(checks: Sequence[Check]) -> list[Check]:
 
 
 def _verdict(checks: Sequence[Check]) -> str:
-    from cmpf.doctor import FAILED as BAD
+    from cmpf.cli.doctor_checks import FAILED as BAD
 
     failed = [f"{check.name} ({check.group})" for check in checks if check.state == BAD]
     if failed:

@@ -13,17 +13,14 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from cmpf import build
-from cmpf.build.evaluation import build_evaluators, inference_over, profiled_evaluation_parts
-from cmpf.build.sources import find_model
-from cmpf.build.training import profiled_parts
-from cmpf.build.zoo import published_metrics
+from cmpf import factory
 from cmpf.cli.dataset_names import dataset_name
 from cmpf.cli.engines import detectron2_engine
 from cmpf.cli.processes import device_overrides, in_processes, process_flags
+from cmpf.common import distributed
+from cmpf.common.files import write_text
 from cmpf.config import get_cfg
 from cmpf.data import get_dataset
-from cmpf.engine import distributed
 from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import last_weights
 from cmpf.engine.environment import environment_report
@@ -34,8 +31,11 @@ from cmpf.engine.wandb_writer import WandbWriter
 from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ConfigError
 from cmpf.evaluation import clear_results, format_results, save_results
-from cmpf.files import write_text
+from cmpf.factory.evaluation import build_evaluators, inference_over, profiled_evaluation_parts
+from cmpf.factory.training import profiled_parts
 from cmpf.model import CMPF
+from cmpf.weights.sources import find_model
+from cmpf.weights.zoo import published_metrics
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0: done, or stopped by a signal with everything saved.
     """
-    cfg = configuration(arguments)  # its faults are found before processes are started
+    cfg = configuration(arguments)  # its issues are found before processes are started
     return in_processes(run_process, arguments, cfg)
 
 
@@ -85,7 +85,7 @@ def configuration(arguments: argparse.Namespace) -> CfgNode:
     """The configuration that a command line asks for, checked and frozen.
 
     Raises:
-        ConfigError: faults in the file or in KEY VALUE, or a number of GPUs that cannot be had.
+        ConfigError: issues in the file or in KEY VALUE, or a number of GPUs that cannot be had.
         TrainingError: --eval-only --resume where there is no checkpoint.
     """
     overrides = [*_datasets(arguments), *arguments.opts, *device_overrides(arguments)]
@@ -142,7 +142,7 @@ def _run(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) ->
 
 def _run_natively(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) -> Results | None:
     with distributed.main_first():
-        model = build.build_model(cfg)
+        model = factory.build_model(cfg)
     if arguments.eval_only:
         return _evaluate(arguments, cfg, model, logger)
     return _train(arguments, cfg, model, logger)
@@ -156,7 +156,7 @@ def _evaluate(
     if arguments.profile:
         _profile_evaluation(cfg, model, arguments.profile, logger)
         return None
-    evaluation = build.build_evaluation(cfg, model)
+    evaluation = factory.build_evaluation(cfg, model)
     if distributed.is_main():
         # Should this evaluation be killed, nobody takes an earlier one's results for its own.
         clear_results(Path(cfg.OUTPUT_DIR))
@@ -168,7 +168,7 @@ def _train(
 ) -> Results | None:
     """The last evaluation; None after a signal or a profile, and where there is no test dataset."""
     folder = Path(cfg.OUTPUT_DIR)
-    trainer = build.build_trainer(cfg, model, writers=[] if arguments.profile else _writers(cfg, logger))
+    trainer = factory.build_trainer(cfg, model, writers=[] if arguments.profile else _writers(cfg, logger))
     seed_rank(cfg.SEED)
     if arguments.profile:
         profile = profile_training(
@@ -209,7 +209,7 @@ def _profile_evaluation(cfg: CfgNode, model: CMPF, steps: int, logger: logging.L
     dataset, folder = get_dataset(cfg.DATASETS.TEST[0]), Path(cfg.OUTPUT_DIR)
     profile = profile_evaluation(
         inference_over(model, dataset),
-        build.build_test_loader(cfg, dataset),
+        factory.build_test_loader(cfg, dataset),
         build_evaluators(cfg, model, dataset),
         device=model.device,
         iterations=steps,

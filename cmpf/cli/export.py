@@ -49,7 +49,7 @@ def add_parser(commands: Commands) -> None:
         metavar=("H", "W"),
         help="multiples of 32; needed with --no-dynamic",
     )
-    parser.add_argument("--no-dynamic", action="store_true", help="pictures of one size only")
+    parser.add_argument("--no-dynamic", action="store_true", help="images of one size only")
     parser.add_argument(
         "--vocabulary",
         metavar="WORDS",
@@ -62,9 +62,9 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Says what the file will lack, writes and checks it."""
-    from cmpf.build import load_predictor
     from cmpf.export import export_model, left_out, save_words
     from cmpf.export.exporting import check_request
+    from cmpf.factory import load_predictor
 
     dynamic, output = not arguments.no_dynamic, Path(arguments.output)
     size = tuple(arguments.image_size) if arguments.image_size else None
@@ -89,8 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _pretrained(model: str) -> str:
     """Where the weights of a model's CLIP come from."""
-    from cmpf.build.sources import find_model
     from cmpf.config import get_cfg
+    from cmpf.weights.sources import find_model
 
     config, settings, _ = find_model(model, need_weights=False)
     return str(get_cfg(config, settings).MODEL.CMPF.CLIP.PRETRAINED)

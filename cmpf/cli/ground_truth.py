@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a dataset's files say of a picture, and what training makes of it, as regions to draw."""
+"""What a dataset's files say of an image, and what training makes of it, as regions to draw."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmpf.data.coco_masks import decode_segmentation
-from cmpf.data.entry import Dataset
-from cmpf.data.images import RGB, read_image
-from cmpf.data.label_pictures import LabelReader
+from cmpf.data.datasets.spec import Dataset
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.targets import read_panoptic_ids
 from cmpf.errors import DatasetError
+from cmpf.formats.image import RGB, read_image
+from cmpf.formats.label_map import LabelReader
+from cmpf.formats.masks import decode_segmentation
 from cmpf.types import Sample
 from cmpf.visualization.ground_truth import TrueRegion
 
@@ -30,7 +30,7 @@ def chosen_samples(dataset: Dataset, count: int, rng: np.random.Generator) -> li
 
 
 def from_files(dataset: Dataset, sample: Sample) -> Drawable:
-    """Picture and ground truth as they are on disk, crowds among it.
+    """Image and ground truth as they are on disk, crowds among it.
 
     Raises:
         ImageError, DatasetError: a file cannot be read.
@@ -49,7 +49,7 @@ def from_files(dataset: Dataset, sample: Sample) -> Drawable:
 
 
 def from_training(mapper: DatasetMapper, sample: Sample, rng: np.random.Generator) -> Drawable:
-    """Picture and targets as the training mapper gives them.
+    """Image and targets as the training mapper gives them.
 
     Raises:
         ImageError, DatasetError: a file cannot be read.

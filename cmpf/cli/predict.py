@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf predict: segments pictures into classes that the user names."""
+"""cmpf predict: segments images into classes that the user names."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ EXAMPLES = """examples:
   cmpf predict 'photos/**/*.jpg' --vocabulary openvocab_ade20k_panoptic_val
   cmpf predict street.jpg --vocabulary "car; road" --model output/mine --device cpu --json
 
-classes are separated by ";", synonyms of a class by ",". Pictures that cannot be read are named and the others done;
-then the exit code is 1. The files of a picture are whole or not there.
+classes are separated by ";", synonyms of a class by ",". Images that cannot be read are named and the others done;
+then the exit code is 1. The files of an image are whole or not there.
 """
 TASKS = ("all", "panoptic", "semantic", "instance")
-FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.prediction.FORMATS, without torch
+FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.inference.FORMATS, without torch
 
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "predict",
-        help="segment pictures into classes that you name",
-        description="Segments pictures into classes that you name.",
+        help="segment images into classes that you name",
+        description="Segments images into classes that you name.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,7 +47,7 @@ def _add_classes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         nargs="+",
-        metavar="PICTURE",
+        metavar="IMAGE",
         help="files, folders, or quoted patterns such as 'photos/*.jpg'",
     )
     parser.add_argument(
@@ -84,34 +84,32 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["overlay"],
         choices=FORMATS,
-        help="overlay: pictures; panoptic: COCO PNG + JSON; coco: COCO results of instances; semantic: 16-bit PNG; "
+        help="overlay: images; panoptic: COCO PNG + JSON; coco: COCO results of instances; semantic: 16-bit PNG; "
         "instances: NPZ of masks [overlay]",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
+    parser.add_argument("--json", action="store_true", help="print one JSON object an image")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Segments the pictures and writes the results; those that cannot be read are named."""
-    from cmpf.data.picture_files import find_pictures
+    """Segments the images and writes the results; those that cannot be read are named."""
+    from cmpf.formats.image_files import find_images
 
-    pictures = find_pictures(arguments.images)  # before a model is loaded
+    images = find_images(arguments.images)  # before a model is loaded
     from tqdm import tqdm
 
     import cmpf
-    from cmpf.prediction import unique_names
+    from cmpf.inference import unique_names
 
     predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
     words = predictor.vocabulary(
         arguments.vocabulary, things=_names(arguments.things), stuff=_names(arguments.stuff)
     )
     code = DONE
-    bar = tqdm(
-        pictures, unit="picture", disable=None if len(pictures) > 1 else True
-    )  # None: only on a terminal
-    for picture, name in zip(bar, unique_names(pictures), strict=True):
+    bar = tqdm(images, unit="image", disable=None if len(images) > 1 else True)  # None: only on a terminal
+    for image, name in zip(bar, unique_names(images), strict=True):
         try:
             prediction = predictor.predict(
-                picture, words, task=arguments.task, ensemble=arguments.ensemble or None
+                image, words, task=arguments.task, ensemble=arguments.ensemble or None
             )
         except ImageError as error:
             if arguments.debug:
@@ -120,15 +118,15 @@ def run(arguments: argparse.Namespace) -> int:
             code = FAILED
             continue
         files = [str(file) for file in prediction.save(arguments.output, arguments.formats, name=name)]
-        tqdm.write(_line(str(picture), files, prediction.summary(), as_json=arguments.json))
+        tqdm.write(_line(str(image), files, prediction.summary(), as_json=arguments.json))
     return code
 
 
-def _line(picture: str, files: list[str], found: dict[str, int], *, as_json: bool) -> str:
+def _line(image: str, files: list[str], found: dict[str, int], *, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"image": picture, "files": files, "found": found}, ensure_ascii=False)
+        return json.dumps({"image": image, "files": files, "found": found}, ensure_ascii=False)
     words = ", ".join(f"{count} {name}" for name, count in found.items())
-    return f"{picture}: {words or 'nothing'} -> {', '.join(files)}"
+    return f"{image}: {words or 'nothing'} -> {', '.join(files)}"
 
 
 def _names(text: str | None) -> list[str] | None:

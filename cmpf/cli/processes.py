@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from fvcore.common.config import CfgNode
 
-from cmpf.build.encoders import build_device
 from cmpf.engine.launch import launch
 from cmpf.errors import ConfigError
+from cmpf.factory.encoders import build_device
 
 DEFAULTS = {"num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 

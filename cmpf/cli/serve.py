@@ -29,8 +29,8 @@ def add_parser(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "serve",
-        help="open a web page for pictures and words (extra: web)",
-        description="Serves a web page: drop a picture, type words, see and download the segments.",
+        help="open a web page for images and words (extra: web)",
+        description="Serves a web page: drop an image, type words, see and download the segments.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,7 +42,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--port", type=int, help="[the first free one from 7860]")
     parser.add_argument(
-        "--max-side", type=int, default=4096, help="longer side in pixels that a picture may have [4096]"
+        "--max-side", type=int, default=4096, help="longer side in pixels that an image may have [4096]"
     )
     parser.add_argument("--max-upload-mb", type=int, default=25, help="MiB that a file may have [25]")
     parser.add_argument("--queue", type=int, default=32, help="visitors that may wait for their turn [32]")

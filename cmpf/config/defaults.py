@@ -26,12 +26,12 @@ def default_config() -> CfgNode:
                 "TRAIN": ("openvocab_coco_2017_train_panoptic_with_sem_seg",),
                 "TEST": ("openvocab_coco_2017_val_panoptic_with_sem_seg",),
             },
-            "DATALOADER": {"NUM_WORKERS": -1},  # processes that read pictures; -1 = by the number of cores
+            "DATALOADER": {"NUM_WORKERS": -1},  # processes that read images; -1 = by the number of cores
             "SOLVER": _solver(),
             "LOG": {
                 "PERIOD": 20,  # iterations in one line of the log
                 "TENSORBOARD": True,
-                "PICTURES": 4,  # training pictures shown with predictions at each TEST.EVAL_PERIOD; 0 = none
+                "PICTURES": 4,  # training images shown with predictions at each TEST.EVAL_PERIOD; 0 = none
                 "WANDB_PROJECT": "",  # Weights & Biases; "" = off
             },
             "TEST": _test(),
@@ -125,7 +125,7 @@ def _input() -> dict[str, Any]:
             "SINGLE_CATEGORY_MAX_AREA": 0.75,  # largest share of a crop that one class may have; 1 = any
         },
         "COLOR_AUG_SSD": True,
-        "SIZE_DIVISIBILITY": 32,  # pictures are padded to the crop size, and to multiples of this
+        "SIZE_DIVISIBILITY": 32,  # images are padded to the crop size, and to multiples of this
         # Training on all kinds.
         "RANDOM_FLIP": "horizontal",
         "MIN_SIZE_TEST": 0,  # shorter side; 0 = the dataset's own, 800 / 1333 where it has none
@@ -164,7 +164,7 @@ def _test() -> dict[str, Any]:
     return {
         "EVAL_PERIOD": 5000,  # 0 = at the end only
         "BEST_METRIC": "panoptic/PQ",  # task/metric that chooses the best checkpoint; "" = keep none
-        "IMS_PER_BATCH": 1,  # pictures in one pass of an evaluation, in each process
+        "IMS_PER_BATCH": 1,  # images in one pass of an evaluation, in each process
         "DETECTIONS_PER_IMAGE": 100,
         "ENSEMBLE": {
             "ENABLED": False,

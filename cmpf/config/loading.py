@@ -10,7 +10,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from cmpf.config.defaults import default_config
-from cmpf.config.faults import Fault, Origin, as_error
+from cmpf.config.issues import Issue, Origin, as_error
 from cmpf.config.paths import find_config
 from cmpf.config.validation import merge
 from cmpf.config.yaml_files import BASE_KEY, Setting, read_yaml
@@ -26,33 +26,33 @@ def get_cfg(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> Cf
     Returns:
         A frozen tree with every key of `default_config`.
     Raises:
-        ConfigError: with every fault of files, keys, values and overrides, each with its file and line.
+        ConfigError: with every issue of files, keys, values and overrides, each with its file and line.
     """
-    settings, faults = _read(path) if path is not None else ([], [])
+    settings, issues = _read(path) if path is not None else ([], [])
     given, odd = _pairs(overrides)
     cfg = default_config()
-    faults = faults + odd + merge(cfg, settings + given)
-    if faults:
-        raise as_error(faults)
+    issues = issues + odd + merge(cfg, settings + given)
+    if issues:
+        raise as_error(issues)
     cfg.freeze()
     return cfg
 
 
-def _read(path: str | Path) -> tuple[list[Setting], list[Fault]]:
+def _read(path: str | Path) -> tuple[list[Setting], list[Issue]]:
     try:
         return read_yaml(find_config(path))
     except ConfigError as error:
-        return [], [Fault("", str(error), None)]
+        return [], [Issue("", str(error), None)]
 
 
-def _pairs(overrides: Sequence[Any]) -> tuple[list[Setting], list[Fault]]:
+def _pairs(overrides: Sequence[Any]) -> tuple[list[Setting], list[Issue]]:
     if isinstance(overrides, str):
-        return [], [Fault("", f'overrides must be a list of KEY VALUE pairs, got "{overrides}"', Origin())]
-    faults: list[Fault] = []
+        return [], [Issue("", f'overrides must be a list of KEY VALUE pairs, got "{overrides}"', Origin())]
+    issues: list[Issue] = []
     if len(overrides) % 2:
-        faults.append(Fault(str(overrides[-1]), "has no value; overrides are KEY VALUE pairs", Origin()))
+        issues.append(Issue(str(overrides[-1]), "has no value; overrides are KEY VALUE pairs", Origin()))
     pairs = list(zip(overrides[0::2], overrides[1::2], strict=False))
     for key, _ in pairs:
         if key == BASE_KEY:
-            faults.append(Fault(BASE_KEY, "works in files only; give the file itself", Origin()))
-    return [Setting(str(key), value, Origin()) for key, value in pairs if key != BASE_KEY], faults
+            issues.append(Issue(BASE_KEY, "works in files only; give the file itself", Origin()))
+    return [Setting(str(key), value, Origin()) for key, value in pairs if key != BASE_KEY], issues

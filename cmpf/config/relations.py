@@ -14,45 +14,45 @@ from fvcore.common.config import CfgNode
 class Relation:
     """A condition over several keys.
 
-    keys: the first one is where the fault is reported.
-    fault: what is wrong and the cure, or "" where all is well.
+    keys: the first one is where the issue is reported.
+    issue: what is wrong and the fix, or "" where all is well.
     """
 
     keys: tuple[str, ...]
-    fault: Callable[[CfgNode], str]
+    issue: Callable[[CfgNode], str]
 
 
 def _needs_sam(switch: str) -> Relation:
-    def fault(cfg: CfgNode) -> str:
+    def issue(cfg: CfgNode) -> str:
         if attrgetter(switch)(cfg) and not cfg.MODEL.CMPF.SAM.NAME:
             return "is on but MODEL.CMPF.SAM.NAME is empty; name a SAM such as vit_b, or switch this off"
         return ""
 
-    return Relation((switch, "MODEL.CMPF.SAM.NAME"), fault)
+    return Relation((switch, "MODEL.CMPF.SAM.NAME"), issue)
 
 
 def _divides(divisor: str, dividend: str) -> Relation:
-    def fault(cfg: CfgNode) -> str:
+    def issue(cfg: CfgNode) -> str:
         small, large = attrgetter(divisor)(cfg), attrgetter(dividend)(cfg)
         return "" if large % small == 0 else f"{small} does not divide {dividend} = {large}"
 
-    return Relation((divisor, dividend), fault)
+    return Relation((divisor, dividend), issue)
 
 
 def _multiple(key: str, number: int, why: str) -> Relation:
-    def fault(cfg: CfgNode) -> str:
+    def issue(cfg: CfgNode) -> str:
         value = attrgetter(key)(cfg)
         return "" if value % number == 0 else f"expected a multiple of {number} ({why}), got {value}"
 
-    return Relation((key,), fault)
+    return Relation((key,), issue)
 
 
 def _at_most(low: str, high: str) -> Relation:
-    def fault(cfg: CfgNode) -> str:
+    def issue(cfg: CfgNode) -> str:
         a, b = attrgetter(low)(cfg), attrgetter(high)(cfg)
         return "" if a <= b else f"{a} is larger than {high} = {b}"
 
-    return Relation((low, high), fault)
+    return Relation((low, high), issue)
 
 
 def _steps_before_the_end(cfg: CfgNode) -> str:
@@ -67,7 +67,7 @@ def _parts_of_a_batch(cfg: CfgNode) -> str:
     parts, batch = cfg.SOLVER.ACCUMULATION_STEPS, cfg.SOLVER.IMS_PER_BATCH
     if parts <= batch:
         return ""
-    return f"a batch of {batch} pictures (SOLVER.IMS_PER_BATCH) cannot be cut into {parts} parts; lower it"
+    return f"a batch of {batch} images (SOLVER.IMS_PER_BATCH) cannot be cut into {parts} parts; lower it"
 
 
 def _short_sides(cfg: CfgNode) -> str:
@@ -80,12 +80,12 @@ def _short_sides(cfg: CfgNode) -> str:
 def _crop_size(cfg: CfgNode) -> str:
     kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
     if kind.startswith("relative"):
-        fault = "shares of the picture, at most 1" if max(size) > 1 else ""
+        issue = "shares of the image, at most 1" if max(size) > 1 else ""
     elif any(side != int(side) for side in size):
-        fault = "whole numbers of pixels"
+        issue = "whole numbers of pixels"
     else:
-        fault = "two rising numbers of pixels" if kind == "absolute_range" and size[0] > size[1] else ""
-    return fault and f"INPUT.CROP.TYPE {kind} needs {fault}, got {list(size)}"
+        issue = "two rising numbers of pixels" if kind == "absolute_range" and size[0] > size[1] else ""
+    return issue and f"INPUT.CROP.TYPE {kind} needs {issue}, got {list(size)}"
 
 
 def _some_task(cfg: CfgNode) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from cmpf.config.faults import Fault, Origin
+from cmpf.config.issues import Issue, Origin
 from cmpf.config.relations import RELATIONS
 from cmpf.config.rules import RULES, Rule
 from cmpf.config.yaml_files import Setting
 
 
-def merge(cfg: CfgNode, settings: Iterable[Setting]) -> list[Fault]:
+def merge(cfg: CfgNode, settings: Iterable[Setting]) -> list[Issue]:
     """Writes good settings into `cfg`, in order, and reports the bad ones.
 
     Args:
@@ -27,22 +27,22 @@ def merge(cfg: CfgNode, settings: Iterable[Setting]) -> list[Fault]:
     Returns:
         Unknown keys, wrong types, values out of range, and keys that do not go together.
     """
-    faults: list[Fault] = []
+    issues: list[Issue] = []
     origins: dict[str, Origin] = {}
     bad: set[str] = set()
     for setting in settings:
         problem = _set(cfg, setting)
         origins[setting.key] = setting.origin
         if problem:
-            faults.append(Fault(setting.key, problem, setting.origin))
+            issues.append(Issue(setting.key, problem, setting.origin))
             bad.add(setting.key)
     for relation in RELATIONS:
         given = [key for key in relation.keys if key in origins]
-        problem = "" if bad.intersection(relation.keys) else relation.fault(cfg)
+        problem = "" if bad.intersection(relation.keys) else relation.issue(cfg)
         if problem:
             origin = origins[given[0]] if given else Origin()
-            faults.append(Fault(relation.keys[0], problem, origin))
-    return faults
+            issues.append(Issue(relation.keys[0], problem, origin))
+    return issues
 
 
 def _set(cfg: CfgNode, setting: Setting) -> str:

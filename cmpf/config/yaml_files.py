@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cmpf.config.faults import Fault, Origin, shown
+from cmpf.config.issues import Issue, Origin, shown
 
 BASE_KEY = "_BASE_"
 
@@ -23,7 +23,7 @@ class Setting:
     origin: Origin
 
 
-def read_yaml(path: Path, *, chain: tuple[Path, ...] = ()) -> tuple[list[Setting], list[Fault]]:
+def read_yaml(path: Path, *, chain: tuple[Path, ...] = ()) -> tuple[list[Setting], list[Issue]]:
     """Settings of a file, those of its bases first, so that later ones win.
 
     Args:
@@ -38,49 +38,49 @@ def read_yaml(path: Path, *, chain: tuple[Path, ...] = ()) -> tuple[list[Setting
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
     except OSError as error:
-        return [], [Fault("", f"cannot be read: {error.strerror}", place)]
+        return [], [Issue("", f"cannot be read: {error.strerror}", place)]
     except UnicodeDecodeError:
-        return [], [Fault("", "is not UTF-8 text", place)]
+        return [], [Issue("", "is not UTF-8 text", place)]
     except yaml.YAMLError as error:
         return [], [_malformed(error, path)]
     if not isinstance(root, yaml.MappingNode) or not root.value:
-        return [], [Fault("", "holds no settings; expected KEY: value lines", place)]
-    settings, faults = _Walker(loader, path).walk(root)
+        return [], [Issue("", "holds no settings; expected KEY: value lines", place)]
+    settings, issues = _Walker(loader, path).walk(root)
     inherited: list[Setting] = []
     for base in [setting for setting in settings if setting.key == BASE_KEY]:
         more, wrong = _read_bases(base, path, (*chain, path))
         inherited += more
-        faults += wrong
-    return inherited + [setting for setting in settings if setting.key != BASE_KEY], faults
+        issues += wrong
+    return inherited + [setting for setting in settings if setting.key != BASE_KEY], issues
 
 
-def _read_bases(base: Setting, path: Path, chain: tuple[Path, ...]) -> tuple[list[Setting], list[Fault]]:
+def _read_bases(base: Setting, path: Path, chain: tuple[Path, ...]) -> tuple[list[Setting], list[Issue]]:
     names = base.value if isinstance(base.value, list) else [base.value]
     settings: list[Setting] = []
-    faults: list[Fault] = []
+    issues: list[Issue] = []
     for name in names:
         if not isinstance(name, str) or not name:
-            faults.append(
-                Fault(BASE_KEY, f"expected a file name or a list of them, got {name!r}", base.origin)
+            issues.append(
+                Issue(BASE_KEY, f"expected a file name or a list of them, got {name!r}", base.origin)
             )
             continue
         target = (path.parent / Path(name).expanduser()).resolve()
         if target in chain:
             circle = " -> ".join(shown(file) for file in (*chain[chain.index(target) :], target))
-            faults.append(Fault(BASE_KEY, f"the files go in a circle: {circle}", base.origin))
+            issues.append(Issue(BASE_KEY, f"the files go in a circle: {circle}", base.origin))
         elif not target.is_file():
-            faults.append(Fault(BASE_KEY, f"no such file: {shown(target)}", base.origin))
+            issues.append(Issue(BASE_KEY, f"no such file: {shown(target)}", base.origin))
         else:
             more, wrong = read_yaml(target, chain=chain)
             settings += more
-            faults += wrong
-    return settings, faults
+            issues += wrong
+    return settings, issues
 
 
-def _malformed(error: yaml.YAMLError, path: Path) -> Fault:
+def _malformed(error: yaml.YAMLError, path: Path) -> Issue:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or "unreadable character"
-    return Fault("", f"is not valid YAML: {problem}", Origin(path, mark.line + 1 if mark else None))
+    return Issue("", f"is not valid YAML: {problem}", Origin(path, mark.line + 1 if mark else None))
 
 
 class _Walker:
@@ -90,11 +90,11 @@ class _Walker:
         self._loader = loader
         self._path = path
         self._settings: list[Setting] = []
-        self._faults: list[Fault] = []
+        self._issues: list[Issue] = []
 
-    def walk(self, root: yaml.MappingNode) -> tuple[list[Setting], list[Fault]]:
+    def walk(self, root: yaml.MappingNode) -> tuple[list[Setting], list[Issue]]:
         self._mapping(root, (), {id(root)})
-        return self._settings, self._faults
+        return self._settings, self._issues
 
     def _mapping(self, node: yaml.MappingNode, prefix: tuple[str, ...], above: set[int]) -> None:
         seen: set[str] = set()
@@ -103,11 +103,11 @@ class _Walker:
             names = (*prefix, str(key_node.value)) if isinstance(key_node, yaml.ScalarNode) else prefix
             key = ".".join(names)
             if not isinstance(key_node, yaml.ScalarNode):
-                self._faults.append(Fault(key, "a list or mapping cannot be a key", origin))
+                self._issues.append(Issue(key, "a list or mapping cannot be a key", origin))
             elif key in seen:
-                self._faults.append(Fault(key, "is written twice in this section", origin))
+                self._issues.append(Issue(key, "is written twice in this section", origin))
             elif id(value_node) in above:
-                self._faults.append(Fault(key, "contains itself", origin))
+                self._issues.append(Issue(key, "contains itself", origin))
             elif isinstance(value_node, yaml.MappingNode) and value_node.value:
                 self._mapping(value_node, names, above | {id(value_node)})
             else:
@@ -119,6 +119,6 @@ class _Walker:
             value = self._loader.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError) as error:  # ValueError: impossible dates
             problem = getattr(error, "problem", None) or str(error)
-            self._faults.append(Fault(key, f"cannot be read: {problem}", origin))
+            self._issues.append(Issue(key, f"cannot be read: {problem}", origin))
             return
         self._settings.append(Setting(key, value, origin))

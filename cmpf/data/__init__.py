@@ -10,36 +10,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cmpf.data.augmentations import LargeScaleJitter as LargeScaleJitter
-    from cmpf.data.augmentations import RandomHorizontalFlip as RandomHorizontalFlip
-    from cmpf.data.augmentations import Resize as Resize
-    from cmpf.data.augmentations import ResizeShortestEdge as ResizeShortestEdge
-    from cmpf.data.catalog import dataset_names as dataset_names
-    from cmpf.data.catalog import dataset_root as dataset_root
-    from cmpf.data.catalog import get_dataset as get_dataset
-    from cmpf.data.catalog import get_entry as get_entry
-    from cmpf.data.catalog import get_vocabulary as get_vocabulary
-    from cmpf.data.catalog import known_vocabularies as known_vocabularies
-    from cmpf.data.color_jitter import SSDColorJitter as SSDColorJitter
-    from cmpf.data.entry import Dataset as Dataset
-    from cmpf.data.entry import DatasetEntry as DatasetEntry
-    from cmpf.data.images import read_image as read_image
+    from cmpf.data.datasets.catalog import dataset_names as dataset_names
+    from cmpf.data.datasets.catalog import dataset_root as dataset_root
+    from cmpf.data.datasets.catalog import get_dataset as get_dataset
+    from cmpf.data.datasets.catalog import get_entry as get_entry
+    from cmpf.data.datasets.catalog import get_vocabulary as get_vocabulary
+    from cmpf.data.datasets.catalog import known_vocabularies as known_vocabularies
+    from cmpf.data.datasets.spec import Dataset as Dataset
+    from cmpf.data.datasets.spec import DatasetEntry as DatasetEntry
+    from cmpf.data.datasets.summary import DatasetSummary as DatasetSummary
+    from cmpf.data.datasets.summary import summarize as summarize
     from cmpf.data.loader import build_test_loader as build_test_loader
     from cmpf.data.loader import build_train_loader as build_train_loader
     from cmpf.data.mapper import DatasetMapper as DatasetMapper
-    from cmpf.data.semantic_augmentations import PadToMultiple as PadToMultiple
-    from cmpf.data.semantic_augmentations import RandomCrop as RandomCrop
-    from cmpf.data.semantic_augmentations import RandomShortestEdge as RandomShortestEdge
-    from cmpf.data.summary import DatasetSummary as DatasetSummary
-    from cmpf.data.summary import summarize as summarize
     from cmpf.data.targets import InstanceTargets as InstanceTargets
     from cmpf.data.targets import PanopticTargets as PanopticTargets
     from cmpf.data.targets import SemanticTargets as SemanticTargets
+    from cmpf.data.transforms.color import SSDColorJitter as SSDColorJitter
+    from cmpf.data.transforms.geometric import LargeScaleJitter as LargeScaleJitter
+    from cmpf.data.transforms.geometric import RandomHorizontalFlip as RandomHorizontalFlip
+    from cmpf.data.transforms.geometric import Resize as Resize
+    from cmpf.data.transforms.geometric import ResizeShortestEdge as ResizeShortestEdge
+    from cmpf.data.transforms.semantic import PadToMultiple as PadToMultiple
+    from cmpf.data.transforms.semantic import RandomCrop as RandomCrop
+    from cmpf.data.transforms.semantic import RandomShortestEdge as RandomShortestEdge
     from cmpf.data.vocabulary import Vocabulary as Vocabulary
+    from cmpf.formats.image import read_image as read_image
 
 _NAMES = {
-    "augmentations": ("LargeScaleJitter", "RandomHorizontalFlip", "Resize", "ResizeShortestEdge"),
-    "catalog": (
+    "cmpf.data.transforms.geometric": (
+        "LargeScaleJitter",
+        "RandomHorizontalFlip",
+        "Resize",
+        "ResizeShortestEdge",
+    ),
+    "cmpf.data.datasets.catalog": (
         "dataset_names",
         "dataset_root",
         "get_dataset",
@@ -47,15 +52,15 @@ _NAMES = {
         "get_vocabulary",
         "known_vocabularies",
     ),
-    "color_jitter": ("SSDColorJitter",),
-    "entry": ("Dataset", "DatasetEntry"),
-    "images": ("read_image",),
-    "loader": ("build_test_loader", "build_train_loader"),
-    "mapper": ("DatasetMapper",),
-    "semantic_augmentations": ("PadToMultiple", "RandomCrop", "RandomShortestEdge"),
-    "summary": ("DatasetSummary", "summarize"),
-    "targets": ("InstanceTargets", "PanopticTargets", "SemanticTargets"),
-    "vocabulary": ("Vocabulary",),
+    "cmpf.data.transforms.color": ("SSDColorJitter",),
+    "cmpf.data.datasets.spec": ("Dataset", "DatasetEntry"),
+    "cmpf.formats.image": ("read_image",),
+    "cmpf.data.loader": ("build_test_loader", "build_train_loader"),
+    "cmpf.data.mapper": ("DatasetMapper",),
+    "cmpf.data.transforms.semantic": ("PadToMultiple", "RandomCrop", "RandomShortestEdge"),
+    "cmpf.data.datasets.summary": ("DatasetSummary", "summarize"),
+    "cmpf.data.targets": ("InstanceTargets", "PanopticTargets", "SemanticTargets"),
+    "cmpf.data.vocabulary": ("Vocabulary",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -63,7 +68,7 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class MappedDataset(Dataset[Any]):
-    """Samples through the mapper. Faults of the data come back as values: an exception that crosses a process
+    """Samples through the mapper. Issues of the data come back as values: an exception that crosses a process
     boundary turns into a page of traceback, and the message that names the file is lost in it."""
 
     def __init__(self, samples: Sequence[Sample], mapper: DatasetMapper, seed: int) -> None:
@@ -76,7 +76,7 @@ class TrainLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """How many pictures all ranks together have been given, and what makes the stream."""
+        """How many images all ranks together have been given, and what makes the stream."""
         return {
             "position": self._position,
             "seed": self._sampler.seed,
@@ -89,7 +89,7 @@ class TrainLoader:
         for key in ("seed", "num_samples"):
             if state[key] != own[key]:
                 logger.warning(
-                    "the checkpoint was trained with %s %s, now it is %s: other pictures will follow than in "
+                    "the checkpoint was trained with %s %s, now it is %s: other images will follow than in "
                     "the interrupted run",
                     key,
                     state[key],
@@ -130,7 +130,7 @@ def build_train_loader(
     Args:
         samples: the whole dataset, the same at all ranks.
         mapper: with a target source.
-        total_batch_size: pictures of a step over all ranks; each gets total_batch_size / world_size.
+        total_batch_size: images of a step over all ranks; each gets total_batch_size / world_size.
         seed: of the order and of the augmentations, 0 or more.
         num_workers, pin_memory: see Reading.
     Raises:
@@ -157,12 +157,12 @@ def build_test_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> InferenceLoader:
-    """A loader over a rank's share of a dataset, each picture once, in order; the last batch may be smaller.
+    """A loader over a rank's share of a dataset, each image once, in order; the last batch may be smaller.
 
     Args:
         samples: the whole dataset, the same at all ranks.
         mapper: without a target source.
-        batch_size: pictures of a batch at each rank.
+        batch_size: images of a batch at each rank.
         num_workers, pin_memory: see Reading.
     Raises:
         DatasetError: numbers that do not fit together.
@@ -198,7 +198,7 @@ def _batches(
 
 
 def _as_it_is(batch: list[Any]) -> list[Any]:
-    """Pictures differ in size, so a batch stays a list."""
+    """Images differ in size, so a batch stays a list."""
     return batch
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Which pictures come when: in training an endless stream fixed by the seed, in testing a share of all."""
+"""Which images come when: in training an endless stream fixed by the seed, in testing a share of all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ORDER, _AUGMENTATION = 0, 1
 
 
 class Place(NamedTuple):
-    """One draw of the training stream: its number since the start of training, and the picture drawn."""
+    """One draw of the training stream: its number since the start of training, and the image drawn."""
 
     position: int
     sample: int
@@ -36,8 +36,8 @@ def augmentation_rng(seed: int, position: int) -> np.random.Generator:
 class TrainingSampler:
     """Endless batches of one rank out of one stream that all ranks share.
 
-    The stream is one permutation of the pictures after another. Global batch n holds the places
-    n * total_batch_size and following; each rank takes its part, rank 0 the first. So the pictures of a step
+    The stream is one permutation of the images after another. Global batch n holds the places
+    n * total_batch_size and following; each rank takes its part, rank 0 the first. So the images of a step
     do not depend on the number of ranks either.
     """
 
@@ -46,22 +46,22 @@ class TrainingSampler:
     ) -> None:
         """
         Args:
-            num_samples: pictures of the dataset.
+            num_samples: images of the dataset.
             total_batch_size: over all ranks; world_size divides it.
             seed: 0 or more.
         Raises:
-            DatasetError: no pictures, or numbers that do not fit together.
+            DatasetError: no images, or numbers that do not fit together.
         """
         _check_rank(rank, world_size)
         if num_samples < 1:
-            raise DatasetError("the training dataset holds no picture; check how it was prepared")
+            raise DatasetError("the training dataset holds no image; check how it was prepared")
         if total_batch_size < 1 or total_batch_size % world_size:
             raise DatasetError(
                 f"total batch size {total_batch_size} cannot be divided among {world_size} processes; "
                 f"choose a multiple of {world_size} (SOLVER.IMS_PER_BATCH)"
             )
         if seed < 0:
-            raise DatasetError(f"seed {seed}: the order of pictures needs a seed of 0 or more")
+            raise DatasetError(f"seed {seed}: the order of images needs a seed of 0 or more")
         self.num_samples = num_samples
         self.total_batch_size = total_batch_size
         self.seed = seed
@@ -84,7 +84,7 @@ class TrainingSampler:
 
 
 def inference_share(num_samples: int, *, rank: int, world_size: int) -> range:
-    """The pictures of one rank: contiguous, each picture at one rank, sizes differ by one at most.
+    """The images of one rank: contiguous, each image at one rank, sizes differ by one at most.
 
     Raises:
         DatasetError: rank and world_size do not fit together.

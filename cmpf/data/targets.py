@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmpf.data.coco_masks import decode_segmentation
-from cmpf.data.label_pictures import NO_CLASS, ClassMap, LabelReader, read_pixels
 from cmpf.errors import DatasetError
+from cmpf.formats.label_map import NO_CLASS, ClassMap, LabelReader, read_pixels
+from cmpf.formats.masks import decode_segmentation
 from cmpf.types import Sample, SegmentInfo, Targets
 
 Ids = NDArray[np.int32]
@@ -36,7 +36,7 @@ class PanopticTargets:
 
 
 class SemanticTargets:
-    """Classes of a label picture, one target a class that has a pixel."""
+    """Classes of a label map, one target a class that has a pixel."""
 
     label_pad = NO_CLASS
 
@@ -87,19 +87,19 @@ def _objects(sample: Sample) -> list[dict[str, Any]]:
 
 
 def read_panoptic_ids(path: str | Path) -> Ids:
-    """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = void; a grey file holds plain ids.
+    """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = void; a gray file holds plain ids.
 
-    A palette file counts by its colours: tools that shrink PNGs turn those of few segments into such.
+    A palette file counts by its colors: tools that shrink PNGs turn those of few segments into such.
 
     Raises:
         DatasetError: the file is missing or damaged; names it.
     """
-    pixels = read_pixels(path, "panoptic PNG", palette_colours=True).astype(np.int32)
+    pixels = read_pixels(path, "panoptic PNG", palette_colors=True).astype(np.int32)
     if pixels.ndim == 2:
         return pixels
     if pixels.shape[2] < 3:
         raise DatasetError(
-            f"{path}: grey with transparency, expected an RGB panoptic PNG; prepare the dataset again"
+            f"{path}: gray with transparency, expected an RGB panoptic PNG; prepare the dataset again"
         )
     ids: Ids = pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16
     return ids

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
 
-from cmpf.data.catalog import FILE_PREFIX, dataset_names, get_vocabulary
+from cmpf.data.datasets.catalog import FILE_PREFIX, dataset_names, get_vocabulary
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.vocabulary_file import parse_vocabulary_text, read_vocabulary_text
 from cmpf.errors import VocabularyError
@@ -38,7 +38,7 @@ def read_words(
             a file, a dataset or a Vocabulary says.
         known: tell things from stuff for words, and for a file that does not say.
     Raises:
-        VocabularyError, DatasetError: each names the value, what is allowed and the cure.
+        VocabularyError, DatasetError: each names the value, what is allowed and the fix.
     """
     given = _given(words)
     if not isinstance(given, Vocabulary):

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-from cmpf import checkpoint
+from cmpf import weights
 
 
 class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
@@ -19,13 +19,13 @@ class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
 
     def _load_file(self, filename: str) -> Any:
         if filename.endswith(".safetensors"):
-            # The file itself, for cmpf.checkpoint compares the encoders that it names with the model's.
+            # The file itself, for cmpf.weights compares the encoders that it names with the model's.
             return {"model": filename}
         return super()._load_file(filename)
 
     def _load_model(self, contents: dict[str, Any]) -> None:
         """Raises WeightsError where weights are missing or of another shape."""
-        self.logger.info("weights: %s", checkpoint.load(self.model, contents.pop("model")))
+        self.logger.info("weights: %s", weights.load(self.model, contents.pop("model")))
 
 
 class WeightsKeeper(Checkpointer):

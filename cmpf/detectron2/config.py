@@ -11,9 +11,9 @@ from detectron2.config import get_cfg as detectron2_defaults
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from cmpf.build.encoders import build_device
 from cmpf.config import default_config, get_cfg
 from cmpf.errors import ConfigError
+from cmpf.factory.encoders import build_device
 
 UNKNOWN_TO_DETECTRON2 = (("MODEL.DEVICE", "auto"), ("DATALOADER.NUM_WORKERS", -1))
 
@@ -59,7 +59,7 @@ def native_config(cfg: CfgNode) -> CfgNode:
     A negative SEED, which means any to Detectron2, becomes one that all processes share.
 
     Raises:
-        ConfigError: with every fault of CMPF's keys; or add_cmpf_config was not called.
+        ConfigError: with every issue of CMPF's keys; or add_cmpf_config was not called.
     """
     overrides: list[Any] = []
     for key, _ in leaves(default_config()):

@@ -94,7 +94,7 @@ def _mask_tensor(masks: Any, height: int, width: int) -> Tensor:
 
 
 def to_detectron2(result: ModelResult) -> dict[str, Any]:
-    """One picture's results as Detectron2's evaluators and visualiser take them.
+    """One image's results as Detectron2's evaluators and visualizer take them.
 
     Returns:
         sem_seg as it is; panoptic_seg (ids, segments) with segments of its own, because Detectron2's evaluator

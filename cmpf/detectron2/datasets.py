@@ -13,9 +13,9 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
 from cmpf.data import Dataset, Vocabulary, dataset_names, get_dataset, get_vocabulary
-from cmpf.data.catalog import FILE_PREFIX, locate_dataset
-from cmpf.data.readers.coco_json import Categories, read_json
-from cmpf.data.readers.faults import Faults
+from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
+from cmpf.data.datasets.readers.coco_json import Categories, read_json
+from cmpf.data.datasets.readers.issues import Issues
 from cmpf.errors import DatasetError
 
 VOCABULARY_KEY = "vocabulary"  # of a sample: the dataset whose classes are to be looked for
@@ -126,7 +126,7 @@ def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:
 
 def _ids_by_name(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
     content = read_json(path, ("categories",))
-    categories = Categories(content, vocabulary, None, Faults())
+    categories = Categories(content, vocabulary, None, Issues())
     found = {category["id"]: categories.index(category["id"]) for category in content["categories"]}
     return {identity: index for identity, index in found.items() if index is not None}
 

@@ -12,13 +12,13 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from cmpf import model as native_model
-from cmpf.build.model import build_network
 from cmpf.data import Vocabulary
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.conversion import to_detectron2, to_samples
 from cmpf.detectron2.datasets import VOCABULARY_KEY, vocabulary_of
 from cmpf.engine.seeding import preserved_rng
 from cmpf.errors import VocabularyError
+from cmpf.factory.model import build_network
 from cmpf.inference import InferenceSettings
 from cmpf.model import FROZEN_PREFIX
 
@@ -63,10 +63,10 @@ class CMPF(native_model.CMPF):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """Losses in training mode, one result a picture otherwise.
+        """Losses in training mode, one result an image otherwise.
 
         Args:
-            batch: one dict a picture, see `cmpf.detectron2.conversion.to_samples`. In inference `vocabulary` in it
+            batch: one dict an image, see `cmpf.detectron2.conversion.to_samples`. In inference `vocabulary` in it
                 names the dataset whose classes are looked for; samples of registered datasets of CMPF have it.
             vocabulary: the classes to look for; None = as the batch says, or else the training vocabulary.
             settings: overrides the model's own settings for this call.

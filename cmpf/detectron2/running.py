@@ -12,14 +12,14 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
-from cmpf.build.encoders import build_device
+from cmpf.common import distributed
 from cmpf.detectron2.checkpointing import Checkpointer
 from cmpf.detectron2.config import detectron2_config
 from cmpf.detectron2.trainer import Trainer
-from cmpf.engine import distributed
 from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import LAST_CHECKPOINT
 from cmpf.errors import TrainingError
+from cmpf.factory.encoders import build_device
 
 NATIVE_ENDING = ".safetensors"
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Detectron2's loop and hooks around CMPF's data, optimiser, schedule and evaluators."""
+"""Detectron2's loop and hooks around CMPF's data, optimizer, schedule and evaluators."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cmpf.build.evaluation import build_evaluators, build_test_loader
-from cmpf.build.training import build_configured_optimizer, build_configured_schedule, build_train_loader
 from cmpf.data import Dataset, get_dataset
 from cmpf.detectron2.checkpointing import Checkpointer, WeightsKeeper
 from cmpf.detectron2.config import native_config
@@ -25,6 +23,8 @@ from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
 from cmpf.detectron2.evaluation import Evaluators
 from cmpf.engine.precision import MixedPrecision
 from cmpf.engine.schedule import Schedule
+from cmpf.factory.evaluation import build_evaluators, build_test_loader
+from cmpf.factory.training import build_configured_optimizer, build_configured_schedule, build_train_loader
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):  # type: ignore[misc]
     """Trains and evaluates a configuration with the parts of CMPF's own engine.
 
-    Shared with it: augmentations, order of the pictures, optimiser, clipping, schedule, evaluators. Detectron2's:
+    Shared with it: augmentations, order of the images, optimizer, clipping, schedule, evaluators. Detectron2's:
     the loop, mixed precision, logs, checkpoints. Datasets that only Detectron2 knows are read by its own loaders. Its
     loop has no SOLVER.ACCUMULATION_STEPS and no SOLVER.EMA; `obstacle` of cmpf.detectron2.running tells.
 
@@ -76,7 +76,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Pictures of a dataset at their test size, each of which names the classes to look for."""
+        """Images of a dataset at their test size, each of which names the classes to look for."""
         if not is_ours(dataset_name):
             return super().build_test_loader(cfg, dataset_name)
         return build_test_loader(native_config(cfg), _with_vocabulary(get_dataset(dataset_name)))

@@ -83,7 +83,7 @@ class CLIP(FrozenModule):
         """Feature maps.
 
         Args:
-            images_B3HW: normalised pictures; H and W are multiples of 32.
+            images_B3HW: normalized images; H and W are multiples of 32.
         """
         return self.backbone.features(images_B3HW)
 
@@ -103,7 +103,7 @@ class CLIP(FrozenModule):
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings, not normalised, in float32 whatever autocast says.
+        """Text embeddings, not normalized, in float32 whatever autocast says.
 
         Prompts are encoded by length, in batches as long as their longest prompt. That is exact: attention is
         causal and the embedding is read at the end token, so that padding has no effect.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cmpf.functional import mask_pooling, resize_bilinear
+from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.types import CLIPFeatures
 
 
@@ -29,7 +29,7 @@ class ConvNeXtBackbone:
         self.dense_channels: int = visual.trunk.num_features
 
     def features(self, images_B3HW: Tensor) -> CLIPFeatures:
-        """Outputs of the four stages, and the last one after the trunk's final normalisation."""
+        """Outputs of the four stages, and the last one after the trunk's final normalization."""
         trunk = self.visual.trunk
         x = trunk.stem(images_B3HW)
         levels = {}

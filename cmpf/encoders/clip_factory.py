@@ -14,8 +14,8 @@ from torch import nn
 from cmpf.encoders import tiny
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_tags import OPTION, QUICKGELU, source_of, tag_record, variant_for
-from cmpf.encoders.weights import UNREADABLE, cache_folder, load_weights, summary
 from cmpf.errors import ModelNameError, WeightsError
+from cmpf.weights.files import UNREADABLE, cache_folder, load_weights, summary
 
 
 def build_clip(*, name: str, pretrained: str) -> CLIP:

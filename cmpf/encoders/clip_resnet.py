@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmpf.functional import resize_bilinear
+from cmpf.common.tensors import resize_bilinear
 from cmpf.types import CLIPFeatures
 
 
@@ -49,7 +49,7 @@ class ResNetBackbone:
         query = pool.q_proj(query_B1C).unflatten(-1, (heads, -1)).transpose(1, 2)
         key = pool.k_proj(tokens_BPC).unflatten(-1, (heads, -1)).transpose(1, 2)
         value = pool.v_proj(tokens_BPC).unflatten(-1, (heads, -1)).transpose(1, 2)
-        # All masks of a picture ask the same question, so its scores are computed once.
+        # All masks of an image ask the same question, so its scores are computed once.
         scores_Bh1P = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         # An empty mask would make the softmax NaN; it attends everywhere and is zeroed below.
         seen_BQP = inside_BQP | ~valid_BQ[..., None]

@@ -34,7 +34,7 @@ def encode_tokens(model: Any, tokens_NL: Tensor) -> Tensor:
         model: OpenCLIP's `CLIP` or `CustomTextCLIP` with a causal text tower.
         tokens_NL: int64, L <= context length, the end token of every text included.
     Returns:
-        (N, E), not normalised.
+        (N, E), not normalized.
     """
     tower, _, _ = _tower(model)
     length = tokens_NL.shape[1]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cmpf.encoders.weights import hash_weights
-from cmpf.onednn import use_onednn_linear
+from cmpf.encoders.onednn import use_onednn_linear
+from cmpf.weights.files import hash_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
+_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=np.int8)
 
 
 def remove_small_regions(mask_HW: NDArray[np.bool_], *, min_area: int) -> NDArray[np.bool_]:
     """Fills holes, then drops islands, of fewer than `min_area` pixels; the same rule as segment-anything's.
 
-    Regions are 8-connected. Background that touches the picture's edge is a hole like any other. Where every
+    Regions are 8-connected. Background that touches the image's edge is a hole like any other. Where every
     island is small, the largest one stays.
 
     Args:
@@ -60,5 +60,5 @@ def _regions(mask: NDArray[np.bool_], cell_areas: NDArray[Any]) -> tuple[NDArray
     """Number of each cell's region, 0 = outside, and the areas of all regions, that of the outside first."""
     from scipy import ndimage
 
-    labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+    labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBORS)
     return labels, np.bincount(labels.ravel(), weights=cell_areas.ravel(), minlength=count + 1)

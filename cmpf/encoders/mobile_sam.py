@@ -55,7 +55,7 @@ class MobileSAMImageEncoder(nn.Module):
         """Image embeddings.
 
         Args:
-            images_B3HW: normalised square pictures.
+            images_B3HW: normalized square images.
         Returns:
             (B, S, H / 16, W / 16).
         """

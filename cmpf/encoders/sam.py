@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from cmpf.common.tensors import resize_bilinear
 from cmpf.encoders import tiny
-from cmpf.encoders.download import download
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.mobile_sam import build_mobile_sam
 from cmpf.encoders.sam_attention import fuse_attention
-from cmpf.encoders.weights import cache_folder, load_weights
 from cmpf.errors import ModelNameError, WeightsError
-from cmpf.functional import resize_bilinear
+from cmpf.weights.download import download
+from cmpf.weights.files import cache_folder, load_weights
 
 OPTION = "MODEL.CMPF.SAM.CHECKPOINT"
 ENSEMBLE_OPTION = "TEST.ENSEMBLE.SAM_CHECKPOINT"
@@ -61,7 +61,7 @@ class SAMEncoder(FrozenModule):
         """Image embeddings.
 
         Args:
-            images_B3HW: pictures with SAM's normalisation, padded; squashed to the square input, whatever
+            images_B3HW: images with SAM's normalization, padded; squashed to the square input, whatever
                 their aspect ratio.
         Returns:
             (B, S, hs, ws), for the published models (B, 256, 64, 64).

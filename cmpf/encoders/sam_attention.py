@@ -17,7 +17,7 @@ from torch.nn import functional as F
 #     masks of 2 ** 22 numbers    1.16 s   252 MB | 0.33 s  173 MB
 #     no mask: the bias as 2 * 64 more features of queries and keys
 #                                 1.98 s   361 MB | 0.33 s  264 MB (the CPU kernel wants the values as wide as the keys)
-# The small mask is still in the cache when it is read. A GPU wants more work a launch: 2 ** 28 numbers are one picture
+# The small mask is still in the cache when it is read. A GPU wants more work a launch: 2 ** 28 numbers are one image
 # of ViT-H, 0.5 GB in bfloat16.
 MASK_NUMBERS = {"cpu": 1 << 22}
 MASK_NUMBERS_ELSEWHERE = 1 << 28
@@ -44,7 +44,7 @@ class FusedAttention(nn.Module):
             self.rel_pos_w = attention.rel_pos_w
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        """Attention inside each picture or window.
+        """Attention inside each image or window.
 
         Args:
             x_BHWC: tokens of any height and width; tables of another size are resized linearly.
@@ -62,18 +62,18 @@ class FusedAttention(nn.Module):
         return projected
 
     def _attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, H * W, heads, d), some pictures or some rows of one picture's queries at a time."""
+        """(B, H * W, heads, d), some images or some rows of one image's queries at a time."""
         height, width = size
         batch, heads, tokens, depth = q.shape
         grid = q.reshape(batch, heads, height, width, depth)
         bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, _gathered(self.rel_pos_h, height)).contiguous()
         bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, _gathered(self.rel_pos_w, width)).contiguous()
         numbers = MASK_NUMBERS.get(q.device.type, MASK_NUMBERS_ELSEWHERE)
-        pictures = max(1, numbers // (heads * tokens * tokens))
+        images = max(1, numbers // (heads * tokens * tokens))
         rows = min(height, max(1, numbers // (heads * width * tokens)))
         mixed = q.new_empty(batch, tokens, heads, depth)
-        for b in range(0, batch, pictures):
-            some = slice(b, b + pictures)
+        for b in range(0, batch, images):
+            some = slice(b, b + images)
             for y in range(0, height, rows):
                 queries = slice(y * width, (y + rows) * width)
                 mask = bias_h[some, :, y : y + rows, :, :, None] + bias_w[some, :, y : y + rows, :, None, :]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""SAM's own masks for a whole picture: a grid of point prompts, filtered (paper: OpenSeg Ensemble)."""
+"""SAM's own masks for a whole image: a grid of point prompts, filtered (paper: OpenSeg Ensemble)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from cmpf.common.tensors import masks_to_boxes, resize_bilinear
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.mask_regions import remove_small_regions
 from cmpf.encoders.sam import SAMEncoder
-from cmpf.functional import masks_to_boxes, resize_bilinear
 
 MASKS_AT_ONCE = 16  # at full size; bounds memory
 
 
 class SAMProposer(FrozenModule):
-    """Segments everything in a picture, without classes.
+    """Segments everything in an image, without classes.
 
-    A point grid over the picture prompts SAM's mask decoder for three masks a point. Those stay whose
+    A point grid over the image prompts SAM's mask decoder for three masks a point. Those stay whose
     predicted IoU and stability are high. Of near-duplicates the best stays (box NMS). Small islands and holes
     go, and duplicates that this makes. The largest masks are returned.
 
     Args:
         encoder: the SAM; may be the one that also makes the model's features.
-        points_per_side: side of the square point grid over the picture.
+        points_per_side: side of the square point grid over the image.
         iou_threshold: least IoU that SAM predicts for its own mask.
         stability_threshold: least IoU of the mask cut at `+stability_offset` with the one cut at minus that.
         nms_threshold: box IoU above which the one of lower predicted IoU goes.
@@ -65,12 +65,12 @@ class SAMProposer(FrozenModule):
     def forward(
         self, embedding_1Shw: Tensor, *, padded: tuple[int, int], unpadded: tuple[int, int]
     ) -> Tensor:
-        """Masks of one picture, in float32 whatever autocast says.
+        """Masks of one image, in float32 whatever autocast says.
 
         Args:
-            embedding_1Shw: what `encoder` makes of the padded picture.
-            padded: (H, W) of the padded picture that the encoder squashed to its square.
-            unpadded: (H, W) of the picture without padding, at its top left.
+            embedding_1Shw: what `encoder` makes of the padded image.
+            padded: (H, W) of the padded image that the encoder squashed to its square.
+            unpadded: (H, W) of the image without padding, at its top left.
         Returns:
             (M, H, W) logits at the unpadded size, the largest mask first; M = 0 where nothing was found.
         """
@@ -99,7 +99,7 @@ class SAMProposer(FrozenModule):
             return self._clean_and_largest(logits, padded, unpadded)
 
     def point_grid(self, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
-        """Centres of a grid over the unpadded picture, row by row: (N, 2) x and y in SAM's input."""
+        """Centers of a grid over the unpadded image, row by row: (N, 2) x and y in SAM's input."""
         steps = (torch.arange(self.points_per_side) + 0.5) / self.points_per_side
         x = steps * (self.encoder.input_size * unpadded[1] / padded[1])
         y = steps * (self.encoder.input_size * unpadded[0] / padded[0])
@@ -127,9 +127,9 @@ class SAMProposer(FrozenModule):
         )
         return logits, quality
 
-    def to_picture(self, logits_Nhw: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
+    def to_image(self, logits_Nhw: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
         """Low-resolution logits at the unpadded size (N, H, W), by way of SAM's input as SAM itself does."""
-        return _to_picture(logits_Nhw, self.encoder.input_size, padded, unpadded)
+        return _to_image(logits_Nhw, self.encoder.input_size, padded, unpadded)
 
     def _good_ones(
         self, logits: Tensor, quality: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
@@ -139,7 +139,7 @@ class SAMProposer(FrozenModule):
         logits, quality = logits[promising], quality[promising]
         passed, boxes = [quality.new_zeros(0, dtype=torch.bool)], [quality.new_zeros(0, 4)]
         for chunk in _batches(logits, MASKS_AT_ONCE):
-            large = self.to_picture(chunk, padded, unpadded)
+            large = self.to_image(chunk, padded, unpadded)
             smaller = (large > self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
             larger = (large > -self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
             stable = smaller / larger.clamp(min=1) >= self.stability_threshold
@@ -157,7 +157,7 @@ class SAMProposer(FrozenModule):
             return logits, torch.zeros(0, *unpadded, dtype=torch.bool, device=logits.device)
         cleaned, unchanged, boxes = [], [], []
         for chunk in _batches(logits, MASKS_AT_ONCE):
-            for before in (self.to_picture(chunk, padded, unpadded) > 0).cpu():
+            for before in (self.to_image(chunk, padded, unpadded) > 0).cpu():
                 mask = torch.from_numpy(remove_small_regions(before.numpy(), min_area=self.min_area))
                 cleaned.append(mask)
                 unchanged.append(bool((mask == before).all()))
@@ -168,27 +168,27 @@ class SAMProposer(FrozenModule):
         largest = kept[areas.argsort(descending=True, stable=True)[: self.max_masks]]
         masks = torch.stack([cleaned[index] for index in largest.tolist()]).to(logits.device)
         logits = logits[largest.to(logits.device)]
-        return logits, masks ^ (self.to_picture(logits, padded, unpadded) > 0)
+        return logits, masks ^ (self.to_image(logits, padded, unpadded) > 0)
 
 
 def full_size_masks(logits_Mhw: Tensor, flipped_MHW: Tensor, *, side: int, padded: tuple[int, int]) -> Tensor:
-    """Mask logits at the size of the picture.
+    """Mask logits at the size of the image.
 
     Args:
         logits_Mhw: float32 logits as SAM's mask decoder gave them.
         flipped_MHW: bool at the wanted size: there the sign is the other than that of the resized logits.
         side: side of SAM's square input.
-        padded: (H, W) of the padded picture that was squashed to that square.
+        padded: (H, W) of the padded image that was squashed to that square.
     Returns:
         (M, H, W) logits.
     """
     if not len(logits_Mhw):
         return logits_Mhw.new_zeros(flipped_MHW.shape)
-    large = _to_picture(logits_Mhw, side, padded, (flipped_MHW.shape[-2], flipped_MHW.shape[-1]))
+    large = _to_image(logits_Mhw, side, padded, (flipped_MHW.shape[-2], flipped_MHW.shape[-1]))
     return _with_sign(large, (large > 0) ^ flipped_MHW)
 
 
-def _to_picture(logits_Nhw: Tensor, side: int, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
+def _to_image(logits_Nhw: Tensor, side: int, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
     square = resize_bilinear(logits_Nhw[:, None], (side, side))
     return resize_bilinear(square, padded)[:, 0, : unpadded[0], : unpadded[1]]
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A vocabulary in CLIP's joint space: prompt templates, averaged and normalised (paper, Sec. 3.4)."""
+"""A vocabulary in CLIP's joint space: prompt templates, averaged and normalized (paper, Sec. 3.4)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def embed_vocabulary(
         classes: K classes, each with at least one name.
         cache: disk cache; a vocabulary found there is not encoded. None = always encode.
     Returns:
-        One L2-normalised float32 row a synonym: the mean over the templates of normalised prompt embeddings.
+        One L2-normalized float32 row a synonym: the mean over the templates of normalized prompt embeddings.
     Raises:
         VocabularyError: no class, or a class without a name.
     """
@@ -75,7 +75,7 @@ def embed_names(clip: CLIP, names: Sequence[str]) -> Tensor:
     """Embeddings of names, each averaged over all templates.
 
     Returns:
-        (N, E) float32, rows L2-normalised.
+        (N, E) float32, rows L2-normalized.
     """
     prompts = [template.format(name) for name in names for template in TEMPLATES]
     embeddings = F.normalize(clip.encode_text(prompts), dim=-1)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cmpf.encoders.weights import UNREADABLE, hash_weights
-from cmpf.files import replacing
+from cmpf.common.files import replacing
+from cmpf.weights.files import UNREADABLE, hash_weights
 
 logger = logging.getLogger(__name__)
 

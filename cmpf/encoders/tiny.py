@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from cmpf.encoders.tiny_assets import ASSETS, expected_hash
 from cmpf.encoders.tiny_clip import (
     CLIP_NAME,
     CLIP_WEIGHTS,
@@ -13,6 +12,7 @@ from cmpf.encoders.tiny_clip import (
     tiny_tokenizer,
 )
 from cmpf.encoders.tiny_sam import SAM_NAME, SAM_WEIGHTS, build_tiny_sam, load_tiny_sam
+from cmpf.weights.assets import ASSETS, expected_hash
 
 __all__ = [
     "ASSETS",

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from cmpf.encoders.tiny_assets import ASSETS, checked_asset, load_checked_weights
+from cmpf.weights.assets import ASSETS, checked_asset, load_checked_weights
 
 CLIP_NAME = "cmpf_tiny"
 CLIP_CONFIG = "cmpf_tiny.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cmpf.encoders.tiny_assets import ASSETS, load_checked_weights
+from cmpf.weights.assets import ASSETS, load_checked_weights
 
 SAM_NAME = "cmpf_tiny"
 SAM_WEIGHTS = "cmpf_tiny_sam.safetensors"

@@ -2,7 +2,7 @@
 """Checkpoints of a training run: pairs of trained weights (safetensors) and training state (torch.save).
 
 Each file is replaced atomically, weights first; the state holds the weights' SHA-256, so a pair is whole or
-is recognised as broken, whatever moment the process was killed in.
+is recognized as broken, whatever moment the process was killed in.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from cmpf.common.files import TEMPORARY, replacing, write_text
 from cmpf.errors import TrainingError
-from cmpf.files import TEMPORARY, replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ class Checkpointer:
 
     Args:
         folder: OUTPUT_DIR; made if it is not there.
-        save_weights: writes the model's trained weights to a path (cmpf.checkpoint.save, bound).
-        load_weights: reads such a file into the model (cmpf.checkpoint.load, bound).
+        save_weights: writes the model's trained weights to a path (cmpf.weights.save, bound).
+        load_weights: reads such a file into the model (cmpf.weights.load, bound).
         keep: how many numbered checkpoints stay; the older ones are removed. At least 1.
     """
 
@@ -87,19 +87,19 @@ class Checkpointer:
             TrainingError: there are checkpoints, but none is whole.
         """
         iterations = self.iterations()
-        faults = []
+        issues = []
         for iteration in reversed(iterations):
             try:
                 state = self._read(iteration)
-            except TrainingError as fault:
-                logger.warning("skipped a checkpoint that is not whole: %s", fault)
-                faults.append(str(fault))
+            except TrainingError as issue:
+                logger.warning("skipped a checkpoint that is not whole: %s", issue)
+                issues.append(str(issue))
                 continue
             self._load_weights(self.weights_path(iteration))
             return state
-        if faults:
+        if issues:
             raise TrainingError(
-                f"no checkpoint in {self.folder} is whole: {'; '.join(faults)}. Remove them to start anew, "
+                f"no checkpoint in {self.folder} is whole: {'; '.join(issues)}. Remove them to start anew, "
                 "or copy a whole one there"
             )
         return None
@@ -140,8 +140,8 @@ class Checkpointer:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             expected = state.pop("weights_sha256")
-        except _UNREADABLE as fault:
-            raise TrainingError(f"{path} is truncated or damaged ({type(fault).__name__})") from fault
+        except _UNREADABLE as issue:
+            raise TrainingError(f"{path} is truncated or damaged ({type(issue).__name__})") from issue
         if _sha256(weights) != expected:
             raise TrainingError(f"{weights} is truncated, damaged or of another run than {path.name}")
         return state

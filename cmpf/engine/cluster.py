@@ -59,11 +59,11 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place
         # Also a batch script has SLURM's numbers of its job; those of a step are there below srun only.
         if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
             return _slurm(environment)
-    except (KeyError, ValueError) as fault:
+    except (KeyError, ValueError) as issue:
         raise ConfigError(
-            f"the environment of torchrun or SLURM is not complete: {fault}. Start the program by torchrun or "
+            f"the environment of torchrun or SLURM is not complete: {issue}. Start the program by torchrun or "
             "srun, or unset these variables"
-        ) from fault
+        ) from issue
     return None
 
 

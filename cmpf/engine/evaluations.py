@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 from cmpf.engine.best_metric import BestMetric, Results, flatten_results, plain_results
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.seeding import preserved_rng
 from cmpf.engine.weight_average import WeightAverage
-from cmpf.engine.writers import Pictures
+from cmpf.engine.writers import Images
 
 
 class Evaluations:
@@ -23,7 +23,7 @@ class Evaluations:
     Args:
         model: brought into evaluation mode while it is looked at.
         evaluate: gives {dataset: {task: {metric: percent}}}; None = no evaluation.
-        draw: pictures of a batch with the model's predictions; None = none.
+        draw: images of a batch with the model's predictions; None = none.
         period: iterations between two evaluations; 0 = at the end only. There is always one at the end.
         max_iter: the end.
         best_metric: see BestMetric; "" = no best weights.
@@ -35,7 +35,7 @@ class Evaluations:
         *,
         model: nn.Module,
         evaluate: Callable[[], Results] | None,
-        draw: Callable[[Any], Pictures] | None,
+        draw: Callable[[Any], Images] | None,
         period: int,
         max_iter: int,
         best_metric: str,
@@ -78,8 +78,8 @@ class Evaluations:
         self._evaluated_at = iteration
         return metrics, self.best is not None and self.best.update(iteration, metrics)
 
-    def pictures(self, iteration: int, batch: Any) -> Pictures:
-        """Pictures of a batch where an evaluation would come, in the main process; empty elsewhere."""
+    def images(self, iteration: int, batch: Any) -> Images:
+        """Images of a batch where an evaluation would come, in the main process; empty elsewhere."""
         if self._draw is None or not distributed.is_main() or not self._at_period(iteration):
             return {}
         with self._unchanged():

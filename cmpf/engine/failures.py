@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
+from cmpf.common.files import write_text
 from cmpf.errors import TrainingError
-from cmpf.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -25,19 +25,19 @@ def batch_names(batch: Any) -> list[str]:
     return [str(sample.get("file_name", sample.get("image_id", "(no name)"))) for sample in named]
 
 
-def pictures_of_all(batch: Any) -> list[dict[str, Any]]:
+def images_of_all(batch: Any) -> list[dict[str, Any]]:
     """File name and image id of each sample of all processes' batches; all of them must call it."""
-    return [picture for pictures in distributed.gather(_pictures(batch)) for picture in pictures]
+    return [image for images in distributed.gather(_images(batch)) for image in images]
 
 
-def record_failure(folder: Path, *, iteration: int, fault: str, batch: Any) -> None:
-    """Writes FOLDER/failed_batch.json: iteration, fault, and file name and image id of each sample."""
-    content = {"iteration": iteration, "fault": fault, "pictures": _pictures(batch)}
+def record_failure(folder: Path, *, iteration: int, issue: str, batch: Any) -> None:
+    """Writes FOLDER/failed_batch.json: iteration, issue, and file name and image id of each sample."""
+    content = {"iteration": iteration, "issue": issue, "images": _images(batch)}
     write_text(folder / FAILED_BATCH, json.dumps(content, indent=1))
 
 
-def failure(fault: str, *, batch: Any, folder: Path, weights: Path) -> TrainingError:
-    """The error that ends a training: what happened, with which pictures, and how to go on.
+def failure(issue: str, *, batch: Any, folder: Path, weights: Path) -> TrainingError:
+    """The error that ends a training: what happened, with which images, and how to go on.
 
     Args:
         batch: its samples are named.
@@ -46,12 +46,12 @@ def failure(fault: str, *, batch: Any, folder: Path, weights: Path) -> TrainingE
     """
     names = ", ".join(batch_names(batch)) or "unnamed"
     return TrainingError(
-        f"{fault}. Pictures of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "
-        "Look at these pictures or lower the learning rate; --resume goes on with the next batch"
+        f"{issue}. Images of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "
+        "Look at these images or lower the learning rate; --resume goes on with the next batch"
     )
 
 
-class FaultCounter:
+class IssueCounter:
     """Counts steps in a row that had to be left out.
 
     Args:
@@ -62,15 +62,15 @@ class FaultCounter:
         self.in_a_row = 0
         self._allowed = allowed
 
-    def add(self, fault: str, *, iteration: int, batch: Any) -> bool:
-        """Takes a step in, `fault` "" for a good one, and logs a faulty one; True when there are too many."""
-        self.in_a_row = self.in_a_row + 1 if fault else 0
-        if not fault:
+    def add(self, issue: str, *, iteration: int, batch: Any) -> bool:
+        """Takes a step in, `issue` "" for a good one, and logs a bad one; True when there are too many."""
+        self.in_a_row = self.in_a_row + 1 if issue else 0
+        if not issue:
             return False
         logger.warning(
-            "iteration %d: %s; step left out (%d of %d in a row). Pictures: %s",
+            "iteration %d: %s; step left out (%d of %d in a row). Images: %s",
             iteration,
-            fault,
+            issue,
             self.in_a_row,
             self._allowed,
             ", ".join(batch_names(batch)),
@@ -78,7 +78,7 @@ class FaultCounter:
         return self.in_a_row >= self._allowed
 
 
-def _pictures(batch: Any) -> list[dict[str, Any]]:
+def _images(batch: Any) -> list[dict[str, Any]]:
     samples = batch if isinstance(batch, Sequence) else []
     return [
         {key: sample[key] for key in ("file_name", "image_id") if key in sample}

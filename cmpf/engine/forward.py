@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 from cmpf.errors import TrainingError
 from cmpf.losses.normalizers import Normalizers
 from cmpf.model import CMPF
@@ -73,7 +73,7 @@ class CMPFForward:
     def __init__(self, model: CMPF) -> None:
         if model.criterion is None:
             raise TrainingError(
-                "this model was built without losses; build it with cmpf.build.build_model(cfg)"
+                "this model was built without losses; build it with cmpf.factory.build_model(cfg)"
             )
         self._criterion = model.criterion
         self._queries = model.decoder.query_content.num_embeddings

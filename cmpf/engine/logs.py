@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 
 FILE_ONLY = {"file_only": True}  # as logger.info(..., extra=FILE_ONLY): not for the terminal
 LOG_FILE = "log.txt"

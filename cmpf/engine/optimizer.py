@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""AdamW with parameter groups: no weight decay on normalisation layers and embeddings."""
+"""AdamW with parameter groups: no weight decay on normalization layers and embeddings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_optimizer(
         model: its frozen parameters (requires_grad False) are left out.
         lr: learning rate of every group.
         weight_decay: of all parameters that the two groups below do not hold.
-        weight_decay_norm: of normalisation layers.
+        weight_decay_norm: of normalization layers.
         weight_decay_embed: of nn.Embedding and of bare parameters named `*embed` or `*embedding`.
     Raises:
         TrainingError: nothing in the model can be trained.
@@ -50,27 +50,27 @@ def build_optimizer(
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Makes sure that what is optimised is what the model trains.
+    """Makes sure that what is optimized is what the model trains.
 
     Raises:
-        TrainingError: the optimiser holds a frozen or a foreign parameter, or lacks one.
+        TrainingError: the optimizer holds a frozen or a foreign parameter, or lacks one.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    optimised = [p for group in optimizer.param_groups for p in group["params"]]
-    frozen = [names.get(id(p), "(not in the model)") for p in optimised if not p.requires_grad]
+    optimized = [p for group in optimizer.param_groups for p in group["params"]]
+    frozen = [names.get(id(p), "(not in the model)") for p in optimized if not p.requires_grad]
     if frozen:
-        raise TrainingError(f"the optimiser holds frozen parameters: {_some(frozen)}. Leave them out of it")
-    foreign = [tuple(p.shape) for p in optimised if id(p) not in names]
+        raise TrainingError(f"the optimizer holds frozen parameters: {_some(frozen)}. Leave them out of it")
+    foreign = [tuple(p.shape) for p in optimized if id(p) not in names]
     if foreign:
         raise TrainingError(
-            f"the optimiser holds parameters that are not the model's, of shapes {_some(foreign)}. Build the "
-            "optimiser after the model has its final form"
+            f"the optimizer holds parameters that are not the model's, of shapes {_some(foreign)}. Build the "
+            "optimizer after the model has its final form"
         )
-    held = {id(p) for p in optimised}
+    held = {id(p) for p in optimized}
     lacking = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if lacking:
         raise TrainingError(
-            f"the optimiser lacks parameters that require a gradient: {_some(lacking)}. Add or freeze them"
+            f"the optimizer lacks parameters that require a gradient: {_some(lacking)}. Add or freeze them"
         )
 
 

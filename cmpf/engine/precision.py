@@ -64,7 +64,7 @@ class MixedPrecision:
 
     @property
     def expects_overflow(self) -> bool:
-        """Whether an infinite gradient is the scaler still looking for its range, not a fault."""
+        """Whether an infinite gradient is the scaler still looking for its range, not an issue."""
         return self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Where the time of a training step goes, or that of a picture in an evaluation."""
+"""Where the time of a training step goes, or that of an image in an evaluation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cmpf.common.files import replacing
 from cmpf.engine.timing import Stopwatch
 from cmpf.engine.trainer import Trainer
-from cmpf.files import replacing
 
 if TYPE_CHECKING:
     from cmpf.evaluation import Evaluator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TRACE_FILE = "profile_trace.json"
 WARM_UP = 2  # steps before the measured ones: allocation, and what libraries choose at the first call
 TRACED = 2  # steps in the trace; the profiler slows them down, so they are not the measured ones
-SECTIONS = ("data", "frozen encoders", "decoder", "matching", "losses", "backward", "optimiser")
+SECTIONS = ("data", "frozen encoders", "decoder", "matching", "losses", "backward", "optimizer")
 EVALUATION_SECTIONS = (
     "data",
     "frozen encoders",
@@ -39,18 +39,18 @@ Parts = Mapping[str, tuple[Any, str]]
 
 @dataclass(frozen=True)
 class Profile:
-    """Mean seconds of a step by section, and in all. pictures: of a step, in this process."""
+    """Mean seconds of a step by section, and in all. images: of a step, in this process."""
 
     iterations: int
     seconds: dict[str, float]
     total: float
-    pictures: float
+    images: float
 
     def table(self) -> str:
         """One line a section: milliseconds and share of the step."""
         rows = [(name, seconds) for name, seconds in self.seconds.items()]
         lines = [
-            f"mean of {self.iterations} steps, {self.pictures / self.total:.3g} pictures a second",
+            f"mean of {self.iterations} steps, {self.images / self.total:.3g} images a second",
             f"{'section':<16} {'ms':>9} {'share':>7}",
         ]
         lines += [f"{name:<16} {1000 * seconds:>9.2f} {seconds / self.total:>6.1%}" for name, seconds in rows]
@@ -125,13 +125,13 @@ def _profile(
     parts: Parts,
     folder: Path | None,
 ) -> Profile:
-    """Takes steps, each of which tells how many pictures it had."""
+    """Takes steps, each of which tells how many images it had."""
     with _watched(watch, parts):
         for _ in range(WARM_UP):
             step()
         watch.start()
         started = time.perf_counter()
-        pictures = sum(step() for _ in range(iterations))
+        images = sum(step() for _ in range(iterations))
         total = (time.perf_counter() - started) / iterations
         measured = {name: seconds / iterations for name, seconds in watch.seconds.items()}
         if folder is not None:
@@ -139,7 +139,7 @@ def _profile(
         watch.stop()
     seconds = {name: measured[name] for name in sections if name in measured}
     seconds[OTHER] = max(0.0, total - sum(seconds.values()))
-    return Profile(iterations, seconds, total, pictures / iterations)
+    return Profile(iterations, seconds, total, images / iterations)
 
 
 def _again_and_again(loader: Iterable[Any]) -> Iterator[Any]:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmpf.engine.records import Record, Window
-from cmpf.engine.writers import Pictures, Writer
+from cmpf.engine.writers import Images, Writer
 
 
 class Reporter:
     """All writers as one, and the means between two summaries.
 
     Args:
-        writers: hear about losses, results and pictures.
+        writers: hear about losses, results and images.
         log_period: iterations of which a summary is the mean.
     """
 
@@ -43,10 +43,10 @@ class Reporter:
         for writer in self._writers:
             writer.results(iteration, metrics)
 
-    def pictures(self, iteration: int, pictures: Pictures) -> None:
-        """Pictures of this iteration's batch were drawn."""
+    def images(self, iteration: int, images: Images) -> None:
+        """Images of this iteration's batch were drawn."""
         for writer in self._writers:
-            writer.pictures(iteration, pictures)
+            writer.images(iteration, images)
 
     def close(self) -> None:
         """Training ends, well or not."""

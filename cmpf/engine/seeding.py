@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 
 
 def seed_everything(seed: int) -> int:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""One optimiser step, left out where something is not finite."""
+"""One optimizer step, left out where something is not finite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 from cmpf.engine.forward import Forward
 from cmpf.engine.precision import MixedPrecision
 from cmpf.engine.timing import Stopwatch
@@ -24,13 +24,13 @@ class StepResult:
     """losses: weighted, by name, the mean over processes. grad_norm: of all gradients before clipping, NaN where
     there were none.
 
-    fault: what was not finite, so that the step was left out; "" after a step, and after an overflow that
+    issue: what was not finite, so that the step was left out; "" after a step, and after an overflow that
     float16's loss scaler is expected to meet while it looks for its range.
     """
 
     losses: dict[str, float]
     grad_norm: float
-    fault: str
+    issue: str
 
 
 class TrainStep:
@@ -70,17 +70,17 @@ class TrainStep:
         """Trains on one batch.
 
         Raises:
-            TrainingError: the model reports a fault, in this process or in another one.
+            TrainingError: the model reports an issue, in this process or in another one.
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss, values = self._losses(batch)
         bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            return StepResult(losses=values, grad_norm=math.nan, fault=", ".join(bad[:3]) + more)
+            return StepResult(losses=values, grad_norm=math.nan, issue=", ".join(bad[:3]) + more)
         with self.watch("backward"):
             self.precision.backward(loss)
-        with self.watch("optimiser"):
+        with self.watch("optimizer"):
             return self._update(values)
 
     def _losses(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
@@ -97,8 +97,8 @@ class TrainStep:
                     with self.watch("backward"):
                         self.precision.backward(stacked.sum())
             losses = self._part(last, normalizers)
-        except TrainingError as fault:
-            error = fault
+        except TrainingError as issue:
+            error = issue
         distributed.raise_together(error)
         stacked = _stack(losses)
         total = distributed.all_reduce_mean(stacked.detach() if done is None else done + stacked.detach())
@@ -115,8 +115,8 @@ class TrainStep:
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))
         if math.isfinite(grad_norm) or expects_overflow:
             self.precision.step(self._optimizer)
-            return StepResult(losses=values, grad_norm=grad_norm, fault="")
-        return StepResult(losses=values, grad_norm=grad_norm, fault=f"gradient norm = {grad_norm}")
+            return StepResult(losses=values, grad_norm=grad_norm, issue="")
+        return StepResult(losses=values, grad_norm=grad_norm, issue=f"gradient norm = {grad_norm}")
 
 
 def split(batch: Any, parts: int) -> list[Any]:
@@ -130,7 +130,7 @@ def split(batch: Any, parts: int) -> list[Any]:
     if not isinstance(batch, Sequence) or len(batch) < parts:
         count = len(batch) if isinstance(batch, Sequence) else 1
         raise TrainingError(
-            f"SOLVER.ACCUMULATION_STEPS {parts}: each process has {count} pictures of a batch, which cannot be "
+            f"SOLVER.ACCUMULATION_STEPS {parts}: each process has {count} images of a batch, which cannot be "
             "cut into so many parts; lower it, or raise SOLVER.IMS_PER_BATCH"
         )
     smaller, larger = divmod(len(batch), parts)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.contracts import Outcome, TrainLoader
 from cmpf.engine.evaluations import Evaluations
-from cmpf.engine.failures import FaultCounter, failure, pictures_of_all, record_failure
+from cmpf.engine.failures import IssueCounter, failure, images_of_all, record_failure
 from cmpf.engine.forward import Forward, PlainForward
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
@@ -27,16 +27,16 @@ from cmpf.engine.schedule import Schedule
 from cmpf.engine.seeding import rng_state, set_rank_rng_state
 from cmpf.engine.step import StepResult, TrainStep
 from cmpf.engine.weight_average import WeightAverage
-from cmpf.engine.writers import Pictures, Writer
+from cmpf.engine.writers import Images, Writer
 from cmpf.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-FAULTS_ALLOWED = 10
+ISSUES_ALLOWED = 10
 
 
 class Trainer:
-    """Trains a model, in one process or as one of several that do the same (cmpf/engine/distributed.py).
+    """Trains a model, in one process or as one of several that do the same (cmpf/common/distributed.py).
 
     Args:
         model: `model(batch)` in training mode gives a dict of weighted losses, whose sum is minimised.
@@ -57,7 +57,7 @@ class Trainer:
         accumulation_steps: parts that a batch is cut into to save memory.
         forward: from batches to losses; None = the mean of `model(batch)` over the samples.
         average: its averaged weights are evaluated, and saved as best and final ones; None = the weights themselves.
-        draw: pictures of a batch with the model's predictions, wherever an evaluation is due; None = none.
+        draw: images of a batch with the model's predictions, wherever an evaluation is due; None = none.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Trainer:
         accumulation_steps: int = 1,
         forward: Forward | None = None,
         average: WeightAverage | None = None,
-        draw: Callable[[Any], Pictures] | None = None,
+        draw: Callable[[Any], Images] | None = None,
     ) -> None:
         check_optimizer(optimizer, model)
         self.model = model
@@ -112,7 +112,7 @@ class Trainer:
         )
         self._reporter = Reporter(writers, log_period=log_period)
         self._position = loader.state_dict()
-        self._faults = FaultCounter(allowed=FAULTS_ALLOWED)
+        self._issues = IssueCounter(allowed=ISSUES_ALLOWED)
         self._saved = False
         self._stopped_by = ""
 
@@ -131,8 +131,8 @@ class Trainer:
 
         Raises:
             TrainingError: OUTPUT_DIR holds another run's checkpoints and resume() was not called; losses or
-                gradients are not finite ten times in a row, or the model reports a fault: then a checkpoint
-                is left, and failed_batch.json names the pictures of the batch.
+                gradients are not finite ten times in a row, or the model reports an issue: then a checkpoint
+                is left, and failed_batch.json names the images of the batch.
         """
         if self.iteration == 0 and not self._saved:
             distributed.on_main(self.checkpointer.check_unused)
@@ -188,7 +188,7 @@ class Trainer:
         self.iteration += 1
         self.schedule.step()
         self._check(result, batch)
-        if self.average is not None and not result.fault:
+        if self.average is not None and not result.issue:
             self.average.update()
         self._reporter.iteration(
             Record(
@@ -203,8 +203,8 @@ class Trainer:
                 max_memory=max_memory(self.step.device),
             )
         )
-        if pictures := self.evaluations.pictures(self.iteration, batch):
-            self._reporter.pictures(self.iteration, pictures)
+        if images := self.evaluations.images(self.iteration, batch):
+            self._reporter.images(self.iteration, images)
         if self.iteration % self.checkpoint_period == 0 or self.evaluations.due(self.iteration):
             self.save()
 
@@ -224,24 +224,24 @@ class Trainer:
 
     def _check(self, result: StepResult, batch: Any) -> None:
         """Counts steps that were left out; in all processes they are the same ones."""
-        pictures = pictures_of_all(batch) if result.fault else []
-        if self._faults.add(result.fault, iteration=self.iteration, batch=pictures):
-            self._faults.in_a_row = 0  # so that a resumed run gets as many again
+        images = images_of_all(batch) if result.issue else []
+        if self._issues.add(result.issue, iteration=self.iteration, batch=images):
+            self._issues.in_a_row = 0  # so that a resumed run gets as many again
             raise self._failure(
-                f"losses or gradients were not finite {FAULTS_ALLOWED} times in a row, the last time in "
-                f"iteration {self.iteration} ({result.fault})",
+                f"losses or gradients were not finite {ISSUES_ALLOWED} times in a row, the last time in "
+                f"iteration {self.iteration} ({result.issue})",
                 batch,
             )
 
-    def _failure(self, fault: str, batch: Any) -> TrainingError:
+    def _failure(self, issue: str, batch: Any) -> TrainingError:
         """Saves the batch's names and a checkpoint, and gives the error that tells of both."""
-        pictures = pictures_of_all(batch)
+        images = images_of_all(batch)
         folder = self.checkpointer.folder
         if distributed.is_main():
-            record_failure(folder, iteration=self.iteration, fault=fault, batch=pictures)
+            record_failure(folder, iteration=self.iteration, issue=issue, batch=images)
         self.save()
         return failure(
-            fault, batch=pictures, folder=folder, weights=self.checkpointer.weights_path(self.iteration)
+            issue, batch=images, folder=folder, weights=self.checkpointer.weights_path(self.iteration)
         )
 
     def _evaluate(self, stop: StopRequest) -> None:
@@ -274,7 +274,7 @@ class Trainer:
             "rng": distributed.gather(rng_state()),
             "window": self._reporter.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "faults_in_a_row": self._faults.in_a_row,
+            "issues_in_a_row": self._issues.in_a_row,
             **self.evaluations.state_dict(),
         }
 
@@ -289,5 +289,5 @@ class Trainer:
         self._reporter.load_state_dict(state["window"])
         if self.average is not None:
             self.average.resume(state.get("average"))
-        self._faults.in_a_row = state["faults_in_a_row"]
+        self._issues.in_a_row = state["issues_in_a_row"]
         self.evaluations.load_state_dict(state)

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cmpf.common.files import write_text
 from cmpf.engine.records import Record
-from cmpf.engine.writers import Pictures, Writer, curves
+from cmpf.engine.writers import Images, Writer, curves
 from cmpf.errors import ConfigError
-from cmpf.files import write_text
 
 RUN_FILE = "wandb_run.txt"
 
 
 class WandbWriter(Writer):
-    """Curves, results and pictures of one run; a resumed training goes on with the run that it began.
+    """Curves, results and images of one run; a resumed training goes on with the run that it began.
 
     Args:
         folder: of the training; its name is the run's, and the run's id is kept in it.
@@ -59,9 +59,9 @@ class WandbWriter(Writer):
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=iteration)
 
-    def pictures(self, iteration: int, pictures: Pictures) -> None:
-        images = {title: self._wandb.Image(picture) for title, picture in pictures.items()}
-        self._run.log(images, step=iteration)
+    def images(self, iteration: int, images: Images) -> None:
+        logged = {title: self._wandb.Image(image) for title, image in images.items()}
+        self._run.log(logged, step=iteration)
 
     def close(self) -> None:
         if self._run is not None:

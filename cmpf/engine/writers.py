@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cmpf.common.files import write_text
 from cmpf.engine.logs import FILE_ONLY
 from cmpf.engine.records import Record
-from cmpf.files import write_text
 
-Pictures = Mapping[str, NDArray[np.uint8]]  # title -> (H, W, 3) RGB
+Images = Mapping[str, NDArray[np.uint8]]  # title -> (H, W, 3) RGB
 
 
 class Writer:
@@ -37,8 +37,8 @@ class Writer:
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Hears an evaluation, "dataset/task/metric" -> value in percent."""
 
-    def pictures(self, iteration: int, pictures: Pictures) -> None:
-        """Hears pictures of the training with the model's predictions."""
+    def images(self, iteration: int, images: Images) -> None:
+        """Hears images of the training with the model's predictions."""
 
     def close(self) -> None:
         """Training ends, well or not."""
@@ -143,9 +143,9 @@ class TensorBoardWriter(Writer):
             self._events.add_scalar(name, value, iteration)
         self._events.flush()
 
-    def pictures(self, iteration: int, pictures: Pictures) -> None:
-        for title, picture in pictures.items():
-            self._events.add_image(title, picture, iteration, dataformats="HWC")
+    def images(self, iteration: int, images: Images) -> None:
+        for title, image in images.items():
+            self._events.add_image(title, image, iteration, dataformats="HWC")
 
     def close(self) -> None:
         if self._events is not None:

@@ -43,7 +43,7 @@ def coco_precision(
         detections: `image_id`, `category_id`, `score`, `segmentation` (RLE) or `bbox` (x, y, w, h), and `area`
             (pixels, for the area ranges; None or left out = that of what is compared).
         iou_type: "segm" compares masks and "bbox" boxes.
-        federated: LVIS's rules. An unmatched detection of a class that is not labelled exhaustively in its
+        federated: LVIS's rules. An unmatched detection of a class that is not labeled exhaustively in its
             image does not count, and there is no crowd. `detections` are those that federated_detections keeps.
             COCO's rules otherwise: at most 100 detections a class and image.
     Returns:

@@ -16,7 +16,7 @@ from cmpf.errors import EvaluationError
 from cmpf.types import ModelResult, Sample
 
 Ids = npt.NDArray[np.int64]
-_MAX_LABEL = 65535  # label pictures have at most 16 bits
+_MAX_LABEL = 65535  # label maps have at most 16 bits
 # Where the model's outputs are switched on, for the error text.
 _SWITCHES = {
     "panoptic_seg": "MODEL.MASK_FORMER.TEST.PANOPTIC_ON",
@@ -88,7 +88,7 @@ def check_size(what: str, predicted: Sequence[int], expected: Sequence[int]) -> 
 
 
 def read_panoptic_png(path: str | Path) -> Ids:
-    """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B; 0 is void. Grey files hold plain ids.
+    """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B; 0 is void. Gray files hold plain ids.
 
     Raises:
         EvaluationError: the file is missing or damaged.
@@ -102,15 +102,15 @@ def read_panoptic_png(path: str | Path) -> Ids:
 def read_class_labels(
     path: str | Path, *, num_classes: int, ignore_label: int, label_map: Mapping[int, int] | None = None
 ) -> Ids:
-    """Class indices (H, W) of an 8-bit, palette or 16-bit label picture; `num_classes` marks ignored pixels.
+    """Class indices (H, W) of an 8-bit, palette or 16-bit label map; `num_classes` marks ignored pixels.
 
     Args:
-        path: single-channel picture, PNG or TIFF.
+        path: single-channel image, PNG or TIFF.
         num_classes: classes are 0..num_classes - 1.
         ignore_label: value of pixels that do not count.
         label_map: value in the file -> class index; None = the file holds class indices.
     Raises:
-        EvaluationError: the file cannot be read, has colour channels, or holds a value that is neither a
+        EvaluationError: the file cannot be read, has color channels, or holds a value that is neither a
             class nor the ignore label.
     """
     values = read_label_values(path)
@@ -130,25 +130,25 @@ def read_class_labels(
 
 
 def read_label_values(path: str | Path) -> Ids:
-    """Values (H, W) of an 8-bit, palette or 16-bit label picture, PNG or TIFF, as they stand there.
+    """Values (H, W) of an 8-bit, palette or 16-bit label map, PNG or TIFF, as they stand there.
 
     Raises:
-        EvaluationError: the file cannot be read, has colour channels, or no whole numbers.
+        EvaluationError: the file cannot be read, has color channels, or no whole numbers.
     """
     values = _read(path)
     if values.ndim != 2:
-        raise EvaluationError(f"{path}: a label picture has one channel, this one has {values.shape[2]}")
+        raise EvaluationError(f"{path}: a label map has one channel, this one has {values.shape[2]}")
     return values
 
 
 def _read(path: str | Path) -> Ids:
     try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture)
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
             if pixels.dtype.kind == "f":
                 raise ValueError("it holds fractions, labels are whole numbers")
             return pixels.astype(np.int64)
     except FileNotFoundError as error:
         raise EvaluationError(f"{path}: ground truth not found; prepare the dataset again") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise EvaluationError(f"{path}: cannot be read as a picture ({error}); prepare it again") from error
+        raise EvaluationError(f"{path}: cannot be read as an image ({error}); prepare it again") from error

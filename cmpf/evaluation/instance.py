@@ -15,7 +15,7 @@ from cmpf.evaluation.average_precision import IoUType, Precision, average_precis
 from cmpf.evaluation.gathering import ImageId, gather_by_image
 from cmpf.evaluation.ground_truth import check_size, describe, paired, required, to_array
 from cmpf.evaluation.protocol import Metrics, Results
-from cmpf.evaluation.run_lengths import to_rle
+from cmpf.formats.run_lengths import to_rle
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 

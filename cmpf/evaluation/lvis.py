@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""LVIS: average precision where each image is labelled for some classes only."""
+"""LVIS: average precision where each image is labeled for some classes only."""
 
 from __future__ import annotations
 

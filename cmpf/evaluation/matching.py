@@ -43,7 +43,7 @@ def match_segments(
         true_segments, predicted_segments: their `id` and contiguous `category_id`; in the truth also `iscrowd`
             and `area`.
     Raises:
-        EvaluationError: an id in a picture is not listed, or twice, or a listed prediction has no pixel.
+        EvaluationError: an id in an image is not listed, or twice, or a listed prediction has no pixel.
     """
     true_position = _positions(true_ids, [s["id"] for s in true_segments], "ground truth")
     predicted_position = _positions(predicted_ids, [s["id"] for s in predicted_segments], "prediction")
@@ -98,6 +98,6 @@ def _positions(ids: Ids, listed: Sequence[int], side: str) -> Ids:
     strangers = ascending[place] != pixels
     if strangers.any():
         unknown = np.unique(pixels[strangers])[:5].tolist()
-        raise EvaluationError(f"{side} picture holds ids {unknown}, which are not in its list of segments")
+        raise EvaluationError(f"{side} image holds ids {unknown}, which are not in its list of segments")
     positions: Ids = order[place]
     return positions

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cmpf.common.files import write_text
 from cmpf.evaluation.protocol import Metrics, Results
-from cmpf.files import write_text
 
 NUMBERS, TABLE = "results.json", "results.md"
 _Row = list[str]

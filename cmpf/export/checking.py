@@ -13,7 +13,7 @@ from cmpf.errors import CMPFError
 from cmpf.export.formats import Runner
 from cmpf.export.network import OUTPUTS, ExportNetwork
 from cmpf.export.tracing import SMALLEST, STRIDE, example_inputs
-from cmpf.inference import Request
+from cmpf.inference.pipeline import Request
 from cmpf.model import CMPF
 from cmpf.types import ClassEmbeddings
 
@@ -52,7 +52,7 @@ class Agreement:
 def check_runner(
     runner: Runner, network: ExportNetwork, model: CMPF, *, size: tuple[int, int], dynamic: bool
 ) -> list[Agreement]:
-    """File against model on two pictures with two vocabularies, and with `dynamic` two sizes.
+    """File against model on two images with two vocabularies, and with `dynamic` two sizes.
 
     Raises:
         CMPFError: they disagree.

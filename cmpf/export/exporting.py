@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmpf.common.files import TEMPORARY
 from cmpf.errors import CMPFError
 from cmpf.export.checking import Agreement, check_runner
 from cmpf.export.formats import check_format, open_program, write_program
 from cmpf.export.metadata import describe
 from cmpf.export.network import ExportNetwork
 from cmpf.export.tracing import STRIDE, check_size, trace
-from cmpf.files import TEMPORARY
 from cmpf.predictor import Predictor
 
 EXAMPLE_SIZE = (192, 256)
@@ -41,14 +41,14 @@ def left_out(predictor: Predictor, *, dynamic: bool) -> tuple[str, ...]:
     fixed = [
         f"the weights of CLIP's opinion are constants: alpha {settings.alpha}, beta {settings.beta}, "
         f"objectness {settings.clip_objectness}",
-        "one picture a call",
+        "one image a call",
     ]
     if not dynamic:
-        fixed.append("one picture size; load_exported makes pictures fit")
+        fixed.append("one image size; load_exported makes images fit")
     return (
         "SAM's own masks (the OpenSeg Ensemble, TEST.ENSEMBLE): results are those of predict(..., ensemble=False)",
         "CLIP's text tower: text embeddings are an input, from CLIP or from a file of words",
-        "reading, resizing and padding of pictures, and post-processing to segments: load_exported does both",
+        "reading, resizing and padding of images, and post-processing to segments: load_exported does both",
         *fixed,
     )
 
@@ -69,8 +69,8 @@ def export_model(
         path: ends in ".pt2" for torch-export, ".onnx" for onnx.
         format: "torch-export" or "onnx".
         pretrained: where CLIP's weights come from (MODEL.CMPF.CLIP.PRETRAINED), for whoever embeds words later.
-        image_size: (H, W), multiples of 32: of every picture with `dynamic` off, else of the example alone.
-        dynamic: whether pictures may have any size.
+        image_size: (H, W), multiples of 32: of every image with `dynamic` off, else of the example alone.
+        dynamic: whether images may have any size.
     Returns:
         Files, what they lack, and how closely they agree with the model.
     Raises:
@@ -105,14 +105,14 @@ def export_model(
 def check_request(
     path: Path, *, format: str, image_size: tuple[int, int] | None, dynamic: bool
 ) -> tuple[int, int]:
-    """The picture size (H, W) to trace with.
+    """The image size (H, W) to trace with.
 
     Raises:
         CMPFError: see export_model; nothing of this needs the model.
     """
     check_format(format, path)
     if image_size is None and not dynamic:
-        raise CMPFError("a program for one picture size needs that size: give image_size (--image-size H W)")
+        raise CMPFError("a program for one image size needs that size: give image_size (--image-size H W)")
     size = image_size or EXAMPLE_SIZE
     check_size(size)
     return size
@@ -121,6 +121,6 @@ def check_request(
 def _check_divisor(divisor: int) -> None:
     if STRIDE % divisor:
         raise CMPFError(
-            f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY {divisor}: an exported program pads pictures to multiples of "
+            f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY {divisor}: an exported program pads images to multiples of "
             f"{STRIDE}; set it to {STRIDE}"
         )

@@ -137,7 +137,7 @@ class ONNXRunner:
 def _to_onnx(program: ExportedProgram) -> Any:
     """The program in ONNX's operators, constants folded.
 
-    The exporter's own optimisation is off: its rewriting takes a constant below 1e-8 for 0 and drops the addition
+    The exporter's own optimization is off: its rewriting takes a constant below 1e-8 for 0 and drops the addition
     that keeps the mean over an empty mask, and the logarithm of an unlikely class, finite.
     """
     from onnxscript import optimizer

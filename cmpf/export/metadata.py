@@ -18,8 +18,8 @@ from cmpf.predictor import Predictor
 VERSION = 1  # of the form below
 INPUT_TEXTS = {
     "image": "(1, 3, H, W) float32, RGB, 0..255, padded at the right and at the bottom",
-    "size": "(2,) int64, height and width of the picture without padding",
-    "text": "(T, E) float32, one L2-normalised embedding a synonym, those of a class next to each other",
+    "size": "(2,) int64, height and width of the image without padding",
+    "text": "(T, E) float32, one L2-normalized embedding a synonym, those of a class next to each other",
     "class_of_row": "(T,) int64, class index of each row, non-decreasing, 0..K-1",
     "seen": "(K,) bool, classes that share a word with train_vocabulary",
 }
@@ -28,8 +28,8 @@ OUTPUT_TEXTS = {
     "mask_pred": "(Q, H/4, W/4) float32, mask logits; enlarge bilinearly to H x W, then cut the padding",
 }
 RECIPE = (
-    "each synonym goes into each template; L2-normalise CLIP's text embeddings of the prompts, take their mean over "
-    "the templates, L2-normalise it"
+    "each synonym goes into each template; L2-normalize CLIP's text embeddings of the prompts, take their mean over "
+    "the templates, L2-normalize it"
 )
 
 
@@ -37,7 +37,7 @@ def describe(predictor: Predictor, *, size: tuple[int, int] | None, pretrained: 
     """Metadata of an export, ready for JSON.
 
     Args:
-        size: (H, W) of all pictures; None = any.
+        size: (H, W) of all images; None = any.
         pretrained: where CLIP's weights come from, see build_clip.
     """
     model = predictor.model

@@ -1,13 +1,13 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The part of CMPF that is exported: from one padded picture and text embeddings to classified masks."""
+"""The part of CMPF that is exported: from one padded image and text embeddings to classified masks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from cmpf.ensemble import geometric_ensemble
-from cmpf.frozen_encoders import SAM_PIXEL_MEAN, SAM_PIXEL_STD
+from cmpf.inference import geometric_ensemble
+from cmpf.inference.frozen_encoders import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from cmpf.model import CMPF
 from cmpf.modeling.classification import class_logits
 from cmpf.types import ClassEmbeddings, FrozenFeatures
@@ -58,7 +58,7 @@ class ExportNetwork(nn.Module):
             image: (1, 3, H, W) float32, RGB 0..255, already resized, padded at the right and at the bottom with
                 anything; H and W are multiples of the model's size divisibility.
             size: (2,) int64, height and width without padding.
-            text: (T, E) float32, one L2-normalised row a synonym, rows of a class next to each other.
+            text: (T, E) float32, one L2-normalized row a synonym, rows of a class next to each other.
             class_of_row: (T,) int64, class index of each row, every class 0..K-1 present.
             seen: (K,) bool, classes that share a word with the training vocabulary.
         Returns:
@@ -97,7 +97,7 @@ class ExportNetwork(nn.Module):
 
 
 def _inside(image: Tensor, size: Tensor) -> Tensor:
-    """(H, W) float: 1 on the picture, 0 on its padding."""
+    """(H, W) float: 1 on the image, 0 on its padding."""
     rows = torch.arange(image.shape[-2], device=image.device) < size[0]
     columns = torch.arange(image.shape[-1], device=image.device) < size[1]
     return (rows[:, None] & columns).to(image.dtype)

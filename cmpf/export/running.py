@@ -14,19 +14,20 @@ from torch.nn import functional as F
 from cmpf.data import Vocabulary, known_vocabularies
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.text_cache import TextCache
-from cmpf.encoders.weights import cache_folder
 from cmpf.errors import WeightsError
 from cmpf.export.formats import Runner, open_program
 from cmpf.export.metadata import check_version, settings_of
 from cmpf.export.words import Embedder, TextTower, WordFile
-from cmpf.inference import ImageGeometry, InferenceSettings, image_results
+from cmpf.inference import InferenceSettings
+from cmpf.inference.pipeline import ImageGeometry, image_results
 from cmpf.model import CMPF
 from cmpf.predictor import Predictor
 from cmpf.types import ModelResult, Sample
+from cmpf.weights.files import cache_folder
 
 
 class ExportedModel:
-    """An exported program in the place of a model: pictures and a vocabulary in, results out.
+    """An exported program in the place of a model: images and a vocabulary in, results out.
 
     Args:
         runner: the loaded file.
@@ -57,7 +58,7 @@ class ExportedModel:
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> list[ModelResult]:
-        """Results of each picture, as `CMPF.infer` gives them; alpha and beta of `settings` have no effect."""
+        """Results of each image, as `CMPF.infer` gives them; alpha and beta of `settings` have no effect."""
         vocabulary = vocabulary or self.train_vocabulary
         classes = self.embed(vocabulary)
         words = {
@@ -71,10 +72,10 @@ class ExportedModel:
     def _result(
         self, sample: Sample, words: dict[str, Tensor], is_thing: Tensor, settings: InferenceSettings
     ) -> ModelResult:
-        picture = self._fitting(sample["image"].float())
-        height, width = picture.shape[-2:]
+        fitted = self._fitting(sample["image"].float())
+        height, width = fitted.shape[-2:]
         padded = self._padded(height, width)
-        image = F.pad(picture, (0, padded[1] - width, 0, padded[0] - height))[None]
+        image = F.pad(fitted, (0, padded[1] - width, 0, padded[0] - height))[None]
         mask_cls, mask_pred = self.runner({"image": image, "size": torch.tensor([height, width]), **words})
         own = sample["image"].shape[-2:]
         return image_results(
@@ -92,7 +93,7 @@ class ExportedModel:
         )
 
     def _fitting(self, image_3HW: Tensor) -> Tensor:
-        """The picture, made smaller if it does not fit into the one size of the program."""
+        """The image, made smaller if it does not fit into the one size of the program."""
         if self.fixed_size is None:
             return image_3HW
         height, width = image_3HW.shape[-2:]

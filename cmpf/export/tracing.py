@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from cmpf.errors import ConfigError
 from cmpf.export.network import ExportNetwork
 
-STRIDE = 32  # of the coarsest map; picture sizes are multiples of it
+STRIDE = 32  # of the coarsest map; image sizes are multiples of it
 SMALLEST, LARGEST = 64, 8192  # sides in pixels; a map of one row would be another program
 MOST_NAMES = 1_000_000  # synonyms, and classes
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Raises ConfigError unless a picture size (H, W) fits the network."""
+    """Raises ConfigError unless an image size (H, W) fits the network."""
     for side in size:
         if side % STRIDE or not SMALLEST <= side <= LARGEST:
             raise ConfigError(
@@ -37,7 +37,7 @@ def example_inputs(
     padding: tuple[int, int] = (0, 0),
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Inputs of ExportNetwork by name: smooth noise as the picture, random unit vectors as text.
+    """Inputs of ExportNetwork by name: smooth noise as the image, random unit vectors as text.
 
     Args:
         network: decides the device and the width E.
@@ -63,8 +63,8 @@ def trace(network: ExportNetwork, *, size: tuple[int, int], dynamic: bool) -> Ex
     """The network as a program.
 
     Args:
-        size: (H, W) of the example, and with `dynamic` off of all pictures.
-        dynamic: whether pictures may have other sizes. The numbers of classes and synonyms are always free.
+        size: (H, W) of the example, and with `dynamic` off of all images.
+        dynamic: whether images may have other sizes. The numbers of classes and synonyms are always free.
     Raises:
         ConfigError: the size does not fit the network.
     """

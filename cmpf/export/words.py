@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cmpf.common.files import replacing
 from cmpf.data import Vocabulary
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.text import embed_names, embed_vocabulary
 from cmpf.encoders.text_cache import TextCache
 from cmpf.errors import VocabularyError, WeightsError
-from cmpf.files import replacing
 from cmpf.types import ClassEmbeddings
 
 

@@ -70,7 +70,7 @@ class SetCriterion(nn.Module):
             self._normalizers = None
 
     def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
-        """What the losses of a batch with Q queries a picture are divided by; see the function of this name."""
+        """What the losses of a batch with Q queries an image are divided by; see the function of this name."""
         return normalizers(targets, queries=queries, void_weight=self.void_weight, device=device)
 
     def forward(self, outputs: DecoderOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: pred_logits (B, Q, K + 1), pred_masks (B, Q, h, w), aux_outputs: earlier heads in order.
-            targets: one a picture, labels (N,) int64 in 0..K-1 and masks (N, H, W) bool; N, H, W may differ.
+            targets: one an image, labels (N,) int64 in 0..K-1 and masks (N, H, W) bool; N, H, W may differ.
         Returns:
             loss_ce, loss_mask, loss_dice of the last head, and with suffix _0, _1, ... of the earlier heads.
         Raises:

@@ -13,7 +13,7 @@ def stack_heads(maps: Sequence[Tensor]) -> Tensor:
     """Stacks the heads' masks behind the batch dimension, without a copy where one tensor holds them all already.
 
     The transformer decoder makes the masks of all heads in one product and hands out its parts. A copy of them, and
-    of their gradient, would take 0.65 GB each for a picture of 1024 x 1024 (10 heads, 250 queries, float32).
+    of their gradient, would take 0.65 GB each for an image of 1024 x 1024 (10 heads, 250 queries, float32).
 
     Args:
         maps: L tensors (B, Q, h, w).

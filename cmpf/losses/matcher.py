@@ -17,7 +17,7 @@ from cmpf.losses.points import sample_points, uniform_points
 from cmpf.losses.target_masks import TargetMasks
 from cmpf.types import Targets
 
-# Logits sampled at one time; 12,544 points of all heads and queries of four pictures would take half a gigabyte.
+# Logits sampled at one time; 12,544 points of all heads and queries of four images would take half a gigabyte.
 CPU_FLOATS = 8 * 1024 * 1024
 GPU_FLOATS = 32 * 1024 * 1024
 
@@ -40,7 +40,7 @@ class HungarianMatcher:
 
     Args:
         class_weight, mask_weight, dice_weight: factors of the three costs.
-        num_points: places in a picture at which masks are compared.
+        num_points: places in an image at which masks are compared.
     """
 
     class_weight: float

@@ -35,8 +35,8 @@ def normalizers(
     """Normalizers of a batch. With several processes all of them must call it.
 
     Args:
-        targets: one a picture of this process.
-        queries: Q, of each picture; as many targets at most are matched.
+        targets: one an image of this process.
+        queries: Q, of each image; as many targets at most are matched.
         void_weight: class weight of a query that no target is matched with; 1 for the others.
         device: where the sums are needed; nothing waits for it.
     """

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Points on masks: where to look, and what stands there (PointRend, arXiv 1912.08193).
 
-Coordinates are (x, y) in 0..1 over the whole picture, so that maps of any size are read at the same places.
+Coordinates are (x, y) in 0..1 over the whole image, so that maps of any size are read at the same places.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
 
 
 def sample_points(maps_NChw: Tensor, coords_NP2: Tensor) -> Tensor:
-    """Bilinear samples, pixel centres at half coordinates, zero outside the map.
+    """Bilinear samples, pixel centers at half coordinates, zero outside the map.
 
     Args:
         maps_NChw: float maps.

@@ -12,7 +12,7 @@ from torch import Tensor
 class TargetMasks:
     """Masks of all images of a batch, numbered through: image 0's first.
 
-    They stay one byte a pixel in one flat row: a padded float copy of a batch of 1024 x 1024 pictures with 60
+    They stay one byte a pixel in one flat row: a padded float copy of a batch of 1024 x 1024 images with 60
     masks each would take 4 GB.
 
     Args:
@@ -40,9 +40,9 @@ class TargetMasks:
         start, height, width = (
             values[index_M][:, None] for values in (self._start, self._height, self._width)
         )
-        columns = _neighbours(coords_MP2[..., 0], width)
+        columns = _neighbors(coords_MP2[..., 0], width)
         total = torch.zeros(coords_MP2.shape[:2], device=coords_MP2.device)
-        for row, row_weight in _neighbours(coords_MP2[..., 1], height):
+        for row, row_weight in _neighbors(coords_MP2[..., 1], height):
             line = torch.addcmul(start, row, width)
             for column, column_weight in columns:
                 place = (line + column).flatten()  # index_select is several times faster than indexing here
@@ -51,7 +51,7 @@ class TargetMasks:
         return total
 
 
-def _neighbours(coords_MP: Tensor, size_M1: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _neighbors(coords_MP: Tensor, size_M1: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The two cells around each coordinate along one axis, and their weights: 0 outside the mask."""
     position = torch.addcmul(torch.full_like(coords_MP, -0.5), coords_MP, size_M1)
     lower = position.floor()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpf.functional import sizes_agree
+from cmpf.common.tensors import sizes_agree
 from cmpf.types import ClassEmbeddings
 
 

@@ -118,7 +118,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(dim, places)
         self.value_projection = nn.Linear(dim, dim)
         self.output_projection = nn.Linear(dim, dim)
-        self._initialise()
+        self._initialize()
 
     def forward(
         self,
@@ -158,7 +158,7 @@ class MultiScaleDeformableAttention(nn.Module):
         groups = x.flatten(1, 3)[:, : queries * self.heads]
         return groups.reshape(x.shape[0], queries, self.heads, 1, *x.shape[4:])
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """Offsets start as a ring: one direction a head, one step farther each point. Weights start equal."""
         angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         ring = torch.stack([angles.cos(), angles.sin()], dim=-1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cmpf.functional import device_constant
+from cmpf.common.tensors import device_constant
 from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
 from cmpf.modeling.layers import FeedForwardLayer
 from cmpf.modeling.position_encoding import sine_position_encoding
@@ -93,7 +93,7 @@ class DeformableEncoder(nn.Module):
         shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
         x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         positions = self._positions(shapes, x)
-        references = torch.cat([pixel_centres(h, w, device=x.device, dtype=x.dtype) for h, w in shapes])[None]
+        references = torch.cat([pixel_centers(h, w, device=x.device, dtype=x.dtype) for h, w in shapes])[None]
         sizes = device_constant(tuple((w, h) for h, w in shapes), dtype=x.dtype, device=x.device)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
@@ -119,10 +119,10 @@ class DeformableEncoder(nn.Module):
         return torch.cat(encoded, dim=1)
 
 
-def pixel_centres(
+def pixel_centers(
     height: int, width: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """(height * width, 2) centres (x, y) of a map's cells, row by row, in 0..1 of its width and height."""
+    """(height * width, 2) centers (x, y) of a map's cells, row by row, in 0..1 of its width and height."""
     y = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
     return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1)

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Triton kernels of multi-scale deformable attention, forward and backward, and their launches.
 
-A program computes BLOCK_Q queries of one head of one picture. All tensors are contiguous; sums are kept in SUM
+A program computes BLOCK_Q queries of one head of one image. All tensors are contiguous; sums are kept in SUM
 (float32; float64 for float64 values) whatever the tensors hold. The kernels are plain functions and use nothing of
 Triton's own library but its builtins and `tl.sum`, so that they compile when they are first needed and the tests can
 interpret them on a CPU.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cmpf.functional import device_constant
+from cmpf.common.tensors import device_constant
 
 try:
     import triton
@@ -36,11 +36,11 @@ def forward_kernel(
     BLOCK_D: tl.constexpr, SUM: tl.constexpr, BLOCK_Q: tl.constexpr,
 ) -> None:  # fmt: skip
     """Weighted sums of bilinear reads; `table` holds (h, w, first place) of each level. `bucket` only picks BLOCK_Q."""
-    head, picture = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     d = tl.arange(0, BLOCK_D)
-    row = (picture * queries + q) * M + head
-    values = value_ptr + picture * places * (M * D) + head * D
+    row = (image * queries + q) * M + head
+    values = value_ptr + image * places * (M * D) + head * D
     total = tl.full((BLOCK_Q, BLOCK_D), 0, SUM)
     for level in range(levels):
         height, width = tl.load(table_ptr + 3 * level), tl.load(table_ptr + 3 * level + 1)
@@ -74,11 +74,11 @@ def backward_kernel(
     BLOCK_D: tl.constexpr, SUM: tl.constexpr, BLOCK_Q: tl.constexpr,
 ) -> None:  # fmt: skip
     """Gradients; `grad_value` (of type SUM) starts at zero and is added to atomically, in no fixed order."""
-    head, picture = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     d = tl.arange(0, BLOCK_D)
-    row = (picture * queries + q) * M + head
-    map_offset = picture * places * (M * D) + head * D
+    row = (image * queries + q) * M + head
+    map_offset = image * places * (M * D) + head * D
     mask = (q < queries)[:, None] & (d < D)[None, :]
     grad = tl.load(grad_ptr + row[:, None] * D + d[None, :], mask=mask, other=0).to(SUM)
     for level in range(levels):
@@ -139,7 +139,7 @@ def compiled() -> Kernels:
     The trial of configurations takes seconds for each power of two of results; Triton versions that can keep its
     outcome on disk do (in TRITON_CACHE_DIR, like the compiled kernels).
     """
-    sizes = ["queries", "places", "levels", "bucket"]  # a new size of picture compiles nothing
+    sizes = ["queries", "places", "levels", "bucket"]  # a new size of image compiles nothing
     options: dict[str, Any] = {
         "key": ["bucket", "M", "P", "D"],
         "prune_configs_by": {"early_config_prune": _prune},

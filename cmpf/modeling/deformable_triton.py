@@ -17,7 +17,7 @@ from torch import Tensor
 from cmpf.modeling import deformable_kernels as kernels
 from cmpf.modeling.deformable_attention import deformable_attention
 
-MAX_OFFSET = 2**31 - 1  # the kernels count inside a picture with 32 bits
+MAX_OFFSET = 2**31 - 1  # the kernels count inside an image with 32 bits
 NOT_DETERMINISTIC = (
     "the backward pass of deformable attention sums in no fixed order on CUDA, with Triton as with PyTorch; "
     "call torch.use_deterministic_algorithms(True, warn_only=True) to train anyway"

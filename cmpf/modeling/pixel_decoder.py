@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.functional import resize_bilinear
+from cmpf.common.tensors import resize_bilinear
 from cmpf.modeling.deformable_encoder import DeformableEncoder
 from cmpf.modeling.layers import conv_norm, conv_xavier
 

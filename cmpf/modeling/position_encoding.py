@@ -17,7 +17,7 @@ EPSILON = 1e-6
 def sine_position_encoding(
     height: int, width: int, channels: int, *, device: torch.device | str, dtype: torch.dtype
 ) -> Tensor:
-    """Sine encoding of rows and columns, normalised by the map's size (DETR; paper Sec. 3).
+    """Sine encoding of rows and columns, normalized by the map's size (DETR; paper Sec. 3).
 
     Rows count 1..h and columns 1..w, divided by h + 1e-6 and w + 1e-6, times 2 pi. The first half of the
     channels encodes y, the second x; in each half sine and cosine of one frequency stand next to each other.

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cmpf.functional import mask_pooling, resize_bilinear
+from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.modeling.classification import class_logits
 from cmpf.modeling.layers import MLP
 from cmpf.types import ClassEmbeddings, HeadOutput
@@ -61,20 +61,20 @@ class PredictionHead(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised queries (B, Q, D) and mask embeddings (B, Q, mask_dim)."""
-        normalised = self.norm(queries_BQD)
-        return normalised, self.mask_mlp(normalised)
+        """Normalized queries (B, Q, D) and mask embeddings (B, Q, mask_dim)."""
+        normalized = self.norm(queries_BQD)
+        return normalized, self.mask_mlp(normalized)
 
     def predict(
         self,
-        normalised_BQD: Tensor,
+        normalized_BQD: Tensor,
         mask_embedding_BQC: Tensor,
         mask_features: MaskFeatures,
         embeddings: ClassEmbeddings,
     ) -> HeadOutput:
         """
         Args:
-            normalised_BQD, mask_embedding_BQC: what forward returned.
+            normalized_BQD, mask_embedding_BQC: what forward returned.
             mask_features: of the batch.
             embeddings: the classes, void as the last one.
         Returns:
@@ -83,7 +83,7 @@ class PredictionHead(nn.Module):
         masks = mask_features.masks(mask_embedding_BQC)
         pooled = self.pool_projection(mask_pooling(mask_features.features_BCHW, masks))
         scale = self.logit_scale.exp().clamp(max=MAX_SCALE)
-        logits = class_logits(self.class_mlp(normalised_BQD + pooled), embeddings, scale)
+        logits = class_logits(self.class_mlp(normalized_BQD + pooled), embeddings, scale)
         return {"pred_logits": logits, "pred_masks": masks}
 
 

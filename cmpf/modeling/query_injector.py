@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmpf.functional import mask_pooling
+from cmpf.common.tensors import mask_pooling
 from cmpf.modeling.layers import conv_xavier
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cmpf.common.tensors import resize_bilinear
 from cmpf.errors import ConfigError
-from cmpf.functional import resize_bilinear
 from cmpf.modeling.feature_injector import FeatureInjector
 from cmpf.modeling.layers import AttentionLayer, FeedForwardLayer, conv_xavier
 from cmpf.modeling.position_encoding import sine_position_encoding
@@ -165,9 +165,9 @@ class TransformerDecoder(nn.Module):
         queries = self.query_content.weight[None].expand(mask_features.shape[0], -1, -1)
         heads: list[tuple[Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
-            normalised, mask_embedding = self.head(queries)
+            normalized, mask_embedding = self.head(queries)
             if self.training or aux:
-                heads.append((normalised, mask_embedding))
+                heads.append((normalized, mask_embedding))
             if index and (index - 1) % LEVELS == self.query_injector_level:
                 queries = self._inject(queries, mask_embedding, masks, sam_embedding)
             level = levels[index % LEVELS]
@@ -182,9 +182,9 @@ class TransformerDecoder(nn.Module):
         self, heads: Sequence[tuple[Tensor, Tensor]], masks: MaskFeatures, embeddings: ClassEmbeddings
     ) -> list[HeadOutput]:
         """Predictions of several heads, made in one pass as if their queries were one long list."""
-        normalised = torch.cat([head[0] for head in heads], dim=1)
+        normalized = torch.cat([head[0] for head in heads], dim=1)
         mask_embedding = torch.cat([head[1] for head in heads], dim=1)
-        together = self.head.predict(normalised, mask_embedding, masks, embeddings)
+        together = self.head.predict(normalized, mask_embedding, masks, embeddings)
         logits = together["pred_logits"].chunk(len(heads), dim=1)
         pred_masks = together["pred_masks"].chunk(len(heads), dim=1)
         return [{"pred_logits": a, "pred_masks": b} for a, b in zip(logits, pred_masks, strict=True)]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Pictures for people: pure functions from arrays to Pillow images, and a chart of losses as SVG text."""
+"""Images for people: pure functions from arrays to Pillow images, and a chart of losses as SVG text."""
 
 from __future__ import annotations
 

@@ -17,19 +17,17 @@ Pixels = npt.NDArray[np.float32]
 Regions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-MIN_LONG_SIDE = 640  # smaller pictures are enlarged to it, or no label would fit
-_SMOOTHING = 1.0  # pixels of the small picture; rounds the stairs of an enlarged border
-_MAX_BLUR = (
-    12.0  # canvas pixels; pictures of a few pixels keep their stairs, blurring them would take minutes
-)
+MIN_LONG_SIDE = 640  # smaller images are enlarged to it, or no label would fit
+_SMOOTHING = 1.0  # pixels of the small image; rounds the stairs of an enlarged border
+_MAX_BLUR = 12.0  # canvas pixels; images of a few pixels keep their stairs, blurring them would take minutes
 _MUST_SURVIVE = 0.6  # of an enlarged region's area; thin ones that smoothing would eat keep their stairs
 _DARK, _WHITE = (18, 18, 24), (255, 255, 255)
-_GREY = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)  # Rec. 601 luma
-_BAND = 256  # rows
+_GRAY = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)  # Rec. 601 luma
+_TILE = 256  # rows
 
 
 class Canvas:
-    """A picture being painted.
+    """An image being painted.
 
     pixels: (H, W, 3) float32, 0..255, enlarged so that the longer side has MIN_LONG_SIDE pixels or more.
     scale: canvas pixels for a pixel of the original, >= 1.
@@ -38,13 +36,13 @@ class Canvas:
     def __init__(self, image: npt.NDArray[np.uint8] | Image.Image) -> None:
         """
         Raises:
-            ImageError: the picture is empty or not (H, W, 3) uint8.
+            ImageError: the image is empty or not (H, W, 3) uint8.
         """
         array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
             raise ImageError(
                 f"cannot draw on an array of shape {array.shape} and type {array.dtype}; "
-                "give a picture (H, W, 3) of uint8 with at least one pixel"
+                "give an image (H, W, 3) of uint8 with at least one pixel"
             )
         self.original_size = (int(array.shape[0]), int(array.shape[1]))
         self.scale = max(1.0, MIN_LONG_SIDE / max(self.original_size))
@@ -65,15 +63,15 @@ class Canvas:
         return max(2.0, 0.0026 * float(np.sqrt(self.size[0] * self.size[1])))
 
     def check(self, what: str, size: Sequence[int]) -> None:
-        """Compares the (H, W) of a result with the original picture's.
+        """Compares the (H, W) of a result with the original image's.
 
         Raises:
             ImageError: they differ.
         """
         if tuple(size) != self.original_size:
             raise ImageError(
-                f"{what} of {tuple(size)} (H, W) on a picture of {self.original_size}; "
-                "draw results on the picture that they were made from"
+                f"{what} of {tuple(size)} (H, W) on an image of {self.original_size}; "
+                "draw results on the image that they were made from"
             )
 
     def enlarge_regions(self, regions: Regions, count: int) -> Regions:
@@ -98,7 +96,7 @@ class Canvas:
         return winner
 
     def enlarge_mask(self, mask: Mask) -> Mask:
-        """A mask at the canvas's size, with a smooth border where the picture was enlarged."""
+        """A mask at the canvas's size, with a smooth border where the image was enlarged."""
         if self.scale == 1:
             return mask
         inside: Mask = self._soft(mask) > 0.5
@@ -106,7 +104,7 @@ class Canvas:
         return inside if inside.sum() >= _MUST_SURVIVE * square.sum() else square
 
     def _soft(self, mask: Mask) -> Pixels:
-        """How much of each canvas pixel's neighbourhood lies in a mask of the original, 0..1."""
+        """How much of each canvas pixel's neighborhood lies in a mask of the original, 0..1."""
         large = self._square(mask).astype(np.float32)
         sigma = min(_SMOOTHING * self.scale, _MAX_BLUR)
         soft: Pixels = ndimage.gaussian_filter(large, sigma=sigma, mode="nearest", truncate=3.0)
@@ -123,7 +121,7 @@ class Canvas:
 
         Args:
             regions: (H, W) of the canvas, numbers into `colors`.
-            colors: colour of each region; None leaves the picture as it is.
+            colors: color of each region; None leaves the image as it is.
             opacity: 0..1.
         """
         _paint(self.pixels, regions, colors, opacity, self.line_width)
@@ -137,23 +135,23 @@ class Canvas:
         window = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box[0])
         _paint(self.pixels[window], mask[window].astype(np.int64), [None, color], opacity, self.line_width)
 
-    def picture(self) -> Image.Image:
-        """The painted picture, RGB."""
+    def image(self) -> Image.Image:
+        """The painted image, RGB."""
         return Image.fromarray(np.clip(self.pixels + 0.5, 0, 255).astype(np.uint8))
 
 
 def _paint(
     pixels: Pixels, regions: Regions, colors: Sequence[Color | None], opacity: float, line_width: float
 ) -> None:
-    """Tints pixels (H, W, 3) by region and outlines the regions that have a colour, in place."""
+    """Tints pixels (H, W, 3) by region and outlines the regions that have a color, in place."""
     painted = np.array([color is not None for color in colors], dtype=np.float32)
     table = np.array([color or _DARK for color in colors], dtype=np.float32)
-    for top in range(0, pixels.shape[0], _BAND):  # in bands, for a photograph's copies would fill gigabytes
-        band, numbers = pixels[top : top + _BAND], regions[top : top + _BAND]
+    for top in range(0, pixels.shape[0], _TILE):  # in tiles, for a photograph's copies would fill gigabytes
+        tile, numbers = pixels[top : top + _TILE], regions[top : top + _TILE]
         strength = opacity * painted[numbers][..., None]
-        # The picture fades to grey first, or a red ball in a green class would look brown, like another.
-        band += (band @ _GREY - band) * strength
-        band += (table[numbers] - band) * strength
+        # The image fades to gray first, or a red ball in a green class would look brown, like another.
+        tile += (tile @ _GRAY - tile) * strength
+        tile += (table[numbers] - tile) * strength
     border = _borders(regions)
     if not border.any():
         return
@@ -170,7 +168,7 @@ def _paint(
 
 
 def _borders(regions: Regions) -> Mask:
-    """Pixels with another region to the right, left, above or below; the picture's edge is no border."""
+    """Pixels with another region to the right, left, above or below; the image's edge is no border."""
     border = np.zeros(regions.shape, dtype=bool)
     across, down = regions[:, 1:] != regions[:, :-1], regions[1:] != regions[:-1]
     border[:, 1:] |= across

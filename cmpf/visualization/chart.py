@@ -26,11 +26,11 @@ def training_curve(
 ) -> str:
     """Losses over iterations: a pale line of the values and a bold one of their running mean, each named.
 
-    Text takes the page's colour (currentColor), so that it can be read on light and on dark pages.
+    Text takes the page's color (currentColor), so that it can be read on light and on dark pages.
 
     Args:
         metrics: rows of metrics.json, each with "iteration" and some of the keys.
-        size: (height, width) in CSS pixels; the picture also shrinks with its container.
+        size: (height, width) in CSS pixels; the image also shrinks with its container.
         keys: what to draw; those that no row has are left out.
     Returns:
         One <svg> element.
@@ -66,7 +66,7 @@ class _Plot:
     def __init__(self, series: Sequence[Series], width: int, height: int) -> None:
         self.series, self.width, self.height = series, width, height
         xs = [x for _, iterations, _ in series for x in iterations]
-        # The first steps of a training are often far above the rest; they may leave the picture at the top.
+        # The first steps of a training are often far above the rest; they may leave the image at the top.
         ys = sorted(y for _, _, values in series for y in values)
         self.y_ticks = _ticks(0.0, max(ys[min(len(ys) - 1, math.ceil(0.99 * len(ys)))], 1e-6), 5)
         self.x_ticks = _ticks(min(xs), max(xs), 6) if max(xs) > min(xs) else [xs[0]]
@@ -136,7 +136,7 @@ class _Plot:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Mean over a centred window, cut off at both ends."""
+    """Mean over a centerd window, cut off at both ends."""
     half = round(_SMOOTHING_SHARE * len(values) / 2)
     sums = list(accumulate(values, initial=0.0))
     ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]

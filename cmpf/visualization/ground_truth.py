@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of ground truth, and a sheet of many of them."""
+"""Images of ground truth, and a sheet of many of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.fonts import font_for, line_height, text_width
 from cmpf.visualization.labels import Label
-from cmpf.visualization.overlay import Picture, checked_class, finished, pieces_of
+from cmpf.visualization.overlay import ImageLike, checked_class, finished, pieces_of
 from cmpf.visualization.palette import Color, shades
 
 _TILE, _GAP, _LETTERS = 480, 16, 15  # pixels of a contact sheet
@@ -34,7 +34,7 @@ class TrueRegion:
 
 
 def draw_ground_truth(
-    image: Picture,
+    image: ImageLike,
     regions: Sequence[TrueRegion],
     *,
     names: Sequence[str],
@@ -42,17 +42,17 @@ def draw_ground_truth(
     opacity: float = 0.55,
     legend: bool = False,
 ) -> Image.Image:
-    """The picture with all regions tinted, outlined and named, small ones on top; the rest stays as it is.
+    """The image with all regions tinted, outlined and named, small ones on top; the rest stays as it is.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
         regions: may overlap, as instances do.
         names: name of each class index.
         pieces: name each large connected piece of a region, as one region is a whole class.
-        opacity: 0 (picture only) .. 1 (colours only).
-        legend: add a strip below with the classes in the picture.
+        opacity: 0 (image only) .. 1 (colors only).
+        legend: add a strip below with the classes in the image.
     Raises:
-        ImageError: the picture is empty or of another size than a mask.
+        ImageError: the image is empty or of another size than a mask.
         VocabularyError: a class index has no name.
     """
     canvas = Canvas(image)
@@ -92,17 +92,17 @@ def _painted(
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image], captions: Sequence[str], *, columns: int | None = None
+    images: Sequence[Image.Image], captions: Sequence[str], *, columns: int | None = None
 ) -> Image.Image:
-    """All pictures on one page, each at most 480 pixels wide and high, with its caption below.
+    """All images on one page, each at most 480 pixels wide and high, with its caption below.
 
     Args:
-        pictures: at least one.
-        captions: one a picture; too long ones lose their beginning, as the ends of paths tell files apart.
+        images: at least one.
+        captions: one an image; too long ones lose their beginning, as the ends of paths tell files apart.
         columns: None = about as many as rows.
     """
-    columns = columns or math.ceil(math.sqrt(len(pictures)))
-    tiles = [picture.copy() for picture in pictures]
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    tiles = [image.copy() for image in images]
     for tile in tiles:
         tile.thumbnail((_TILE, _TILE), Image.Resampling.LANCZOS)
     width = max(tile.width for tile in tiles)

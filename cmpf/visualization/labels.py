@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Draws labels on a picture and the legend below it."""
+"""Draws labels on an image and the legend below it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAPER, _INK, _DARK = (255, 255, 255), (32, 33, 40), (14, 14, 20)
 
 @dataclass(frozen=True)
 class Label:
-    """Text for a region (H, W) of the canvas, in the region's colour."""
+    """Text for a region (H, W) of the canvas, in the region's color."""
 
     text: str
     color: Color
@@ -42,28 +42,28 @@ class _Tag:
 def font_size(canvas: tuple[int, int]) -> int:
     """Height of label letters in pixels for a canvas (H, W): 20 at 640 x 640, 27 at 1280 x 1024.
 
-    It grows more slowly than the picture, because large pictures hold more segments and are seen from near.
+    It grows more slowly than the image, because large images hold more segments and are seen from near.
     """
     return max(11, round(0.8 * math.sqrt(math.sqrt(canvas[0] * canvas[1]))))
 
 
 def tag_color(color: Color) -> Color:
-    """A dark tone of a class's colour, on which white letters stand out."""
+    """A dark tone of a class's color, on which white letters stand out."""
     return mix(color, _DARK, 0.78)
 
 
-def draw_labels(picture: Image.Image, labels: Sequence[Label]) -> Image.Image:
-    """The picture with as many labels as find a place; larger regions first.
+def draw_labels(image: Image.Image, labels: Sequence[Label]) -> Image.Image:
+    """The image with as many labels as find a place; larger regions first.
 
     Args:
-        picture: RGB.
-        labels: masks at the picture's size.
+        image: RGB.
+        labels: masks at the image's size.
     """
     ordered = sorted(labels, key=lambda label: -int(label.mask.sum()))
-    tags = [_tag(label.text, font_size((picture.height, picture.width))) for label in ordered]
+    tags = [_tag(label.text, font_size((image.height, image.width))) for label in ordered]
     requests = [LabelRequest(label.mask, tag.size) for label, tag in zip(ordered, tags, strict=True)]
-    placed = place_labels(requests, (picture.height, picture.width))
-    result = picture.copy()
+    placed = place_labels(requests, (image.height, image.width))
+    result = image.copy()
     found = [(label, tag, place) for label, tag, place in zip(ordered, tags, placed, strict=True) if place]
     for label, _, place in found:  # lines first, so that no line crosses a label
         if place.leader is not None:
@@ -73,30 +73,30 @@ def draw_labels(picture: Image.Image, labels: Sequence[Label]) -> Image.Image:
     return result
 
 
-def add_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
-    """The picture on white paper with a row (or rows) of colour chips and names below it.
+def add_legend(image: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
+    """The image on white paper with a row (or rows) of color chips and names below it.
 
     Args:
-        picture: RGB.
-        entries: name and colour of each class.
+        image: RGB.
+        entries: name and color of each class.
     """
-    size = font_size((picture.height, picture.width))
+    size = font_size((image.height, image.width))
     pad, gap, chip = round(0.8 * size), round(0.5 * size), round(0.95 * size)
     tags = [(_tag(name, size), color) for name, color in entries]
     if not tags:
-        return picture
-    width = max(picture.width, *(round(tag.size[0]) + chip + gap + 2 * pad for tag, _ in tags))
+        return image
+    width = max(image.width, *(round(tag.size[0]) + chip + gap + 2 * pad for tag, _ in tags))
     row_height = round(1.7 * size)
     cells, x, row = [], pad, 0
     for tag, color in tags:
         extent = chip + gap + round(tag.size[0])
         if x > pad and x + extent > width - pad:
             x, row = pad, row + 1
-        cells.append((x, picture.height + pad + row * row_height, tag, color))
+        cells.append((x, image.height + pad + row * row_height, tag, color))
         x += extent + pad
-    height = picture.height + 2 * pad + (row + 1) * row_height
+    height = image.height + 2 * pad + (row + 1) * row_height
     sheet = Image.new("RGB", (width, height), _PAPER)
-    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    sheet.paste(image, ((width - image.width) // 2, 0))
     for left, top, tag, color in cells:
         middle = top + row_height / 2
         _rounded(sheet, (left, middle - chip / 2, left + chip, middle + chip / 2), 0.22 * chip, color)
@@ -108,36 +108,36 @@ def _tag(name: str, size: int) -> _Tag:
     name = " ".join(name.split())
     text = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + ELLIPSIS
     font = font_for(text, size)
-    # The line of the built-in font, so that all boxes of a picture are of one height.
+    # The line of the built-in font, so that all boxes of an image are of one height.
     height = line_height(font_for("", size)) + 0.55 * size
     return _Tag(text, font, (text_width(text, font) + 0.9 * size, height))
 
 
-def _draw_leader(picture: Image.Image, color: Color, rect: Rect, end: Point) -> None:
+def _draw_leader(image: Image.Image, color: Color, rect: Rect, end: Point) -> None:
     x0, y0, x1, y1 = rect
     start = ((x0 + x1) / 2, (y0 + y1) / 2)
     dot = max(2.0, 0.1 * (y1 - y0))
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     draw.line([start, end], fill=_DARK, width=max(3, round(1.6 * dot)))
     draw.line([start, end], fill=mix(color, _PAPER, 0.4), width=max(1, round(0.7 * dot)))
     box = (end[0] - dot, end[1] - dot, end[0] + dot, end[1] + dot)
     draw.ellipse(box, fill=mix(color, _PAPER, 0.4), outline=_DARK)
 
 
-def _draw_tag(picture: Image.Image, tag: _Tag, color: Color, rect: Rect) -> None:
+def _draw_tag(image: Image.Image, tag: _Tag, color: Color, rect: Rect) -> None:
     x0, y0, x1, y1 = (round(value) for value in rect)
     radius, rim = 0.3 * (y1 - y0), max(1, round(0.06 * (y1 - y0)))
-    _rounded(picture, (x0 - rim, y0 - rim, x1 + rim, y1 + rim), radius + rim, mix(color, _PAPER, 0.25))
-    _rounded(picture, (x0, y0, x1, y1), radius, tag_color(color))
+    _rounded(image, (x0 - rim, y0 - rim, x1 + rim, y1 + rim), radius + rim, mix(color, _PAPER, 0.25))
+    _rounded(image, (x0, y0, x1, y1), radius, tag_color(color))
     middle = ((x0 + x1) / 2, (y0 + y1) / 2)
-    ImageDraw.Draw(picture).text(middle, tag.text, _PAPER, tag.font, anchor="mm")
+    ImageDraw.Draw(image).text(middle, tag.text, _PAPER, tag.font, anchor="mm")
 
 
-def _rounded(picture: Image.Image, rect: Rect, radius: float, color: Color) -> None:
+def _rounded(image: Image.Image, rect: Rect, radius: float, color: Color) -> None:
     """A filled rectangle with round corners; pixels at its edge are mixed."""
     x0, y0, x1, y1 = (round(value) for value in rect)
     large = Image.new("L", ((x1 - x0) * _SUPERSAMPLE, (y1 - y0) * _SUPERSAMPLE), 0)
     ImageDraw.Draw(large).rounded_rectangle(
         (0, 0, large.width - 1, large.height - 1), radius=radius * _SUPERSAMPLE, fill=255
     )
-    picture.paste(color, (x0, y0), large.resize((x1 - x0, y1 - y0), Image.Resampling.BOX))
+    image.paste(color, (x0, y0), large.resize((x1 - x0, y1 - y0), Image.Resampling.BOX))

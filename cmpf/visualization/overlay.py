@@ -17,14 +17,14 @@ from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.labels import Label, add_legend, draw_labels
 from cmpf.visualization.palette import class_color, shades
 
-Picture = npt.NDArray[np.uint8] | Image.Image
+ImageLike = npt.NDArray[np.uint8] | Image.Image
 Mask = npt.NDArray[np.bool_]
 _GRID_SIDE = 160  # cells a side on which pieces of a semantic region are told apart
-_PIECE_SHARE = 0.005  # of the picture; smaller pieces beside the largest one get no label of their own
+_PIECE_SHARE = 0.005  # of the image; smaller pieces beside the largest one get no label of their own
 
 
 def draw_panoptic(
-    image: Picture,
+    image: ImageLike,
     ids: npt.NDArray[np.integer[Any]],
     segments: Sequence[SegmentInfo],
     *,
@@ -32,20 +32,20 @@ def draw_panoptic(
     opacity: float = 0.55,
     legend: bool = False,
 ) -> Image.Image:
-    """The picture with its segments tinted, outlined and named; void stays as it is.
+    """The image with its segments tinted, outlined and named; void stays as it is.
 
-    A class has the same colour in every picture, instances of a class have shades of it.
-    A picture with a longer side under 640 pixels is enlarged to that.
+    A class has the same color in every image, instances of a class have shades of it.
+    An image with a longer side under 640 pixels is enlarged to that.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
         ids: (H, W) segment ids, 0 is void.
         segments: `id` and `category_id` of each.
         names: name of each class index.
-        opacity: 0 (picture only) .. 1 (colours only).
-        legend: add a strip below with the classes in the picture.
+        opacity: 0 (image only) .. 1 (colors only).
+        legend: add a strip below with the classes in the image.
     Raises:
-        ImageError: the picture is empty or of another size than the ids.
+        ImageError: the image is empty or of another size than the ids.
         VocabularyError: a class index has no name.
     """
     canvas = Canvas(image)
@@ -65,21 +65,21 @@ def draw_panoptic(
 
 
 def draw_semantic(
-    image: Picture,
+    image: ImageLike,
     labels: npt.NDArray[np.integer[Any]],
     *,
     names: Sequence[str],
     opacity: float = 0.55,
     legend: bool = False,
 ) -> Image.Image:
-    """The picture with its classes tinted, outlined and named.
+    """The image with its classes tinted, outlined and named.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
         labels: (H, W) class indices.
         names, opacity, legend: see draw_panoptic.
     Raises:
-        ImageError: the picture is empty or of another size than the labels.
+        ImageError: the image is empty or of another size than the labels.
         VocabularyError: a class index has no name.
     """
     canvas = Canvas(image)
@@ -99,7 +99,7 @@ def draw_semantic(
 
 
 def draw_instances(
-    image: Picture,
+    image: ImageLike,
     masks: npt.NDArray[np.bool_],
     *,
     labels: npt.NDArray[np.integer[Any]],
@@ -110,7 +110,7 @@ def draw_instances(
     min_score: float = 0.3,
     max_overlap: float = 0.7,
 ) -> Image.Image:
-    """The picture with its instances tinted, outlined and named with their scores, small ones on top.
+    """The image with its instances tinted, outlined and named with their scores, small ones on top.
 
     A model returns its best hundred guesses, many of them of one object. Shown are those with a score of at
     least `min_score` whose mask does not have an IoU above `max_overlap` with a better one that is shown.
@@ -123,7 +123,7 @@ def draw_instances(
         names, opacity, legend: see draw_panoptic.
         min_score, max_overlap: 0..1; 0 and 1 show everything.
     Raises:
-        ImageError: the picture is empty or of another size than the masks.
+        ImageError: the image is empty or of another size than the masks.
         VocabularyError: a class index has no name.
     """
     canvas = Canvas(image)
@@ -162,10 +162,10 @@ def finished(
     canvas: Canvas, labels: Sequence[Label], categories: Sequence[int], names: Sequence[str], legend: bool
 ) -> Image.Image:
     """The canvas with its labels and, if asked for, a legend of the classes."""
-    picture = draw_labels(canvas.picture(), labels)
+    image = draw_labels(canvas.image(), labels)
     if not legend:
-        return picture
-    return add_legend(picture, [(names[c], class_color(c)) for c in sorted(set(categories))])
+        return image
+    return add_legend(image, [(names[c], class_color(c)) for c in sorted(set(categories))])
 
 
 def pieces_of(mask: Mask) -> list[Mask]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""One colour for each class index, the same in every picture, and shades of it for instances."""
+"""One color for each class index, the same in every image, and shades of it for instances."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import numpy as np
 Color = tuple[int, int, int]  # sRGB, 0..255
 OKLCH = tuple[float, float, float]  # lightness 0..1, chroma 0..about 0.3, hue in degrees
 
-# Colours to choose from. Greys, near-black and near-white stay out: they would read as no tint at all.
+# Colors to choose from. Grays, near-black and near-white stay out: they would read as no tint at all.
 _LIGHTNESS = (0.52, 0.60, 0.68, 0.76, 0.84)
 _CHROMA = (0.12, 0.16, 0.20)
 _HUES = 60
 _FIRST: OKLCH = (0.68, 0.20, 258.0)  # class 0 is blue
-_LIGHTNESS_WEIGHT = 0.6  # lightness of the picture below shines through, so it tells classes apart less well
+_LIGHTNESS_WEIGHT = 0.6  # lightness of the image below shines through, so it tells classes apart less well
 # Changes of lightness and hue for the first, second, ... instance of a class.
 _SHADES = ((0.0, 0.0), (-0.08, 8.0), (0.08, -8.0), (-0.04, -16.0), (0.04, 16.0), (-0.12, 0.0))
 
 
 def class_color(index: int) -> Color:
-    """Colour of a class (index >= 0): each is as far as possible from all those before it."""
+    """Color of a class (index >= 0): each is as far as possible from all those before it."""
     return shade(index, 0)
 
 
 def shade(index: int, number: int) -> Color:
-    """Colour of the number-th instance (from 0) of a class; number 0 has the class's own colour."""
+    """Color of the number-th instance (from 0) of a class; number 0 has the class's own color."""
     lightness, chroma, hue = _palette()[index % len(_palette())]
     lighter, turn = _SHADES[number % len(_SHADES)]
     return oklch_to_rgb((min(max(lightness + lighter, 0.42), 0.9), chroma, hue + turn))
 
 
 def shades(categories: Sequence[int]) -> list[Color]:
-    """The colours of segments of these classes: one of each class, lighter and darker where it comes again."""
+    """The colors of segments of these classes: one of each class, lighter and darker where it comes again."""
     seen: Counter[int] = Counter()
     colors = []
     for category in categories:
@@ -46,7 +46,7 @@ def shades(categories: Sequence[int]) -> list[Color]:
 
 
 def mix(color: Color, other: Color, share: float) -> Color:
-    """`share` (0..1) of the other colour in the first."""
+    """`share` (0..1) of the other color in the first."""
     r, g, b = (round(a + (c - a) * share) for a, c in zip(color, other, strict=True))
     return r, g, b
 
@@ -57,7 +57,7 @@ def _palette() -> tuple[OKLCH, ...]:
     candidates = [_FIRST]
     for lightness in _LIGHTNESS:
         for hue in (360 * step / _HUES for step in range(_HUES)):
-            # Where sRGB ends early, several chromas are one colour.
+            # Where sRGB ends early, several chromas are one color.
             chromas = sorted({_chroma_in_gamut(lightness, chroma, hue) for chroma in _CHROMA})
             candidates += [(lightness, chroma, hue) for chroma in chromas if chroma >= 0.10]
     points = np.array(
@@ -78,7 +78,7 @@ def _palette() -> tuple[OKLCH, ...]:
 
 
 def oklch_to_rgb(color: OKLCH) -> Color:
-    """OKLCH to sRGB. A colour outside sRGB loses chroma until it fits; its hue and lightness stay."""
+    """OKLCH to sRGB. A color outside sRGB loses chroma until it fits; its hue and lightness stay."""
     lightness, chroma, hue = color
     inside = _chroma_in_gamut(lightness, chroma, hue)
     r, g, b = (_encode(c) for c in _linear_rgb(lightness, inside, hue))

@@ -17,14 +17,14 @@ Point = tuple[float, float]  # x, y
 
 _GRID_SIDE = 256  # masks are thinned to about this many cells a side; places need no more
 _INSIDE_TRIES = 8
-_MARGIN = 3.0  # canvas pixels between labels, and to the picture's edge
+_MARGIN = 3.0  # canvas pixels between labels, and to the image's edge
 _MIN_AREA_SHARE = 0.12  # of the label's own area; smaller regions would only be hidden or crowd others out
 # What a place costs, in units of "a whole region is hidden":
 _OUTSIDE_COST = 0.4  # a label in the region that lies wholly on others, where it could be taken for theirs
 _LEADER_COST = 0.3  # a label beside the region, tied to it by a line
 _LENGTH_COST = 1.2  # a line as long as the side of a square canvas
 _ORDER_COST = 0.01  # a later one of equally deep points
-_DEPTH_COST = 0.2  # a place at the region's border instead of its visual centre
+_DEPTH_COST = 0.2  # a place at the region's border instead of its visual center
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class _Grid:
 def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> list[Placement | None]:
     """Places for labels, greedily, in the order of importance.
 
-    Candidates are points of the region far from its border (the first is its visual centre) and places above,
+    Candidates are points of the region far from its border (the first is its visual center) and places above,
     below and beside it. Each costs what it hides: the shares of all regions under the label, plus a little
-    for standing on a neighbour or needing a leader line. The cheapest that is free is taken.
+    for standing on a neighbor or needing a leader line. The cheapest that is free is taken.
 
     Args:
         requests: labels, most important first.
@@ -96,7 +96,7 @@ def _cheapest(
     cells = max(1.0, size[0] * size[1] / hidden.step**2)
     depth = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
     points = list(_deep_points(depth, size, hidden.step))
-    centre = points[0][0]
+    center = points[0][0]
     candidates: list[tuple[float, Placement]] = []
     for order, (point, relative_depth) in enumerate(points):
         rect = _keep_inside(_around(point, size), canvas)
@@ -105,11 +105,11 @@ def _cheapest(
         candidates.append((cost + _ORDER_COST * order, Placement(rect, None)))
     for rect in _beside(own, size, hidden.step):
         moved = _keep_inside(rect, canvas)
-        covers_centre = moved[0] < centre[0] < moved[2] and moved[1] < centre[1] < moved[3]
-        if not covers_centre:
-            length = math.dist(centre, ((moved[0] + moved[2]) / 2, (moved[1] + moved[3]) / 2))
+        covers_center = moved[0] < center[0] < moved[2] and moved[1] < center[1] < moved[3]
+        if not covers_center:
+            length = math.dist(center, ((moved[0] + moved[2]) / 2, (moved[1] + moved[3]) / 2))
             leader = _LEADER_COST + _LENGTH_COST * length / math.sqrt(canvas[0] * canvas[1])
-            candidates.append((hidden.total(moved) + leader, Placement(moved, centre)))
+            candidates.append((hidden.total(moved) + leader, Placement(moved, center)))
     free = [c for c in candidates if not any(_overlap(c[1].rect, other) for other in taken)]
     return min(free, key=lambda c: c[0])[1] if free else None
 
@@ -126,7 +126,7 @@ def _deep_points(
         level = left.max()
         if level <= 0:
             return
-        # Of equally deep points the one nearest to their mean: bands are labelled in their middle,
+        # Of equally deep points the one nearest to their mean: bands are labeled in their middle,
         # not at an end.
         ys, xs = np.nonzero(left >= level - 0.5)
         nearest = int(np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2))

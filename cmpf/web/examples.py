@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Pictures to try the page with: generated shapes, and photographs of scikit-image where it is installed."""
+"""Images to try the page with: generated shapes, and photographs of scikit-image where it is installed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.data.shapeworld.categories import CATEGORIES
-from cmpf.data.shapeworld.scene import generate_scene
+from cmpf.shapeworld.categories import CATEGORIES
+from cmpf.shapeworld.scene import generate_scene
 
 SIZE = 512
 SEEDS = (20, 25)
@@ -23,7 +23,7 @@ PHOTOGRAPHS = {
 
 @dataclass(frozen=True)
 class Example:
-    """A picture file, words for it, and the task that shows it best."""
+    """An image file, words for it, and the task that shows it best."""
 
     path: Path
     words: tuple[str, ...]
@@ -31,7 +31,7 @@ class Example:
 
 
 def write_examples(folder: Path) -> list[Example]:
-    """Writes the pictures into a folder; generated ones first."""
+    """Writes the images into a folder; generated ones first."""
     found = []
     for number, seed in enumerate(SEEDS, start=1):
         scene = generate_scene(seed, size=SIZE, seen_only=False)
@@ -55,6 +55,6 @@ def _photograph(name: str) -> NDArray[np.uint8] | None:
     return np.asarray(Image.open(file).convert("RGB")) if file.is_file() else None
 
 
-def _save(picture: NDArray[np.uint8], path: Path) -> Path:
-    Image.fromarray(picture).save(path)
+def _save(image: NDArray[np.uint8], path: Path) -> Path:
+    Image.fromarray(image).save(path)
     return path

@@ -27,7 +27,7 @@ def import_gradio() -> Any:
 def upload_box(gradio: Any, *, value: str | None) -> Any:
     """gradio.Image that hands over the uploaded file itself, whatever is in it.
 
-    Gradio's own decodes pictures before anyone could look at their size, ends with a stack trace in the log for
+    Gradio's own decodes images before anyone could look at their size, ends with a stack trace in the log for
     damaged ones, and fetches addresses or decodes base64 text that a handmade request gives in place of an upload.
     The two methods are replaced on the object: for each subclass of a component Gradio writes a .pyi file beside
     the source.
@@ -37,16 +37,16 @@ def upload_box(gradio: Any, *, value: str | None) -> Any:
         type="filepath",
         image_mode=None,
         sources=["upload", "clipboard"],
-        label="Picture",
+        label="Image",
         height=320,
         buttons=["fullscreen"],
-        elem_id="cmpf-picture",
+        elem_id="cmpf-image",
     )
     store = box.async_move_resource_to_block_cache
 
     async def store_uploads_only(path: str | Path | None) -> str | None:
         if str(path).lower().startswith(("http:", "https:")):
-            raise gradio.Error("Addresses are not downloaded; upload the picture.", print_exception=False)
+            raise gradio.Error("Addresses are not downloaded; upload the image.", print_exception=False)
         stored: str | None = await store(path)
         return stored
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What visitors of the page may send: size and kind of pictures, number and length of words."""
+"""What visitors of the page may send: size and kind of images, number and length of words."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.data.images import DAMAGED, read_image, resize_image, shortest_edge_size
 from cmpf.errors import CMPFError, ImageError, VocabularyError
+from cmpf.formats.image import DAMAGED, read_image, resize_image, shortest_edge_size
 
 MAX_CLASSES = 200  # each is a pass of CLIP's text encoder
 MAX_CLASS_LETTERS = 200  # of one class with its synonyms
@@ -24,9 +24,9 @@ _SEPARATORS = re.compile(r"[;\n\r]")
 class Limits:
     """Limits of the page.
 
-    max_side: pixels; pictures with a longer side are refused.
-    working_side: pixels; larger pictures are shrunk to it before they are segmented, because the results of a
-        hundred queries at the size of a camera's picture need gigabytes.
+    max_side: pixels; images with a longer side are refused.
+    working_side: pixels; larger images are shrunk to it before they are segmented, because the results of a
+        hundred queries at the size of a camera's image need gigabytes.
     max_upload_mb: mebibytes of one uploaded file.
     queue: visitors that may wait; the next is told to come back later.
     """
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture as it is segmented.
+    """An image as it is segmented.
 
     pixels: (H, W, 3) uint8 RGB; name: the visitor's name of the file, without ending;
     original_size: (H, W) before shrinking.
@@ -60,34 +60,34 @@ class Upload:
 
 
 def read_upload(path: str | Path, limits: Limits) -> Upload:
-    """The uploaded picture, shrunk to the working side.
+    """The uploaded image, shrunk to the working side.
 
     Raises:
-        ImageError: it is damaged, no picture, or larger than the limits. The message has the name of the file,
+        ImageError: it is damaged, no image, or larger than the limits. The message has the name of the file,
             not the server's path.
     """
     path = Path(path)
     if (side := _longer_side(path)) > limits.max_side:
         raise ImageError(
             f"{path.name}: its longer side has {side:,} pixels and this page takes up to {limits.max_side:,}; "
-            "make the picture smaller, or start cmpf serve with a larger --max-side"
+            "make the image smaller, or start cmpf serve with a larger --max-side"
         )
     try:
-        picture = read_image(path)
+        image = read_image(path)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from error
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if max(height, width) <= limits.working_side:
-        return Upload(picture, path.stem, (height, width))
+        return Upload(image, path.stem, (height, width))
     size = shortest_edge_size(height, width, short_side=limits.working_side, max_side=limits.working_side)
-    return Upload(resize_image(picture, size), path.stem, (height, width))
+    return Upload(resize_image(image, size), path.stem, (height, width))
 
 
 def _longer_side(path: Path) -> int:
-    """Of the picture, without decoding it; 0 for what cannot be opened, of which read_image says why."""
+    """Of the image, without decoding it; 0 for what cannot be opened, of which read_image says why."""
     try:
-        with Image.open(path) as picture:
-            return max(picture.size)
+        with Image.open(path) as image:
+            return max(image.size)
     except (*DAMAGED, Image.DecompressionBombError):
         return 0
 

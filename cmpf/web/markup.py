@@ -12,14 +12,14 @@ from html import escape
 from PIL import Image
 
 from cmpf.web.limits import Upload
-from cmpf.web.view import Row, View, id_picture
+from cmpf.web.view import Row, View, id_map
 
 OPACITY = 60  # percent, at first
-MANY_MISSING = 12  # words named below the picture; the rest is counted
+MANY_MISSING = 12  # words named below the image; the rest is counted
 
 WELCOME = (
     "<div class='cmpf-empty'><p><strong>The result appears here.</strong></p>"
-    "<p>Drop a picture, name what to look for, press Segment.</p></div>"
+    "<p>Drop an image, name what to look for, press Segment.</p></div>"
 )
 
 
@@ -29,7 +29,7 @@ def error_panel(message: str) -> str:
 
 
 def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
-    """Picture with opacity and downloads, what was found, and the table of segments.
+    """Image with opacity and downloads, what was found, and the table of segments.
 
     Args:
         seconds: that the result took.
@@ -43,7 +43,7 @@ def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
             f"<div class='cmpf-view' style='--ratio:{width / height:.5f}'>",
             f"<img class='cmpf-clear' alt='{name} with outlines' src='{_photo(view.clear)}'>",
             f"<img class='cmpf-tinted' alt='' src='{_photo(view.tinted)}'>",
-            f"<img class='cmpf-ids' alt='' hidden src='{_exact(id_picture(view.ids))}'>",
+            f"<img class='cmpf-ids' alt='' hidden src='{_exact(id_map(view.ids))}'>",
             "<canvas class='cmpf-spot'></canvas><div class='cmpf-tip' hidden></div></div>",
             f"<p class='cmpf-summary'>{_summary(view, upload, seconds)}</p>",
             _table(view.rows),
@@ -53,7 +53,7 @@ def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
 
 
 def _toolbar() -> str:
-    buttons = [("picture", "Picture"), ("coco", "COCO JSON"), ("ids", "Id map")]
+    buttons = [("image", "Image"), ("coco", "COCO JSON"), ("ids", "Id map")]
     saving = "".join(f"<button type='button' data-save='{kind}'>{text}</button>" for kind, text in buttons)
     return (
         "<div class='cmpf-bar'><label>Opacity <input class='cmpf-opacity' type='range' min='0' max='100' "
@@ -108,15 +108,15 @@ def _row(row: Row, *, kinds: bool, scores: bool) -> str:
     return f"<tr tabindex='0' data-id='{row.id}' data-tip='{tip}'>{''.join(parts)}</tr>"
 
 
-def _photo(picture: Image.Image) -> str:
+def _photo(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=93, subsampling=0)
+    image.save(buffer, "JPEG", quality=93, subsampling=0)
     return _address("jpeg", buffer)
 
 
-def _exact(picture: Image.Image) -> str:
+def _exact(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=4)
+    image.save(buffer, "PNG", compress_level=4)
     return _address("png", buffer)
 
 

@@ -18,15 +18,15 @@ from cmpf.web.markup import WELCOME, error_panel, result_panel
 from cmpf.web.view import TASKS, view_of
 
 logger = logging.getLogger(__name__)
-UPLOAD_SECONDS = 3600  # uploaded pictures are removed after this time
+UPLOAD_SECONDS = 3600  # uploaded images are removed after this time
 LEAD = (
-    "Segments any picture into the words that you type: frozen CLIP says what things are, "
+    "Segments any image into the words that you type: frozen CLIP says what things are, "
     "frozen SAM says where they end."
 )
 
 
 class Segmenter:
-    """What the button does: an uploaded picture and words -> the HTML of the result panel, or of an error."""
+    """What the button does: an uploaded image and words -> the HTML of the result panel, or of an error."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor = predictor
@@ -37,7 +37,7 @@ class Segmenter:
     ) -> str:
         """
         Args:
-            path: of the uploaded file; None = there is no picture yet.
+            path: of the uploaded file; None = there is no image yet.
             chips: see class_words.
             task: one of TASKS.
             ensemble: add SAM's own masks, which only semantic results know.
@@ -55,7 +55,7 @@ class Segmenter:
             )
 
     def check(self, path: str | None) -> str:
-        """The panel after an upload: an error at once if the picture cannot be used."""
+        """The panel after an upload: an error at once if the image cannot be used."""
         try:
             if path is not None:
                 read_upload(path, self.limits)
@@ -65,7 +65,7 @@ class Segmenter:
 
     def _segment(self, path: str | None, chips: Sequence[str] | None, task: str, ensemble: bool) -> str:
         if path is None:
-            raise CMPFError("no picture yet; drop one on the box at the left, or take an example")
+            raise CMPFError("no image yet; drop one on the box at the left, or take an example")
         if task not in TASKS:
             raise CMPFError(f"task {str(task)[:30]!r} is unknown; choose one of {', '.join(TASKS)}")
         words = class_words(chips)
@@ -120,7 +120,7 @@ def _head(note: str) -> str:
 def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tuple[list[Any], Any]:
     """The input components, in the order of Segmenter's arguments, and the button."""
     first = examples[0] if examples else None
-    picture = upload_box(gradio, value=str(first.path) if first else None)
+    image = upload_box(gradio, value=str(first.path) if first else None)
     words = gradio.Dropdown(
         _suggestions(predictor),
         value=list(first.words) if first else [],
@@ -145,12 +145,12 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
     )
     button = gradio.Button("Segment", variant="primary", size="lg", elem_id="cmpf-segment")
     if examples:
-        _gallery(gradio, examples, [picture, words, task])
-    return [picture, words, task, ensemble], button
+        _gallery(gradio, examples, [image, words, task])
+    return [image, words, task, ensemble], button
 
 
 def _gallery(gradio: Any, examples: Sequence[Example], outputs: list[Any]) -> None:
-    """Thumbnails; a click fills picture, words and task."""
+    """Thumbnails; a click fills image, words and task."""
     thumbnails = gradio.Dataset(
         components=[gradio.Image(visible=False)],
         samples=[[str(example.path)] for example in examples],

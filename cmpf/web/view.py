@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A prediction as the page shows it: two pictures to blend, an id for each pixel, a row a segment, a COCO file."""
+"""A prediction as the page shows it: two images to blend, an id for each pixel, a row a segment, a COCO file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.functional import masks_to_boxes
-from cmpf.prediction import Instances, Prediction
-from cmpf.prediction.conversions import coco_panoptic, coco_panoptic_colors, coco_results
+from cmpf.common.tensors import masks_to_boxes
+from cmpf.inference import Instances, Prediction
+from cmpf.inference.conversions import coco_panoptic, coco_panoptic_colors, coco_results
 from cmpf.visualization.overlay import worth_showing
 from cmpf.visualization.palette import Color, shade, shades
 
@@ -25,8 +25,8 @@ MIN_SCORE, MAX_OVERLAP = 0.3, 0.7  # of shown instances, as draw_instances has t
 class Row:
     """One segment in the table.
 
-    id: its value in View.ids; color: as in the picture; kind: "thing" or "stuff" where the task tells them apart;
-    score: 0..1, None for semantic results; share: of the picture's pixels, 0..1.
+    id: its value in View.ids; color: as in the image; kind: "thing" or "stuff" where the task tells them apart;
+    score: 0..1, None for semantic results; share: of the image's pixels, 0..1.
     """
 
     id: int
@@ -41,7 +41,7 @@ class Row:
 class View:
     """What the page needs of one result.
 
-    clear, tinted: the picture with outlines and labels, without tint and with nothing but tint; every opacity is a
+    clear, tinted: the image with outlines and labels, without tint and with nothing but tint; every opacity is a
         blend of the two, so that the page needs no further inference for it.
     ids: (H, W) int32, 0 = nothing found here. rows: largest first. coco: the content of the COCO JSON file.
     missing: classes that were not found.
@@ -60,7 +60,7 @@ def view_of(prediction: Prediction, task: str, *, name: str) -> View:
 
     Args:
         task: one of TASKS, which ran.
-        name: of the picture, in the COCO file.
+        name: of the image, in the COCO file.
     """
     prepare = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}[task]
     shown, ids, rows, coco = prepare(prediction, name)
@@ -120,7 +120,7 @@ def _semantic(prediction: Prediction, name: str) -> _Parts:
 
 
 def _instance(prediction: Prediction, name: str) -> _Parts:
-    """Only instances that the picture shows, also in the file: what one sees is what one gets."""
+    """Only instances that the image shows, also in the file: what one sees is what one gets."""
     every = prediction.instances
     chosen = worth_showing(every.masks, every.scores, MIN_SCORE, MAX_OVERLAP)
     found = Instances(every.masks[chosen], every.boxes[chosen], every.scores[chosen], every.labels[chosen])
@@ -150,6 +150,6 @@ def _with_categories(found: Instances, prediction: Prediction, name: str) -> dic
     return {"annotations": annotations, "categories": categories}
 
 
-def id_picture(ids: NDArray[np.int32]) -> Image.Image:
-    """(H, W) ids as a picture with id = R + 256 G + 65536 B, as COCO panoptic files have them."""
+def id_map(ids: NDArray[np.int32]) -> Image.Image:
+    """(H, W) ids as an image with id = R + 256 G + 65536 B, as COCO panoptic files have them."""
     return Image.fromarray(coco_panoptic_colors(ids))

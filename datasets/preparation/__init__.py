@@ -2,7 +2,7 @@
 """What the preparation scripts share.
 
 A script describes one dataset as a `Preparation` and hands it to `run`, which gives it the command line
-(--root, --check, --split, --jobs, --overwrite, --pictures), processes, progress, restart and the report of faults.
+(--root, --check, --split, --jobs, --overwrite, --images), processes, progress, restart and the report of issues.
 All functions in a Preparation are called with (root, split); those of items run in other processes, so they are
 functions of a module. A whole script:
 
@@ -14,13 +14,13 @@ functions of a module. A whole script:
         write_labels(item.target, LOOKUP[read_labels(item.source)])
 
     def checks(root: Path, split: str) -> list[Check]:
-        pictures = stems(root / "zoo" / "images" / split, ".jpg")
+        images = stems(root / "zoo" / "images" / split, ".jpg")
         labels = stems(root / "zoo" / "labels" / split, ".png")
-        return [check_labels(title=f"labels of {split}", images=pictures, labels=labels, allowed={*range(9), 255})]
+        return [check_labels(title=f"labels of {split}", images=images, labels=labels, allowed={*range(9), 255})]
 
     PREPARATION = Preparation(
         script="prepare_zoo.py", title="Zoo", description=__doc__, download="https://zoo.example/download",
-        pictures={"train": 900, "val": 100}, raw=lambda root, split: [root / "zoo" / "raw" / split], plan=plan,
+        images={"train": 900, "val": 100}, raw=lambda root, split: [root / "zoo" / "raw" / split], plan=plan,
         prepared=lambda root, split: [root / "zoo" / "labels" / split], checks=checks,
     )
 
@@ -28,10 +28,10 @@ functions of a module. A whole script:
         return run(PREPARATION, argv)
 
 Files:
-    model.py     Item, Step, Check, Fault, Preparation
+    model.py     Item, Step, Check, Issue, Preparation
     command.py   run: the command line
     work.py      functions over many items in several processes; one damaged item does not stop the others
-    pictures.py  label and id pictures of every bit depth, sizes, listings
+    images.py  label and id maps of every bit depth, sizes, listings
     coco.py      COCO panoptic and instance files
     classes.py   names of the classes, from the vocabulary files
     checks.py    check_labels; check_panoptic.py, check_instances.py: the same for COCO files
@@ -54,11 +54,10 @@ from preparation.checks import check_labels
 from preparation.classes import class_names
 from preparation.coco import categories, instance_annotation, read_json, segments_info, write_json
 from preparation.command import run
-from preparation.model import Check, Fault, Item, Preparation, Step
-from preparation.pictures import (
+from preparation.images import (
     folder_items,
+    image_size,
     lookup_table,
-    picture_size,
     place,
     read_channels,
     read_ids,
@@ -67,10 +66,11 @@ from preparation.pictures import (
     write_ids,
     write_labels,
 )
+from preparation.model import Check, Issue, Item, Preparation, Step
 
 __all__ = [
     "Check",
-    "Fault",
+    "Issue",
     "Item",
     "Preparation",
     "Step",
@@ -80,9 +80,9 @@ __all__ = [
     "check_panoptic",
     "class_names",
     "folder_items",
+    "image_size",
     "instance_annotation",
     "lookup_table",
-    "picture_size",
     "place",
     "read_channels",
     "read_ids",

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.errors import DatasetError
-from preparation.pictures import read_channels
+from preparation.images import read_channels
 
 FOLDER = "ADEChallengeData2016"
 FOLDER_OF = {"train": "training", "val": "validation"}
-PICTURES = {"train": 20_210, "val": 2_000}
+IMAGES = {"train": 20_210, "val": 2_000}
 DOWNLOAD = "http://sceneparsing.csail.mit.edu (images and annotations: ADEChallengeData2016.zip)"
 DOWNLOAD_INSTANCES = "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar"
 CLASSES = 150
@@ -59,17 +59,17 @@ THINGS = tuple(index for index in range(CLASSES) if index not in STUFF)
 
 
 def images_folder(root: Path, split: str) -> Path:
-    """The pictures of a split."""
+    """The images of a split."""
     return root / FOLDER / "images" / FOLDER_OF[split]
 
 
 def annotations_folder(root: Path, split: str) -> Path:
-    """Released label pictures: 0 = other, 1..150."""
+    """Released label maps: 0 = other, 1..150."""
     return root / FOLDER / "annotations" / FOLDER_OF[split]
 
 
 def instances_folder(root: Path, split: str) -> Path:
-    """Released instance pictures: R = class 1..100 of the instance benchmark, G = number of the instance."""
+    """Released instance images: R = class 1..100 of the instance benchmark, G = number of the instance."""
     return root / FOLDER / "annotations_instance" / FOLDER_OF[split]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.errors import DatasetError
-from preparation.pictures import read_channels
+from preparation.images import read_channels
 
 FOLDER = "bdd100k"
-PICTURES = {"val": 1_000}
+IMAGES = {"val": 1_000}
 DOWNLOAD = "https://bdd-data.berkeley.edu (10K Images, Panoptic Segmentation and Semantic Segmentation)"
 CATEGORIES = 40
 CROWD, IGNORED = 0b10, 0b01  # bits of the attributes; the two above them say truncated and occluded
@@ -24,7 +24,7 @@ class Bitmask(NamedTuple):
 
     category: 1..40, 0 where nothing is annotated.
     crowd: the object is a group, or is not to be counted.
-    number: of the object in the picture, up to 65535.
+    number: of the object in the image, up to 65535.
     """
 
     category: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Bitmask(NamedTuple):
 
 
 def images_folder(root: Path, split: str) -> Path:
-    """The pictures of a split."""
+    """The images of a split."""
     return root / FOLDER / "images" / "10k" / split
 
 
@@ -51,6 +51,6 @@ def read_bitmask(path: Path) -> Bitmask:
     values = read_channels(path, "RGBA").astype(np.int64)
     category, attributes = values[..., 0], values[..., 1]
     if category.max() > CATEGORIES:
-        raise DatasetError(f"{path}: category {category.max()}; BDD100K has 1..{CATEGORIES}, 0 = unlabelled")
+        raise DatasetError(f"{path}: category {category.max()}; BDD100K has 1..{CATEGORIES}, 0 = unlabeled")
     crowd = (attributes & (CROWD | IGNORED)) > 0
     return Bitmask(category, crowd, 256 * values[..., 2] + values[..., 3])

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Verifies a COCO (or LVIS) instances file against its pictures."""
+"""Verifies a COCO (or LVIS) instances file against its images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cmpf.errors import DatasetError
 from preparation.check_panoptic import doubled, unknown_categories
 from preparation.checks import sizes_differ
 from preparation.coco import read_json
-from preparation.model import Check, Fault
-from preparation.pictures import present
+from preparation.images import present
+from preparation.model import Check, Issue
 
 
 @dataclass(frozen=True)
-class _Picture:
-    picture: Path
+class _Image:
+    image: Path
     size: tuple[int, int]  # (H, W) in the JSON file
     annotations: tuple[Mapping[str, Any], ...]
 
@@ -30,7 +30,7 @@ def check_instances(
     *,
     title: str,
     json: Path,
-    picture_of: Callable[[Mapping[str, Any]], Path],
+    image_of: Callable[[Mapping[str, Any]], Path],
     category_ids: Collection[int],
     images: Mapping[str, Path] | None = None,
 ) -> Check:
@@ -38,9 +38,9 @@ def check_instances(
 
     Args:
         json: COCO instances file.
-        picture_of: entry of its list `images` -> picture.
+        image_of: entry of its list `images` -> image.
         category_ids: ids that annotations may have.
-        images: name without ending -> picture, of all that the file must list; None = it may leave some out.
+        images: name without ending -> image, of all that the file must list; None = it may leave some out.
     Raises:
         DatasetError: the file is not in COCO's form.
     """
@@ -49,44 +49,44 @@ def check_instances(
     try:
         for annotation in content["annotations"]:
             of_image[annotation["image_id"]].append(annotation)
-        faults = _entry_faults(content, json, category_ids)
+        issues = _entry_issues(content, json, category_ids)
         items = [
-            _Picture(picture_of(image), (image["height"], image["width"]), tuple(of_image[image["id"]]))
+            _Image(image_of(image), (image["height"], image["width"]), tuple(of_image[image["id"]]))
             for image in content["images"]
         ]
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{json}: not in COCO's form ({error!r})") from error
-    pictures = {item.picture for item in items}
-    there = present(pictures)
-    faults += [Fault("missing pictures", str(path)) for path in sorted(pictures - there)]
-    listed = {path.stem for path in pictures}
+    listed_files = {item.image for item in items}
+    there = present(listed_files)
+    issues += [Issue("missing images", str(path)) for path in sorted(listed_files - there)]
+    listed = {path.stem for path in listed_files}
     alone = [path for name, path in (images or {}).items() if name not in listed]
-    faults += [Fault("pictures that the JSON file lacks", str(path)) for path in alone]
-    found = [item for item in items if item.picture in there]
-    return Check(title=title, pictures=len(items), faults=faults, items=found, examine=_examine)
+    issues += [Issue("images that the JSON file lacks", str(path)) for path in alone]
+    found = [item for item in items if item.image in there]
+    return Check(title=title, images=len(items), issues=issues, items=found, examine=_examine)
 
 
-def _entry_faults(content: Mapping[str, Any], json: Path, category_ids: Collection[int]) -> list[Fault]:
+def _entry_issues(content: Mapping[str, Any], json: Path, category_ids: Collection[int]) -> list[Issue]:
     annotations = content["annotations"]
     images = [image["id"] for image in content["images"]]
-    faults = doubled(images, "doubled image ids", json)
-    faults += doubled([annotation["id"] for annotation in annotations], "doubled annotation ids", json)
+    issues = doubled(images, "doubled image ids", json)
+    issues += doubled([annotation["id"] for annotation in annotations], "doubled annotation ids", json)
     used = {annotation["category_id"] for annotation in annotations}
-    faults += unknown_categories(used, category_ids, json)
+    issues += unknown_categories(used, category_ids, json)
     strange = {annotation["image_id"] for annotation in annotations} - set(images)
-    return faults + [
-        Fault("annotations without image", f"{json}: {name}") for name in sorted(strange, key=str)
+    return issues + [
+        Issue("annotations without image", f"{json}: {name}") for name in sorted(strange, key=str)
     ]
 
 
-def _examine(item: _Picture) -> list[Fault]:
-    faults = sizes_differ(item.picture, item.size, item.picture)
+def _examine(item: _Image) -> list[Issue]:
+    issues = sizes_differ(item.image, item.size, item.image)
     for annotation in item.annotations:
-        name = f"annotation {annotation['id']} of {item.picture}"
+        name = f"annotation {annotation['id']} of {item.image}"
         problem = _mask_problem(annotation.get("segmentation"), item.size)
         if problem:
-            faults.append(Fault("masks that are wrong", f"{name}: {problem}"))
-    return faults
+            issues.append(Issue("masks that are wrong", f"{name}: {problem}"))
+    return issues
 
 
 def _mask_problem(segmentation: Any, size: tuple[int, int]) -> str:
@@ -100,7 +100,7 @@ def _mask_problem(segmentation: Any, size: tuple[int, int]) -> str:
     if not isinstance(segmentation, dict) or "counts" not in segmentation:
         return "neither RLE nor polygons"
     if tuple(segmentation.get("size", ())) != size:
-        return f"RLE of size {segmentation.get('size')}, picture {list(size)}"
+        return f"RLE of size {segmentation.get('size')}, image {list(size)}"
     if isinstance(segmentation["counts"], list):
         segmentation = rle.frPyObjects(segmentation, *size)
     return "" if int(rle.area(segmentation)) else "empty"

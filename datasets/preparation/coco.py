@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from cmpf.common.files import write_text
 from cmpf.errors import DatasetError
-from cmpf.files import write_text
 
 
 def read_json(path: Path, lists: Sequence[str] = ()) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def categories(names: Iterable[str], things: Iterable[bool], *, first: int = 0) 
 
 
 def segments_info(ids: NDArray[np.int64], category_of: Callable[[int], int]) -> list[dict[str, Any]]:
-    """The list `segments_info` of a picture: every id but 0, with area and box.
+    """The list `segments_info` of an image: every id but 0, with area and box.
 
     Args:
         ids: (H, W) segment ids.

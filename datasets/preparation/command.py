@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The command line of every preparation script. Exit codes: 0 done and whole, 1 faults (named), 2 usage."""
+"""The command line of every preparation script. Exit codes: 0 done and whole, 1 issues (named), 2 usage."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from cmpf.errors import CMPFError, DatasetError
 from preparation.coco import write_json
-from preparation.model import Check, Fault, Item, Preparation, Step
-from preparation.pictures import present, sweep_unfinished
+from preparation.images import present, sweep_unfinished
+from preparation.model import Check, Issue, Item, Preparation, Step
 from preparation.work import Outcome, default_jobs, work_off
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
-NAMED = 100  # faults of a kind that --check names
+NAMED = 100  # issues of a kind that --check names
 LEFTOVER_SECONDS = 3600  # unfinished files older than that belong to no run under way
 
 
@@ -29,10 +29,10 @@ def run(preparation: Preparation, argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser(preparation).parse_args(argv)
     root = Path(arguments.root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
-    splits = list(preparation.pictures) if arguments.split == "all" else [arguments.split]
+    splits = list(preparation.images) if arguments.split == "all" else [arguments.split]
     try:
         if arguments.check:
-            return _check(preparation, root, splits, jobs=arguments.jobs, pictures=arguments.pictures)
+            return _check(preparation, root, splits, jobs=arguments.jobs, images=arguments.images)
         return _prepare(preparation, root, splits, jobs=arguments.jobs, overwrite=arguments.overwrite)
     except CMPFError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -51,18 +51,16 @@ def _parser(preparation: Preparation) -> argparse.ArgumentParser:
     parser.add_argument(
         "--root", help=f"folder of all datasets (default: ${ROOT_VARIABLE}, else ./{DEFAULT_ROOT})"
     )
-    parser.add_argument(
-        "--split", default="all", choices=["all", *preparation.pictures], help="(default: all)"
-    )
+    parser.add_argument("--split", default="all", choices=["all", *preparation.images], help="(default: all)")
     parser.add_argument(
         "--jobs", type=_positive, default=default_jobs(), help="processes (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="make again what is there")
     parser.add_argument("--check", action="store_true", help="make nothing, verify the prepared tree")
     parser.add_argument(
-        "--pictures",
+        "--images",
         type=_not_negative,
-        help="with --check: pictures that each split must have (default: as in the release; 0: any number)",
+        help="with --check: images that each split must have (default: as in the release; 0: any number)",
     )
     return parser
 
@@ -89,13 +87,13 @@ def _prepare(preparation: Preparation, root: Path, splits: list[str], *, jobs: i
     steps = [step for split in splits for step in preparation.plan(root, split)]
     if not steps:
         print(f"{preparation.title}: the release is used as it is; verify it with --check")
-    faults = [fault for step in steps for fault in _make(step, jobs=jobs, overwrite=overwrite)]
-    if faults:
-        print(f"error: {len(faults)} of the items could not be made:", file=sys.stderr)
-        for fault in faults:
-            print(f"  {fault}", file=sys.stderr)
+    issues = [issue for step in steps for issue in _make(step, jobs=jobs, overwrite=overwrite)]
+    if issues:
+        print(f"error: {len(issues)} of the items could not be made:", file=sys.stderr)
+        for issue in issues:
+            print(f"  {issue}", file=sys.stderr)
         print("Replace these files and run the same command again; all others are done.", file=sys.stderr)
-    return 1 if faults else 0
+    return 1 if issues else 0
 
 
 def _make(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
@@ -106,13 +104,13 @@ def _make(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
     for folder in {target.parent for item in step.items for target in item.targets}:
         sweep_unfinished(folder, older_than=time.time() - LEFTOVER_SECONDS)
     outcomes = work_off(step.convert, todo, jobs=jobs, title=step.title) if step.convert else []
-    faults = _errors(todo, outcomes)
+    issues = _errors(todo, outcomes)
     if step.convert:
         there = len(step.items) - len(todo)
-        print(f"{step.title}: {len(todo) - len(faults):,} made, {there:,} were there, {len(faults):,} failed")
-    if faults and step.json is not None:
-        print(f"{step.json}: not written before all pictures of it are whole")
-    return faults or _write_record(step, jobs=jobs)
+        print(f"{step.title}: {len(todo) - len(issues):,} made, {there:,} were there, {len(issues):,} failed")
+    if issues and step.json is not None:
+        print(f"{step.json}: not written before all images of it are whole")
+    return issues or _write_record(step, jobs=jobs)
 
 
 def _write_record(step: Step, *, jobs: int) -> list[str]:
@@ -123,11 +121,11 @@ def _write_record(step: Step, *, jobs: int) -> list[str]:
         print(f"{step.json}: was there")
         return []
     outcomes = work_off(step.describe, step.items, jobs=jobs, title=step.json.name)
-    faults = _errors(step.items, outcomes)
-    if not faults:
+    issues = _errors(step.items, outcomes)
+    if not issues:
         write_json(step.json, step.assemble([outcome.value for outcome in outcomes]))
-        print(f"{step.json}: written, {len(outcomes):,} pictures")
-    return faults
+        print(f"{step.json}: written, {len(outcomes):,} images")
+    return issues
 
 
 def _unmade(step: Step, *, overwrite: bool) -> list[Item]:
@@ -147,9 +145,7 @@ def _errors(items: Sequence[Item], outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _check(
-    preparation: Preparation, root: Path, splits: list[str], *, jobs: int, pictures: int | None
-) -> int:
+def _check(preparation: Preparation, root: Path, splits: list[str], *, jobs: int, images: int | None) -> int:
     _require(
         [path for split in splits for path in preparation.prepared(root, split)],
         f"{preparation.title}: not prepared",
@@ -157,39 +153,39 @@ def _check(
     )
     wrong = 0
     for split in splits:
-        expected = preparation.pictures[split] if pictures is None else pictures
+        expected = preparation.images[split] if images is None else images
         for check in preparation.checks(root, split):
-            faults = [*_miscount(check, expected), *check.faults, *_examine(check, jobs=jobs)]
-            _report(check, faults)
-            wrong += len(faults)
+            issues = [*_miscount(check, expected), *check.issues, *_examine(check, jobs=jobs)]
+            _report(check, issues)
+            wrong += len(issues)
     if wrong:
-        print(f"{preparation.title}: {wrong:,} faults", file=sys.stderr)
+        print(f"{preparation.title}: {wrong:,} issues", file=sys.stderr)
     return 1 if wrong else 0
 
 
-def _miscount(check: Check, expected: int) -> list[Fault]:
-    if check.pictures is None or not expected or check.pictures == expected:
+def _miscount(check: Check, expected: int) -> list[Issue]:
+    if check.images is None or not expected or check.images == expected:
         return []
-    name = f"{check.pictures:,} found, {expected:,} expected (--pictures 0 accepts any number)"
-    return [Fault("number of pictures", name)]
+    name = f"{check.images:,} found, {expected:,} expected (--images 0 accepts any number)"
+    return [Issue("number of images", name)]
 
 
-def _examine(check: Check, *, jobs: int) -> list[Fault]:
+def _examine(check: Check, *, jobs: int) -> list[Issue]:
     if check.examine is None:
         return []
     outcomes = work_off(check.examine, check.items, jobs=jobs, title=check.title)
     found = []
     for outcome in outcomes:
-        found += [Fault("damaged or of the wrong kind", outcome.error)] if outcome.error else outcome.value
+        found += [Issue("damaged or of the wrong kind", outcome.error)] if outcome.error else outcome.value
     return found
 
 
-def _report(check: Check, faults: Sequence[Fault]) -> None:
+def _report(check: Check, issues: Sequence[Issue]) -> None:
     kinds: dict[str, list[str]] = {}
-    for fault in faults:
-        kinds.setdefault(fault.kind, []).append(fault.name)
-    counted = "" if check.pictures is None else f", {check.pictures:,} pictures"
-    print(f"{check.title}: {'whole' if not faults else f'{len(faults):,} faults'}{counted}")
+    for issue in issues:
+        kinds.setdefault(issue.kind, []).append(issue.name)
+    counted = "" if check.images is None else f", {check.images:,} images"
+    print(f"{check.title}: {'whole' if not issues else f'{len(issues):,} issues'}{counted}")
     for kind, names in kinds.items():
         print(f"  {kind}: {len(names):,}")
         for name in names[:NAMED]:
@@ -198,10 +194,10 @@ def _report(check: Check, faults: Sequence[Fault]) -> None:
             print(f"    and {len(names) - NAMED:,} more")
 
 
-def _require(paths: Sequence[Path], problem: str, cure: str) -> None:
+def _require(paths: Sequence[Path], problem: str, fix: str) -> None:
     """One error for all paths, if any is missing."""
     paths = list(dict.fromkeys(paths))
     if all(path.exists() for path in paths):
         return
     looked = ", ".join(f"{path} ({'found' if path.exists() else 'missing'})" for path in paths)
-    raise DatasetError(f"{problem}. Looked for {looked}. {cure}")
+    raise DatasetError(f"{problem}. Looked for {looked}. {fix}")

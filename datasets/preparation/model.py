@@ -14,7 +14,7 @@ class Item:
     """One unit of work: source files -> target files.
 
     sources: read; the first one names the item in reports.
-    targets: written, each whole or not at all (cmpf.files.replacing); the item is done when all are there.
+    targets: written, each whole or not at all (cmpf.common.files.replacing); the item is done when all are there.
     data: anything else that the item's functions need; must go through pickle.
     """
 
@@ -53,10 +53,10 @@ class Step:
     json: Path | None = None
 
 
-class Fault(NamedTuple):
+class Issue(NamedTuple):
     """Something wrong in a prepared tree."""
 
-    kind: str  # a heading, such as "sizes that differ from the picture's"
+    kind: str  # a heading, such as "sizes that differ from the image's"
     name: str  # the file, and what was found in it
 
 
@@ -65,17 +65,17 @@ class Check:
     """One part of checking a prepared tree.
 
     title: such as "labels of val".
-    pictures: how many were found, to be compared with the release; None = not counted.
-    faults: what listings alone show.
+    images: how many were found, to be compared with the release; None = not counted.
+    issues: what listings alone show.
     items: arguments of `examine`.
-    examine: looks into the files of one item; exceptions about damaged files count as faults too.
+    examine: looks into the files of one item; exceptions about damaged files count as issues too.
     """
 
     title: str
-    pictures: int | None = None
-    faults: Sequence[Fault] = ()
+    images: int | None = None
+    issues: Sequence[Issue] = ()
     items: Sequence[Any] = ()
-    examine: Callable[[Any], list[Fault]] | None = None
+    examine: Callable[[Any], list[Issue]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Preparation:
     title: name of the dataset.
     description: for --help.
     download: page where the raw release can be had.
-    pictures: split -> pictures in the release; its keys are the splits.
+    images: split -> images in the release; its keys are the splits.
     raw: files and folders that must be there before `plan` is asked.
     plan: what to do; finds items by listing folders. May raise DatasetError. No steps = nothing to make.
     prepared: files and folders that must be there before `checks` is asked.
@@ -97,7 +97,7 @@ class Preparation:
     title: str
     description: str
     download: str
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
     raw: Callable[[Path, str], Sequence[Path]]
     plan: Callable[[Path, str], Sequence[Step]]
     prepared: Callable[[Path, str], Sequence[Path]]

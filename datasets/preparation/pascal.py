@@ -16,7 +16,7 @@ from preparation.model import Item
 
 FOLDER_OF = {"train": "training", "val": "validation"}
 CONTEXT_FOLDER = "pascal_ctx_d2"
-CONTEXT_PICTURES = {"train": 4_998, "val": 5_105}
+CONTEXT_IMAGES = {"train": 4_998, "val": 5_105}
 CONTEXT_DOWNLOAD = (
     "https://cs.stanford.edu/~roozbeh/pascal-context (trainval.tar.gz) and "
     "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (VOCtrainval_03-May-2010.tar)"
@@ -38,38 +38,38 @@ def devkit(root: Path, year: str) -> Path:
 
 
 def listed_names(path: Path) -> list[str]:
-    """Names of pictures in a file of ImageSets/, one a line.
+    """Names of images in a file of ImageSets/, one a line.
 
     Raises:
         DatasetError: none, or one that comes twice.
     """
     names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
-        raise DatasetError(f"{path}: names no picture; unpack the release again")
+        raise DatasetError(f"{path}: names no image; unpack the release again")
     if len(set(names)) != len(names):
-        raise DatasetError(f"{path}: names a picture twice; unpack the release again")
+        raise DatasetError(f"{path}: names an image twice; unpack the release again")
     return names
 
 
 def context_folders(root: Path, split: str, classes: int) -> tuple[Path, Path]:
-    """Prepared pictures and labels of PASCAL Context."""
+    """Prepared images and labels of PASCAL Context."""
     folder = root / CONTEXT_FOLDER
     return folder / "images" / FOLDER_OF[split], folder / f"annotations_ctx{classes}" / FOLDER_OF[split]
 
 
 def context_release(root: Path, split: str) -> list[Path]:
-    """List of the split, pictures, and *.mat."""
+    """List of the split, images, and *.mat."""
     folder = devkit(root, "2010")
     return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "JPEGImages", folder / "trainval"]
 
 
 def context_items(root: Path, split: str, *, classes: int, suffix: str) -> list[Item]:
-    """*.mat and picture -> labels and the picture beside the others, for each name of a split."""
-    names, pictures, labels = context_release(root, split)
+    """*.mat and image -> labels and the image beside the others, for each name of a split."""
+    names, raw_images, labels = context_release(root, split)
     images, targets = context_folders(root, split, classes)
     return [
         Item(
-            sources=(labels / f"{name}.mat", pictures / f"{name}.jpg"),
+            sources=(labels / f"{name}.mat", raw_images / f"{name}.jpg"),
             targets=(targets / f"{name}{suffix}", images / f"{name}.jpg"),
         )
         for name in listed_names(names)

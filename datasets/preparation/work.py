@@ -16,8 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cmpf.data.images import DAMAGED
 from cmpf.errors import CMPFError, DatasetError
+from cmpf.formats.image import DAMAGED
 
 MAX_DEFAULT_JOBS = 16  # more processes than that wait for the disk
 _NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # would befall every other item too

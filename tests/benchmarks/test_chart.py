@@ -20,9 +20,9 @@ def test_panels_stand_in_rows_and_hold_their_lines(tmp_path):
         tmp_path / "a.png",
         {"one": {"ours": line}, "two": {"ours": line, "theirs": line[:2]}, "three": {"x": line}},
     )
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (920, 680)
-        quarters = [picture.crop((x, y, x + 460, y + 340)) for y in (0, 340) for x in (0, 460)]
-    colours = [len(quarter.getcolors(maxcolors=10**6)) for quarter in quarters]
-    assert min(colours[:3]) > 5
-    assert colours[3] == 1  # the place of a fourth panel is empty
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (920, 680)
+        quarters = [image.crop((x, y, x + 460, y + 340)) for y in (0, 340) for x in (0, 460)]
+    colors = [len(quarter.getcolors(maxcolors=10**6)) for quarter in quarters]
+    assert min(colors[:3]) > 5
+    assert colors[3] == 1  # the place of a fourth panel is empty

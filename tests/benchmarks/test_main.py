@@ -45,7 +45,7 @@ def test_a_pair_that_disagrees_fails_the_run(monkeypatch, capsys, tmp_path):
     assert "DISAGREES" in json.loads((tmp_path / "x.json").read_text())["cases"]["fake"]["failed"]
 
 
-def test_a_broken_case_fails_the_run_but_not_its_neighbours(monkeypatch, capsys):
+def test_a_broken_case_fails_the_run_but_not_its_neighbors(monkeypatch, capsys):
     def broken(_):
         raise ValueError("no such weights")
 

@@ -13,10 +13,15 @@ import torch
 from benchmarks.cases.training import build_criterion
 from benchmarks.operators import count_operators
 from benchmarks.setting import Setting, blobs, confident, vocabulary_of
-from cmpf.ensemble import geometric_ensemble
+from cmpf.inference import (
+    MaskRows,
+    geometric_ensemble,
+    instance_inference,
+    panoptic_inference,
+    semantic_labels,
+)
 from cmpf.modeling.classification import class_logits
 from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
-from cmpf.postprocess import MaskRows, instance_inference, panoptic_inference, semantic_labels
 
 SETTING = Setting(torch.device("cpu"), quick=True)
 SIZES = {"padded": (64, 64), "unpadded": (60, 64), "output": (45, 48)}

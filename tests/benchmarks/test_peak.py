@@ -17,7 +17,7 @@ def test_every_case_is_measured_and_recomputing_saves_memory(tmp_path, capsys):
     assert list(cases) == list(CASES)
     assert all(case["seconds"] > 0 and case["resident"] > 0 for case in cases.values())
     assert cases["training_with_checkpointing"]["peak"] < cases["training"]["peak"]
-    assert cases["evaluation"]["resident"] < cases["training"]["resident"]  # no moments of an optimiser
+    assert cases["evaluation"]["resident"] < cases["training"]["resident"]  # no moments of an optimizer
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == list(CASES)
 
 

@@ -35,9 +35,9 @@ def test_every_axis_is_moved_alone_and_drawn(tmp_path, monkeypatch, capsys):
         for p in measured
     )
     assert "pixels: ours grows with power 1.00, published grows with power 2.00" in capsys.readouterr().out
-    with Image.open(tmp_path / "scaling.png") as picture:
-        assert picture.size == (920, 680)
-        assert len(picture.getcolors(maxcolors=10**6)) > 10
+    with Image.open(tmp_path / "scaling.png") as image:
+        assert image.size == (920, 680)
+        assert len(image.getcolors(maxcolors=10**6)) > 10
 
 
 def test_a_point_of_the_real_model_takes_time():

@@ -38,10 +38,10 @@ def test_a_dataset_that_is_not_there_is_described_all_the_same(
 ) -> None:
     assert main(["datasets", "openvocab_pascal20_sem_seg_val"]) == 0
     out = capsys.readouterr().out
-    assert "  pictures      not there, or not whole\n" in out
+    assert "  images      not there, or not whole\n" in out
     assert "  test size     shorter side 800, longer side at most 1333\n" in out
     assert "    images/validation                MISSING\n" in out
-    assert out.endswith("cure: python datasets/prepare_pascal_voc.py\n")
+    assert out.endswith("fix: python datasets/prepare_pascal_voc.py\n")
 
 
 def test_an_own_dataset_is_described_with_its_classes_against_another_dataset(
@@ -63,7 +63,7 @@ def test_checking_a_whole_dataset_is_exit_code_0(own: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == "fruit_val: every file was opened, nothing is wrong\n"
 
 
-def test_findings_are_printed_by_kind_with_a_cure_and_are_exit_code_1(
+def test_findings_are_printed_by_kind_with_a_fix_and_are_exit_code_1(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (own / "images/val/bowl_01.jpg").unlink()
@@ -77,16 +77,16 @@ def test_findings_are_printed_by_kind_with_a_cure_and_are_exit_code_1(
         "given twice (1): keep one of them",
         f"  {own}/images/val/bowl_02.jpg: panoptic_val.json lists it twice, as images 2 and 9",
         "missing file (1): put the file there, or correct the path or the name that leads to it",
-        f"  {own}/images/val/bowl_01.jpg: no such picture, but panoptic_val.json lists it",
+        f"  {own}/images/val/bowl_01.jpg: no such image, but panoptic_val.json lists it",
     ]
 
 
 @pytest.mark.parametrize("name", ["fruit_val", "fruit_semantic", "fruit_instances"])
-def test_ground_truth_of_each_kind_is_drawn_for_so_many_pictures(
+def test_ground_truth_of_each_kind_is_drawn_for_so_many_images(
     own: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert main(["datasets", "show", f"own_dataset/{name}.yaml", "--n", "2", "--output", "out"]) == 0
-    assert capsys.readouterr().out == f"{name}: 2 of 4 pictures in out, all on overview.png\n"
+    assert capsys.readouterr().out == f"{name}: 2 of 4 images in out, all on overview.png\n"
     made = sorted(path.name for path in Path("out").iterdir())
     assert len(made) == 3
     assert made[-1] == "overview.png"
@@ -98,7 +98,7 @@ def test_ground_truth_of_each_kind_is_drawn_for_so_many_pictures(
     assert changed[:10].all() == (name != "fruit_instances")
 
 
-def test_the_seed_chooses_the_pictures(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_seed_chooses_the_images(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = set()
     for seed in range(4):
         folder = f"out{seed}"
@@ -147,7 +147,7 @@ def test_json_lists_describes_and_checks(own: Path, capsys: pytest.CaptureFixtur
     assert {"name": "shapes_val", "kind": "panoptic", "classes": "54", "on_disk": "no"} in rows
     assert main(["datasets", "own_dataset/fruit_val.yaml", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert (summary["name"], summary["pictures"], summary["unseen"]) == (
+    assert (summary["name"], summary["images"], summary["unseen"]) == (
         "fruit_val",
         4,
         ["pear", "lemon", "plum"],

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from cmpf import doctor
+from cmpf.cli import doctor_checks as doctor
 from cmpf.cli import main
-from cmpf.doctor import FAILED, MISSING, OK, Check
+from cmpf.cli.doctor_checks import FAILED, MISSING, OK, Check
 
 WELL = [
     Check("versions", "cmpf", OK, "0.1.0"),
@@ -43,7 +43,7 @@ All is well. CMPF works without what is missing.
 """
 
 
-def test_the_report_is_aligned_names_every_cure_and_puts_absent_datasets_in_one_line(
+def test_the_report_is_aligned_names_every_fix_and_puts_absent_datasets_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "report", lambda: WELL)
@@ -66,7 +66,7 @@ def test_a_failed_self_test_is_exit_code_1(
         assert said.endswith("  failed   cmpf_tiny  0 segments\n\nNot well: cmpf_tiny (self-test)\n")
 
 
-def test_json_holds_every_check_with_its_cure(
+def test_json_holds_every_check_with_its_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "report", lambda: WELL)

@@ -18,28 +18,28 @@ import cmpf
 from cmpf.cli import experiment
 from cmpf.cli import main as cmpf_main
 from cmpf.cli.train import main
-from cmpf.data.shapeworld.__main__ import main as write_shapeworld
 from cmpf.engine import profiling
 from cmpf.engine.records import Record
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ModelNameError, WeightsError
+from cmpf.shapeworld.__main__ import main as write_shapeworld
 
 CONFIG = "shapes/fcclip_tiny"
 RESULTS = {"shapes_val": {"panoptic": {"PQ": 41.5, "PQ-red circle": 12.0}}}
 
 
 class Parts:
-    """Stands in for cmpf.build: a toy model and trainer, and what they were asked for."""
+    """Stands in for cmpf.factory: a toy model and trainer, and what they were asked for."""
 
     def __init__(self) -> None:
         self.writers: list[Writer] = []  # heard beside the run's own
-        self.fault: Exception | None = None
+        self.issue: Exception | None = None
         self.weights = ""
 
     def build_model(self, cfg: Any) -> ToyModel:
-        if self.fault is not None:
-            raise self.fault
+        if self.issue is not None:
+            raise self.issue
         self.weights = cfg.MODEL.WEIGHTS
         return ToyModel()
 
@@ -70,7 +70,7 @@ class Stopper(Writer):
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
     made = Parts()
-    monkeypatch.setattr(experiment, "build", made)
+    monkeypatch.setattr(experiment, "factory", made)
     return made
 
 
@@ -183,7 +183,7 @@ def test_a_wrong_key_is_one_line_of_error(
 def test_our_own_errors_show_their_message_and_stay_in_the_log(
     parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts.fault = WeightsError("no weights at x")
+    parts.issue = WeightsError("no weights at x")
     assert run(tmp_path) == 1
     assert capsys.readouterr().err == "error: no weights at x\n"
     assert "Traceback" in (tmp_path / "log.txt").read_text()
@@ -194,7 +194,7 @@ def test_our_own_errors_show_their_message_and_stay_in_the_log(
 def test_other_errors_are_one_line_with_their_kind(
     parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts.fault = ZeroDivisionError("division by zero")
+    parts.issue = ZeroDivisionError("division by zero")
     assert run(tmp_path) == 1
     assert capsys.readouterr().err == "error: ZeroDivisionError: division by zero (--debug shows where)\n"
 
@@ -321,7 +321,7 @@ def test_a_command_line_without_a_configuration_is_a_usage_error(capsys: pytest.
 
 
 WEIGHTS = Path(cmpf.__file__).parent / "assets" / "cmpf_tiny_decoder.safetensors"
-# With the real parts: the tiny model, two pictures a batch.
+# With the real parts: the tiny model, two images a batch.
 TINY_SETTINGS = (
     *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
     *("NUM_THREADS", "1", "DATALOADER.NUM_WORKERS", "0", "TEST.ENSEMBLE.POINTS_PER_SIDE", "2"),

@@ -72,7 +72,7 @@ def test_size_and_vocabulary_are_options(asked: dict[str, Any], tmp_path: Path) 
         ),
     ],
 )
-def test_faults_are_one_line_and_exit_code_1(
+def test_issues_are_one_line_and_exit_code_1(
     asked: dict[str, Any], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert run(*arguments) == 1

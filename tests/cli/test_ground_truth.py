@@ -10,8 +10,8 @@ from PIL import Image
 
 from cmpf.cli.dataset_names import dataset_name
 from cmpf.cli.ground_truth import chosen_samples, from_files, from_training
-from cmpf.data.catalog import get_dataset
-from cmpf.data.entry import Dataset
+from cmpf.data.datasets.catalog import get_dataset
+from cmpf.data.datasets.spec import Dataset
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.targets import PanopticTargets
 from cmpf.errors import DatasetError
@@ -33,7 +33,7 @@ def class_map(regions: list[TrueRegion] | tuple[TrueRegion, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["fruit_val", "fruit_semantic", "fruit_instances"])
-def test_all_kinds_of_ground_truth_of_a_picture_agree_with_its_label_picture(name: str) -> None:
+def test_all_kinds_of_ground_truth_of_an_image_agree_with_its_label_map(name: str) -> None:
     dataset = own_dataset(name)
     for sample in dataset.samples:
         image, regions = from_files(dataset, sample)

@@ -74,7 +74,7 @@ def test_done_is_exit_code_0() -> None:
 def test_an_error_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
     done = run("predict", "nowhere.jpg", "--vocabulary", "cat", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("cmpf: nowhere.jpg: no such picture")
+    assert done.stderr.startswith("cmpf: nowhere.jpg: no such image")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -116,7 +116,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_ctrl_c_between_pictures_leaves_whole_files_only(tmp_path: Path) -> None:
+def test_ctrl_c_between_images_leaves_whole_files_only(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(20):
         shutil.copy(ROOT / "demo/shapes.jpg", tmp_path / f"photos/{number}.jpg")
@@ -137,5 +137,5 @@ def test_ctrl_c_between_pictures_leaves_whole_files_only(tmp_path: Path) -> None
         if path.suffix == ".json":
             json.loads(path.read_text())
         else:
-            with Image.open(path) as picture:
-                picture.load()
+            with Image.open(path) as image:
+                image.load()

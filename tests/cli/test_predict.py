@@ -13,11 +13,11 @@ from helpers.tiny_model import tiny_model
 from PIL import Image
 
 import cmpf
-import cmpf.prediction
+import cmpf.inference
 import cmpf.predictor
 from cmpf.cli import main, predict
 from cmpf.cli.dataset_names import dataset_name
-from cmpf.data.catalog import get_vocabulary
+from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
 from cmpf.predictor import Predictor
@@ -56,7 +56,7 @@ def test_predict_writes_what_was_asked_for_and_says_where(
     assert loaded == {"model": "cmpf_tiny", "device": "cpu", "weights": None}
 
 
-def test_json_output_is_one_object_a_picture(
+def test_json_output_is_one_object_an_image(
     photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pattern = str(photo.parent / "*.png")
@@ -89,7 +89,7 @@ def test_errors_are_one_line_and_exit_code_1(
 ) -> None:
     assert main(["predict", "nowhere/*.jpg", "--vocabulary", "cat"]) == 1
     message = capsys.readouterr().err
-    assert message.startswith("cmpf: nowhere/*.jpg: no such picture")
+    assert message.startswith("cmpf: nowhere/*.jpg: no such image")
     assert message.count("\n") == 1
     assert loaded == {}  # said before the model is loaded
     assert main(["predict", str(photo), "--vocabulary", "cat;dog;cat"]) == 1
@@ -103,7 +103,7 @@ def test_debug_shows_the_traceback(photo: Path) -> None:
         main(["predict", "nowhere.jpg", "--vocabulary", "cat", "--debug"])
 
 
-def test_pictures_of_one_name_in_two_folders_do_not_replace_each_other(
+def test_images_of_one_name_in_two_folders_do_not_replace_each_other(
     photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = photo.parent / "more", photo.parent / "out"
@@ -116,7 +116,7 @@ def test_pictures_of_one_name_in_two_folders_do_not_replace_each_other(
     assert said.err == ""  # no progress bar where there is no terminal
 
 
-def test_a_damaged_picture_is_named_and_the_others_are_done(
+def test_a_damaged_image_is_named_and_the_others_are_done(
     photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = photo.parent / "out"
@@ -138,7 +138,7 @@ def test_stopping_while_a_file_is_written_leaves_no_half_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupted(picture: Image.Image, path: Path) -> None:
+    def interrupted(image: Image.Image, path: Path) -> None:
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -151,7 +151,7 @@ def test_stopping_while_a_file_is_written_leaves_no_half_file(
 
 def test_choices_and_formats_are_those_of_the_library() -> None:
     assert predict.TASKS == cmpf.predictor.TASKS
-    assert predict.FORMATS == cmpf.prediction.FORMATS
+    assert predict.FORMATS == cmpf.inference.FORMATS
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,14 @@ def test_python_values_work_as_overrides():
     assert cfg.DATASETS.TEST == ("a", "b")
 
 
-def test_all_faults_of_all_files_and_overrides_come_in_one_error(tmp_path):
+def test_all_issues_of_all_files_and_overrides_come_in_one_error(tmp_path):
     write(tmp_path, "base.yaml", "SOLVER:\n  BASE_LR: fast\n")
     text = "_BASE_: base.yaml\nMODEL:\n  MASK_FORMR:\n    NHEADS: 8\nSEED: -1\n"
     child = write(tmp_path, "child.yaml", text)
     with pytest.raises(ConfigError) as caught:
         get_cfg(child, ["TEST.ENSEMBLE.ALPHA", "1.5", "SEED"])
     message = str(caught.value)
-    assert message.startswith("5 faults: ")
+    assert message.startswith("5 issues: ")
     assert 'base.yaml line 2: SOLVER.BASE_LR: expected a number > 0, got "fast"' in message
     unknown = "child.yaml line 4: MODEL.MASK_FORMR.NHEADS: unknown, did you mean MODEL.MASK_FORMER.NHEADS?"
     assert unknown in message

@@ -34,7 +34,7 @@ NO_TASK = [
         ),
         (
             ["INPUT.CROP.TYPE", "relative"],
-            "INPUT.CROP.SIZE: INPUT.CROP.TYPE relative needs shares of the picture, at most 1, got [512.0, 512.0]",
+            "INPUT.CROP.SIZE: INPUT.CROP.TYPE relative needs shares of the image, at most 1, got [512.0, 512.0]",
         ),
         (["INPUT.CROP.SIZE", "(0.5, 512)"], "absolute needs whole numbers of pixels, got [0.5, 512.0]"),
         (

@@ -30,4 +30,4 @@ def test_every_default_obeys_its_rule():
 def test_relations_speak_of_known_keys_and_hold_for_the_defaults():
     for relation in RELATIONS:
         assert set(relation.keys) <= set(RULES)
-        assert relation.fault(default_config()) == ""
+        assert relation.issue(default_config()) == ""

@@ -6,16 +6,16 @@ from __future__ import annotations
 import pytest
 
 from cmpf.config import default_config, get_cfg
-from cmpf.config.faults import Origin
+from cmpf.config.issues import Origin
 from cmpf.config.validation import merge, nearest_key
 from cmpf.config.yaml_files import Setting
 from cmpf.errors import ConfigError
 
 
-def fault_of(key: str, value: object) -> str:
-    faults = merge(default_config(), [Setting(key, value, Origin())])
-    assert len(faults) == 1
-    return faults[0].message
+def issue_of(key: str, value: object) -> str:
+    issues = merge(default_config(), [Setting(key, value, Origin())])
+    assert len(issues) == 1
+    return issues[0].message
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def fault_of(key: str, value: object) -> str:
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_names_what_is_allowed_and_what_came(key, value, got):
-    message = fault_of(key, value)
+    message = issue_of(key, value)
     assert message.startswith("expected ")
     assert f"got {got}" in message
 
 
 def test_a_long_value_is_cut_in_the_message():
-    assert len(fault_of("SEED", "x" * 5000)) < 200
+    assert len(issue_of("SEED", "x" * 5000)) < 200
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_a_long_value_is_cut_in_the_message():
 )
 def test_an_unknown_key_leads_to_the_nearest_known_one(wrong, right):
     assert nearest_key(wrong) == right
-    assert fault_of(wrong, 1) == f"unknown, did you mean {right}?"
+    assert issue_of(wrong, 1) == f"unknown, did you mean {right}?"
 
 
 def test_a_section_with_a_value_and_a_value_with_a_section_are_told_apart():
-    assert fault_of("SOLVER", 3) == "is a section of keys, got the value 3"
-    assert fault_of("SEED.DEEPER", 3) == "SEED is a key with a value, not a section"
+    assert issue_of("SOLVER", 3) == "is a section of keys, got the value 3"
+    assert issue_of("SEED.DEEPER", 3) == "SEED is a key with a value, not a section"
 
 
 def test_an_empty_section_changes_nothing():
@@ -86,4 +86,4 @@ def test_an_empty_section_changes_nothing():
 def test_a_bad_value_does_not_also_trip_the_rules_it_takes_part_in():
     with pytest.raises(ConfigError) as caught:
         get_cfg(overrides=["SOLVER.MAX_ITER", "0"])
-    assert str(caught.value).startswith("1 fault")
+    assert str(caught.value).startswith("1 issue")

@@ -19,16 +19,16 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
     return path
 
 
-def faults_of(path: Path) -> list[str]:
-    return [fault.text(with_file=False) for fault in read_yaml(path)[1]]
+def issues_of(path: Path) -> list[str]:
+    return [issue.text(with_file=False) for issue in read_yaml(path)[1]]
 
 
 def test_settings_come_with_their_lines_bases_first(tmp_path):
     write(tmp_path, "base.yaml", "SEED: 1\n")
-    settings, faults = read_yaml(
+    settings, issues = read_yaml(
         write(tmp_path, "a.yaml", "# note\n_BASE_: base.yaml\nSOLVER:\n  MAX_ITER: 5\n")
     )
-    assert faults == []
+    assert issues == []
     assert [(s.key, s.value, s.origin.line) for s in settings] == [("SEED", 1, 1), ("SOLVER.MAX_ITER", 5, 4)]
     assert [s.origin.file.name for s in settings if s.origin.file] == ["base.yaml", "a.yaml"]
 
@@ -94,17 +94,17 @@ def test_a_base_that_is_no_file_name_is_refused(tmp_path, value):
     ],
 )
 def test_a_damaged_file_is_a_fault_with_its_place(tmp_path, text, message):
-    faults = faults_of(write(tmp_path, "broken.yaml", text))
-    assert len(faults) == 1
-    assert message in faults[0]
+    issues = issues_of(write(tmp_path, "broken.yaml", text))
+    assert len(issues) == 1
+    assert message in issues[0]
 
 
-def test_faults_of_one_file_name_it_once(tmp_path):
+def test_issues_of_one_file_name_it_once(tmp_path):
     path = write(tmp_path, "x.yaml", "SEEED: 1\nVERSON: 2\n")
     with pytest.raises(ConfigError) as caught:
         get_cfg(path)
     assert str(caught.value).count("x.yaml") == 1
-    assert str(caught.value).startswith("2 faults in ")
+    assert str(caught.value).startswith("2 issues in ")
 
 
 def test_anchors_and_merge_free_yaml_work(tmp_path):

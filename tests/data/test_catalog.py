@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmpf.data.catalog import (
+from cmpf.data.datasets.builtin import ROWS
+from cmpf.data.datasets.catalog import (
     DATASETS,
     dataset_names,
     dataset_root,
@@ -17,11 +18,10 @@ from cmpf.data.catalog import (
     known_vocabularies,
     locate_dataset,
 )
-from cmpf.data.rows import ROWS
-from cmpf.data.shapeworld.categories import CATEGORIES
-from cmpf.data.shapeworld.writer import WorldSpec, write_dataset
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
+from cmpf.shapeworld.categories import CATEGORIES
+from cmpf.shapeworld.writer import WorldSpec, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_missing_dataset_names_every_path_and_the_command(
     assert message.startswith(f"shapes_val: not on disk (DETECTRON2_DATASETS = {tmp_path})")
     for path in ("val/images", "val/panoptic.json", "val/panoptic", "val/semantic", "val/instances.json"):
         assert f"{folder / path} (missing)" in message
-    assert f"Make it with: python -m cmpf.data.shapeworld --out {folder} " in message
+    assert f"Make it with: python -m cmpf.shapeworld --out {folder} " in message
 
 
 def test_a_half_written_dataset_is_not_taken_for_a_whole_one(
@@ -153,7 +153,7 @@ def test_each_known_vocabulary_comes_once_coco_first() -> None:
 
 
 def fruit_file(folder: Path) -> Path:
-    """A semantic dataset of one picture, described by a YAML file."""
+    """A semantic dataset of one image, described by a YAML file."""
     for name in ("images/a.jpg", "labels/a.png"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).touch()

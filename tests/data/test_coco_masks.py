@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from cmpf.data.coco_masks import decode_segmentation, segmentation_fault
+from cmpf.formats.masks import decode_segmentation, segmentation_issue
 
 MASK = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]], dtype=np.uint8)
 # The same square by its corners, as run lengths down the columns (3 rows: 3 + 1 zeros, 2 ones, 1 zero, 2 ones,
@@ -31,7 +31,7 @@ def test_several_polygons_are_one_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("segmentation", "fault"),
+    ("segmentation", "issue"),
     [
         ([], "three points"),
         ([[1.0, 1.0, 2.0, 2.0]], "three points"),
@@ -39,21 +39,21 @@ def test_several_polygons_are_one_object() -> None:
         ([3.0, 4.0], "three points"),
         ("abc", "neither polygons nor run lengths"),
         ({"counts": "abc"}, "neither polygons nor run lengths"),
-        ({"size": [4, 3], "counts": [12]}, r"size \[4, 3\] in a picture of \[3, 4\]"),
-        ({"size": [3, 4], "counts": [5, 6]}, "run lengths of 11 pixels in a picture of 12"),
+        ({"size": [4, 3], "counts": [12]}, r"size \[4, 3\] in an image of \[3, 4\]"),
+        ({"size": [3, 4], "counts": [5, 6]}, "run lengths of 11 pixels in an image of 12"),
     ],
 )
-def test_other_forms_are_refused(segmentation: Any, fault: str) -> None:
-    assert segmentation_fault(segmentation, height=3, width=4)
-    with pytest.raises(ValueError, match=fault):
+def test_other_forms_are_refused(segmentation: Any, issue: str) -> None:
+    assert segmentation_issue(segmentation, height=3, width=4)
+    with pytest.raises(ValueError, match=issue):
         decode_segmentation(segmentation, height=3, width=4)
 
 
-def test_good_forms_have_no_fault() -> None:
-    assert [segmentation_fault(s, height=3, width=4) for s in (POLYGON, RUNS, PACKED)] == ["", "", ""]
+def test_good_forms_have_no_issue() -> None:
+    assert [segmentation_issue(s, height=3, width=4) for s in (POLYGON, RUNS, PACKED)] == ["", "", ""]
 
 
-def test_packed_runs_that_go_beyond_the_picture_are_refused() -> None:
+def test_packed_runs_that_go_beyond_the_image_are_refused() -> None:
     large = coco_mask.encode(np.asfortranarray(np.ones((9, 9), np.uint8)))
     segmentation = {"size": [3, 4], "counts": large["counts"].decode("ascii")}
     with pytest.raises(ValueError, match="cannot be decoded"):

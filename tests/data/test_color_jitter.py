@@ -6,18 +6,18 @@ import colorsys
 import numpy as np
 import pytest
 
-from cmpf.data.augmentations import Picture
-from cmpf.data.color_jitter import (
+from cmpf.data.transforms.color import (
     SSDColorJitter,
     scale_contrast,
     scale_saturation,
     shift_brightness,
     turn_hue,
 )
+from cmpf.data.transforms.geometric import LabeledImage
 
 
-def colours(count: int = 300) -> np.ndarray:
-    """(1, N, 3) random colours, greys, black, white and colours with two equal channels."""
+def colors(count: int = 300) -> np.ndarray:
+    """(1, N, 3) random colors, grays, black, white and colors with two equal channels."""
     generator = np.random.default_rng(0)
     odd = [
         [0, 0, 0],
@@ -31,15 +31,15 @@ def colours(count: int = 300) -> np.ndarray:
     return np.concatenate([np.array(odd), generator.integers(0, 256, (count, 3))])[None].astype(np.float32)
 
 
-def picture(image: np.ndarray) -> Picture:
-    return Picture(
+def labeled(image: np.ndarray) -> LabeledImage:
+    return LabeledImage(
         image=image.astype(np.uint8), labels=np.zeros(image.shape[:2], np.int32), image_pad=0, label_pad=0
     )
 
 
 @pytest.mark.parametrize("degrees", [-36.0, 0.0, 17.0, 120.0, 350.0])
 def test_hue_turns_as_in_colorsys(degrees: float) -> None:
-    image = colours()
+    image = colors()
     for before, after in zip(image[0], turn_hue(image, degrees)[0], strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255).tolist())
         expected = colorsys.hsv_to_rgb((hue + degrees / 360) % 1, saturation, value)
@@ -48,7 +48,7 @@ def test_hue_turns_as_in_colorsys(degrees: float) -> None:
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.5, 9.0])
 def test_saturation_scales_as_in_colorsys(factor: float) -> None:
-    image = colours()
+    image = colors()
     for before, after in zip(image[0], scale_saturation(image, factor)[0], strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255).tolist())
         expected = colorsys.hsv_to_rgb(hue, min(1.0, saturation * factor), value)
@@ -64,7 +64,7 @@ def test_brightness_and_contrast_stay_in_range() -> None:
 
 
 def test_each_distortion_alone_is_applied_in_half_of_the_cases() -> None:
-    original = picture(np.full((1, 1, 3), (200, 100, 50)))
+    original = labeled(np.full((1, 1, 3), (200, 100, 50)))
     still: dict[str, object] = {"brightness": 0.0, "contrast": (1, 1), "saturation": (1, 1), "hue": 0.0}
     for name, amount in {
         "brightness": 32.0,
@@ -78,13 +78,13 @@ def test_each_distortion_alone_is_applied_in_half_of_the_cases() -> None:
         assert 155 <= changed <= 240, name  # 200 expected less the smallest amounts, standard deviation 10
 
 
-def test_contrast_comes_before_or_after_the_colours() -> None:
+def test_contrast_comes_before_or_after_the_colors() -> None:
     # Contrast 2 clips red at 255; saturation 0.5 halves the distances to the largest channel.
     # First contrast: (255, 100, 100) -> (255, 177.5, 177.5) -> 178 (rounded to even).
     # Last: (200, 125, 125) -> (255, 250, 250).
     jitter = SSDColorJitter(brightness=0, contrast=(2, 2), saturation=(0.5, 0.5), hue=0, probability=1.0)
     rng = np.random.default_rng(0)
-    original = picture(np.full((1, 1, 3), (200, 50, 50)))
+    original = labeled(np.full((1, 1, 3), (200, 50, 50)))
     results = {tuple(jitter(original, rng).image[0, 0].tolist()) for _ in range(20)}
     assert results == {(255, 178, 178), (255, 250, 250)}
 
@@ -98,7 +98,7 @@ def test_the_published_amounts_are_the_defaults_and_labels_stay() -> None:
         36.0,
         0.5,
     )
-    original = picture(colours())
+    original = labeled(colors())
     for seed in range(20):
         result = jitter(original, np.random.default_rng(seed))
         assert result.labels is original.labels
@@ -109,6 +109,6 @@ def test_the_published_amounts_are_the_defaults_and_labels_stay() -> None:
 
 
 def test_probability_zero_changes_nothing() -> None:
-    original = picture(colours())
+    original = labeled(colors())
     result = SSDColorJitter(probability=0.0)(original, np.random.default_rng(0))
     assert np.array_equal(result.image, original.image)

@@ -10,9 +10,9 @@ import yaml
 from helpers.panoptic import write_tiny_panoptic
 from PIL import Image
 
-from cmpf.data.catalog import DATASETS
-from cmpf.data.dataset_file import read_dataset_file
-from cmpf.data.entry import Dataset
+from cmpf.data.datasets.catalog import DATASETS
+from cmpf.data.datasets.custom import read_dataset_file
+from cmpf.data.datasets.spec import Dataset
 from cmpf.errors import DatasetError
 
 FRUIT = {
@@ -36,7 +36,7 @@ def load(path: Path) -> Dataset:
     return Dataset(*read_dataset_file(path, known=DATASETS))
 
 
-def faults(path: Path) -> str:
+def issues(path: Path) -> str:
     with pytest.raises(DatasetError) as caught:
         read_dataset_file(path, known=DATASETS)
     return str(caught.value)
@@ -128,8 +128,8 @@ def test_everything_that_is_wrong_comes_in_one_message(tmp_path: Path) -> None:
         label_map={1: 3},
         things=["plum"],
     )
-    message = faults(path)
-    assert message.startswith(f"{path} (8 faults): ")
+    message = issues(path)
+    assert message.startswith(f"{path} (8 issues): ")
     for part in (
         "images: missing",
         "anotations: unknown, did you mean annotations?",
@@ -145,10 +145,10 @@ def test_everything_that_is_wrong_comes_in_one_message(tmp_path: Path) -> None:
 
 def test_a_wrong_task_and_a_wrong_vocabulary_are_told_together(tmp_path: Path) -> None:
     (tmp_path / "fruit.txt").write_text("apple\n")
-    message = faults(write(tmp_path, task="panoptik", vocabulary="fruit.txt"))
+    message = issues(write(tmp_path, task="panoptik", vocabulary="fruit.txt"))
     assert "task: expected panoptic, semantic or instance, got 'panoptik'" in message
     assert f"vocabulary: {tmp_path / 'fruit.txt'}, line 1: 'apple' does not begin with a number" in message
-    assert "(1 fault): vocabulary: fruit.dat: neither a file" in faults(
+    assert "(1 issue): vocabulary: fruit.dat: neither a file" in issues(
         write(tmp_path, vocabulary="fruit.dat")
     )
 
@@ -166,11 +166,11 @@ def test_a_wrong_task_and_a_wrong_vocabulary_are_told_together(tmp_path: Path) -
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    assert f"{path}: {message}" in faults(path)
+    assert f"{path}: {message}" in issues(path)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    assert "no such dataset file (looked at /" in faults(tmp_path / "none.yaml")
-    assert "cannot be read as a dataset file" in faults(tmp_path)
+    assert "no such dataset file (looked at /" in issues(tmp_path / "none.yaml")
+    assert "cannot be read as a dataset file" in issues(tmp_path)
     (tmp_path / "a.yaml").write_bytes(b"name: \xff\xfe")
-    assert "no YAML file" in faults(tmp_path / "a.yaml")
+    assert "no YAML file" in issues(tmp_path / "a.yaml")

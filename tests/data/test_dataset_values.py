@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cmpf.data.dataset_values import (
+from cmpf.data.datasets.custom_values import (
     WrongValueError,
     class_words,
     index_map,

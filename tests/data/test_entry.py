@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cmpf.data.entry import Dataset, DatasetEntry
+from cmpf.data.datasets.spec import Dataset, DatasetEntry
 from cmpf.data.vocabulary import Vocabulary
 
 WORDS = Vocabulary(classes=[["road"], ["sky"]])
@@ -28,13 +28,13 @@ def entry(**options: Any) -> DatasetEntry:
     return DatasetEntry(**{**fields, **options})
 
 
-def test_paths_are_those_of_pictures_truth_and_marker() -> None:
+def test_paths_are_those_of_images_truth_and_marker() -> None:
     assert entry().paths == ("images", "labels")
     assert entry(marker="complete.json").paths == ("images", "labels", "complete.json")
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("semantic", {7: 0}), ("panoptic", None), ("instance", None)])
-def test_the_label_map_is_for_label_pictures_of_semantic_datasets_only(kind: str, expected: Any) -> None:
+def test_the_label_map_is_for_label_maps_of_semantic_datasets_only(kind: str, expected: Any) -> None:
     assert entry(kind=kind).semantic_label_map == expected
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmpf.data import images
-from cmpf.data.images import (
+from cmpf.errors import ImageError
+from cmpf.formats import image as images
+from cmpf.formats.image import (
     MAX_PIXELS,
     read_image,
     read_small_image,
@@ -20,14 +21,13 @@ from cmpf.data.images import (
     resize_shortest_edge,
     shortest_edge_size,
 )
-from cmpf.errors import ImageError
 
 GRADIENT = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 
 
-def saved(folder: Path, picture: Image.Image, name: str = "picture.png", **options: Any) -> Path:
+def saved(folder: Path, image: Image.Image, name: str = "image.png", **options: Any) -> Path:
     path = folder / name
-    picture.save(path, **options)
+    image.save(path, **options)
     return path
 
 
@@ -50,15 +50,15 @@ def test_the_result_is_a_copy_of_its_own() -> None:
     assert np.array_equal(result[1:], GRADIENT[1:])
 
 
-def test_grey_pictures_get_three_equal_channels(tmp_path: Path) -> None:
-    grey = GRADIENT[..., 0]
-    expected = np.stack([grey] * 3, axis=-1)
-    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(grey))), expected)
-    assert np.array_equal(read_image(grey), expected)
-    assert np.array_equal(read_image(grey[..., None]), expected)
+def test_gray_images_get_three_equal_channels(tmp_path: Path) -> None:
+    gray = GRADIENT[..., 0]
+    expected = np.stack([gray] * 3, axis=-1)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(gray))), expected)
+    assert np.array_equal(read_image(gray), expected)
+    assert np.array_equal(read_image(gray[..., None]), expected)
 
 
-def test_black_and_white_pictures_and_masks_become_0_and_255(tmp_path: Path) -> None:
+def test_black_and_white_images_and_masks_become_0_and_255(tmp_path: Path) -> None:
     mask = GRADIENT[..., 0] > 100
     expected = np.stack([mask] * 3, axis=-1) * 255
     assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(mask))), expected)
@@ -71,21 +71,21 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
     expected = np.array([[[0] * 3, [255] * 3, [204] * 3]])
     assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(rgba))), expected)
     assert np.array_equal(read_image(rgba), expected)
-    grey = Image.fromarray(rgba[..., 2:])  # grey 0 and alpha
-    assert np.array_equal(read_image(saved(tmp_path, grey, "la.png")), expected)
+    gray = Image.fromarray(rgba[..., 2:])  # gray 0 and alpha
+    assert np.array_equal(read_image(saved(tmp_path, gray, "la.png")), expected)
 
 
-def test_palette_pictures_are_read_through_their_palette(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8)).convert("P")
-    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+def test_palette_images_are_read_through_their_palette(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8)).convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     expected = np.array([[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [70, 80, 90]]])
-    assert np.array_equal(read_image(saved(tmp_path, picture)), expected)
-    expected[0, 1] = expected[1, 0] = 255  # colour 1 is transparent
-    assert np.array_equal(read_image(saved(tmp_path, picture, "t.png", transparency=1)), expected)
+    assert np.array_equal(read_image(saved(tmp_path, image)), expected)
+    expected[0, 1] = expected[1, 0] = 255  # color 1 is transparent
+    assert np.array_equal(read_image(saved(tmp_path, image, "t.png", transparency=1)), expected)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path, suffix: str) -> None:
+def test_sixteen_bit_gray_keeps_its_range(tmp_path: Path, suffix: str) -> None:
     # 257 = 65535 / 255: 128 -> 0.498 -> 0, 129 -> 0.502 -> 1, 65535 -> 255
     deep = np.array([[0, 128, 129], [257, 32768, 65535]], np.uint16)
     expected = np.array([[0, 0, 1], [1, 128, 255]])
@@ -99,7 +99,7 @@ def test_cmyk_jpegs_are_converted(tmp_path: Path) -> None:
     assert np.abs(result.astype(int) - [255, 0, 0]).max() <= 3
 
 
-# 6 = the camera was turned: the stored picture must be rotated by 90 degrees clockwise to stand upright.
+# 6 = the camera was turned: the stored image must be rotated by 90 degrees clockwise to stand upright.
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [(1, GRADIENT), (2, GRADIENT[:, ::-1]), (3, np.rot90(GRADIENT, 2)), (6, np.rot90(GRADIENT, -1))],
@@ -112,12 +112,12 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, upright: 
     assert np.array_equal(read_image(Image.open(path)), upright)
 
 
-def test_damaged_exif_data_do_not_spoil_a_picture(tmp_path: Path) -> None:
+def test_damaged_exif_data_do_not_spoil_an_image(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.fromarray(GRADIENT), exif=b"Exif\0\0no TIFF header here")
     assert np.array_equal(read_image(path), GRADIENT)
 
 
-def test_the_first_picture_of_an_animation_counts(tmp_path: Path) -> None:
+def test_the_first_image_of_an_animation_counts(tmp_path: Path) -> None:
     frames = [Image.new("P", (3, 2), index) for index in (0, 1)]
     for frame in frames:
         frame.putpalette([255, 0, 0, 0, 255, 0])
@@ -136,12 +136,12 @@ def test_extreme_sizes_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 def test_a_missing_file_is_named_with_the_place_looked_at(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=rf"no such picture \(looked at {tmp_path}/none.jpg\)"):
+    with pytest.raises(ImageError, match=rf"no such image \(looked at {tmp_path}/none.jpg\)"):
         read_image(tmp_path / "none.jpg")
 
 
 def test_a_folder_and_an_impossible_path_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="is a folder; name a picture in it"):
+    with pytest.raises(ImageError, match="is a folder; name an image in it"):
         read_image(tmp_path)
     with pytest.raises(ImageError, match="no usable path"):
         read_image("x" * 5000)
@@ -154,10 +154,10 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("these are words")
-    with pytest.raises(ImageError, match=r"notes\.jpg: not a picture"):
+    with pytest.raises(ImageError, match=r"notes\.jpg: not an image"):
         read_image(path)
 
 
@@ -172,7 +172,7 @@ def test_a_truncated_file_is_refused_and_named(tmp_path: Path, suffix: str, shar
         read_image(path)
 
 
-def test_pictures_without_pixels_are_refused() -> None:
+def test_images_without_pixels_are_refused() -> None:
     with pytest.raises(ImageError, match=r"has no pixels, its size is 5 x 0"):
         read_image(Image.new("RGB", (0, 5)))
     with pytest.raises(ImageError, match=r"has no pixels, its size is 0 x 4"):
@@ -193,7 +193,7 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path) -> None:
 def test_decompression_bombs_are_refused(tmp_path: Path, side: int) -> None:
     path = saved(tmp_path, Image.new("1", (side, side)))
     assert side * side > MAX_PIXELS
-    with pytest.raises(ImageError, match=r"picture\.png: .*make it smaller"):
+    with pytest.raises(ImageError, match=r"image\.png: .*make it smaller"):
         read_image(path)
 
 
@@ -214,14 +214,14 @@ def test_arrays_of_other_types_and_shapes_are_refused(array: np.ndarray, message
 
 
 def test_other_objects_are_refused_by_type() -> None:
-    with pytest.raises(ImageError, match="cannot read a picture from list"):
+    with pytest.raises(ImageError, match="cannot read an image from list"):
         read_image([1, 2])  # type: ignore[arg-type]
 
 
-def test_grey_of_unknown_range_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="floating-point grey values of unknown range"):
+def test_gray_of_unknown_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="floating-point gray values of unknown range"):
         read_image(saved(tmp_path, Image.new("F", (2, 2), 0.5), "f.tif"))
-    with pytest.raises(ImageError, match=r"grey values 70000\.\.70000 do not fit 16 bits"):
+    with pytest.raises(ImageError, match=r"gray values 70000\.\.70000 do not fit 16 bits"):
         read_image(saved(tmp_path, Image.new("I", (2, 2), 70000), "i.tif"))
 
 
@@ -230,12 +230,12 @@ def test_grey_of_unknown_range_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """A server on this machine: /picture.png is there, all else is not."""
+    """A server on this machine: /image.png is there, all else is not."""
     content = saved(tmp_path, Image.fromarray(GRADIENT)).read_bytes()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/picture.png" else 404)
+            self.send_response(200 if self.path == "/image.png" else 404)
             self.end_headers()
             self.wfile.write(content)
 
@@ -252,9 +252,9 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_addresses_are_refused_unless_allowed(address: str) -> None:
-    with pytest.raises(ImageError, match="addresses are not downloaded; save the picture"):
-        read_image(f"{address}/picture.png")
-    assert np.array_equal(read_image(f"{address}/picture.png", allow_urls=True), GRADIENT)
+    with pytest.raises(ImageError, match="addresses are not downloaded; save the image"):
+        read_image(f"{address}/image.png")
+    assert np.array_equal(read_image(f"{address}/image.png", allow_urls=True), GRADIENT)
 
 
 def test_a_failed_download_is_an_error_with_the_address(address: str) -> None:
@@ -278,7 +278,7 @@ def test_other_kinds_of_address_are_never_read() -> None:
         ((400, 1000), (533, 1333)),  # the longer side binds: 1333 / 1000 = 1.333; 400 * 1.333 = 533.2
         ((1, 1), (800, 800)),
         ((20, 6000), (4, 1333)),  # 1333 / 6000 * 20 = 4.44
-        ((1, 60000), (1, 1333)),  # 0.02 rows, but a picture has one
+        ((1, 60000), (1, 1333)),  # 0.02 rows, but an image has one
     ],
 )
 def test_the_shorter_side_is_set_and_the_longer_one_limited(
@@ -287,7 +287,7 @@ def test_the_shorter_side_is_set_and_the_longer_one_limited(
     assert shortest_edge_size(*size, short_side=800, max_side=1333) == expected
 
 
-def test_resizing_keeps_flat_colour_and_gives_the_size() -> None:
+def test_resizing_keeps_flat_color_and_gives_the_size() -> None:
     flat = np.full((10, 20, 3), [10, 20, 30], np.uint8)
     result = resize_shortest_edge(flat, short_side=5, max_side=100)
     assert result.shape == (5, 10, 3)
@@ -301,7 +301,7 @@ def test_enlarging_is_bilinear() -> None:
     assert resize_image(row, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
-# Small pictures from large files
+# Small images from large files
 
 
 def textured(height: int, width: int) -> Image.Image:
@@ -314,13 +314,13 @@ def textured(height: int, width: int) -> Image.Image:
 
 
 def decoded_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """(H, W) of every picture that is decoded from now on."""
+    """(H, W) of every image that is decoded from now on."""
     sizes: list[tuple[int, int]] = []
     plain = images._decode
 
-    def decode(picture: Image.Image, name: str, max_pixels: int) -> images.RGB:
-        sizes.append((picture.size[1], picture.size[0]))
-        return plain(picture, name, max_pixels)
+    def decode(image: Image.Image, name: str, max_pixels: int) -> images.RGB:
+        sizes.append((image.size[1], image.size[0]))
+        return plain(image, name, max_pixels)
 
     monkeypatch.setattr(images, "_decode", decode)
     return sizes
@@ -331,7 +331,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int
 ) -> None:
     exif = Image.Exif()
-    exif[0x0112] = orientation  # 6: the file's rows are the picture's columns
+    exif[0x0112] = orientation  # 6: the file's rows are the image's columns
     path = saved(tmp_path, textured(600, 803), "large.jpg", quality=92, exif=exif)
     wanted = resize_shortest_edge(read_image(path), short_side=100, max_side=400)
     sizes = decoded_sizes(monkeypatch)
@@ -355,14 +355,14 @@ def test_where_nothing_is_gained_the_result_is_exact(tmp_path: Path, name: str) 
     assert np.array_equal(found, resize_shortest_edge(read_image(path), short_side=100, max_side=400))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0damaged"])
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\xff\xd8\xff\xe0damaged"])
 def test_a_file_that_cannot_be_read_small_is_the_error_of_read_image(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"picture\.jpg") as small:
+    with pytest.raises(ImageError, match=r"image\.jpg") as small:
         read_small_image(path, short_side=10, max_side=20)
     with pytest.raises(ImageError) as plain:
         read_image(path)

@@ -29,6 +29,6 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_generator_does_not_wait_for_torch() -> None:
-    code = "import sys, cmpf.data.shapeworld.writer; print('torch' in sys.modules)"
+    code = "import sys, cmpf.shapeworld.writer; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -14,11 +14,16 @@ import torch
 from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 
 from cmpf.data import loader
-from cmpf.data.augmentations import LargeScaleJitter, Picture, RandomHorizontalFlip, ResizeShortestEdge
+from cmpf.data.datasets.readers import read_coco_panoptic
 from cmpf.data.loader import TrainLoader, build_test_loader, build_train_loader
 from cmpf.data.mapper import DatasetMapper
-from cmpf.data.readers import read_coco_panoptic
 from cmpf.data.targets import PanopticTargets
+from cmpf.data.transforms.geometric import (
+    LabeledImage,
+    LargeScaleJitter,
+    RandomHorizontalFlip,
+    ResizeShortestEdge,
+)
 from cmpf.errors import DatasetError, ImageError
 from cmpf.types import Sample
 
@@ -81,9 +86,9 @@ def test_the_number_of_workers_changes_no_batch(samples: list[Sample]) -> None:
     assert taken(train_loader(samples, num_workers=2), 7) == alone
 
 
-def test_the_same_picture_is_augmented_differently_each_time(samples: list[Sample]) -> None:
-    pictures = [sample[1] for batch in taken(train_loader(samples[:1]), 4) for sample in batch]
-    assert len({str(picture) for picture in pictures}) == 8
+def test_the_same_image_is_augmented_differently_each_time(samples: list[Sample]) -> None:
+    images = [sample[1] for batch in taken(train_loader(samples[:1]), 4) for sample in batch]
+    assert len({str(labeled) for labeled in images}) == 8
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 0), (0, 2)])
@@ -159,15 +164,15 @@ def test_nothing_is_drawn_from_the_global_generators(samples: list[Sample], num_
 
 
 class TellProcess:
-    """An augmentation that writes into the picture who runs it."""
+    """An augmentation that writes into the image who runs it."""
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> Picture:
-        picture.image[0, 0] = [
+    def __call__(self, labeled: LabeledImage, rng: np.random.Generator) -> LabeledImage:
+        labeled.image[0, 0] = [
             torch.get_num_threads(),
             signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
             os.getppid() == int(os.environ["MAIN_PROCESS"]),
         ]
-        return picture
+        return labeled
 
 
 def test_workers_use_one_thread_and_leave_ctrl_c_to_the_main_process(
@@ -180,10 +185,10 @@ def test_workers_use_one_thread_and_leave_ctrl_c_to_the_main_process(
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_damaged_picture_ends_the_loop_with_its_name_in_one_line(
+def test_a_damaged_image_ends_the_loop_with_its_name_in_one_line(
     tiny: TinyPanoptic, samples: list[Sample], num_workers: int
 ) -> None:
-    (tiny.folder / "images" / "4.png").write_text("no picture")
+    (tiny.folder / "images" / "4.png").write_text("no image")
     with pytest.raises(ImageError) as caught:
         taken(train_loader(samples, num_workers=num_workers), 3)
     assert str(caught.value).startswith(str(tiny.folder / "images" / "4.png"))
@@ -192,7 +197,7 @@ def test_a_damaged_picture_ends_the_loop_with_its_name_in_one_line(
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 10])
-def test_testing_gives_each_picture_once_in_order(
+def test_testing_gives_each_image_once_in_order(
     samples: list[Sample], num_workers: int, batch_size: int
 ) -> None:
     loader = build_test_loader(
@@ -206,7 +211,7 @@ def test_testing_gives_each_picture_once_in_order(
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_test_ranks_divide_the_pictures_without_doubles(samples: list[Sample], world_size: int) -> None:
+def test_test_ranks_divide_the_images_without_doubles(samples: list[Sample], world_size: int) -> None:
     found = [
         sample["image_id"]
         for rank in range(world_size)
@@ -227,7 +232,7 @@ def test_an_empty_test_set_gives_no_batch() -> None:
 def test_numbers_that_do_not_fit_are_refused_before_the_first_batch(samples: list[Sample]) -> None:
     with pytest.raises(DatasetError, match="-1 workers"):
         train_loader(samples, num_workers=-1)
-    with pytest.raises(DatasetError, match="holds no picture"):
+    with pytest.raises(DatasetError, match="holds no image"):
         train_loader([])
     with pytest.raises(DatasetError, match="cannot be divided among 2"):
         train_loader(samples, total_batch_size=3, world_size=2)

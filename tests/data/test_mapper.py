@@ -11,14 +11,14 @@ import torch
 from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 from PIL import Image
 
-from cmpf.data import images
-from cmpf.data.augmentations import LargeScaleJitter, RandomHorizontalFlip, Resize, ResizeShortestEdge
-from cmpf.data.images import resize_shortest_edge
+from cmpf.data.datasets.readers import read_coco_panoptic
 from cmpf.data.mapper import DatasetMapper
-from cmpf.data.readers import read_coco_panoptic
-from cmpf.data.semantic_augmentations import PadToMultiple, RandomCrop
 from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets, panoptic_targets
+from cmpf.data.transforms.geometric import LargeScaleJitter, RandomHorizontalFlip, Resize, ResizeShortestEdge
+from cmpf.data.transforms.semantic import PadToMultiple, RandomCrop
 from cmpf.errors import DatasetError, ImageError
+from cmpf.formats import image as images
+from cmpf.formats.image import resize_shortest_edge
 from cmpf.types import Sample
 
 
@@ -43,7 +43,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_without_augmentation_training_gives_the_picture_and_its_targets(
+def test_without_augmentation_training_gives_the_image_and_its_targets(
     tiny: TinyPanoptic, samples: list[Sample]
 ) -> None:
     mapper = DatasetMapper(augmentations=[], target=PanopticTargets(), image_pad=128)
@@ -61,7 +61,7 @@ def test_training_samples_carry_their_name_and_no_ground_truth_files(samples: li
     assert (result["height"], result["width"]) == (24, 32)
 
 
-def test_masks_have_the_size_of_the_augmented_picture(samples: list[Sample]) -> None:
+def test_masks_have_the_size_of_the_augmented_image(samples: list[Sample]) -> None:
     for seed in range(20):
         result = training_mapper()(samples[0], rng(seed))
         count = len(result["targets"]["labels"])
@@ -89,7 +89,7 @@ def test_in_testing_the_sample_keeps_its_keys_and_its_original_size(samples: lis
     assert set(result) == {*samples[0], "image"}
 
 
-def test_a_picture_without_listed_size_gets_its_own(tmp_path: Path) -> None:
+def test_an_image_without_listed_size_gets_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("L", (7, 5)).save(path)
     mapper = DatasetMapper(augmentations=[Resize(size=(10, 10))], target=None, image_pad=128)
@@ -108,9 +108,9 @@ def test_in_testing_a_large_jpeg_is_decoded_small(
     decoded: list[tuple[int, ...]] = []
     resize = images.resize_image
 
-    def watched(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        decoded.append(picture.shape[:2])
-        return resize(picture, size)
+    def watched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        decoded.append(image.shape[:2])
+        return resize(image, size)
 
     monkeypatch.setattr(images, "resize_image", watched)
     sample: Sample = {"file_name": str(tmp_path / "a.jpg"), "height": 480, "width": 640}
@@ -151,24 +151,22 @@ def test_a_mapper_can_be_sent_to_a_worker_process(samples: list[Sample]) -> None
     assert torch.equal(mapper(samples[0], rng())["image"], training_mapper()(samples[0], rng())["image"])
 
 
-def test_a_picture_of_another_size_than_listed_is_refused(samples: list[Sample]) -> None:
+def test_an_image_of_another_size_than_listed_is_refused(samples: list[Sample]) -> None:
     sample: Sample = {**samples[0], "height": 23}
     message = (
-        r"1\.png: the picture has \(24, 32\) pixels \(H, W\), its entry in the annotations says \(23, 32\)"
+        r"1\.png: the image has \(24, 32\) pixels \(H, W\), its entry in the annotations says \(23, 32\)"
     )
     with pytest.raises(DatasetError, match=message):
         training_mapper()(sample, rng())
 
 
-def test_labels_of_another_size_than_the_picture_are_refused(
-    tiny: TinyPanoptic, samples: list[Sample]
-) -> None:
+def test_labels_of_another_size_than_the_image_are_refused(tiny: TinyPanoptic, samples: list[Sample]) -> None:
     Image.new("RGB", (32, 25)).save(tiny.folder / "panoptic" / "1.png")
-    with pytest.raises(DatasetError, match=r"its label picture has \(25, 32\).*prepare the dataset again"):
+    with pytest.raises(DatasetError, match=r"its label map has \(25, 32\).*prepare the dataset again"):
         training_mapper()(samples[0], rng())
 
 
-def test_a_damaged_picture_is_named(tiny: TinyPanoptic, samples: list[Sample]) -> None:
+def test_a_damaged_image_is_named(tiny: TinyPanoptic, samples: list[Sample]) -> None:
     (tiny.folder / "images" / "1.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"images/1\.png: the file is empty"):
         training_mapper()(samples[0], rng())
@@ -203,7 +201,7 @@ def test_the_same_mapper_serves_objects(tiny: TinyPanoptic, samples: list[Sample
         assert np.array_equal(masks[index], tiny.ids[1] == identity)
 
 
-def test_jitter_moves_masks_of_objects_with_the_picture(tiny: TinyPanoptic, samples: list[Sample]) -> None:
+def test_jitter_moves_masks_of_objects_with_the_image(tiny: TinyPanoptic, samples: list[Sample]) -> None:
     jitter = LargeScaleJitter(size=48, min_scale=0.1, max_scale=2.0)
     by_mask = DatasetMapper(augmentations=[jitter], target=InstanceTargets(), image_pad=128)
     by_id = DatasetMapper(augmentations=[jitter], target=PanopticTargets(), image_pad=128)
@@ -215,14 +213,12 @@ def test_jitter_moves_masks_of_objects_with_the_picture(tiny: TinyPanoptic, samp
         assert torch.equal(objects["masks"], segments["masks"][things])
 
 
-def test_masks_of_another_size_than_the_picture_are_refused(samples: list[Sample]) -> None:
+def test_masks_of_another_size_than_the_image_are_refused(samples: list[Sample]) -> None:
     sample: Sample = {**samples[0]}
     del sample["height"], sample["width"]
     mapper = DatasetMapper(
         augmentations=[], target=SemanticTargets(num_classes=3, ignore_label=255), image_pad=0
     )
     Image.new("L", (31, 24)).save(sample["sem_seg_file_name"])
-    with pytest.raises(
-        DatasetError, match=r"1\.png: the picture has \(24, 32\).*its label picture has \(24, 31\)"
-    ):
+    with pytest.raises(DatasetError, match=r"1\.png: the image has \(24, 32\).*its label map has \(24, 31\)"):
         mapper(sample, rng())

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
-from cmpf.data.row_parts import CITYSCAPES_IDS, COCO_IDS, in_order, scripts, words
+from cmpf.data.datasets.builtin_parts import CITYSCAPES_IDS, COCO_IDS, in_order, scripts, words
 
 
 def test_coco_has_80_things_and_53_kinds_of_stuff_with_gaps() -> None:

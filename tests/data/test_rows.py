@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers.prepared_trees import SIZE, write_prepared_trees
 
-from cmpf.data.catalog import get_dataset, get_entry
+from cmpf.data.datasets.builtin import ROWS
+from cmpf.data.datasets.catalog import get_dataset, get_entry
 from cmpf.data.mapper import DatasetMapper
-from cmpf.data.rows import ROWS
 from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
 
 ON_DISK = [row.name for row in ROWS if not row.name.startswith("shapes_")]
@@ -77,7 +77,7 @@ def test_a_prepared_dataset_is_read_to_its_last_pixel(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PANOPTIC)
-def test_label_pictures_and_objects_of_panoptic_datasets_name_the_same_classes(name: str) -> None:
+def test_label_maps_and_objects_of_panoptic_datasets_name_the_same_classes(name: str) -> None:
     dataset = get_dataset(name)
     left, right = EXPECTED[name]
     if "semantic" in dataset.entry.evaluators:
@@ -93,7 +93,7 @@ def test_label_pictures_and_objects_of_panoptic_datasets_name_the_same_classes(n
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_lvis_finds_its_pictures_in_both_folders_of_coco(split: str, tree: Path) -> None:
+def test_lvis_finds_its_images_in_both_folders_of_coco(split: str, tree: Path) -> None:
     first, second = get_dataset(f"openvocab_lvis_v1_{split}").samples
     assert first["file_name"] == str(tree / "coco" / "train2017" / "000000000139.jpg")
     assert second["file_name"] == str(tree / "coco" / f"{split}2017" / "000000000285.jpg")
@@ -133,9 +133,9 @@ def test_every_row_is_complete(row: Any) -> None:
     assert scripts or row.name.startswith("shapes_")
 
 
-def test_a_picture_that_nobody_labelled_is_named(tree: Path) -> None:
+def test_an_image_that_nobody_labeled_is_named(tree: Path) -> None:
     extra = tree / "pascal_voc_d2" / "images" / "validation" / "2008_000009.jpg"
     extra.touch()
-    with pytest.raises(LookupError, match=rf"1 pictures without labels: {extra}"):
+    with pytest.raises(LookupError, match=rf"1 images without labels: {extra}"):
         _ = get_dataset("openvocab_pascal20_sem_seg_val").samples
     extra.unlink()

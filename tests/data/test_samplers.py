@@ -24,7 +24,7 @@ def drawn(found: list[list[Place]]) -> list[int]:
     return [place.sample for batch in found for place in batch]
 
 
-def test_every_epoch_holds_every_picture_once_in_another_order() -> None:
+def test_every_epoch_holds_every_image_once_in_another_order() -> None:
     stream = drawn(batches(10))  # 40 places, four epochs of ten
     epochs = [stream[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -58,14 +58,14 @@ def test_a_batch_may_be_larger_than_the_dataset() -> None:
     assert sorted(samples[:3]) == sorted(samples[3:6]) == [0, 1, 2]
 
 
-def test_one_picture_is_enough() -> None:
+def test_one_image_is_enough() -> None:
     assert drawn(batches(2, num_samples=1)) == [0] * 8
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 0}, "the training dataset holds no picture"),
+        ({"num_samples": 0}, "the training dataset holds no image"),
         ({"total_batch_size": 0}, "total batch size 0"),
         ({"world_size": 3}, r"total batch size 4 cannot be divided among 3 processes; .*multiple of 3"),
         ({"rank": 2, "world_size": 2}, r"rank 2 of 2 processes: ranks are 0\.\.1"),
@@ -87,9 +87,7 @@ def test_orders_and_augmentations_draw_from_different_streams() -> None:
 
 
 @pytest.mark.parametrize(("num_samples", "world_size"), [(10, 3), (2, 4), (0, 2), (7, 1), (8, 4)])
-def test_inference_shares_cover_each_picture_once_and_differ_by_one(
-    num_samples: int, world_size: int
-) -> None:
+def test_inference_shares_cover_each_image_once_and_differ_by_one(num_samples: int, world_size: int) -> None:
     shares = [inference_share(num_samples, rank=r, world_size=world_size) for r in range(world_size)]
     assert [index for share in shares for index in share] == list(range(num_samples))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -6,9 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cmpf.data.augmentations import Picture, Window
-from cmpf.data.label_pictures import NO_CLASS
-from cmpf.data.semantic_augmentations import (
+from cmpf.data.transforms.geometric import LabeledImage, Window
+from cmpf.data.transforms.semantic import (
     CROP_TRIES,
     PadToMultiple,
     RandomCrop,
@@ -16,14 +15,15 @@ from cmpf.data.semantic_augmentations import (
     crop,
     largest_class_share,
 )
+from cmpf.formats.label_map import NO_CLASS
 
 
-def picture(height: int, width: int, classes: np.ndarray | None = None) -> Picture:
-    """A picture whose pixels are numbered in red and green, with a class map (all class 0 if none is given)."""
+def labeled(height: int, width: int, classes: np.ndarray | None = None) -> LabeledImage:
+    """An image whose pixels are numbered in red and green, with a class map (all class 0 if none is given)."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.uint8)
     labels = np.zeros((height, width), np.int32) if classes is None else classes.astype(np.int32)
-    return Picture(image=image, labels=labels, image_pad=128, label_pad=NO_CLASS)
+    return LabeledImage(image=image, labels=labels, image_pad=128, label_pad=NO_CLASS)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -37,7 +37,7 @@ def cut(kind: str, size: tuple[float, float], share: float = 1.0) -> RandomCrop:
 def test_the_short_side_is_one_of_the_set() -> None:
     generator = rng()
     resize = RandomShortestEdge(short_sides=(8, 12, 16), max_side=100, sampling="choice")
-    sizes = Counter(resize(picture(10, 20), generator).size for _ in range(300))
+    sizes = Counter(resize(labeled(10, 20), generator).size for _ in range(300))
     assert set(sizes) == {(8, 16), (12, 24), (16, 32)}
     assert min(sizes.values()) > 60  # 100 expected, standard deviation 8
 
@@ -45,11 +45,11 @@ def test_the_short_side_is_one_of_the_set() -> None:
 def test_the_short_side_is_between_two_lengths() -> None:
     generator = rng()
     resize = RandomShortestEdge(short_sides=(8, 11), max_side=100, sampling="range")
-    assert {resize(picture(10, 10), generator).size for _ in range(100)} == {(n, n) for n in (8, 9, 10, 11)}
+    assert {resize(labeled(10, 10), generator).size for _ in range(100)} == {(n, n) for n in (8, 9, 10, 11)}
 
 
 def test_the_long_side_is_limited_and_labels_move_along() -> None:
-    result = RandomShortestEdge(short_sides=(16,), max_side=20, sampling="choice")(picture(10, 20), rng())
+    result = RandomShortestEdge(short_sides=(16,), max_side=20, sampling="choice")(labeled(10, 20), rng())
     assert result.size == (10, 20)
     assert result.labels is not None
     assert result.labels.shape == (10, 20)
@@ -70,7 +70,7 @@ def test_windows_have_the_size_of_their_kind(
     kind: str, size: tuple[float, float], heights: set[int], widths: set[int]
 ) -> None:
     generator = rng()
-    sizes = [cut(kind, size)(picture(10, 20), generator).size for _ in range(200)]
+    sizes = [cut(kind, size)(labeled(10, 20), generator).size for _ in range(200)]
     assert {height for height, _ in sizes} == heights
     assert {width for _, width in sizes} == widths
 
@@ -80,7 +80,7 @@ def test_every_place_of_a_window_occurs_and_labels_move_along() -> None:
     generator = rng()
     places = set()
     for _ in range(200):
-        result = cut("absolute", (2, 2))(picture(3, 4, classes), generator)
+        result = cut("absolute", (2, 2))(labeled(3, 4, classes), generator)
         top, left = (int(value) for value in result.image[0, 0, :2])
         places.add((top, left))
         assert result.labels is not None
@@ -88,7 +88,7 @@ def test_every_place_of_a_window_occurs_and_labels_move_along() -> None:
     assert places == {(top, left) for top in (0, 1) for left in (0, 1, 2)}
 
 
-def test_the_largest_window_is_known_where_it_does_not_depend_on_the_picture() -> None:
+def test_the_largest_window_is_known_where_it_does_not_depend_on_the_image() -> None:
     assert cut("absolute", (4, 6)).largest_window == (4, 6)
     assert cut("absolute_range", (4, 6)).largest_window == (6, 6)
     assert cut("relative", (0.5, 0.5)).largest_window == (0, 0)
@@ -101,7 +101,7 @@ def test_no_class_fills_more_than_its_share_of_the_crop() -> None:
     generator = rng()
     shares = []
     for _ in range(100):
-        result = cut("absolute", (4, 4), 0.75)(picture(4, 20, classes), generator)
+        result = cut("absolute", (4, 4), 0.75)(labeled(4, 20, classes), generator)
         shares.append(largest_class_share(result.labels, no_class=NO_CLASS))
     # 4 of the 17 windows will do; ten tries miss them all with probability (13/17)^10 = 0.068
     assert 0.75 in shares
@@ -111,7 +111,7 @@ def test_no_class_fills_more_than_its_share_of_the_crop() -> None:
 
 def test_after_ten_tries_the_last_window_is_taken() -> None:
     draws = rng(3)
-    result = cut("absolute", (2, 2), 0.75)(picture(9, 9), draws)
+    result = cut("absolute", (2, 2), 0.75)(labeled(9, 9), draws)
     repeated = rng(3)
     corners = [[int(repeated.integers(0, 7, endpoint=True)) for _ in range(2)] for _ in range(CROP_TRIES)]
     assert result.image[0, 0, :2].tolist() == corners[-1]
@@ -120,8 +120,8 @@ def test_after_ten_tries_the_last_window_is_taken() -> None:
 
 def test_any_window_will_do_with_a_share_of_one_or_without_labels() -> None:
     for share, labels in ((1.0, True), (0.75, False)):
-        whole = picture(9, 9)
-        original = Picture(
+        whole = labeled(9, 9)
+        original = LabeledImage(
             image=whole.image, labels=whole.labels if labels else None, image_pad=0, label_pad=-1
         )
         draws, one = rng(3), rng(3)
@@ -139,23 +139,23 @@ def test_the_share_counts_pixels_that_have_a_class() -> None:
 
 
 def test_padding_reaches_the_next_multiple_and_the_least_size() -> None:
-    result = PadToMultiple(divisor=4)(picture(5, 8), rng())
+    result = PadToMultiple(divisor=4)(labeled(5, 8), rng())
     assert result.size == (8, 8)
     assert result.labels is not None
     assert (result.labels[5:] == NO_CLASS).all()
     assert (result.image[5:] == 128).all()
-    assert PadToMultiple(divisor=4, at_least=(6, 13))(picture(5, 8), rng()).size == (8, 16)
+    assert PadToMultiple(divisor=4, at_least=(6, 13))(labeled(5, 8), rng()).size == (8, 16)
 
 
 def test_whole_multiples_are_left_as_they_are() -> None:
-    original = picture(8, 8)
+    original = labeled(8, 8)
     assert PadToMultiple(divisor=4)(original, rng()) is original
 
 
 def test_a_crop_of_a_stack_of_maps_cuts_each() -> None:
-    base = picture(4, 4)
+    base = labeled(4, 4)
     stack = np.arange(32).reshape(2, 4, 4)
-    original = Picture(image=base.image, labels=stack, image_pad=0, label_pad=0)
+    original = LabeledImage(image=base.image, labels=stack, image_pad=0, label_pad=0)
     result = crop(original, Window(top=1, left=2, height=2, width=1))
     assert result.labels is not None
     assert result.labels.tolist() == stack[:, 1:3, 2:3].tolist()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from helpers.prepared_trees import write_prepared_trees
 
-from cmpf.data.catalog import get_vocabulary
-from cmpf.data.summary import PathState, summarize
+from cmpf.data.datasets.catalog import get_vocabulary
+from cmpf.data.datasets.summary import PathState, summarize
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 
@@ -25,7 +25,7 @@ def test_a_whole_dataset_is_summed_up(root: Path) -> None:
     write_prepared_trees(root)
     summary = summarize(NAME, TRAINING)
     assert (summary.name, summary.kind, summary.folder) == (NAME, "semantic", root / "pascal_voc_d2")
-    assert (summary.pictures, summary.fault) == (2, "")
+    assert (summary.images, summary.issue) == (2, "")
     assert [state.found for state in summary.paths] == [True, True]
     assert len(summary.classes) == 20
     assert summary.classes == get_vocabulary(NAME).names
@@ -48,8 +48,8 @@ def test_a_dataset_that_is_not_there_says_what_is_missing_and_how_to_make_it(roo
     (root / "pascal_voc_d2" / "images" / "validation").mkdir(parents=True)
     summary = summarize(NAME, TRAINING)
     labels = root / "pascal_voc_d2" / "annotations_pascal20" / "validation"
-    assert summary.pictures is None
-    assert summary.fault == f"missing {labels}"
+    assert summary.images is None
+    assert summary.issue == f"missing {labels}"
     assert summary.paths == (
         PathState(root / "pascal_voc_d2" / "images" / "validation", True),
         PathState(labels, False),
@@ -59,11 +59,11 @@ def test_a_dataset_that_is_not_there_says_what_is_missing_and_how_to_make_it(roo
 
 def test_a_dataset_that_is_not_whole_says_why(root: Path) -> None:
     write_prepared_trees(root)
-    picture = root / "pascal_voc_d2" / "images" / "validation" / "2008_000002.jpg"
-    picture.unlink()
+    image = root / "pascal_voc_d2" / "images" / "validation" / "2008_000002.jpg"
+    image.unlink()
     summary = summarize(NAME, TRAINING)
-    assert summary.pictures is None
-    assert "1 labels without picture" in summary.fault
+    assert summary.images is None
+    assert "1 labels without image" in summary.issue
 
 
 def test_an_unknown_dataset_is_an_error() -> None:

@@ -19,7 +19,7 @@ from cmpf.data.targets import (
 from cmpf.errors import DatasetError
 from cmpf.types import Sample, SegmentInfo
 
-# A picture drawn by hand: void (0) at the top, segment 7 at the left, 300 = 44 + 256 * 1 at the right,
+# An image drawn by hand: void (0) at the top, segment 7 at the left, 300 = 44 + 256 * 1 at the right,
 # 65793 = 1 + 256 * 1 + 65536 * 1 at the bottom.
 DRAWN = np.array(
     [
@@ -29,7 +29,7 @@ DRAWN = np.array(
         [65793, 65793, 65793, 300],
     ]
 )
-COLOURS = {0: (0, 0, 0), 7: (7, 0, 0), 300: (44, 1, 0), 65793: (1, 1, 1)}
+COLORS = {0: (0, 0, 0), 7: (7, 0, 0), 300: (44, 1, 0), 65793: (1, 1, 1)}
 SEGMENTS: list[SegmentInfo] = [
     {"id": 300, "category_id": 4, "iscrowd": 0},
     {"id": 7, "category_id": 2, "iscrowd": 0},
@@ -38,7 +38,7 @@ SEGMENTS: list[SegmentInfo] = [
 
 
 def write_drawn(path: Path) -> Path:
-    rgb = np.array([[COLOURS[i] for i in row] for row in DRAWN.tolist()], np.uint8)
+    rgb = np.array([[COLORS[i] for i in row] for row in DRAWN.tolist()], np.uint8)
     Image.fromarray(rgb).save(path)
     return path
 
@@ -74,13 +74,13 @@ def test_segments_without_a_pixel_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("segments", [[], [{"id": 7, "category_id": 0, "iscrowd": 1}]])
-def test_a_picture_without_targets_gives_empty_tensors(segments: list[SegmentInfo]) -> None:
+def test_an_image_without_targets_gives_empty_tensors(segments: list[SegmentInfo]) -> None:
     targets = panoptic_targets(DRAWN.astype(np.int32), segments)
     assert targets["labels"].shape == (0,)
     assert targets["masks"].shape == (0, 4, 4)
 
 
-def test_random_pictures_agree_with_a_loop_over_pixels() -> None:
+def test_random_images_agree_with_a_loop_over_pixels() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
         ids = generator.integers(0, 6, (5, 7)).astype(np.int32)
@@ -106,8 +106,8 @@ def test_the_target_source_reads_and_builds_from_a_sample(tmp_path: Path) -> Non
     assert source.label_pad == 0
 
 
-def test_grey_files_hold_plain_ids(tmp_path: Path) -> None:
-    path = tmp_path / "grey.png"
+def test_gray_files_hold_plain_ids(tmp_path: Path) -> None:
+    path = tmp_path / "gray.png"
     Image.fromarray(np.array([[0, 3]], np.uint8)).save(path)
     assert read_panoptic_ids(path).tolist() == [[0, 3]]
 
@@ -121,10 +121,10 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         read_panoptic_ids(tmp_path / "none.png")
 
 
-def test_a_palette_png_counts_by_its_colours(tmp_path: Path) -> None:
+def test_a_palette_png_counts_by_its_colors(tmp_path: Path) -> None:
     path = tmp_path / "palette.png"
     with Image.open(write_drawn(tmp_path / "drawn.png")) as drawn:
-        drawn.quantize(4).save(path)  # as tools do that shrink PNGs; four colours lose nothing
+        drawn.quantize(4).save(path)  # as tools do that shrink PNGs; four colors lose nothing
     with Image.open(path) as stored:
         assert stored.mode == "P"
     assert np.array_equal(read_panoptic_ids(path), DRAWN)
@@ -163,7 +163,7 @@ SQUARE = [[1.0, 0.0, 3.0, 0.0, 3.0, 2.0, 1.0, 2.0]]  # columns 1 and 2 of rows 0
 
 
 def instance_sample() -> Sample:
-    """A square, a crowd, and all but the first pixel of a 3 x 4 picture, the last two as run lengths."""
+    """A square, a crowd, and all but the first pixel of a 3 x 4 image, the last two as run lengths."""
     return {
         "file_name": "a.jpg",
         "height": 3,
@@ -194,7 +194,7 @@ def test_objects_that_a_crop_left_no_pixel_are_left_out() -> None:
     assert targets["masks"].shape == (1, 1, 4)
 
 
-def test_a_picture_without_objects_gives_empty_tensors() -> None:
+def test_an_image_without_objects_gives_empty_tensors() -> None:
     source = InstanceTargets()
     sample: Sample = {**instance_sample(), "annotations": instance_sample()["annotations"][1:2]}
     targets = source.build(source.read(sample), sample)
@@ -209,10 +209,10 @@ def test_an_unusable_mask_is_named() -> None:
         InstanceTargets().read(sample)
 
 
-def test_a_grey_panoptic_png_with_transparency_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_gray_panoptic_png_with_transparency_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "half.png"
     Image.new("LA", (4, 3)).save(path)
     with pytest.raises(
-        DatasetError, match=r"half\.png: grey with transparency, expected an RGB panoptic PNG"
+        DatasetError, match=r"half\.png: gray with transparency, expected an RGB panoptic PNG"
     ):
         read_panoptic_ids(path)

@@ -143,7 +143,7 @@ def test_threads_share_a_vocabulary() -> None:
         ([["car"]], ["car"], r"class index 'car'.*takes names"),
     ],
 )
-def test_a_wrong_vocabulary_is_refused_with_a_cure(classes: object, things: object, message: str) -> None:
+def test_a_wrong_vocabulary_is_refused_with_a_fix(classes: object, things: object, message: str) -> None:
     with pytest.raises(VocabularyError, match=message) as caught:
         Vocabulary(classes=classes, things=things)  # type: ignore[arg-type]
     assert isinstance(caught.value, CMPFError)
@@ -258,7 +258,7 @@ def test_names_of_known_vocabularies_go_before_synonyms_and_earlier_ones_before_
         (["car, auto"], {"things": ["car"], "stuff": ["auto"]}, "'car' is both in things and in stuff"),
     ],
 )
-def test_wrong_words_are_refused_with_a_cure(
+def test_wrong_words_are_refused_with_a_fix(
     words: object, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(VocabularyError, match=message):

@@ -14,31 +14,29 @@ from helpers.raw_datasets import SCRIPTS, load_script, make_everything, prepare_
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf import checkpoint
-from cmpf.build import build_model
 from cmpf.config import get_cfg
 from cmpf.data import Dataset, dataset_names, get_dataset
-from cmpf.data.label_pictures import LabelReader
-from cmpf.data.shapeworld.writer import WorldSpec, write_dataset
+from cmpf.factory import build_model
+from cmpf.formats.label_map import LabelReader
+from cmpf.shapeworld.writer import WorldSpec, write_dataset
 from cmpf.types import Sample
+from cmpf.weights import save as save_weights
 from tools import collect_results, train_net
 
 pytest.importorskip("cityscapesscripts")
 
-# What the blocks of the first picture show, in reading order, three in a row; None = void.
+# What the blocks of the first image show, in reading order, three in a row; None = void.
 STREET = ("road", "car", "car", "car", None, None, "person", None, "bicycle")
 PANOPTIC = {
     "openvocab_coco_2017_val_panoptic_with_sem_seg": ("person", "person", "car", "sky", None, "rug"),
-    # The flag of the raw tree belongs to no instance, so it is void here, and a flag in the label pictures.
+    # The flag of the raw tree belongs to no instance, so it is void here, and a flag in the label maps.
     "openvocab_ade20k_panoptic_val": ("wall", "bed", "bed", "window", None, "sky", None, "sky", "wall"),
     "openvocab_cityscapes_fine_panoptic_val": STREET,
     "openvocab_mapillary_vistas_panoptic_val": ("road", "car", "car", "sky", None, "ego vehicle"),
     "bdd10k_40_panoptic_val": ("road", "road", "car", "car", "person", "car", "sky", None, "caravan"),
 }
 SEMANTIC = {
-    **{
-        name: shown for name, shown in PANOPTIC.items() if name != "bdd10k_40_panoptic_val"
-    },  # no label pictures
+    **{name: shown for name, shown in PANOPTIC.items() if name != "bdd10k_40_panoptic_val"},  # no label maps
     "openvocab_ade20k_panoptic_val": ("wall", "bed", "bed", "window", None, "sky", "flag", "sky", "wall"),
     "openvocab_ade20k_full_sem_seg_val": ("wall", "building", "bed", None, None, "wall"),
     "bdd10k_val_sem_seg": ("road", "road", "car", "car", "person", "car", "sky", None, None),
@@ -134,7 +132,7 @@ def panoptic_classes(sample: Sample) -> NDArray[np.integer]:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_what_every_script_made_passes_its_own_check(name: str, root: Path) -> None:
-    arguments = ["--root", str(root), "--check", "--pictures", "0", "--jobs", "1"]
+    arguments = ["--root", str(root), "--check", "--images", "0", "--jobs", "1"]
     assert load_script(name).main(arguments) == 0
 
 
@@ -157,7 +155,7 @@ def test_panoptic_segments_have_the_classes_of_the_release(name: str, root: Path
 
 
 @pytest.mark.parametrize("name", SEMANTIC)
-def test_label_pictures_have_the_classes_of_the_release(name: str, root: Path) -> None:
+def test_label_maps_have_the_classes_of_the_release(name: str, root: Path) -> None:
     dataset, expected = get_dataset(name), SEMANTIC[name]
     assert words(dataset, label_classes(dataset, dataset.samples[0]), len(expected)) == expected
 
@@ -183,7 +181,7 @@ def test_twelve_evaluations_of_the_tiny_model_make_one_table(root: Path, tmp_pat
     assert [path.stem.removeprefix("convnext_large_eval_") for path in configs] == sorted(TASKS)
     torch.manual_seed(0)
     weights = tmp_path / "weights.safetensors"
-    checkpoint.save(build_model(get_cfg(str(configs[0]), TINY)), weights, metadata={})
+    save_weights(build_model(get_cfg(str(configs[0]), TINY)), weights, metadata={})
     outputs = []
     for config in configs:
         dataset, tasks = TASKS[config.stem.removeprefix("convnext_large_eval_")]

@@ -138,7 +138,7 @@ def test_after_the_loss_of_one_target_only_that_one_is_made(
 
 
 @all_cases
-def test_a_damaged_picture_is_named_and_the_others_are_done(
+def test_a_damaged_image_is_named_and_the_others_are_done(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case.write(tmp_path)
@@ -196,8 +196,8 @@ def test_a_target_of_another_size_is_named(
     rewrite(prepared / case.target, lambda values: values[:-1])
     assert case.check(prepared) == 1
     out = capsys.readouterr().out
-    assert "sizes that differ from the picture's: 1" in out
-    assert f"{prepared / case.target}: 63 x 96 (H x W), picture 64 x 96" in out
+    assert "sizes that differ from the image's: 1" in out
+    assert f"{prepared / case.target}: 63 x 96 (H x W), image 64 x 96" in out
 
 
 @all_cases
@@ -210,12 +210,12 @@ def test_a_damaged_target_is_named(case: Case, prepared: Path, capsys: pytest.Ca
 
 
 @all_cases
-def test_too_few_pictures_for_the_release_are_a_fault(
+def test_too_few_images_for_the_release_are_an_issue(
     case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert case.run(prepared, "--check", "--split", "val") == 1
-    release = load_script(case.script).PREPARATION.pictures["val"]
-    assert f"found, {release:,} expected (--pictures 0 accepts any number)" in capsys.readouterr().out
+    release = load_script(case.script).PREPARATION.images["val"]
+    assert f"found, {release:,} expected (--images 0 accepts any number)" in capsys.readouterr().out
 
 
 @label_cases
@@ -247,7 +247,7 @@ def test_missing_raw_data_are_one_error_with_every_path_and_the_page(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {script.PREPARATION.title}: raw data are missing. Looked for ")
     assert error.count("\n") == 1
-    for split in script.PREPARATION.pictures:
+    for split in script.PREPARATION.images:
         for path in script.PREPARATION.raw(tmp_path, split):
             assert f"{path} (missing)" in error
     assert script.PREPARATION.download in error

@@ -13,7 +13,7 @@ CASE = Case(script="prepare_ade20k_full", make=(make_ade20k_full,), raw="", targ
 FOLDER = "ADE20K_2021_17_01"
 
 
-def test_objects_become_train_ids_of_16_bits_and_pictures_lie_in_one_folder(tmp_path: Path) -> None:
+def test_objects_become_train_ids_of_16_bits_and_images_lie_in_one_folder(tmp_path: Path) -> None:
     CASE.write(tmp_path)
     assert CASE.run(tmp_path) == 0
     labels = tmp_path / FOLDER / "annotations_detectron2"
@@ -29,9 +29,9 @@ def test_objects_become_train_ids_of_16_bits_and_pictures_lie_in_one_folder(tmp_
         "validation/ADE_val_00000001.tif",
         "validation/ADE_val_00001471.tif",
     }
-    picture = tmp_path / FOLDER / "images_detectron2/training/ADE_train_00016869.jpg"
+    image = tmp_path / FOLDER / "images_detectron2/training/ADE_train_00016869.jpg"
     released = tmp_path / FOLDER / "images/ADE/training/urban/street/ADE_train_00016869.jpg"
-    assert picture.samefile(released)  # a hard link takes no room
+    assert image.samefile(released)  # a hard link takes no room
 
 
 def test_there_are_847_objects_that_differ() -> None:
@@ -42,12 +42,12 @@ def test_there_are_847_objects_that_differ() -> None:
     assert max(script.INDICES) < script.OBJECTS
 
 
-def test_a_missing_picture_is_made_again(tmp_path: Path) -> None:
+def test_a_missing_image_is_made_again(tmp_path: Path) -> None:
     CASE.write(tmp_path)
     assert CASE.run(tmp_path) == 0
-    picture = tmp_path / FOLDER / "images_detectron2/validation/ADE_val_00001471.jpg"
-    picture.unlink()
+    image = tmp_path / FOLDER / "images_detectron2/validation/ADE_val_00001471.jpg"
+    image.unlink()
     assert CASE.check(tmp_path) == 1
     assert CASE.run(tmp_path) == 0
-    assert picture.exists()
+    assert image.exists()
     assert CASE.check(tmp_path) == 0

@@ -51,7 +51,7 @@ def test_categories_are_the_things_by_the_index_of_their_class(root: Path) -> No
     assert categories[-1] == {"id": 149, "name": "flag"}
 
 
-def test_the_file_is_written_only_when_every_picture_is_whole(
+def test_the_file_is_written_only_when_every_image_is_whole(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = root / FOLDER / "annotations_instance/validation/ADE_val_00000002.png"
@@ -82,11 +82,11 @@ def test_overwrite_makes_the_file_again(root: Path) -> None:
     [
         (lambda c: c["annotations"][0].update(category_id=6), "unknown categories: 1"),
         (lambda c: c["annotations"][1].update(id=1), "doubled annotation ids: 1"),
-        (lambda c: c["images"][0].update(width=95), "sizes that differ from the picture's: 1"),
-        (lambda c: c["images"].pop(), "pictures that the JSON file lacks: 1"),
+        (lambda c: c["images"][0].update(width=95), "sizes that differ from the image's: 1"),
+        (lambda c: c["images"].pop(), "images that the JSON file lacks: 1"),
     ],
 )
-def test_the_check_finds_faults_of_the_file(
+def test_the_check_finds_issues_of_the_file(
     root: Path, capsys: pytest.CaptureFixture[str], change, expected: str
 ) -> None:
     assert CASE.run(root) == 0

@@ -27,7 +27,7 @@ def test_instances_lie_over_stuff_and_the_rest_is_void(root: Path) -> None:
     png = np.array(Image.open(root / FOLDER / "ade20k_panoptic_val" / NAME)).astype(int)
     ids = png[..., 0] + 256 * png[..., 1] + 65536 * png[..., 2]
     # Wall (class 0, stuff) 256 * 1; beds (7) 3 and 4: 256 * 8 + 3 and + 4; window (8) 7: 256 * 9 + 7; sky (2): 256 * 3.
-    # Unlabelled pixels and the flag that no instance covers are void.
+    # Unlabeled pixels and the flag that no instance covers are void.
     assert ids[ROWS][:, COLUMNS].tolist() == [[256, 2051, 2052], [2311, 0, 768], [0, 768, 256]]
 
 
@@ -81,7 +81,7 @@ def test_labels_and_instances_of_different_releases_are_refused(
         ("annotations", lambda v: v + np.uint8(1), "values up to 151; expected up to 150"),
     ],
 )
-def test_raw_pictures_that_do_not_fit_are_named(
+def test_raw_images_that_do_not_fit_are_named(
     root: Path, capsys: pytest.CaptureFixture[str], folder: str, change, expected: str
 ) -> None:
     path = root / FOLDER / folder / "validation" / NAME

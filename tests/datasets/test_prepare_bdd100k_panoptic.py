@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def segments(root: Path) -> dict[int, dict[str, object]]:
-    """Segment id -> entry of segments_info of the first picture."""
+    """Segment id -> entry of segments_info of the first image."""
     entry = json.loads((root / JSON).read_text())["annotations"][0]
     assert entry["file_name"] == f"{NAME}.png"
     return {segment["id"]: segment for segment in entry["segments_info"]}
@@ -40,7 +40,7 @@ def test_stuff_is_one_segment_a_class_and_things_one_an_object(root: Path) -> No
     ids = read_ids(root / PNG)
     # A grid of 3 x 3 blocks, rows start at 0, 22 and 43. Two pieces of road (7) become one. Things: category + 256
     # number, cars 35 + 256 * 3 = 803 and 35 + 256 * 300 = 76,835, persons 31 + 256 * 5 = 1,311, an ignored car
-    # 35 + 256 * 6 = 1,571, a caravan 36 + 256 * 8 = 2,084. Sky is 30, unlabelled pixels 0.
+    # 35 + 256 * 6 = 1,571, a caravan 36 + 256 * 8 = 2,084. Sky is 30, unlabeled pixels 0.
     assert ids[[0, 22, 43]][:, [0, 32, 64]].tolist() == [[7, 7, 803], [76835, 1311, 1571], [30, 0, 2084]]
     found = segments(root)
     assert sorted(found) == [7, 30, 803, 1311, 1571, 2084, 76835]
@@ -67,7 +67,7 @@ def test_stuff_of_which_one_piece_is_marked_is_no_crowd(root: Path) -> None:
     assert {i for i, segment in segments(root).items() if segment["iscrowd"]} == {30, 1311, 1571}
 
 
-def test_the_json_file_lists_pictures_and_40_categories(root: Path) -> None:
+def test_the_json_file_lists_images_and_40_categories(root: Path) -> None:
     assert CASE.run(root) == 0
     content = json.loads((root / JSON).read_text())
     assert content["images"][0] == {"id": NAME, "file_name": f"{NAME}.jpg", "height": 64, "width": 96}
@@ -79,11 +79,11 @@ def test_the_json_file_lists_pictures_and_40_categories(root: Path) -> None:
 def test_unknown_categories_are_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(root / BITMASK, lambda values: values + np.array([10, 0, 0, 0], dtype=np.uint8))
     assert CASE.run(root) == 1
-    assert f"{root / BITMASK}: category 46; BDD100K has 1..40, 0 = unlabelled" in capsys.readouterr().err
+    assert f"{root / BITMASK}: category 46; BDD100K has 1..40, 0 = unlabeled" in capsys.readouterr().err
     assert not (root / JSON).exists()
 
 
-def test_coloured_maps_are_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_colored_maps_are_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(root / BITMASK, lambda values: values[..., :3])
     assert CASE.run(root) == 1
     assert f"{root / BITMASK}: of kind RGB; expected 8-bit RGBA" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def test_masks_made_from_bitmasks_are_those_of_the_release(tmp_path: Path) -> No
     BITMASKS_ONLY.write(tmp_path / "other")
     assert BITMASKS_ONLY.run(tmp_path / "other") == 0
     made = np.array(Image.open(tmp_path / "other" / MASK))
-    # A grid of 3 x 3 blocks, rows start at 0, 22 and 43: road, road, car | car, person, car | sky, unlabelled, caravan.
+    # A grid of 3 x 3 blocks, rows start at 0, 22 and 43: road, road, car | car, person, car | sky, unlabeled, caravan.
     assert made[[0, 22, 43]][:, [0, 32, 64]].tolist() == [[0, 0, 13], [13, 11, 13], [10, 255, 255]]
     assert made.dtype == np.uint8
     assert np.array_equal(made, released)

@@ -12,7 +12,7 @@ from helpers.raw_datasets import load_script
 from helpers.raw_datasets.cityscapes import make_cityscapes
 from PIL import Image
 
-from cmpf.data.row_parts import CITYSCAPES_IDS
+from cmpf.data.datasets.builtin_parts import CITYSCAPES_IDS
 
 official = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
 
@@ -21,7 +21,7 @@ TRUTH = "cityscapes/gtFine"
 STEM = f"{TRUTH}/val/munster/munster_000000_000019_gtFine"
 PNG = f"{TRUTH}/cityscapes_panoptic_val/munster_000000_000019_gtFine_panoptic.png"
 JSON = f"{TRUTH}/cityscapes_panoptic_val.json"
-BLOCKS = np.ix_([0, 22, 43], [0, 32, 64])  # where the 3 x 3 blocks of a picture begin
+BLOCKS = np.ix_([0, 22, 43], [0, 32, 64])  # where the 3 x 3 blocks of an image begin
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -122,5 +122,5 @@ def test_the_check_looks_at_every_kind_of_label(root: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     # 13 + 6 = 19 is beyond the last class, and so is 18 + 6; 255 + 6 wraps to 5.
     assert f"values out of range: 1\n    {root / STEM}_labelTrainIds.png: 19, 24\n" in out
-    assert "pictures without label pictures: 1" in out
+    assert "images without label maps: 1" in out
     assert f"{root / STEM}_instanceIds.png: uint8, expected uint16" in out

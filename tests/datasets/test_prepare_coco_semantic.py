@@ -11,7 +11,7 @@ from helpers.raw_datasets import load_script
 from helpers.raw_datasets.coco import make_coco
 from PIL import Image
 
-from cmpf.data.row_parts import COCO_IDS
+from cmpf.data.datasets.builtin_parts import COCO_IDS
 
 CASE = Case(script="prepare_coco_semantic", make=(make_coco,), raw="", target="")
 LABELS = "coco/panoptic_semseg_val2017/000000000139.png"
@@ -73,8 +73,8 @@ def test_a_json_file_of_another_kind_is_refused(root: Path, capsys: pytest.Captu
         ),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=12), "category id 12"),
         (lambda c: c["images"].append(c["images"][0]), "doubled image ids: 1"),
-        (lambda c: c["annotations"].append(c["annotations"][0]), "pictures with two entries: 1"),
-        (lambda c: c["annotations"].pop(), "pictures without entries in the JSON file: 1"),
+        (lambda c: c["annotations"].append(c["annotations"][0]), "images with two entries: 1"),
+        (lambda c: c["annotations"].pop(), "images without entries in the JSON file: 1"),
         (lambda c: c["images"].pop(), "entries without image: 1"),
         (lambda c: c["images"][0].update(height=63), "sizes that differ from the JSON file's: 1"),
     ],

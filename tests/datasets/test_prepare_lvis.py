@@ -22,17 +22,17 @@ def test_the_release_is_used_as_it_is(root: Path, capsys: pytest.CaptureFixture[
     assert CASE.run(root) == 0
     assert "the release is used as it is; verify it with --check" in capsys.readouterr().out
     assert CASE.check(root, "--jobs", "2") == 0
-    assert "instances of val: whole, 3 pictures" in capsys.readouterr().out
+    assert "instances of val: whole, 3 images" in capsys.readouterr().out
 
 
-def test_pictures_are_looked_for_where_their_address_says(
+def test_images_are_looked_for_where_their_address_says(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = root / "coco/train2017/000000000009.jpg"
     missing.unlink()
     assert CASE.check(root) == 1
     out = capsys.readouterr().out
-    assert "missing pictures: 1" in out
+    assert "missing images: 1" in out
     assert str(missing) in out
 
 
@@ -49,10 +49,10 @@ def test_pictures_are_looked_for_where_their_address_says(
         (lambda c: c["annotations"][0].update(category_id=1204), "category id 1204"),
         (lambda c: c["annotations"][0].update(segmentation=[[0, 0, 1, 1]]), "masks that are wrong: 1"),
         (lambda c: c["annotations"][0].update(image_id=77), "annotations without image: 1"),
-        (lambda c: c["images"][0].update(height=65), "65 x 96 (H x W), picture 64 x 96"),
+        (lambda c: c["images"][0].update(height=65), "65 x 96 (H x W), image 64 x 96"),
     ],
 )
-def test_the_check_finds_faults_of_the_file(
+def test_the_check_finds_issues_of_the_file(
     root: Path, capsys: pytest.CaptureFixture[str], change, expected: str
 ) -> None:
     content = json.loads((root / JSON).read_text())

@@ -30,12 +30,12 @@ def test_the_release_of_v1_2_is_used_as_it_is(tmp_path: Path, capsys: pytest.Cap
     assert CASE.check(tmp_path) == 0
 
 
-def test_labels_are_palette_pictures_of_ids_less_one(tmp_path: Path) -> None:
+def test_labels_are_palette_images_of_ids_less_one(tmp_path: Path) -> None:
     CASE.write(tmp_path)
-    picture = Image.open(tmp_path / LABELS)
-    assert picture.mode == "P"
-    # Road 14, car 56, car 56 | sky 28, unlabelled, ego vehicle 65.
-    assert np.array(picture)[::32, ::32].tolist() == [[13, 55, 55], [27, 65, 64]]
+    image = Image.open(tmp_path / LABELS)
+    assert image.mode == "P"
+    # Road 14, car 56, car 56 | sky 28, unlabeled, ego vehicle 65.
+    assert np.array(image)[::32, ::32].tolist() == [[13, 55, 55], [27, 65, 64]]
 
 
 def test_the_v1_2_part_of_the_newer_package_is_linked(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_v1_2_part_of_the_newer_package_is_linked(tmp_path: Path) -> None:
     assert NEWER.check(tmp_path) == 0
 
 
-def test_the_check_finds_faults_of_labels_and_pngs(
+def test_the_check_finds_issues_of_labels_and_pngs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     CASE.write(tmp_path)

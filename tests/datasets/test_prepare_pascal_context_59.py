@@ -78,7 +78,7 @@ def test_a_json_file_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.C
     assert f"error: {tmp_path / JSON}: not of PASCAL in Detail (KeyError('phase'))" in capsys.readouterr().err
     edit(tmp_path, lambda content: content.update(images=[]))
     assert DETAIL.run(tmp_path) == 1
-    assert f"error: {tmp_path / JSON}: no picture of phase 'train'" in capsys.readouterr().err
+    assert f"error: {tmp_path / JSON}: no image of phase 'train'" in capsys.readouterr().err
     edit(tmp_path, lambda content: content.pop("annos_segmentation"))
     assert DETAIL.run(tmp_path) == 1
     assert "it has no list 'annos_segmentation'" in capsys.readouterr().err
@@ -95,12 +95,12 @@ def test_a_json_file_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.C
         ),
     ],
 )
-def test_a_spoilt_mask_is_named_by_its_picture_and_the_rest_done(
+def test_a_spoilt_mask_is_named_by_its_image_and_the_rest_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], expected: str
 ) -> None:
     DETAIL.write(tmp_path)
     edit(tmp_path, lambda content: content["annos_segmentation"][0].update(change))
     assert DETAIL.run(tmp_path) == 1
-    picture = tmp_path / "VOCdevkit/VOC2010/JPEGImages/2008_000008.jpg"
-    assert f"{picture}: {expected}" in capsys.readouterr().err
+    image = tmp_path / "VOCdevkit/VOC2010/JPEGImages/2008_000008.jpg"
+    assert f"{image}: {expected}" in capsys.readouterr().err
     assert len(list((tmp_path / "pascal_ctx_d2/annotations_ctx59").rglob("*.png"))) == 3

@@ -37,7 +37,7 @@ def test_21_classes_keep_the_palette_indices_and_20_lose_the_background(root: Pa
         assert labels.mode == "L"
 
 
-def test_pictures_of_each_split_lie_in_a_folder_without_taking_room(root: Path) -> None:
+def test_images_of_each_split_lie_in_a_folder_without_taking_room(root: Path) -> None:
     assert CASE.run(root) == 0
     images = root / FOLDER / "images"
     assert sorted(path.name for path in (images / "training").iterdir()) == [
@@ -68,7 +68,7 @@ def test_unknown_indices_are_refused_by_name(root: Path, capsys: pytest.CaptureF
     assert f"{path}: uint8 values [21]; expected bytes 0..20 and 255" in error
 
 
-def test_a_listed_picture_without_labels_is_named_and_the_rest_done(
+def test_a_listed_image_without_labels_is_named_and_the_rest_done(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = root / DEVKIT / "SegmentationClass/2008_000002.png"
@@ -81,7 +81,7 @@ def test_a_listed_picture_without_labels_is_named_and_the_rest_done(
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", "names no picture"), ("a\nb\na\n", "names a picture twice")]
+    ("text", "expected"), [("", "names no image"), ("a\nb\na\n", "names an image twice")]
 )
 def test_a_spoilt_list_is_refused(
     root: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
@@ -99,5 +99,5 @@ def test_the_check_looks_at_both_kinds_of_labels(root: Path, capsys: pytest.Capt
     rewrite(path, lambda values: np.where(values == 19, 20, values).astype(np.uint8))
     assert CASE.check(root) == 1
     out = capsys.readouterr().out
-    assert "labels of val, 21 classes: whole, 2 pictures" in out
+    assert "labels of val, 21 classes: whole, 2 images" in out
     assert f"values out of range: 1\n    {path}: 20\n" in out

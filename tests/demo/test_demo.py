@@ -13,9 +13,8 @@ import pytest
 from helpers.tiny_model import tiny_model
 from PIL import Image
 
-import cmpf.build
-from cmpf.inference import MaskEnsembleSettings
-from cmpf.prediction import FORMATS
+import cmpf.factory
+from cmpf.inference import FORMATS, MaskEnsembleSettings
 from cmpf.predictor import TASKS, Predictor
 from demo import demo
 
@@ -38,7 +37,7 @@ def loaded(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
         calls.append((model, list(overrides)))
         return predictor
 
-    monkeypatch.setattr(cmpf.build, "load_predictor", load)
+    monkeypatch.setattr(cmpf.factory, "load_predictor", load)
     return calls
 
 
@@ -61,7 +60,7 @@ def test_the_flags_of_detectron2_reach_the_model(loaded: list[Any], photos: Path
                       "--output", str(out), *WORDS, "--opts", "MODEL.WEIGHTS", "w.pth"])  # fmt: skip
     assert code == 0
     assert loaded == [("my.yaml", ["MODEL.WEIGHTS", "w.pth"])]
-    assert names(out) == ["x.png", "x_2.png"]  # two pictures of one name
+    assert names(out) == ["x.png", "x_2.png"]  # two images of one name
 
 
 def test_every_format_is_written(loaded: list[Any], photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,8 +116,8 @@ def test_without_words_the_model_looks_for_what_it_learned(loaded: list[Any], ph
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input", "nowhere.jpg"], "demo.py: nowhere.jpg: no such picture"),
-        (["--input", "nowhere-*.jpg"], "no such picture"),
+        (["--input", "nowhere.jpg"], "demo.py: nowhere.jpg: no such image"),
+        (["--input", "nowhere-*.jpg"], "no such image"),
         (["--input", "SELF", "--vocabulary", "cat; cat"], "'cat' is repeated"),
         (["--input", "SELF", "--vocabulary", "cat", "--stuff", "dog"], "stuff names 'dog'"),
         (["--input", "SELF", "--batch-size", "0"], "batch_size must be at least 1"),

@@ -42,7 +42,7 @@ def test_a_sample_gets_detections_and_a_segmentation(adapter: ModuleType) -> Non
     detections = sample["instances"].detections
     assert len(detections) == len(expected.instances) > 0
     for detection, mask in zip(detections, expected.instances.masks, strict=True):
-        x, y, width, height = detection.bounding_box  # shares of the picture
+        x, y, width, height = detection.bounding_box  # shares of the image
         left, top = round(x * 56), round(y * 40)
         right, bottom = left + round(width * 56), top + round(height * 40)
         assert np.array_equal(detection.mask, mask[top:bottom, left:right])

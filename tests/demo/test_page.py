@@ -13,19 +13,19 @@ EXAMPLE = Example(
 
 
 class Reader(HTMLParser):
-    """Collects pictures and text, and checks that every element is closed in order."""
+    """Collects images and text, and checks that every element is closed in order."""
 
     VOID = ("meta", "img", "br")
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures: list[str] = []
+        self.images: list[str] = []
         self.text: list[str] = []
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "img":
-            self.pictures.append(dict(attrs)["src"] or "")
+            self.images.append(dict(attrs)["src"] or "")
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -57,7 +57,7 @@ def page(tmp_path: Path) -> Reader:
 
 
 def test_every_example_shows_all_views(tmp_path: Path) -> None:
-    assert page(tmp_path).pictures == [f"images/a_1_{view}.png" for view, _ in VIEWS] * 2
+    assert page(tmp_path).images == [f"images/a_1_{view}.png" for view, _ in VIEWS] * 2
 
 
 def test_words_are_text_not_markup(tmp_path: Path) -> None:

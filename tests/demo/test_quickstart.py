@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cmpf import checkpoint
-from cmpf.build import build_model
+from cmpf import weights
 from cmpf.config import get_cfg
-from cmpf.data.shapeworld.writer import WorldSpec, write_dataset
+from cmpf.factory import build_model
+from cmpf.shapeworld.writer import WorldSpec, write_dataset
 from demo import quickstart
 from demo.page import VIEWS
 
@@ -29,7 +29,7 @@ RESULTS = {
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """A validation picture on disk; commands are noted, and training leaves random weights and numbers."""
+    """A validation image on disk; commands are noted, and training leaves random weights and numbers."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_dataset(tmp_path / "shapeworld", WorldSpec(train=1, val=1), progress=False)
     monkeypatch.setattr(quickstart, "EXAMPLES", 1)
@@ -41,7 +41,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
             output = Path(command[command.index("OUTPUT_DIR") + 1])
             output.mkdir(parents=True)
             model = build_model(get_cfg("cmpf_tiny", ["MODEL.DEVICE", "cpu"]))
-            checkpoint.save(model, output / "model_final.safetensors", metadata={})
+            weights.save(model, output / "model_final.safetensors", metadata={})
             lines = [
                 {"iteration": i, "loss_ce": 9.0 / i, "loss_mask": 1.0, "loss_dice": 2.0} for i in (20, 40)
             ]
@@ -52,7 +52,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     return noted
 
 
-def test_the_demo_ends_in_a_page_with_all_its_pictures_and_reuses_a_finished_training(
+def test_the_demo_ends_in_a_page_with_all_its_images_and_reuses_a_finished_training(
     commands: list[tuple[str, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
@@ -61,9 +61,9 @@ def test_the_demo_ends_in_a_page_with_all_its_pictures_and_reuses_a_finished_tra
     assert [f"[{n}/4]" in said for n in range(1, 5)] == [True] * 4
     assert str(output / "index.html") in said
     page = (output / "index.html").read_text(encoding="utf-8")
-    pictures = {path.name for path in (output / "images").iterdir()}
-    assert len(pictures) == (quickstart.EXAMPLES + 2) * len(VIEWS)  # the photographs too
-    assert all(f"images/{name}" in page for name in pictures)
+    images = {path.name for path in (output / "images").iterdir()}
+    assert len(images) == (quickstart.EXAMPLES + 2) * len(VIEWS)  # the photographs too
+    assert all(f"images/{name}" in page for name in images)
     for text in ("astronaut", "coffee", "means nothing", "<svg", "42.0"):
         assert text in page
 

@@ -14,7 +14,7 @@ import pytest
 from helpers.tiny_model import tiny_model
 from PIL import Image
 
-import cmpf.build
+import cmpf.factory
 from cmpf.errors import CMPFError, ImageError
 from cmpf.predictor import Predictor
 from demo import demo, video
@@ -36,7 +36,7 @@ def predictor() -> Predictor:
 @pytest.fixture
 def clip(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that stands for a video of FRAMES frames, and a model."""
-    monkeypatch.setattr(cmpf.build, "load_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(cmpf.factory, "load_predictor", lambda *_, **__: predictor)
     (tmp_path / "clip.mp4").write_bytes(b"video")
     return tmp_path / "clip.mp4"
 
@@ -81,11 +81,11 @@ def fake_cv2(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     fake = SimpleNamespace(
         VideoCapture=FakeCapture, CAP_PROP_FPS="fps", CAP_PROP_FRAME_COUNT="count", COLOR_BGR2RGB=0,
-        COLOR_RGB2BGR=1, cvtColor=lambda picture, _: picture, imshow=imshow, error=NoWindowError, written=[],
+        COLOR_RGB2BGR=1, cvtColor=lambda image, _: image, imshow=imshow, error=NoWindowError, written=[],
     )  # fmt: skip
 
     def write_video(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
-        fake.written.append((path.name, [int(picture[0, 0, 0]) for picture in frames], fps))
+        fake.written.append((path.name, [int(image[0, 0, 0]) for image in frames], fps))
 
     monkeypatch.setitem(sys.modules, "cv2", fake)
     monkeypatch.setattr(video, "write_video", write_video)
@@ -94,7 +94,7 @@ def fake_cv2(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def plain_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Overlays are the frames themselves, so that they tell their number."""
-    from cmpf.prediction import Prediction
+    from cmpf.inference import Prediction
 
     monkeypatch.setattr(Prediction, "plot", lambda self: Image.fromarray(self.image))
 
@@ -175,7 +175,7 @@ def test_a_video_that_ends_early_is_told(
     assert "not one frame could be read" in capsys.readouterr().err
 
 
-def test_a_camera_without_a_window_shows_its_latest_picture_in_a_file(
+def test_a_camera_without_a_window_shows_its_latest_image_in_a_file(
     clip: Path, fake_cv2: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = clip.parent / "out"
@@ -194,23 +194,23 @@ def test_a_camera_ends_with_q_in_its_window(
     assert "camera 1: 3 frames" in capsys.readouterr().out
 
 
-def test_a_class_keeps_its_colour_from_frame_to_frame(predictor: Predictor) -> None:
+def test_a_class_keeps_its_color_from_frame_to_frame(predictor: Predictor) -> None:
     from dataclasses import replace
 
-    from cmpf.prediction import Segment
+    from cmpf.inference import Segment
 
     out = predictor.predict(frame(0), ["red circle", "sky", "sea"])
     sky = Segment(
         id=1, category="sky", category_id=1, isthing=False, score=0.9, area=2280, bbox=(0, 0, 57, 40)
     )
-    colours = set()
+    colors = set()
     for others in ((), (replace(sky, id=2, category="red circle", category_id=0),)):
         ids = np.ones((40, 57), np.int32)
         ids[:4] = 2 if others else 0
         shown = replace(out, panoptic_result=(ids, (*others, sky)))
-        picture = np.asarray(shown.plot(opacity=1.0))
-        colours.add(tuple(picture[-40, 60]))
-    assert len(colours) == 1
+        image = np.asarray(shown.plot(opacity=1.0))
+        colors.add(tuple(image[-40, 60]))
+    assert len(colors) == 1
 
 
 def test_a_missing_file_and_a_missing_cv2_are_named(
@@ -234,13 +234,11 @@ def test_a_real_video_is_read_written_and_read_again(clip: Path) -> None:
     video.write_video(source, (frame(number) for number in range(FRAMES)), fps=10)
     capture = video.Capture(source)
     assert (capture.count, capture.fps) == (FRAMES, 10)
-    pictures = [picture for _, picture in capture.frames()]
-    assert all(picture is not None and picture.shape == (40, 58, 3) for picture in pictures)  # even sides
-    means = [float(picture.mean()) for picture in pictures if picture is not None]
+    images = [image for _, image in capture.frames()]
+    assert all(image is not None and image.shape == (40, 58, 3) for image in images)  # even sides
+    means = [float(image.mean()) for image in images if image is not None]
     assert means == pytest.approx(brightness(*range(FRAMES)), abs=6)  # lossy
-    skipped = [
-        number for number, picture in video.Capture(source).frames(lambda n: n > 4) if picture is not None
-    ]
+    skipped = [number for number, image in video.Capture(source).frames(lambda n: n > 4) if image is not None]
     assert skipped == [5, 6]
     assert demo.main(["--video-input", str(source), "--output", str(clip.parent / "out"), *WORDS]) == 0
     assert video.Capture(clip.parent / "out" / "source_overlay.mp4").count == FRAMES

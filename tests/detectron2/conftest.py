@@ -12,7 +12,7 @@ from helpers.detectron2_host import needs, write_shapeworld
 
 @pytest.fixture(scope="session")
 def shapeworld_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root of datasets with six training and four validation pictures of 64 x 64."""
+    """A root of datasets with six training and four validation images of 64 x 64."""
     root: Path = tmp_path_factory.mktemp("datasets")
     write_shapeworld(root)
     return root

@@ -9,7 +9,7 @@ import torch
 from helpers.detectron2_host import SMALL, host_model, needs
 from helpers.tiny_model import tiny_model
 
-from cmpf import checkpoint
+from cmpf import weights
 from cmpf.errors import WeightsError
 from cmpf.model import CMPF
 
@@ -42,14 +42,14 @@ def test_detectron2s_checkpoints_load_in_the_native_engine(host: Any, native: CM
     DetectionCheckpointer(host, str(tmp_path)).save("model_final", iteration=3)
     spoil(native)
     assert not same(native, host)
-    report = checkpoint.load(native, tmp_path / "model_final.pth")
+    report = weights.load(native, tmp_path / "model_final.pth")
     assert report.fits
     assert same(native, host)
 
 
 def test_native_checkpoints_load_in_detectron2(host: Any, native: CMPF, tmp_path: Path) -> None:
     path = tmp_path / "native.safetensors"
-    checkpoint.save(native, path, metadata={})
+    weights.save(native, path, metadata={})
     spoil(host)
     d2.Checkpointer(host).load(str(path))
     assert same(native, host)

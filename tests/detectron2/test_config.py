@@ -59,11 +59,11 @@ def test_a_native_configuration_keeps_all_its_values() -> None:
     assert cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT == "labels"
 
 
-def test_faults_in_our_keys_are_found_in_detectron2_too() -> None:
+def test_issues_in_our_keys_are_found_in_detectron2_too() -> None:
     cfg = foreign_program()
     cfg.MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA = 1.5
     cfg.MODEL.MASK_FORMER.NHEADS = 7
-    with pytest.raises(ConfigError, match=r"2 faults.*GEOMETRIC_ENSEMBLE_ALPHA.*0 to 1.*7 does not divide"):
+    with pytest.raises(ConfigError, match=r"2 issues.*GEOMETRIC_ENSEMBLE_ALPHA.*0 to 1.*7 does not divide"):
         d2.native_config(cfg)
 
 

@@ -41,34 +41,34 @@ def test_masks_of_every_kind_become_the_same_targets() -> None:
         assert torch.equal(found, LEFT[None])
 
 
-def test_a_label_picture_gives_one_target_a_known_class() -> None:
-    picture = torch.full((4, 6), 255)
-    picture[:, :2] = 3
-    picture[0, 5] = 1
-    picture[1, 5] = 4  # WORDS has 0..3
-    labels, masks = targets(sem_seg=picture)
+def test_a_label_map_gives_one_target_a_known_class() -> None:
+    image = torch.full((4, 6), 255)
+    image[:, :2] = 3
+    image[0, 5] = 1
+    image[1, 5] = 4  # WORDS has 0..3
+    labels, masks = targets(sem_seg=image)
     assert labels == [1, 3]
     assert torch.equal(masks[1], LEFT)
     assert masks.sum().item() == 9  # 8 pixels of class 3, one of class 1
 
 
-def test_beside_instances_a_label_picture_gives_the_stuff_that_they_lack() -> None:
-    picture = torch.full((4, 6), 2)
-    picture[0] = 3
-    picture[1] = 1  # a thing: instances have those
-    labels, _ = targets(sem_seg=picture, instances=instances(LEFT[None], [0]))
+def test_beside_instances_a_label_map_gives_the_stuff_that_they_lack() -> None:
+    image = torch.full((4, 6), 2)
+    image[0] = 3
+    image[1] = 1  # a thing: instances have those
+    labels, _ = targets(sem_seg=image, instances=instances(LEFT[None], [0]))
     assert labels == [0, 2, 3]
-    stuff_among_instances, _ = targets(sem_seg=picture, instances=instances(LEFT[None], [2]))
+    stuff_among_instances, _ = targets(sem_seg=image, instances=instances(LEFT[None], [2]))
     assert stuff_among_instances == [2, 3]
 
 
-def test_a_picture_without_objects_has_no_targets() -> None:
+def test_an_image_without_objects_has_no_targets() -> None:
     labels, masks = targets(instances=structures.Instances((4, 6)))
     assert labels == []
     assert masks.shape == (0, 4, 6)
 
 
-def test_instances_without_masks_are_an_error_that_names_the_cure() -> None:
+def test_instances_without_masks_are_an_error_that_names_the_fix() -> None:
     found = structures.Instances((4, 6), gt_classes=torch.tensor([0]))
     with pytest.raises(TrainingError, match=r"a\.jpg: its instances have no gt_masks.*MODEL\.MASK_ON True"):
         targets(instances=found, file_name="a.jpg")
@@ -81,7 +81,7 @@ def test_our_own_targets_pass_unchanged() -> None:
     assert sample["image"] is IMAGE
 
 
-def test_bgr_pictures_are_turned_to_rgb() -> None:
+def test_bgr_images_are_turned_to_rgb() -> None:
     (sample,) = conversion.to_samples([{"image": IMAGE, "height": 9}], bgr=True, classes=WORDS)
     assert torch.equal(sample["image"], IMAGE[[2, 1, 0]])
     assert sample["height"] == 9

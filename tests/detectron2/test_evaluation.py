@@ -11,9 +11,9 @@ from helpers.detectron2_host import host_config, needs
 from torch import nn
 
 from cmpf.data import Dataset, get_dataset
-from cmpf.data.coco_masks import decode_segmentation
 from cmpf.data.targets import read_panoptic_ids
 from cmpf.evaluation import InstanceEvaluator, PanopticEvaluator, SemanticEvaluator
+from cmpf.formats.masks import decode_segmentation
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 d2 = needs("cmpf.detectron2")
@@ -101,7 +101,7 @@ def test_semantic_metrics_are_those_of_detectron2(dataset: Dataset) -> None:
         assert ours["sem_seg"][metric] == pytest.approx(other["sem_seg"][metric], abs=1e-9), metric
     for name in dataset.vocabulary.names:
         expected = other["sem_seg"][f"IoU-{name}"]
-        # Of classes that no picture has, Detectron2 says NaN; we do so too unless they were predicted.
+        # Of classes that no image has, Detectron2 says NaN; we do so too unless they were predicted.
         if not np.isnan(expected):
             assert ours["sem_seg"][f"IoU-{name}"] == pytest.approx(expected, abs=1e-9)
 

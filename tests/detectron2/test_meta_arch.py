@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.detectron2_host import SMALL, host_config, host_model, needs
-from helpers.tiny_model import picture, tiny_model, training_sample
+from helpers.tiny_model import random_image, tiny_model, training_sample
 
 from cmpf import model as native_model
 from cmpf.data import Vocabulary, get_vocabulary
@@ -43,7 +43,10 @@ def test_equal_seeds_give_the_native_models_weights(native: native_model.CMPF, h
 
 @torch.no_grad()
 def test_results_are_those_of_the_native_model(native: native_model.CMPF, host: Any) -> None:
-    batch = [{"image": picture(64, 96), "height": 50, "width": 70}, {"image": picture(48, 64, seed=1)}]
+    batch = [
+        {"image": random_image(64, 96), "height": 50, "width": 70},
+        {"image": random_image(48, 64, seed=1)},
+    ]
     words = get_vocabulary("shapes_val")
     for ours, theirs in zip(native.infer(batch, words), host(batch, words), strict=True):
         assert torch.equal(ours["sem_seg"], theirs["sem_seg"])
@@ -76,7 +79,7 @@ def test_losses_are_those_of_the_native_model(native: native_model.CMPF, host: A
 
 @torch.no_grad()
 def test_a_sample_names_the_dataset_whose_classes_are_looked_for(host: Any) -> None:
-    image = {"image": picture(64, 64)}
+    image = {"image": random_image(64, 64)}
     named, plain = host([{**image, "vocabulary": "shapes_val"}]), host([image])
     assert named[0]["sem_seg"].shape[0] == get_vocabulary("shapes_val").num_classes
     assert plain[0]["sem_seg"].shape[0] == get_vocabulary("shapes_train").num_classes
@@ -85,7 +88,7 @@ def test_a_sample_names_the_dataset_whose_classes_are_looked_for(host: Any) -> N
 
 
 def test_a_batch_is_of_one_dataset(host: Any) -> None:
-    image = picture(64, 64)
+    image = random_image(64, 64)
     batch = [{"image": image, "vocabulary": "shapes_val"}, {"image": image, "vocabulary": "shapes_train"}]
     with pytest.raises(VocabularyError, match="samples of shapes_train and shapes_val"):
         host(batch)
@@ -93,7 +96,7 @@ def test_a_batch_is_of_one_dataset(host: Any) -> None:
 
 @torch.no_grad()
 def test_bgr_input_gives_the_results_of_rgb(host: Any) -> None:
-    image = picture(64, 64)
+    image = random_image(64, 64)
     rgb = host([{"image": image}])[0]["sem_seg"]
     host.bgr = True
     try:

@@ -9,13 +9,13 @@ from fvcore.common.config import CfgNode
 from helpers.detectron2_host import SMALL, needs
 from helpers.tiny_model import tiny_config
 
-from cmpf import build
+from cmpf import factory
 from cmpf.config import get_cfg
 from cmpf.errors import TrainingError
 from cmpf.evaluation import Results
 
 d2 = needs("cmpf.detectron2")
-ASSETS = Path(build.__file__).parent.parent / "assets"
+ASSETS = Path(factory.__file__).parent.parent / "assets"
 SHORT = (
     *("SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 1),
     *("MODEL.MASK_FORMER.DEC_LAYERS", 3, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5),
@@ -44,7 +44,7 @@ def test_the_shipped_weights_evaluate_as_in_the_native_engine(shapeworld: Path, 
     weights = ("MODEL.WEIGHTS", str(ASSETS / "cmpf_tiny_decoder.safetensors"))
     overrides = (*weights, "MODEL.DEVICE", "cpu", "NUM_THREADS", 1, "OUTPUT_DIR", str(tmp_path))
     cfg = get_cfg("cmpf_tiny", overrides)
-    native = build.build_evaluation(cfg, build.build_model(cfg))()
+    native = factory.build_evaluation(cfg, factory.build_model(cfg))()
     theirs = d2.run(cfg, resume=False, eval_only=True)
     assert native["shapes_val"]["panoptic"]["PQ"] > 5
     assert same(native, theirs) > 100
@@ -57,7 +57,7 @@ def test_a_run_leaves_weights_that_give_its_results_in_both_engines(shapeworld: 
     torch.manual_seed(0)
     same(results, d2.run(cfg, resume=False, eval_only=True))
     torch.manual_seed(0)
-    same(results, build.build_evaluation(cfg, build.build_model(cfg))())
+    same(results, factory.build_evaluation(cfg, factory.build_model(cfg))())
 
 
 def test_a_second_run_in_the_same_folder_must_say_resume(shapeworld: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from helpers.detectron2_host import SMALL, host_config, needs
 from helpers.tiny_model import tiny_config
 
-from cmpf import build
+from cmpf import factory
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule
 from cmpf.engine.seeding import seed_everything
@@ -39,7 +39,7 @@ def by_hand() -> dict[str, torch.Tensor]:
     """The same training in a loop of a few lines: the weights that it ends with."""
     cfg = tiny_config("fcclip_tiny", [*SMALL, *SHORT])
     seed_everything(5)
-    model = build.build_model(cfg)
+    model = factory.build_model(cfg)
     solver = cfg.SOLVER
     optimizer = build_optimizer(
         model, lr=solver.BASE_LR, weight_decay=0.05, weight_decay_norm=0.0, weight_decay_embed=0.0
@@ -48,7 +48,7 @@ def by_hand() -> dict[str, torch.Tensor]:
         "WarmupCosineLR", optimizer, max_iter=STEPS, steps=(), gamma=0.1, warmup_iters=2, warmup_factor=0.05
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
-    batches = iter(build.build_train_loader(cfg))
+    batches = iter(factory.build_train_loader(cfg))
     for _ in range(STEPS):
         losses = model.losses(next(batches))
         optimizer.zero_grad()

@@ -10,7 +10,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from helpers.encoders import CONVNEXT, RESNET, open_clip_model, pictures, small_clip
+from helpers.encoders import CONVNEXT, RESNET, open_clip_model, random_images, small_clip
 from torch.nn import functional as F
 
 from cmpf.encoders import clip as clip_module
@@ -47,7 +47,7 @@ def test_sizes_come_from_the_built_tower(convnext: CLIP, resnet: CLIP) -> None:
 @pytest.mark.parametrize("vision", [CONVNEXT, RESNET], ids=["convnext", "resnet"])
 def test_maps_have_the_promised_strides_and_channels(vision: dict[str, object]) -> None:
     clip = small_clip(vision=vision)
-    features = clip(pictures(2, 3, 64, 96))
+    features = clip(random_images(2, 3, 64, 96))
     for level, stride in {"res2": 4, "res3": 8, "res4": 16, "res5": 32}.items():
         assert features.levels[level].shape == (2, clip.channels[level], 64 // stride, 96 // stride)
     assert features.dense.shape == (2, clip.dense_channels, 2, 3)
@@ -56,7 +56,7 @@ def test_maps_have_the_promised_strides_and_channels(vision: dict[str, object]) 
 @pytest.mark.parametrize("vision", [CONVNEXT, RESNET], ids=["convnext", "resnet"])
 def test_a_batch_of_two_equals_two_batches_of_one(vision: dict[str, object]) -> None:
     clip = small_clip(vision=vision)
-    images, masks = pictures(2, 3, 64, 96), pictures(2, 5, 16, 24, name="masks")
+    images, masks = random_images(2, 3, 64, 96), random_images(2, 5, 16, 24, name="masks")
     both = clip(images)
     embeddings, valid = clip.embed_masks(both.dense, masks)
     for index in range(2):
@@ -70,7 +70,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(vision: dict[str, object]) -> 
 def test_a_training_step_of_a_parent_leaves_batch_norm_statistics_alone(resnet: CLIP) -> None:
     before = copy.deepcopy(resnet.state_dict())
     resnet.train()
-    resnet(pictures(1, 3, 64, 64))
+    resnet(random_images(1, 3, 64, 64))
     assert all(torch.equal(before[name], value) for name, value in resnet.state_dict().items())
 
 
@@ -96,24 +96,24 @@ def test_a_mask_is_valid_when_it_has_a_positive_cell_on_the_map(convnext: CLIP) 
     masks[0, 2, 0, 0] = (
         0.5  # lost when 4 x 4 pixels become one cell: the bilinear resize reads the middle four
     )
-    embeddings, valid = convnext.embed_masks(pictures(1, 64, 2, 2), masks)
+    embeddings, valid = convnext.embed_masks(random_images(1, 64, 2, 2), masks)
     assert valid.tolist() == [[False, True, False]]
     assert torch.isfinite(embeddings).all()
 
 
 def test_mask_embeddings_are_float32_and_the_same_under_autocast(convnext: CLIP) -> None:
-    dense, masks = pictures(1, 64, 2, 3), pictures(1, 4, 8, 12, name="masks")
+    dense, masks = random_images(1, 64, 2, 3), random_images(1, 4, 8, 12, name="masks")
     expected, _ = convnext.embed_masks(dense, masks)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, _ = convnext.embed_masks(dense, masks)
-        assert convnext(pictures(1, 3, 64, 64)).dense.isfinite().all()
+        assert convnext(random_images(1, 3, 64, 64)).dense.isfinite().all()
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
 
 
 def test_no_masks_give_no_embeddings(convnext: CLIP, resnet: CLIP) -> None:
     for clip in (convnext, resnet):
-        dense = pictures(2, clip.dense_channels, 2, 3)
+        dense = random_images(2, clip.dense_channels, 2, 3)
         embeddings, valid = clip.embed_masks(dense, torch.zeros(2, 0, 8, 12))
         assert embeddings.shape == (2, 0, 24)
         assert valid.shape == (2, 0)
@@ -186,7 +186,7 @@ def test_a_vit_tower_is_refused() -> None:
 
 
 def test_a_copy_of_clip_reads_its_own_tower(convnext: CLIP) -> None:
-    images = pictures(1, 3, 64, 64)
+    images = random_images(1, 3, 64, 64)
     other = copy.deepcopy(convnext)
     for parameter in other.parameters():
         parameter.data.mul_(0.5)
@@ -200,12 +200,12 @@ def test_the_published_convnext_large_has_the_documented_sizes(tmp_path: Path) -
     clip = build_clip(name="convnext_large_d_320", pretrained="")
     assert clip.channels == {"res2": 192, "res3": 384, "res4": 768, "res5": 1536}
     assert (clip.dense_channels, clip.embed_dim) == (1536, 768)
-    features = clip(pictures(1, 3, 64, 96))
+    features = clip(random_images(1, 3, 64, 96))
     assert features.dense.shape == (1, 1536, 2, 3)
     inside, valid = clip.embed_masks(features.dense, torch.ones(1, 1, 2, 3))
     assert valid.all()
-    # A mask of everything is CLIP's own picture embedding.
-    whole = clip.model.encode_image(pictures(1, 3, 64, 96))
+    # A mask of everything is CLIP's own image embedding.
+    whole = clip.model.encode_image(random_images(1, 3, 64, 96))
     torch.testing.assert_close(
         F.normalize(inside[0], dim=-1), F.normalize(whole, dim=-1), atol=1e-4, rtol=1e-3
     )

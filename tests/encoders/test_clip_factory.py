@@ -10,7 +10,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from helpers.encoders import pictures
+from helpers.encoders import random_images
 from helpers.open_clip_models import (
     CONVNEXT_CONFIG,
     RESNET_CONFIG,
@@ -92,7 +92,7 @@ def test_the_table_of_sizes_has_all_bases_larges_xxlarges_and_resnets() -> None:
 @pytest.mark.parametrize("name", ["RN50", "convnext_tiny"])
 def test_a_published_size_runs_with_random_weights(name: str) -> None:
     clip = build_clip(name=name, pretrained="")
-    features = clip(pictures(1, 3, 64, 96))
+    features = clip(random_images(1, 3, 64, 96))
     assert features.dense.shape == (1, clip.dense_channels, 2, 3)
     embeddings, valid = clip.embed_masks(features.dense, torch.ones(1, 2, 8, 12))
     assert embeddings.shape == (1, 2, clip.embed_dim)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.encoders import RESNET, open_clip_model, pictures
+from helpers.encoders import RESNET, open_clip_model, random_images
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,13 +19,13 @@ def visual() -> Any:
     return open_clip_model(vision=RESNET).visual.requires_grad_(False)
 
 
-def naive(pool: Any, picture_Chw: Tensor, inside_hw: Tensor) -> Tensor:
-    """One mask of one picture through torch's own attention, with only the positions inside the mask."""
+def naive(pool: Any, image_Chw: Tensor, inside_hw: Tensor) -> Tensor:
+    """One mask of one image through torch's own attention, with only the positions inside the mask."""
     side = int((len(pool.positional_embedding) - 1) ** 0.5)
     table = pool.positional_embedding[1:].view(side, side, -1).permute(2, 0, 1)[None]
-    table = F.interpolate(table, size=picture_Chw.shape[-2:], mode="bilinear", align_corners=False)[0]
-    query = picture_Chw.mean(dim=(1, 2)) + pool.positional_embedding[0]
-    keys = (picture_Chw + table)[:, inside_hw].T
+    table = F.interpolate(table, size=image_Chw.shape[-2:], mode="bilinear", align_corners=False)[0]
+    query = image_Chw.mean(dim=(1, 2)) + pool.positional_embedding[0]
+    keys = (image_Chw + table)[:, inside_hw].T
     output, _ = F.multi_head_attention_forward(
         query=query[None, None],
         key=keys[:, None],
@@ -51,7 +51,7 @@ def naive(pool: Any, picture_Chw: Tensor, inside_hw: Tensor) -> Tensor:
 
 
 def test_maps_are_those_of_the_tower(visual: Any) -> None:
-    images = pictures(1, 3, 64, 96)
+    images = random_images(1, 3, 64, 96)
     features = ResNetBackbone(visual).features(images)
     expected = visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"]
     for level, values in zip(("res2", "res3", "res4", "res5"), expected[1:], strict=True):
@@ -63,7 +63,7 @@ def test_maps_are_those_of_the_tower(visual: Any) -> None:
 def test_masks_of_a_batch_agree_with_torchs_attention_mask_by_mask(
     visual: Any, size: tuple[int, int]
 ) -> None:
-    dense, masks = pictures(2, 256, *size), pictures(2, 6, *size, name="masks")
+    dense, masks = random_images(2, 256, *size), random_images(2, 6, *size, name="masks")
     embeddings, valid = ResNetBackbone(visual).embed_masks(dense, masks)
     assert embeddings.shape == (2, 6, 24)
     for b in range(2):
@@ -76,14 +76,14 @@ def test_masks_of_a_batch_agree_with_torchs_attention_mask_by_mask(
 
 
 def test_masks_of_another_size_are_resized_to_the_map(visual: Any) -> None:
-    dense, masks = pictures(1, 256, 3, 4), pictures(1, 5, 24, 32, name="masks")
+    dense, masks = random_images(1, 256, 3, 4), random_images(1, 5, 24, 32, name="masks")
     resized = F.interpolate(masks, size=(3, 4), mode="bilinear", align_corners=False)
     backbone = ResNetBackbone(visual)
     torch.testing.assert_close(backbone.embed_masks(dense, masks)[0], backbone.embed_masks(dense, resized)[0])
 
 
 def test_an_empty_mask_gives_zeros_and_no_nan_and_is_not_valid(visual: Any) -> None:
-    dense, masks = pictures(1, 256, 2, 3), torch.full((1, 3, 2, 3), -1.0)
+    dense, masks = random_images(1, 256, 2, 3), torch.full((1, 3, 2, 3), -1.0)
     masks[0, 1, 0, 0] = 1.0
     masks[0, 2] = 0.0  # zero is outside
     embeddings, valid = ResNetBackbone(visual).embed_masks(dense, masks)
@@ -94,7 +94,7 @@ def test_an_empty_mask_gives_zeros_and_no_nan_and_is_not_valid(visual: Any) -> N
 
 
 def test_cells_outside_the_mask_matter_only_through_the_query(visual: Any) -> None:
-    dense = pictures(1, 256, 2, 2)
+    dense = random_images(1, 256, 2, 2)
     masks = torch.tensor([[[[1.0, -1.0], [-1.0, -1.0]]]])
     swapped = dense.clone()
     swapped[0, :, 1, 0], swapped[0, :, 1, 1] = dense[0, :, 1, 1], dense[0, :, 1, 0]  # the same mean

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from cmpf.encoders import download as module
-from cmpf.encoders.download import download, part_of
 from cmpf.errors import WeightsError
+from cmpf.weights import download as module
+from cmpf.weights.download import download, part_of
 
 CONTENT = bytes(range(256)) * 20  # 5120 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from helpers.encoders import pictures
+from helpers.encoders import random_images
 from torch import Tensor, nn
 
 from cmpf.encoders.frozen import FrozenModule
@@ -38,7 +38,7 @@ def test_frozen_weights_and_buffers_are_bit_identical_after_a_training_step() ->
     model = Model().train()
     before = copy.deepcopy(model.encoder.state_dict())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-    model(pictures(2, 3, 8, 8)).square().mean().backward()
+    model(random_images(2, 3, 8, 8)).square().mean().backward()
     optimizer.step()
     after = model.encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -55,14 +55,14 @@ def test_training_mode_of_a_parent_leaves_a_frozen_part_and_its_layers_in_eval_m
 def test_only_the_trained_part_gets_gradients_and_the_output_has_no_history() -> None:
     model = Model().train()
     assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
-    images = pictures(1, 3, 4, 4).requires_grad_()
+    images = random_images(1, 3, 4, 4).requires_grad_()
     assert not model.encoder(images).requires_grad
     assert model(images).requires_grad
 
 
 def test_a_frozen_module_runs_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = Encoder()(pictures(1, 3, 4, 4))
+        features = Encoder()(random_images(1, 3, 4, 4))
     assert features.dtype == torch.bfloat16
     assert torch.isfinite(features).all()
 

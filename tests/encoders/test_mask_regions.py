@@ -16,7 +16,7 @@ def mask(*rows: str) -> NDArray[np.bool_]:
 
 
 def plain_rule(given: NDArray[np.bool_], min_area: int) -> NDArray[np.bool_]:
-    """segment-anything's rule, region by region on the full picture."""
+    """segment-anything's rule, region by region on the full image."""
     result = given.copy()
     labels, count = ndimage.label(~result, structure=np.ones((3, 3)))
     for region in range(1, count + 1):
@@ -78,7 +78,7 @@ def test_a_small_background_around_the_mask_is_filled_to_the_edge() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_masks_agree_with_the_rule_on_the_full_picture(seed: int) -> None:
+def test_random_masks_agree_with_the_rule_on_the_full_image(seed: int) -> None:
     generator = np.random.default_rng(seed)
     given = np.zeros((30, 26), dtype=bool)
     y0, x0 = generator.integers(0, 20, 2)

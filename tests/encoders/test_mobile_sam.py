@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.encoders import fill, pictures
+from helpers.encoders import fill, random_images
 from helpers.tiny_vit import conv_bn, naive_block, naive_inverted_residual, naive_merging
 from timm.models.tiny_vit import TinyVit
 from torch import nn
@@ -18,8 +18,8 @@ from cmpf.encoders import sam as sam_module
 from cmpf.encoders.mobile_sam import MobileSAMImageEncoder, build_mobile_sam, sam_around
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
-from cmpf.encoders.weights import hash_weights
 from cmpf.errors import WeightsError
+from cmpf.weights.files import hash_weights
 
 DIMS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
 SMALL = {"embed_dims": (8, 16, 16, 24), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3)}
@@ -135,22 +135,22 @@ def test_window_attention_blocks_equal_the_written_out_ones_also_with_padding(st
     # Windows of 7 on 16 x 16, padded to 21 x 21; of 5 on 8 x 9, to 10 x 10; of 3 on 5 x 9, to 6 x 9.
     window, heads = (7, 7, 5, 3)[stage], SMALL["num_heads"][stage]
     block = small_encoder().layers[stage].blocks[0]
-    x = pictures(2, SMALL["embed_dims"][stage], 16 // max(1, stage), 16 if stage == 1 else 9)
+    x = random_images(2, SMALL["embed_dims"][stage], 16 // max(1, stage), 16 if stage == 1 else 9)
     found = block(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    expected = torch.stack([naive_block(block, picture, window, heads) for picture in x])
+    expected = torch.stack([naive_block(block, random_image, window, heads) for random_image in x])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_a_map_of_exactly_one_window_equals_the_written_out_one() -> None:
-    block, x = small_encoder().layers[2].blocks[0], pictures(1, 16, 5, 5)
+    block, x = small_encoder().layers[2].blocks[0], random_images(1, 16, 5, 5)
     found = block(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     torch.testing.assert_close(found[0], naive_block(block, x[0], 5, 2), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_the_whole_encoder_is_its_parts_in_the_published_order() -> None:
-    encoder, images = small_encoder(), pictures(1, 3, SIDE, SIDE)
+    encoder, images = small_encoder(), random_images(1, 3, SIDE, SIDE)
     x = conv_bn(encoder.patch_embed.seq[2], F.gelu(conv_bn(encoder.patch_embed.seq[0], images)))
     for stage, layer in enumerate(encoder.layers):
         for block in layer.blocks:
@@ -162,8 +162,8 @@ def test_the_whole_encoder_is_its_parts_in_the_published_order() -> None:
         x = naive_merging(layer.downsample, x) if stage < 3 else x
     for index in (0, 2):
         x = F.conv2d(x, encoder.neck[index].weight, padding=index // 2)
-        centred = x - x.mean(1, keepdim=True)
-        x = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+        centerd = x - x.mean(1, keepdim=True)
+        x = centerd / (centerd.square().mean(1, keepdim=True) + 1e-6).sqrt()
         x = x * encoder.neck[index + 1].weight[:, None, None] + encoder.neck[index + 1].bias[:, None, None]
     assert x.shape == (1, CHANNELS, 8, 8)
     torch.testing.assert_close(encoder(images), x, atol=1e-4, rtol=1e-3)
@@ -178,7 +178,7 @@ def test_a_published_file_loads_and_its_classifier_and_derived_tables_are_left_o
     )
     source = small_mobile_sam()
     for name, value in source.named_parameters():
-        value.add_(pictures(*value.shape, name=f"other {name}"), alpha=0.1)
+        value.add_(random_images(*value.shape, name=f"other {name}"), alpha=0.1)
     state = dict(source.state_dict())
     expected_hash = hash_weights(state)
     for name, shape in UNUSED.items():
@@ -192,7 +192,7 @@ def test_a_published_file_loads_and_its_classifier_and_derived_tables_are_left_o
     assert encoder.name == "sam/vit_t"
     assert set(encoder.weights()) == set(source.state_dict())
     assert encoder.weights_hash == expected_hash
-    images = pictures(1, 3, SIDE, SIDE)
+    images = random_images(1, 3, SIDE, SIDE)
     torch.testing.assert_close(encoder(images), source.image_encoder(images))
 
 
@@ -211,12 +211,12 @@ def test_weights_that_lack_a_part_or_are_of_sam_are_an_error_with_published_name
 
 @torch.no_grad()
 def test_new_weights_and_a_copy_do_not_use_position_biases_of_old_ones() -> None:
-    encoder, images = small_encoder(), pictures(1, 3, SIDE, SIDE)
+    encoder, images = small_encoder(), random_images(1, 3, SIDE, SIDE)
     before = encoder(images)
     state = {name: value.clone() for name, value in encoder.state_dict().items()}
     for name in state:
         if name.endswith("attention_biases"):
-            state[name] += 3 * pictures(*state[name].shape, name=name)
+            state[name] += 3 * random_images(*state[name].shape, name=name)
     fresh = small_encoder()
     fresh.load_state_dict(state)
     expected = fresh(images)
@@ -231,7 +231,7 @@ def test_a_training_step_of_a_parent_leaves_batch_norm_statistics_alone() -> Non
     encoder = SAMEncoder(name="small", sam=small_mobile_sam())
     before = copy.deepcopy(encoder.state_dict())
     parent = nn.Sequential(encoder, nn.Conv2d(CHANNELS, 1, 1)).train()
-    parent(pictures(2, 3, SIDE, SIDE)).sum().backward()
+    parent(random_images(2, 3, SIDE, SIDE)).sum().backward()
     assert not any(module.training for module in encoder.modules())
     after = encoder.state_dict()
     assert any(name.endswith("num_batches_tracked") for name in before)
@@ -240,7 +240,7 @@ def test_a_training_step_of_a_parent_leaves_batch_norm_statistics_alone() -> Non
 
 def test_a_batch_of_two_equals_two_batches_of_one_and_bfloat16_is_near() -> None:
     encoder = SAMEncoder(name="small", sam=small_mobile_sam())
-    images = pictures(2, 3, 96, 160)
+    images = random_images(2, 3, 96, 160)
     both = encoder(images)
     assert both.shape == (2, CHANNELS, 8, 8)
     for index in range(2):
@@ -261,7 +261,7 @@ def test_the_proposer_works_with_it() -> None:
         min_area=0,
         max_masks=5,
     )
-    masks = proposer(encoder(pictures(1, 3, 96, 160)), padded=(96, 160), unpadded=(90, 150))
+    masks = proposer(encoder(random_images(1, 3, 96, 160)), padded=(96, 160), unpadded=(90, 150))
     assert masks.shape[1:] == (90, 150)
     assert 0 < len(masks) <= 5
     assert masks.isfinite().all()
@@ -271,6 +271,6 @@ def test_the_proposer_works_with_it() -> None:
 def test_the_full_size_runs_at_1024_pixels_with_random_weights() -> None:
     encoder = build_sam(name="vit_t", checkpoint="random")
     assert (encoder.input_size, encoder.embed_channels) == (1024, 256)
-    embedding = encoder(pictures(1, 3, 800, 1024))
+    embedding = encoder(random_images(1, 3, 800, 1024))
     assert embedding.shape == (1, 256, 64, 64)
     assert embedding.isfinite().all()

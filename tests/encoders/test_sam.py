@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.encoders import fill, pictures, small_sam
+from helpers.encoders import fill, random_images, small_sam
 from torch.nn import functional as F
 
 from cmpf.encoders import sam as sam_module
 from cmpf.encoders import tiny
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_attention import FusedAttention
-from cmpf.encoders.weights import hash_weights
 from cmpf.errors import ModelNameError, WeightsError
+from cmpf.weights.files import hash_weights
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def test_sizes_come_from_the_built_model(encoder: SAMEncoder) -> None:
     assert (encoder.input_size, encoder.embed_channels, encoder.name) == (256, 64, "sam/small")
 
 
-def test_pictures_of_any_size_are_squashed_to_the_square_input(encoder: SAMEncoder) -> None:
-    images = pictures(2, 3, 96, 160)
+def test_images_of_any_size_are_squashed_to_the_square_input(encoder: SAMEncoder) -> None:
+    images = random_images(2, 3, 96, 160)
     square = F.interpolate(images, size=(256, 256), mode="bilinear", align_corners=False)
     with torch.no_grad():
         expected = encoder.sam.image_encoder(square)
@@ -49,11 +49,11 @@ def test_the_embedding_is_that_of_segment_anything(encoder: SAMEncoder) -> None:
 
     own = fill(tiny.build_tiny_sam())
     assert type(own.image_encoder.blocks[0].attn) is Attention  # not CMPF's
-    image = (pictures(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
+    image = (random_images(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
     predictor = SamPredictor(own)
     predictor.set_image(image.numpy())
-    normalised = (image.permute(2, 0, 1).float() - own.pixel_mean) / own.pixel_std
-    found = encoder(normalised[None])
+    normalized = (image.permute(2, 0, 1).float() - own.pixel_mean) / own.pixel_std
+    found = encoder(normalized[None])
     torch.testing.assert_close(found, predictor.get_image_embedding(), atol=1e-4, rtol=1e-4)
 
 

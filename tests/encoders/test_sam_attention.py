@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.encoders import fill, pictures
+from helpers.encoders import fill, random_images
 from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders import sam_attention
 from cmpf.encoders.sam_attention import FusedAttention, fuse_attention
-from cmpf.encoders.weights import hash_weights
+from cmpf.weights.files import hash_weights
 
 DIM, HEADS, GRID = 24, 3, 8
 
@@ -58,7 +58,7 @@ def encoder(*, window: int, size: int = GRID) -> Any:
 
 
 def naive(module: Any, x: Tensor) -> Tensor:
-    """Attention of one picture (H, W, C), query by query, with tables of the right size."""
+    """Attention of one image (H, W, C), query by query, with tables of the right size."""
     height, width, channels = x.shape
     tokens = x.reshape(-1, channels)
     place = [(y, column) for y in range(height) for column in range(width)]
@@ -82,8 +82,8 @@ def naive(module: Any, x: Tensor) -> Tensor:
 @torch.no_grad()
 def test_the_bias_is_that_of_the_definition() -> None:
     reference = attention(input_size=(3, 4))
-    x = pictures(2, 3, 4, DIM)
-    expected = torch.stack([naive(reference, picture) for picture in x])
+    x = random_images(2, 3, 4, DIM)
+    expected = torch.stack([naive(reference, random_image) for random_image in x])
     torch.testing.assert_close(FusedAttention(reference)(x), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -92,16 +92,16 @@ def test_the_bias_is_that_of_the_definition() -> None:
 def test_masks_of_any_size_give_segment_anythings_result(
     monkeypatch: pytest.MonkeyPatch, numbers: int
 ) -> None:
-    # 64 tokens in 8 rows of 8: one row at a time, two, one picture, two pictures, all five.
+    # 64 tokens in 8 rows of 8: one row at a time, two, one image, two images, all five.
     monkeypatch.setitem(sam_attention.MASK_NUMBERS, "cpu", numbers)
-    reference, x = attention(), pictures(5, GRID, GRID, DIM)
+    reference, x = attention(), random_images(5, GRID, GRID, DIM)
     torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
-        (1, [(1, 8)] * 16),  # 2 pictures x 8 rows of 8 queries
+        (1, [(1, 8)] * 16),  # 2 images x 8 rows of 8 queries
         (3 * HEADS * 64 * GRID, [(1, 24), (1, 24), (1, 16)] * 2),
         (HEADS * 64 * 64, [(1, 64)] * 2),
         (1 << 30, [(2, 64)]),
@@ -121,20 +121,20 @@ def test_the_mask_never_has_more_numbers_than_allowed(
 
     monkeypatch.setitem(sam_attention.MASK_NUMBERS, "cpu", numbers)
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
-    FusedAttention(attention())(pictures(2, GRID, GRID, DIM))
+    FusedAttention(attention())(random_images(2, GRID, GRID, DIM))
     assert seen == expected
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 11), (1, 3), (13, 13)])
 @torch.no_grad()
 def test_other_sizes_than_the_tables_resize_them_as_segment_anything_does(size: tuple[int, int]) -> None:
-    reference, x = attention(), pictures(2, *size, DIM)
+    reference, x = attention(), random_images(2, *size, DIM)
     torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_attention_without_relative_positions_or_bias_is_the_same_too() -> None:
-    reference, x = attention(use_rel_pos=False, qkv_bias=False), pictures(2, GRID, GRID, DIM)
+    reference, x = attention(use_rel_pos=False, qkv_bias=False), random_images(2, GRID, GRID, DIM)
     fused = FusedAttention(reference)
     torch.testing.assert_close(fused(x), reference(x), atol=1e-5, rtol=1e-5)
     assert set(fused.state_dict()) == set(reference.state_dict())
@@ -152,7 +152,7 @@ def test_a_block_of_either_kind_equals_segment_anythings(window: int, size: tupl
     fused = copy.deepcopy(block)
     fuse_attention(fused)
     assert type(fused.attn) is FusedAttention
-    x = pictures(3, *size, DIM)
+    x = random_images(3, *size, DIM)
     torch.testing.assert_close(fused(x), block(x), atol=1e-4, rtol=1e-4)
 
 
@@ -162,7 +162,7 @@ def test_an_encoder_with_both_kinds_of_blocks_equals_segment_anythings(size: int
     reference = encoder(window=3, size=size)
     fused = copy.deepcopy(reference)
     fuse_attention(fused)
-    images = pictures(2, 3, 4 * size, 4 * size)
+    images = random_images(2, 3, 4 * size, 4 * size)
     torch.testing.assert_close(fused(images), reference(images), atol=1e-4, rtol=1e-4)
 
 
@@ -182,7 +182,7 @@ def test_every_attention_is_replaced_and_names_weights_and_hash_stay() -> None:
 def test_published_weights_load_into_the_replaced_encoder_and_take_effect() -> None:
     fused = encoder(window=3)
     fuse_attention(fused)
-    images = pictures(1, 3, 32, 32)
+    images = random_images(1, 3, 32, 32)
     with torch.no_grad():
         before = fused(images)
         other = encoder(window=3)
@@ -207,7 +207,7 @@ def test_bfloat16_autocast_is_as_near_to_float32_as_segment_anythings() -> None:
     reference = encoder(window=3)
     fused = copy.deepcopy(reference)
     fuse_attention(fused)
-    images = pictures(2, 3, 32, 32)
+    images = random_images(2, 3, 32, 32)
     expected = reference(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         own, found = reference(images), fused(images)
@@ -219,11 +219,13 @@ def test_bfloat16_autocast_is_as_near_to_float32_as_segment_anythings() -> None:
 def test_gradients_of_content_and_tables_equal_segment_anythings() -> None:
     gradients = []
     with torch.inference_mode():
-        FusedAttention(attention())(pictures(1, GRID, GRID, DIM))  # what this keeps must not stop a training
+        FusedAttention(attention())(
+            random_images(1, GRID, GRID, DIM)
+        )  # what this keeps must not stop a training
     make: list[Callable[[Any], nn.Module]] = [lambda module: module, FusedAttention]
     for kind in make:
         module = kind(attention())
-        module(pictures(2, GRID, GRID, DIM)).square().sum().backward()
+        module(random_images(2, GRID, GRID, DIM)).square().sum().backward()
         gradients.append({name: value.grad for name, value in module.named_parameters()})
     assert gradients[0].keys() == gradients[1].keys()
     for name, expected in gradients[0].items():
@@ -234,7 +236,7 @@ def test_gradients_of_content_and_tables_equal_segment_anythings() -> None:
 @torch.no_grad()
 def test_threads_share_one_module() -> None:
     module = FusedAttention(attention())
-    inputs = [pictures(1, GRID + index, GRID, DIM) for index in range(6)]
+    inputs = [random_images(1, GRID + index, GRID, DIM) for index in range(6)]
     expected = [module(x) for x in inputs]
     found: dict[int, Tensor] = {}
     sam_attention._distances.cache_clear()
@@ -260,5 +262,5 @@ def test_a_full_size_block_equals_segment_anythings(window: int) -> None:
     ).eval()
     fused = copy.deepcopy(block)
     fuse_attention(fused)
-    x = pictures(1, 64, 64, 768)
+    x = random_images(1, 64, 64, 768)
     torch.testing.assert_close(fused(x), block(x), atol=1e-4, rtol=1e-4)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.encoders import pictures, small_sam
+from helpers.encoders import random_images, small_sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,7 +98,7 @@ def test_one_point_gives_the_logits_of_segment_anythings_predictor() -> None:
     from segment_anything import SamPredictor
 
     encoder = small_sam()
-    image = (pictures(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
+    image = (random_images(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
     predictor = SamPredictor(encoder.sam)
     predictor.set_image(image.numpy())
     expected, quality, low = predictor.predict(
@@ -108,12 +108,12 @@ def test_one_point_gives_the_logits_of_segment_anythings_predictor() -> None:
     found, found_quality = proposer.masks_at(predictor.get_image_embedding(), torch.tensor([[100.0, 37.0]]))
     torch.testing.assert_close(found[0].numpy(), low, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found_quality[0].numpy(), quality, atol=1e-5, rtol=1e-5)
-    large = proposer.to_picture(found[0], (256, 256), (256, 256))
+    large = proposer.to_image(found[0], (256, 256), (256, 256))
     torch.testing.assert_close(large.numpy(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("nms_threshold", "least"), [(0.7, 1), (1.0, 3)])
-def test_a_square_picture_gives_the_masks_of_segment_anythings_generator(
+def test_a_square_image_gives_the_masks_of_segment_anythings_generator(
     nms_threshold: float, least: int
 ) -> None:
     from segment_anything import SamAutomaticMaskGenerator
@@ -121,9 +121,9 @@ def test_a_square_picture_gives_the_masks_of_segment_anythings_generator(
     encoder = small_sam()
     with torch.no_grad():
         encoder.sam.mask_decoder.output_upscaling[3].weight.mul_(30)  # logits as large as a trained SAM's
-    image = (pictures(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
-    normalised = (image.permute(2, 0, 1).float() - encoder.sam.pixel_mean) / encoder.sam.pixel_std
-    embedding = encoder(normalised[None])
+    image = (random_images(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
+    normalized = (image.permute(2, 0, 1).float() - encoder.sam.pixel_mean) / encoder.sam.pixel_std
+    embedding = encoder(normalized[None])
     proposer = SAMProposer(
         encoder=encoder, **options(iou_threshold=-9, nms_threshold=nms_threshold, max_masks=9999)
     )
@@ -144,7 +144,7 @@ def test_a_square_picture_gives_the_masks_of_segment_anythings_generator(
     assert {mask.numpy().tobytes() for mask in found} == expected
 
 
-def test_the_point_grid_covers_the_picture_without_its_padding() -> None:
+def test_the_point_grid_covers_the_image_without_its_padding() -> None:
     proposer = SAMProposer(encoder=SAMEncoder(name="fake", sam=FakeSAM(None)), **options(points_per_side=2))
     # 48 x 96 pixels inside 64 x 128: SAM's square shows them at 48 x 48 of its 64 x 64.
     grid = proposer.point_grid((64, 128), (48, 96))
@@ -180,8 +180,8 @@ def test_masks_of_low_predicted_iou_go_and_the_threshold_itself_stays() -> None:
 
 
 def test_unstable_masks_go() -> None:
-    # 8 x 8 cells of 2, two cells of -0.5 around them, -20 outside. Between cell centres logits are linear:
-    # the cut at 1 lies 0.4 of a cell outside the first centres, that at -1 lies 0.03 outside the last of the
+    # 8 x 8 cells of 2, two cells of -0.5 around them, -20 outside. Between cell centers logits are linear:
+    # the cut at 1 lies 0.4 of a cell outside the first centers, that at -1 lies 0.03 outside the last of the
     # ring: (7.8 / 11.05) ** 2 = 0.50. Cuts at 0.1 and -0.1 lie at 0.76 and 0.84: (8.52 / 8.68) ** 2 = 0.96.
     unstable = block(2, 2, 14, 14)
     unstable = torch.where(unstable > 0, torch.tensor(-0.5), unstable)
@@ -241,10 +241,10 @@ def test_no_mask_is_an_empty_result_of_the_right_size() -> None:
     assert propose(only_first(empty), stability_threshold=0.0).shape == (0, SIDE, SIDE)
 
 
-def test_logits_are_mapped_back_from_the_square_to_the_padded_picture_and_cut() -> None:
+def test_logits_are_mapped_back_from_the_square_to_the_padded_image_and_cut() -> None:
     encoder = small_sam()
     proposer = SAMProposer(encoder=encoder, **options(iou_threshold=-99, stability_threshold=0.0))
-    embedding = encoder(pictures(1, 3, 96, 160))
+    embedding = encoder(random_images(1, 3, 96, 160))
     found = proposer(embedding, padded=(96, 160), unpadded=(90, 150))
     assert found.shape[1:] == (90, 150)
     low, _ = proposer.masks_at(embedding, proposer.point_grid((96, 160), (90, 150)))
@@ -267,7 +267,7 @@ def test_random_proposals_are_sorted_distinct_and_without_small_regions(min_area
     proposer = SAMProposer(
         encoder=encoder, **options(iou_threshold=-99, stability_threshold=0.0, min_area=min_area, max_masks=7)
     )
-    found = proposer(encoder(pictures(1, 3, 128, 128)), padded=(128, 128), unpadded=(128, 128)) > 0
+    found = proposer(encoder(random_images(1, 3, 128, 128)), padded=(128, 128), unpadded=(128, 128)) > 0
     areas = found.flatten(1).sum(1)
     assert 0 < len(found) <= 7
     assert areas.tolist() == sorted(areas.tolist(), reverse=True)
@@ -282,7 +282,7 @@ def test_the_proposer_is_frozen_shares_its_encoder_and_ignores_autocast() -> Non
     proposer = SAMProposer(encoder=encoder, **options(iou_threshold=-99, stability_threshold=0.0)).train()
     assert proposer.encoder is encoder
     assert not any(module.training for module in proposer.modules())
-    embedding = encoder(pictures(1, 3, 64, 64))
+    embedding = encoder(random_images(1, 3, 64, 64))
     expected = proposer(embedding, padded=(64, 64), unpadded=(64, 64))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = proposer(embedding, padded=(64, 64), unpadded=(64, 64))

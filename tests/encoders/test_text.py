@@ -46,7 +46,7 @@ def test_there_are_the_14_templates_of_the_paper() -> None:
     assert TEMPLATES[-1].format("cat") == "There is a large cat in the scene."
 
 
-def test_an_embedding_is_the_normalised_mean_of_normalised_prompts(clip: CLIP) -> None:
+def test_an_embedding_is_the_normalized_mean_of_normalized_prompts(clip: CLIP) -> None:
     rows = []
     for name in ("cat", "traffic light"):
         single = [F.normalize(clip.encode_text([template.format(name)])[0], dim=0) for template in TEMPLATES]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cmpf.encoders.tiny_assets import ASSETS, checked_asset, expected_hash, load_checked_weights
 from cmpf.errors import WeightsError
+from cmpf.weights.assets import ASSETS, checked_asset, expected_hash, load_checked_weights
 
 NAME = "weights.safetensors"
 
@@ -31,7 +31,7 @@ def test_a_whole_file_is_loaded_as_float32_and_integers_stay(folder: Path) -> No
     assert tensors["count"].dtype == torch.int64
 
 
-def test_one_changed_byte_is_found_and_the_message_names_file_and_cure(folder: Path) -> None:
+def test_one_changed_byte_is_found_and_the_message_names_file_and_fix(folder: Path) -> None:
     content = bytearray((folder / NAME).read_bytes())
     content[-1] ^= 1
     (folder / NAME).write_bytes(content)
@@ -39,7 +39,7 @@ def test_one_changed_byte_is_found_and_the_message_names_file_and_cure(folder: P
         load_checked_weights(NAME, folder=folder)
 
 
-def test_a_missing_file_is_named_with_the_cure(folder: Path) -> None:
+def test_a_missing_file_is_named_with_the_fix(folder: Path) -> None:
     (folder / NAME).unlink()
     with pytest.raises(WeightsError, match=r"weights\.safetensors: not there\. Reinstall CMPF"):
         checked_asset(NAME, folder=folder)

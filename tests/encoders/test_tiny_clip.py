@@ -9,7 +9,6 @@ import open_clip
 import pytest
 import torch
 
-from cmpf.encoders.tiny_assets import ASSETS
 from cmpf.encoders.tiny_clip import (
     CLIP_NAME,
     CLIP_WEIGHTS,
@@ -19,6 +18,7 @@ from cmpf.encoders.tiny_clip import (
     tiny_tokenizer,
 )
 from cmpf.errors import WeightsError
+from cmpf.weights.assets import ASSETS
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_words_survive_the_shorter_list_of_merges() -> None:
     )
 
 
-def test_the_model_knows_red_from_blue_without_any_picture(model: Any) -> None:
+def test_the_model_knows_red_from_blue_without_any_image(model: Any) -> None:
     with torch.no_grad():
         red, scarlet, sky = model.encode_text(
             tiny_tokenizer()(["red circle", "scarlet circle", "sky"]), normalize=True

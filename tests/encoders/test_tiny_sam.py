@@ -9,9 +9,9 @@ import pytest
 import segment_anything.modeling
 import torch
 
-from cmpf.encoders.tiny_assets import ASSETS
 from cmpf.encoders.tiny_sam import SAM_WEIGHTS, build_tiny_sam, load_tiny_sam
 from cmpf.errors import WeightsError
+from cmpf.weights.assets import ASSETS
 
 
 def test_it_is_segment_anythings_own_class_with_the_sizes_of_its_docstring() -> None:

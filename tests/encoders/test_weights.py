@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cmpf.encoders.weights import cache_folder, file_sha256, hash_weights, load_weights, read_weights, summary
 from cmpf.errors import WeightsError
+from cmpf.weights.files import cache_folder, file_sha256, hash_weights, load_weights, read_weights, summary
 
 
 def test_the_cache_folder_is_cmpf_cache_or_lies_in_the_hugging_face_home(

@@ -131,7 +131,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 from cmpf.engine import checkpoints
-from cmpf.files import replacing
+from cmpf.common.files import replacing
 
 def die_halfway(path, content):
     Path(path).write_bytes(content[: len(content) // 2])

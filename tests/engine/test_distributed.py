@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 from cmpf.errors import TrainingError
 
 

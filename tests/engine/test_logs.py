@@ -54,7 +54,7 @@ def test_a_second_run_appends_and_nothing_stays_installed(tmp_path: Path) -> Non
 def test_other_processes_than_the_first_write_a_file_of_their_own_and_are_silent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cmpf.engine.distributed.rank", lambda: 2)
+    monkeypatch.setattr("cmpf.common.distributed.rank", lambda: 2)
     with logging_to(tmp_path) as logger:
         logger.warning("hello")
     assert capsys.readouterr().out == ""

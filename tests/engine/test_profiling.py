@@ -17,12 +17,12 @@ def test_steps_are_split_into_sections_and_traced(tmp_path: Path) -> None:
     profile = profile_training(
         trainer, iterations=2, parts={"frozen encoders": (model.frozen, "forward")}, folder=tmp_path
     )
-    assert list(profile.seconds) == ["data", "frozen encoders", "decoder", "backward", "optimiser", "other"]
+    assert list(profile.seconds) == ["data", "frozen encoders", "decoder", "backward", "optimizer", "other"]
     assert all(seconds >= 0 for seconds in profile.seconds.values())
     assert sum(profile.seconds.values()) == pytest.approx(profile.total)
     names = {event.get("name") for event in json.loads((tmp_path / TRACE_FILE).read_text())["traceEvents"]}
-    assert {"data", "frozen encoders", "decoder", "backward", "optimiser"} <= names
-    assert profile.pictures == 2  # of a batch
+    assert {"data", "frozen encoders", "decoder", "backward", "optimizer"} <= names
+    assert profile.images == 2  # of a batch
     assert trainer.loader.state_dict() == {"position": 6}  # 2 to warm up, 2 measured, 2 traced
     assert "forward" not in vars(model.frozen)  # methods are as they were
     assert not trainer.step.watch.running
@@ -73,18 +73,18 @@ def test_an_evaluation_is_split_into_sections_and_goes_round_a_small_dataset(tmp
     )
     assert list(profile.seconds) == ["data", "frozen encoders", "post-processing", "evaluators", "other"]
     assert sum(profile.seconds.values()) == pytest.approx(profile.total)
-    # Two steps to warm up, three measured, two traced: batches of 2, 1 | 2, 1, 2 | 1, 2 pictures.
+    # Two steps to warm up, three measured, two traced: batches of 2, 1 | 2, 1, 2 | 1, 2 images.
     assert [samples for samples, _ in watcher.seen] == [[1, 2], [3]] * 3 + [[1, 2]]
     assert all(outputs == [2 * number for number in samples] for samples, outputs in watcher.seen)
-    assert profile.pictures == pytest.approx((2 + 1 + 2) / 3)
+    assert profile.images == pytest.approx((2 + 1 + 2) / 3)
     names = {event.get("name") for event in json.loads((tmp_path / TRACE_FILE).read_text())["traceEvents"]}
     assert {"data", "frozen encoders", "post-processing", "evaluators"} <= names
 
 
 def test_the_table_has_a_line_a_section() -> None:
-    table = Profile(iterations=4, seconds={"data": 0.03, "backward": 0.07}, total=0.1, pictures=2).table()
+    table = Profile(iterations=4, seconds={"data": 0.03, "backward": 0.07}, total=0.1, images=2).table()
     assert [line.split() for line in table.splitlines()] == [
-        ["mean", "of", "4", "steps,", "20", "pictures", "a", "second"],  # 2 pictures in 0.1 s
+        ["mean", "of", "4", "steps,", "20", "images", "a", "second"],  # 2 images in 0.1 s
         ["section", "ms", "share"],
         ["data", "30.00", "30.0%"],
         ["backward", "70.00", "70.0%"],

@@ -66,7 +66,7 @@ def test_preserved_rng_hides_what_happens_inside_even_an_error() -> None:
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    monkeypatch.setattr("cmpf.engine.distributed.rank", lambda: rank)
+    monkeypatch.setattr("cmpf.common.distributed.rank", lambda: rank)
 
 
 def draws() -> tuple[float, float, float]:

@@ -40,7 +40,7 @@ def test_gradients_are_clipped_by_their_common_norm() -> None:
     # gradient (3, 4) has norm 5; clipped to 0.5 it is (0.3, 0.4), and the rate is 1
     assert result.grad_norm == pytest.approx(5.0)
     assert [model.a.item(), model.b.item()] == pytest.approx([-0.3, -0.4])
-    assert result.fault == ""
+    assert result.issue == ""
 
 
 def test_gradients_below_the_limit_stay() -> None:
@@ -71,12 +71,12 @@ def test_gradients_do_not_add_up_over_steps() -> None:
 def test_a_loss_that_is_not_finite_moves_nothing_and_is_named() -> None:
     model, step = make(clip_norm=1.0)
     result = step(float("inf"))  # 0 * inf = nan
-    assert result.fault == "loss_a = nan, loss_b = nan"
+    assert result.issue == "loss_a = nan, loss_b = nan"
     assert math.isnan(result.grad_norm)
     assert [model.a.item(), model.b.item()] == [0.0, 0.0]
 
 
-def test_a_long_list_of_faults_is_cut() -> None:
+def test_a_long_list_of_issues_is_cut() -> None:
     class Many(Weights):
         def forward(self, batch: Any) -> dict[str, Tensor]:
             return {f"loss_{i}": self.a.sum() + math.inf for i in range(5)}
@@ -84,10 +84,10 @@ def test_a_long_list_of_faults_is_cut() -> None:
     model = Many()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     result = TrainStep(forward=PlainForward(model), optimizer=optimizer, amp=False, clip_norm=1.0)(None)
-    assert result.fault == "loss_0 = inf, loss_1 = inf, loss_2 = inf and 2 more"
+    assert result.issue == "loss_0 = inf, loss_1 = inf, loss_2 = inf and 2 more"
 
 
-def test_an_overflow_of_a_scaled_gradient_is_left_out_without_being_a_fault(
+def test_an_overflow_of_a_scaled_gradient_is_left_out_without_being_an_issue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cmpf.engine.precision.lowest_precision", lambda device: torch.float16)
@@ -95,7 +95,7 @@ def test_an_overflow_of_a_scaled_gradient_is_left_out_without_being_a_fault(
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     step = TrainStep(forward=PlainForward(model), optimizer=optimizer, amp=True, clip_norm=math.inf)
     result = step(3e38)  # the losses are 0, their slopes overflow once multiplied by the scale
-    assert result.fault == ""
+    assert result.issue == ""
     assert math.isinf(result.grad_norm)
     assert [model.a.item(), model.b.item()] == [0.0, 0.0]
     assert step(1.0).grad_norm == pytest.approx(5.0)
@@ -111,7 +111,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_is_named() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     result = TrainStep(forward=PlainForward(model), optimizer=optimizer, amp=False, clip_norm=1.0)(None)
     assert result.losses == {"loss": 0.0}
-    assert result.fault == "gradient norm = inf"
+    assert result.issue == "gradient norm = inf"
     assert [model.a.item(), model.b.item()] == [0.0, 0.0]
 
 
@@ -137,25 +137,25 @@ def in_parts(numbers: list[float], parts: int) -> tuple[float, dict[str, float],
         accumulation_steps=parts,
     )
     result = step(numbers)
-    return model.weight.item(), result.losses, result.fault
+    return model.weight.item(), result.losses, result.issue
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
 def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(parts: int) -> None:
     # The mean of 1, 2, 3 and 10 is 4; rate 1 takes the weight from 1 to -3.
-    weight, losses, fault = in_parts([1.0, 2.0, 3.0, 10.0], parts)
+    weight, losses, issue = in_parts([1.0, 2.0, 3.0, 10.0], parts)
     assert weight == pytest.approx(-3.0)
     assert losses == {"loss": pytest.approx(4.0)}
-    assert fault == ""
+    assert issue == ""
 
 
 @pytest.mark.parametrize("bad", [0, 3])
 def test_a_part_that_is_not_finite_leaves_the_whole_step_out(bad: int) -> None:
     numbers = [1.0] * 4
     numbers[bad] = math.nan
-    weight, _, fault = in_parts(numbers, 2)
+    weight, _, issue = in_parts(numbers, 2)
     assert weight == 1.0
-    assert fault == "loss = nan"
+    assert issue == "loss = nan"
 
 
 def test_parts_are_of_equal_length_or_one_longer() -> None:
@@ -163,10 +163,10 @@ def test_parts_are_of_equal_length_or_one_longer() -> None:
     assert split("anything", 1) == ["anything"]
 
 
-def test_more_parts_than_pictures_are_refused() -> None:
-    with pytest.raises(TrainingError, match=r"ACCUMULATION_STEPS 3: each process has 2 pictures"):
+def test_more_parts_than_images_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r"ACCUMULATION_STEPS 3: each process has 2 images"):
         split([1, 2], 3)
-    with pytest.raises(TrainingError, match="each process has 1 pictures"):
+    with pytest.raises(TrainingError, match="each process has 1 images"):
         split(7, 2)
 
 

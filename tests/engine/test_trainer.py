@@ -244,7 +244,7 @@ def test_a_step_with_a_loss_that_is_not_finite_is_left_out(
     with caplog.at_level(logging.WARNING):
         assert trainer.train().finished
     assert (
-        "iteration 2: loss_ce = nan; step left out (1 of 10 in a row). Pictures: 1_0.jpg, 1_1.jpg"
+        "iteration 2: loss_ce = nan; step left out (1 of 10 in a row). Images: 1_0.jpg, 1_1.jpg"
         in caplog.text
     )
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
@@ -252,7 +252,7 @@ def test_a_step_with_a_loss_that_is_not_finite_is_left_out(
     assert set(steps) == {2.0}  # 3 iterations less the one left out
 
 
-def test_ten_bad_losses_in_a_row_end_the_training_and_leave_a_checkpoint_and_the_pictures_names(
+def test_ten_bad_losses_in_a_row_end_the_training_and_leave_a_checkpoint_and_the_images_names(
     tmp_path: Path,
 ) -> None:
     trainer = toy_trainer(tmp_path, max_iter=30, loader=spoil(1, *range(3, 13)))
@@ -262,7 +262,7 @@ def test_ten_bad_losses_in_a_row_end_the_training_and_leave_a_checkpoint_and_the
     assert "in iteration 13 (loss_ce = nan)" in str(caught.value)
     assert "12_0.jpg, 12_1.jpg" in str(caught.value)
     failed = json.loads((tmp_path / "failed_batch.json").read_text())
-    assert failed["pictures"] == [{"file_name": "12_0.jpg"}, {"file_name": "12_1.jpg"}]
+    assert failed["images"] == [{"file_name": "12_0.jpg"}, {"file_name": "12_1.jpg"}]
     again = toy_trainer(tmp_path, max_iter=30)
     assert again.resume()
     assert again.iteration == 13
@@ -274,20 +274,20 @@ def test_nine_bad_losses_in_a_row_are_survived(tmp_path: Path) -> None:
     assert trainer.train().finished
 
 
-def test_a_fault_that_the_model_reports_names_iteration_and_pictures(tmp_path: Path) -> None:
-    class Faulty(ToyModel):
+def test_a_fault_that_the_model_reports_names_iteration_and_images(tmp_path: Path) -> None:
+    class Issuey(ToyModel):
         def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
             if batch[0]["file_name"].startswith("2_"):
                 raise TrainingError("matching cost mask is not finite")
             return super().forward(batch)
 
-    trainer = toy_trainer(tmp_path, model=Faulty())
+    trainer = toy_trainer(tmp_path, model=Issuey())
     with pytest.raises(
         TrainingError, match=r"iteration 3: matching cost mask is not finite.*2_0.jpg, 2_1.jpg"
     ):
         trainer.train()
     assert (tmp_path / "failed_batch.json").exists()
-    again = toy_trainer(tmp_path, model=Faulty())
+    again = toy_trainer(tmp_path, model=Issuey())
     assert again.resume()
     assert again.iteration == 2
     assert again.train().finished  # resuming goes on with the batch after the bad one
@@ -369,7 +369,7 @@ def test_averaging_changes_no_weight_of_the_training(tmp_path: Path) -> None:
     assert fingerprint(averaged) == expected
 
 
-def test_pictures_are_drawn_in_evaluation_mode_at_each_evaluation_period_and_leave_no_trace(
+def test_images_are_drawn_in_evaluation_mode_at_each_evaluation_period_and_leave_no_trace(
     tmp_path: Path,
 ) -> None:
     plain = toy_trainer(tmp_path / "plain", max_iter=5)
@@ -378,8 +378,8 @@ def test_pictures_are_drawn_in_evaluation_mode_at_each_evaluation_period_and_lea
     heard = []
 
     class Eyes(Writer):
-        def pictures(self, iteration: int, pictures: Any) -> None:
-            heard.append((iteration, dict(pictures)))
+        def images(self, iteration: int, images: Any) -> None:
+            heard.append((iteration, dict(images)))
 
     def draw(batch: Any) -> Any:
         torch.rand(3)

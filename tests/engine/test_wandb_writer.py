@@ -40,8 +40,8 @@ class FakeWandb:
         self.opened.append(arguments)
         return SimpleNamespace(id=arguments["id"] or "run7", log=self._log, finish=self._finish)
 
-    def Image(self, picture: Any) -> Any:
-        return ("image", picture.shape)
+    def Image(self, image: Any) -> Any:
+        return ("image", image.shape)
 
     def _log(self, values: dict[str, Any], step: int) -> None:
         self.logged.append((step, values))
@@ -57,7 +57,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     return fake
 
 
-def test_curves_results_and_pictures_reach_the_run(wandb: FakeWandb, tmp_path: Path) -> None:
+def test_curves_results_and_images_reach_the_run(wandb: FakeWandb, tmp_path: Path) -> None:
     folder = tmp_path / "first try"
     folder.mkdir()
     writer = WandbWriter(folder, project="masks", config={"SEED": 1})
@@ -65,7 +65,7 @@ def test_curves_results_and_pictures_reach_the_run(wandb: FakeWandb, tmp_path: P
     writer.start(0, 40)
     writer.summary(RECORD)
     writer.results(20, {"val/panoptic/PQ": 50.0})
-    writer.pictures(20, {"training/picture_0": np.zeros((2, 4, 3), np.uint8)})
+    writer.images(20, {"training/image_0": np.zeros((2, 4, 3), np.uint8)})
     writer.close()
     opened = wandb.opened[0]
     assert (opened["project"], opened["name"], opened["config"]) == ("masks", "first try", {"SEED": 1})
@@ -83,7 +83,7 @@ def test_curves_results_and_pictures_reach_the_run(wandb: FakeWandb, tmp_path: P
             },
         ),
         (20, {"val/panoptic/PQ": 50.0}),
-        (20, {"training/picture_0": ("image", (2, 4, 3))}),
+        (20, {"training/image_0": ("image", (2, 4, 3))}),
     ]
     assert wandb.finished == 1
 
@@ -96,7 +96,7 @@ def test_a_resumed_training_goes_on_with_its_run_and_a_new_one_begins_another(
     assert [opened["id"] for opened in wandb.opened] == [None, "run7", None]
 
 
-def test_without_the_package_the_cure_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_package_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
         ConfigError, match="WANDB_PROJECT is 'masks', but wandb is not installed: pip install"

@@ -115,17 +115,17 @@ def test_the_usual_set_of_writers(tmp_path: Path, terminal: bool, tensorboard: b
         writer.close()
 
 
-def test_pictures_and_memory_reach_tensorboard(tmp_path: Path) -> None:
+def test_images_and_memory_reach_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     writer = TensorBoardWriter(tmp_path)
     writer.start(0, 1000)
     writer.summary(RECORD)
-    writer.pictures(40, {"training/picture_0": np.full((4, 6, 3), 200, np.uint8)})
+    writer.images(40, {"training/image_0": np.full((4, 6, 3), 200, np.uint8)})
     writer.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    image = events.Images("training/picture_0")[0]
+    image = events.Images("training/image_0")[0]
     assert (image.step, image.width, image.height) == (40, 6, 4)
     assert events.Scalars("memory/max_mb")[0].value == pytest.approx(512.4)
 

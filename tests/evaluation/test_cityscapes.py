@@ -65,7 +65,7 @@ def test_a_hand_worked_street(tmp_path: Path) -> None:
     assert math.isnan(got["segm"]["AP-road"])
 
 
-def test_a_detection_on_unlabelled_pixels_costs_nothing(tmp_path: Path) -> None:
+def test_a_detection_on_unlabeled_pixels_costs_nothing(tmp_path: Path) -> None:
     truth = street()
     truth[30:40, 30:60] = IGNORED
     found = truth == 1000 * CAR
@@ -79,7 +79,7 @@ def test_a_detection_on_unlabelled_pixels_costs_nothing(tmp_path: Path) -> None:
     assert got["segm"]["AP-car"] == pytest.approx(100)
     judge.process([sample], [prediction(classes(truth), (found, CAR, 0.5), (~found, CAR, 0.9))])
     # One wrong before one right gives the points (recall, precision) (1, 1/2), (0, 0) and an added (0, 1). Each
-    # weighs half the distance between its neighbours' recalls: 1/2 * (1 - 0) / 2 + 0 * (1 - 0) / 2 + 1 * 0 = 1/4.
+    # weighs half the distance between its neighbors' recalls: 1/2 * (1 - 0) / 2 + 0 * (1 - 0) / 2 + 1 * 0 = 1/4.
     assert judge.evaluate()["segm"]["AP-car"] == pytest.approx(25)
 
 
@@ -149,6 +149,6 @@ def test_what_the_script_complains_of_is_an_error_and_no_exit(tmp_path: Path) ->
     judge = CityscapesEvaluator(class_names=NAMES, instance=False)
     judge.process([sample], [output])
     damaged = Path(sample["sem_seg_file_name"].replace("labelTrainIds", "labelIds"))
-    damaged.write_bytes(b"no picture")
+    damaged.write_bytes(b"no image")
     with pytest.raises(EvaluationError, match=r"evaluation stopped: Unable to load .*_labelIds\.png"):
         judge.evaluate()

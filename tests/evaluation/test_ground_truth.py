@@ -18,7 +18,7 @@ def test_panoptic_ids_survive_the_file(tmp_path: Path) -> None:
     assert read_panoptic_png(write_ids(tmp_path / "a.png", ids)).tolist() == ids.tolist()
 
 
-def test_a_grey_panoptic_png_holds_plain_ids(tmp_path: Path) -> None:
+def test_a_gray_panoptic_png_holds_plain_ids(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 3]], dtype=np.uint8)).save(tmp_path / "a.png")
     assert read_panoptic_png(tmp_path / "a.png").tolist() == [[0, 3]]
 
@@ -32,18 +32,16 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "half.png"
     write_ids(path, np.random.default_rng(0).integers(0, 1 << 24, (40, 40)))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(EvaluationError, match=r"half\.png: cannot be read as a picture"):
+    with pytest.raises(EvaluationError, match=r"half\.png: cannot be read as an image"):
         read_panoptic_png(path)
-    path.write_text("no picture")
-    with pytest.raises(EvaluationError, match=r"half\.png: cannot be read as a picture"):
+    path.write_text("no image")
+    with pytest.raises(EvaluationError, match=r"half\.png: cannot be read as an image"):
         read_panoptic_png(path)
 
 
-def test_a_colour_picture_is_no_label_picture(tmp_path: Path) -> None:
-    path = write_ids(tmp_path / "colour.png", np.ones((2, 2), dtype=np.int64))
-    with pytest.raises(
-        EvaluationError, match=r"colour\.png: a label picture has one channel, this one has 3"
-    ):
+def test_a_color_image_is_no_label_map(tmp_path: Path) -> None:
+    path = write_ids(tmp_path / "color.png", np.ones((2, 2), dtype=np.int64))
+    with pytest.raises(EvaluationError, match=r"color\.png: a label map has one channel, this one has 3"):
         read_class_labels(path, num_classes=3, ignore_label=255)
 
 

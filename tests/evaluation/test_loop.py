@@ -90,5 +90,5 @@ def test_memory_stays_flat_over_2000_images(tmp_path: Path, kind: str) -> None:
     finally:
         tracemalloc.stop()
     assert max(value for metrics in results.values() for value in metrics.values()) == 100
-    # A picture of 32 x 32 ids takes 8 KB; what is kept of an image is a few arrays of a few numbers.
+    # An image of 32 x 32 ids takes 8 KB; what is kept of an image is a few arrays of a few numbers.
     assert (held[1] - held[0]) / 1899 < 2048

@@ -60,10 +60,10 @@ def precision_at_half(image: dict[str, Any], *detections: tuple[int, int, float]
 
 def test_false_detections_count_only_in_classes_that_the_image_was_searched_for() -> None:
     # One ant, found with score 0.5; a wrong ant and a wrong bee with higher scores.
-    # Not labelled for bees: the bee is not looked at. The ant halves the precision: 1 right of 2.
+    # Not labeled for bees: the bee is not looked at. The ant halves the precision: 1 right of 2.
     wrong = (10, 0, 0.9), (10, 1, 0.8), (0, 0, 0.5)
     assert precision_at_half(sample([0]), *wrong)["AP-ant"] == pytest.approx(50)
-    # Ants are not labelled exhaustively: the wrong one may be right, and is left out.
+    # Ants are not labeled exhaustively: the wrong one may be right, and is left out.
     assert precision_at_half(sample([0], not_exhaustive_category_ids=[0]), *wrong)["AP-ant"] == pytest.approx(
         100
     )

@@ -25,7 +25,7 @@ def proposals(*masks: list[list[int]]) -> ModelResult:
     return {"proposals": torch.tensor(masks, dtype=torch.bool)}
 
 
-def test_a_hand_worked_picture(tmp_path: Path) -> None:
+def test_a_hand_worked_image(tmp_path: Path) -> None:
     truth = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 3, 3]])
     sample = panoptic_sample(tmp_path, truth, [segment(1, 0), segment(2, 0), segment(3, 1)])
     judge = evaluator()
@@ -82,7 +82,7 @@ def test_a_label_map_translates_semantic_truth(tmp_path: Path) -> None:
     assert (got["recall_50-cat"], got["recall_50-dog"]) == (100, 0)
 
 
-def test_random_pictures_agree_with_pairs_of_masks() -> None:
+def test_random_images_agree_with_pairs_of_masks() -> None:
     generator = np.random.default_rng(2)
     ids, infos = random_panoptic(generator, size=(40, 50), classes=3, crowds=False)
     masks = generator.random((7, 40, 50)) < 0.5
@@ -97,7 +97,7 @@ def test_random_pictures_agree_with_pairs_of_masks() -> None:
     assert got.tolist() == pytest.approx(expected)
 
 
-def test_pictures_larger_than_one_portion_are_counted_whole() -> None:
+def test_images_larger_than_one_portion_are_counted_whole() -> None:
     places = torch.zeros(300, 400, dtype=torch.int64)  # 120,000 pixels, portions have 65,536
     places[:, :200] = 1
     mask = torch.zeros(1, 300, 400, dtype=torch.bool)

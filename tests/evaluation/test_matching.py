@@ -93,9 +93,9 @@ def test_large_ids_in_any_order_are_matched() -> None:
 
 
 def test_ids_that_are_not_listed_are_named() -> None:
-    with pytest.raises(EvaluationError, match=r"prediction picture holds ids \[6\]"):
+    with pytest.raises(EvaluationError, match=r"prediction image holds ids \[6\]"):
         match_segments(row(1, 1), [segment(1, 0)], row(6, 1), [segment(1, 0)])
-    with pytest.raises(EvaluationError, match=r"ground truth picture holds ids \[44\]"):
+    with pytest.raises(EvaluationError, match=r"ground truth image holds ids \[44\]"):
         match_segments(row(1, 44), [segment(1, 0)], row(1, 1), [segment(1, 0)])
     with pytest.raises(EvaluationError, match=r"holds ids \[-1\]"):
         match_segments(row(1, 1), [segment(1, 0)], row(-1, 1), [segment(1, 0)])

@@ -19,7 +19,7 @@ def evaluator(seen: tuple[bool, ...] | None = None) -> PanopticEvaluator:
     return PanopticEvaluator(class_names=NAMES, is_thing=(True, True, False), seen=seen)
 
 
-def test_a_hand_worked_picture(tmp_path: Path) -> None:
+def test_a_hand_worked_image(tmp_path: Path) -> None:
     truth = np.array([[1, 1, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3]])
     guess = np.array([[1, 1, 1, 0, 2, 2], [3, 3, 3, 3, 3, 3]])
     sample = panoptic_sample(tmp_path, truth, [segment(1, 0), segment(2, 0), segment(3, 2)])
@@ -48,7 +48,7 @@ def test_a_perfect_prediction_scores_100(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crowds", [False, True])
-def test_random_pictures_agree_with_the_definition_read_aloud(tmp_path: Path, crowds: bool) -> None:
+def test_random_images_agree_with_the_definition_read_aloud(tmp_path: Path, crowds: bool) -> None:
     generator = np.random.default_rng(3)
     pairs, judge = [], evaluator(seen=(True, False, True))
     for number in range(40):
@@ -126,7 +126,7 @@ def test_an_unknown_class_is_an_error_that_names_the_file(tmp_path: Path) -> Non
 def test_unlisted_ids_are_an_error_that_names_the_file(tmp_path: Path) -> None:
     ids = np.ones((2, 2), dtype=np.int64)
     sample = panoptic_sample(tmp_path, ids, [segment(1, 0)])
-    with pytest.raises(EvaluationError, match=r"1\.png: prediction picture holds ids \[1\]"):
+    with pytest.raises(EvaluationError, match=r"1\.png: prediction image holds ids \[1\]"):
         evaluator().process([sample], [panoptic_output(ids, [])])
 
 

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from cmpf.errors import EvaluationError
-from cmpf.evaluation.run_lengths import to_rle
+from cmpf.formats.run_lengths import to_rle
 
 # Columns 1 and 2 of 3 x 4 pixels: run lengths go down the columns, 3 zeros, 6 ones, 3 zeros.
 FORMS = (

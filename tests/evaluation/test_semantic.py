@@ -41,7 +41,7 @@ def naive(pairs: list, classes: list[int]) -> dict[str, float]:
     return {name: 100 * float(np.mean(v)) if v else math.nan for name, v in means.items()}
 
 
-def test_a_hand_worked_picture(tmp_path: Path) -> None:
+def test_a_hand_worked_image(tmp_path: Path) -> None:
     truth = np.array([[0, 0, 0, 0, 1, 1, 255, 255]], dtype=np.uint8)
     judge = evaluator(seen=(True, False, True, True))
     judge.process([semantic_sample(tmp_path, truth)], [labels([[0, 0, 0, 1, 1, 2, 0, 3]])])
@@ -60,7 +60,7 @@ def test_a_hand_worked_picture(tmp_path: Path) -> None:
     assert all(math.isnan(got[name]) for name in ("IoU-bird", "ACC-tree"))
 
 
-def test_random_pictures_agree_with_sets_of_pixels(tmp_path: Path) -> None:
+def test_random_images_agree_with_sets_of_pixels(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     pairs, judge = [], evaluator(seen=(True, True, False, False))
     for number in range(12):
@@ -101,12 +101,12 @@ def test_sixteen_bit_labels_and_many_classes(tmp_path: Path, ending: str) -> Non
     assert got["mIoU_union"] == got["mIoU"]
 
 
-def test_palette_pictures_are_read_by_index(tmp_path: Path) -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([200, 10, 10, 7, 7, 7])
-    picture.putdata([1, 0])
+def test_palette_images_are_read_by_index(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 10, 10, 7, 7, 7])
+    image.putdata([1, 0])
     sample = semantic_sample(tmp_path, np.zeros((1, 2), dtype=np.uint8))
-    picture.save(sample["sem_seg_file_name"])
+    image.save(sample["sem_seg_file_name"])
     judge = evaluator()
     judge.process([sample], [labels([[1, 0]])])
     assert judge.evaluate()["sem_seg"]["pACC"] == 100

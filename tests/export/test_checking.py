@@ -14,7 +14,7 @@ from cmpf.predictor import Predictor
 
 
 class Changed(NetworkRunner):
-    """The network with a fault."""
+    """The network with an issue."""
 
     def __init__(self, predictor: Predictor, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__(predictor)

@@ -66,7 +66,7 @@ def test_the_report_shows_file_size_and_agreement(report: ExportReport) -> None:
     assert str(report).count("largest difference") == 4
 
 
-# K = T and T > K, one class, the smallest picture, SAM's own input size, a wide one, padding.
+# K = T and T > K, one class, the smallest image, SAM's own input size, a wide one, padding.
 @pytest.mark.parametrize(
     ("size", "synonyms", "classes", "padding"),
     [
@@ -140,7 +140,7 @@ def test_what_is_left_out_names_the_ensemble_the_text_tower_and_what_is_fixed(pr
         "text tower",
         "post-processing",
         "alpha 0.4, beta 0.8",
-        "one picture size",
+        "one image size",
     ):
         assert part in text
-    assert "one picture size" not in "\n".join(left_out(predictor, dynamic=True))
+    assert "one image size" not in "\n".join(left_out(predictor, dynamic=True))

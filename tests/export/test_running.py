@@ -7,16 +7,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from helpers.exported import NetworkRunner, small_predictor
-from helpers.tiny_model import picture
+from helpers.tiny_model import random_image
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cmpf.build import load_predictor
 from cmpf.data import Vocabulary
 from cmpf.errors import CMPFError, WeightsError
 from cmpf.export import running
 from cmpf.export.running import ExportedModel, load_exported
 from cmpf.export.words import TextTower, save_words
+from cmpf.factory import load_predictor
 from cmpf.model import CMPF
 from cmpf.predictor import Predictor
 
@@ -24,7 +24,7 @@ WORDS = ["red circle", "dog, puppy", "sky"]
 
 
 def array(height: int, width: int) -> NDArray[np.uint8]:
-    return picture(height, width).permute(1, 2, 0).numpy()
+    return random_image(height, width).permute(1, 2, 0).numpy()
 
 
 def exported(predictor: Predictor, *, size: tuple[int, int] | None = None) -> tuple[Predictor, NetworkRunner]:
@@ -63,20 +63,20 @@ def test_results_are_those_without_the_mask_ensemble_which_cannot_be_asked_for()
         copy.predict(array(70, 100), WORDS, ensemble=True)
 
 
-def test_pictures_of_a_list_each_get_their_own_padding() -> None:
+def test_images_of_a_list_each_get_their_own_padding() -> None:
     copy, runner = exported(small_predictor())
     found = copy.predict([array(70, 100), array(96, 96)], WORDS, batch_size=2)
     assert [p.semantic.shape for p in found] == [(70, 100), (96, 96)]
     assert runner.sizes == [(96, 160), (96, 96)]  # 70 x 100 -> 96 x 137
 
 
-def test_a_narrow_picture_is_padded_to_the_smallest_size() -> None:
+def test_a_narrow_image_is_padded_to_the_smallest_size() -> None:
     copy, runner = exported(small_predictor())
     assert copy.predict(array(400, 20), WORDS).semantic.shape == (400, 20)
     assert runner.sizes == [(160, 64)]  # 400 x 20 -> 160 x 8
 
 
-def test_pictures_are_made_smaller_for_a_program_of_one_size() -> None:
+def test_images_are_made_smaller_for_a_program_of_one_size() -> None:
     copy, runner = exported(small_predictor(), size=(96, 128))
     for shape in ((300, 200), (50, 160), (96, 128)):
         assert copy.predict(array(*shape), WORDS).semantic.shape == shape

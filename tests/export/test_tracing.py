@@ -10,9 +10,9 @@ from cmpf.export.network import INPUTS, ExportNetwork
 from cmpf.export.tracing import check_size, example_inputs
 
 
-@pytest.mark.parametrize(("size", "cure"), [((100, 128), "128 is near 100"), ((64, 32), "64 is near 32")])
-def test_a_size_that_does_not_fit_is_named_with_one_that_does(size: tuple[int, int], cure: str) -> None:
-    with pytest.raises(ConfigError, match=f"image size {size[0]} x {size[1]}: .*multiples of 32.*{cure}"):
+@pytest.mark.parametrize(("size", "fix"), [((100, 128), "128 is near 100"), ((64, 32), "64 is near 32")])
+def test_a_size_that_does_not_fit_is_named_with_one_that_does(size: tuple[int, int], fix: str) -> None:
+    with pytest.raises(ConfigError, match=f"image size {size[0]} x {size[1]}: .*multiples of 32.*{fix}"):
         check_size(size)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.exported import needs_onnx, small_predictor
-from helpers.tiny_model import picture
+from helpers.tiny_model import random_image
 from PIL import Image
 
 import cmpf.export
@@ -59,7 +59,7 @@ def test_every_kind_of_model_can_be_exported(
 @needs_onnx
 def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(picture(120, 160).permute(1, 2, 0).numpy()).save("street.jpg")
+    Image.fromarray(random_image(120, 160).permute(1, 2, 0).numpy()).save("street.jpg")
     example = re.search(r"\n((?:    .*\n)+)", cmpf.export.__doc__ or "")
     assert example is not None
     names: dict[str, Any] = {}

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What stands around the published network, written out plainly: pictures, words, CLIP's opinion, results."""
+"""What stands around the published network, written out plainly: images, words, CLIP's opinion, results."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TEMPLATES = [
 ]
 
 
-def normalised(
+def normalized(
     image: Tensor, mean: tuple[float, ...], std: tuple[float, ...], padded: tuple[int, int]
 ) -> Tensor:
-    """(1, 3, *padded) float32; zeros are put around the picture after it is normalised."""
+    """(1, 3, *padded) float32; zeros are put around the image after it is normalized."""
     canvas = torch.zeros(1, 3, *padded)
     for channel in range(3):
         values = (image[channel].float() - mean[channel]) / std[channel]
@@ -40,7 +40,7 @@ def frozen_maps(
     image: Tensor, padded: tuple[int, int], visual: Any, sam: Any
 ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
     """CLIP's maps res2..res5, the map that is pooled, and SAM's embedding (None = no SAM); without batch."""
-    x = normalised(image, CLIP_MEAN, CLIP_STD, padded)
+    x = normalized(image, CLIP_MEAN, CLIP_STD, padded)
     levels = {}
     if hasattr(visual, "trunk"):
         x = visual.trunk.stem(x)
@@ -58,7 +58,7 @@ def frozen_maps(
     if sam is None:
         return levels, dense[0], None
     side = sam.image_encoder.img_size
-    square = F.interpolate(normalised(image, SAM_MEAN, SAM_STD, padded), size=(side, side), mode="bilinear")
+    square = F.interpolate(normalized(image, SAM_MEAN, SAM_STD, padded), size=(side, side), mode="bilinear")
     return levels, dense[0], sam.image_encoder(square)[0]
 
 

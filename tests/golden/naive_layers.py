@@ -53,14 +53,14 @@ def linear(x: Tensor, w: Weights) -> Tensor:
 
 
 def layer_norm(x: Tensor, w: Weights) -> Tensor:
-    centred = x - x.mean(dim=-1, keepdim=True)
-    return centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * w("weight") + w("bias")
+    centerd = x - x.mean(dim=-1, keepdim=True)
+    return centerd / (centerd.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * w("weight") + w("bias")
 
 
 def group_norm(x_Chw: Tensor, w: Weights, groups: int) -> Tensor:
     grouped = x_Chw.reshape(groups, -1)
-    centred = grouped - grouped.mean(dim=1, keepdim=True)
-    normal = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+    centerd = grouped - grouped.mean(dim=1, keepdim=True)
+    normal = centerd / (centerd.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
     return normal.view(x_Chw.shape) * w("weight")[:, None, None] + w("bias")[:, None, None]
 
 
@@ -103,8 +103,8 @@ def sine_positions(h: int, w: int, dim: int) -> Tensor:
     return result.view(h * w, dim)
 
 
-def centres(h: int, w: int) -> Tensor:
-    """(h * w, 2) x and y of the cells' centres."""
+def centers(h: int, w: int) -> Tensor:
+    """(h * w, 2) x and y of the cells' centers."""
     rows = [((x + 0.5) / w, (y + 0.5) / h) for y in range(h) for x in range(w)]
     return torch.tensor(rows, dtype=torch.float64)
 

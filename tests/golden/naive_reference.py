@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The published network, written out plainly: one picture, float64, weights under the published names.
+"""The published network, written out plainly: one image, float64, weights under the published names.
 
 Nothing here is shared with cmpf. Frozen feature maps go in; mask logits and class logits of every head come out.
 The SAM branch's attention walks the published kernel's flat addressing place by place.
@@ -15,7 +15,7 @@ from golden.naive_layers import (
     Weights,
     Words,
     attend,
-    centres,
+    centers,
     convolve,
     group_norm,
     layer_norm,
@@ -42,7 +42,7 @@ def multi_scale_attention(
     offsets = linear(query, w.under("sampling_offsets.")).view(len(query), heads, LEVELS, points, 2)
     scores = linear(query, w.under("attention_weights.")).view(len(query), heads, LEVELS * points)
     weights = scores.softmax(dim=-1).view(len(query), heads, LEVELS, points)
-    references = torch.cat([centres(*shape) for shape in shapes])
+    references = torch.cat([centers(*shape) for shape in shapes])
     width = values.shape[1] // heads
     outputs = []
     for head in range(heads):
@@ -66,7 +66,7 @@ def flat_attention(query: Tensor, value: Tensor, shape: tuple[int, int], w: Weig
     offsets = linear(query, w.under("sampling_offsets.")).view(len(query), heads, LEVELS, points, 2)
     scores = linear(query, w.under("attention_weights.")).view(len(query), heads, LEVELS * points)
     size = torch.tensor([w_, h], dtype=torch.float64)
-    memory_places = (centres(h, w_)[:, None, None, None] + offsets / size).reshape(-1, 2)
+    memory_places = (centers(h, w_)[:, None, None, None] + offsets / size).reshape(-1, 2)
     memory_weights = scores.softmax(dim=-1).flatten()
     # What each of the kernel's threads reads: thread s works for position s // heads and head s % heads.
     addresses = torch.zeros(len(query), heads, points, dtype=torch.long)
@@ -156,7 +156,7 @@ def network(
     state: dict[str, Tensor],
     sizes: Sizes,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Class and mask logits of all heads for one picture; words with void as the last class."""
+    """Class and mask logits of all heads for one image; words with void as the last class."""
     pixel, w = (Weights(state, f"sem_seg_head.{part}.") for part in ("pixel_decoder", "predictor"))
     mask_features, maps = pixel_decoder(levels, pixel, sizes)
     shapes = [(m.shape[1], m.shape[2]) for m in maps]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The published system on one picture, from the frozen encoders to every kind of result, by the naive parts."""
+"""The published system on one image, from the frozen encoders to every kind of result, by the naive parts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the system says about one picture."""
+    """What the system says about one image."""
 
     heads: list[tuple[Tensor, Tensor]]
     class_logs: Tensor
@@ -58,7 +58,7 @@ def is_seen(classes: list[list[str]], training: list[list[str]]) -> list[bool]:
 
 @dataclass(frozen=True)
 class View:
-    """A picture as the network sees it: the map that CLIP pools, and all heads."""
+    """An image as the network sees it: the map that CLIP pools, and all heads."""
 
     dense: Tensor
     heads: list[tuple[Tensor, Tensor]]
@@ -66,7 +66,7 @@ class View:
 
 @torch.no_grad()
 def look(image: Tensor, padded: tuple[int, int], frozen: Frozen, known: Words) -> View:
-    """Runs encoders and network on one picture, which is padded to a size."""
+    """Runs encoders and network on one image, which is padded to a size."""
     levels, dense, embedding = naive.frozen_maps(image, padded, frozen.clip.visual, frozen.sam)
     open_words = naive.with_void(known, frozen.state["void_embedding.weight"])
     return View(dense, network(levels, embedding, open_words, frozen.state, frozen.sizes))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.golden import FOLDER, distance, golden_picture, nearest, read_names, seeded
+from helpers.golden import FOLDER, distance, golden_image, nearest, read_names, seeded
 
-from cmpf import checkpoint
-from cmpf.build import build_model
+from cmpf import weights
 from cmpf.config import get_cfg
 from cmpf.data import Vocabulary
+from cmpf.factory import build_model
 from cmpf.model import CMPF
 from cmpf.types import DecoderOutput, ModelResult
 
@@ -69,20 +69,20 @@ def model() -> CMPF:
     model = build_model(get_cfg(None, OVERRIDES)).eval()
     model.train_vocabulary = Vocabulary(classes=TRAINING)
     state = {name: seeded(name, tuple(shape)) for name, shape in read_names("g1_names.json.gz").items()}
-    checkpoint.load(model, state)
+    weights.load(model, state)
     return model
 
 
 @pytest.fixture(scope="module")
 def pass_(model: CMPF) -> tuple[DecoderOutput, ModelResult]:
-    """One pass over the picture: all heads, and the results."""
+    """One pass over the image: all heads, and the results."""
     outputs: list[DecoderOutput] = []
     hooks = [
         model.decoder.register_forward_pre_hook(lambda _m, a, k: (a, {**k, "aux": True}), with_kwargs=True),
         model.decoder.register_forward_hook(lambda _m, _a, output: outputs.append(output)),
     ]
     with torch.inference_mode():
-        [result] = model.infer([{"image": golden_picture(), "height": 240, "width": 312}], WORDS)
+        [result] = model.infer([{"image": golden_image(), "height": 240, "width": 312}], WORDS)
     for hook in hooks:
         hook.remove()
     return outputs[0], result

@@ -35,7 +35,7 @@ ROWS = [
 ]
 
 
-def test_the_table_has_a_row_for_every_known_fault() -> None:
+def test_the_table_has_a_row_for_every_known_issue() -> None:
     assert len(ROWS) >= 5
     for words in ("3 levels", "last layer", "boxes", "never set", "multiple of 32"):
         assert any(words in row.published for row in ROWS), words

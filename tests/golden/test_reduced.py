@@ -15,8 +15,8 @@ from golden.naive_layers import Sizes, Words
 from golden.naive_system import Answer, Frozen, Settings, View, answer, is_seen, look
 from helpers.encoders import RESNET, small_clip
 from helpers.golden import distance
-from helpers.published import centre, seeded_model, tiny_published_config, weights_as_published
-from helpers.tiny_model import picture
+from helpers.published import center, seeded_model, tiny_published_config, weights_as_published
+from helpers.tiny_model import random_image
 from torch import Tensor
 
 from cmpf.data import Vocabulary
@@ -74,7 +74,7 @@ def model_of(kind: str, queries: int = 10, sam: bool = True) -> CMPF:
     model = seeded_model(cfg, clip)
     model.train_vocabulary = Vocabulary(classes=TRAINING)
     model.settings = replace(model.settings, ensemble_on_valid_mask=False, detections_per_image=20)
-    return centre(model.double(), {"image": picture(70, 100)})
+    return center(model.double(), {"image": random_image(70, 100)})
 
 
 @cache
@@ -121,7 +121,7 @@ def run(
 
 
 def sample(height: int, width: int, out: tuple[int, int], seed: int = 0) -> dict[str, Any]:
-    return {"image": picture(height, width, seed), "height": out[0], "width": out[1]}
+    return {"image": random_image(height, width, seed), "height": out[0], "width": out[1]}
 
 
 def assert_same(found: Tensor, expected: Tensor, what: str) -> None:
@@ -157,7 +157,7 @@ def check(
     settings: InferenceSettings,
     padded: tuple[int, int],
 ) -> list[Answer]:
-    """Our model on a batch, and the reference on each of its pictures."""
+    """Our model on a batch, and the reference on each of its images."""
     outputs, results = run(model, batch, settings)
     answers = []
     for index, (one, result) in enumerate(zip(batch, results, strict=True)):
@@ -237,7 +237,7 @@ def smaller_model(kind: str) -> CMPF:
     return model
 
 
-def test_pictures_of_a_batch_are_as_if_each_were_alone() -> None:
+def test_images_of_a_batch_are_as_if_each_were_alone() -> None:
     model = model_of("convnext")
     # Both are padded to 64 x 96, alone and together.
     batch = [sample(50, 70, (50, 70), seed=1), sample(64, 90, (32, 45), seed=2)]
@@ -252,7 +252,7 @@ def test_pictures_of_a_batch_are_as_if_each_were_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["convnext", "resnet"])
-def test_pictures_of_a_batch_that_are_padded_to_a_common_size_agree(kind: str) -> None:
+def test_images_of_a_batch_that_are_padded_to_a_common_size_agree(kind: str) -> None:
     model = model_of(kind)
     batch = [sample(40, 100, (40, 100), seed=1), sample(70, 33, (35, 17), seed=2)]
     check(model, batch, Settings(), model.settings, (96, 128))

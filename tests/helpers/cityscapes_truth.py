@@ -20,18 +20,18 @@ NAMES = (
 )  # fmt: skip
 CAR, PERSON, ROAD = 13, 11, 0
 IGNORED = 255
-Picture = npt.NDArray[np.int64]
+InstanceMap = npt.NDArray[np.int64]
 
 
-def write_truth(folder: Path, number: int, instances: Picture) -> Sample:
-    """Writes the three pictures of an image and gives its sample.
+def write_truth(folder: Path, number: int, instances: InstanceMap) -> Sample:
+    """Writes the three images of an image and gives its sample.
 
     Args:
-        instances: (H, W) train id of stuff, 1000 * train id + n of things, 255 = unlabelled.
+        instances: (H, W) train id of stuff, 1000 * train id + n of things, 255 = unlabeled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     classes = np.where(instances >= 1000, instances // 1000, instances)
-    table = np.zeros(256, dtype=np.int64)  # label id 0: unlabelled
+    table = np.zeros(256, dtype=np.int64)  # label id 0: unlabeled
     table[: len(LABEL_IDS)] = LABEL_IDS
     labels = table[classes]
     ids = np.where(instances >= 1000, labels * 1000 + instances % 1000, labels)
@@ -48,7 +48,7 @@ def write_truth(folder: Path, number: int, instances: Picture) -> Sample:
     }
 
 
-def prediction(labels: Picture, *found: tuple[Picture, int, float]) -> ModelResult:
+def prediction(labels: InstanceMap, *found: tuple[InstanceMap, int, float]) -> ModelResult:
     """What the model would return: labels (H, W), and masks with class and score."""
     masks = np.array([mask for mask, _, _ in found], dtype=bool).reshape(len(found), *labels.shape)
     return {

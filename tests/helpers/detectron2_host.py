@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.tiny_model import tiny_config
 
-from cmpf.data.shapeworld.writer import WorldSpec, write_dataset
+from cmpf.shapeworld.writer import WorldSpec, write_dataset
 
 NEEDED = "needs Detectron2, which is built from its repository, see INSTALL.md"
 # Small enough for some iterations in a test.
@@ -39,5 +39,5 @@ def host_model(overrides: Sequence[object] = (), *, name: str = "fcclip_tiny") -
 
 
 def write_shapeworld(root: Path, *, train: int = 6, val: int = 4) -> None:
-    """ShapeWorld of a few pictures below a root of datasets."""
+    """ShapeWorld of a few images below a root of datasets."""
     write_dataset(root / "shapeworld", WorldSpec(train=train, val=val, size=64), progress=False)

@@ -34,13 +34,13 @@ from cmpf.evaluation import (
 )
 from cmpf.types import ModelResult, Sample
 
-Picture = Callable[[Path, int], tuple[Sample, ModelResult]]
+Image = Callable[[Path, int], tuple[Sample, ModelResult]]
 CLASSES = 4
 NAMES = [f"class {i}" for i in range(CLASSES)]
 SEEN = [True, False, True, False]
 
 
-def picture(folder: Path, number: int) -> tuple[Sample, ModelResult]:
+def random_image(folder: Path, number: int) -> tuple[Sample, ModelResult]:
     """Ground truth and prediction of an image, both determined by its number."""
     generator = np.random.default_rng(number)
     ids, infos = random_panoptic(generator, size=(32, 40), classes=CLASSES, crowds=True)
@@ -69,9 +69,9 @@ def picture(folder: Path, number: int) -> tuple[Sample, ModelResult]:
     return sample, output
 
 
-def lvis_picture(folder: Path, number: int) -> tuple[Sample, ModelResult]:
-    """As `picture`, with what LVIS knows of an image."""
-    sample, output = picture(folder, number)
+def lvis_image(folder: Path, number: int) -> tuple[Sample, ModelResult]:
+    """As `image`, with what LVIS knows of an image."""
+    sample, output = random_image(folder, number)
     present = {annotation["category_id"] for annotation in sample["annotations"]}
     negative = sorted(set(range(CLASSES)) - present)[:1]
     return {**sample, "neg_category_ids": negative, "not_exhaustive_category_ids": [number % CLASSES]}, output
@@ -87,8 +87,8 @@ def results_of(folder: Path, numbers: list[int]) -> dict[str, Results]:
         MaskRecallEvaluator(ignore_label=255, **flags),
     ]
     results = {
-        "usual": run(folder, numbers, picture, usual),
-        "lvis": run(folder, numbers, lvis_picture, [LVISEvaluator(frequencies="rccf", **flags)]),
+        "usual": run(folder, numbers, random_image, usual),
+        "lvis": run(folder, numbers, lvis_image, [LVISEvaluator(frequencies="rccf", **flags)]),
     }
     if find_spec("cityscapesscripts"):  # an extra
         judge = CityscapesEvaluator(class_names=STREET_NAMES)
@@ -96,7 +96,7 @@ def results_of(folder: Path, numbers: list[int]) -> dict[str, Results]:
     return results
 
 
-def run(folder: Path, numbers: list[int], make: Picture, evaluators: Sequence[Evaluator]) -> Results:
+def run(folder: Path, numbers: list[int], make: Image, evaluators: Sequence[Evaluator]) -> Results:
     """Results of evaluators on the images of the given numbers."""
     pairs = {number: make(folder, number) for number in numbers}
     number_of = {pair[0]["image_id"]: number for number, pair in pairs.items()}

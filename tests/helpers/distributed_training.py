@@ -15,7 +15,7 @@ from helpers.tiny_model import tiny_model, training_sample
 from helpers.toy_training import toy_trainer
 from torch import Tensor
 
-from cmpf.engine import distributed
+from cmpf.common import distributed
 from cmpf.engine.forward import CMPFForward
 from cmpf.engine.records import Record
 from cmpf.engine.seeding import seed_rank
@@ -24,11 +24,11 @@ from cmpf.engine.writers import Writer
 from cmpf.errors import TrainingError
 from cmpf.losses import criterion, matcher
 
-TARGETS = (1, 4, 0, 2)  # of the four pictures of a batch: unequal halves
+TARGETS = (1, 4, 0, 2)  # of the four images of a batch: unequal halves
 
 
 def fixed_points(count: int, num_points: int, device: torch.device) -> Tensor:
-    """The same places for every picture and pair, so that it does not matter who draws them."""
+    """The same places for every image and pair, so that it does not matter who draws them."""
     generator = torch.Generator().manual_seed(3)
     return torch.rand(1, num_points, 2, generator=generator).expand(count, -1, -1).to(device)
 
@@ -42,7 +42,7 @@ def fix_points() -> None:
 
 
 def cmpf_steps(*, accumulation_steps: int = 1) -> dict[str, Any]:
-    """Two optimiser steps of the tiny model on this process's share of a batch of four; losses and final weights."""
+    """Two optimizer steps of the tiny model on this process's share of a batch of four; losses and final weights."""
     model = tiny_model("cmpf_tiny", ["SOLVER.IMS_PER_BATCH", 4]).train()
     if not distributed.is_main():  # what DistributedDataParallel must put right, and what it must leave alone
         with torch.no_grad():

@@ -57,7 +57,7 @@ def all_blocks() -> list[Block]:
     return [block for name in DOCUMENTS for block in blocks(name, (ROOT / name).read_text(encoding="utf-8"))]
 
 
-def marker_fault(block: Block) -> str:
+def marker_issue(block: Block) -> str:
     """What is wrong with a block's marker; "" = nothing."""
     if block.language not in (*SHELL, *PYTHON):
         return (

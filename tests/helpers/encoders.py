@@ -55,6 +55,6 @@ def small_sam() -> SAMEncoder:
     return SAMEncoder(name="small", sam=fill(build_tiny_sam()))
 
 
-def pictures(*shape: int, name: str = "pictures") -> Tensor:
-    """Normalised pictures of noise."""
+def random_images(*shape: int, name: str = "images") -> Tensor:
+    """Normalized images of noise."""
     return random(name, *shape)

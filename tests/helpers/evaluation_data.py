@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def segment(identity: int, category: int, *, crowd: bool = False) -> SegmentInfo:
-    """A list entry of a panoptic picture."""
+    """A list entry of a panoptic image."""
     return {"id": identity, "category_id": category, "iscrowd": int(crowd)}
 
 

@@ -12,10 +12,10 @@ import torch
 from helpers.tiny_model import tiny_config
 from torch import Tensor
 
-from cmpf.build import build_predictor
 from cmpf.export.formats import ONNX_PACKAGES
 from cmpf.export.metadata import describe
 from cmpf.export.network import ExportNetwork
+from cmpf.factory import build_predictor
 from cmpf.predictor import Predictor
 
 # Four decoder layers: the fourth is the first that the Query Injector reaches, and reads injected features.
@@ -46,7 +46,7 @@ class NetworkRunner:
     def __init__(self, predictor: Predictor, *, size: tuple[int, int] | None = None) -> None:
         self.network = ExportNetwork(predictor.model)
         self.metadata: dict[str, Any] = describe(predictor, size=size, pretrained="")
-        self.sizes: list[tuple[int, ...]] = []  # of the pictures that came, with padding
+        self.sizes: list[tuple[int, ...]] = []  # of the images that came, with padding
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         self.sizes.append(tuple(inputs["image"].shape[-2:]))

@@ -51,7 +51,7 @@ def _sized(name: str, noise: NDArray[np.float32]) -> Any:
     return noise * factor
 
 
-def golden_picture() -> Tensor:
+def golden_image() -> Tensor:
     """(3, 320, 416) float RGB 0..255: NASA's portrait of Eileen Collins (public domain), resized by OpenCV."""
     with Image.open(FOLDER / "g1_astronaut_416x320.webp") as image:
         return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32)).permute(2, 0, 1)

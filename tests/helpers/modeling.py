@@ -91,7 +91,7 @@ def tiny_decoder(**changes: Any) -> TransformerDecoder:
 
 
 def clip_levels(batch: int, height: int, width: int, *, name: str = "levels") -> dict[str, Tensor]:
-    """Random maps of the four strides for padded pictures of height x width pixels."""
+    """Random maps of the four strides for padded images of height x width pixels."""
     return {
         level: random(name + level, batch, CHANNELS[level], height // stride, width // stride)
         for level, stride in STRIDES.items()

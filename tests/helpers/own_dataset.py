@@ -28,7 +28,7 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def change_pixels(path: Path, change: Callable[[np.ndarray], np.ndarray | None]) -> None:
-    """Rewrites a picture after `change` has changed its pixels in place, or has returned others."""
+    """Rewrites an image after `change` has changed its pixels in place, or has returned others."""
     pixels = np.array(Image.open(path))
     changed = change(pixels)
     Image.fromarray(pixels if changed is None else changed).save(path)

@@ -30,8 +30,8 @@ CATEGORIES: tuple[dict[str, Any], ...] = (
 class TinyPanoptic:
     """Where the files are, and what they hold.
 
-    ids: segment ids (H, W) of each picture; segment 1000 * n + k is the k-th of picture n (from 1); 0 = void.
-    images: uint8 RGB (H, W, 3) of each picture; files are PNG and hold exactly these.
+    ids: segment ids (H, W) of each image; segment 1000 * n + k is the k-th of image n (from 1); 0 = void.
+    images: uint8 RGB (H, W, 3) of each image; files are PNG and hold exactly these.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class TinyPanoptic:
 
     @property
     def reader_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of cmpf.data.readers.read_coco_panoptic."""
+        """Keyword arguments of cmpf.data.datasets.readers.read_coco_panoptic."""
         return {
             "images": self.folder / "images",
             "annotations": self.folder / "panoptic.json",
@@ -57,12 +57,12 @@ def write_tiny_panoptic(
 ) -> TinyPanoptic:
     """Writes images/N.png, panoptic/N.png, panoptic.json, instances.json and semantic/N.png for N = 1..count.
 
-    Each picture: grass below a void strip of two rows, a dog and a cat as rectangles (the cat on top), and if
+    Each image: grass below a void strip of two rows, a dog and a cat as rectangles (the cat on top), and if
     asked a crowd of dogs in the lower right corner. Class indices are 0 cat, 1 dog, 2 grass; the ids in the
     JSON files are those of CATEGORIES.
 
     Args:
-        size: (H, W) of all pictures, at least (8, 8).
+        size: (H, W) of all images, at least (8, 8).
     """
     generator = np.random.default_rng(seed)
     for name in ("images", "panoptic", "semantic"):

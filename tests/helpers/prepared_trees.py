@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Every dataset of the table as people have it after preparation: real folders, file names, ids and bit depths.
 
-Each picture has a void strip of two rows, and below it two classes, left and right.
+Each image has a void strip of two rows, and below it two classes, left and right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _halves(size: tuple[int, int], left: int, right: int, void: int) -> np.ndarr
     return labels
 
 
-def _write_picture(path: Path, size: tuple[int, int]) -> None:
+def _write_image(path: Path, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(len(path.name)).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -42,10 +42,10 @@ def _write_labels(path: Path, labels: np.ndarray, ignore: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """File names of one picture, below the folder of the dataset."""
+    """File names of one image, below the folder of the dataset."""
 
     image_id: int | str
-    picture: str
+    image: str
     listed: str  # in the JSON file
     png: str
     labels: str | None = None
@@ -53,7 +53,7 @@ class Names:
 
 def _write_panoptic(
     base: Path,
-    pictures: Sequence[Names],
+    images: Sequence[Names],
     *,
     size: tuple[int, int],
     annotations: str,
@@ -66,14 +66,14 @@ def _write_panoptic(
     """Writes one panoptic dataset; the left class is a thing.
 
     Args:
-        instances: JSON file of things. instance_ids: place of a picture -> its id there; None = the same id.
+        instances: JSON file of things. instance_ids: place of an image -> its id there; None = the same id.
     """
     content: dict[str, Any] = {"images": [], "annotations": []}
     objects: dict[str, Any] = {"images": [], "annotations": []}
     (left, left_index), (right, right_index) = classes
-    for place, names in enumerate(pictures):
+    for place, names in enumerate(images):
         ids = _halves(size, 1001, 2002, 0)
-        _write_picture(base / names.picture, size)
+        _write_image(base / names.image, size)
         (base / pngs / names.png).parent.mkdir(parents=True, exist_ok=True)
         write_ids(base / pngs / names.png, ids)
         if names.labels:
@@ -112,7 +112,7 @@ def _coco(root: Path, split: str, size: tuple[int, int]) -> None:
         [
             Names(
                 image_id=int(s),
-                picture=f"{split}2017/{s}.jpg",
+                image=f"{split}2017/{s}.jpg",
                 listed=f"{s}.jpg",
                 png=f"{s}.png",
                 labels=f"panoptic_semseg_{split}2017/{s}.png",
@@ -137,7 +137,7 @@ def _ade20k(root: Path, split: str, size: tuple[int, int]) -> None:
         [
             Names(
                 image_id=s,
-                picture=f"images/{SPLITS[split]}/{s}.jpg",
+                image=f"images/{SPLITS[split]}/{s}.jpg",
                 listed=f"{s}.jpg",
                 png=f"{s}.png",
                 labels=f"annotations_detectron2/{SPLITS[split]}/{s}.png",
@@ -160,7 +160,7 @@ def _cityscapes(root: Path, split: str, size: tuple[int, int]) -> None:
         [
             Names(
                 image_id=s,
-                picture=f"leftImg8bit/{split}/{s.split('_')[0]}/{s}_leftImg8bit.png",
+                image=f"leftImg8bit/{split}/{s.split('_')[0]}/{s}_leftImg8bit.png",
                 listed=f"{s}_gtFine_leftImg8bit.png",
                 png=f"{s}_gtFine_panoptic.png",
                 labels=f"gtFine/{split}/{s.split('_')[0]}/{s}_gtFine_labelTrainIds.png",
@@ -181,7 +181,7 @@ def _mapillary(root: Path, split: str, size: tuple[int, int]) -> None:
         [
             Names(
                 image_id=s,
-                picture=f"{SPLITS[split]}/images/{s}.jpg",
+                image=f"{SPLITS[split]}/images/{s}.jpg",
                 listed=f"{s}.jpg",
                 png=f"{s}.png",
                 labels=f"{SPLITS[split]}/labels/{s}.png",
@@ -201,7 +201,7 @@ def _bdd(root: Path, size: tuple[int, int]) -> None:
     _write_panoptic(
         root / "bdd100k",
         [
-            Names(image_id=s, picture=f"images/10k/val/{s}.jpg", listed=f"{s}.jpg", png=f"{s}.png")
+            Names(image_id=s, image=f"images/10k/val/{s}.jpg", listed=f"{s}.jpg", png=f"{s}.png")
             for s in stems
         ],
         size=size,
@@ -215,10 +215,10 @@ def _bdd(root: Path, size: tuple[int, int]) -> None:
 
 
 def _write_semantic(
-    base: Path, pictures: str, labels: str, *, size: tuple[int, int], last: int, ignore: int = 255
+    base: Path, images: str, labels: str, *, size: tuple[int, int], last: int, ignore: int = 255
 ) -> None:
     for stem in ("2008_000002", "2008_000008"):
-        _write_picture(base / pictures / f"{stem}.jpg", size)
+        _write_image(base / images / f"{stem}.jpg", size)
         ending = ".tif" if ignore > 255 else ".png"
         _write_labels(base / labels / f"{stem}{ending}", _halves(size, 0, last, ignore), ignore)
 
@@ -236,7 +236,7 @@ def _pascal_and_full(root: Path, split: str, size: tuple[int, int]) -> None:
 
 
 def _lvis(root: Path, split: str) -> None:
-    """The first picture lies in train2017, whatever the split."""
+    """The first image lies in train2017, whatever the split."""
     base = root / "coco"
     images, objects = [], []
     for place, path in enumerate(
@@ -270,10 +270,10 @@ def _lvis(root: Path, split: str) -> None:
 
 
 def write_prepared_trees(root: Path, *, size: tuple[int, int] = SIZE) -> Path:
-    """Writes all datasets of the table but ShapeWorld below a root, two pictures each, and returns the root.
+    """Writes all datasets of the table but ShapeWorld below a root, two images each, and returns the root.
 
     Args:
-        size: (H, W) of all pictures.
+        size: (H, W) of all images.
     """
     for split in SPLITS:
         for write in (_coco, _ade20k, _cityscapes, _mapillary, _pascal_and_full):

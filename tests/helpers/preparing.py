@@ -14,7 +14,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Case:
-    """A script that makes pictures, with one of its items.
+    """A script that makes images, with one of its items.
 
     script: module name.
     make: write the raw tree, in this order.
@@ -43,8 +43,8 @@ class Case:
         return int(load_script(self.script).main(["--root", str(root), *jobs, *arguments]))
 
     def check(self, root: Path, *arguments: str) -> int:
-        """Exit code of --check; the small trees have fewer pictures than the releases."""
-        return self.run(root, "--check", "--pictures", "0", *arguments)
+        """Exit code of --check; the small trees have fewer images than the releases."""
+        return self.run(root, "--check", "--images", "0", *arguments)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def truncate(path: Path) -> None:
 
 
 def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Replaces the pixels of a picture."""
+    """Replaces the pixels of an image."""
     with Image.open(path) as opened:
         values = np.array(opened)
     Image.fromarray(change(values)).save(path)

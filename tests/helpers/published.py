@@ -11,20 +11,20 @@ from helpers.golden import read_names, seeded
 from helpers.tiny_model import tiny_config
 from torch import Tensor
 
-from cmpf import checkpoint
-from cmpf.build.encoders import build_sam_encoder
-from cmpf.build.model import (
+from cmpf import weights
+from cmpf.encoders.clip import CLIP
+from cmpf.factory.encoders import build_sam_encoder
+from cmpf.factory.model import (
     build_decoder,
     build_pixel_decoder,
     build_sam_branch,
     build_settings,
     build_train_vocabulary,
 )
-from cmpf.checkpoint.naming import Parts, to_published
-from cmpf.encoders.clip import CLIP
-from cmpf.frozen_encoders import FrozenEncoders
+from cmpf.inference.frozen_encoders import FrozenEncoders
 from cmpf.model import CMPF
 from cmpf.types import Sample
+from cmpf.weights.key_mapping import Parts, to_published
 
 CLASS_WEIGHTS = "criterion.empty_weight"
 # Random layers make all queries alike within a few layers; these parts of them speak more softly, so that queries
@@ -96,13 +96,13 @@ def seeded_model(cfg: CfgNode, clip: CLIP) -> CMPF:
     for name, value in own.items():
         if any(part in name for part in QUIET_PARTS):
             value *= QUIETER
-    checkpoint.load(model, own)
+    weights.load(model, own)
     return model.eval()
 
 
 @torch.no_grad()
-def centre(model: CMPF, sample: Sample) -> CMPF:
-    """Shifts three biases, so that on this picture masks cover half of it and queries name different classes."""
+def center(model: CMPF, sample: Sample) -> CMPF:
+    """Shifts three biases, so that on this image masks cover half of it and queries name different classes."""
     head = model.decoder.head
     for module, last, axes in (
         (model.pixel_decoder.mask_projection, model.pixel_decoder.mask_projection, (0, 2, 3)),

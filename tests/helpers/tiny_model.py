@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from fvcore.common.config import CfgNode
 
-from cmpf.build import build_model
 from cmpf.config import get_cfg
+from cmpf.factory import build_model
 from cmpf.model import CMPF
 from cmpf.types import Sample
 
@@ -34,7 +34,7 @@ def tiny_model(name: str = "cmpf_tiny", overrides: Sequence[object] = ()) -> CMP
     return build_model(tiny_config(name, overrides)).eval()
 
 
-def picture(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:
+def random_image(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:
     """(3, H, W) uint8 noise, smooth enough that masks differ."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 6, 8, generator=generator) * 255
@@ -43,7 +43,7 @@ def picture(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:
 
 
 def training_sample(height: int = 64, width: int = 64, seed: int = 0, targets: int = 3) -> Sample:
-    """A picture with random rectangles of random seen classes as targets."""
+    """An image with random rectangles of random seen classes as targets."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.zeros(targets, height, width, dtype=torch.bool)
     for mask in masks:
@@ -51,7 +51,7 @@ def training_sample(height: int = 64, width: int = 64, seed: int = 0, targets: i
         mask[top : top + height // 3, left : left + width // 3] = True
     labels = torch.randint(0, 21, (targets,), generator=generator)
     return {
-        "image": picture(height, width, seed),
+        "image": random_image(height, width, seed),
         "image_id": seed,
         "targets": {"labels": labels, "masks": masks},
     }

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmpf import checkpoint
+from cmpf import weights
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule
@@ -116,8 +116,8 @@ def toy_trainer(
         max_iter=max_iter,
         checkpointer=Checkpointer(
             folder,
-            save_weights=partial(checkpoint.save, model, metadata={}),
-            load_weights=partial(checkpoint.load, model),
+            save_weights=partial(weights.save, model, metadata={}),
+            load_weights=partial(weights.load, model),
             keep=keep,
         ),
         checkpoint_period=checkpoint_period,

@@ -57,12 +57,12 @@ class Page:
                 box.send_keys(ENTER)
 
     def choose(self, path: Path) -> None:
-        """Uploads a picture in place of the one that is there."""
-        if remove := self.all('#cmpf-picture button[aria-label="Remove Image"]'):
+        """Uploads an image in place of the one that is there."""
+        if remove := self.all('#cmpf-image button[aria-label="Remove Image"]'):
             remove[0].click()
-        field = self.until(lambda: self.all('#cmpf-picture input[type="file"]'))[0]
+        field = self.until(lambda: self.all('#cmpf-image input[type="file"]'))[0]
         field.send_keys(str(path))
-        self.until(lambda: self.all('#cmpf-picture button[aria-label="Remove Image"]') or self.toasts())
+        self.until(lambda: self.all('#cmpf-image button[aria-label="Remove Image"]') or self.toasts())
 
     def toasts(self) -> list[str]:
         return [toast.text for toast in self.all(".toast-body") if toast.text]
@@ -89,7 +89,7 @@ class Page:
         return path
 
     def shown(self) -> np.ndarray:
-        """(H, W, 3) what the browser paints of the picture."""
+        """(H, W, 3) what the browser paints of the image."""
         return np.asarray(Image.open(io.BytesIO(self.one(".cmpf-view").screenshot_as_png)).convert("RGB"))
 
 

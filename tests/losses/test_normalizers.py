@@ -28,7 +28,7 @@ def test_targets_are_counted_and_queries_weighted_by_what_they_are_matched_with(
 
 
 def test_no_more_targets_than_queries_are_matched_but_all_are_counted() -> None:
-    # 2 queries and 4 targets: both queries matched; the other picture's 2 queries are void: 2 + 0.2
+    # 2 queries and 4 targets: both queries matched; the other image's 2 queries are void: 2 + 0.2
     assert values(targets_of(4, 0), queries=2) == pytest.approx((4, 2.2))
 
 

@@ -9,9 +9,9 @@ import torch
 from cmpf.losses.points import sample_points, uncertain_points, uniform_points
 
 
-def test_pixel_centres_give_the_pixels_themselves():
+def test_pixel_centers_give_the_pixels_themselves():
     maps = torch.arange(6.0).reshape(1, 1, 2, 3)
-    # Centre of pixel (row 1, column 2) of a 2 x 3 map: x = 2.5 / 3, y = 1.5 / 2.
+    # Center of pixel (row 1, column 2) of a 2 x 3 map: x = 2.5 / 3, y = 1.5 / 2.
     coords = torch.tensor([[[0.5 / 3, 0.25], [2.5 / 3, 0.75]]])
     assert sample_points(maps, coords)[0, 0].tolist() == pytest.approx([0.0, 5.0], abs=1e-5)
 
@@ -37,7 +37,7 @@ def test_the_most_uncertain_candidates_are_chosen():
     logits = torch.arange(32.0).expand(3, 32, 32)
     coords = uncertain_points(logits, num_points=100, oversample_ratio=3.0, importance_ratio=0.75)
     assert coords.shape == (3, 100, 2)
-    # The best 75 of 300 uniform candidates are about the left quarter of the picture.
+    # The best 75 of 300 uniform candidates are about the left quarter of the image.
     assert (coords[:, :75, 0] < 0.35).all()
     assert (coords[:, 75:, 0] > 0.5).any()
 

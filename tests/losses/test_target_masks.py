@@ -26,7 +26,7 @@ def test_masks_of_mixed_sizes_are_sampled_as_each_alone():
 def test_corners_and_edges_fade_to_the_outside():
     masks = TargetMasks([torch.ones(1, 4, 4, dtype=torch.bool)])
     coords = torch.tensor([[[0.0, 0.0], [1.0, 1.0], [0.5, 0.0], [0.5, 0.5], [1.0, 0.5]]])
-    # A corner has one of four neighbours inside, an edge two, the middle all.
+    # A corner has one of four neighbors inside, an edge two, the middle all.
     assert masks.sample(torch.tensor([0]), coords).tolist() == [[0.25, 0.25, 0.5, 1.0, 0.5]]
 
 

@@ -23,7 +23,7 @@ def naive_logits(x: Tensor, embeddings: ClassEmbeddings, scale: float) -> Tensor
 def test_a_class_counts_as_its_best_synonym() -> None:
     matrix = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     embeddings = ClassEmbeddings(matrix=matrix, class_of_row=torch.tensor([0, 0, 1]), num_classes=2)
-    # (0, 3) normalised is (0, 1). Class 0: max(0, 1) = 1; class 1: 0.8. Times 10.
+    # (0, 3) normalized is (0, 1). Class 0: max(0, 1) = 1; class 1: 0.8. Times 10.
     logits = class_logits(torch.tensor([[[0.0, 3.0]]]), embeddings, 10.0)
     torch.testing.assert_close(logits, torch.tensor([[[10.0, 8.0]]]))
 

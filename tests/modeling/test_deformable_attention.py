@@ -24,7 +24,7 @@ SHAPES = [(2, 3), (4, 6), (5, 7)]
 
 
 def read(level_hwD: Tensor, x: float, y: float) -> Tensor:
-    """The value at (x, y), 0..1, between cell centres; zeros outside."""
+    """The value at (x, y), 0..1, between cell centers; zeros outside."""
     height, width, depth = level_hwD.shape
     column, row = x * width - 0.5, y * height - 0.5
     left, top = math.floor(column), math.floor(row)
@@ -72,9 +72,9 @@ def test_agrees_with_a_loop_over_every_sample() -> None:
     torch.testing.assert_close(deformable_attention(value, SHAPES, locations, weights), expected)
 
 
-def test_a_cell_centre_reads_that_cell() -> None:
+def test_a_cell_center_reads_that_cell() -> None:
     value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)  # [[1, 2], [3, 4]]
-    # Centre of the upper right cell; the middle of all four: (1 + 2 + 3 + 4) / 4 = 2.5; far outside.
+    # Center of the upper right cell; the middle of all four: (1 + 2 + 3 + 4) / 4 = 2.5; far outside.
     places = torch.tensor([[0.75, 0.25], [0.5, 0.5], [3.0, 0.5]]).view(1, 3, 1, 1, 1, 2)
     read_values = deformable_attention(value, [(2, 2)], places, torch.ones(1, 3, 1, 1, 1))
     torch.testing.assert_close(read_values.flatten(), torch.tensor([2.0, 2.5, 0.0]))

@@ -8,14 +8,14 @@ import torch
 from helpers.modeling import fill_by_name, random
 from torch import Tensor
 
-from cmpf.modeling.deformable_encoder import DeformableEncoder, pixel_centres
+from cmpf.modeling.deformable_encoder import DeformableEncoder, pixel_centers
 from cmpf.modeling.position_encoding import sine_position_encoding
 
 
-def test_pixel_centres_run_row_by_row_with_x_first() -> None:
-    # Width 2: centres at 1/4 and 3/4; height 1: centre at 1/2.
-    torch.testing.assert_close(pixel_centres(1, 2), torch.tensor([[0.25, 0.5], [0.75, 0.5]]))
-    torch.testing.assert_close(pixel_centres(2, 1), torch.tensor([[0.5, 0.25], [0.5, 0.75]]))
+def test_pixel_centers_run_row_by_row_with_x_first() -> None:
+    # Width 2: centers at 1/4 and 3/4; height 1: center at 1/2.
+    torch.testing.assert_close(pixel_centers(1, 2), torch.tensor([[0.25, 0.5], [0.75, 0.5]]))
+    torch.testing.assert_close(pixel_centers(2, 1), torch.tensor([[0.5, 0.25], [0.5, 0.75]]))
 
 
 def test_one_layer_is_attention_and_feed_forward_with_positions_on_queries_only() -> None:
@@ -31,7 +31,7 @@ def test_one_layer_is_attention_and_feed_forward_with_positions_on_queries_only(
         ],
         dim=1,
     )
-    points = torch.cat([pixel_centres(h, w) for h, w in shapes])[None]
+    points = torch.cat([pixel_centers(h, w) for h, w in shapes])[None]
     layer = encoder.layers[0]
     attended = layer.attention(x + positions, points, x, shapes, torch.tensor([[3.0, 2.0], [6.0, 4.0]]))
     expected = layer.feed_forward(layer.norm(x + attended)).transpose(1, 2)

@@ -56,7 +56,7 @@ def test_the_kernels_compile_to_machine_code_with_wide_reads_and_float32_sums(
     assert "atom.global" in backward["ptx"] or "red.global" in backward["ptx"]
 
 
-def test_a_new_size_of_picture_compiles_nothing_anew() -> None:
+def test_a_new_size_of_image_compiles_nothing_anew() -> None:
     inner = kernels.compiled().backward.fn
     assert [p.name for p in inner.params if p.do_not_specialize] == list(SIZES)
 

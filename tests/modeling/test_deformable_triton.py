@@ -42,7 +42,7 @@ def _new_trial() -> Iterator[None]:
 def inputs(
     shapes: list[tuple[int, int]], *, queries: int, device: torch.device = CPU, depth: int = 3
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, places uniform over -0.2..1.2 (some outside) and weights: 2 pictures, 2 heads, 2 points."""
+    """Values, places uniform over -0.2..1.2 (some outside) and weights: 2 images, 2 heads, 2 points."""
     places, levels = sum(h * w for h, w in shapes), len(shapes)
     value = random("value", 2, places, 2, depth)
     locations = random("locations", 2, queries, 2, levels, 2, 2).sigmoid() * 1.4 - 0.2
@@ -187,10 +187,10 @@ def test_tensors_on_the_cpu_take_pytorchs_way() -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_pictures_too_large_for_32_bits_take_pytorchs_way(
+def test_images_too_large_for_32_bits_take_pytorchs_way(
     interpreter: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value, locations, weights = inputs(SHAPES, queries=3)  # 65 * 2 * 3 = 390 numbers a picture
+    value, locations, weights = inputs(SHAPES, queries=3)  # 65 * 2 * 3 = 390 numbers an image
     monkeypatch.setattr(deformable_triton, "_attend", lambda *_: pytest.fail("kernels ran"))
     monkeypatch.setattr(deformable_triton, "MAX_OFFSET", 389)
     expected = deformable_attention(value, SHAPES, locations, weights)
@@ -259,7 +259,7 @@ def test_what_hinders_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def half_of_published(device: torch.device) -> tuple[tuple[Tensor, ...], list[tuple[int, int]]]:
-    """A picture of 512 x 512 with the published 8 heads of 32 numbers, 3 levels and 4 points."""
+    """An image of 512 x 512 with the published 8 heads of 32 numbers, 3 levels and 4 points."""
     shapes = [(16, 16), (32, 32), (64, 64)]
     places = sum(h * w for h, w in shapes)
     locations = random("l", 1, places, 8, 3, 4, 2).sigmoid() * 1.4 - 0.2

@@ -22,7 +22,7 @@ def test_attention_positions_reach_queries_only() -> None:
     torch.testing.assert_close(layer(x, positions_BQD=positions, keys_BLD=keys, values_BLD=values), expected)
 
 
-def test_feed_forward_normalises_after_the_residual() -> None:
+def test_feed_forward_normalizes_after_the_residual() -> None:
     layer = FeedForwardLayer(dim=2, hidden_dim=3)
     with torch.no_grad():
         layer.linear2.weight.zero_()

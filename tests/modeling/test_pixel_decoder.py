@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from cmpf.modeling.pixel_decoder import PixelDecoder
 
 
-def test_strides_of_a_picture_that_is_no_square() -> None:
+def test_strides_of_an_image_that_is_no_square() -> None:
     output = tiny_pixel_decoder(mask_dim=20)(clip_levels(2, 320, 416))
     assert [tuple(m.shape) for m in output.multi_scale] == [
         (2, 16, 10, 13),

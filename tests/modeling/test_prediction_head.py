@@ -9,7 +9,7 @@ import torch
 from helpers.modeling import class_embeddings, fill_by_name, random
 from torch.nn import functional as F
 
-from cmpf.functional import mask_pooling
+from cmpf.common.tensors import mask_pooling
 from cmpf.modeling.classification import class_logits
 from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
 
@@ -40,8 +40,8 @@ def head() -> PredictionHead:
 def test_class_logits_come_from_the_query_plus_what_its_mask_covers() -> None:
     module, queries, features = head(), random("q", 2, 3, 8), random("f", 2, 12, 5, 7)
     embeddings = class_embeddings(2, 1, 3)
-    normalised, embedding = module(queries)
-    output = module.predict(normalised, embedding, MaskFeatures(features), embeddings)
+    normalized, embedding = module(queries)
+    output = module.predict(normalized, embedding, MaskFeatures(features), embeddings)
     masks = torch.einsum("bqc,bchw->bqhw", module.mask_mlp(module.norm(queries)), features)
     covered = module.pool_projection(mask_pooling(features, masks))
     expected = class_logits(module.class_mlp(module.norm(queries) + covered), embeddings, math.exp(2.0))
@@ -67,8 +67,8 @@ def test_the_scale_starts_at_its_inverse_temperature_and_stops_at_one_hundred() 
 
 def test_a_query_with_an_empty_mask_has_finite_logits() -> None:
     module, queries = head(), random("q", 1, 2, 8)
-    normalised, embedding = module(queries)
+    normalized, embedding = module(queries)
     output = module.predict(
-        normalised, embedding, MaskFeatures(torch.zeros(1, 12, 4, 4)), class_embeddings(1, 2)
+        normalized, embedding, MaskFeatures(torch.zeros(1, 12, 4, 4)), class_embeddings(1, 2)
     )
     assert output["pred_logits"].isfinite().all()

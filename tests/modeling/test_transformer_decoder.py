@@ -18,8 +18,8 @@ from helpers.modeling import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpf.common.tensors import mask_pooling
 from cmpf.errors import ConfigError
-from cmpf.functional import mask_pooling
 from cmpf.modeling.attention import MultiheadAttention
 from cmpf.modeling.classification import class_logits
 from cmpf.modeling.pixel_decoder import PixelDecoder
@@ -33,7 +33,7 @@ SIZES = [(2, 3), (4, 6), (8, 12)]
 
 
 def decoder_inputs(batch: int = 2) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Multi-scale maps of a 64 x 96 picture, mask features, SAM's embedding and features."""
+    """Multi-scale maps of a 64 x 96 image, mask features, SAM's embedding and features."""
     maps = [random(f"map{index}", batch, 16, *size) for index, size in enumerate(SIZES)]
     return (
         maps,
@@ -232,7 +232,7 @@ def test_maps_of_another_width_are_projected() -> None:
 def whole(
     batch: int, height: int, width: int, *, flat_levels: int = 0, train: bool = False
 ) -> tuple[nn.ModuleDict, DecoderOutput]:
-    """All trained parts on random frozen features of pictures of height x width."""
+    """All trained parts on random frozen features of images of height x width."""
     parts = nn.ModuleDict(
         {
             "pixel_decoder": tiny_pixel_decoder(),

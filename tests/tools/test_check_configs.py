@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from cmpf.build.sizes import evaluation_size
 from cmpf.config import get_cfg
 from cmpf.data import get_entry
 from cmpf.encoders import clip_factory
+from cmpf.factory.sizes import evaluation_size
 from tools import check_configs
 
 STREET, USUAL = (1024, 2560), (800, 1333)
@@ -111,7 +111,7 @@ def test_every_shipped_configuration_is_well_and_nothing_is_downloaded(
     assert f"configs/coco/cmpf/convnext_large_eval_lvis.yaml: {number:,} trained parameters" in lines
 
 
-def test_all_faults_are_told_and_the_other_files_checked(
+def test_all_issues_are_told_and_the_other_files_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = f"_BASE_: {check_configs.config_root() / 'shapes' / 'cmpf_tiny.yaml'}\n"
@@ -136,10 +136,10 @@ def test_all_faults_are_told_and_the_other_files_checked(
     assert "must be a ConvNeXt or a ModifiedResNet" in by_name["clip"]
     assert "'opnai' is none of OpenCLIP's weights for RN50: openai" in by_name["tag"]
     assert "good.yaml: 713,449 trained parameters" in captured.out
-    assert captured.out.splitlines()[-1] == "6 configurations, 5 with faults"
+    assert captured.out.splitlines()[-1] == "6 configurations, 5 with issues"
 
 
-def test_faults_of_the_code_are_told_with_their_kind(
+def test_issues_of_the_code_are_told_with_their_kind(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_configs, "_check_tag", lambda _: 1 // 0)

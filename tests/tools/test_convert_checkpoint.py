@@ -12,10 +12,10 @@ from helpers.tiny_model import tiny_config, tiny_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cmpf import checkpoint
-from cmpf.checkpoint import Parts, read_contents, read_metadata, to_published
+from cmpf import weights
 from cmpf.errors import WeightsError
 from cmpf.model import CMPF
+from cmpf.weights import Parts, read_contents, read_metadata, to_published
 from tools.convert_checkpoint import main
 
 FLAT = ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)
@@ -58,7 +58,7 @@ def test_own_weights_go_to_published_names_and_back_bit_for_bit(
         tmp_path / f"there{ending}",
         tmp_path / "back.safetensors",
     )
-    checkpoint.save(model, own, metadata={})
+    weights.save(model, own, metadata={})
     assert run(own, there, "--to", "published") == 0
     names = set(read_contents(there).tensors)
     assert "sem_seg_head.predictor.query_feat.weight" in names
@@ -97,13 +97,13 @@ def test_a_detectron2_checkpoint_becomes_a_small_file_that_loads_with_its_encode
         "clip": hashes["clip/cmpf_tiny"],
         "sam": hashes["sam/cmpf_tiny"],
     }
-    checkpoint.load(model, tmp_path / "unnamed.safetensors")
+    weights.load(model, tmp_path / "unnamed.safetensors")
     other = tiny_model("no_ensemble", FLAT)
     with torch.no_grad():
         other.encoders.clip.model.positional_embedding.add_(1)
     other.encoders.clip.load_state_dict({}, strict=False)
     with pytest.raises(WeightsError, match=r"trained with the encoders clip \(hash"):
-        checkpoint.load(other, tmp_path / "unnamed.safetensors")
+        weights.load(other, tmp_path / "unnamed.safetensors")
 
 
 def test_half_precision_encoders_have_the_hash_of_the_model_they_fill(tmp_path: Path, model: CMPF) -> None:
@@ -111,11 +111,11 @@ def test_half_precision_encoders_have_the_hash_of_the_model_they_fill(tmp_path: 
     torch.save(halves, tmp_path / "half.pth")
     assert run(tmp_path / "half.pth", tmp_path / "half.safetensors") == 0
     other = tiny_model("no_ensemble", FLAT)
-    checkpoint.load(other, tmp_path / "half.pth")
+    weights.load(other, tmp_path / "half.pth")
     assert set(read_metadata(tmp_path / "half.safetensors")["encoders"].values()) == set(
         other.encoder_hashes().values()
     )
-    checkpoint.load(other, tmp_path / "half.safetensors")
+    weights.load(other, tmp_path / "half.safetensors")
 
 
 def test_fc_clip_weights_are_converted_and_go_back(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_an_incomplete_encoder_is_not_recorded(tmp_path: Path, model: CMPF, conf
 
 
 def test_what_our_own_files_say_is_kept(tmp_path: Path, model: CMPF) -> None:
-    checkpoint.save(model, tmp_path / "a.safetensors", metadata={"train_classes": [["cat"]]})
+    weights.save(model, tmp_path / "a.safetensors", metadata={"train_classes": [["cat"]]})
     assert run(tmp_path / "a.safetensors", tmp_path / "b.safetensors") == 0
     metadata = read_metadata(tmp_path / "b.safetensors")
     assert metadata["train_classes"] == [["cat"]]

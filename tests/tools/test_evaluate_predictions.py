@@ -19,7 +19,7 @@ def run(*arguments: object) -> int:
 
 @pytest.fixture
 def semantic(tmp_path: Path) -> list[object]:
-    """Flags for one picture with half of its pixels right; two classes of the three are there."""
+    """Flags for one image with half of its pixels right; two classes of the three are there."""
     for side, labels in (("gt", [[0, 0, 1, 1]]), ("pred", [[0, 1, 1, 0]])):
         (tmp_path / side).mkdir()
         Image.fromarray(np.array(labels, dtype=np.uint8)).save(tmp_path / side / "x.png")
@@ -81,15 +81,15 @@ def test_instance_numbers_are_written_under_their_geometry(
     assert ("APr" in metrics and "APc" in metrics and "APf" in metrics) == (task == "lvis")
 
 
-def test_faults_are_one_line_and_leave_no_file(
+def test_issues_are_one_line_and_leave_no_file(
     semantic: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pred" / "x.png").unlink()
     assert run(*semantic, "--json", tmp_path / "numbers.json") == 1
     shown = capsys.readouterr().err
-    assert shown == f"error: {tmp_path / 'pred'}: no label picture (.png, .tif, .tiff, .bmp) in it\n"
+    assert shown == f"error: {tmp_path / 'pred'}: no label map (.png, .tif, .tiff, .bmp) in it\n"
     assert not (tmp_path / "numbers.json").exists()
-    with pytest.raises(ValueError, match="no label picture"):
+    with pytest.raises(ValueError, match="no label map"):
         run(*semantic, "--debug")
 
 

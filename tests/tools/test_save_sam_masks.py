@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Masks of a few ShapeWorld pictures with the tiny SAM that the package ships."""
+"""Masks of a few ShapeWorld images with the tiny SAM that the package ships."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import pytest
 import torch
 from fvcore.common.config import CfgNode
 
-from cmpf.build import build_evaluation, build_model, build_test_loader
 from cmpf.config import get_cfg
 from cmpf.data import get_dataset
-from cmpf.data.shapeworld.__main__ import main as write_shapeworld
+from cmpf.factory import build_evaluation, build_model, build_test_loader
+from cmpf.shapeworld.__main__ import main as write_shapeworld
 from tools import save_sam_masks
-from tools.sam_masks import pictures
+from tools.sam_masks import images
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "shapes/cmpf_tiny"
 SMALL = ["NUM_THREADS", "1", "TEST.ENSEMBLE.POINTS_PER_SIDE", "3", "MODEL.DEVICE", "cpu"]
-PICTURES = 4
+IMAGES = 4
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root of the datasets, with four validation pictures."""
+    """Root of the datasets, with four validation images."""
     root = tmp_path_factory.mktemp("datasets")
-    arguments = ["--out", str(root / "shapeworld"), "--train", "1", "--val", str(PICTURES), "--jobs", "1"]
+    arguments = ["--out", str(root / "shapeworld"), "--train", "1", "--val", str(IMAGES), "--jobs", "1"]
     assert write_shapeworld(arguments) == 0
     return root
 
@@ -44,7 +44,7 @@ def _root(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def masks(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Masks of all pictures."""
+    """Masks of all images."""
     folder = tmp_path_factory.mktemp("masks")
     os.environ["DETECTRON2_DATASETS"] = str(world)
     assert run(folder) == 0
@@ -67,7 +67,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def configuration(*changes: str) -> CfgNode:
-    """Two pictures a batch, so that online masks come from a batch too; every mask has a vote."""
+    """Two images a batch, so that online masks come from a batch too; every mask has a vote."""
     return get_cfg(
         CONFIG, [*SMALL, "TEST.IMS_PER_BATCH", "2", "TEST.ENSEMBLE.SCORE_THRESHOLD", "0.0", *changes]
     )
@@ -92,7 +92,7 @@ def test_evaluations_with_online_and_cached_masks_are_identical(masks: Path) -> 
                     kept += [result["sem_seg"] for result in model.infer(batch, dataset.vocabulary)]
             if output == "labels":
                 results[name] = build_evaluation(cfg, model)()
-        labels[name], scores[name] = kept[:PICTURES], kept[PICTURES:]
+        labels[name], scores[name] = kept[:IMAGES], kept[IMAGES:]
     for cached, online in zip(
         labels["cache"] + scores["cache"], labels["online"] + scores["online"], strict=True
     ):
@@ -106,8 +106,8 @@ def test_two_processes_make_the_files_of_one(
 ) -> None:
     assert run(tmp_path, "--jobs", "2") == 0
     assert contents(tmp_path) == contents(masks)
-    assert len(contents(masks)) == PICTURES
-    assert "4 pictures: 4 made, 0 kept" in capsys.readouterr().out
+    assert len(contents(masks)) == IMAGES
+    assert "4 images: 4 made, 0 kept" in capsys.readouterr().out
 
 
 def test_shards_make_the_whole_together(
@@ -116,7 +116,7 @@ def test_shards_make_the_whole_together(
     for place in ("1/3", "2/3", "3/3"):
         assert run(tmp_path, "--shard", place) == 0
     shown = capsys.readouterr().out
-    assert [line.split(":")[0] for line in shown.splitlines()] == ["2 pictures", "1 pictures", "1 pictures"]
+    assert [line.split(":")[0] for line in shown.splitlines()] == ["2 images", "1 images", "1 images"]
     assert contents(tmp_path) == contents(masks)
 
 
@@ -129,7 +129,7 @@ def test_whole_files_are_kept_and_damaged_ones_made_again(
     second.write_bytes(second.read_bytes()[:1000])
     before = {path: path.stat().st_mtime_ns for path in others}
     assert run(copy) == 0
-    assert "4 pictures: 2 made, 2 kept" in capsys.readouterr().out
+    assert "4 images: 2 made, 2 kept" in capsys.readouterr().out
     assert contents(copy) == contents(masks)
     assert {path: path.stat().st_mtime_ns for path in others} == before
 
@@ -137,11 +137,11 @@ def test_whole_files_are_kept_and_damaged_ones_made_again(
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_where_it_was(masks: Path, tmp_path: Path, world: Path, jobs: str) -> None:
     copies = [world / "shapeworld" / "val" / "images"]
-    many = tmp_path / "many"  # more pictures than are done when the signal comes
+    many = tmp_path / "many"  # more images than are done when the signal comes
     many.mkdir()
     for index in range(25):
         for source in sorted(copies[0].glob("*")):
-            content = source.read_bytes() + bytes([index])  # the same picture, another file
+            content = source.read_bytes() + bytes([index])  # the same image, another file
             (many / f"{index}_{source.name}").write_bytes(content)
     command = [sys.executable, str(ROOT / "tools" / "save_sam_masks.py"), "--config-file", CONFIG]
     command += ["--images", str(many), "--output", str(tmp_path / "masks"), "--jobs", jobs, *SMALL]
@@ -160,19 +160,19 @@ def test_a_killed_run_goes_on_where_it_was(masks: Path, tmp_path: Path, world: P
     assert {name: after[name] for name in made} == made
 
 
-def test_damaged_pictures_are_named_at_the_end_and_the_others_done(
+def test_damaged_images_are_named_at_the_end_and_the_others_done(
     tmp_path: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     source = sorted((world / "shapeworld" / "val" / "images").glob("*"))[0]
     (folder / "inside").mkdir(parents=True)
     shutil.copy(source, folder / "inside" / source.name)
-    (folder / "a.jpg").write_bytes(b"no picture")
+    (folder / "a.jpg").write_bytes(b"no image")
     (folder / "z.png").write_bytes(source.read_bytes()[:200])
     (folder / "notes.txt").write_text("not looked at")
     assert run(tmp_path / "masks", "--images", str(folder)) == 1
     captured = capsys.readouterr()
-    assert "3 pictures: 1 made, 0 kept" in captured.out
+    assert "3 images: 1 made, 0 kept" in captured.out
     lines = [line for line in captured.err.splitlines() if line.startswith("damaged: ")]
     assert len(lines) == 2
     assert str(folder / "a.jpg") in lines[0]
@@ -180,7 +180,7 @@ def test_damaged_pictures_are_named_at_the_end_and_the_others_done(
     assert len(contents(tmp_path / "masks")) == 1
 
 
-def test_masks_of_a_folder_serve_a_dataset_with_the_same_pictures(
+def test_masks_of_a_folder_serve_a_dataset_with_the_same_images(
     masks: Path, tmp_path: Path, world: Path
 ) -> None:
     assert run(tmp_path, "--images", str(world / "shapeworld" / "val" / "images")) == 0
@@ -196,12 +196,12 @@ def test_another_setting_needs_another_folder(masks: Path, capsys: pytest.Captur
 
 def test_a_test_size_of_its_own_has_masks_of_its_own(tmp_path: Path) -> None:
     cfg = configuration("INPUT.MIN_SIZE_TEST", "100", "INPUT.MAX_SIZE_TEST", "150")
-    found = pictures.of_datasets(cfg, ["shapes_val"])
-    assert [picture.test_size for picture in found] == [(100, 150)] * PICTURES
+    found = images.of_datasets(cfg, ["shapes_val"])
+    assert [source.test_size for source in found] == [(100, 150)] * IMAGES
 
 
-def test_a_picture_of_two_datasets_is_made_once() -> None:
-    assert len(pictures.of_datasets(configuration(), ["shapes_val", "shapes_val"])) == PICTURES
+def test_an_image_of_two_datasets_is_made_once() -> None:
+    assert len(images.of_datasets(configuration(), ["shapes_val", "shapes_val"])) == IMAGES
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_picture_of_two_datasets_is_made_once() -> None:
         (["--shard", "half"], (), "--shard half: expected K/N"),
         (["--dataset", "shapes_vall"], (), "did you mean shapes_val?"),
         (["--images", "nowhere"], (), "nowhere: no such folder"),
-        ([], ("DATASETS.TEST", "()"), "no pictures: give --dataset NAME"),
+        ([], ("DATASETS.TEST", "()"), "no images: give --dataset NAME"),
         (["--num-gpus", "99"], (), "--num-gpus 99: there are"),
         ([], ("TEST.ENSEMBLE.SAM_NAME", "vit_x"), "SAM 'vit_x' is unknown"),
     ],
@@ -235,7 +235,7 @@ def test_an_empty_folder_and_a_missing_output_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--images", str(tmp_path)) == 1
-    assert "holds no picture" in capsys.readouterr().err
+    assert "holds no image" in capsys.readouterr().err
     assert save_sam_masks.main(["--config-file", CONFIG]) == 1
     assert "give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR" in capsys.readouterr().err
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmpf import checkpoint
-from cmpf.build import build_model
+from cmpf import weights
 from cmpf.config import get_cfg
-from cmpf.encoders.tiny_assets import checked_asset
+from cmpf.factory import build_model
+from cmpf.weights.assets import checked_asset
 from tools.ship_tiny_decoder import main
 
 ASSET = "cmpf_tiny_decoder.safetensors"
@@ -18,13 +18,13 @@ ASSET = "cmpf_tiny_decoder.safetensors"
 def test_the_decoder_goes_in_with_its_hash_and_without_paths_of_the_run(tmp_path: Path) -> None:
     model = build_model(get_cfg("cmpf_tiny", ["MODEL.DEVICE", "cpu"]))
     torch.nn.init.constant_(model.void_embedding.weight, 0.25)
-    checkpoint.save(model, tmp_path / "run.safetensors", metadata={"config": f"OUTPUT_DIR: {tmp_path}"})
+    weights.save(model, tmp_path / "run.safetensors", metadata={"config": f"OUTPUT_DIR: {tmp_path}"})
     assert main([str(tmp_path / "run.safetensors"), "--out", str(tmp_path)]) == 0
     shipped = checked_asset(ASSET, folder=tmp_path)
-    assert set(checkpoint.read_metadata(shipped)) == {"format_version", "encoders", "train_classes"}
+    assert set(weights.read_metadata(shipped)) == {"format_version", "encoders", "train_classes"}
     assert str(tmp_path).encode() not in shipped.read_bytes()
     again = build_model(get_cfg("cmpf_tiny", ["MODEL.DEVICE", "cpu"]))
-    checkpoint.load(again, shipped)
+    weights.load(again, shipped)
     for name, value in model.trained_state_dict().items():
         assert torch.equal(value, again.trained_state_dict()[name]), name
 

@@ -16,7 +16,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_script_ends_with_the_exit_codes_of_its_command_line(tmp_path: Path) -> None:
     wrong = script("--config-file", "shapes/nowhere", "OUTPUT_DIR", str(tmp_path))
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: 1 fault: shapes/nowhere: no such config file")
+    assert wrong.stderr.startswith("error: 1 issue: shapes/nowhere: no such config file")
     assert wrong.stderr.count("\n") == 1
     unknown = script("--unknown")
     assert unknown.returncode == 2

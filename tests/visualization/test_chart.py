@@ -42,7 +42,7 @@ def test_only_losses_that_exist_are_drawn() -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [{"lr": 1.0}], [{"iteration": 3, "loss_ce": math.nan}]])
-def test_without_losses_the_picture_says_so(rows: list) -> None:
+def test_without_losses_the_image_says_so(rows: list) -> None:
     assert texts(training_curve(rows)) == ["no losses yet"]
 
 
@@ -62,7 +62,7 @@ def test_everything_stays_inside_the_size_asked_for() -> None:
         assert all(0 <= x <= 500 and 0 <= y <= 300 for x, y in points)
 
 
-def test_a_long_training_does_not_make_a_huge_picture() -> None:
+def test_a_long_training_does_not_make_a_huge_image() -> None:
     rows = [{"iteration": i, "loss_ce": 1.0} for i in range(100_000)]
     assert len(training_curve(rows)) < 60_000
 

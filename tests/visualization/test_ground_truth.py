@@ -13,7 +13,7 @@ from cmpf.visualization.palette import class_color, shade
 
 NAMES = ("sky", "grass", "cat")
 SIDE = 640  # no enlarging
-GREY = np.full((SIDE, SIDE, 3), 120, dtype=np.uint8)
+GRAY = np.full((SIDE, SIDE, 3), 120, dtype=np.uint8)
 
 
 def box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
@@ -33,13 +33,13 @@ def labels_of(
         return Image.new("RGB", (1, 1))
 
     monkeypatch.setattr(ground_truth, "finished", finish)
-    draw_ground_truth(GREY, regions, names=NAMES, pieces=pieces)
+    draw_ground_truth(GRAY, regions, names=NAMES, pieces=pieces)
     return found
 
 
-def test_regions_have_the_colour_of_their_class_and_unlabelled_pixels_none() -> None:
+def test_regions_have_the_color_of_their_class_and_unlabeled_pixels_none() -> None:
     regions = [TrueRegion(box(0, 0, 640, 200), 0), TrueRegion(box(100, 300, 300, 500), 2)]
-    drawn = np.asarray(draw_ground_truth(GREY, regions, names=NAMES, opacity=1.0))
+    drawn = np.asarray(draw_ground_truth(GRAY, regions, names=NAMES, opacity=1.0))
     assert np.abs(drawn[20, 20].astype(int) - class_color(0)).max() <= 2
     assert np.abs(drawn[320, 120].astype(int) - class_color(2)).max() <= 2
     assert (drawn[600, 600] == 120).all()
@@ -47,7 +47,7 @@ def test_regions_have_the_colour_of_their_class_and_unlabelled_pixels_none() -> 
 
 def test_of_overlapping_objects_the_smaller_one_is_on_top() -> None:
     small, large = TrueRegion(box(300, 300, 400, 400), 2), TrueRegion(box(100, 100, 600, 600), 2)
-    drawn = np.asarray(draw_ground_truth(GREY, [small, large], names=NAMES, opacity=1.0))
+    drawn = np.asarray(draw_ground_truth(GRAY, [small, large], names=NAMES, opacity=1.0))
     assert np.abs(drawn[388, 312].astype(int) - shade(2, 0)).max() <= 2  # beside its label
     assert np.abs(drawn[150, 150].astype(int) - shade(2, 1)).max() <= 2
 
@@ -63,39 +63,39 @@ def test_pieces_of_a_class_are_named_each_if_wanted(monkeypatch: pytest.MonkeyPa
     assert len(labels_of(monkeypatch, [sky], pieces=True)) == 2
 
 
-def test_empty_regions_and_no_regions_leave_the_picture_as_it_is() -> None:
+def test_empty_regions_and_no_regions_leave_the_image_as_it_is() -> None:
     for regions in ([], [TrueRegion(box(0, 0, 0, 0), 1)]):
-        assert (np.asarray(draw_ground_truth(GREY, regions, names=NAMES)) == 120).all()
+        assert (np.asarray(draw_ground_truth(GRAY, regions, names=NAMES)) == 120).all()
 
 
-def test_small_pictures_are_enlarged() -> None:
+def test_small_images_are_enlarged() -> None:
     mask = np.ones((10, 20), dtype=bool)
     for regions in ([TrueRegion(mask, 0)], [TrueRegion(mask, 0), TrueRegion(mask, 1)]):
-        assert draw_ground_truth(GREY[:10, :20], regions, names=NAMES).size == (640, 320)
+        assert draw_ground_truth(GRAY[:10, :20], regions, names=NAMES).size == (640, 320)
 
 
 def test_the_legend_is_added_below() -> None:
     regions = [TrueRegion(box(0, 0, 100, 100), 1)]
-    assert draw_ground_truth(GREY, regions, names=NAMES, legend=True).height > SIDE
+    assert draw_ground_truth(GRAY, regions, names=NAMES, legend=True).height > SIDE
 
 
 def test_masks_of_another_size_and_classes_without_name_are_errors() -> None:
-    with pytest.raises(ImageError, match=r"ground truth of \(3, 4\) \(H, W\) on a picture of \(640, 640\)"):
-        draw_ground_truth(GREY, [TrueRegion(np.ones((3, 4), dtype=bool), 0)], names=NAMES)
+    with pytest.raises(ImageError, match=r"ground truth of \(3, 4\) \(H, W\) on an image of \(640, 640\)"):
+        draw_ground_truth(GRAY, [TrueRegion(np.ones((3, 4), dtype=bool), 0)], names=NAMES)
     with pytest.raises(VocabularyError, match="class index 3 has no name"):
-        draw_ground_truth(GREY, [TrueRegion(box(0, 0, 5, 5), 3)], names=NAMES)
+        draw_ground_truth(GRAY, [TrueRegion(box(0, 0, 5, 5), 3)], names=NAMES)
 
 
-def test_a_sheet_holds_all_pictures_in_rows() -> None:
-    pictures = [Image.new("RGB", (960, 480), color) for color in ("red", "green", "blue")]
-    sheet = contact_sheet(pictures, ["a", "b", "c"])
-    # Two columns of 480 pixels and three gaps of 16; pictures become 480 x 240.
+def test_a_sheet_holds_all_images_in_rows() -> None:
+    images = [Image.new("RGB", (960, 480), color) for color in ("red", "green", "blue")]
+    sheet = contact_sheet(images, ["a", "b", "c"])
+    # Two columns of 480 pixels and three gaps of 16; images become 480 x 240.
     assert sheet.width == 2 * 480 + 3 * 16
     assert sheet.getpixel((20, 20)) == (255, 0, 0)
     assert sheet.getpixel((20 + 480 + 16, 20)) == (0, 128, 0)
     third = (sheet.height - 16) // 2 + 20
     assert sheet.getpixel((20, third)) == (0, 0, 255)
-    assert contact_sheet(pictures, ["a", "b", "c"], columns=3).width == 3 * 480 + 4 * 16
+    assert contact_sheet(images, ["a", "b", "c"], columns=3).width == 3 * 480 + 4 * 16
 
 
 def test_the_ends_of_long_captions_are_kept() -> None:

@@ -16,8 +16,8 @@ def box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return mask
 
 
-def changed(picture: Image.Image) -> np.ndarray:
-    return (np.asarray(picture) != 255).any(axis=2)
+def changed(image: Image.Image) -> np.ndarray:
+    return (np.asarray(image) != 255).any(axis=2)
 
 
 def test_a_label_is_drawn_at_its_region_and_nowhere_else() -> None:
@@ -26,7 +26,7 @@ def test_a_label_is_drawn_at_its_region_and_nowhere_else() -> None:
     assert 430 < xs.mean() < 470
     assert 310 < ys.mean() < 330
     assert drawn.sum() < 6000
-    assert not changed(WHITE).any()  # the given picture is left alone
+    assert not changed(WHITE).any()  # the given image is left alone
 
 
 def test_a_small_region_gets_a_line_to_its_middle() -> None:
@@ -43,13 +43,13 @@ def test_white_letters_are_readable_on_every_tag() -> None:
         assert 1.05 / (luminance + 0.05) >= 7  # WCAG AAA
 
 
-def test_letters_grow_with_the_picture_but_more_slowly() -> None:
+def test_letters_grow_with_the_image_but_more_slowly() -> None:
     assert font_size((640, 640)) == 20
     assert font_size((1, 640)) == 11
     assert 40 < font_size((3000, 4000)) < 60
 
 
-def test_long_names_and_line_breaks_do_not_leave_the_picture() -> None:
+def test_long_names_and_line_breaks_do_not_leave_the_image() -> None:
     label = Label("a\nvery " + "long " * 30, (10, 200, 30), box(0, 0, 640, 480))
     assert changed(draw_labels(WHITE, [label])).any()
 
@@ -63,7 +63,7 @@ def test_a_legend_adds_rows_below_until_all_names_are_there() -> None:
     assert [200, 60, 60] in below
 
 
-def test_a_legend_below_a_narrow_picture_widens_the_paper() -> None:
+def test_a_legend_below_a_narrow_image_widens_the_paper() -> None:
     narrow = add_legend(Image.new("RGB", (20, 6000), (0, 0, 0)), [("striped triangle", (9, 9, 9))])
     assert narrow.width > 100
     assert narrow.height > 6000

@@ -16,7 +16,7 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return mask
 
 
-def centre(placement: Placement | None) -> tuple[float, float]:
+def center(placement: Placement | None) -> tuple[float, float]:
     assert placement is not None
     x0, y0, x1, y1 = placement.rect
     return (x0 + x1) / 2, (y0 + y1) / 2
@@ -24,21 +24,21 @@ def centre(placement: Placement | None) -> tuple[float, float]:
 
 def test_a_label_sits_in_the_middle_of_its_region() -> None:
     (found,) = place_labels([LabelRequest(rectangle(100, 100, 500, 300), (80, 20))], CANVAS)
-    x, y = centre(found)
+    x, y = center(found)
     assert abs(x - 300) < 8
     assert abs(y - 200) < 8
     assert found is not None
     assert found.leader is None
 
 
-def test_the_visual_centre_of_a_hook_is_in_its_thick_part() -> None:
+def test_the_visual_center_of_a_hook_is_in_its_thick_part() -> None:
     hook = rectangle(50, 50, 70, 350) | rectangle(50, 230, 350, 350)
-    x, y = centre(place_labels([LabelRequest(hook, (60, 20))], CANVAS)[0])
+    x, y = center(place_labels([LabelRequest(hook, (60, 20))], CANVAS)[0])
     assert 230 < y < 350
     assert hook[int(y), int(x)]
 
 
-def test_a_small_region_is_labelled_beside_with_a_leader() -> None:
+def test_a_small_region_is_labeled_beside_with_a_leader() -> None:
     background = np.ones(CANVAS, dtype=bool)
     small = rectangle(290, 190, 320, 215)
     background &= ~small
@@ -72,7 +72,7 @@ def test_labels_stay_inside_and_apart_however_crowded() -> None:
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
-def test_a_label_wider_than_the_picture_is_left_out() -> None:
+def test_a_label_wider_than_the_image_is_left_out() -> None:
     everything = np.ones((50, 60), dtype=bool)
     assert place_labels([LabelRequest(everything, (90, 20))], (50, 60)) == [None]
 

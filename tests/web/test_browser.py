@@ -17,7 +17,7 @@ from helpers.web_page import END, HOME, Page, pointer
 from PIL import Image
 
 import cmpf
-from cmpf.data.shapeworld.scene import generate_scene
+from cmpf.shapeworld.scene import generate_scene
 from cmpf.web import Limits, running
 from cmpf.web.examples import SEEDS
 from cmpf.web.view import TASKS
@@ -59,7 +59,7 @@ def page(browser: tuple[Any, Path], address: str) -> Page:
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
-    """A ShapeWorld picture, 256 x 256."""
+    """A ShapeWorld image, 256 x 256."""
     path = tmp_path / "my shapes.png"
     Image.fromarray(generate_scene(SEEDS[0], size=256, seen_only=False).image).save(path)
     return path
@@ -75,7 +75,7 @@ def test_one_click_segments_the_first_example(page: Page) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_own_words_on_a_shapeworld_picture(page: Page, shapes: Path, task: str) -> None:
+def test_own_words_on_a_shapeworld_image(page: Page, shapes: Path, task: str) -> None:
     page.choose(shapes)
     page.words("sky", "grass; water", "yellow star", "blue bar")
     page.task(task)
@@ -113,7 +113,7 @@ def test_labels_appear_under_the_pointer_and_rows_light_their_segment(page: Page
     page.until(lambda: page.all(".cmpf-spot.cmpf-on"))
 
 
-def test_opacity_changes_the_picture_at_once_and_without_a_request(page: Page) -> None:
+def test_opacity_changes_the_image_at_once_and_without_a_request(page: Page) -> None:
     page.segment()
     page.script("performance.clearResourceTimings()")
     slider, shots = page.one(".cmpf-opacity"), []
@@ -135,10 +135,10 @@ def test_downloads_are_what_is_seen(page: Page, shapes: Path) -> None:
     page.words("sky", "grass", "water", "yellow star", "blue bar")
     page.segment()
     page.one(".cmpf-opacity").send_keys(END)
-    full = np.asarray(Image.open(page.download("picture", "my shapes_segments.png")).convert("RGB"))
+    full = np.asarray(Image.open(page.download("image", "my shapes_segments.png")).convert("RGB"))
     page.one(".cmpf-opacity").send_keys(HOME)
-    clear = np.asarray(Image.open(page.download("picture", "my shapes_segments.png")).convert("RGB"))
-    assert full.shape == clear.shape == (640, 640, 3)  # small pictures are enlarged for their labels
+    clear = np.asarray(Image.open(page.download("image", "my shapes_segments.png")).convert("RGB"))
+    assert full.shape == clear.shape == (640, 640, 3)  # small images are enlarged for their labels
     assert np.abs(full.astype(int) - clear).mean() > 20
     content = json.loads(page.download("coco", "my shapes_coco.json").read_text(encoding="utf-8"))
     ids = np.asarray(Image.open(page.download("ids", "my shapes_ids.png")).convert("RGB")).astype(int)
@@ -166,7 +166,7 @@ def test_a_broken_upload_is_told_in_words_and_the_page_goes_on(
     assert "cmpf-result" in str(page.segment().get_attribute("class"))
 
 
-def test_a_picture_of_30_megapixels_is_refused_with_the_limit(page: Page, tmp_path: Path) -> None:
+def test_an_image_of_30_megapixels_is_refused_with_the_limit(page: Page, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     Image.new("RGB", (6000, 5000), (10, 90, 200)).save(large)
     page.choose(large)

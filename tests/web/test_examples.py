@@ -12,7 +12,7 @@ from cmpf.web.limits import class_words
 from cmpf.web.view import TASKS
 
 
-def test_each_example_is_a_picture_with_words_and_a_task(tmp_path: Path) -> None:
+def test_each_example_is_an_image_with_words_and_a_task(tmp_path: Path) -> None:
     pytest.importorskip("skimage", reason="photographs come with scikit-image")
     examples = write_examples(tmp_path)
     assert [e.path.stem for e in examples] == ["shapes_1", "shapes_2", *PHOTOGRAPHS]
@@ -24,7 +24,7 @@ def test_each_example_is_a_picture_with_words_and_a_task(tmp_path: Path) -> None
     assert Image.open(examples[0].path).size == (SIZE, SIZE)
 
 
-def test_without_scikit_image_the_generated_pictures_remain(
+def test_without_scikit_image_the_generated_images_remain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)

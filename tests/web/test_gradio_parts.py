@@ -33,7 +33,7 @@ def test_the_box_hands_over_broken_files_and_fetches_no_address(tmp_path: Path) 
     gradio = pytest.importorskip("gradio", reason=NEEDS)
     box = upload_box(gradio, value=None)
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     assert box.preprocess(box.data_model(path=str(broken))) == str(broken)
     with pytest.raises(gradio.Error, match="Addresses are not downloaded"):
         asyncio.run(box.async_move_resource_to_block_cache("HTTP://example.org/a.png"))

@@ -15,21 +15,21 @@ def save(path: Path, height: int, width: int) -> Path:
     return path
 
 
-def test_a_small_picture_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_small_image_stays_as_it_is(tmp_path: Path) -> None:
     upload = read_upload(save(tmp_path / "red wall.png", 30, 40), Limits(max_side=40, working_side=40))
     assert upload.pixels.shape == (30, 40, 3)
     assert upload.original_size == (30, 40)
     assert upload.name == "red wall"
 
 
-def test_a_large_picture_is_shrunk_to_the_working_side(tmp_path: Path) -> None:
+def test_a_large_image_is_shrunk_to_the_working_side(tmp_path: Path) -> None:
     upload = read_upload(save(tmp_path / "a.jpg", 60, 90), Limits(working_side=45))
     # 45 / 90 = 0.5 of each side
     assert upload.pixels.shape == (30, 45, 3)
     assert upload.original_size == (60, 90)
 
 
-def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_an_image_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     whole = save(tmp_path / "whole.png", 300, 500).read_bytes()
     path = tmp_path / "long.png"
     path.write_bytes(whole[:100])  # a header and too few pixels: decoding it would be another error
@@ -37,7 +37,7 @@ def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path: Pa
         read_upload(path, Limits(max_side=400))
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\x00\x00"])
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\x00\x00"])
 def test_a_broken_upload_names_the_file_but_not_the_servers_folder(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(content)

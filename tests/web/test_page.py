@@ -42,8 +42,8 @@ class Recorder:
         self.error = error
         self.calls: list[dict[str, Any]] = []
 
-    def predict(self, picture: Any, words: list[str], **options: Any) -> None:
-        self.calls.append({"shape": picture.shape, "words": words, **options})
+    def predict(self, image: Any, words: list[str], **options: Any) -> None:
+        self.calls.append({"shape": image.shape, "words": words, **options})
         raise self.error
 
 
@@ -67,7 +67,7 @@ def test_words_that_name_files_and_datasets_stay_words(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": None}, "no picture yet; drop one on the box"),
+        ({"path": None}, "no image yet; drop one on the box"),
         ({"chips": []}, "no words yet"),
         ({"task": "depth"}, "task &#x27;depth&#x27; is unknown; choose one of panoptic, semantic, instance"),
     ],

@@ -79,10 +79,10 @@ class Visitor:
         )
         return status, json.loads(answer)[0] if status == 200 else answer.decode()
 
-    def join(self, picture: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        picture = {"meta": {"_type": "gradio.FileData"}, **picture}
+    def join(self, image: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        image = {"meta": {"_type": "gradio.FileData"}, **image}
         request = {
-            "data": [picture, ["cat"], "panoptic", False],
+            "data": [image, ["cat"], "panoptic", False],
             "fn_index": self.function,
             "session_hash": self.session,
         }
@@ -122,7 +122,7 @@ def test_an_upload_reaches_the_model_and_its_error_comes_back_as_text(page: tupl
     assert "reached the model" in panel
 
 
-@pytest.mark.parametrize("picture", [
+@pytest.mark.parametrize("image", [
     {"path": "/etc/passwd"},
     {"path": __file__},
     {"path": "http://127.0.0.1:9/a.png"},
@@ -131,16 +131,16 @@ def test_an_upload_reaches_the_model_and_its_error_comes_back_as_text(page: tupl
     {"path": "{folder}/../../etc/passwd"},
 ])  # fmt: skip
 def test_a_handmade_request_cannot_name_a_file_or_address(
-    page: tuple[str, Slow], picture: dict[str, Any]
+    page: tuple[str, Slow], image: dict[str, Any]
 ) -> None:
     address, predictor = page
     predictor.go.set()
     visitor = Visitor(address)
-    path = picture["path"].replace("{folder}", os.environ[FOLDER])
-    status, _ = visitor.join({**picture, "path": path})
+    path = image["path"].replace("{folder}", os.environ[FOLDER])
+    status, _ = visitor.join({**image, "path": path})
     if status == 200:
         answer = visitor.result()
-        assert answer["success"] is False or "no picture yet" in str(answer["output"]["data"])
+        assert answer["success"] is False or "no image yet" in str(answer["output"]["data"])
     assert not predictor.started.is_set()
 
 
@@ -193,7 +193,7 @@ def test_the_page_names_no_other_server(page: tuple[str, Slow]) -> None:
     assert get(f"{page[0]}{API}/info")[1] == b'{"named_endpoints":{},"unnamed_endpoints":{}}'
 
 
-def test_a_taken_port_is_an_error_with_the_cure() -> None:
+def test_a_taken_port_is_an_error_with_the_fix() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cmpf.prediction import Instances, Prediction, Segment
+from cmpf.inference import Instances, Prediction, Segment
 from cmpf.visualization import class_color
 from cmpf.visualization.palette import shade
-from cmpf.web.view import id_picture, view_of
+from cmpf.web.view import id_map, view_of
 
 H, W = 6, 8
 
@@ -31,7 +31,7 @@ def panoptic() -> Prediction:
     return prediction(panoptic_result=(ids, segments))
 
 
-def test_panoptic_rows_come_largest_first_with_the_pictures_colours() -> None:
+def test_panoptic_rows_come_largest_first_with_the_images_colors() -> None:
     view = view_of(panoptic(), "panoptic", name="farm")
     assert [(row.id, row.name, row.kind, row.score) for row in view.rows] == [
         (1, "sky", "stuff", 0.8), (2, "cat", "thing", 0.9), (7, "cat", "thing", 0.6)
@@ -39,7 +39,7 @@ def test_panoptic_rows_come_largest_first_with_the_pictures_colours() -> None:
     assert [row.share for row in view.rows] == pytest.approx([16 / 48, 9 / 48, 6 / 48])
     assert [row.color for row in view.rows] == [class_color(0), class_color(1), shade(1, 1)]
     assert view.missing == ("dog",)
-    tinted = np.asarray(view.tinted)  # far from borders and labels, opacity 1 leaves only the colour
+    tinted = np.asarray(view.tinted)  # far from borders and labels, opacity 1 leaves only the color
     assert (tinted == np.array(class_color(1))).all(axis=-1).any()
     assert (tinted == np.array(shade(1, 1))).all(axis=-1).any()
     assert view.clear.size == view.tinted.size
@@ -50,13 +50,13 @@ def test_the_panoptic_file_belongs_to_the_id_map_that_is_downloaded_with_it() ->
     (annotation,) = view.coco["annotations"]
     assert annotation["file_name"] == "farm_ids.png"
     assert {info["id"] for info in annotation["segments_info"]} == {1, 2, 7}
-    pixels = np.asarray(id_picture(view.ids)).astype(np.int64)
+    pixels = np.asarray(id_map(view.ids)).astype(np.int64)
     assert (pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2] == view.ids).all()
 
 
 def test_ids_beyond_a_byte_survive_the_id_map() -> None:
     # 70000 = 1 * 65536 + 17 * 256 + 112
-    assert np.asarray(id_picture(np.array([[70000]], dtype=np.int32))).tolist() == [[[112, 17, 1]]]
+    assert np.asarray(id_map(np.array([[70000]], dtype=np.int32))).tolist() == [[[112, 17, 1]]]
 
 
 def test_semantic_classes_are_rows_without_scores_and_masks_in_the_file() -> None:
@@ -74,7 +74,7 @@ def test_semantic_classes_are_rows_without_scores_and_masks_in_the_file() -> Non
     assert (coco_mask.decode(dog["segmentation"]).astype(bool) == (labels == 2)).all()
 
 
-def test_instances_are_those_of_the_picture_and_small_ones_lie_on_top() -> None:
+def test_instances_are_those_of_the_image_and_small_ones_lie_on_top() -> None:
     masks = np.zeros((4, H, W), dtype=bool)
     masks[0, :4], masks[1, 1:3, 2:4], masks[2, :4], masks[3, 5:] = True, True, True, True
     found = Instances(
@@ -94,7 +94,7 @@ def test_instances_are_those_of_the_picture_and_small_ones_lie_on_top() -> None:
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_a_result_without_segments_is_the_plain_picture(task: str) -> None:
+def test_a_result_without_segments_is_the_plain_image(task: str) -> None:
     nothing = prediction(
         panoptic_result=(np.zeros((H, W), dtype=np.int32), ()),
         instances_result=Instances(

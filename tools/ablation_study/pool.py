@@ -59,19 +59,19 @@ class Pool:
         """
         waiting = [run for run in runs if not run.finished()]
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are there already", flush=True)
-        faults: list[str] = []
+        issues: list[str] = []
         with StopRequest() as stop:
-            while self._running or (waiting and not faults):
+            while self._running or (waiting and not issues):
                 if stop.requested:
                     self._stop()
                     raise CMPFError(f"stopped by {stop.signal_name}; the same command goes on where it was")
-                if not faults:
+                if not issues:
                     self._begin(waiting)
                 time.sleep(POLL_SECONDS)
-                faults += self._collect()
+                issues += self._collect()
                 self._report(len(waiting))
-        if faults:
-            raise CMPFError("; ".join(faults))
+        if issues:
+            raise CMPFError("; ".join(issues))
 
     def _begin(self, waiting: list[Run]) -> None:
         """Fills the free places; whoever needs another run's weights waits for them."""
@@ -83,16 +83,16 @@ class Pool:
                 self._running[self._start(run)] = run
 
     def _collect(self) -> list[str]:
-        faults = []
+        issues = []
         for process in [p for p in self._running if p.poll() is not None]:
             run = self._running.pop(process)
             if process.returncode == 0 and run.finished():
                 print(f"done: {run.title}", flush=True)
                 continue
             lines = _console(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            faults.append(f"{run.title} failed: {lines[-1] if lines else 'no output'} (see {_console(run)})")
-            print(faults[-1], flush=True)
-        return faults
+            issues.append(f"{run.title} failed: {lines[-1] if lines else 'no output'} (see {_console(run)})")
+            print(issues[-1], flush=True)
+        return issues
 
     def _report(self, waiting: int) -> None:
         if self._running and time.monotonic() - self._reported >= REPORT_SECONDS:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""mIoU of predicted label pictures."""
+"""mIoU of predicted label maps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def score_semantic(
     so memory does not grow with their number.
 
     Args:
-        gt_dir, pred_dir: folders of label pictures, 8 or 16 bits, paired by their path without suffix.
+        gt_dir, pred_dir: folders of label maps, 8 or 16 bits, paired by their path without suffix.
         names: one a class.
         ignore_label: true pixels with it do not count; predicted ones are wrong, but charged to no class.
     Raises:
@@ -51,10 +51,10 @@ def score_semantic(
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """Label pictures anywhere below a folder, by their relative path without suffix, in order.
+    """Label maps anywhere below a folder, by their relative path without suffix, in order.
 
     Raises:
-        EvaluationError: no such folder, no picture in it, or two that differ in their suffix only.
+        EvaluationError: no such folder, no image in it, or two that differ in their suffix only.
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: no such folder")
@@ -66,10 +66,10 @@ def label_files(folder: Path) -> dict[str, Path]:
                 continue
             stem = path.relative_to(folder).with_suffix("").as_posix()
             if stem in found:
-                raise EvaluationError(f"{path} and {found[stem]}: two label pictures of one image; keep one")
+                raise EvaluationError(f"{path} and {found[stem]}: two label maps of one image; keep one")
             found[stem] = path
     if not found:
-        raise EvaluationError(f"{folder}: no label picture ({', '.join(SUFFIXES)}) in it")
+        raise EvaluationError(f"{folder}: no label map ({', '.join(SUFFIXES)}) in it")
     return dict(sorted(found.items()))
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Makes masks in one process or in several, each with its own SAM and its own share of the pictures."""
+"""Makes masks in one process or in several, each with its own SAM and its own share of the images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from cmpf.build.encoders import build_device
 from cmpf.config import get_cfg
 from cmpf.errors import CMPFError
+from cmpf.factory.encoders import build_device
+from tools.sam_masks.images import SourceImage
 from tools.sam_masks.maker import MaskMaker, Outcome
-from tools.sam_masks.pictures import Picture
 
 POLL_SECONDS = 0.5
 
@@ -46,27 +46,27 @@ class Job:
         return MaskMaker(cfg, output=self.output, device=device)
 
 
-def outcomes(jobs: Sequence[Job], pictures: Sequence[Picture]) -> Iterator[Outcome]:
-    """Works pictures off and tells of each as it is done; one job runs in this process.
+def outcomes(jobs: Sequence[Job], images: Sequence[SourceImage]) -> Iterator[Outcome]:
+    """Works images off and tells of each as it is done; one job runs in this process.
 
     Raises:
         CMPFError: the cache has masks made with other settings, or a process failed.
     """
     if len(jobs) == 1:
-        yield from map(jobs[0].maker(), pictures)
+        yield from map(jobs[0].maker(), images)
         return
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     processes = [
         context.Process(
-            target=_work, args=(job, pictures[index :: len(jobs)], results, os.getpid()), daemon=True
+            target=_work, args=(job, images[index :: len(jobs)], results, os.getpid()), daemon=True
         )
         for index, job in enumerate(jobs)
     ]
     try:
         for process in processes:
             process.start()
-        for _ in pictures:
+        for _ in images:
             yield _next(results, processes)
     finally:
         for process in processes:
@@ -93,11 +93,11 @@ def _next(results: Any, processes: Sequence[Any]) -> Outcome:
         return outcome
 
 
-def _work(job: Job, pictures: Sequence[Picture], results: Any, parent: int) -> None:
-    """The life of a process. Ctrl-C is its parent's affair; without a parent it ends after a picture."""
+def _work(job: Job, images: Sequence[SourceImage], results: Any, parent: int) -> None:
+    """The life of a process. Ctrl-C is its parent's affair; without a parent it ends after an image."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for outcome in map(job.maker(), pictures):
+        for outcome in map(job.maker(), images):
             results.put(outcome)
             if os.getppid() != parent:
                 return

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.data.shapeworld import CATEGORIES
-from cmpf.data.shapeworld.categories import MATERIALS, SHAPES
+from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.encoders.text import TEMPLATES
 from cmpf.encoders.tiny_clip import tiny_tokenizer
-from cmpf.functional import mask_pooling, resize_bilinear
+from cmpf.shapeworld import CATEGORIES
+from cmpf.shapeworld.categories import MATERIALS, SHAPES
 from tools.tiny_training.clip_features import dense_features, mask_logits, project
 from tools.tiny_training.scenes import ScenePool, category_flags, make_batch
 from tools.tiny_training.words import read

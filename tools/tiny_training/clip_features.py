@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.functional import mask_pooling, resize_bilinear
+from cmpf.common.tensors import mask_pooling, resize_bilinear
 from tools.tiny_training.scenes import CLIP_MEAN, CLIP_STD, network_input
 
 
@@ -33,7 +33,7 @@ def dense_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project(model: nn.Module, pooled_NC: Tensor) -> Tensor:
-    """Pooled vectors of the dense map in CLIP's joint space, L2-normalised: (N, E)."""
+    """Pooled vectors of the dense map in CLIP's joint space, L2-normalized: (N, E)."""
     clip: Any = model
     return F.normalize(clip.visual.head(clip.visual.trunk.head(pooled_NC[:, :, None, None])), dim=-1)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from cmpf.data.shapeworld import CATEGORIES
-from cmpf.data.shapeworld.categories import MATERIALS, SHAPES
 from cmpf.encoders.tiny_clip import build_tiny_clip_model, tiny_tokenizer
+from cmpf.shapeworld import CATEGORIES
+from cmpf.shapeworld.categories import MATERIALS, SHAPES
 from tools.tiny_training.clip_features import dense_features, imperfect_masks, pool_cells, project
 from tools.tiny_training.optimization import AveragedModel, Stepper
 from tools.tiny_training.scenes import BatchSampler, SceneBatch, ScenePool

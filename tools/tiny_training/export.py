@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cmpf.encoders.tiny_assets import HASHES
-from cmpf.encoders.weights import file_sha256
-from cmpf.files import replacing, write_text
+from cmpf.common.files import replacing, write_text
+from cmpf.weights.assets import HASHES
+from cmpf.weights.files import file_sha256
 
 MERGES = 2000
 

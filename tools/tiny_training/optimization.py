@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Optimiser, learning rate and averaged weights, the same for both tiny encoders."""
+"""Optimizer, learning rate and averaged weights, the same for both tiny encoders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: int) -> float:
 
 
 class Stepper:
-    """Backward pass, clipped gradient, learning rate and optimiser step."""
+    """Backward pass, clipped gradient, learning rate and optimizer step."""
 
     def __init__(
         self, modules: list[nn.Module], *, steps: int, lr: float, weight_decay: float, warmup: int

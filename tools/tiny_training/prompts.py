@@ -19,7 +19,7 @@ MASK_SIZE = 64
 class PointPrompts:
     """One point in each of N masks.
 
-    points (N, 2) x, y in pixels of the 256 x 256 input; image_index (N,) int64, which picture of the batch;
+    points (N, 2) x, y in pixels of the 256 x 256 input; image_index (N,) int64, which image of the batch;
     masks (N, P, P) bool, the segments that the points lie in; category_ids (N,).
     """
 
@@ -43,7 +43,7 @@ def _points_in(masks: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_prompts(batch: SceneBatch, *, per_image: int, generator: torch.Generator) -> PointPrompts:
-    """Draws segments of each picture (each at least once where `per_image` allows), and a point in each."""
+    """Draws segments of each image (each at least once where `per_image` allows), and a point in each."""
     order = torch.rand(batch.category_ids.shape, generator=generator).masked_fill(~batch.present, 2.0)
     order = order.argsort(dim=1)
     count = batch.present.sum(dim=1, keepdim=True)
@@ -66,7 +66,7 @@ def all_prompts(batch: SceneBatch, *, generator: torch.Generator) -> PointPrompt
 
 
 def encode_images(sam: nn.Module, images: Tensor) -> Tensor:
-    """SAM's image embedding (B, 64, 16, 16) of pictures (B, 3, P, P), 0..255."""
+    """SAM's image embedding (B, 64, 16, 16) of images (B, 3, P, P), 0..255."""
     model: Any = sam
     x = network_input(images, mean=SAM_MEAN, std=SAM_STD).contiguous()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=sam.training):
@@ -77,7 +77,7 @@ def encode_images(sam: nn.Module, images: Tensor) -> Tensor:
 def decode_points(
     sam: nn.Module, embeddings: Tensor, points: Tensor, image_index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Masks for points of several pictures at once, with segment-anything's own decoder.
+    """Masks for points of several images at once, with segment-anything's own decoder.
 
     The decoder repeats ONE image embedding for all prompts and adds each prompt's dense embedding. To serve a
     batch the image embedding is given as part of the dense one, and zeros in its place.

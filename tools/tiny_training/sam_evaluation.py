@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cmpf.functional import masks_to_boxes, resize_bilinear
+from cmpf.common.tensors import masks_to_boxes, resize_bilinear
 from tools.tiny_training.prompts import all_prompts, decode_points, encode_images
 from tools.tiny_training.sam_training import mask_iou
 from tools.tiny_training.scenes import INPUT_SIZE, SceneBatch, ScenePool, category_flags, make_batch
@@ -74,7 +74,7 @@ def best_overlap(masks: Tensor, proposals: Tensor) -> NDArray[np.float32]:
 
 
 def _proposal_recall(sam: nn.Module, batch: SceneBatch, embeddings: Tensor) -> tuple[Tensor, int]:
-    """Best overlap of every segment of the batch with the proposals for its picture; number of proposals."""
+    """Best overlap of every segment of the batch with the proposals for its image; number of proposals."""
     overlaps, count = [], 0
     for masks, present, embedding in zip(batch.masks, batch.present, embeddings, strict=True):
         proposals = automatic_proposals(sam, embedding[None], masks.shape[-1])
@@ -117,4 +117,4 @@ def judge_sam(sam: nn.Module, pool: ScenePool, *, seed: int) -> dict[str, float]
     label = categories.long()
     rows = _rows("IoU best of 3", best, label) | {"IoU trusted, all": float(trusted.mean() * 100)}
     rows |= _rows("found by proposals", found, label)
-    return rows | {"proposals a picture": count / len(pool)}
+    return rows | {"proposals an image": count / len(pool)}

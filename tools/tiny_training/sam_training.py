@@ -55,7 +55,7 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class LayoutHead(nn.Module):
-    """Predicts outlines, things and the way to each thing's centre from the embedding alone.
+    """Predicts outlines, things and the way to each thing's center from the embedding alone.
 
     Dense answers teach the image encoder faster than a few prompts can; thrown away after training.
     """
@@ -78,7 +78,7 @@ class LayoutHead(nn.Module):
         offset_x = (masks * (x[..., None, None] - line[None, :])).sum(dim=1)
         maps = F.pixel_shuffle(self.map(embeddings), 4)
         entropy = F.binary_cross_entropy_with_logits(maps[:, :2], torch.stack([outline, thing], dim=1))
-        # Stuff has no centre worth finding.
+        # Stuff has no center worth finding.
         ways = F.smooth_l1_loss(
             maps[:, 2:], torch.stack([offset_y, offset_x], dim=1), beta=0.1, reduction="none"
         )
@@ -112,7 +112,7 @@ class SamObjective(nn.Module):
 
 
 @torch.no_grad()
-def initialise(sam: nn.Module) -> None:
+def initialize(sam: nn.Module) -> None:
     """Sine-cosine position embedding, so that the encoder knows at once where a patch is; small weights."""
     model: Any = sam
     encoder = model.image_encoder
@@ -143,7 +143,7 @@ def train_sam(
     """Trains from random weights; arguments and result as those of `train_clip`."""
     torch.manual_seed(seed)
     sam = build_tiny_sam().train()
-    initialise(sam)
+    initialize(sam)
     objective = SamObjective(seed=seed)
     stepper = Stepper([sam, objective], steps=steps, lr=lr, weight_decay=0.05, warmup=200)
     average = AveragedModel(sam, decay=0.998)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from cmpf.data.shapeworld import CATEGORIES, generate_scene
+from cmpf.shapeworld import CATEGORIES, generate_scene
 
-# Far from the seeds of the datasets that `python -m cmpf.data.shapeworld` writes.
+# Far from the seeds of the datasets that `python -m cmpf.shapeworld` writes.
 TRAINING_SEEDS = 3_000_000_000
 VALIDATION_SEEDS = 7_000_000_000
 SEEDS_PER_RUN = 10_000_000
@@ -108,7 +108,7 @@ class BatchSampler:
 
 
 def network_input(images: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Normalises (B, 3, P, P) pictures and resizes them to the networks' 256 x 256, channels last."""
+    """Normalizes (B, 3, P, P) images and resizes them to the networks' 256 x 256, channels last."""
     scaled = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     resized = F.interpolate(scaled, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False)
     return resized.contiguous(memory_format=torch.channels_last)

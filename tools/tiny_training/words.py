@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.data.shapeworld import CATEGORIES, Category
-from cmpf.data.shapeworld.categories import MATERIALS, SHAPES
 from cmpf.encoders.clip_text import encode_tokens
 from cmpf.encoders.text import TEMPLATES
+from cmpf.shapeworld import CATEGORIES, Category
+from cmpf.shapeworld.categories import MATERIALS, SHAPES
 
 _ANY_THING = ("thing", "object", "shape")
 
@@ -75,7 +75,7 @@ class PromptSampler:
 
 
 def read(model: nn.Module, tokenizer: Any, texts: list[str]) -> Tensor:
-    """Embeddings of texts, L2-normalised: (N, E), with gradient."""
+    """Embeddings of texts, L2-normalized: (N, E), with gradient."""
     tokens = tokenizer(texts)
     # Cut after the longest text's end token, which has the highest number.
     length = int(tokens.argmax(dim=1).max()) + 1

@@ -18,12 +18,12 @@ CLASSES = (*THINGS, *STUFF)
 COLORS = {"apple": (196, 38, 40), "pear": (150, 176, 52), "lemon": (240, 206, 48), "plum": (88, 40, 108)}
 TABLES = ((150, 104, 62), (176, 132, 84), (112, 78, 52), (188, 168, 140))
 WALLS = ((206, 214, 220), (170, 192, 186), (222, 206, 184), (146, 160, 182))
-PICTURES = {"train": 8, "val": 4}
+IMAGES = {"train": 8, "val": 4}
 
 
 @dataclass(frozen=True)
 class Fruit:
-    """One fruit: class, centre, radius, all in drawn pixels."""
+    """One fruit: class, center, radius, all in drawn pixels."""
 
     name: str
     x: float
@@ -32,7 +32,7 @@ class Fruit:
 
 
 def outline(fruit: Fruit) -> Image.Image:
-    """Its mask, as a picture of one channel."""
+    """Its mask, as an image of one channel."""
     mask = Image.new("L", (SIZE * SCALE, SIZE * SCALE))
     draw = ImageDraw.Draw(mask)
     x, y, r = fruit.x, fruit.y, fruit.r
@@ -47,18 +47,18 @@ def outline(fruit: Fruit) -> Image.Image:
     return mask
 
 
-def paint(picture: Image.Image, fruit: Fruit, mask: Image.Image) -> None:
+def paint(image: Image.Image, fruit: Fruit, mask: Image.Image) -> None:
     """The fruit with a shadow below, darker at its rim, with a highlight and a stalk."""
     x, y, r = fruit.x, fruit.y, fruit.r
-    shadow = Image.new("L", picture.size)
+    shadow = Image.new("L", image.size)
     ImageDraw.Draw(shadow).ellipse((x - 1.1 * r, y + 0.6 * r, x + 1.3 * r, y + 1.15 * r), fill=110)
-    picture.paste((20, 16, 14), mask=shadow.filter(ImageFilter.GaussianBlur(6)))
+    image.paste((20, 16, 14), mask=shadow.filter(ImageFilter.GaussianBlur(6)))
     base = np.array(COLORS[fruit.name], dtype=np.float64)
-    rows, columns = np.mgrid[: picture.height, : picture.width]
+    rows, columns = np.mgrid[: image.height, : image.width]
     light = np.hypot(columns - x + 0.4 * r, rows - y + 0.4 * r) / (1.6 * r)
     shaded = np.clip(base * (1.22 - 0.6 * np.clip(light, 0, 1.4))[..., None], 0, 255).astype(np.uint8)
-    picture.paste(Image.fromarray(shaded), mask=mask)
-    draw = ImageDraw.Draw(picture)
+    image.paste(Image.fromarray(shaded), mask=mask)
+    draw = ImageDraw.Draw(image)
     glow = (x - 0.5 * r, y - 0.55 * r, x - 0.22 * r, y - 0.33 * r)
     draw.ellipse(glow, fill=tuple(int(0.45 * c + 0.55 * 255) for c in COLORS[fruit.name]))
     if fruit.name in ("apple", "pear"):
@@ -67,12 +67,12 @@ def paint(picture: Image.Image, fruit: Fruit, mask: Image.Image) -> None:
 
 
 def scene(rng: np.random.Generator) -> tuple[Image.Image, np.ndarray, list[str]]:
-    """A picture, segment numbers (H, W) from 0, and the class of each segment."""
+    """An image, segment numbers (H, W) from 0, and the class of each segment."""
     side = SIZE * SCALE
     edge = int(side * rng.uniform(0.34, 0.5))
     table, wall = TABLES[rng.integers(4)], WALLS[rng.integers(4)]
-    picture = Image.new("RGB", (side, side), wall)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), wall)
+    draw = ImageDraw.Draw(image)
     draw.rectangle((0, edge, side, side), fill=table)
     for y in range(edge + 18, side, 46):  # boards
         draw.line(
@@ -87,24 +87,24 @@ def scene(rng: np.random.Generator) -> tuple[Image.Image, np.ndarray, list[str]]
         r = side * rng.uniform(0.09, 0.13)
         fruit = Fruit(name, side * (0.08 + 0.84 * column), rng.uniform(edge + 0.7 * r, side - 1.2 * r), r)
         mask = outline(fruit)
-        paint(picture, fruit, mask)
+        paint(image, fruit, mask)
         numbers[np.asarray(mask) > 127] = len(names)
         names.append(name)
-    small = picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    small = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     noisy = np.asarray(small).astype(np.float64) + rng.normal(0, 3, (SIZE, SIZE, 1))
     half = SCALE // 2
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)), numbers[half::SCALE, half::SCALE], names
 
 
 def write_split(folder: Path, split: str, rng: np.random.Generator) -> None:
-    """Pictures, panoptic PNGs and JSON, label pictures and instances JSON of one split."""
+    """Images, panoptic PNGs and JSON, label maps and instances JSON of one split."""
     for name in (f"images/{split}", f"panoptic_{split}", f"labels/{split}"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     images, panoptic, instances = [], [], []
-    for image_id in range(1, PICTURES[split] + 1):
-        picture, numbers, names = scene(rng)
+    for image_id in range(1, IMAGES[split] + 1):
+        image, numbers, names = scene(rng)
         stem = f"bowl_{image_id:02d}"
-        picture.save(folder / f"images/{split}/{stem}.jpg", quality=90)
+        image.save(folder / f"images/{split}/{stem}.jpg", quality=90)
         images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": SIZE, "width": SIZE})
         ids, classes, segments = np.zeros((SIZE, SIZE), np.int64), np.zeros((SIZE, SIZE), np.uint8), []
         for number in np.unique(numbers).tolist():
@@ -138,5 +138,5 @@ def write_split(folder: Path, split: str, rng: np.random.Generator) -> None:
 
 if __name__ == "__main__":
     generator = np.random.default_rng(7)
-    for split_name in PICTURES:
+    for split_name in IMAGES:
         write_split(Path(sys.argv[1]), split_name, generator)

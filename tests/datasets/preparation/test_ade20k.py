@@ -9,7 +9,7 @@ from PIL import Image
 from preparation.ade20k import CLASSES, STUFF, THINGS, read_instances
 from preparation.classes import class_names
 
-from cmpf.data.catalog import get_vocabulary
+from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.errors import DatasetError
 
 # Places in the published list of the instance benchmark's 100 classes (1-based), and its names there.

@@ -47,9 +47,9 @@ def stop(item: Item) -> None:
 
 
 def checks(root: Path, split: str) -> list[Check]:
-    pictures = stems(root / "zoo" / "images" / split, ".jpg")
+    images = stems(root / "zoo" / "images" / split, ".jpg")
     labels = stems(root / "zoo" / "labels" / split, ".png")
-    return [check_labels(title=f"labels of {split}", images=pictures, labels=labels, allowed={0, 1, 255})]
+    return [check_labels(title=f"labels of {split}", images=images, labels=labels, allowed={0, 1, 255})]
 
 
 def preparation(**changes: object) -> Preparation:
@@ -58,7 +58,7 @@ def preparation(**changes: object) -> Preparation:
         "title": "Zoo",
         "description": "A zoo.",
         "download": "https://zoo.example",
-        "pictures": {"train": 3, "val": 3},
+        "images": {"train": 3, "val": 3},
         "raw": lambda root, split: [root / "zoo" / "raw" / split],
         "plan": plan,
         "prepared": lambda root, split: [root / "zoo" / "labels" / split],
@@ -95,21 +95,21 @@ def test_counts_are_printed(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run(preparation(), ["--root", str(root), "--split", "val", "--jobs", "1"]) == 0
     assert capsys.readouterr().out == "labels of val: 3 made, 0 were there, 0 failed\n"
     assert run(preparation(), ["--root", str(root), "--split", "val", "--check"]) == 0
-    assert capsys.readouterr().out == "labels of val: whole, 3 pictures\n"
+    assert capsys.readouterr().out == "labels of val: whole, 3 images\n"
 
 
-def test_the_number_of_pictures_is_compared_with_the_release_or_the_option(
+def test_the_number_of_images_is_compared_with_the_release_or_the_option(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    larger = preparation(pictures={"train": 4, "val": 3})
+    larger = preparation(images={"train": 4, "val": 3})
     arguments = ["--root", str(root), "--jobs", "1"]
     assert run(larger, arguments) == 0
     assert run(larger, [*arguments, "--check"]) == 1
     captured = capsys.readouterr()
-    assert "number of pictures: 1\n    3 found, 4 expected (--pictures 0 accepts any number)" in captured.out
-    assert captured.err == "Zoo: 1 faults\n"
-    assert run(larger, [*arguments, "--check", "--pictures", "3"]) == 0
-    assert run(larger, [*arguments, "--check", "--pictures", "0"]) == 0
+    assert "number of images: 1\n    3 found, 4 expected (--images 0 accepts any number)" in captured.out
+    assert captured.err == "Zoo: 1 issues\n"
+    assert run(larger, [*arguments, "--check", "--images", "3"]) == 0
+    assert run(larger, [*arguments, "--check", "--images", "0"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_number_of_pictures_is_compared_with_the_release_or_the_option(
     [
         (["--jobs", "0"], "expected a whole number > 0, got 0"),
         (["--jobs", "many"], "expected a whole number, got 'many'"),
-        (["--pictures", "-1"], "expected a whole number, got '-1'"),
+        (["--images", "-1"], "expected a whole number, got '-1'"),
         (["--split", "test"], "invalid choice: 'test'"),
         (["--chek", "--root"], "expected one argument"),
     ],
@@ -164,15 +164,15 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, capsys: pytest.C
     assert "2 made, 1 were there" in capsys.readouterr().out
 
 
-def test_of_many_faults_of_a_kind_a_hundred_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_many_issues_of_a_kind_a_hundred_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(preparation(), ["--root", str(root)]) == 0
     for number in range(103):
         write_png(root / "zoo/labels/val" / f"extra{number:03d}.png", np.zeros((4, 6)))
     capsys.readouterr()
     assert run(preparation(), ["--root", str(root), "--check"]) == 1
     out = capsys.readouterr().out
-    assert "labels of val: 103 faults, 3 pictures" in out
-    assert "label pictures without picture: 103" in out
+    assert "labels of val: 103 issues, 3 images" in out
+    assert "label maps without image: 103" in out
     assert "extra099.png" in out
     assert "extra100.png" not in out
     assert "and 3 more" in out

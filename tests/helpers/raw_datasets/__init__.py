@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Synthetic raw trees of every dataset: real file names, bit depths and JSON fields, two or three small pictures."""
+"""Synthetic raw trees of every dataset: real file names, bit depths and JSON fields, two or three small images."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def prepare_everything(root: Path, *, split: str = "all") -> None:
     """
     for name in SCRIPTS:
         script = load_script(name)
-        chosen = split if split in script.PREPARATION.pictures else "all"
+        chosen = split if split in script.PREPARATION.images else "all"
         if script.main(["--root", str(root), "--jobs", "1", "--split", chosen]) != 0:
             raise RuntimeError(f"{name} failed")

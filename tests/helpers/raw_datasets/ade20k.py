@@ -9,8 +9,8 @@ import numpy as np
 from helpers.raw_datasets.common import blocks, photo, write_json, write_png
 
 FOLDERS = {"training": "train", "validation": "val"}
-PICTURES = 3
-# Each block of a picture: label (0 = other, 1..150), class of the instance benchmark (1..100), instance number.
+IMAGES = 3
+# Each block of an image: label (0 = other, 1..150), class of the instance benchmark (1..100), instance number.
 # Wall, two beds, a window, other, sky, a flag of which no instance is known.
 BLOCKS = ((1, 0, 0), (8, 1, 3), (8, 1, 4), (9, 2, 7), (0, 0, 0), (3, 0, 0), (150, 0, 0), (3, 0, 0), (1, 0, 0))
 # Each block of A-847: object index in the release; 2978 is wall, 312 building, 165 bed, 1 is none of the 847.
@@ -22,12 +22,12 @@ SCENES = {"ADE_train_00016869": "urban/street", "ADE_train_00000001": "cultural/
 
 
 def make_ade20k(root: Path) -> None:
-    """Pictures, labels and instances of both splits."""
+    """Images, labels and instances of both splits."""
     folder = root / "ADEChallengeData2016"
     labels, categories, numbers = (blocks([block[i] for block in BLOCKS]) for i in range(3))
     instances = np.stack([categories, numbers, np.zeros_like(numbers)], axis=-1)
     for place, split in FOLDERS.items():
-        for number in range(1, PICTURES + 1):
+        for number in range(1, IMAGES + 1):
             name = f"ADE_{split}_{number:08d}"
             photo(folder / "images" / place / f"{name}.jpg", seed=number)
             write_png(folder / "annotations" / place / f"{name}.png", labels)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The 10K pictures of BDD100K with panoptic bitmasks and semantic masks, as they are released."""
+"""The 10K images of BDD100K with panoptic bitmasks and semantic masks, as they are released."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = {
 }
 TRUNCATED, OCCLUDED, CROWD, IGNORED = 8, 4, 2, 1
 # Blocks: category, attributes, number of the object, train id. Road in two pieces, two cars (the second with a number
-# above 255), a group of persons, a car that does not count | sky, unlabelled, a caravan (no train id).
+# above 255), a group of persons, a car that does not count | sky, unlabeled, a caravan (no train id).
 OBJECTS = (
     (7, 0, 1, 0),
     (7, OCCLUDED, 2, 0),
@@ -29,7 +29,7 @@ OBJECTS = (
 
 
 def make_bdd100k(root: Path, *, bitmasks: bool = True, masks: bool = True) -> None:
-    """Pictures and labels of both splits.
+    """Images and labels of both splits.
 
     Args:
         bitmasks: with labels/pan_seg.

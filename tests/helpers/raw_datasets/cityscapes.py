@@ -29,7 +29,7 @@ COLUMNS, ROWS = 3, 3
 
 
 def make_cityscapes(root: Path) -> None:
-    """Pictures and fine annotations of train and val."""
+    """Images and fine annotations of train and val."""
     folder = root / "cityscapes"
     labels, instances = (blocks([entry[i] for entry in OBJECTS]) for i in (1, 2))
     for split, names in NAMES.items():

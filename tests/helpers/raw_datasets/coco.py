@@ -54,7 +54,7 @@ LVIS_PLACES = {
     "val": (("val2017", 139), ("val2017", 285), ("train2017", 9)),
 }
 THINGS = 80
-# Segments of every picture: category id, segment id, crowd; 0 = void. Two persons, one crowd of cars.
+# Segments of every image: category id, segment id, crowd; 0 = void. Two persons, one crowd of cars.
 SEGMENTS = (
     (1, 3226956, 0),
     (1, 6979964, 0),
@@ -63,7 +63,7 @@ SEGMENTS = (
     (0, 0, 0),
     (200, 16711935, 0),
 )
-STUFF_VALUES = (0, 2, 181, 91, 255, 12)  # person, car, wood, banner, unlabelled, stop sign: id less one
+STUFF_VALUES = (0, 2, 181, 91, 255, 12)  # person, car, wood, banner, unlabeled, stop sign: id less one
 
 
 def name(number: int) -> str:
@@ -72,13 +72,13 @@ def name(number: int) -> str:
 
 
 def make_coco(root: Path) -> None:
-    """Pictures, panoptic and instance annotations of both splits."""
+    """Images, panoptic and instance annotations of both splits."""
     for split, numbers in NUMBERS.items():
         _make_split(root / "coco", f"{split}2017", numbers)
 
 
 def make_coco_stuff(root: Path) -> None:
-    """stuffthingmaps of the pictures of make_coco."""
+    """stuffthingmaps of the images of make_coco."""
     for split, numbers in NUMBERS.items():
         for turn, number in enumerate(numbers):
             values = [*STUFF_VALUES[turn:], *STUFF_VALUES[:turn]]
@@ -88,7 +88,7 @@ def make_coco_stuff(root: Path) -> None:
 
 
 def make_lvis(root: Path) -> None:
-    """lvis_v1_{train,val}.json of pictures of make_coco; those of val lie in both folders, as in the release."""
+    """lvis_v1_{train,val}.json of images of make_coco; those of val lie in both folders, as in the release."""
     for split, places in LVIS_PLACES.items():
         masks = blocks([1, 2, 3, 4, 5, 6])
         annotations = [

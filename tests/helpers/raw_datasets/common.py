@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Pictures and label maps of the synthetic raw trees."""
+"""Images and label maps of the synthetic raw trees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Labels = npt.NDArray[np.int64]
 
 
 def photo(path: Path, seed: int, *, height: int = HEIGHT, width: int = WIDTH) -> None:
-    """Writes a smooth coloured JPEG."""
+    """Writes a smooth colored JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 6, 3)).astype(np.uint8)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR).save(path, quality=90)
@@ -39,12 +39,12 @@ def write_png(path: Path, values: npt.NDArray[Any], dtype: type = np.uint8) -> N
 
 
 def write_palette_png(path: Path, values: Labels) -> None:
-    """Writes (H, W) palette indices, with colours as the releases have them."""
+    """Writes (H, W) palette indices, with colors as the releases have them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(values.astype(np.uint8)).convert("P")
-    picture.putdata(values.ravel().tolist())
-    picture.putpalette([(37 * index + 11 * channel) % 256 for index in range(256) for channel in range(3)])
-    picture.save(path)
+    image = Image.fromarray(values.astype(np.uint8)).convert("P")
+    image.putdata(values.ravel().tolist())
+    image.putpalette([(37 * index + 11 * channel) % 256 for index in range(256) for channel in range(3)])
+    image.save(path)
 
 
 def write_id_png(path: Path, ids: Labels) -> None:

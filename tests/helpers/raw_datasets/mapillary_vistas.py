@@ -23,20 +23,20 @@ KEYS = {
     "training": ("__CRyFzoDOXn6unQ6a3DnQ", "_0v9lKtpQZjyHIzYHrRzkw"),
     "validation": ("0035fkbjWljhaftpVM37-g",),
 }
-# Segments: category id (1-based), segment id; 0 = unlabelled. Road, two cars, sky, ego vehicle.
+# Segments: category id (1-based), segment id; 0 = unlabeled. Road, two cars, sky, ego vehicle.
 SEGMENTS = ((14, 1118481), (56, 4342338), (56, 4342339), (28, 8421504), (0, 0), (65, 7895160))
-UNLABELLED = 65
+UNLABELED = 65
 
 
 def make_mapillary_vistas(root: Path, *, package: str = "v1.2") -> None:
-    """Pictures, labels, instances and panoptic annotations of both splits.
+    """Images, labels, instances and panoptic annotations of both splits.
 
     Args:
-        package: "v1.2", or "v2.0", which keeps all but the pictures one folder deeper.
+        package: "v1.2", or "v2.0", which keeps all but the images one folder deeper.
     """
     things = released("mapillary_vistas_things")
     ids = blocks([identity for _, identity in SEGMENTS])
-    labels = blocks([category - 1 if category else UNLABELLED for category, _ in SEGMENTS])
+    labels = blocks([category - 1 if category else UNLABELED for category, _ in SEGMENTS])
     for split, keys in KEYS.items():
         place = root / "mapillary_vistas" / split
         folder = place / "v1.2" if package == "v2.0" else place

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 from scipy.io import savemat
 
 NAMES = {"train": ("2008_000008", "2008_000015"), "val": ("2008_000002", "2008_000003")}
-TEST_NAMES = ("2008_000001",)  # pictures that no split lists
+TEST_NAMES = ("2008_000001",)  # images that no split lists
 MAT_TEXT = "MATLAB 5.0 MAT-file, Platform: GLNXA64, Created on: Sat Mar 22 14:34:02 2014"
 # Background, aeroplane, tv monitor, border, dog, background.
 VOC_INDICES = (0, 1, 20, 255, 12, 0)
@@ -85,7 +85,7 @@ def write_label_map(path: Path, labels: np.ndarray, *, key: str = "LabelMap") ->
 
 
 def _make_devkit(folder: Path, task: str) -> None:
-    """Pictures and lists of splits."""
+    """Images and lists of splits."""
     lists = folder / "ImageSets" / task
     lists.mkdir(parents=True, exist_ok=True)
     for split, names in {**NAMES, "trainval": (*NAMES["train"], *NAMES["val"])}.items():

@@ -135,7 +135,7 @@ SMALL = {"size": [9, 9], "counts": [81]}
         (spoilt("categories", frequency="x"), r"gt\.json: category with frequency 'x'; LVIS has r, c and f"),
     ],
 )
-def test_faults_are_named_with_file_and_entry(tmp_path: Path, files: tuple[Any, Any], message: str) -> None:
+def test_issues_are_named_with_file_and_entry(tmp_path: Path, files: tuple[Any, Any], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         score(tmp_path, *files, lvis=True)
 

@@ -99,18 +99,18 @@ def test_images_must_be_the_same_on_both_sides(files: Files) -> None:
     refused(files, r"pred\.json: annotation listed twice: image_id 1")
 
 
-def test_ids_must_be_in_picture_and_list(files: Files) -> None:
+def test_ids_must_be_in_image_and_list(files: Files) -> None:
     infos = files.found["annotations"][1]["segments_info"]
     infos.append({"id": 9999, "category_id": 3})
     refused(files, r"found_1\.png and .*pred\.json: prediction lists segments \[9999\], which have no pixel")
     del infos[-1]
     lost = infos.pop()
-    refused(files, rf"found_1\.png .*prediction picture holds ids \[{lost['id']}\]")
+    refused(files, rf"found_1\.png .*prediction image holds ids \[{lost['id']}\]")
     infos += [lost, lost]
     refused(files, rf"found_1\.png .*prediction lists segment ids \[{lost['id']}\] twice")
     infos.pop()
     stray = files.truth["annotations"][2]["segments_info"].pop()
-    refused(files, rf"gt/2\.png and .*gt\.json: ground truth picture holds ids \[{stray['id']}\]")
+    refused(files, rf"gt/2\.png and .*gt\.json: ground truth image holds ids \[{stray['id']}\]")
 
 
 def test_unknown_categories_are_named(files: Files) -> None:
@@ -121,12 +121,12 @@ def test_unknown_categories_are_named(files: Files) -> None:
     refused(files, r"gt\.json: segment \d+ of image 0 has category_id 4")
 
 
-def test_pictures_must_be_there_whole_and_of_one_size(files: Files) -> None:
+def test_images_must_be_there_whole_and_of_one_size(files: Files) -> None:
     path = files.folder / "pred" / "found_1.png"
     path.rename(files.folder / "kept.png")
     refused(files, r"found_1\.png: no such prediction PNG; .*pred\.json names it")
-    path.write_bytes(b"no picture")
-    refused(files, r"found_1\.png: cannot be read as a picture")
+    path.write_bytes(b"no image")
+    refused(files, r"found_1\.png: cannot be read as an image")
     Image.open(files.folder / "kept.png").resize((10, 24)).save(path)
     refused(files, r"found_1\.png: the prediction is \(24, 10\)")
     (files.folder / "gt" / "0.png").unlink()

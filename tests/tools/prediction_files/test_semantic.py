@@ -73,7 +73,7 @@ def confusion_reference(
         (np.uint16, 847, 65535, ("png", "tif")),
     ],
 )
-def test_random_pictures_agree_with_a_loop_over_pixels(
+def test_random_images_agree_with_a_loop_over_pixels(
     tmp_path: Path, kind: type[np.integer], classes: int, ignore_label: int, endings: tuple[str, str]
 ) -> None:
     generator = np.random.default_rng(classes)
@@ -112,7 +112,7 @@ def refused(folder: Path, message: str) -> None:
         score(folder)
 
 
-def test_pictures_must_be_on_both_sides(tmp_path: Path) -> None:
+def test_images_must_be_on_both_sides(tmp_path: Path) -> None:
     labels = np.zeros((2, 2), np.uint8)
     for number in range(5):
         write(tmp_path / "gt", f"{number}.png", labels)
@@ -123,22 +123,22 @@ def test_pictures_must_be_on_both_sides(tmp_path: Path) -> None:
         write(tmp_path / "pred", f"{number}.png", labels)
     refused(tmp_path, r"gt: no ground truth for .*pred/5\.png")
     write(tmp_path / "pred", "5.tif", labels)
-    refused(tmp_path, r"5\.(png|tif) and .*5\.(png|tif): two label pictures of one image")
+    refused(tmp_path, r"5\.(png|tif) and .*5\.(png|tif): two label maps of one image")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EvaluationError, match=r"empty: no label picture \(\.png"):
+    with pytest.raises(EvaluationError, match=r"empty: no label map \(\.png"):
         score_semantic(gt_dir=tmp_path / "empty", pred_dir=tmp_path / "gt", names="ab", ignore_label=255)
 
 
-def test_strange_pictures_are_named(tmp_path: Path) -> None:
+def test_strange_images_are_named(tmp_path: Path) -> None:
     write(tmp_path / "gt", "x.png", np.array([[0, 1]], np.uint8))
     write(tmp_path / "pred", "x.png", np.array([[0, 3]], np.uint8))
     refused(tmp_path, r"pred/x\.png: predicted label 3; allowed are 0\.\.2 and 255")
     write(tmp_path / "pred", "x.png", np.zeros((1, 2, 3), np.uint8))
-    refused(tmp_path, r"pred/x\.png: a label picture has one channel, this one has 3")
+    refused(tmp_path, r"pred/x\.png: a label map has one channel, this one has 3")
     write(tmp_path / "pred", "x.png", np.zeros((2, 1), np.uint8))
     refused(tmp_path, r"pred/x\.png: the prediction is \(2, 1\)")
     (tmp_path / "pred" / "x.png").write_bytes(b"")
-    refused(tmp_path, r"pred/x\.png: cannot be read as a picture")
+    refused(tmp_path, r"pred/x\.png: cannot be read as an image")
     write(tmp_path / "gt", "x.png", np.array([[0, 9]], np.uint8))
     refused(tmp_path, r"gt/x\.png: label 9 is neither one of the 3 classes nor the ignore label 255")
 
@@ -163,7 +163,7 @@ def test_repeated_names_keep_their_numbers_apart(tmp_path: Path) -> None:
     assert (got["IoU-a (0)"], got["IoU-a (1)"]) == (50, 0)
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     labels = np.zeros((32, 32), np.uint8)
     peaks = []
     for first, last in ((0, 50), (50, 500)):

@@ -14,23 +14,23 @@ import pytest
 
 from cmpf.errors import CMPFError, EvaluationError
 from tools.sam_masks import pool
+from tools.sam_masks.images import SourceImage
 from tools.sam_masks.maker import MADE, Outcome
-from tools.sam_masks.pictures import Picture
 
-PICTURES = [Picture(name, (8, 8)) for name in ("a", "b", "c")]
+IMAGES = [SourceImage(name, (8, 8)) for name in ("a", "b", "c")]
 
 
 class FakeJob:
-    """Makes masks in no time, but for one picture."""
+    """Makes masks in no time, but for one image."""
 
-    def __init__(self, fault: Exception | None = None) -> None:
-        self.fault = fault
+    def __init__(self, issue: Exception | None = None) -> None:
+        self.issue = issue
 
     def maker(self) -> Any:
-        def make(picture: Picture) -> Outcome:
-            if self.fault is not None and picture.file == "b":
-                raise self.fault
-            return Outcome(picture.file, MADE)
+        def make(source: SourceImage) -> Outcome:
+            if self.issue is not None and source.file == "b":
+                raise self.issue
+            return Outcome(source.file, MADE)
 
         return make
 
@@ -45,15 +45,15 @@ def _ctrl_c() -> Iterator[None]:
 
 def results_of(job: FakeJob, parent: int) -> list[Any]:
     results: queue.Queue[Any] = queue.Queue()
-    pool._work(job, PICTURES, results, parent)  # type: ignore[arg-type]
+    pool._work(job, IMAGES, results, parent)  # type: ignore[arg-type]
     return list(results.queue)
 
 
-def test_a_process_tells_of_each_picture() -> None:
+def test_a_process_tells_of_each_image() -> None:
     assert [result.file for result in results_of(FakeJob(), os.getppid())] == ["a", "b", "c"]
 
 
-def test_a_process_without_its_parent_ends_after_a_picture() -> None:
+def test_a_process_without_its_parent_ends_after_an_image() -> None:
     assert [result.file for result in results_of(FakeJob(), parent=-1)] == ["a"]
 
 
@@ -80,5 +80,5 @@ def test_a_process_that_died_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_job_runs_in_this_process() -> None:
-    made = pool.outcomes([FakeJob()], PICTURES)  # type: ignore[list-item]
+    made = pool.outcomes([FakeJob()], IMAGES)  # type: ignore[list-item]
     assert [outcome.file for outcome in made] == ["a", "b", "c"]

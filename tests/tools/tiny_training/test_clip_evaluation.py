@@ -4,8 +4,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmpf.data.shapeworld import CATEGORIES
 from cmpf.encoders.tiny_clip import load_tiny_clip
+from cmpf.shapeworld import CATEGORIES
 from tools.tiny_training.clip_evaluation import Naming, category_texts, name_regions, naming_table
 from tools.tiny_training.scenes import VALIDATION_SEEDS, make_pool
 
@@ -32,7 +32,7 @@ def test_every_word_has_one_unit_row() -> None:
     assert class_of_row.unique_consecutive().tolist() == list(range(54))
 
 
-def test_the_shipped_clip_names_most_regions_of_unseen_pictures() -> None:
+def test_the_shipped_clip_names_most_regions_of_unseen_images() -> None:
     naming = name_regions(
         load_tiny_clip(), make_pool(12, first_seed=VALIDATION_SEEDS + 500_000, label="test")
     )

@@ -13,7 +13,7 @@ from tools.tiny_training.clip_features import (
 )
 
 
-def test_the_dense_map_is_what_open_clip_pools_for_a_whole_picture() -> None:
+def test_the_dense_map_is_what_open_clip_pools_for_a_whole_image() -> None:
     torch.manual_seed(0)
     model = build_tiny_clip_model()
     images = torch.rand(1, 3, 256, 256) * 255

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cmpf.encoders.tiny_assets import ASSETS, checked_asset, load_checked_weights
+from cmpf.weights.assets import ASSETS, checked_asset, load_checked_weights
 from tools.tiny_training.export import save_merges, save_weights
 
 

@@ -31,7 +31,7 @@ def test_all_segments_get_one_point_each() -> None:
     assert torch.equal(prompts.category_ids, BATCH.category_ids[BATCH.present])
 
 
-def test_a_batch_of_prompts_equals_segment_anythings_decoder_picture_by_picture() -> None:
+def test_a_batch_of_prompts_equals_segment_anythings_decoder_image_by_image() -> None:
     torch.manual_seed(0)
     sam = build_tiny_sam()
     points, index = torch.tensor([[10.0, 20.0], [200.0, 30.0], [99.0, 180.0]]), torch.tensor([0, 1, 1])

@@ -25,7 +25,7 @@ def test_the_best_proposal_counts() -> None:
     assert np.array_equal(best_overlap(true, proposals[:0]), [0])
 
 
-def test_the_shipped_sam_finds_most_things_of_unseen_pictures() -> None:
+def test_the_shipped_sam_finds_most_things_of_unseen_images() -> None:
     rows = judge_sam(
         load_tiny_sam(), make_pool(8, first_seed=VALIDATION_SEEDS + 500_000, label="test"), seed=0
     )

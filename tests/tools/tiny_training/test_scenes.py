@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cmpf.data.shapeworld import CATEGORIES, generate_scene
+from cmpf.shapeworld import CATEGORIES, generate_scene
 from tools.tiny_training.scenes import (
     CLIP_MEAN,
     CLIP_STD,
@@ -34,7 +34,7 @@ def test_masks_of_a_batch_cover_each_pixel_once_and_missing_segments_are_empty()
     assert batch.images.shape == (2, 3, 128, 128)
 
 
-def test_a_mirrored_scene_has_picture_and_masks_mirrored_and_the_pool_stays() -> None:
+def test_a_mirrored_scene_has_image_and_masks_mirrored_and_the_pool_stays() -> None:
     before = POOL.images.copy()
     plain, mirrored = (make_batch(POOL, np.array([1]), np.array([flip])) for flip in (False, True))
     assert torch.equal(mirrored.images, plain.images.flip(-1))
@@ -48,9 +48,9 @@ def test_every_scene_comes_once_an_epoch() -> None:
     assert sorted(captions) == sorted(POOL.captions * 2)
 
 
-def test_the_networks_see_256_pixels_with_a_grey_of_the_mean_as_zero() -> None:
-    grey = torch.tensor(CLIP_MEAN)[None, :, None, None].expand(1, 3, 128, 128)
-    x = network_input(grey + torch.tensor(CLIP_STD)[:, None, None], mean=CLIP_MEAN, std=CLIP_STD)
+def test_the_networks_see_256_pixels_with_a_gray_of_the_mean_as_zero() -> None:
+    gray = torch.tensor(CLIP_MEAN)[None, :, None, None].expand(1, 3, 128, 128)
+    x = network_input(gray + torch.tensor(CLIP_STD)[:, None, None], mean=CLIP_MEAN, std=CLIP_STD)
     assert x.shape == (1, 3, 256, 256)
     # (mean + std - mean) / std = 1
     assert torch.allclose(x, torch.ones(()), atol=1e-5)

@@ -4,8 +4,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from cmpf.data.shapeworld import CATEGORIES
 from cmpf.encoders.tiny_clip import build_tiny_clip_model, tiny_tokenizer
+from cmpf.shapeworld import CATEGORIES
 from tools.tiny_training.words import PromptSampler, material_words, phrases, read, shape_words
 
 RED_CIRCLE = next(category for category in CATEGORIES if category.name == "red circle")

@@ -1,0 +1,288 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What CMPF finds on this machine, as data; `cmpf doctor` prints it.
+
+Nothing is imported before it is looked at, so that a damaged installation can be examined, too. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+OK, MISSING, FAILED = "ok", "missing", "failed"
+VERSIONS, DEVICES, PARTS, WEIGHTS, DATASETS, SELF_TEST = GROUPS = (
+    "versions", "devices", "optional parts", "weights", "datasets", "self-test",
+)  # fmt: skip
+# Packages that CMPF cannot do without, and the oldest version that works (install_requires of setup.py).
+CORE = {
+    "torch": "2.7",
+    "torchvision": "0.22",
+    "open_clip_torch": "3",
+    "timm": "1.0.9",
+    "segment-anything": "1.0",
+    "fvcore": "0.1.5",
+    "numpy": "1.26",
+    "scipy": "1.11",
+    "pillow": "10.1",
+    "pycocotools": "2.0.7",
+    "faster-coco-eval": "1.8",
+    "safetensors": "0.4.3",
+    "huggingface_hub": "0.23",
+    "filelock": "3.12",
+    "tqdm": "4.66",
+    "tensorboard": "2.16",
+}
+TINY = "cmpf_tiny"
+SIZE, SEED = 256, 0  # of the self-test's image
+# What the shipped configurations of full size take.
+USED_CLIPS = (("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"), ("RN50x64", "openai"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    group: one of GROUPS. state: OK, MISSING (CMPF works without it) or FAILED (something that must work does not).
+    detail: what was found. fix: a command, or what to do; "" = nothing.
+    """
+
+    group: str
+    name: str
+    state: str
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An optional part: the extra of setup.py that brings it ("" = none), what for, and its package -> module."""
+
+    extra: str
+    purpose: str
+    modules: dict[str, str]
+
+    @property
+    def fix(self) -> str:
+        """The command that installs it."""
+        return (
+            f'pip install "cmpf[{self.extra}]"'
+            if self.extra
+            else f"pip install --no-build-isolation --no-deps {DETECTRON2} (see INSTALL.md)"
+        )
+
+
+DETECTRON2 = "git+https://github.com/facebookresearch/detectron2"
+OPTIONAL = (
+    Part("web", "cmpf serve", {"gradio": "gradio"}),
+    Part("video", "videos and webcam of demo.py", {"opencv-python-headless": "cv2"}),
+    Part("export", "cmpf export --format onnx", {p: p for p in ("onnx", "onnxscript", "onnxruntime")}),
+    Part("cityscapes", "official evaluation of Cityscapes", {"cityscapesscripts": "cityscapesscripts"}),
+    Part("wandb", "LOG.WANDB_PROJECT", {"wandb": "wandb"}),
+    Part("supervision", "Prediction.to_supervision", {"supervision": "supervision"}),
+    Part("demo", "photographs of make demo", {"scikit-image": "skimage", "pooch": "pooch"}),
+    Part("completion", "cmpf --completion", {"shtab": "shtab"}),
+    Part("", "--engine detectron2", {"detectron2": "detectron2"}),
+)
+
+
+def report() -> list[Check]:
+    """Everything, in the order of GROUPS. Takes some seconds: the self-test builds a model."""
+    looks: dict[str, Callable[[], Iterable[Check]]] = {
+        VERSIONS: versions,
+        DEVICES: devices,
+        PARTS: parts,
+        WEIGHTS: weights,
+        DATASETS: datasets,
+        SELF_TEST: self_test,
+    }
+    return [check for group, look in looks.items() for check in _guarded(group, look)]
+
+
+def versions() -> Iterator[Check]:
+    """CMPF, Python and the packages that CMPF cannot do without."""
+    from cmpf import __version__
+
+    yield Check(VERSIONS, "cmpf", OK, f"{__version__} in {Path(__file__).parent}")
+    yield Check(VERSIONS, "python", OK, f"{platform.python_version()} ({sys.executable})")
+    for package, oldest in CORE.items():
+        found, fix = _version(package), f'pip install "{package}>={oldest}"'
+        if not found:
+            yield Check(VERSIONS, package, FAILED, "not installed", fix)
+        elif _numbers(found) < _numbers(oldest):
+            yield Check(VERSIONS, package, FAILED, f"{found}, but {oldest} or newer is needed", fix)
+        else:
+            yield Check(VERSIONS, package, OK, found)
+
+
+def devices() -> Iterator[Check]:
+    """The CPU, CUDA devices, and what computes deformable attention on them."""
+    import torch
+
+    from cmpf.modeling.deformable_triton import triton_problem
+
+    yield Check(DEVICES, "cpu", OK, f"{os.cpu_count()} cores, threads in use: {torch.get_num_threads()}")
+    if not torch.cuda.is_available():
+        built = (
+            f"PyTorch is built for CUDA {torch.version.cuda}"
+            if torch.version.cuda
+            else "PyTorch is built for CPUs"
+        )
+        yield Check(DEVICES, "cuda", MISSING, f"no device ({built}); models run on the CPU")
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = f"{device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}"
+        yield Check(DEVICES, f"cuda:{index}", OK, f"{device.name}, {memory}, CUDA {torch.version.cuda}")
+        problem = triton_problem(torch.device("cuda", index))
+        kind = f"PyTorch's operators ({problem})" if problem else "Triton kernels"
+        yield Check(DEVICES, "deformable attention", MISSING if problem else OK, kind)
+
+
+def parts() -> Iterator[Check]:
+    """Optional parts, and the command that installs each."""
+    for part in OPTIONAL:
+        name = part.extra or next(iter(part.modules))
+        missing = [package for package, module in part.modules.items() if not _importable(module)]
+        if missing:
+            yield Check(PARTS, name, MISSING, f"{', '.join(missing)} ({part.purpose})", part.fix)
+        else:
+            found = ", ".join(f"{package} {_version(package)}".strip() for package in part.modules)
+            yield Check(PARTS, name, OK, f"{found} ({part.purpose})")
+
+
+def weights() -> Iterator[Check]:
+    """Weights of the full-size encoders in the caches, and those that the shipped configurations would download."""
+    from cmpf.encoders.clip_factory import clip_names, saved_file
+    from cmpf.encoders.clip_tags import QUICKGELU, source_of, tag_record
+    from cmpf.encoders.sam import PUBLISHED, published_path
+    from cmpf.weights.download import part_of
+    from cmpf.weights.files import cache_folder
+
+    yield Check(WEIGHTS, "folder", OK, str(cache_folder()))
+    for name, tag in _clip_tags(name for name in clip_names() if not name.endswith(QUICKGELU)):
+        record = tag_record(name, tag)
+        if path := _clip_file(name, tag, record):
+            yield Check(WEIGHTS, f"CLIP {name} {tag}", OK, _size(path))
+        elif (name, tag) in USED_CLIPS:
+            fix = _download_or(source_of(record), saved_file(name, tag))
+            yield Check(WEIGHTS, f"CLIP {name} {tag}", MISSING, "not in the caches", fix)
+    for name, url in PUBLISHED.items():
+        path = published_path(name)
+        part = part_of(path)
+        if path.is_file():
+            yield Check(WEIGHTS, f"SAM {name}", OK, _size(path))
+        else:
+            state = f"download unfinished: {_size(part)}" if part.is_file() else "not in the cache"
+            yield Check(WEIGHTS, f"SAM {name}", MISSING, state, _download_or(url, path))
+
+
+def datasets() -> Iterator[Check]:
+    """The folder of datasets, and which of the table are there."""
+    from cmpf.data.datasets.catalog import ROOT_VARIABLE, dataset_names, dataset_root, locate_dataset
+
+    root = dataset_root()
+    given = "" if os.environ.get(ROOT_VARIABLE) else f" ({ROOT_VARIABLE} is not set)"
+    if root.is_dir():
+        yield Check(DATASETS, ROOT_VARIABLE, OK, f"{root.absolute()}{given}")
+    else:
+        fix = f"export {ROOT_VARIABLE}=/the/folder/of/datasets"
+        yield Check(DATASETS, ROOT_VARIABLE, MISSING, f"{root.absolute()}: no such folder{given}", fix)
+    for name in dataset_names():
+        dataset = locate_dataset(name)
+        found = [path.exists() for path in dataset.paths]
+        if all(found):
+            yield Check(DATASETS, name, OK, str(dataset.folder.absolute()))
+        else:
+            state = f"{sum(found)} of {len(found)} paths in {dataset.folder.absolute()}"
+            yield Check(DATASETS, name, MISSING, state, dataset.entry.command_in(dataset.folder))
+
+
+def self_test() -> Iterator[Check]:
+    """One generated image, segmented by the tiny model on the device that CMPF would choose."""
+    import cmpf
+    from cmpf.shapeworld.categories import CATEGORIES
+    from cmpf.shapeworld.scene import generate_scene
+
+    scene = generate_scene(SEED, size=SIZE, seen_only=True)
+    words = dict.fromkeys(CATEGORIES[segment.category_id].name for segment in scene.segments)
+    start = time.perf_counter()
+    predictor = cmpf.load(TINY)
+    loaded = time.perf_counter()
+    found = predictor.predict(scene.image, list(words)).segments
+    took = f"{time.perf_counter() - loaded:.2f} s, after {loaded - start:.2f} s of loading"
+    device = next(predictor.model.parameters()).device
+    detail = (
+        f"{len(found)} segments of {len(scene.segments)} in a {SIZE} x {SIZE} image on {device} in {took}"
+    )
+    yield Check(SELF_TEST, TINY, OK if found else FAILED, detail)
+
+
+def _guarded(group: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    """The checks of a group; a failure ends the group and not the report."""
+    try:
+        yield from look()
+    except Exception as error:  # whatever a damaged installation throws
+        yield Check(group, "error", FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Leading numbers of a version: "2.15.0+cpu" -> (2, 15, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", text, maxsplit=1)[0]))
+
+
+def _importable(module: str) -> bool:
+    """Whether a package of this name is there; a mere folder, such as a checkout of it, has no origin."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _clip_tags(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    from open_clip.pretrained import list_pretrained_tags_by_model
+
+    for name in names:
+        yield from ((name, tag) for tag in list_pretrained_tags_by_model(name))
+
+
+def _clip_file(name: str, tag: str, record: dict[str, Any]) -> Path | None:
+    """The file of a tag's weights: one that the user has saved, or that of the Hub's cache; None = not there."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    from cmpf.encoders.clip_factory import hub_folder, saved_file
+
+    own = saved_file(name, tag)
+    if own.is_file():
+        return own
+    repository, _, file = str(record.get("hf_hub", "")).rpartition("/")
+    for candidate in (HF_SAFE_WEIGHTS_NAME, file or HF_WEIGHTS_NAME) if repository else ():
+        path = try_to_load_from_cache(repository, candidate, cache_dir=hub_folder())
+        if isinstance(path, str):
+            return Path(path)
+    return None
+
+
+def _download_or(url: str, path: Path) -> str:
+    return f"downloaded when needed; without network save {url} as {path}"
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:,.1f} MB in {path}"

@@ -1,0 +1,214 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""People's own datasets: one YAML file each, paths relative to it.
+
+    name: my_fruit_val
+    task: panoptic                   # panoptic, semantic or instance
+    images: images/val
+    annotations: panoptic_val.json   # COCO panoptic or instances JSON; semantic: folder of label maps
+    vocabulary: fruit.txt            # a vocabulary file, a list of classes, or the name of a known dataset
+
+What else may be in it stands in OPTIONAL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmpf.data.datasets.custom_values import (
+    WrongValueError,
+    class_words,
+    index_map,
+    label,
+    text,
+    two_sides,
+    vocabulary_of,
+    with_things,
+)
+from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, read_semantic
+from cmpf.data.datasets.spec import DatasetEntry, Kind
+from cmpf.data.vocabulary import Vocabulary
+from cmpf.errors import DatasetError, VocabularyError
+from cmpf.types import Sample
+
+TASKS: tuple[Kind, ...] = ("panoptic", "semantic", "instance")
+REQUIRED = ("name", "task", "images", "annotations", "vocabulary")
+# Key -> the tasks that it means something for, and what reads its value.
+OPTIONAL: Mapping[str, tuple[tuple[Kind, ...], Callable[[Any], Any]]] = {
+    "things": (TASKS, class_words),  # names of the thing classes; all others are stuff
+    "test_size": (TASKS, two_sides),  # [shorter side, longest longer side]
+    "label_map": (TASKS, index_map),  # category id, or value in the label maps -> class index
+    "ignore_label": (("panoptic", "semantic"), label),  # value of unlabeled pixels; 255
+    "panoptic": (("panoptic",), text),  # folder of the PNGs, if not the JSON file's name without its ending
+    "label_files": (("panoptic",), text),  # folder of label maps, for mIoU
+    "instances": (("panoptic",), text),  # COCO instances JSON, for AP
+    "image_suffix": (("semantic",), text),  # ends of the names of images and labels, such as _leftImg8bit
+    "label_suffix": (("semantic",), text),
+}
+
+
+def read_dataset_file(
+    path: Path, *, known: Mapping[str, DatasetEntry] | None = None
+) -> tuple[DatasetEntry, Path]:
+    """A dataset from its YAML file.
+
+    Args:
+        known: datasets whose vocabularies may be named.
+    Returns:
+        The entry, and the folder of the file, to which the entry's paths are relative.
+    Raises:
+        DatasetError: the file cannot be read, or keys or values are wrong: all of them in one message.
+    """
+    known = known or {}
+    content = _read_yaml(path)
+    issues = _wrong_keys(content)
+    values: dict[str, Any] = {}
+    for key, read in _readers(known, path.parent).items():
+        if key in content:
+            try:
+                values[key] = read(content[key])
+            except (WrongValueError, VocabularyError) as error:
+                issues.append(f"{key}: {error}")
+    if "vocabulary" in values and "things" in values:
+        try:
+            values["vocabulary"] = with_things(values["vocabulary"], values["things"])
+        except VocabularyError as error:
+            issues.append(f"things: {error}")
+    if "vocabulary" in values:
+        issues += _wrong_classes(values.get("label_map"), values["vocabulary"])
+    if issues:
+        count = f"{len(issues)} issue{'s' if len(issues) > 1 else ''}"
+        raise DatasetError(f"{path} ({count}): {' · '.join(issues)}")
+    return _entry(values, path), path.parent
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        source = path.read_text(encoding="utf-8-sig")
+        content = yaml.safe_load(source)
+        node = yaml.compose(source, Loader=yaml.SafeLoader)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: no such dataset file (looked at {path.absolute()})") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read as a dataset file ({error.strerror})") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{path}: no YAML file ({reason})") from error
+    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
+        raise DatasetError(f"{path}: expected lines KEY: VALUE with {', '.join(REQUIRED)}")
+    keys = [key.value for key, _ in node.value]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise DatasetError(f"{path}: {', '.join(twice)} given twice; keep one")
+    return content
+
+
+def _wrong_keys(content: Mapping[Any, Any]) -> list[str]:
+    """Missing, unknown and idle keys."""
+    issues = [f"{key}: missing" for key in REQUIRED if key not in content]
+    task = content.get("task")
+    for key in content:
+        if key in OPTIONAL and task in TASKS and task not in OPTIONAL[key][0]:
+            issues.append(f"{key}: means nothing for task {task}, only for {' and '.join(OPTIONAL[key][0])}")
+        elif key not in OPTIONAL and key not in REQUIRED:
+            near = get_close_matches(str(key), [*REQUIRED, *OPTIONAL], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join([*REQUIRED, *OPTIONAL])}"
+            issues.append(f"{key}: unknown, {hint}")
+    return issues
+
+
+def _readers(known: Mapping[str, DatasetEntry], folder: Path) -> dict[str, Callable[[Any], Any]]:
+    """Key -> what reads its value."""
+    words = {name: entry.vocabulary for name, entry in known.items()}
+    return {
+        "name": partial(_new_name, known),
+        "task": _task,
+        "images": text,
+        "annotations": text,
+        "vocabulary": partial(vocabulary_of, known=words, folder=folder),
+        **{key: read for key, (_, read) in OPTIONAL.items()},
+    }
+
+
+def _new_name(known: Mapping[str, DatasetEntry], value: Any) -> str:
+    name = text(value)
+    if name in known:
+        raise WrongValueError(f"{name} is a known dataset; choose another name")
+    return name
+
+
+def _task(value: Any) -> Kind:
+    for task in TASKS:
+        if value == task:
+            return task
+    raise WrongValueError(f"expected {', '.join(TASKS[:-1])} or {TASKS[-1]}, got {value!r}")
+
+
+def _wrong_classes(label_map: Mapping[int, int] | None, vocabulary: Vocabulary) -> list[str]:
+    last = vocabulary.num_classes - 1
+    wrong = sorted({index for index in (label_map or {}).values() if index > last})
+    return (
+        [f"label_map: class index {', '.join(map(str, wrong))}; the vocabulary has 0..{last}"]
+        if wrong
+        else []
+    )
+
+
+def _entry(values: Mapping[str, Any], path: Path) -> DatasetEntry:
+    truth, reader, evaluators = _PARTS[values["task"]](values)
+    vocabulary: Vocabulary = values["vocabulary"]
+    return DatasetEntry(
+        name=values["name"],
+        kind=values["task"],
+        folder=str(path.parent),
+        images=values["images"],
+        truth=truth,
+        reader=reader,
+        vocabulary=lambda: vocabulary,
+        command=f"correct the paths in {path}",
+        evaluators=evaluators,
+        label_map=values.get("label_map"),
+        ignore_label=values.get("ignore_label", 255),
+        test_size=values.get("test_size"),
+    )
+
+
+_Parts = tuple[dict[str, str], Callable[..., list[Sample]], tuple[str, ...]]
+
+
+def _panoptic_parts(values: Mapping[str, Any]) -> _Parts:
+    annotations = values["annotations"]
+    truth = {
+        "annotations": annotations,
+        "panoptic": values.get("panoptic", str(Path(annotations).with_suffix(""))),
+    }
+    evaluators = ["panoptic"]
+    for key, argument, evaluator in (
+        ("instances", "instances", "instance"),
+        ("label_files", "semantic", "semantic"),
+    ):
+        if key in values:
+            truth[argument] = values[key]
+            evaluators.append(evaluator)
+    return truth, read_coco_panoptic, tuple(evaluators)
+
+
+def _semantic_parts(values: Mapping[str, Any]) -> _Parts:
+    suffixes = {key: values[key] for key in ("image_suffix", "label_suffix") if key in values}
+    return {"labels": values["annotations"]}, partial(read_semantic, **suffixes), ("semantic",)
+
+
+def _instance_parts(values: Mapping[str, Any]) -> _Parts:
+    return {"annotations": values["annotations"]}, read_coco_instances, ("instance",)
+
+
+_PARTS: Mapping[Kind, Callable[[Mapping[str, Any]], _Parts]] = {
+    "panoptic": _panoptic_parts,
+    "semantic": _semantic_parts,
+    "instance": _instance_parts,
+}

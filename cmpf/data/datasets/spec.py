@@ -1,0 +1,106 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What describes a dataset: one row of the table, or one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from cmpf.data.vocabulary import Vocabulary
+from cmpf.types import Sample
+
+Kind: TypeAlias = Literal["panoptic", "semantic", "instance"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    """A dataset, wherever it lies.
+
+    name: what users write in DATASETS.TRAIN and DATASETS.TEST.
+    kind: what training learns from it.
+    folder: below the root; all paths are relative to it.
+    images: folder of the images.
+    truth: argument of the reader -> path of ground truth.
+    reader: called with images, the paths of `truth`, vocabulary and label_map.
+    vocabulary: makes the classes; reads no file of the dataset.
+    command: makes the dataset; {folder} stands for its folder.
+    evaluators: kinds of evaluation, of "panoptic", "instance", "semantic", "lvis" and "cityscapes" (official
+        scripts, mIoU and AP).
+    label_map: category id in the JSON files, or value in the label maps of a semantic dataset -> class
+        index; None = by name, or equal.
+    ignore_label: value of unlabeled pixels in semantic label maps.
+    test_size: (shorter side, longest longer side) in testing; None = 800 and 1333. INPUT.MIN_SIZE_TEST goes before it.
+    marker: a file that says that the dataset is whole; "" = none.
+    """
+
+    name: str
+    kind: Kind
+    folder: str
+    images: str
+    truth: Mapping[str, str]
+    reader: Callable[..., list[Sample]]
+    vocabulary: Callable[[], Vocabulary]
+    command: str
+    evaluators: tuple[str, ...]
+    label_map: Mapping[int, int] | None = None
+    ignore_label: int = 255
+    test_size: tuple[int, int] | None = None
+    marker: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path that must be there, relative to the folder."""
+        return tuple(path for path in (self.images, *self.truth.values(), self.marker) if path)
+
+    @property
+    def semantic_label_map(self) -> Mapping[int, int] | None:
+        """Value in the label maps -> class index; None = they hold class indices.
+
+        Label maps beside panoptic ground truth always do: label_map is then that of the JSON files.
+        """
+        return self.label_map if self.kind == "semantic" else None
+
+    def command_in(self, folder: Path) -> str:
+        """The command that makes the dataset in a folder."""
+        return self.command.replace("{folder}", str(folder))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk: its row, and the folder where it lies."""
+
+    entry: DatasetEntry
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the row."""
+        return self.entry.name
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that the readers need, whether it is there or not."""
+        return tuple(self.folder / path for path in self.entry.paths)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Its classes; category ids of the samples are indices of it."""
+        return self.entry.vocabulary()
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All samples, read when first asked for.
+
+        Raises:
+            DatasetError: files are damaged or do not fit together.
+        """
+        truth = {argument: self.folder / path for argument, path in self.entry.truth.items()}
+        return self.entry.reader(
+            images=self.folder / self.entry.images,
+            vocabulary=self.vocabulary,
+            label_map=self.entry.label_map,
+            **truth,
+        )

@@ -1,0 +1,139 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Wires the frozen half: CLIP, SAM and SAM's masks, their device and their precision."""
+
+from __future__ import annotations
+
+import torch
+from fvcore.common.config import CfgNode
+
+from cmpf.encoders.clip_factory import build_clip
+from cmpf.encoders.frozen import FrozenModule
+from cmpf.encoders.sam import SAMEncoder, build_sam
+from cmpf.encoders.sam_proposals import SAMProposer
+from cmpf.errors import ConfigError
+from cmpf.inference.frozen_encoders import CachedMasks, FrozenEncoders, MaskSource, OnlineMasks
+from cmpf.inference.proposal_cache import ProposalCache
+
+# Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.
+PROPOSAL_KEYS = (
+    "POINTS_PER_SIDE",
+    "PRED_IOU_THRESH",
+    "STABILITY_THRESH",
+    "NMS_THRESH",
+    "MIN_AREA",
+    "MAX_MASKS",
+)
+
+
+def build_device(cfg: CfgNode) -> torch.device:
+    """The device of MODEL.DEVICE; "auto" is CUDA where there is one."""
+    if cfg.MODEL.DEVICE == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(cfg.MODEL.DEVICE)
+
+
+def build_encoders(cfg: CfgNode) -> FrozenEncoders:
+    """The frozen half: CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, proposals if TEST.ENSEMBLE is on."""
+    sam = build_sam_encoder(cfg)
+    clip = build_clip(name=cfg.MODEL.CMPF.CLIP.NAME, pretrained=cfg.MODEL.CMPF.CLIP.PRETRAINED)
+    _set_speed(cfg, clip)
+    return FrozenEncoders(
+        clip=clip,
+        sam=sam,
+        mask_source=build_mask_source(cfg, sam),
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+        size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+    )
+
+
+def build_sam_encoder(cfg: CfgNode) -> SAMEncoder | None:
+    """The frozen SAM whose embedding the injectors read; None when MODEL.CMPF.SAM.NAME is empty."""
+    own = cfg.MODEL.CMPF.SAM
+    if not own.NAME:
+        return None
+    sam = build_sam(name=own.NAME, checkpoint=own.CHECKPOINT)
+    _set_speed(cfg, sam)
+    return sam
+
+
+def build_precision(cfg: CfgNode) -> torch.dtype | None:
+    """Type of the frozen encoders' arithmetic (MODEL.CMPF.PRECISION); None = that of the rest of the network.
+
+    Raises:
+        ConfigError: bf16 on a GPU that has no bfloat16.
+    """
+    wanted, device = cfg.MODEL.CMPF.PRECISION, build_device(cfg)
+    if wanted == "fp32":
+        return torch.float32
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "bf16" and not has_bf16:
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"MODEL.CMPF.PRECISION bf16: {name} has no bfloat16; use auto or fp32")
+    use_bf16 = wanted == "bf16" or (device.type == "cuda" and has_bf16)
+    return torch.bfloat16 if use_bf16 else None
+
+
+def build_mask_source(cfg: CfgNode, sam: SAMEncoder | None) -> MaskSource | None:
+    """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = the ensemble is off.
+
+    Args:
+        sam: the SAM that makes the model's features; None = none does.
+    """
+    ensemble = cfg.TEST.ENSEMBLE
+    if not ensemble.ENABLED:
+        return None
+    if ensemble.SOURCE == "online":
+        return build_online_masks(cfg, sam)
+    weights_hash = sam.weights_hash if sam is not None and _is_mask_sam(cfg) else None
+    return CachedMasks(build_proposal_cache(cfg, ensemble.CACHE_DIR, sam_hash=weights_hash))
+
+
+def build_online_masks(cfg: CfgNode, sam: SAMEncoder | None) -> OnlineMasks:
+    """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
+    ensemble = cfg.TEST.ENSEMBLE
+    if sam is None or not _is_mask_sam(cfg):
+        sam = build_sam(name=ensemble.SAM_NAME, checkpoint=ensemble.SAM_CHECKPOINT)
+        _set_speed(cfg, sam)
+    proposer = SAMProposer(
+        encoder=sam,
+        points_per_side=ensemble.POINTS_PER_SIDE,
+        iou_threshold=ensemble.PRED_IOU_THRESH,
+        stability_threshold=ensemble.STABILITY_THRESH,
+        nms_threshold=ensemble.NMS_THRESH,
+        min_area=ensemble.MIN_AREA,
+        max_masks=ensemble.MAX_MASKS,
+    )
+    return OnlineMasks(proposer=proposer, size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
+
+
+def build_proposal_cache(cfg: CfgNode, folder: str, *, sam_hash: str | None) -> ProposalCache:
+    """A folder of SAM's masks, and what they must have been made with.
+
+    Args:
+        sam_hash: content hash of the mask SAM's weights; None = not known, because that SAM is not loaded.
+    """
+    keys = ("SAM_NAME", *PROPOSAL_KEYS)
+    settings = {f"TEST.ENSEMBLE.{key}": cfg.TEST.ENSEMBLE[key] for key in keys}
+    settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"] = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
+    settings["SAM weights"] = sam_hash
+    datasets = " ".join(cfg.DATASETS.TEST)
+    return ProposalCache(
+        folder=folder,
+        settings=settings,
+        command="python tools/save_sam_masks.py --config-file FILE (this run's config) "
+        f"--dataset {datasets} --output {folder}",
+    )
+
+
+def _set_speed(cfg: CfgNode, part: FrozenModule) -> None:
+    """What changes how fast a frozen encoder runs: its precision, and whether it is compiled."""
+    part.compute_in(build_precision(cfg))
+    if cfg.MODEL.CMPF.COMPILE:
+        part.compile()
+
+
+def _is_mask_sam(cfg: CfgNode) -> bool:
+    """Whether features and masks come from the same SAM with the same weights."""
+    own, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
+    return bool((ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) == (own.NAME, own.CHECKPOINT))

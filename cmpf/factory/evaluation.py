@@ -1,0 +1,162 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Wires evaluation: test loaders and evaluators of the datasets that a configuration names."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from cmpf.common import distributed
+from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
+from cmpf.data.loader import InferenceLoader
+from cmpf.data.loader import build_test_loader as data_test_loader
+from cmpf.errors import ConfigError
+from cmpf.evaluation import (
+    CityscapesEvaluator,
+    Evaluator,
+    InstanceEvaluator,
+    LVISEvaluator,
+    MaskRecallEvaluator,
+    PanopticEvaluator,
+    Results,
+    SemanticEvaluator,
+    evaluate,
+    read_frequencies,
+)
+from cmpf.factory.encoders import build_device
+from cmpf.factory.sizes import evaluation_size
+from cmpf.factory.workers import loader_workers
+from cmpf.model import CMPF
+from cmpf.types import ModelResult, Sample
+
+logger = logging.getLogger(__name__)
+
+
+def build_evaluation(cfg: CfgNode, model: CMPF) -> Callable[[], dict[str, Results]]:
+    """A call that evaluates the model on every dataset of DATASETS.TEST: {dataset: {task: {metric: percent}}}.
+
+    Raises:
+        DatasetError: a dataset is unknown or not on disk; found out here, not after hours of training.
+        EvaluationError: an evaluator lacks a package or a file; found out here too.
+    """
+    datasets = [get_dataset(name) for name in cfg.DATASETS.TEST]
+    for dataset in datasets:
+        build_evaluators(cfg, model, dataset)
+
+    def run() -> dict[str, Results]:
+        was_training = model.training
+        model.eval()
+        try:
+            return {dataset.name: _evaluate(cfg, model, dataset) for dataset in datasets}
+        finally:
+            model.train(was_training)
+
+    return run
+
+
+def inference_over(model: CMPF, dataset: Dataset) -> Callable[[list[Sample]], list[ModelResult]]:
+    """The model, looking for the classes of a dataset."""
+
+    def infer(batch: list[Sample]) -> list[ModelResult]:
+        return model.infer(batch, dataset.vocabulary)
+
+    return infer
+
+
+def profiled_evaluation_parts(model: CMPF) -> dict[str, tuple[Any, str]]:
+    """What --profile measures apart inside an inference: an object and the name of what is called."""
+    return {
+        "frozen encoders": (model.encoders, "forward"),
+        "decoder": (model, "decode"),
+        "class ensemble": (model, "classify"),
+        "SAM masks": (model.encoders, "masks"),
+        "mask ensemble": (model.encoders, "evidence"),
+    }
+
+
+def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
+    """This process's share of a dataset, at test size, one image a batch as in the published evaluation."""
+    short_side, max_side = evaluation_size(cfg, dataset.entry)
+    mapper = DatasetMapper(
+        augmentations=[ResizeShortestEdge(short_side=short_side, max_side=max_side)], target=None, image_pad=0
+    )
+    return data_test_loader(
+        dataset.samples,
+        mapper=mapper,
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        num_workers=loader_workers(cfg),
+        pin_memory=build_device(cfg).type == "cuda",
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+
+
+def build_evaluators(cfg: CfgNode, model: CMPF, dataset: Dataset) -> list[Evaluator]:
+    """Evaluators for what both the dataset's ground truth and the configuration's tasks offer.
+
+    Raises:
+        ConfigError: there is none, so that a whole run would end without a number.
+    """
+    vocabulary, entry, test = dataset.vocabulary, dataset.entry, cfg.MODEL.MASK_FORMER.TEST
+    names, seen = vocabulary.names, vocabulary.seen_for(model.train_vocabulary)
+    labels: dict[str, Any] = {"ignore_label": entry.ignore_label, "label_map": entry.semantic_label_map}
+    evaluators: list[Evaluator] = []
+    if test.PANOPTIC_ON and "panoptic" in entry.evaluators:
+        evaluators.append(PanopticEvaluator(class_names=names, is_thing=vocabulary.is_thing, seen=seen))
+    if test.INSTANCE_ON and "instance" in entry.evaluators:
+        evaluators.append(InstanceEvaluator(class_names=names, seen=seen))
+    if test.INSTANCE_ON and "lvis" in entry.evaluators:
+        frequencies = _frequencies(dataset)
+        evaluators.append(LVISEvaluator(class_names=names, frequencies=frequencies, seen=seen))
+    if test.SEMANTIC_ON and "semantic" in entry.evaluators:
+        evaluators.append(SemanticEvaluator(class_names=names, seen=seen, **labels))
+    if (test.SEMANTIC_ON or test.INSTANCE_ON) and "cityscapes" in entry.evaluators:
+        evaluators.append(
+            CityscapesEvaluator(
+                class_names=names,
+                ignore_label=entry.ignore_label,
+                seen=seen,
+                semantic=test.SEMANTIC_ON,
+                instance=test.INSTANCE_ON,
+            )
+        )
+    if test.MASK_RECALL and entry.kind != "instance":  # recall needs an image of ground truth
+        evaluators.append(MaskRecallEvaluator(class_names=names, seen=seen, **labels))
+    if not evaluators:
+        raise ConfigError(
+            f"{dataset.name}: nothing to evaluate. It offers {', '.join(entry.evaluators)}; switch on one of "
+            "PANOPTIC_ON, INSTANCE_ON (instance, lvis, cityscapes) and SEMANTIC_ON (semantic, cityscapes) in "
+            "MODEL.MASK_FORMER.TEST"
+        )
+    return evaluators
+
+
+def _frequencies(dataset: Dataset) -> tuple[str, ...]:
+    """How frequent each class of an LVIS dataset is; its annotation file says so."""
+    return read_frequencies(
+        dataset.folder / dataset.entry.truth["annotations"],
+        num_classes=dataset.vocabulary.num_classes,
+        label_map=dataset.entry.label_map,
+    )
+
+
+def _evaluate(cfg: CfgNode, model: CMPF, dataset: Dataset) -> Results:
+    loader = build_test_loader(cfg, dataset)
+    began = time.perf_counter()
+    results = evaluate(
+        inference_over(model, dataset), loader, build_evaluators(cfg, model, dataset), progress=True
+    )
+    seconds = time.perf_counter() - began
+    count = len(dataset.samples)
+    logger.info(
+        "%s: %d images in %.1f s, %.3g a second, evaluators included",
+        dataset.name,
+        count,
+        seconds,
+        count / seconds,
+    )
+    return results

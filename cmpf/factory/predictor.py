@@ -1,0 +1,62 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Predictors from a configuration or a name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from cmpf.config import get_cfg
+from cmpf.data import known_vocabularies
+from cmpf.factory.model import build_mask_ensemble, build_model
+from cmpf.factory.pretrained import save_pretrained
+from cmpf.factory.sizes import evaluation_size
+from cmpf.predictor import Predictor
+from cmpf.weights.sources import find_model
+
+logger = logging.getLogger(__name__)
+
+
+def build_predictor(cfg: CfgNode) -> Predictor:
+    """A predictor of the configured model, with MODEL.WEIGHTS loaded."""
+    short_side, max_side = evaluation_size(cfg)
+    return Predictor(
+        model=build_model(cfg),
+        short_side=short_side,
+        max_side=max_side,
+        mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
+        known=list(known_vocabularies()),
+        saver=partial(save_pretrained, cfg),
+    )
+
+
+def load_predictor(
+    model: str | Path,
+    *,
+    device: str | None = None,
+    weights: str | Path | None = None,
+    overrides: Sequence[Any] = (),
+) -> Predictor:
+    """See cmpf.load.
+
+    Args:
+        overrides: KEY VALUE ..., which go before everything else.
+    """
+    config, settings, own_weights = find_model(str(model), need_weights=weights is None)
+    if device:
+        settings += ["MODEL.DEVICE", device]
+    if chosen := weights or own_weights:
+        settings += ["MODEL.WEIGHTS", str(chosen)]
+    cfg = get_cfg(config, [*settings, *overrides])
+    if not cfg.MODEL.WEIGHTS:
+        logger.warning(
+            "%s names no weights, so the decoder is untrained and its masks mean nothing; give weights=FILE or "
+            "MODEL.WEIGHTS FILE",
+            config,
+        )
+    return build_predictor(cfg)

@@ -1,0 +1,34 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""How many processes read images."""
+
+from __future__ import annotations
+
+import os
+
+from fvcore.common.config import CfgNode
+
+from cmpf.common import distributed
+from cmpf.factory.encoders import build_device
+
+ENOUGH = 8  # at some 50 training images a second each (docs/performance.md), more than a GPU trains on
+
+
+def loader_workers(cfg: CfgNode) -> int:
+    """Worker processes of a loader: DATALOADER.NUM_WORKERS, or for -1 what suits this process's share of the cores.
+
+    For a GPU all cores of the share but one, at most 8; on the CPU, where the network itself needs the cores, one, or
+    none on a single core.
+    """
+    given: int = cfg.DATALOADER.NUM_WORKERS
+    if given >= 0:
+        return given
+    spare = _usable_cores() // distributed.local_world_size() - 1
+    most = ENOUGH if build_device(cfg).type == "cuda" else 1
+    return min(most, max(0, spare))
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on, where the system tells; a container or SLURM may give only some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

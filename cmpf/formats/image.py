@@ -1,0 +1,234 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Images of every kind as (H, W, 3) uint8 RGB, and the size that the model sees them in."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cmpf.errors import ImageError
+
+RGB: TypeAlias = NDArray[np.uint8]
+ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
+
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, where Pillow begins to warn of decompression bombs
+MAX_DOWNLOAD = 200 * 2**20  # bytes
+DOWNLOAD_SECONDS = 30.0
+# What Pillow raises for damaged files, depending on the format and the place of the damage.
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, OverflowError)
+# JPEGs are decoded at 1/2, 1/4 or 1/8 where they stay so many times as large as wanted; the resize evens out the rest.
+DRAFT_MARGIN = 2
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls: bool = False) -> RGB:
+    """Any image as RGB.
+
+    EXIF orientation is applied; gray, palette, 16-bit and CMYK images are converted, transparency is laid
+    over white, 16-bit gray 0..65535 becomes 0..255; of an animation the first image counts.
+
+    Args:
+        source: path, PIL image, or array: uint8, uint16 or bool (H, W); uint8 (H, W, 1), (H, W, 3) RGB or
+            (H, W, 4) RGBA. An http(s) address only with allow_urls.
+        max_pixels: larger images are refused before they are decoded.
+        allow_urls: download addresses.
+    Returns:
+        (H, W, 3) uint8, a copy of its own.
+    Raises:
+        ImageError: the image is missing, damaged, empty, too large or of another kind; names the source.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return _decode(source, "the PIL image", max_pixels)
+    if not isinstance(source, str | Path):
+        raise ImageError(
+            f"cannot read an image from {type(source).__name__}; "
+            "give a path, a PIL image or a uint8 array (H, W, 3)"
+        )
+    if urlsplit(str(source)).scheme in ("http", "https", "ftp", "data", "file"):
+        return _from_url(str(source), max_pixels, allow_urls)
+    try:
+        path = Path(source).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown ~user
+        raise ImageError(f"{str(source)[:100]}: no usable path ({error}); check it") from error
+    if not found:
+        raise ImageError(f"{source}: {_why_no_file(path)}")
+    return _open(path, str(source), max_pixels)
+
+
+def read_small_image(
+    path: str | Path, *, short_side: int, max_side: int, max_pixels: int = MAX_PIXELS
+) -> tuple[RGB, tuple[int, int]]:
+    """An image's file by the rule of shortest_edge_size, and the size (H, W) that the image has in the file.
+
+    Large JPEGs are decoded at a fraction of their size, which takes a third of the time. The result is that of
+    read_image and resize_shortest_edge but for some gray values: on photographs one or two, at hard edges a few more.
+
+    Raises:
+        ImageError: as read_image.
+    """
+    opened = None
+    try:
+        opened = Image.open(path)
+    except (Image.DecompressionBombError, UnidentifiedImageError, *DAMAGED):
+        pass  # read_image says why
+    if opened is None or opened.format != "JPEG":
+        image = read_image(path, max_pixels=max_pixels)
+        size = (image.shape[0], image.shape[1])
+    else:
+        with opened:
+            width, height = opened.size
+            _check_size(height, width, str(path), max_pixels)
+            wanted = shortest_edge_size(height, width, short_side=short_side, max_side=max_side)
+            opened.draft(None, (DRAFT_MARGIN * wanted[1], DRAFT_MARGIN * wanted[0]))
+            drafted = opened.size
+            image = _decode(opened, str(path), max_pixels)
+        turned = image.shape[:2] != (drafted[1], drafted[0])  # by its EXIF orientation
+        size = (width, height) if turned else (height, width)
+    target = shortest_edge_size(*size, short_side=short_side, max_side=max_side)
+    return resize_image(image, target), size
+
+
+def shortest_edge_size(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:
+    """(H, W) with the shorter side at `short_side`, or less where the longer one would exceed `max_side`."""
+    scale = min(short_side / min(height, width), max_side / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_image(image: RGB, size: tuple[int, int]) -> RGB:
+    """Bilinear, antialiased resize of (H, W, 3) to (H', W') = `size`."""
+    if image.shape[:2] == size:
+        return image
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def resize_shortest_edge(image: RGB, *, short_side: int, max_side: int) -> RGB:
+    """Resizes (H, W, 3) by the rule of shortest_edge_size."""
+    height, width = image.shape[:2]
+    return resize_image(image, shortest_edge_size(height, width, short_side=short_side, max_side=max_side))
+
+
+def _why_no_file(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder; name an image in it"
+    if path.exists():
+        return "is no regular file; name an image"
+    return f"no such image (looked at {path.absolute()}); check the path"
+
+
+def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> RGB:
+    try:
+        opened = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: too large, {error}; make it smaller") from error
+    except UnidentifiedImageError as error:
+        empty = isinstance(file, Path) and file.stat().st_size == 0
+        reason = "the file is empty" if empty else "not an image of a kind that Pillow can read"
+        raise ImageError(f"{name}: {reason}; convert it to JPEG or PNG, or fetch it again") from error
+    except DAMAGED as error:
+        raise ImageError(f"{name}: cannot be opened ({error}); check or fetch it again") from error
+    with opened:
+        return _decode(opened, name, max_pixels)
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> RGB:
+    width, height = image.size
+    _check_size(height, width, name, max_pixels)
+    try:
+        image.load()
+        pixels = np.array(_to_rgb(_upright(image), name))
+    except ImageError:
+        raise
+    except DAMAGED as error:
+        raise ImageError(f"{name}: damaged or truncated ({error}); fetch or make it again") from error
+    return pixels
+
+
+def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height == 0 or width == 0:
+        raise ImageError(f"{name}: has no pixels, its size is {height} x {width} (H x W)")
+    if height * width > max_pixels:
+        raise ImageError(
+            f"{name}: {height} x {width} (H x W) is more than {max_pixels:,} pixels; "
+            "make it smaller or raise max_pixels"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation wants it seen; damaged EXIF data do not spoil a whole image."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DAMAGED:
+        return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return Image.fromarray(_gray_from_16_bit(np.asarray(image).astype(np.int64), name)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError(f"{name}: holds floating-point gray values of unknown range; save it with 8 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _gray_from_16_bit(values: NDArray[np.int64], name: str) -> RGB:
+    """0..65535 -> 0..255, rounded: 65535 / 257 = 255."""
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{name}: gray values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 bits"
+        )
+    return ((values + 128) // 257).astype(np.uint8)
+
+
+def _from_array(array: NDArray[Any], max_pixels: int) -> RGB:
+    name = f"the array of shape {array.shape} and type {array.dtype}"
+    plane = array.ndim == 2
+    if not (plane or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+        raise ImageError(f"{name}: expected (H, W, 3) RGB, (H, W) gray or (H, W, 4) RGBA, channels last")
+    _check_size(array.shape[0], array.shape[1], name, max_pixels)
+    if plane and array.dtype == np.uint16:
+        array = _gray_from_16_bit(array.astype(np.int64), name)
+    elif plane and array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.dtype != np.uint8:
+        raise ImageError(
+            f"{name}: expected uint8 values 0..255; convert it with (255 * array).astype('uint8') or alike"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    return np.array(_to_rgb(Image.fromarray(np.ascontiguousarray(array)), name))
+
+
+def _from_url(url: str, max_pixels: int, allow_urls: bool) -> RGB:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ImageError(f"{url[:100]}: give a plain path or an http(s) address")
+    if not allow_urls:
+        raise ImageError(
+            f"{url}: addresses are not downloaded; save the image and give its path, "
+            "or allow it with allow_urls=True"
+        )
+    from http.client import HTTPException
+    from urllib.request import Request, urlopen
+
+    request = Request(url, headers={"User-Agent": "cmpf"})
+    try:
+        with urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
+            content = response.read(MAX_DOWNLOAD + 1)
+    except (OSError, ValueError, HTTPException) as error:
+        raise ImageError(f"{url}: download failed ({error}); check the address and the network") from error
+    if len(content) > MAX_DOWNLOAD:
+        raise ImageError(f"{url}: more than {MAX_DOWNLOAD // 2**20} MiB; make the image smaller")
+    return _open(io.BytesIO(content), url, max_pixels)

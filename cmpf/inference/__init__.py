@@ -1,0 +1,35 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Everything after the network: class and mask ensemble, post-processing, and the prediction that users get."""
+
+from __future__ import annotations
+
+from cmpf.inference.class_ensemble import geometric_ensemble
+from cmpf.inference.from_result import prediction_of
+from cmpf.inference.instance import instance_inference
+from cmpf.inference.mask_ensemble import openseg_ensemble
+from cmpf.inference.panoptic import panoptic_inference
+from cmpf.inference.pipeline import InferenceSettings, MaskEnsembleSettings
+from cmpf.inference.prediction import Prediction, unique_names
+from cmpf.inference.prediction_files import FORMATS
+from cmpf.inference.prediction_parts import Instances, Segment
+from cmpf.inference.resize import MaskRows, restore_size
+from cmpf.inference.semantic import semantic_inference, semantic_labels
+
+__all__ = [
+    "FORMATS",
+    "InferenceSettings",
+    "Instances",
+    "MaskEnsembleSettings",
+    "MaskRows",
+    "Prediction",
+    "Segment",
+    "geometric_ensemble",
+    "instance_inference",
+    "openseg_ensemble",
+    "panoptic_inference",
+    "prediction_of",
+    "restore_size",
+    "semantic_inference",
+    "semantic_labels",
+    "unique_names",
+]

@@ -1,0 +1,65 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Instance segmentation from masks: the best (query, class) pairs (Mask2Former)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cmpf.common.tensors import masks_to_boxes
+from cmpf.inference.resize import MaskRows
+from cmpf.inference.tiles import work_in_tiles
+from cmpf.types import InstanceResult
+
+
+def instance_inference(
+    mask_cls: Tensor, mask_pred: Tensor | MaskRows, *, topk: int, is_thing: Tensor | None = None
+) -> InstanceResult:
+    """The `topk` best pairs of query and class, void left out; a query may appear with several classes.
+
+    Args:
+        mask_cls: (Q, K + 1) log class distribution, last column void.
+        mask_pred: (Q, H, W) mask logits, whole or made a tile of rows at a time; only the chosen ones are read.
+        topk: number of pairs.
+        is_thing: (K,) bool; of those pairs only things stay. None = all stay.
+    Returns:
+        Instances, best first; score = class probability * mean of sigmoid(mask) inside the mask.
+    """
+    probs = mask_cls.float().softmax(dim=-1)[:, :-1]
+    scores, pairs = probs.flatten().topk(min(topk, probs.numel()))
+    queries, classes = pairs // probs.shape[1], pairs % probs.shape[1]
+    if is_thing is not None:
+        things = is_thing.to(classes.device)[classes]
+        scores, queries, classes = scores[things], queries[things], classes[things]
+    chosen, place = torch.unique(queries, return_inverse=True)
+    masks, quality = _masks(MaskRows.of(mask_pred), chosen)
+    scores = scores * quality[place]
+    order = scores.argsort(descending=True, stable=True)
+    return InstanceResult(
+        pred_masks=masks[place[order]],
+        pred_boxes=masks_to_boxes(masks)[place[order]],
+        scores=scores[order],
+        pred_classes=classes[order],
+    )
+
+
+@torch.no_grad()
+def _masks(masks: MaskRows, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen masks (N, H, W) bool, and for each the mean of its sigmoid inside it, 0 for an empty one."""
+    _, height, width = masks.shape
+    result = torch.empty(len(chosen), height, width, dtype=torch.bool, device=masks.device)
+    if len(chosen) == 0:
+        return result, torch.zeros(0, device=masks.device)
+    sums: list[Tensor] = []
+
+    def cut(rows: range) -> None:
+        logits = masks.rows(rows, chosen)
+        result[:, rows.start : rows.stop] = logits > 0
+        inside = torch.gt(logits, 0, out=torch.empty_like(logits))  # in floats, which torch sums faster
+        probability = logits.sigmoid_().mul_(inside).sum(dim=2)
+        sums.append(torch.stack([probability, inside.sum(dim=2)]).double().sum(dim=2))
+
+    floats = len(chosen) * masks.floats_per_row
+    work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)
+    total, area = torch.stack(sums).sum(dim=0)
+    return result, (total / (area + 1e-6)).float()

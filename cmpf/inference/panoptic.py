@@ -1,0 +1,129 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Panoptic segmentation from masks: every pixel to one query, at most (MaskFormer, Sec. 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cmpf.inference.resize import MaskRows
+from cmpf.inference.tiles import best_of, work_in_tiles
+from cmpf.types import SegmentInfo
+
+
+def panoptic_inference(
+    mask_cls: Tensor,
+    mask_pred: Tensor | MaskRows,
+    *,
+    is_thing: Tensor,
+    object_mask_threshold: float,
+    overlap_threshold: float,
+) -> tuple[Tensor, list[SegmentInfo]]:
+    """Gives each pixel to the kept query with the largest score * sigmoid(mask).
+
+    Args:
+        mask_cls: (Q, K + 1) log class distribution, last column void.
+        mask_pred: (Q, H, W) mask logits, whole or made a tile of rows at a time; only the kept ones are read.
+        is_thing: (K,) bool; segments of one stuff class merge.
+        object_mask_threshold: queries whose best class is void or scores no more than this are left out.
+        overlap_threshold: a query is dropped when it wins less than this share of the area of its own mask.
+    Returns:
+        ids (H, W) int32, 0 = void, and the segments, numbered from 1 in the order of queries. The score of
+        merged stuff is the mean over its pixels.
+    """
+    masks = MaskRows.of(mask_pred)
+    scores, labels = mask_cls.float().softmax(dim=-1).max(dim=-1)
+    kept = ((labels < mask_cls.shape[1] - 1) & (scores > object_mask_threshold)).nonzero()[:, 0]
+    if len(kept) == 0:
+        return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
+    scores, labels = scores[kept], labels[kept]
+    winner, inside, own_area = _compete(masks, kept, scores)
+    table = torch.stack(
+        [
+            scores.double(),
+            labels.double(),
+            is_thing.to(labels.device)[labels].double(),
+            own_area.double(),
+            _count(winner, torch.ones_like(winner), len(kept)).double(),
+            _count(winner, inside.long(), len(kept)).double(),
+        ],
+        dim=1,
+    ).tolist()  # the one transfer: what happens per query happens on the host
+    queries = [
+        _Query(score, int(label), bool(thing), int(own), int(won), int(area))
+        for score, label, thing, own, won, area in table
+    ]
+    ids, segments = _number(queries, overlap_threshold)
+    lookup = torch.tensor(ids, dtype=torch.int32, device=masks.device)
+    return lookup[winner] * inside, segments
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A kept query; areas in pixels: of its own mask, of the pixels it wins, and of both."""
+
+    score: float
+    label: int
+    is_thing: bool
+    own_area: int
+    won_area: int
+    area: int
+
+
+@torch.no_grad()
+def _compete(masks: MaskRows, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which kept query wins each pixel (H, W), whether its own mask holds it, and the area of every mask."""
+    height, width = masks.shape[1:]
+    winner = torch.empty(height, width, dtype=torch.int64, device=masks.device)
+    inside = torch.empty(height, width, dtype=torch.bool, device=masks.device)
+    areas: list[Tensor] = []
+
+    def compete(rows: range) -> None:
+        tile = slice(rows.start, rows.stop)
+        probability = masks.rows(rows, kept).sigmoid_()
+        winner[tile] = best_of(probability * scores[:, None, None])
+        # Floats, because torch turns flags into int64 before it counts them; a row's count is exact.
+        holds = torch.ge(probability, 0.5, out=torch.empty_like(probability))
+        inside[tile] = holds.gather(0, winner[None, tile])[0] > 0
+        areas.append(holds.sum(dim=2).long().sum(dim=1))
+
+    floats = len(kept) * masks.floats_per_row
+    work_in_tiles(height, compete, floats_per_row=floats, device=masks.device)
+    return winner, inside, torch.stack(areas).sum(dim=0)
+
+
+def _count(winner_HW: Tensor, pixels_HW: Tensor, number: int) -> Tensor:
+    """Sum of `pixels_HW` for each winner, (number,)."""
+    counts = torch.zeros(number, dtype=torch.int64, device=winner_HW.device)
+    return counts.scatter_add_(0, winner_HW.flatten(), pixels_HW.flatten())
+
+
+def _number(queries: list[_Query], overlap_threshold: float) -> tuple[list[int], list[SegmentInfo]]:
+    """Segment id of each query, 0 = dropped, and the segments."""
+    ids: list[int] = []
+    segments: list[SegmentInfo] = []
+    stuff: dict[int, SegmentInfo] = {}
+    for query in queries:
+        if query.area == 0 or query.won_area / query.own_area < overlap_threshold:
+            ids.append(0)
+            continue
+        segment = stuff.get(query.label)
+        if segment is None:
+            segment = SegmentInfo(
+                id=len(segments) + 1,
+                category_id=query.label,
+                isthing=query.is_thing,
+                area=query.area,
+                score=query.score,
+            )
+            segments.append(segment)
+            if not query.is_thing:
+                stuff[query.label] = segment
+        else:
+            area = segment["area"] + query.area
+            segment["score"] += (query.score - segment["score"]) * query.area / area
+            segment["area"] = area
+        ids.append(segment["id"])
+    return ids, segments

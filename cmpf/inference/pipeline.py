@@ -1,0 +1,185 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""From the network's predictions for one image to the results that were asked for (paper: inference)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmpf.common.tensors import resize_bilinear
+from cmpf.inference.instance import instance_inference
+from cmpf.inference.mask_ensemble import openseg_ensemble
+from cmpf.inference.panoptic import panoptic_inference
+from cmpf.inference.resize import MaskRows, restore_size
+from cmpf.inference.semantic import semantic_labels
+from cmpf.types import ClassEmbeddings, InstanceResult, ModelResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskEnsembleSettings:
+    """OpenSeg Ensemble.
+
+    epsilon: weight of SAM's masks for unseen classes. score_threshold: unseen probability that a mask must exceed.
+    published_pooling: pool CLIP's features as the published code does, see FrozenEncoders.evidence.
+    """
+
+    epsilon: float
+    score_threshold: float
+    published_pooling: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """Everything that may differ between two runs of the same network; values come from the configuration.
+
+    alpha, beta: weight of CLIP's opinion for seen and unseen classes.
+    ensemble_on_valid_mask: leave CLIP's opinion out for masks without a pixel on CLIP's map.
+    clip_objectness: lambda of the objectness adjustment, 0 = off.
+    semantic_output: "labels" or "scores".
+    resize_before: resize masks to the output size before the semantic sum, not after it.
+    mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
+    """
+
+    alpha: float
+    beta: float
+    ensemble_on_valid_mask: bool
+    clip_objectness: float
+    semantic: bool
+    panoptic: bool
+    instance: bool
+    semantic_output: str
+    object_mask_threshold: float
+    overlap_threshold: float
+    resize_before: bool
+    detections_per_image: int
+    mask_ensemble: MaskEnsembleSettings | None
+    proposals: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call's vocabulary, as tensors, and its settings. is_thing, seen: (K,) bool."""
+
+    classes: ClassEmbeddings
+    is_thing: Tensor
+    seen: Tensor
+    settings: InferenceSettings
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """Sizes (H, W) of one image: padded network input, input without padding, wanted output."""
+
+    padded: tuple[int, int]
+    unpadded: tuple[int, int]
+    output: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SAMEvidence:
+    """SAM's masks of one image: logits (M, H, W) at the semantic sum's size, class probabilities (M, K)."""
+
+    masks: Tensor
+    class_probs: Tensor
+
+
+def semantic_sum_size(geometry: ImageGeometry, settings: InferenceSettings) -> tuple[int, int]:
+    """The resolution at which masks are summed into class scores."""
+    before = settings.resize_before or settings.panoptic or settings.instance
+    return geometry.output if before else geometry.unpadded
+
+
+def image_results(
+    mask_cls: Tensor,
+    mask_pred: Tensor,
+    *,
+    geometry: ImageGeometry,
+    is_thing: Tensor,
+    seen: Tensor,
+    settings: InferenceSettings,
+    sam: SAMEvidence | None,
+) -> ModelResult:
+    """Results of one image for the tasks that are on.
+
+    Args:
+        mask_cls: (Q, K + 1) log class distribution, last column void.
+        mask_pred: (Q, h, w) mask logits at stride 4 of the padded input.
+        is_thing, seen: (K,) bool.
+        sam: SAM's masks for the OpenSeg Ensemble and for mask recall; None = not used.
+    """
+    result: ModelResult = {}
+    if settings.semantic:
+        result["sem_seg"] = _semantic(mask_cls, mask_pred, geometry, seen, settings, sam)
+    if not (settings.panoptic or settings.instance or settings.proposals):
+        return result
+    masks = MaskRows(mask_pred, padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output)
+    if settings.panoptic:
+        result["panoptic_seg"] = panoptic_inference(
+            mask_cls,
+            masks,
+            is_thing=is_thing,
+            object_mask_threshold=settings.object_mask_threshold,
+            overlap_threshold=settings.overlap_threshold,
+        )
+    if settings.instance:
+        result["instances"] = _instances(mask_cls, masks, is_thing, settings)
+    if settings.proposals:
+        result["proposals"] = _proposals(mask_pred, geometry, sam)
+    return result
+
+
+def _proposals(mask_pred: Tensor, geometry: ImageGeometry, sam: SAMEvidence | None) -> Tensor:
+    """Every mask (Q + M, H, W) bool at the output size, the decoder's and SAM's."""
+    masks = restore_size(
+        mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output
+    )[0]
+    sam_masks = masks[:0] if sam is None else resize_bilinear(sam.masks[None], geometry.output)[0]
+    return torch.cat([masks, sam_masks]) > 0
+
+
+def _instances(
+    mask_cls: Tensor, masks: MaskRows, is_thing: Tensor, settings: InferenceSettings
+) -> InstanceResult:
+    # In panoptic mode only things are instances; an instance-only run has nothing but things.
+    things = is_thing if settings.panoptic else None
+    return instance_inference(mask_cls, masks, topk=settings.detections_per_image, is_thing=things)
+
+
+def _semantic(
+    mask_cls: Tensor,
+    mask_pred: Tensor,
+    geometry: ImageGeometry,
+    seen: Tensor,
+    settings: InferenceSettings,
+    sam: SAMEvidence | None,
+) -> Tensor:
+    """Labels (H, W) or scores (K, H, W) at the output size, with SAM's masks added when there are any."""
+    weights = F.softmax(mask_cls, dim=-1)[:, :-1]
+    size = semantic_sum_size(geometry, settings)
+    if settings.mask_ensemble is not None and sam is not None and len(sam.masks):
+        # Both kinds of masks enter one sum, so they are first brought to one size.
+        weights, kept = openseg_ensemble(
+            weights,
+            sam.class_probs,
+            seen,
+            epsilon=settings.mask_ensemble.epsilon,
+            score_threshold=settings.mask_ensemble.score_threshold,
+        )
+        masks = restore_size(mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=size)
+        mask_pred = torch.cat([masks[0], sam.masks[kept]])
+        geometry = ImageGeometry(padded=size, unpadded=size, output=geometry.output)
+    if settings.semantic_output == "labels":
+        return semantic_labels(
+            weights,
+            mask_pred,
+            padded=geometry.padded,
+            unpadded=geometry.unpadded,
+            output=geometry.output,
+            resize_before=size == geometry.output,
+        )
+    masks = restore_size(mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=size)[0]
+    scores = torch.einsum("qk,qhw->khw", weights, masks.sigmoid())
+    return resize_bilinear(scores[None], geometry.output)[0]

@@ -1,0 +1,188 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What was found in one image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cmpf.errors import CMPFError
+from cmpf.inference import conversions
+from cmpf.inference.prediction_files import WRITERS, check_formats
+from cmpf.inference.prediction_parts import Instances, Segment
+from cmpf.types import SegmentInfo
+from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
+
+T = TypeVar("T")
+# Which result each task leaves; the order is that in which `plot` looks for one.
+RESULTS = {"panoptic": "panoptic_result", "semantic": "semantic_result", "instance": "instances_result"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    image: (H, W, 3) uint8 RGB, EXIF orientation applied; names: name of each class index; source: path or address of
+    the image, "image_3" for the fourth of a list without names.
+    The other attributes (`panoptic`, `segments`, `semantic`, `instances`) exist for the tasks that ran; asking for
+    another one raises CMPFError.
+    """
+
+    image: NDArray[np.uint8]
+    names: tuple[str, ...]
+    source: str
+    panoptic_result: tuple[NDArray[np.int32], tuple[Segment, ...]] | None
+    semantic_result: NDArray[np.uint16] | None
+    instances_result: Instances | None
+
+    @property
+    def panoptic(self) -> NDArray[np.int32]:
+        """(H, W) int32 segment ids, 0 = void."""
+        return self._ran(self.panoptic_result, "panoptic")[0]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Segments of `panoptic`, in the order of their ids."""
+        return self._ran(self.panoptic_result, "panoptic")[1]
+
+    @property
+    def semantic(self) -> NDArray[np.uint16]:
+        """(H, W) uint16 class index of every pixel."""
+        return self._ran(self.semantic_result, "semantic")
+
+    @property
+    def instances(self) -> Instances:
+        """Instances of thing classes."""
+        return self._ran(self.instances_result, "instance")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that ran."""
+        return tuple(task for task, name in RESULTS.items() if getattr(self, name) is not None)
+
+    @property
+    def stem(self) -> str:
+        """Name of the image without folder and ending; what `save` names files after."""
+        address = "://" in self.source
+        path = PurePosixPath(unquote(urlsplit(self.source).path)) if address else Path(self.source)
+        return path.stem or "image"
+
+    def summary(self) -> dict[str, int]:
+        """Name -> how often the class was found: segments if panoptic ran, else instances, else 1 a class."""
+        if self.panoptic_result is not None:
+            found = [segment.category for segment in self.segments]
+        elif self.instances_result is not None:
+            found = [self.names[int(label)] for label in self.instances.labels]
+        else:
+            found = [self.names[int(label)] for label in np.unique(self.semantic)]
+        return dict(Counter(found))
+
+    def above(self, threshold: float) -> Prediction:
+        """Without panoptic segments (they become void) and instances of a lower score; `semantic` stays."""
+        panoptic, found = self.panoptic_result, self.instances_result
+        if panoptic is not None:
+            kept = tuple(segment for segment in panoptic[1] if segment.score >= threshold)
+            ids = np.where(np.isin(panoptic[0], [s.id for s in kept]), panoptic[0], 0).astype(np.int32)
+            panoptic = (ids, kept)
+        return replace(
+            self,
+            panoptic_result=panoptic,
+            instances_result=None if found is None else found.above(threshold),
+        )
+
+    def plot(self, task: str | None = None, *, opacity: float = 0.55) -> Image.Image:
+        """The image with its segments drawn over it.
+
+        Args:
+            task: "panoptic", "semantic" or "instance"; None = the first of them that ran.
+            opacity: 0 (image only) .. 1 (colors only).
+        """
+        task = task or self.tasks[0]
+        if task == "panoptic":
+            segments: list[SegmentInfo] = [
+                {"id": s.id, "category_id": s.category_id, "isthing": s.isthing, "score": s.score}
+                for s in self.segments
+            ]
+            return draw_panoptic(self.image, self.panoptic, segments, names=self.names, opacity=opacity)
+        if task == "semantic":
+            return draw_semantic(self.image, self.semantic, names=self.names, opacity=opacity)
+        if task == "instance":
+            found = self.instances
+            return draw_instances(
+                self.image,
+                found.masks,
+                labels=found.labels,
+                scores=found.scores,
+                names=self.names,
+                opacity=opacity,
+            )
+        raise CMPFError(f'task "{task}" is unknown; choose one of {", ".join(self.tasks)}')
+
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = ("overlay",), *, name: str | None = None
+    ) -> list[Path]:
+        """Writes files into a folder, which is made if missing, and returns their paths.
+
+        Args:
+            formats: any of "overlay" (PNG image), "panoptic" (COCO panoptic PNG + JSON), "coco" (COCO results JSON
+                of the instances), "semantic" (16-bit PNG of class indices), "instances" (NPZ of masks, boxes, scores,
+                labels and class names).
+            name: what the names of the files begin with; None = the image's own name.
+        Raises:
+            CMPFError: a format is unknown, its task did not run, or a file would replace the image itself.
+        """
+        chosen, folder, name = check_formats(formats), Path(folder), name or self.stem
+        if "overlay" in chosen and (folder / f"{name}.png").absolute() == Path(self.source).absolute():
+            raise CMPFError(
+                f"{self.source}: the overlay would replace the image itself; save into another folder"
+            )
+        for task, needed in (
+            ("panoptic", "panoptic"),
+            ("semantic", "semantic"),
+            ("instance", "coco instances"),
+        ):
+            if set(needed.split()) & set(chosen):
+                self._ran(getattr(self, RESULTS[task]), task)
+        return [path for format_ in chosen for path in WRITERS[format_](self, folder, name)]
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Instances as COCO results: image_id (the file's stem), category_id, segmentation (RLE), bbox xywh, score."""
+        return conversions.coco_results(self.instances, self.stem)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The panoptic result as `post_process_panoptic_segmentation` of Hugging Face's transformers returns it."""
+        return conversions.hugging_face_panoptic(self.panoptic, self.segments)
+
+    def to_supervision(self) -> Any:
+        """Instances as `supervision.Detections`; needs `pip install supervision`."""
+        return conversions.supervision_detections(self.instances, self.names)
+
+    def _ran(self, value: T | None, task: str) -> T:
+        if value is None:
+            raise CMPFError(
+                f'this prediction holds {", ".join(self.tasks)} but not {task}: call predict with task="{task}"'
+            )
+        return value
+
+
+def unique_names(sources: Sequence[str | Path]) -> list[str]:
+    """Names for the files of each image that do not collide: x of a/x.jpg, then x_2 of b/x.jpg."""
+    taken: set[str] = set()
+    names = []
+    for source in sources:
+        stem = name = Path(source).stem or "image"
+        number = 1
+        while name.casefold() in taken:  # some file systems do not tell X from x
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names

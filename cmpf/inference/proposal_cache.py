@@ -1,0 +1,207 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Disk cache of SAM's mask proposals (paper: OpenSeg Ensemble): one .npz file an image, without pickle.
+
+A file holds what SAM's mask decoder gave, at its own low resolution, and the pixels whose sign the removal of
+small regions turned. Both together are exact: masks from the cache are those of the call that made it, bit for
+bit. Logits lie in four byte planes, because deflate finds something in signs and exponents and nothing in
+float32 values as they are (78 against 90 percent of the raw size, tiny SAM on ShapeWorld).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmpf.common.files import replacing
+from cmpf.errors import EvaluationError, ImageError
+
+FORMAT, VERSION = "cmpf-sam-masks", 1
+BYTES = 4  # of a float32
+# What numpy and zipfile raise for files that are truncated, foreign, or hold Python objects.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # of zipfile: the file is encrypted, or compressed by a method that it does not know
+    MemoryError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+Settings = Mapping[str, "str | int | float | None"]
+
+
+@dataclass(frozen=True)
+class CachedProposals:
+    """SAM's masks of one image, before they are brought to its size.
+
+    logits: (M, h, w) float32, as SAM's mask decoder gave them, the largest mask first.
+    flipped: (M, H, W) bool at the input's size without padding: there the sign is the other one.
+    padded: (H, W) of the padded image. side: of SAM's square input. Both in pixels.
+    """
+
+    logits: Tensor
+    flipped: Tensor
+    padded: tuple[int, int]
+    side: int
+
+
+class ProposalCache:
+    """Mask proposals in a folder, found by the content of the image's file and the size of the network's input.
+
+    Two images of one name do not collide, an image that several datasets use is kept once, and datasets may
+    be moved.
+
+    Args:
+        folder: where the files lie; made at the first store.
+        settings: everything that the masks depend on beside the image, by the name that users know it by.
+            A value None stands for "any, but the same in all files" (weights of a SAM that is not loaded).
+        command: what makes the files, for messages.
+    """
+
+    def __init__(self, *, folder: str | Path, settings: Settings, command: str) -> None:
+        self.folder = Path(folder).expanduser()
+        self.settings = dict(settings)
+        self.command = command
+
+    def path(self, image: str | Path, input_size: tuple[int, int]) -> Path:
+        """Where the masks of an image at an input size (H, W) without padding lie, or would lie.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return self.folder / f"{_digest(image)}_{input_size[0]}x{input_size[1]}.npz"
+
+    def holds(self, image: str | Path, input_size: tuple[int, int]) -> bool:
+        """Whether whole masks are there; a damaged file counts as not there.
+
+        Raises:
+            EvaluationError: they were made with other settings. ImageError: the image cannot be read.
+        """
+        path = self.path(image, input_size)
+        try:
+            header, _ = _read(path)
+        except UNREADABLE:
+            return False
+        self._check_settings(path, header["settings"])
+        return True
+
+    def load(self, image: str | Path, *, input_size: tuple[int, int]) -> CachedProposals:
+        """Masks of an image, on the CPU.
+
+        Raises:
+            EvaluationError: they are missing, damaged, or were made with other settings; says what to do.
+            ImageError: the image cannot be read.
+        """
+        path = self.path(image, input_size)
+        if not path.is_file():
+            raise EvaluationError(self._missing(path, image, input_size))
+        try:
+            header, proposals = _read(path)
+        except UNREADABLE as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise EvaluationError(
+                f"{path}: damaged, or no file of SAM masks ({reason[:200]}). Delete it and make the masks of "
+                f"{image} again: {self.command}"
+            ) from error
+        self._check_settings(path, header["settings"])
+        return proposals
+
+    def store(self, image: str | Path, proposals: CachedProposals) -> None:
+        """Writes the masks of an image, whole or not at all; the input size is that of `flipped`."""
+        flipped = proposals.flipped.cpu().numpy()
+        logits = np.ascontiguousarray(proposals.logits.cpu().numpy(), dtype="<f4")
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": self.settings,
+            "masks": list(flipped.shape),
+            "padded": list(proposals.padded),
+            "side": proposals.side,
+        }
+        with replacing(self.path(image, flipped.shape[1:])) as temporary:
+            np.savez_compressed(
+                temporary,
+                header=np.array(json.dumps(header)),
+                logits=np.moveaxis(logits.view(np.uint8).reshape(*logits.shape, BYTES), -1, 0),
+                flipped=np.packbits(flipped),
+            )
+
+    def _check_settings(self, path: Path, found: Settings) -> None:
+        for key in {**self.settings, **found}:
+            wanted, other = self.settings.get(key), found.get(key)
+            if wanted is None and key in self.settings:
+                self.settings[key] = other
+            elif wanted != other:
+                raise EvaluationError(
+                    f"{path}: these SAM masks were made with {key} {other!r}, wanted is {wanted!r}. Choose the "
+                    f"settings that they were made with, or make new ones in another folder: {self.command}"
+                )
+
+    def _missing(self, path: Path, image: str | Path, input_size: tuple[int, int]) -> str:
+        digest = path.stem.partition("_")[0]
+        others = sorted(other.stem.partition("_")[2] for other in self.folder.glob(f"{digest}_*.npz"))
+        hint = f" (there are some at {', '.join(others)}: another test size)" if others else ""
+        return (
+            f"{image}: no SAM masks at input size {input_size[0]}x{input_size[1]}{hint}, looked for {path}. "
+            f"Make them with: {self.command}, or set TEST.ENSEMBLE.SOURCE online"
+        )
+
+
+def _digest(image: str | Path) -> str:
+    try:
+        content = Path(image).expanduser().read_bytes()
+    except OSError as error:
+        raise ImageError(f"{image}: cannot be read: {error.strerror}") from error
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], CachedProposals]:
+    """Header and masks of a file; raises one of UNREADABLE when it is not a whole file of this version."""
+    with np.load(path, allow_pickle=False) as file:
+        header = json.loads(str(file["header"]))
+        if (header["format"], header["version"]) != (FORMAT, VERSION):
+            found = f"{header['format']} version {header['version']}"
+            raise ValueError(f"is {found}, this CMPF reads {FORMAT} version {VERSION}")
+        if not isinstance(header["settings"], dict):
+            raise ValueError("has no settings")
+        planes, bits = file["logits"], file["flipped"]
+    count, height, width = (int(size) for size in header["masks"])
+    if planes.dtype != np.uint8 or planes.ndim != 4 or planes.shape[:2] != (BYTES, count):
+        raise ValueError(
+            f"logits are {planes.dtype} {planes.shape}, expected uint8 {BYTES} x {count} x h x w"
+        )
+    top, left = header["padded"]
+    return header, CachedProposals(
+        logits=torch.from_numpy(_floats(planes)),
+        flipped=torch.from_numpy(_flags(bits, (count, height, width))),
+        padded=(int(top), int(left)),
+        side=int(header["side"]),
+    )
+
+
+def _floats(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    flat = np.moveaxis(planes, 0, -1).reshape(-1)
+    return flat.view("<f4").astype(np.float32, copy=False).reshape(planes.shape[1:])
+
+
+def _flags(bits: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    total = shape[0] * shape[1] * shape[2]
+    if bits.dtype != np.uint8 or bits.shape != ((total + 7) // 8,):
+        raise ValueError(f"signs are {bits.dtype} {bits.shape}, expected one bit for each of {shape}")
+    return np.unpackbits(bits, count=total).reshape(shape).astype(np.bool_)

@@ -1,0 +1,80 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""`python -m cmpf.shapeworld`: writes the benchmark to disk. Exit codes: 0 done, 1 error, 2 usage."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cmpf.errors import DatasetError
+from cmpf.shapeworld.writer import WorldSpec, write_dataset
+
+_PROGRAM = "python -m cmpf.shapeworld"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage text, which --help shows."""
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def _available_processors() -> int:
+    """Processors that this process may use: fewer than the machine has inside a container or a job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog=_PROGRAM, description="Writes ShapeWorld as a COCO panoptic dataset.", allow_abbrev=False
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder, e.g. datasets/shapeworld")
+    parser.add_argument("--train", type=int, required=True, help="training images (seen categories only)")
+    parser.add_argument("--val", type=int, required=True, help="validation images (all categories)")
+    parser.add_argument("--hard-val", type=int, default=0, help="crowded validation images (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images (default 0)")
+    parser.add_argument("--size", type=int, default=128, help="side of the images in pixels (default 128)")
+    parser.add_argument("--jobs", type=int, default=None, help="processes (default: all processors)")
+    parser.add_argument("--force", action="store_true", help="replace another ShapeWorld in the folder")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    jobs = _available_processors() if arguments.jobs is None else arguments.jobs
+    if jobs < 1:
+        parser.error(f"--jobs {jobs}: must be 1 or more")
+    try:
+        spec = WorldSpec(
+            train=arguments.train,
+            val=arguments.val,
+            hard_val=arguments.hard_val,
+            seed=arguments.seed,
+            size=arguments.size,
+        )
+    except DatasetError as error:
+        parser.error(str(error))
+    try:
+        written = write_dataset(arguments.out, spec, jobs=jobs, force=arguments.force)
+    except DatasetError as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{_PROGRAM}: stopped; the same command starts again", file=sys.stderr)
+        return 1
+    total = sum(spec.counts.values())
+    print(
+        f"{arguments.out}: {total} images " + ("written" if written else "are already there, nothing to do")
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The 54 categories of ShapeWorld, their synonyms, and which of them the decoder may see in training.
+
+Things are a shape in a material ("red circle"), stuff is a texture that fills a region. A thing is unseen for
+one of three reasons: its composition is held out (shape and material are each seen, never together), its
+shape is unseen, or its material is. The patterned materials and the strongly textured stuff are unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COLORS = ("red", "yellow", "green", "blue", "purple")
+PATTERNS = ("striped", "dotted", "checkered")
+MATERIALS = COLORS + PATTERNS
+SEEN_SHAPES = ("circle", "bar", "ring", "triangle")
+UNSEEN_SHAPES = ("star", "bolt")
+SHAPES = SEEN_SHAPES + UNSEEN_SHAPES
+
+# Each color gives up one seen shape, and each seen shape at least one color.
+HELD_OUT = (
+    ("red", "ring"),
+    ("yellow", "bar"),
+    ("green", "triangle"),
+    ("blue", "circle"),
+    ("purple", "ring"),
+)
+
+_MATERIAL_SYNONYM = {
+    "red": "scarlet",
+    "yellow": "golden",
+    "green": "emerald",
+    "blue": "cobalt",
+    "purple": "violet",
+    "striped": "zebra",
+    "dotted": "spotted",
+    "checkered": "chessboard",
+}
+_SHAPE_SYNONYM = {
+    "circle": "disc",
+    "bar": "plank",
+    "ring": "hoop",
+    "triangle": "wedge",
+    "star": "pentagram",
+    "bolt": "lightning",
+}
+_SEEN_STUFF = {
+    "sky": ("cloudy sky", "heaven"),
+    "grass": ("lawn", "meadow"),
+    "sand": ("beach", "desert"),
+    "water": ("sea", "lake"),
+    "road": ("asphalt", "street"),
+    "snow": ("snowfield", "ice"),
+}
+_UNSEEN_STUFF = {
+    "brick": ("brick wall", "masonry"),
+    "wood": ("timber", "wooden boards"),
+    "tiles": ("tiled floor", "mosaic"),
+    "gravel": ("pebbles", "stones"),
+    "leaves": ("autumn leaves", "foliage"),
+    "bamboo": ("reeds", "canes"),
+}
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class of ShapeWorld.
+
+    id: contiguous index 0..53; seen classes come first, so it is also the index in the seen vocabulary.
+    name, synonyms: words for it; no word names two categories.
+    isthing: True for countable objects, False for stuff.
+    seen: may appear in training images of the decoder.
+    shape, material: for things; both "" for stuff.
+    """
+
+    id: int
+    name: str
+    synonyms: tuple[str, ...]
+    isthing: bool
+    seen: bool
+    shape: str = ""
+    material: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The name, then the synonyms."""
+        return (self.name, *self.synonyms)
+
+
+def _thing_is_seen(material: str, shape: str) -> bool:
+    return material in COLORS and shape in SEEN_SHAPES and (material, shape) not in HELD_OUT
+
+
+def _compositions() -> list[tuple[str, str]]:
+    """Every (material, shape), but no unseen shape in an unseen material: one unknown at a time."""
+    return [(m, s) for m in MATERIALS for s in SHAPES if not (m in PATTERNS and s in UNSEEN_SHAPES)]
+
+
+def _build_categories() -> tuple[Category, ...]:
+    categories: list[Category] = []
+    for seen, stuff in ((True, _SEEN_STUFF), (False, _UNSEEN_STUFF)):
+        for material, shape in _compositions():
+            if _thing_is_seen(material, shape) == seen:
+                synonyms = (f"{material} {_SHAPE_SYNONYM[shape]}", f"{_MATERIAL_SYNONYM[material]} {shape}")
+                name = f"{material} {shape}"
+                categories.append(Category(len(categories), name, synonyms, True, seen, shape, material))
+        for name, synonyms in stuff.items():
+            categories.append(Category(len(categories), name, synonyms, False, seen))
+    return tuple(categories)
+
+
+CATEGORIES = _build_categories()
+THINGS = tuple(category for category in CATEGORIES if category.isthing)
+STUFF = tuple(category for category in CATEGORIES if not category.isthing)
+
+
+def vocabulary_text(categories: tuple[Category, ...]) -> str:
+    """A vocabulary file: thing flags in a comment, then `id:name,synonym,synonym` lines, ids from 1."""
+    flags = " ".join(str(int(category.isthing)) for category in categories)
+    lines = [f"# ShapeWorld, {len(categories)} categories", f"# isthing: {flags}"]
+    lines += [f"{category.id + 1}:{','.join(category.words)}" for category in categories]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,26 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Weights: CMPF's own safetensors files of what was trained, and the reading of published checkpoints."""
+
+from cmpf.weights.key_mapping import Naming, Parts, detect_naming, split, to_published
+from cmpf.weights.loading import load
+from cmpf.weights.reading import Contents, read_contents, read_metadata
+from cmpf.weights.report import LoadReport, PartReport
+from cmpf.weights.saving import TrainedModel, save, write, write_safetensors
+
+__all__ = [
+    "Contents",
+    "LoadReport",
+    "Naming",
+    "PartReport",
+    "Parts",
+    "TrainedModel",
+    "detect_naming",
+    "load",
+    "read_contents",
+    "read_metadata",
+    "save",
+    "split",
+    "to_published",
+    "write",
+    "write_safetensors",
+]

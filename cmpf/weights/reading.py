@@ -1,0 +1,197 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Any file of weights -> tensors by name, without running code that a file may hold."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cmpf.errors import WeightsError
+from cmpf.weights.saving import FORMAT_VERSION, METADATA_KEY, VERSION_KEY
+
+# Where training programs put the weights, beside optimizer, schedule and iteration.
+NESTED_KEYS = ("model", "state_dict")
+WRAPPER = "module."  # what DistributedDataParallel puts in front of every name
+_ZIP = b"PK\x03\x04"
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # protocols 2 to 5
+_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before PyTorch 1.6 begins so
+_UNSAFE = re.compile(r"Unsupported (?:global|class|operand)\D*?([A-Za-z_][\w.]*\.[\w.]*\w)")
+_DAMAGED = "Copy or download it again"
+_NUMPY_1, _NUMPY_2 = "numpy.core.multiarray", "numpy._core.multiarray"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds. source: the file, for messages. metadata: that of our own format, else empty."""
+
+    source: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read_contents(path: str | Path) -> Contents:
+    """Weights of a file.
+
+    Args:
+        path: .safetensors, or a PyTorch file (.pth, .pt) of tensors: a state dict, or a training checkpoint with
+            one under "model" or "state_dict". NumPy arrays and numbers in it are read.
+    Raises:
+        WeightsError: absent, damaged, or of a kind that could run code: a bare pickle, TorchScript, an object.
+    """
+    path = _existing(path)
+    if _is_torch_or_pickle(path):
+        return Contents(str(path), unwrapped(_load_torch(path), str(path)))
+    return Contents(str(path), *_read_safetensors(path, tensors=True))
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What stands beside the weights of our own format: format_version, encoders and what `save` was given.
+
+    Returns:
+        {} for files of another format.
+    Raises:
+        WeightsError: the file is absent, damaged or a pickle.
+    """
+    path = _existing(path)
+    if _is_torch_or_pickle(path):
+        _refuse_code(path)
+        return {}
+    return _read_safetensors(path, tensors=False)[1]
+
+
+def unwrapped(content: object, source: str) -> dict[str, Tensor]:
+    """The state dict inside whatever a checkpoint holds, as tensors, names without "module.".
+
+    Raises:
+        WeightsError: no mapping of names to tensors or arrays.
+    """
+    for key in NESTED_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{source} holds a {type(content).__name__}, expected weights by name, or a checkpoint with them "
+            f"under {' or '.join(map(repr, NESTED_KEYS))}"
+        )
+    tensors = {str(name): _tensor(name, value, source) for name, value in content.items()}
+    if tensors and all(name.startswith(WRAPPER) for name in tensors):
+        tensors = {name.removeprefix(WRAPPER): value for name, value in tensors.items()}
+    return tensors
+
+
+def _tensor(name: object, value: object, source: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(value))  # a copy: arrays of a file may be read-only
+    raise WeightsError(
+        f"{source}: {name!r} is a {type(value).__name__}, expected a tensor or an array of numbers"
+    )
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}: no such file. Check MODEL.WEIGHTS or the path given")
+    return path
+
+
+def _is_torch_or_pickle(path: Path) -> bool:
+    """Zip archives (torch.save) and pickles (its old format, and bare ones), by their first bytes."""
+    start = _start(path)
+    return path.suffix == ".pkl" or start.startswith((_ZIP, _OLD_TORCH)) or _is_bare_pickle(start)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_OLD_TORCH))
+
+
+def _is_bare_pickle(start: bytes) -> bool:
+    """A safetensors file begins with 8 bytes, the length of its header, that may look like a pickle; then "{"."""
+    return start.startswith(_PICKLES) and start != _OLD_TORCH and start[4:9] != b"\0\0\0\0{"
+
+
+def _refuse_code(path: Path) -> None:
+    """Turns away what cannot be read without trusting its author."""
+    if path.suffix == ".pkl" or _is_bare_pickle(_start(path)):
+        raise WeightsError(
+            f"{path} is a Python pickle, which can run any code when it is read; CMPF does not open it. If you "
+            "trust where it comes from, turn it into tensors: content = pickle.load(open(FILE, 'rb')); "
+            "torch.save({name: torch.as_tensor(value) for name, value in content['model'].items()}, 'FILE.pth')"
+        )
+    if zipfile.is_zipfile(path) and any(
+        n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()
+    ):
+        raise WeightsError(
+            f"{path} is a TorchScript archive: a program, not only weights. For OpenAI's CLIP set "
+            "MODEL.CMPF.CLIP.PRETRAINED openai, which downloads the same weights as safetensors; for others: "
+            "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'FILE.pth')"
+        )
+
+
+def _load_torch(path: Path) -> object:
+    _refuse_code(path)
+    try:
+        with torch.serialization.safe_globals(_numpy_types()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = _UNSAFE.search(str(error))
+        raise WeightsError(
+            f"{path} holds more than weights ({found[1] if found else _first_line(error)}), and reading that could "
+            "run code. Save it again where it was made: torch.save(model.state_dict(), 'FILE.pth')"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
+        raise WeightsError(
+            f"{path} is truncated, damaged or no PyTorch file ({_first_line(error)}). {_DAMAGED}"
+        ) from error
+
+
+def _numpy_types() -> list[Any]:
+    """What numbers and arrays of NumPy 1 and 2 are pickled as; older training checkpoints hold some.
+
+    All of them build plain numbers and arrays; the unpickler still refuses everything else.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    reconstruct = np.zeros(1).__reduce__()[0]
+    moved = [
+        (function, f"{module}.{name}")
+        for function, name in ((scalar, "scalar"), (reconstruct, "_reconstruct"))
+        for module in (_NUMPY_1, _NUMPY_2)
+    ]
+    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}  # NumPy 1.25 and later name one class each
+    return [*moved, np.ndarray, np.dtype, *kinds]
+
+
+def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            values = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is truncated, damaged or no safetensors file ({error}). {_DAMAGED}"
+        ) from error
+    version = metadata.get(VERSION_KEY, FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise WeightsError(
+            f"{path} has format version {version}, this CMPF reads version {FORMAT_VERSION}. Update CMPF"
+        )
+    return values, metadata
+
+
+def _first_line(error: BaseException) -> str:
+    """The first sentence of PyTorch's long messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].split(". ")[0] if lines else type(error).__name__

@@ -1,0 +1,77 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""CMPF's own format: a safetensors file of what was trained, with names and hashes of the frozen encoders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cmpf.common.files import replacing
+from cmpf.errors import WeightsError
+
+FORMAT_VERSION = 1
+# All metadata stand in one JSON text: safetensors writes several in random order, and equal weights should
+# give equal files.
+METADATA_KEY, VERSION_KEY, ENCODERS_KEY = "cmpf", "format_version", "encoders"
+
+
+class TrainedModel(Protocol):
+    """A model that tells which part of it is trained; cmpf.model.CMPF is one."""
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        """Trained parameters and buffers by name, sharing the model's memory."""
+        ...
+
+    def encoder_hashes(self) -> dict[str, str]:
+        """Name -> content hash of the frozen encoders."""
+        ...
+
+
+def save(model: TrainedModel, path: str | Path, *, metadata: Mapping[str, Any]) -> None:
+    """Writes the trained weights of a model, atomically; frozen encoders are named, not stored.
+
+    Args:
+        path: ends in .safetensors by custom.
+        metadata: what else is worth keeping, as far as JSON can hold it: configuration, training vocabulary.
+    Raises:
+        WeightsError: a metadata key is one of our own.
+    """
+    write(model.trained_state_dict(), path, encoders=model.encoder_hashes(), metadata=metadata)
+
+
+def write(
+    trained: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    encoders: Mapping[str, str],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Writes trained weights that no model holds; see `save`.
+
+    Args:
+        encoders: name -> content hash of the frozen encoders that the weights belong to.
+    """
+    if taken := {VERSION_KEY, ENCODERS_KEY} & set(metadata):
+        raise WeightsError(f"metadata keys {sorted(taken)} are CMPF's own; choose others")
+    content = {VERSION_KEY: FORMAT_VERSION, ENCODERS_KEY: dict(encoders), **metadata}
+    write_safetensors(trained, path, header={METADATA_KEY: json.dumps(content)})
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, *, header: dict[str, str]) -> None:
+    """Writes a safetensors file, atomically, with the rights that the umask gives."""
+    # A weight with two names shares its memory, which safetensors refuses: each name gets its own copy.
+    copies = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(copies, temporary, metadata=header)
+        temporary.chmod(mode)  # safetensors makes files that nobody but their owner can read

@@ -1,0 +1,132 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.tiny_model import random_image, tiny_config, tiny_model
+
+import cmpf.factory.model
+from cmpf.config import get_cfg
+from cmpf.encoders.clip import CLIP
+from cmpf.errors import ModelNameError
+from cmpf.factory import build_criterion, build_model, build_settings
+from cmpf.factory.encoders import build_encoders
+from cmpf.factory.model import build_pixel_decoder, build_sam_branch
+from cmpf.modeling.deformable_attention import AttentionFunction, MultiScaleDeformableAttention
+from cmpf.modeling.deformable_triton import triton_deformable_attention
+
+FULL_SIZE = "configs/coco/cmpf/convnext_large_eval_ade20k.yaml"
+RANDOM = ["MODEL.CMPF.CLIP.PRETRAINED", "", "MODEL.CMPF.SAM.CHECKPOINT", "random", "MODEL.DEVICE", "cpu"]
+
+
+def test_widths_and_depths_come_from_the_configuration() -> None:
+    model = tiny_model(
+        overrides=["MODEL.MASK_FORMER.DEC_LAYERS", 5, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7]
+    )
+    outputs = model.train().losses([{"image": random_image(), "targets": {
+        "labels": torch.tensor([0]), "masks": torch.ones(1, 64, 96, dtype=torch.bool)}}])  # fmt: skip
+    assert len(outputs) == 3 * 5  # 5 heads: 4 layers and the head before the first
+    assert model.decoder.query_content.weight.shape == (7, 64)
+
+
+def test_settings_are_those_of_the_configuration() -> None:
+    settings = build_settings(
+        tiny_config(overrides=[
+            "MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA", 0.1, "MODEL.CMPF.GEOMETRIC_ENSEMBLE_BETA", 0.9,
+            "MODEL.MASK_FORMER.TEST.CLIP_OBJECTNESS", 0.5, "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.3,
+            "TEST.ENSEMBLE.ALPHA", 0.3, "TEST.ENSEMBLE.PUBLISHED_POOLING", True,
+            "MODEL.MASK_FORMER.TEST.MASK_RECALL", True, "TEST.DETECTIONS_PER_IMAGE", 17,
+        ])
+    )  # fmt: skip
+    assert (settings.alpha, settings.beta, settings.clip_objectness) == (0.1, 0.9, 0.5)
+    assert (settings.overlap_threshold, settings.detections_per_image, settings.proposals) == (0.3, 17, True)
+    assert settings.mask_ensemble is not None
+    assert (settings.mask_ensemble.epsilon, settings.mask_ensemble.published_pooling) == (0.3, True)
+    assert build_settings(tiny_config("no_ensemble")).mask_ensemble is None
+
+
+def test_the_published_sam_branch_has_weights_for_three_levels() -> None:
+    cfg = tiny_config(overrides=["MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3])
+    sam = build_encoders(cfg).sam
+    ours = build_sam_branch(tiny_config(), sam)
+    published = build_sam_branch(cfg, sam)
+    assert ours is not None
+    assert published is not None
+    ours_count, published_count = (sum(p.numel() for p in part.parameters()) for part in (ours, published))
+    assert published_count > ours_count
+
+
+def test_without_deep_supervision_only_the_last_head_is_scored() -> None:
+    model = tiny_model("fcclip_tiny", ["MODEL.MASK_FORMER.DEEP_SUPERVISION", False]).train()
+    sample = {
+        "image": random_image(),
+        "targets": {"labels": torch.tensor([0]), "masks": torch.ones(1, 64, 96) > 0},
+    }
+    assert sorted(model([sample])) == ["loss_ce", "loss_dice", "loss_mask"]
+
+
+def test_the_criterion_can_be_built_alone() -> None:
+    criterion = build_criterion(tiny_config(), 4)
+    outputs = {"pred_logits": torch.randn(1, 5, 5), "pred_masks": torch.randn(1, 5, 8, 8), "aux_outputs": []}
+    target = {"labels": torch.tensor([2]), "masks": torch.ones(1, 16, 16, dtype=torch.bool)}
+    assert sorted(criterion(outputs, [target])) == ["loss_ce", "loss_dice", "loss_mask"]
+
+
+def test_an_unknown_encoder_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ModelNameError, match="vit_b"):
+        build_model(get_cfg("no_ensemble", ["MODEL.CMPF.SAM.NAME", "vit_bb"]))
+    with pytest.raises(ModelNameError, match="convnext_large_d_320"):
+        build_model(get_cfg("no_ensemble", ["MODEL.CMPF.CLIP.NAME", "convnext_large_d_32"]))
+
+
+def test_deformable_attention_is_chosen_once_for_the_device_of_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def choose(name: str, device: torch.device) -> AttentionFunction:
+        asked.append((name, device.type))
+        return triton_deformable_attention
+
+    monkeypatch.setattr(cmpf.factory.model, "choose_deformable_attention", choose)
+    model = build_model(tiny_config(overrides=["MODEL.CMPF.DEFORMABLE_ATTENTION", "triton"]))
+    assert asked == [("triton", "cpu")]
+    attentions = [m for m in model.modules() if isinstance(m, MultiScaleDeformableAttention)]
+    assert len(attentions) > 2  # the pixel decoder's and the SAM branch's
+    assert {m.function for m in attentions} == {triton_deformable_attention}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_gradient_checkpointing_is_the_pixel_decoders(asked: bool) -> None:
+    model = tiny_model(overrides=["MODEL.CMPF.GRADIENT_CHECKPOINTING", asked])
+    assert model.pixel_decoder.encoder.recompute is asked
+    assert model.sam_branch is not None
+    assert not model.sam_branch.encoder.recompute
+
+
+def test_the_pixel_decoder_takes_its_channels_from_the_built_trunk() -> None:
+    cfg = tiny_config()
+    clip: CLIP = build_encoders(cfg).clip
+    decoder = build_pixel_decoder(cfg, clip)
+    levels = {name: torch.randn(1, channels, 64 // s, 64 // s)
+              for (name, channels), s in zip(clip.channels.items(), (4, 8, 16, 32), strict=True)}  # fmt: skip
+    assert decoder(levels).mask_features.shape == (1, 64, 16, 16)
+
+
+def test_injectors_act_at_the_configured_levels() -> None:
+    levels = ["MODEL.CMPF.QUERY_INJECTOR.LEVEL", 0, "MODEL.CMPF.FEATURE_INJECTOR.LEVEL", 1]
+    decoder = tiny_model(overrides=levels).decoder
+    assert decoder.query_injector_level == 0
+    assert list(decoder.feature_injectors) == ["1", "4"]  # of 6 layers
+
+
+@pytest.mark.slow
+def test_the_full_size_model_builds_with_random_weights_and_segments_one_image() -> None:
+    model = build_model(get_cfg(FULL_SIZE, RANDOM)).eval()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert 26e6 < trained < 27e6  # spec: 26.5 M
+    with torch.inference_mode():
+        (result,) = model([{"image": random_image(320, 416), "height": 240, "width": 312}])
+    assert result["sem_seg"].shape == (240, 312)
+    assert result["panoptic_seg"][0].shape == (240, 312)
+    assert result["instances"].pred_masks.shape[1:] == (240, 312)

@@ -1,0 +1,197 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from fvcore.common.config import CfgNode
+from helpers.panoptic import write_tiny_panoptic
+from helpers.tiny_model import tiny_config
+
+from cmpf.data import (
+    InstanceTargets,
+    LargeScaleJitter,
+    PadToMultiple,
+    PanopticTargets,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomShortestEdge,
+    SemanticTargets,
+    SSDColorJitter,
+    get_dataset,
+)
+from cmpf.engine.writers import Writer
+from cmpf.factory import build_model, build_test_loader, build_trainer
+from cmpf.factory.training import (
+    build_learning_rate,
+    build_train_loader,
+    build_train_mapper,
+    profiled_parts,
+)
+
+TRUTH = {"panoptic": "panoptic.json", "semantic": "semantic", "instance": "instances.json"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A dataset of three images of 24 x 32 with ground truth of every kind."""
+    write_tiny_panoptic(tmp_path, count=3, crowd=True)
+    return tmp_path
+
+
+def dataset_name(folder: Path, task: str, **more: Any) -> str:
+    content = {
+        "name": f"tiny_{task}",
+        "task": task,
+        "images": "images",
+        "annotations": TRUTH[task],
+        "vocabulary": ["cat", "dog", "grass"],
+    }
+    path = folder / f"{task}.yaml"
+    path.write_text(yaml.safe_dump({**content, **more}))
+    return f"file:{path}"
+
+
+def config(name: str, *overrides: object) -> CfgNode:
+    sizes = ("INPUT.IMAGE_SIZE", 64, "INPUT.MIN_SIZE_TRAIN", "(24, 48)", "INPUT.CROP.SIZE", "(20, 40)")
+    batch = ("SOLVER.IMS_PER_BATCH", 2, "DATASETS.TRAIN", (name,))
+    return tiny_config(overrides=[*sizes, *batch, *overrides])
+
+
+def kinds(name: str, *overrides: object) -> list[type]:
+    mapper = build_train_mapper(config(name, *overrides), get_dataset(name))
+    return [type(augmentation) for augmentation in mapper.augmentations]
+
+
+@pytest.mark.parametrize(("task", "target"), [("panoptic", PanopticTargets), ("instance", InstanceTargets)])
+def test_segments_and_objects_are_jittered(folder: Path, task: str, target: type) -> None:
+    name = dataset_name(folder, task)
+    assert kinds(name) == [RandomHorizontalFlip, LargeScaleJitter]
+    assert isinstance(build_train_mapper(config(name), get_dataset(name)).target, target)
+    batch = next(iter(build_train_loader(config(name))))
+    assert [sample["image"].shape for sample in batch] == [(3, 64, 64)] * 2
+    labels = {label for sample in batch for label in sample["targets"]["labels"].tolist()}
+    assert labels <= ({0, 1, 2} if task == "panoptic" else {0, 1})
+
+
+def test_classes_are_cropped_colored_flipped_and_padded(folder: Path) -> None:
+    name = dataset_name(folder, "semantic")
+    assert kinds(name) == [
+        RandomShortestEdge,
+        RandomCrop,
+        SSDColorJitter,
+        RandomHorizontalFlip,
+        PadToMultiple,
+    ]
+    mapper = build_train_mapper(config(name), get_dataset(name))
+    assert isinstance(mapper.target, SemanticTargets)
+    loader = iter(build_train_loader(config(name)))
+    for _ in range(4):
+        for sample in next(loader):
+            # crops of 20 x 40, or less where the short side is 24, are padded to multiples of 32
+            assert sample["image"].shape == (3, 32, 64)
+            assert sample["targets"]["masks"].shape[1:] == (32, 64)
+            assert not sample["targets"]["masks"][:, 20:].any()
+
+
+def test_each_part_of_the_semantic_rule_can_be_switched_off(folder: Path) -> None:
+    name = dataset_name(folder, "semantic")
+    off = ("INPUT.CROP.ENABLED", False, "INPUT.COLOR_AUG_SSD", False, "INPUT.RANDOM_FLIP", "none")
+    assert kinds(name, *off) == [RandomShortestEdge, PadToMultiple]
+
+
+def test_the_keys_of_the_semantic_rule_reach_its_parts(folder: Path) -> None:
+    name = dataset_name(folder, "semantic", ignore_label=255)
+    given = (
+        *("INPUT.MIN_SIZE_TRAIN", "(24, 30)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"),
+        *("INPUT.MAX_SIZE_TRAIN", 50, "INPUT.CROP.TYPE", "relative_range", "INPUT.CROP.SIZE", "(0.5, 0.75)"),
+        *("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 0.6, "INPUT.SIZE_DIVISIBILITY", 24),
+    )
+    mapper = build_train_mapper(config(name, *given), get_dataset(name))
+    resize, cut, _, _, padding = mapper.augmentations
+    assert isinstance(resize, RandomShortestEdge)
+    assert (resize.short_sides, resize.max_side, resize.sampling) == ((24, 30), 50, "range")
+    assert isinstance(cut, RandomCrop)
+    assert (cut.kind, cut.crop_size, cut.max_class_share) == ("relative_range", (0.5, 0.75), 0.6)
+    assert isinstance(padding, PadToMultiple)
+    assert (padding.divisor, padding.at_least) == (96, (0, 0))  # 24 and the model's 32 both divide 96
+
+
+def test_label_map_and_ignore_label_of_the_dataset_are_used(folder: Path) -> None:
+    # The files hold 0 cat, 1 dog, 2 grass, 255 void: dogs become class 0, void and cats are ignored.
+    name = dataset_name(folder, "semantic", label_map={1: 0, 2: 1, 255: 2}, ignore_label=0)
+    batch = next(iter(build_train_loader(config(name, "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 1.0))))
+    labels = {label for sample in batch for label in sample["targets"]["labels"].tolist()}
+    assert {1} <= labels <= {0, 1, 2}
+
+
+def test_equal_seeds_give_equal_batches(folder: Path) -> None:
+    name = dataset_name(folder, "semantic")
+    first, second, other = (next(iter(build_train_loader(config(name, "SEED", seed)))) for seed in (1, 1, 2))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
+    assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(first, other, strict=True))
+
+
+def test_processes_share_a_training_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = dataset_name(folder, "panoptic")
+    whole = next(iter(build_train_loader(config(name))))
+    parts = []
+    monkeypatch.setattr("cmpf.common.distributed.world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("cmpf.common.distributed.rank", lambda rank=rank: rank)
+        parts += next(iter(build_train_loader(config(name))))
+    assert [sample["file_name"] for sample in parts] == [sample["file_name"] for sample in whole]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(parts, whole, strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_a_test_dataset_without_duplicates(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    dataset = get_dataset(dataset_name(folder, "panoptic"))
+    shares = []
+    monkeypatch.setattr("cmpf.common.distributed.world_size", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr("cmpf.common.distributed.rank", lambda rank=rank: rank)
+        loader = build_test_loader(config(dataset.name), dataset)
+        shares.append([sample["image_id"] for batch in loader for sample in batch])
+    # 3 images: 2 + 1, or one each and none for the last process
+    assert [len(share) for share in shares] == ([2, 1] if world == 2 else [1, 1, 1, 0])
+    assert sorted(chain(*shares)) == sorted(sample["image_id"] for sample in dataset.samples)
+
+
+@pytest.mark.parametrize(("reference", "rate"), [(0, 1e-3), (4, 1e-3), (8, 5e-4), (2, 2e-3)])
+def test_the_learning_rate_follows_the_batch_where_that_is_asked_for(
+    folder: Path, reference: int, rate: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ("SOLVER.BASE_LR", 1e-3, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.REFERENCE_BATCH_SIZE", reference)
+    with caplog.at_level("INFO"):
+        assert build_learning_rate(config("shapes_train", *given)) == pytest.approx(rate)
+    assert ("SOLVER.REFERENCE_BATCH_SIZE" in caplog.text) == (reference in (8, 2))
+
+
+def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) -> None:
+    name = dataset_name(folder, "panoptic")
+    cfg = config(
+        name,
+        *("SOLVER.ACCUMULATION_STEPS", 2, "SOLVER.EMA.ENABLED", True, "SOLVER.AMP.ENABLED", True),
+        *("SOLVER.AMP.DTYPE", "bf16", "LOG.PICTURES", 1, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", 1),
+        *("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.CMPF.COMPILE", False),
+    )
+    heard: list[str] = []
+
+    class Eyes(Writer):
+        def images(self, iteration: int, images: Any) -> None:
+            heard.extend(images)
+
+    trainer = build_trainer(cfg, build_model(cfg), writers=[Eyes()])
+    assert trainer.step.precision.dtype is torch.bfloat16
+    assert trainer.train().finished
+    assert heard == ["training/image_0"]
+    state = torch.load(tmp_path / "run" / "training_0000001.pt", weights_only=True)
+    assert state["average"]["steps"] == 1
+    assert set(profiled_parts(trainer.model)) == {"frozen encoders", "losses", "matching"}  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from fvcore.common.config import CfgNode
+
+from cmpf.config import default_config, get_cfg
+from cmpf.data import dataset_names
+from cmpf.errors import ConfigError, ModelNameError, WeightsError
+from cmpf.weights.files import cache_folder
+from cmpf.weights.zoo import published_metrics, zoo, zoo_weights
+
+ADE = "openvocab_ade20k_panoptic_val"
+ENTRY = "big: {config: shapes/cmpf_tiny.yaml, source: https://example.org/authors"
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "zoo.yaml").write_text(text)
+    return folder / "zoo.yaml"
+
+
+def config(clip: str = "convnext_large_d_320", sam: str = "vit_b") -> CfgNode:
+    cfg = default_config()
+    cfg.MODEL.CMPF.CLIP.NAME, cfg.MODEL.CMPF.SAM.NAME = clip, sam
+    return cfg
+
+
+def test_the_zoo_has_the_shipped_model_and_both_published_ones() -> None:
+    entries = zoo()
+    assert list(entries) == ["cmpf_tiny", "cmpf_convnext_large", "cmpf_r50x64"]
+    assert entries["cmpf_tiny"].published == {}
+    for name in ("cmpf_convnext_large", "cmpf_r50x64"):
+        assert entries[name].source == "https://github.com/chenxi52/FrozenSeg"
+        assert entries[name].overrides == {"MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS": 3}
+        assert len(entries[name].published) == 10
+
+
+def test_published_figures_stand_under_the_names_that_evaluation_uses() -> None:
+    # The two ends of the paper's table; the rest is typed beside them.
+    large, small = (zoo()[name].published for name in ("cmpf_convnext_large", "cmpf_r50x64"))
+    assert large[ADE] == {"panoptic/PQ": 25.9, "segm/AP": 16.5, "sem_seg/mIoU": 34.4, "sem_seg/fwIoU": 59.9}
+    assert small["openvocab_coco_2017_val_panoptic_with_sem_seg"]["sem_seg/mIoU"] == 65.4
+    assert large["bdd10k_40_panoptic_val"] == {"panoptic/PQ": 19.3}
+    assert large["bdd10k_val_sem_seg"] == {"sem_seg/mIoU": 52.3}
+    assert {*large, *small} <= set(dataset_names())
+    assert {metric for model in (large, small) for row in model.values() for metric in row} == {
+        *("panoptic/PQ", "segm/AP", "segm/APr", "sem_seg/mIoU", "sem_seg/fwIoU")
+    }
+
+
+def test_figures_are_found_by_the_encoders_of_a_configuration(tmp_path: Path) -> None:
+    for name, quality in (("convnext_large", 25.9), ("r50x64", 23.1)):
+        figures = published_metrics(get_cfg(f"coco/cmpf/{name}_eval_ade20k.yaml"))
+        assert figures[ADE]["panoptic/PQ"] == quality
+    assert published_metrics(get_cfg("cmpf_tiny"), path=write(tmp_path, f"{ENTRY}}}")) == {}
+    path = write(tmp_path, f"{ENTRY}, published: {{{ADE}: {{panoptic/PQ: 7}}}}}}")
+    assert published_metrics(get_cfg("cmpf_tiny"), path=path) == {ADE: {"panoptic/PQ": 7}}
+    assert published_metrics(config(), path=path) == {}
+    assert published_metrics(config("cmpf_tiny"), path=path) == {}  # the other SAM
+
+
+@pytest.mark.parametrize("injector", ["QUERY_INJECTOR", "FEATURE_INJECTOR"])
+def test_a_model_without_an_injector_has_no_published_figures(injector: str) -> None:
+    cfg = config()
+    cfg.MODEL.CMPF[injector].ENABLED = False
+    assert published_metrics(cfg) == {}
+
+
+def test_shipped_weights_are_there() -> None:
+    assert zoo_weights("cmpf_tiny").name == "cmpf_tiny_decoder.safetensors"
+
+
+def test_weights_without_an_address_come_with_the_way_to_get_them() -> None:
+    with pytest.raises(WeightsError) as caught:
+        zoo_weights("cmpf_r50x64")
+    for part in (
+        "github.com/chenxi52/FrozenSeg",
+        "weights=FILE",
+        "MODEL.WEIGHTS",
+        "tools/convert_checkpoint.py",
+    ):
+        assert part in str(caught.value)
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(ModelNameError, match=r"no model 'huge'\. It has cmpf_tiny, cmpf_convnext_large"):
+        zoo_weights("huge")
+
+
+def test_downloaded_weights_lie_in_the_cache(tmp_path: Path) -> None:
+    url, sha256 = "https://example.org/models/big.safetensors?raw=1", hashlib.sha256(b"weights").hexdigest()
+    path = write(tmp_path, f'{ENTRY}, url: "{url}", sha256: "{sha256}"}}')
+    with pytest.raises(WeightsError, match=r"https://example\.org/models/big\.safetensors"):
+        zoo_weights("big", path=path)  # tests are offline
+    place = cache_folder() / "zoo" / "big" / "big.safetensors"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"weights")
+    assert zoo_weights("big", path=path) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "issue"),
+    [
+        ("", r"expected NAME: \{config"),
+        ("[1]", r"expected NAME: \{config"),
+        ("a: 1", "a: expected config and weights, got 1"),
+        ("a: {asset: x.safetensors}", "a.config: is missing"),
+        ("a: {config: 3, asset: x}", "a.config: expected the path of a config under configs/, got 3"),
+        ("a: {config: x.yaml}", "a.source: is missing: asset, url or source says where"),
+        ("a: {config: x, source: y, ulr: z}", r"a\.ulr: unknown, did you mean url\?"),
+        (f"a: {{config: x, url: here, sha256: {'0' * 63}a}}", "a.url: expected the https:// address of a file"),
+        ("a: {config: x, url: 'https://e.org/w.pth'}", "a.sha256: is missing: a download must be checked"),
+        ("a: {config: x, source: y, sha256: 12}", "a.sha256: expected 64 hexadecimal digits, got 12"),
+        ("a: {config: x, source: y, overrides: [SEED]}", r"a\.overrides: expected KEY: VALUE pairs"),
+        ("a: {config: x, source: y, published: 3}", "a.published: expected dataset"),
+        ("a: {config: x, source: y, published: {d: 3}}", "a.published.d: expected task/metric: percent, got 3"),
+        ("a: {config: x, source: y, published: {d: {PQ: 3}}}", "a.published.d.PQ: expected task/metric"),
+        ("a: {config: x, source: y, published: {d: {p/PQ: '3'}}}", "d.p/PQ: expected task/metric: 0 to 100, got '3'"),
+        ("a: {config: x, source: y, published: {d: {p/PQ: 101}}}", "got 101"),
+        ("a: {config: x, source: y, published: {d: {p/PQ: true}}}", "got True"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_refused_by_key(tmp_path: Path, text: str, issue: str) -> None:
+    with pytest.raises(ConfigError, match=rf"1 issue in .*zoo\.yaml: .*{issue}"):
+        zoo(write(tmp_path, text))
+
+
+def test_all_issues_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "a: {config: 1, asset: 2}\nb: {source: 3, color: red}")
+    with pytest.raises(
+        ConfigError, match=r"5 issues in .*a\.config.*a\.asset.*b\.source.*b\.color.*b\.config"
+    ):
+        zoo(path)
+
+
+@pytest.mark.parametrize("text", ["a: {config: x", "a: !!python/object:os.system {}"])
+def test_a_file_that_is_no_plain_yaml_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"model zoo .*zoo\.yaml cannot be read"):
+        zoo(write(tmp_path, text))
+    with pytest.raises(ConfigError, match=r"cannot be read: .*No such file"):
+        zoo(tmp_path / "absent.yaml")

@@ -1,0 +1,191 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.toy_weights import WeightsToy
+from safetensors.torch import save_file
+
+from cmpf.errors import WeightsError
+from cmpf.weights import read_contents, read_metadata, save
+from cmpf.weights.reading import unwrapped
+
+WEIGHTS = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save(WeightsToy(), path, metadata={})
+    return path
+
+
+def detectron2_checkpoint() -> dict[str, object]:
+    """What a training checkpoint holds beside the weights: numbers of NumPy, counters, the optimizer's state."""
+    from collections import Counter
+
+    return {
+        "model": {"module.a": np.array([1, 2], dtype=np.float32), "module.b": np.int64(3)},
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": np.float64(1e-4)}]},
+        "scheduler": {"milestones": Counter({327778: 1}), "_last_lr": [np.float64(1e-6)], "x": np.float32(1)},
+        "iteration": np.int64(368749),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before PyTorch 1.6"])
+@pytest.mark.parametrize("wrap", [dict, lambda w: {"model": w}, lambda w: {"state_dict": w, "epoch": 3}])
+def test_state_dicts_are_found_in_files_of_torch(tmp_path: Path, zipped: bool, wrap: object) -> None:
+    torch.save(wrap(WEIGHTS), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    found = read_contents(tmp_path / "w.pth").tensors
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found[name], value) for name, value in WEIGHTS.items())
+
+
+def test_a_detectron2_checkpoint_with_numbers_of_numpy_is_read(tmp_path: Path) -> None:
+    torch.save(detectron2_checkpoint(), tmp_path / "model_final.pth")
+    found = read_contents(tmp_path / "model_final.pth").tensors
+    assert found.keys() == {"a", "b"}
+    assert torch.equal(found["a"], WEIGHTS["a"])
+    assert torch.equal(found["b"], WEIGHTS["b"])
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_numbers_written_by_numpy_1_and_2_are_read(tmp_path: Path, module: str) -> None:
+    # The file of this NumPy, with the other one's name of the module in its place.
+    own = np.float64(0).__reduce__()[0].__module__
+    torch.save(detectron2_checkpoint(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "w.pth").read_bytes()
+    assert own.encode() + b"\n" in content  # protocol 2 writes names as lines
+    (tmp_path / "w.pth").write_bytes(content.replace(own.encode() + b"\n", module.encode() + b"\n"))
+    assert torch.equal(read_contents(tmp_path / "w.pth").tensors["a"], WEIGHTS["a"])
+
+
+def test_nothing_stays_allowed_after_reading(tmp_path: Path) -> None:
+    before = torch.serialization.get_safe_globals()
+    torch.save(detectron2_checkpoint(), tmp_path / "w.pth")
+    read_contents(tmp_path / "w.pth")
+    assert set(torch.serialization.get_safe_globals()) == set(before)  # a list in no particular order
+
+
+def test_bare_pickles_are_refused_unopened_with_the_reason_and_the_fix(tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "harm",))  # type: ignore[return-value]
+
+    for name in ("model.pkl", "renamed.pth"):
+        (tmp_path / name).write_bytes(pickle.dumps({"model": {"a": Harmful()}}))
+        with pytest.raises(WeightsError, match=r"can run any code when it is read.*torch\.save\("):
+            read_contents(tmp_path / name)
+    torch.save(
+        WEIGHTS, tmp_path / "torch.pkl"
+    )  # Detectron2's ending for pickles; its content is not looked at
+    with pytest.raises(WeightsError, match="Python pickle"):
+        read_contents(tmp_path / "torch.pkl")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_the_fix_for_pickles_works(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(
+        pickle.dumps({"model": {"a": np.array([1.0, 2.0])}, "matching_heuristics": True})
+    )
+    content = pickle.loads((tmp_path / "m.pkl").read_bytes())
+    torch.save({name: torch.as_tensor(value) for name, value in content["model"].items()}, tmp_path / "m.pth")
+    assert read_contents(tmp_path / "m.pth").tensors["a"].tolist() == [1.0, 2.0]
+
+
+def test_objects_in_a_checkpoint_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"model": WEIGHTS, "args": argparse.Namespace(lr=1)}, tmp_path / "w.pth")
+    with pytest.raises(
+        WeightsError, match=r"more than weights \(argparse\.Namespace\).*torch\.save\(model\.state"
+    ):
+        read_contents(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_torchscript_archives_are_refused_with_the_setting_that_replaces_them(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "RN50x64.pt")
+    for read in (read_contents, read_metadata):
+        with pytest.raises(WeightsError, match=r"TorchScript archive.*MODEL\.CMPF\.CLIP\.PRETRAINED openai"):
+            read(tmp_path / "RN50x64.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"model": {"a": "text"}}, {"a": np.array(["x"])}, torch.zeros(2)]
+)
+def test_a_file_without_weights_by_name_is_refused(tmp_path: Path, content: object) -> None:
+    if isinstance(content, dict) and isinstance(content.get("a"), np.ndarray):
+        with pytest.raises(WeightsError, match="'a' is a ndarray, expected a tensor"):
+            unwrapped(content, "it")
+        return
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"holds a (list|Tensor), expected weights by name|'a' is a str"):
+        read_contents(tmp_path / "w.pth")
+
+
+def test_module_is_cut_off_only_where_all_names_have_it() -> None:
+    some = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
+    assert unwrapped(some, "it").keys() == some.keys()
+    assert unwrapped({"module.a": torch.zeros(1)}, "it").keys() == {"a"}
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -8])
+def test_a_truncated_file_is_an_error_with_the_fix(file: Path, length: int) -> None:
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(
+        WeightsError, match=r"model\.safetensors is truncated, damaged .*Copy or download it again"
+    ):
+        read_contents(file)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_truncated_file_of_torch_is_an_error_with_the_fix(
+    tmp_path: Path, zipped: bool, share: float
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(WeightsError, match=r"w\.pth (is truncated, damaged|is a Python pickle)"):
+        read_contents(path)
+
+
+def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_text("<html>404 Not Found, or any page longer than eight bytes</html>")
+    with pytest.raises(WeightsError, match="no safetensors file"):
+        read_contents(tmp_path / "a.safetensors")
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    # A header of 0x280 = 640 bytes: the file begins with 80 02, as pickles of protocol 2 do.
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(640).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes((640).to_bytes(8, "little") + header + np.float32(7).tobytes())
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert read_contents(path).tensors["a"].tolist() == [7.0]
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no weights at .*absent\.safetensors"):
+        read_contents(tmp_path / "absent.safetensors")
+    with pytest.raises(WeightsError, match="no such file"):
+        read_contents(tmp_path)
+
+
+def test_metadata_are_those_of_our_own_files_only(tmp_path: Path, file: Path) -> None:
+    assert read_contents(file).metadata == read_metadata(file) != {}
+    save_file(WEIGHTS, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    torch.save(WEIGHTS, tmp_path / "w.pth")
+    assert read_metadata(tmp_path / "w.safetensors") == read_metadata(tmp_path / "w.pth") == {}
+
+
+def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w", metadata={"cmpf": json.dumps({"format_version": 2})})
+    with pytest.raises(WeightsError, match=r"format version 2, this CMPF reads version 1\. Update CMPF"):
+        read_contents(tmp_path / "w")
