@@ -136,7 +136,7 @@ class _Plot:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Mean over a centerd window, cut off at both ends."""
+    """Mean over a centered window, cut off at both ends."""
     half = round(_SMOOTHING_SHARE * len(values) / 2)
     sums = list(accumulate(values, initial=0.0))
     ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from cmpf.weights.reading import Contents, read_contents, unwrapped
 from cmpf.weights.report import LoadReport, PartReport, compare
 from cmpf.weights.saving import ENCODERS_KEY, TrainedModel
 
-if TYPE_CHECKING:
-    from cmpf.encoders.frozen import FrozenModule
-
 RAW = {Naming.OPENCLIP: "clip", Naming.SAM: "sam"}  # files of one frozen encoder -> which
 OPTIONS = {"clip": "MODEL.CMPF.CLIP.NAME", "sam": "MODEL.CMPF.SAM.NAME"}
 SAM_LEVELS = "sam_branch.encoder.level_embedding"
@@ -27,6 +24,18 @@ NO_INJECTORS = (
     "MODEL.CMPF.QUERY_INJECTOR.ENABLED False, MODEL.CMPF.FEATURE_INJECTOR.ENABLED False and "
     'MODEL.CMPF.SAM.NAME ""'
 )
+
+
+class FrozenEncoder(Protocol):
+    """An encoder that checkpoints may fill; cmpf.encoders.frozen.FrozenModule is one."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers under names that stay the same from one release to the next."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """As torch.nn.Module's."""
+        ...
 
 
 @runtime_checkable
@@ -38,7 +47,7 @@ class ModelWithEncoders(TrainedModel, Protocol):
         """Whether an injector reads SAM's embedding."""
         ...
 
-    def frozen_encoders(self) -> dict[str, FrozenModule]:
+    def frozen_encoders(self) -> Mapping[str, FrozenEncoder]:
         """The encoders that it has: "clip", "sam"."""
         ...
 
@@ -130,7 +139,7 @@ def _trained_part(model: TrainedModel, naming: Naming, parts: Parts) -> _Part:
     return _Part(parts.trained, own, compare(parts.trained, own))
 
 
-def _frozen_part(encoder: FrozenModule | None, given: dict[str, Tensor]) -> _Part:
+def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> _Part:
     if not given:
         return _Part({}, {}, PartReport())
     own: Mapping[str, Tensor] = {} if encoder is None else encoder.weights()

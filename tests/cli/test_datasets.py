@@ -38,7 +38,7 @@ def test_a_dataset_that_is_not_there_is_described_all_the_same(
 ) -> None:
     assert main(["datasets", "openvocab_pascal20_sem_seg_val"]) == 0
     out = capsys.readouterr().out
-    assert "  images      not there, or not whole\n" in out
+    assert "  images        not there, or not whole\n" in out
     assert "  test size     shorter side 800, longer side at most 1333\n" in out
     assert "    images/validation                MISSING\n" in out
     assert out.endswith("fix: python datasets/prepare_pascal_voc.py\n")

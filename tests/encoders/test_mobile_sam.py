@@ -162,8 +162,8 @@ def test_the_whole_encoder_is_its_parts_in_the_published_order() -> None:
         x = naive_merging(layer.downsample, x) if stage < 3 else x
     for index in (0, 2):
         x = F.conv2d(x, encoder.neck[index].weight, padding=index // 2)
-        centerd = x - x.mean(1, keepdim=True)
-        x = centerd / (centerd.square().mean(1, keepdim=True) + 1e-6).sqrt()
+        centered = x - x.mean(1, keepdim=True)
+        x = centered / (centered.square().mean(1, keepdim=True) + 1e-6).sqrt()
         x = x * encoder.neck[index + 1].weight[:, None, None] + encoder.neck[index + 1].bias[:, None, None]
     assert x.shape == (1, CHANNELS, 8, 8)
     torch.testing.assert_close(encoder(images), x, atol=1e-4, rtol=1e-3)

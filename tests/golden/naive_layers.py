@@ -53,14 +53,14 @@ def linear(x: Tensor, w: Weights) -> Tensor:
 
 
 def layer_norm(x: Tensor, w: Weights) -> Tensor:
-    centerd = x - x.mean(dim=-1, keepdim=True)
-    return centerd / (centerd.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * w("weight") + w("bias")
+    centered = x - x.mean(dim=-1, keepdim=True)
+    return centered / (centered.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * w("weight") + w("bias")
 
 
 def group_norm(x_Chw: Tensor, w: Weights, groups: int) -> Tensor:
     grouped = x_Chw.reshape(groups, -1)
-    centerd = grouped - grouped.mean(dim=1, keepdim=True)
-    normal = centerd / (centerd.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+    centered = grouped - grouped.mean(dim=1, keepdim=True)
+    normal = centered / (centered.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
     return normal.view(x_Chw.shape) * w("weight")[:, None, None] + w("bias")[:, None, None]
 
 

@@ -55,6 +55,6 @@ def small_sam() -> SAMEncoder:
     return SAMEncoder(name="small", sam=fill(build_tiny_sam()))
 
 
-def random_images(*shape: int, name: str = "images") -> Tensor:
-    """Normalized images of noise."""
+def random_images(*shape: int, name: str = "pictures") -> Tensor:
+    """Normalized images of noise, seeded by the name."""
     return random(name, *shape)

@@ -19,8 +19,8 @@ def conv_bn(module: Any, x: Tensor) -> Tensor:
 
 
 def layer_norm(module: Any, x: Tensor) -> Tensor:
-    centerd = x - x.mean(-1, keepdim=True)
-    return centerd / (centerd.square().mean(-1, keepdim=True) + 1e-5).sqrt() * module.weight + module.bias
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt() * module.weight + module.bias
 
 
 def window_attention(module: Any, x_hwc: Tensor, window: int, heads: int) -> Tensor:
