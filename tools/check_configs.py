@@ -19,9 +19,8 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from fvcore.common.config import CfgNode
 
-from cmpf.config import config_root, get_cfg
+from cmpf.config import Config, config_root, get_cfg
 from cmpf.data import get_vocabulary
 from cmpf.encoders.tiny import CLIP_NAME
 from cmpf.errors import CMPFError
@@ -82,7 +81,7 @@ class Checker:
             self._counts[network] = self._count(get_cfg(file, RANDOM_ENCODERS))
         return self._counts[network]
 
-    def _count(self, cfg: CfgNode) -> int:
+    def _count(self, cfg: Config) -> int:
         with (
             without_memory(),
             patch.object(encoders, "build_clip", self._clip),
@@ -103,16 +102,14 @@ def without_memory() -> Iterator[None]:
         yield
 
 
-def _network_of(cfg: CfgNode) -> str:
+def _network_of(cfg: Config) -> str:
     """All that the number of trained parameters may depend on, as text."""
-    own = cfg.clone()
-    own.defrost()
-    own.MODEL.MASK_FORMER.pop("TEST")
-    mask_sam = own.TEST.ENSEMBLE.SAM_NAME if own.TEST.ENSEMBLE.ENABLED else ""
-    return f"{own.MODEL.dump()} {own.DATASETS.TRAIN} {mask_sam}"
+    network = cfg.MODEL.model_dump(exclude={"MASK_FORMER": {"TEST"}})
+    mask_sam = cfg.TEST.ENSEMBLE.SAM_NAME if cfg.TEST.ENSEMBLE.ENABLED else ""
+    return f"{network} {cfg.DATASETS.TRAIN} {mask_sam}"
 
 
-def _check_tag(cfg: CfgNode) -> None:
+def _check_tag(cfg: Config) -> None:
     """Raises CMPFError unless OpenCLIP publishes the weights that the configuration names, or they are a file."""
     from open_clip.pretrained import list_pretrained_tags_by_model
 

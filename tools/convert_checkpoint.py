@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fvcore.common.config import CfgNode
 from torch import Tensor
+
+from cmpf.config import Config, with_overrides
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -149,7 +150,7 @@ def _by_names(contents: Contents, naming: Naming) -> Converted:
     return Converted(parts, encoders, [f"{contents.source}: {report}", _recorded(encoders)])
 
 
-def _by_model(contents: Contents, cfg: CfgNode) -> Converted:
+def _by_model(contents: Contents, cfg: Config) -> Converted:
     """Loads the weights into the configured model, which must take them all, and takes them from there."""
     parts = split(contents.tensors)
     model = _model(cfg, parts)
@@ -161,16 +162,14 @@ def _by_model(contents: Contents, cfg: CfgNode) -> Converted:
     return Converted(parts, encoders, [f"{contents.source}: {report}", _recorded(encoders)])
 
 
-def _model(cfg: CfgNode, parts: Parts) -> CMPF:
+def _model(cfg: Config, parts: Parts) -> CMPF:
     """The model on the CPU; encoders that the input brings need no files of their own."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.TEST.ENSEMBLE.ENABLED = "", False
+    changes: dict[str, Any] = {"MODEL.WEIGHTS": "", "TEST.ENSEMBLE.ENABLED": False}
     if parts.clip:
-        cfg.MODEL.CMPF.CLIP.PRETRAINED = ""
+        changes["MODEL.CMPF.CLIP.PRETRAINED"] = ""
     if parts.sam:
-        cfg.MODEL.CMPF.SAM.CHECKPOINT = "random"
-    return build_network(cfg)
+        changes["MODEL.CMPF.SAM.CHECKPOINT"] = "random"
+    return build_network(with_overrides(cfg, changes))
 
 
 def _write_published(state: Mapping[str, Tensor], target: Path) -> None:

@@ -22,10 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
-from cmpf.config import get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.errors import CMPFError, ConfigError
 from tools.sam_masks import images, maker
 from tools.sam_masks.pool import Job, outcomes
@@ -79,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if damaged else 0
 
 
-def wanted_images(arguments: argparse.Namespace, cfg: CfgNode) -> list[images.Image]:
+def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[images.Image]:
     """The share of this command line.
 
     Raises:
@@ -95,7 +94,7 @@ def wanted_images(arguments: argparse.Namespace, cfg: CfgNode) -> list[images.Im
     return images.shard(found, arguments.shard)
 
 
-def plan(arguments: argparse.Namespace, cfg: CfgNode, output: str) -> list[Job]:
+def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[Job]:
     """A job for each process.
 
     Raises:

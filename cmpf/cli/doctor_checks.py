@@ -29,7 +29,7 @@ CORE = {
     "open_clip_torch": "3",
     "timm": "1.0.9",
     "segment-anything": "1.0",
-    "fvcore": "0.1.5",
+    "pydantic": "2.7",
     "numpy": "1.26",
     "scipy": "1.11",
     "pillow": "10.1",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from cmpf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
+    from cmpf.config import Config
 
 AUTO, NATIVE, DETECTRON2 = ENGINES = ("auto", "native", "detectron2")
 logger = logging.getLogger(__name__)
 
 
-def detectron2_engine(wanted: str, cfg: CfgNode, *, eval_only: bool, profile: bool = False) -> Any | None:
+def detectron2_engine(wanted: str, cfg: Config, *, eval_only: bool, profile: bool = False) -> Any | None:
     """The package cmpf.detectron2 if its loop is to run, None for CMPF's own; the choice is logged.
 
     Args:

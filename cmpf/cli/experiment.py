@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fvcore.common.config import CfgNode
 
 from cmpf import factory
 from cmpf.cli.dataset_names import dataset_name
@@ -19,7 +18,7 @@ from cmpf.cli.engines import detectron2_engine
 from cmpf.cli.processes import device_overrides, in_processes, process_flags
 from cmpf.common import distributed
 from cmpf.common.files import write_text
-from cmpf.config import get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
 from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import last_weights
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     return in_processes(run_process, arguments, cfg)
 
 
-def run_process(arguments: argparse.Namespace, cfg: CfgNode) -> int:
+def run_process(arguments: argparse.Namespace, cfg: Config) -> int:
     """What one process does. Errors stand in the log of OUTPUT_DIR, with their traceback, and are raised again."""
     with logging_to(Path(cfg.OUTPUT_DIR)) as logger:
         try:
@@ -81,7 +80,7 @@ def as_eval_only(arguments: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**given)
 
 
-def configuration(arguments: argparse.Namespace) -> CfgNode:
+def configuration(arguments: argparse.Namespace) -> Config:
     """The configuration that a command line asks for, checked and frozen.
 
     Raises:
@@ -119,7 +118,7 @@ def _datasets(arguments: argparse.Namespace) -> list[Any]:
     return ["DATASETS.TRAIN", names[:1], "DATASETS.TEST", names[1:] or names]
 
 
-def _run(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) -> int:
+def _run(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> int:
     folder = Path(cfg.OUTPUT_DIR)
     logger.info("environment:\n%s", environment_report(), extra=FILE_ONLY)
     if distributed.is_main():
@@ -140,7 +139,7 @@ def _run(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) ->
     return 0
 
 
-def _run_natively(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.Logger) -> Results | None:
+def _run_natively(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> Results | None:
     with distributed.main_first():
         model = factory.build_model(cfg)
     if arguments.eval_only:
@@ -149,7 +148,7 @@ def _run_natively(arguments: argparse.Namespace, cfg: CfgNode, logger: logging.L
 
 
 def _evaluate(
-    arguments: argparse.Namespace, cfg: CfgNode, model: CMPF, logger: logging.Logger
+    arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logging.Logger
 ) -> Results | None:
     """Results; None after a profile."""
     model.eval()
@@ -163,9 +162,7 @@ def _evaluate(
     return evaluation()
 
 
-def _train(
-    arguments: argparse.Namespace, cfg: CfgNode, model: CMPF, logger: logging.Logger
-) -> Results | None:
+def _train(arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logging.Logger) -> Results | None:
     """The last evaluation; None after a signal or a profile, and where there is no test dataset."""
     folder = Path(cfg.OUTPUT_DIR)
     trainer = factory.build_trainer(cfg, model, writers=[] if arguments.profile else _writers(cfg, logger))
@@ -190,7 +187,7 @@ def _train(
     return outcome.results
 
 
-def _writers(cfg: CfgNode, logger: logging.Logger) -> list[Writer]:
+def _writers(cfg: Config, logger: logging.Logger) -> list[Writer]:
     """The first process writes for all."""
     if not distributed.is_main():
         return []
@@ -204,7 +201,7 @@ def _writers(cfg: CfgNode, logger: logging.Logger) -> list[Writer]:
     return writers
 
 
-def _profile_evaluation(cfg: CfgNode, model: CMPF, steps: int, logger: logging.Logger) -> None:
+def _profile_evaluation(cfg: Config, model: CMPF, steps: int, logger: logging.Logger) -> None:
     """Measures an evaluation of the first test dataset."""
     dataset, folder = get_dataset(cfg.DATASETS.TEST[0]), Path(cfg.OUTPUT_DIR)
     profile = profile_evaluation(

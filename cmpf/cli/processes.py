@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from fvcore.common.config import CfgNode
 
+from cmpf.config import Config
 from cmpf.engine.launch import launch
 from cmpf.errors import ConfigError
 from cmpf.factory.encoders import build_device
@@ -17,7 +17,7 @@ DEFAULTS = {"num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 
 
 def in_processes(
-    function: Callable[[argparse.Namespace, CfgNode], int], arguments: argparse.Namespace, cfg: CfgNode
+    function: Callable[[argparse.Namespace, Config], int], arguments: argparse.Namespace, cfg: Config
 ) -> int:
     """Calls `function(arguments, cfg)` in as many processes as the command line asks for, or torchrun or srun made.
 

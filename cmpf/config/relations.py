@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from fvcore.common.config import CfgNode
+from cmpf.config.schema import Config
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Relation:
     """
 
     keys: tuple[str, ...]
-    issue: Callable[[CfgNode], str]
+    issue: Callable[[Config], str]
 
 
 def _needs_sam(switch: str) -> Relation:
-    def issue(cfg: CfgNode) -> str:
+    def issue(cfg: Config) -> str:
         if attrgetter(switch)(cfg) and not cfg.MODEL.CMPF.SAM.NAME:
             return "is on but MODEL.CMPF.SAM.NAME is empty; name a SAM such as vit_b, or switch this off"
         return ""
@@ -32,7 +32,7 @@ def _needs_sam(switch: str) -> Relation:
 
 
 def _divides(divisor: str, dividend: str) -> Relation:
-    def issue(cfg: CfgNode) -> str:
+    def issue(cfg: Config) -> str:
         small, large = attrgetter(divisor)(cfg), attrgetter(dividend)(cfg)
         return "" if large % small == 0 else f"{small} does not divide {dividend} = {large}"
 
@@ -40,7 +40,7 @@ def _divides(divisor: str, dividend: str) -> Relation:
 
 
 def _multiple(key: str, number: int, why: str) -> Relation:
-    def issue(cfg: CfgNode) -> str:
+    def issue(cfg: Config) -> str:
         value = attrgetter(key)(cfg)
         return "" if value % number == 0 else f"expected a multiple of {number} ({why}), got {value}"
 
@@ -48,36 +48,28 @@ def _multiple(key: str, number: int, why: str) -> Relation:
 
 
 def _at_most(low: str, high: str) -> Relation:
-    def issue(cfg: CfgNode) -> str:
+    def issue(cfg: Config) -> str:
         a, b = attrgetter(low)(cfg), attrgetter(high)(cfg)
         return "" if a <= b else f"{a} is larger than {high} = {b}"
 
     return Relation((low, high), issue)
 
 
-def _steps_before_the_end(cfg: CfgNode) -> str:
-    solver = cfg.SOLVER
-    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
-    if solver.LR_SCHEDULER_NAME != "WarmupMultiStepLR" or not late:
-        return ""
-    return f"{late} would never be reached, SOLVER.MAX_ITER is {solver.MAX_ITER}; lower them or write ()"
-
-
-def _parts_of_a_batch(cfg: CfgNode) -> str:
+def _parts_of_a_batch(cfg: Config) -> str:
     parts, batch = cfg.SOLVER.ACCUMULATION_STEPS, cfg.SOLVER.IMS_PER_BATCH
     if parts <= batch:
         return ""
     return f"a batch of {batch} images (SOLVER.IMS_PER_BATCH) cannot be cut into {parts} parts; lower it"
 
 
-def _short_sides(cfg: CfgNode) -> str:
+def _short_sides(cfg: Config) -> str:
     sides, longest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sides) != 2 or sides[0] > sides[1]):
         return f"range samples between two rising numbers, got {list(sides)}"
     return "" if max(sides) <= longest else f"{max(sides)} is larger than INPUT.MAX_SIZE_TRAIN = {longest}"
 
 
-def _crop_size(cfg: CfgNode) -> str:
+def _crop_size(cfg: Config) -> str:
     kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
     if kind.startswith("relative"):
         issue = "shares of the image, at most 1" if max(size) > 1 else ""
@@ -88,32 +80,43 @@ def _crop_size(cfg: CfgNode) -> str:
     return issue and f"INPUT.CROP.TYPE {kind} needs {issue}, got {list(size)}"
 
 
-def _some_task(cfg: CfgNode) -> str:
+def _some_task(cfg: Config) -> str:
     test = cfg.MODEL.MASK_FORMER.TEST
     if test.SEMANTIC_ON or test.INSTANCE_ON or test.PANOPTIC_ON:
         return ""
     return "all three of SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON are off; switch one on"
 
 
-def _ensemble_has_a_use(cfg: CfgNode) -> str:
+def _ensemble_has_a_use(cfg: Config) -> str:
     test = cfg.MODEL.MASK_FORMER.TEST
     if not cfg.TEST.ENSEMBLE.ENABLED or test.SEMANTIC_ON or test.MASK_RECALL:
         return ""
     return "changes semantic output only, which is off; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True"
 
 
-def _cache_has_a_folder(cfg: CfgNode) -> str:
+def _cache_has_a_folder(cfg: Config) -> str:
     if cfg.TEST.ENSEMBLE.SOURCE != "cache" or cfg.TEST.ENSEMBLE.CACHE_DIR:
         return ""
     return "is cache, but TEST.ENSEMBLE.CACHE_DIR is empty; name the folder that tools/save_sam_masks.py wrote to"
 
 
-def _features_enter_a_layer(cfg: CfgNode) -> str:
-    injector, heads = cfg.MODEL.CMPF.FEATURE_INJECTOR, cfg.MODEL.MASK_FORMER.DEC_LAYERS
-    least = injector.LEVEL + 2  # layer i reads level i mod 3, and there are DEC_LAYERS - 1 layers
-    if not injector.ENABLED or heads >= least:
-        return ""
-    return f"{injector.LEVEL} is read by no layer: MODEL.MASK_FORMER.DEC_LAYERS must be {least} or more, is {heads}"
+def _acts(injector: str, layers: int) -> Relation:
+    """An injector acts at the layers that read its level: layer i reads level i mod 3.
+
+    layers: how many more decoder layers there must be than its level; the last one's queries are injected into by none.
+    """
+    key, heads = f"MODEL.CMPF.{injector}", "MODEL.MASK_FORMER.DEC_LAYERS"
+
+    def issue(cfg: Config) -> str:
+        here, least = attrgetter(key)(cfg), attrgetter(key)(cfg).LEVEL + layers + 1
+        if not here.ENABLED or least <= cfg.MODEL.MASK_FORMER.DEC_LAYERS:
+            return ""
+        return (
+            f"at {here.LEVEL} the injector would never act: {heads} is {cfg.MODEL.MASK_FORMER.DEC_LAYERS}, which must "
+            f"be {least} or more; raise it, lower the level, or set {key}.ENABLED False"
+        )
+
+    return Relation((f"{key}.LEVEL", f"{key}.ENABLED", heads), issue)
 
 
 _TASKS = tuple(f"MODEL.MASK_FORMER.TEST.{task}_ON" for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"))
@@ -131,10 +134,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN"), _short_sides),
     Relation(("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"), _crop_size),
     _at_most("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
-    Relation(
-        ("SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME"),
-        _steps_before_the_end,
-    ),
     Relation(("SOLVER.ACCUMULATION_STEPS", "SOLVER.IMS_PER_BATCH"), _parts_of_a_batch),
     Relation(_TASKS, _some_task),
     Relation(
@@ -142,12 +141,6 @@ RELATIONS: tuple[Relation, ...] = (
         _ensemble_has_a_use,
     ),
     Relation(("TEST.ENSEMBLE.SOURCE", "TEST.ENSEMBLE.CACHE_DIR"), _cache_has_a_folder),
-    Relation(
-        (
-            "MODEL.CMPF.FEATURE_INJECTOR.LEVEL",
-            "MODEL.CMPF.FEATURE_INJECTOR.ENABLED",
-            "MODEL.MASK_FORMER.DEC_LAYERS",
-        ),
-        _features_enter_a_layer,
-    ),
+    _acts("QUERY_INJECTOR", layers=2),
+    _acts("FEATURE_INJECTOR", layers=1),
 )

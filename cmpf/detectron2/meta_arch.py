@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from cmpf import model as native_model

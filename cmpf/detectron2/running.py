@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from fvcore.common.config import CfgNode
 
 from cmpf.common import distributed
+from cmpf.config import Config
 from cmpf.detectron2.checkpointing import Checkpointer
 from cmpf.detectron2.config import detectron2_config
 from cmpf.detectron2.trainer import Trainer
@@ -24,7 +25,7 @@ from cmpf.factory.encoders import build_device
 NATIVE_ENDING = ".safetensors"
 
 
-def obstacle(cfg: CfgNode, *, eval_only: bool = False) -> str:
+def obstacle(cfg: Config, *, eval_only: bool = False) -> str:
     """Why Detectron2's loop cannot run a configuration of CMPF; "" where it can.
 
     Args:
@@ -44,7 +45,7 @@ def obstacle(cfg: CfgNode, *, eval_only: bool = False) -> str:
     )
 
 
-def last_checkpoint(cfg: CfgNode) -> str:
+def last_checkpoint(cfg: Config) -> str:
     """Name of the newest checkpoint in OUTPUT_DIR, of either engine; "" = none."""
     try:
         return (Path(cfg.OUTPUT_DIR) / LAST_CHECKPOINT).read_text(encoding="utf-8").strip()
@@ -52,7 +53,7 @@ def last_checkpoint(cfg: CfgNode) -> str:
         return ""
 
 
-def run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Results | None:
+def run(cfg: Config, *, resume: bool, eval_only: bool) -> Results | None:
     """Trains and evaluates, or evaluates MODEL.WEIGHTS.
 
     Args:

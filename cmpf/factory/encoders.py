@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import torch
-from fvcore.common.config import CfgNode
 
+from cmpf.config import Config
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.sam import SAMEncoder, build_sam
@@ -25,14 +25,14 @@ PROPOSAL_KEYS = (
 )
 
 
-def build_device(cfg: CfgNode) -> torch.device:
+def build_device(cfg: Config) -> torch.device:
     """The device of MODEL.DEVICE; "auto" is CUDA where there is one."""
     if cfg.MODEL.DEVICE == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(cfg.MODEL.DEVICE)
 
 
-def build_encoders(cfg: CfgNode) -> FrozenEncoders:
+def build_encoders(cfg: Config) -> FrozenEncoders:
     """The frozen half: CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, proposals if TEST.ENSEMBLE is on."""
     sam = build_sam_encoder(cfg)
     clip = build_clip(name=cfg.MODEL.CMPF.CLIP.NAME, pretrained=cfg.MODEL.CMPF.CLIP.PRETRAINED)
@@ -47,7 +47,7 @@ def build_encoders(cfg: CfgNode) -> FrozenEncoders:
     )
 
 
-def build_sam_encoder(cfg: CfgNode) -> SAMEncoder | None:
+def build_sam_encoder(cfg: Config) -> SAMEncoder | None:
     """The frozen SAM whose embedding the injectors read; None when MODEL.CMPF.SAM.NAME is empty."""
     own = cfg.MODEL.CMPF.SAM
     if not own.NAME:
@@ -57,7 +57,7 @@ def build_sam_encoder(cfg: CfgNode) -> SAMEncoder | None:
     return sam
 
 
-def build_precision(cfg: CfgNode) -> torch.dtype | None:
+def build_precision(cfg: Config) -> torch.dtype | None:
     """Type of the frozen encoders' arithmetic (MODEL.CMPF.PRECISION); None = that of the rest of the network.
 
     Raises:
@@ -74,7 +74,7 @@ def build_precision(cfg: CfgNode) -> torch.dtype | None:
     return torch.bfloat16 if use_bf16 else None
 
 
-def build_mask_source(cfg: CfgNode, sam: SAMEncoder | None) -> MaskSource | None:
+def build_mask_source(cfg: Config, sam: SAMEncoder | None) -> MaskSource | None:
     """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = the ensemble is off.
 
     Args:
@@ -89,7 +89,7 @@ def build_mask_source(cfg: CfgNode, sam: SAMEncoder | None) -> MaskSource | None
     return CachedMasks(build_proposal_cache(cfg, ensemble.CACHE_DIR, sam_hash=weights_hash))
 
 
-def build_online_masks(cfg: CfgNode, sam: SAMEncoder | None) -> OnlineMasks:
+def build_online_masks(cfg: Config, sam: SAMEncoder | None) -> OnlineMasks:
     """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
     ensemble = cfg.TEST.ENSEMBLE
     if sam is None or not _is_mask_sam(cfg):
@@ -107,14 +107,14 @@ def build_online_masks(cfg: CfgNode, sam: SAMEncoder | None) -> OnlineMasks:
     return OnlineMasks(proposer=proposer, size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
 
 
-def build_proposal_cache(cfg: CfgNode, folder: str, *, sam_hash: str | None) -> ProposalCache:
+def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> ProposalCache:
     """A folder of SAM's masks, and what they must have been made with.
 
     Args:
         sam_hash: content hash of the mask SAM's weights; None = not known, because that SAM is not loaded.
     """
     keys = ("SAM_NAME", *PROPOSAL_KEYS)
-    settings = {f"TEST.ENSEMBLE.{key}": cfg.TEST.ENSEMBLE[key] for key in keys}
+    settings = {f"TEST.ENSEMBLE.{key}": getattr(cfg.TEST.ENSEMBLE, key) for key in keys}
     settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"] = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
     settings["SAM weights"] = sam_hash
     datasets = " ".join(cfg.DATASETS.TEST)
@@ -126,14 +126,14 @@ def build_proposal_cache(cfg: CfgNode, folder: str, *, sam_hash: str | None) -> 
     )
 
 
-def _set_speed(cfg: CfgNode, part: FrozenModule) -> None:
+def _set_speed(cfg: Config, part: FrozenModule) -> None:
     """What changes how fast a frozen encoder runs: its precision, and whether it is compiled."""
     part.compute_in(build_precision(cfg))
     if cfg.MODEL.CMPF.COMPILE:
         part.compile()
 
 
-def _is_mask_sam(cfg: CfgNode) -> bool:
+def _is_mask_sam(cfg: Config) -> bool:
     """Whether features and masks come from the same SAM with the same weights."""
     own, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
     return bool((ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) == (own.NAME, own.CHECKPOINT))

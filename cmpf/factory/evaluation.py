@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fvcore.common.config import CfgNode
-
 from cmpf.common import distributed
+from cmpf.config import Config
 from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.data.loader import InferenceLoader
 from cmpf.data.loader import build_test_loader as data_test_loader
@@ -36,7 +35,7 @@ from cmpf.types import ModelResult, Sample
 logger = logging.getLogger(__name__)
 
 
-def build_evaluation(cfg: CfgNode, model: CMPF) -> Callable[[], dict[str, Results]]:
+def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results]]:
     """A call that evaluates the model on every dataset of DATASETS.TEST: {dataset: {task: {metric: percent}}}.
 
     Raises:
@@ -78,7 +77,7 @@ def profiled_evaluation_parts(model: CMPF) -> dict[str, tuple[Any, str]]:
     }
 
 
-def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
+def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
     """This process's share of a dataset, at test size, one image a batch as in the published evaluation."""
     short_side, max_side = evaluation_size(cfg, dataset.entry)
     mapper = DatasetMapper(
@@ -95,7 +94,7 @@ def build_test_loader(cfg: CfgNode, dataset: Dataset) -> InferenceLoader:
     )
 
 
-def build_evaluators(cfg: CfgNode, model: CMPF, dataset: Dataset) -> list[Evaluator]:
+def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluator]:
     """Evaluators for what both the dataset's ground truth and the configuration's tasks offer.
 
     Raises:
@@ -144,7 +143,7 @@ def _frequencies(dataset: Dataset) -> tuple[str, ...]:
     )
 
 
-def _evaluate(cfg: CfgNode, model: CMPF, dataset: Dataset) -> Results:
+def _evaluate(cfg: Config, model: CMPF, dataset: Dataset) -> Results:
     loader = build_test_loader(cfg, dataset)
     began = time.perf_counter()
     results = evaluate(

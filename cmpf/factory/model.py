@@ -6,9 +6,9 @@ from __future__ import annotations
 import logging
 
 import torch
-from fvcore.common.config import CfgNode
 
 from cmpf import weights
+from cmpf.config import Config
 from cmpf.data import Vocabulary, get_vocabulary
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
@@ -26,7 +26,7 @@ from cmpf.weights.files import cache_folder
 logger = logging.getLogger(__name__)
 
 
-def build_model(cfg: CfgNode) -> CMPF:
+def build_model(cfg: Config) -> CMPF:
     """The whole network on its device, in training mode, with the weights that the configuration names.
 
     Raises:
@@ -40,7 +40,7 @@ def build_model(cfg: CfgNode) -> CMPF:
     return model
 
 
-def build_network(cfg: CfgNode, train_vocabulary: Vocabulary | None = None) -> CMPF:
+def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CMPF:
     """The network where torch's default device is, with the weights of its encoders but none of MODEL.WEIGHTS.
 
     Args:
@@ -63,12 +63,12 @@ def build_network(cfg: CfgNode, train_vocabulary: Vocabulary | None = None) -> C
     return network
 
 
-def build_train_vocabulary(cfg: CfgNode) -> Vocabulary:
+def build_train_vocabulary(cfg: Config) -> Vocabulary:
     """Classes of the (first) training dataset; needs no dataset on disk."""
     return get_vocabulary(cfg.DATASETS.TRAIN[0])
 
 
-def build_pixel_decoder(cfg: CfgNode, clip: CLIP) -> PixelDecoder:
+def build_pixel_decoder(cfg: Config, clip: CLIP) -> PixelDecoder:
     """Pixel decoder over CLIP's levels (paper, Sec. 3.1)."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return PixelDecoder(
@@ -84,7 +84,7 @@ def build_pixel_decoder(cfg: CfgNode, clip: CLIP) -> PixelDecoder:
     )
 
 
-def build_sam_branch(cfg: CfgNode, sam: SAMEncoder | None) -> SAMBranch | None:
+def build_sam_branch(cfg: Config, sam: SAMEncoder | None) -> SAMBranch | None:
     """SAM branch of the pixel decoder; None without a Feature Injector, which alone reads it."""
     if sam is None or not cfg.MODEL.CMPF.FEATURE_INJECTOR.ENABLED:
         return None
@@ -101,7 +101,7 @@ def build_sam_branch(cfg: CfgNode, sam: SAMEncoder | None) -> SAMBranch | None:
     )
 
 
-def build_decoder(cfg: CfgNode, clip: CLIP, sam: SAMEncoder | None) -> TransformerDecoder:
+def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> TransformerDecoder:
     """Transformer decoder with both injectors as configured (paper, Sec. 3.2 and 3.3)."""
     former = cfg.MODEL.MASK_FORMER
     return TransformerDecoder(
@@ -123,7 +123,7 @@ def build_decoder(cfg: CfgNode, clip: CLIP, sam: SAMEncoder | None) -> Transform
     )
 
 
-def build_criterion(cfg: CfgNode, num_classes: int) -> SetCriterion:
+def build_criterion(cfg: Config, num_classes: int) -> SetCriterion:
     """Matcher and losses; see SetCriterion for the form of outputs and targets."""
     former = cfg.MODEL.MASK_FORMER
     matcher = HungarianMatcher(
@@ -146,7 +146,7 @@ def build_criterion(cfg: CfgNode, num_classes: int) -> SetCriterion:
     )
 
 
-def build_mask_ensemble(cfg: CfgNode) -> MaskEnsembleSettings:
+def build_mask_ensemble(cfg: Config) -> MaskEnsembleSettings:
     """What an OpenSeg Ensemble means in this configuration, on or off."""
     ensemble = cfg.TEST.ENSEMBLE
     return MaskEnsembleSettings(
@@ -156,7 +156,7 @@ def build_mask_ensemble(cfg: CfgNode) -> MaskEnsembleSettings:
     )
 
 
-def build_settings(cfg: CfgNode) -> InferenceSettings:
+def build_settings(cfg: Config) -> InferenceSettings:
     """Inference settings of a configuration."""
     test = cfg.MODEL.MASK_FORMER.TEST
     return InferenceSettings(

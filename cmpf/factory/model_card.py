@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fvcore.common.config import CfgNode
-
+from cmpf.config import Config
 from cmpf.data import Vocabulary, get_entry
 from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME
 from cmpf.errors import EvaluationError
@@ -29,7 +28,7 @@ out.plot().save("overlay.png")"""
 
 
 def model_card(
-    cfg: CfgNode,
+    cfg: Config,
     *,
     vocabulary: Vocabulary,
     title: str,
@@ -70,7 +69,7 @@ def model_card(
     return "\n".join(head) + f"\n# {title}\n\n" + "\n\n".join(body) + "\n"
 
 
-def _model(cfg: CfgNode, parameters: int) -> str:
+def _model(cfg: Config, parameters: int) -> str:
     ours = cfg.MODEL.CMPF
     on = [
         name
@@ -98,12 +97,12 @@ def _sam(name: str, checkpoint: str) -> str:
     return f"`{name}`, weights `{checkpoint or 'published'}`" if name else "none"
 
 
-def _ensemble(cfg: CfgNode) -> str:
+def _ensemble(cfg: Config) -> str:
     ensemble = cfg.TEST.ENSEMBLE
     return _sam(ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) if ensemble.ENABLED else "none"
 
 
-def _data(cfg: CfgNode, vocabulary: Vocabulary) -> str:
+def _data(cfg: Config, vocabulary: Vocabulary) -> str:
     things = sum(vocabulary.is_thing)
     shown = ", ".join(vocabulary.names[:SHOWN_WORDS])
     more = vocabulary.num_classes - SHOWN_WORDS
@@ -115,7 +114,7 @@ def _data(cfg: CfgNode, vocabulary: Vocabulary) -> str:
     )
 
 
-def _recipe(cfg: CfgNode) -> str:
+def _recipe(cfg: Config) -> str:
     solver = cfg.SOLVER
     return (
         f"As in `config.yaml`: {solver.MAX_ITER:,} iterations of {solver.IMS_PER_BATCH} images, AdamW with learning "
@@ -154,7 +153,7 @@ def _read(metrics: str | Path | Metrics) -> dict[str, dict[str, dict[str, float]
         ) from error
 
 
-def _licences(cfg: CfgNode, licence: str) -> str:
+def _licences(cfg: Config, licence: str) -> str:
     ours, ensemble = cfg.MODEL.CMPF, cfg.TEST.ENSEMBLE
     rows = [
         ("code (CMPF)", "Apache-2.0"),

@@ -9,9 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fvcore.common.config import CfgNode
-
-from cmpf.config import get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.data import known_vocabularies
 from cmpf.factory.model import build_mask_ensemble, build_model
 from cmpf.factory.pretrained import save_pretrained
@@ -22,7 +20,7 @@ from cmpf.weights.sources import find_model
 logger = logging.getLogger(__name__)
 
 
-def build_predictor(cfg: CfgNode) -> Predictor:
+def build_predictor(cfg: Config) -> Predictor:
     """A predictor of the configured model, with MODEL.WEIGHTS loaded."""
     short_side, max_side = evaluation_size(cfg)
     return Predictor(

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-
-from fvcore.common.config import CfgNode
 
 from cmpf import weights
 from cmpf.common.files import write_text
+from cmpf.config import Config, with_overrides
 from cmpf.data import Vocabulary, get_entry
 from cmpf.data.datasets.catalog import FILE_PREFIX
 from cmpf.factory.model_card import Metrics, model_card
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def save_pretrained(
-    cfg: CfgNode,
+    cfg: Config,
     model: CMPF,
     folder: Path,
     *,
@@ -61,18 +61,8 @@ def save_pretrained(
     return [folder / FOLDER_CONFIG, folder / FOLDER_WEIGHTS, folder / FOLDER_CARD, *written]
 
 
-def _portable(cfg: CfgNode) -> CfgNode:
+def _portable(cfg: Config) -> Config:
     """The configuration without what holds on this machine only."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE, cfg.NUM_THREADS = "", "auto", 0
-    cfg.OUTPUT_DIR, cfg.TEST.ENSEMBLE.SOURCE, cfg.TEST.ENSEMBLE.CACHE_DIR = "./output", "online", ""
-    for split in ("TRAIN", "TEST"):
-        own = tuple(
-            f"{FILE_PREFIX}{FOLDER_DATASET}" if name.startswith(FILE_PREFIX) else name
-            for name in cfg.DATASETS[split]
-        )
-        cfg.DATASETS[split] = own
     for key, value in (
         ("MODEL.CMPF.CLIP.PRETRAINED", cfg.MODEL.CMPF.CLIP.PRETRAINED),
         ("MODEL.CMPF.SAM.CHECKPOINT", cfg.MODEL.CMPF.SAM.CHECKPOINT),
@@ -80,10 +70,19 @@ def _portable(cfg: CfgNode) -> CfgNode:
     ):
         if Path(value).is_file():
             logger.warning("%s is the file %s: others need it too, and at this place", key, value)
-    return cfg
+    here = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": "auto", "NUM_THREADS": 0, "OUTPUT_DIR": "./output"}
+    masks = {"TEST.ENSEMBLE.SOURCE": "online", "TEST.ENSEMBLE.CACHE_DIR": ""}
+    datasets = {"DATASETS.TRAIN": _shipped(cfg.DATASETS.TRAIN), "DATASETS.TEST": _shipped(cfg.DATASETS.TEST)}
+    return with_overrides(cfg, {**here, **masks, **datasets})
 
 
-def _write_dataset(cfg: CfgNode, vocabulary: Vocabulary, folder: Path) -> list[Path]:
+def _shipped(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of datasets, where one's own is the file that lies beside the configuration."""
+    own = f"{FILE_PREFIX}{FOLDER_DATASET}"
+    return tuple(own if name.startswith(FILE_PREFIX) else name for name in names)
+
+
+def _write_dataset(cfg: Config, vocabulary: Vocabulary, folder: Path) -> list[Path]:
     """The seen classes of a dataset that only this machine knows: they belong to the model, the images do not."""
     name = cfg.DATASETS.TRAIN[0]
     if not name.startswith(FILE_PREFIX):

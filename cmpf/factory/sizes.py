@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from fvcore.common.config import CfgNode
-
+from cmpf.config import Config
 from cmpf.data import DatasetEntry
 
 USUAL = (800, 1333)  # of Detectron2 and of the published evaluation of most datasets
 
 
-def evaluation_size(cfg: CfgNode, entry: DatasetEntry | None = None) -> tuple[int, int]:
+def evaluation_size(cfg: Config, entry: DatasetEntry | None = None) -> tuple[int, int]:
     """(shorter side, longest longer side) in pixels: the configuration's, else the dataset's own, else the usual.
 
     Args:

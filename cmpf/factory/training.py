@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fvcore.common.config import CfgNode
 from torch import nn
 
 from cmpf import weights
 from cmpf.common import distributed
+from cmpf.config import Config
 from cmpf.data import (
     Dataset,
     DatasetMapper,
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 IMAGE_PAD = 128  # gray of the area that jitter leaves free
 
 
-def build_train_loader(cfg: CfgNode) -> TrainLoader:
+def build_train_loader(cfg: Config) -> TrainLoader:
     """Endless batches, this process's share, of the first dataset of DATASETS.TRAIN, augmented as its kind asks for.
 
     Raises:
@@ -70,7 +70,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     )
 
 
-def build_train_mapper(cfg: CfgNode, dataset: Dataset) -> DatasetMapper:
+def build_train_mapper(cfg: Config, dataset: Dataset) -> DatasetMapper:
     """What training sees of a dataset: large-scale jitter for segments and objects, the crop rule for classes."""
     semantic = dataset.entry.kind == "semantic"
     return DatasetMapper(
@@ -91,17 +91,17 @@ def _target_source(dataset: Dataset) -> TargetSource:
     return InstanceTargets() if entry.kind == "instance" else PanopticTargets()
 
 
-def _flips(cfg: CfgNode) -> list[Augmentation]:
+def _flips(cfg: Config) -> list[Augmentation]:
     return [RandomHorizontalFlip()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
 
 
-def _jitter_augmentations(cfg: CfgNode) -> list[Augmentation]:
+def _jitter_augmentations(cfg: Config) -> list[Augmentation]:
     given = cfg.INPUT
     jitter = LargeScaleJitter(size=given.IMAGE_SIZE, min_scale=given.MIN_SCALE, max_scale=given.MAX_SCALE)
     return [*_flips(cfg), jitter]
 
 
-def _semantic_augmentations(cfg: CfgNode) -> list[Augmentation]:
+def _semantic_augmentations(cfg: Config) -> list[Augmentation]:
     """Short side, crop, colors, flip, padding: in this order, as published."""
     given = cfg.INPUT
     augmentations: list[Augmentation] = [
@@ -127,7 +127,7 @@ def _semantic_augmentations(cfg: CfgNode) -> list[Augmentation]:
     return [*augmentations, *_flips(cfg), PadToMultiple(divisor=divisor, at_least=at_least)]
 
 
-def build_checkpointer(cfg: CfgNode, model: CMPF) -> Checkpointer:
+def build_checkpointer(cfg: Config, model: CMPF) -> Checkpointer:
     """Checkpoints of the trained weights in OUTPUT_DIR, with configuration and training vocabulary in them."""
     metadata = {"config": cfg.dump(), "train_classes": [list(c) for c in model.train_vocabulary.classes]}
     return Checkpointer(
@@ -138,7 +138,7 @@ def build_checkpointer(cfg: CfgNode, model: CMPF) -> Checkpointer:
     )
 
 
-def build_trainer(cfg: CfgNode, model: CMPF, *, writers: Sequence[Writer]) -> Trainer:
+def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Trainer:
     """The training run of a configuration, at iteration 0.
 
     Raises:
@@ -170,7 +170,7 @@ def build_trainer(cfg: CfgNode, model: CMPF, *, writers: Sequence[Writer]) -> Tr
     )
 
 
-def build_configured_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
+def build_configured_optimizer(cfg: Config, model: nn.Module) -> torch.optim.AdamW:
     """The optimizer that SOLVER asks for."""
     solver = cfg.SOLVER
     return build_optimizer(
@@ -182,9 +182,17 @@ def build_configured_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Ad
     )
 
 
-def build_configured_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Schedule:
-    """The learning rate schedule that SOLVER asks for."""
+def build_configured_schedule(cfg: Config, optimizer: torch.optim.Optimizer) -> Schedule:
+    """The learning rate schedule that SOLVER asks for; steps after its end are named in the log."""
     solver = cfg.SOLVER
+    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        logger.warning(
+            "SOLVER.STEPS %s are never reached, because SOLVER.MAX_ITER is %d: the learning rate is not lowered there; "
+            "set SOLVER.STEPS to earlier iterations, or to ()",
+            late,
+            solver.MAX_ITER,
+        )
     return build_schedule(
         solver.LR_SCHEDULER_NAME,
         optimizer,
@@ -196,7 +204,7 @@ def build_configured_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) ->
     )
 
 
-def build_learning_rate(cfg: CfgNode) -> float:
+def build_learning_rate(cfg: Config) -> float:
     """SOLVER.BASE_LR, scaled linearly with the batch where SOLVER.REFERENCE_BATCH_SIZE says what it is meant for."""
     solver = cfg.SOLVER
     base, batch, reference = float(solver.BASE_LR), solver.IMS_PER_BATCH, solver.REFERENCE_BATCH_SIZE

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import os
 
-from fvcore.common.config import CfgNode
-
 from cmpf.common import distributed
+from cmpf.config import Config
 from cmpf.factory.encoders import build_device
 
 ENOUGH = 8  # at some 50 training images a second each (docs/performance.md), more than a GPU trains on
 
 
-def loader_workers(cfg: CfgNode) -> int:
+def loader_workers(cfg: Config) -> int:
     """Worker processes of a loader: DATALOADER.NUM_WORKERS, or for -1 what suits this process's share of the cores.
 
     For a GPU all cores of the share but one, at most 8; on the CPU, where the network itself needs the cores, one, or

@@ -12,10 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from fvcore.common.config import CfgNode
 
-from cmpf.config import config_root, get_cfg
-from cmpf.config.issues import Issue, Origin, as_error
+from cmpf.config import Config, config_root, get_cfg
+from cmpf.config.errors import Issue, Origin, as_error
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
 from cmpf.weights.assets import checked_asset
 from cmpf.weights.download import download
@@ -85,7 +84,7 @@ def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
     return download(entry.url, target, sha256=entry.sha256, title=f"weights of {name}")
 
 
-def published_metrics(cfg: CfgNode, *, path: str | Path | None = None) -> dict[str, dict[str, float]]:
+def published_metrics(cfg: Config, *, path: str | Path | None = None) -> dict[str, dict[str, float]]:
     """What the authors report for the model of a configuration: dataset -> "task/metric" -> percent.
 
     Returns:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.config import config_root, default_config, get_cfg
+from cmpf.config import Config, config_root, get_cfg, resolve, with_overrides
+from cmpf.config.errors import Issue, Origin, as_error
 from cmpf.errors import ConfigError
 
 SHIPPED = [path for path in sorted(config_root().rglob("*.yaml")) if path.name != "model_zoo.yaml"]
@@ -19,11 +20,8 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def test_without_arguments_the_defaults_come_back_frozen():
-    cfg = get_cfg()
-    assert cfg == default_config()
-    with pytest.raises(AttributeError):
-        cfg.SOLVER.BASE_LR = 1.0
+def test_without_arguments_the_defaults_come_back():
+    assert get_cfg() == Config()
 
 
 def test_overrides_win_over_the_file_and_the_file_over_its_base(tmp_path):
@@ -132,3 +130,72 @@ def test_the_five_tiny_configs_differ_by_the_ablated_parts_alone():
     assert parts("fcclip_tiny") == (False, False, False, False)
     solvers = {str(get_cfg(path).SOLVER) for path in SHIPPED if path.parent.name == "shapes"}
     assert len(solvers) == 1
+
+
+def test_a_bad_value_does_not_also_trip_the_conditions_it_takes_part_in():
+    with pytest.raises(ConfigError) as caught:
+        get_cfg(overrides=["INPUT.MIN_SCALE", "big", "INPUT.MAX_SCALE", "0.01"])
+    assert str(caught.value).startswith("1 issue")
+
+
+def test_a_changed_copy_is_checked_and_leaves_the_first_as_it_is():
+    cfg = get_cfg("cmpf_tiny", ["SEED", 4])
+    changed = with_overrides(cfg, {"MODEL.WEIGHTS": "x.pth", "SOLVER.STEPS": "(1, 2)"})
+    assert (changed.MODEL.WEIGHTS, changed.SOLVER.STEPS, changed.SEED) == ("x.pth", (1, 2), 4)
+    assert cfg == get_cfg("cmpf_tiny", ["SEED", 4])
+    assert with_overrides(changed, {"MODEL.WEIGHTS": "", "SOLVER.STEPS": cfg.SOLVER.STEPS}) == cfg
+    with pytest.raises(ConfigError, match=r"2 issues: .*SEEED: unknown.*7 does not divide"):
+        with_overrides(cfg, {"SEEED": 1, "MODEL.MASK_FORMER.NHEADS": 7})
+
+
+def test_each_value_knows_where_it_was_set_last(tmp_path):
+    base = write(tmp_path, "base.yaml", "SEED: 1\nNUM_THREADS: 1\nVERSION: 2\n")
+    child = write(tmp_path, "child.yaml", "_BASE_: base.yaml\nSEED: 2\nNUM_THREADS: 2\n")
+    origins = resolve(child, ["SEED", "3"]).origins
+    expected = {"SEED": Origin(), "NUM_THREADS": Origin(child, 3), "VERSION": Origin(base, 3)}
+    assert origins == expected
+
+
+def test_plugins_have_keys_of_their_own(tmp_path):
+    text = "MODEL:\n  CMPF:\n    PLUGINS: mine.parts\n    EXTRA:\n      GATE: {START: 0.5, NAMES: [a, b]}\n"
+    file = write(tmp_path, "x.yaml", text)
+    cfg = get_cfg(file, ["MODEL.CMPF.EXTRA.GATE.START", "1e-4", "MODEL.CMPF.EXTRA.LOSS.ON", "true"])
+    extra = cfg.MODEL.CMPF.EXTRA
+    assert cfg.MODEL.CMPF.PLUGINS == ("mine.parts",)
+    assert (extra.GATE.START, extra.GATE.NAMES, extra.LOSS.ON) == (1e-4, ("a", "b"), True)
+    assert get_cfg(write(tmp_path, "again.yaml", cfg.dump())) == cfg
+    assert getattr(extra, "ABSENT", 7) == 7
+    assert (
+        with_overrides(cfg, {"MODEL.CMPF.EXTRA": {"LOSS": {"ON": False}}}).MODEL.CMPF.EXTRA.LOSS.ON is False
+    )
+
+
+def test_texts_of_a_file_stay_texts_in_the_keys_of_plugins(tmp_path):
+    file = write(tmp_path, "x.yaml", "MODEL: {CMPF: {EXTRA: {WORD: '3', LIST: ['true', null]}}}\n")
+    extra = get_cfg(file).MODEL.CMPF.EXTRA
+    assert (extra.WORD, extra.LIST) == ("3", ("true", None))
+    assert get_cfg(write(tmp_path, "again.yaml", get_cfg(file).dump())) == get_cfg(file)
+
+
+@pytest.mark.parametrize("name", ["copy", "_x", "a-b"])
+def test_a_key_of_a_plugin_that_cannot_be_read_as_an_attribute_is_refused(name):
+    with pytest.raises(ConfigError, match=rf"EXTRA\.{name}: '{name}' cannot be a key"):
+        get_cfg(overrides=[f"MODEL.CMPF.EXTRA.{name}", 1])
+
+
+FILE = Path("/configs/x.yaml")
+
+
+def test_issues_of_one_file_share_its_name():
+    issues = [Issue("A", "bad", Origin(FILE, 3)), Issue("B", "worse", Origin(FILE, 9))]
+    assert str(as_error(issues)).endswith("/configs/x.yaml: line 3: A: bad · line 9: B: worse")
+    assert str(as_error(issues)).startswith("2 issues in ")
+
+
+def test_issues_of_several_places_each_name_their_own():
+    issues = [Issue("A", "bad", Origin(FILE, 3)), Issue("B", "worse", Origin())]
+    assert "x.yaml line 3: A: bad · override: B: worse" in str(as_error(issues))
+
+
+def test_an_issue_without_place_and_key_is_its_message():
+    assert str(as_error([Issue("", "gone", None)])) == "1 issue: gone"

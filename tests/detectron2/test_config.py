@@ -1,17 +1,28 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import pytest
 from helpers.detectron2_host import needs
 
-from cmpf.config import config_root, default_config, get_cfg
+from cmpf.config import config_root, get_cfg
+from cmpf.config.keys import leaves
 from cmpf.errors import ConfigError
 
 d2 = needs("cmpf.detectron2")
-leaves = needs("cmpf.detectron2.config").leaves
 d2_config = needs("detectron2.config")
 # What Detectron2 has another word or another use for, see add_cmpf_config.
 OWN_VALUES = {"MODEL.DEVICE", "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "DATALOADER.NUM_WORKERS"}
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def foreign_program() -> object:
@@ -32,12 +43,12 @@ def test_every_shipped_yaml_file_means_the_same_in_detectron2() -> None:
 
 
 def test_detectron2_keeps_all_its_keys_and_their_kinds_of_sequence() -> None:
-    before, after = dict(leaves(d2_config.get_cfg())), dict(leaves(foreign_program()))
+    before, after = dict(flat(d2_config.get_cfg())), dict(flat(foreign_program()))
     assert before.keys() <= after.keys()
     for key, value in before.items():
         # BEST_METRIC and the like are CMPF's; of Detectron2's own keys none changes its type, None means unset.
         assert value is None or type(after[key]) is type(value), key
-    assert after["MODEL.PIXEL_MEAN"] == list(default_config().MODEL.PIXEL_MEAN)
+    assert after["MODEL.PIXEL_MEAN"] == list(get_cfg().MODEL.PIXEL_MEAN)
     assert after["INPUT.CROP.SIZE"] == [512, 512]  # 512.0 would be no width of a crop to Detectron2
     assert all(type(side) is int for side in after["INPUT.CROP.SIZE"])
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fvcore.common.config import CfgNode
 from helpers.detectron2_host import SMALL, needs
 from helpers.tiny_model import tiny_config
 
 from cmpf import factory
-from cmpf.config import get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.errors import TrainingError
 from cmpf.evaluation import Results
 
@@ -18,11 +17,11 @@ d2 = needs("cmpf.detectron2")
 ASSETS = Path(factory.__file__).parent.parent / "assets"
 SHORT = (
     *("SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 1),
-    *("MODEL.MASK_FORMER.DEC_LAYERS", 3, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5),
+    *("MODEL.MASK_FORMER.DEC_LAYERS", 5, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5),
 )
 
 
-def small_config(folder: Path, *overrides: object) -> CfgNode:
+def small_config(folder: Path, *overrides: object) -> Config:
     return tiny_config("fcclip_tiny", [*SMALL, *SHORT, "OUTPUT_DIR", str(folder), *overrides])
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fvcore.common.config import CfgNode
 from helpers.panoptic import write_tiny_panoptic
 from helpers.tiny_model import tiny_config
 
+from cmpf.config import Config
 from cmpf.data import (
     InstanceTargets,
     LargeScaleJitter,
@@ -56,7 +56,7 @@ def dataset_name(folder: Path, task: str, **more: Any) -> str:
     return f"file:{path}"
 
 
-def config(name: str, *overrides: object) -> CfgNode:
+def config(name: str, *overrides: object) -> Config:
     sizes = ("INPUT.IMAGE_SIZE", 64, "INPUT.MIN_SIZE_TRAIN", "(24, 48)", "INPUT.CROP.SIZE", "(20, 40)")
     batch = ("SOLVER.IMS_PER_BATCH", 2, "DATASETS.TRAIN", (name,))
     return tiny_config(overrides=[*sizes, *batch, *overrides])

@@ -5,9 +5,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from fvcore.common.config import CfgNode
 
-from cmpf.config import default_config, get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.data import dataset_names
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
 from cmpf.weights.files import cache_folder
@@ -22,10 +21,8 @@ def write(folder: Path, text: str) -> Path:
     return folder / "zoo.yaml"
 
 
-def config(clip: str = "convnext_large_d_320", sam: str = "vit_b") -> CfgNode:
-    cfg = default_config()
-    cfg.MODEL.CMPF.CLIP.NAME, cfg.MODEL.CMPF.SAM.NAME = clip, sam
-    return cfg
+def config(clip: str = "convnext_large_d_320", sam: str = "vit_b") -> Config:
+    return get_cfg(None, ["MODEL.CMPF.CLIP.NAME", clip, "MODEL.CMPF.SAM.NAME", sam])
 
 
 def test_the_zoo_has_the_shipped_model_and_both_published_ones() -> None:
@@ -64,9 +61,7 @@ def test_figures_are_found_by_the_encoders_of_a_configuration(tmp_path: Path) ->
 
 @pytest.mark.parametrize("injector", ["QUERY_INJECTOR", "FEATURE_INJECTOR"])
 def test_a_model_without_an_injector_has_no_published_figures(injector: str) -> None:
-    cfg = config()
-    cfg.MODEL.CMPF[injector].ENABLED = False
-    assert published_metrics(cfg) == {}
+    assert published_metrics(get_cfg(None, [f"MODEL.CMPF.{injector}.ENABLED", False])) == {}
 
 
 def test_shipped_weights_are_there() -> None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from fvcore.common.config import CfgNode
 from helpers.golden import read_names, seeded
 from helpers.tiny_model import tiny_config
 from torch import Tensor
 
 from cmpf import weights
+from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
 from cmpf.factory.encoders import build_sam_encoder
 from cmpf.factory.model import (
@@ -55,7 +55,7 @@ def weights_as_published(model: CMPF) -> dict[str, Tensor]:
     return to_published(parts)
 
 
-def tiny_published_config(*overrides: object) -> CfgNode:
+def tiny_published_config(*overrides: object) -> Config:
     """The published arithmetic at the tiny size: nine layers, 3 flat levels of 4 points, scores as output."""
     published = (
         "MODEL.CMPF.SAM.CHECKPOINT", "",  # the weights that CMPF ships: random ones differ from run to run
@@ -70,7 +70,7 @@ def tiny_published_config(*overrides: object) -> CfgNode:
     return tiny_config("cmpf_tiny", [*published, *overrides])
 
 
-def seeded_model(cfg: CfgNode, clip: CLIP) -> CMPF:
+def seeded_model(cfg: Config, clip: CLIP) -> CMPF:
     """A model around a CLIP, every trained weight filled from its published name, in evaluation mode."""
     sam = build_sam_encoder(cfg)
     train_vocabulary = build_train_vocabulary(cfg)

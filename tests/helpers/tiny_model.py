@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from fvcore.common.config import CfgNode
 
-from cmpf.config import get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.factory import build_model
 from cmpf.model import CMPF
 from cmpf.types import Sample
@@ -23,7 +22,7 @@ RANDOM_WEIGHTS = (
 )  # fmt: skip
 
 
-def tiny_config(name: str = "cmpf_tiny", overrides: Sequence[object] = ()) -> CfgNode:
+def tiny_config(name: str = "cmpf_tiny", overrides: Sequence[object] = ()) -> Config:
     """A config of configs/shapes with random encoders."""
     return get_cfg(name, [*RANDOM_WEIGHTS, *overrides])
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fvcore.common.config import CfgNode
 
-from cmpf.config import get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
 from cmpf.factory import build_evaluation, build_model, build_test_loader
 from cmpf.shapeworld.__main__ import main as write_shapeworld
@@ -66,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def configuration(*changes: str) -> CfgNode:
+def configuration(*changes: str) -> Config:
     """Two images a batch, so that online masks come from a batch too; every mask has a vote."""
     return get_cfg(
         CONFIG, [*SMALL, "TEST.IMS_PER_BATCH", "2", "TEST.ENSEMBLE.SCORE_THRESHOLD", "0.0", *changes]

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fvcore.common.config import CfgNode
-
-from cmpf.config import get_cfg
+from cmpf.config import Config, get_cfg
 from cmpf.errors import ConfigError
 
 # Keys outside TEST that act on inference alone.
@@ -26,7 +24,7 @@ class Run:
 
     name: str
     seed: int
-    cfg: CfgNode
+    cfg: Config
     arguments: tuple[str, ...]
     weights_from: Run | None
 
@@ -108,14 +106,9 @@ def plan(
     return sorted(runs, key=lambda run: run.weights_from is not None)
 
 
-def training_part(cfg: CfgNode) -> str:
+def training_part(cfg: Config) -> str:
     """What a training depends on, as a text that is equal for equal trainings."""
-    part = cfg.clone()
-    part.defrost()
-    part.OUTPUT_DIR = ""
-    part.DATASETS.TEST = ()
-    del part["TEST"]
-    del part.MODEL.MASK_FORMER["TEST"]
-    for key in TEST_TIME_KEYS:
-        del part.MODEL.CMPF[key]
-    return str(part.dump())
+    model = {"MASK_FORMER": {"TEST"}, "CMPF": set(TEST_TIME_KEYS)}
+    return str(
+        cfg.model_dump(exclude={"OUTPUT_DIR": True, "TEST": True, "DATASETS": {"TEST"}, "MODEL": model})
+    )

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fvcore.common.config import CfgNode
-
+from cmpf.config import Config
 from cmpf.data import get_dataset
 from cmpf.errors import ConfigError, DatasetError
 from cmpf.factory.sizes import evaluation_size
@@ -24,7 +23,7 @@ class SourceImage:
     test_size: tuple[int, int]
 
 
-def of_datasets(cfg: CfgNode, names: Sequence[str]) -> list[SourceImage]:
+def of_datasets(cfg: Config, names: Sequence[str]) -> list[SourceImage]:
     """All images of datasets, at the size of their evaluation; one that several have counts once.
 
     Raises:
@@ -37,7 +36,7 @@ def of_datasets(cfg: CfgNode, names: Sequence[str]) -> list[SourceImage]:
     return list(found)
 
 
-def of_folder(cfg: CfgNode, folder: str | Path) -> list[SourceImage]:
+def of_folder(cfg: Config, folder: str | Path) -> list[SourceImage]:
     """All images in a folder and the folders inside it, by name, at the size of INPUT.MIN/MAX_SIZE_TEST.
 
     Raises:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fvcore.common.config import CfgNode
 
+from cmpf.config import Config
 from cmpf.data import DatasetMapper, ResizeShortestEdge
 from cmpf.errors import DatasetError, ImageError
 from cmpf.factory.encoders import build_online_masks, build_proposal_cache
@@ -35,7 +35,7 @@ class MaskMaker:
         device: where SAM runs.
     """
 
-    def __init__(self, cfg: CfgNode, *, output: str, device: torch.device) -> None:
+    def __init__(self, cfg: Config, *, output: str, device: torch.device) -> None:
         self._masks = build_online_masks(cfg, None).to(device)
         self._device = device
         self._cache = build_proposal_cache(cfg, output, sam_hash=self._masks.proposer.encoder.weights_hash)

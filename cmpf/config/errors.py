@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 from cmpf.errors import ConfigError
 
@@ -51,3 +53,22 @@ def as_error(issues: Sequence[Issue]) -> ConfigError:
     only = next(iter(files)) if len(files) == 1 else None
     where = f" in {shown(only)}" if only else ""
     return ConfigError(f"{count}{where}: " + " · ".join(issue.text(with_file=not only) for issue in issues))
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """The known key most like `key`; its last part counts as much as the whole: sections get forgotten."""
+
+    def likeness(candidate: str) -> float:
+        whole = SequenceMatcher(None, key.upper(), candidate).ratio()
+        last = SequenceMatcher(None, key.upper().rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
+        return whole + last
+
+    return max(known, key=likeness)
+
+
+def quoted(value: Any) -> str:
+    """A value as a message shows it."""
+    if value is None:
+        return "nothing"
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,64 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The tree of keys as a list: what each may hold, and its value in a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from cmpf.config.schema import Config
+from cmpf.config.section import Section, Tree
+from cmpf.config.values import Allowed
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key. `name` is dotted; `section` is the class that has it as the field `field`."""
+
+    name: str
+    section: type[Section]
+    field: FieldInfo
+
+    @property
+    def allowed(self) -> str:
+        """What it may hold, in words."""
+        words = [part.text for part in self.field.metadata if isinstance(part, Allowed)]
+        return words[0] if words else "one of " + ", ".join(map(str, get_args(self.field.annotation)))
+
+    @property
+    def meaning(self) -> str:
+        """One line about it."""
+        return self.field.description or ""
+
+    def read(self, value: Any) -> Any:
+        """A value from a file, a shell or a program in the type of this key.
+
+        Raises:
+            pydantic.ValidationError: it cannot be one.
+        """
+        last = self.name.rpartition(".")[2]
+        return getattr(self.section.model_validate({last: value}), last)
+
+
+def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _walk(field.annotation, f"{prefix}{name}.")
+        else:
+            yield Key(prefix + name, section, field)
+
+
+KEYS: dict[str, Key] = {key.name: key for key in _walk(Config, "")}
+FREE = next(name for name, key in KEYS.items() if key.field.annotation is Tree)
+
+
+def leaves(node: Section | Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in a tree that is no section; a free tree without keys is no leaf."""
+    for name, value in node:
+        if isinstance(value, (Section, Tree)):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

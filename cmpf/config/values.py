@@ -1,0 +1,152 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Types of configuration values: what each takes from a YAML file or a shell, and the words for what it may hold.
+
+YAML leaves 1e-4 a text, and a shell makes a text of everything; both are read as Python literals where a key wants one.
+"""
+
+from __future__ import annotations
+
+import math
+from ast import literal_eval
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
+
+from cmpf.config.section import Tree
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The words for what a key may hold, as an error and the documentation say them."""
+
+    text: str
+
+
+def literal(value: Any) -> Any:
+    """A text as the Python literal that it is, everything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _number(value: Any) -> float:
+    value = literal(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("not a number")
+    try:
+        finite = math.isfinite(float(value))
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise ValueError("not finite")
+    return value
+
+
+def _whole(value: Any) -> int:
+    number = _number(value)
+    if int(number) != number:
+        raise ValueError("not whole")
+    return int(number)
+
+
+def _flag(value: Any) -> bool:
+    value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        raise ValueError("neither True nor False")
+    return value
+
+
+def _text(value: Any) -> str:
+    """A shell hands over '""' where a YAML file would give an empty text."""
+    read = literal(value)
+    read = read if isinstance(read, str) else value
+    if not isinstance(read, str):
+        raise ValueError("not a text")
+    return read
+
+
+def _sequence(value: Any) -> tuple[Any, ...]:
+    value = literal(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("not a list")
+    return tuple(value)
+
+
+def _names(value: Any) -> tuple[Any, ...]:
+    """One name needs no brackets."""
+    value = literal(value)
+    return (value,) if isinstance(value, str) and value else _sequence(value)
+
+
+def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(a >= b for a, b in pairwise(values)):
+        raise ValueError("not rising")
+    return values
+
+
+NUMBER, WHOLE, TEXT = BeforeValidator(_number), BeforeValidator(_whole), BeforeValidator(_text)
+SEQUENCE, NAMES = BeforeValidator(_sequence), BeforeValidator(_names)
+_Literal = TypeVar("_Literal")
+_Number = Annotated[float, NUMBER]
+_Positive = Annotated[float, Gt(0), NUMBER]
+
+Flag = Annotated[bool, BeforeValidator(_flag), Allowed("True or False")]
+Choice = Annotated[_Literal, TEXT]  # Choice[Literal["a", "b"]]
+Text = Annotated[str, TEXT, Allowed("text")]
+Name = Annotated[str, Len(1), TEXT, Allowed("a name, not empty")]
+Device = Annotated[
+    str,
+    StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"),
+    TEXT,
+    Allowed("auto, cpu, mps, cuda or cuda:N"),
+]
+Metric = Annotated[
+    str,
+    StringConstraints(pattern=r"^([^/]+/[^/]+)?$"),
+    TEXT,
+    Allowed('task/metric, such as panoptic/PQ, or ""'),
+]
+
+Count = Annotated[int, Gt(0), WHOLE, Allowed("a whole number > 0")]
+CountOrZero = Annotated[int, Ge(0), WHOLE, Allowed("a whole number >= 0")]
+Workers = Annotated[int, Ge(-1), WHOLE, Allowed("a whole number >= 0, or -1 = by the cores")]
+Heads = Annotated[
+    int, Ge(2), WHOLE, Allowed("a whole number >= 2 (decoder layers + the head before the first)")
+]
+Divisibility = Annotated[int, Gt(0), MultipleOf(32), WHOLE, Allowed("a multiple of 32, the coarsest stride")]
+Level = Annotated[Literal[0, 1, 2], WHOLE, Allowed("0, 1 or 2 (strides 32, 16, 8)")]
+FlatLevels = Annotated[Literal[0, 3], WHOLE, Allowed("0 (correct attention) or 3 (published arithmetic)")]
+Version = Annotated[Literal[2], WHOLE, Allowed("2")]
+
+Positive = Annotated[float, Gt(0), NUMBER, Allowed("a number > 0")]
+Weight = Annotated[float, Ge(0), NUMBER, Allowed("a number >= 0")]
+Fraction = Annotated[float, Ge(0), Le(1), NUMBER, Allowed("a number from 0 to 1")]
+Ratio = Annotated[float, Ge(1), NUMBER, Allowed("a number >= 1")]
+Decay = Annotated[float, Ge(0), Lt(1), NUMBER, Allowed("a number >= 0 and < 1")]
+Factor = Annotated[float, Gt(0), Le(1), NUMBER, Allowed("a number > 0 and <= 1")]
+
+ThreeNumbers = Annotated[
+    tuple[_Number, _Number, _Number], SEQUENCE, Allowed("three numbers (red, green, blue)")
+]
+ThreePositive = Annotated[
+    tuple[_Positive, _Positive, _Positive], SEQUENCE, Allowed("three numbers > 0 (red, green, blue)")
+]
+TwoPositive = Annotated[tuple[_Positive, _Positive], SEQUENCE, Allowed("two numbers > 0, such as (512, 512)")]
+Sides = Annotated[
+    tuple[Count, ...], Len(1), SEQUENCE, Allowed("a list of whole numbers > 0, such as (512, 640)")
+]
+Rising = Annotated[
+    tuple[Count, ...], AfterValidator(_rising), SEQUENCE, Allowed("a list of rising whole numbers > 0")
+]
+Names = Annotated[tuple[Name, ...], NAMES, Allowed('a list of dataset names, such as ("shapes_val",)')]
+Modules = Annotated[tuple[Name, ...], NAMES, Allowed('a list of modules, such as ("my_package.my_parts",)')]
+FreeTree = Annotated[Tree, Allowed("keys and YAML values of your own")]
+SomeNames = Annotated[
+    tuple[Name, ...], Len(1), NAMES, Allowed('at least one dataset name, such as ("shapes_train",)')
+]
