@@ -27,6 +27,7 @@ from cmpf.data import (
 from cmpf.engine.writers import Writer
 from cmpf.factory import build_model, build_test_loader, build_trainer
 from cmpf.factory.training import (
+    build_configured_schedule,
     build_learning_rate,
     build_train_loader,
     build_train_mapper,
@@ -195,3 +196,13 @@ def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) ->
     state = torch.load(tmp_path / "run" / "training_0000001.pt", weights_only=True)
     assert state["average"]["steps"] == 1
     assert set(profiled_parts(trainer.model)) == {"frozen encoders", "losses", "matching"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["WarmupMultiStepLR", "WarmupCosineLR"])
+def test_steps_after_the_end_of_a_training_are_warned_about(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    given = ("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.STEPS", (10, 20, 30), "SOLVER.MAX_ITER", 20)
+    weights = torch.nn.Parameter(torch.zeros(1))
+    build_configured_schedule(config("shapes_train", *given), torch.optim.SGD([weights], lr=1.0))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == (name == "WarmupMultiStepLR")
+    assert all("SOLVER.STEPS [20, 30] are never reached" in warning for warning in warnings)
