@@ -199,7 +199,9 @@ def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["WarmupMultiStepLR", "WarmupCosineLR"])
-def test_steps_after_the_end_of_a_training_are_warned_about(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_steps_after_the_end_of_a_training_are_warned_about(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     given = ("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.STEPS", (10, 20, 30), "SOLVER.MAX_ITER", 20)
     weights = torch.nn.Parameter(torch.zeros(1))
     build_configured_schedule(config("shapes_train", *given), torch.optim.SGD([weights], lr=1.0))
