@@ -7,8 +7,6 @@ Data flows one way (paper, Fig. 2): images -> frozen features -> pixel decoder a
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -18,21 +16,21 @@ from torch.nn import functional as F
 from cmpf.common.tensors import device_constant
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.encoders.frozen import FrozenModule
-from cmpf.encoders.text import embed_vocabulary
-from cmpf.encoders.text_cache import TextCache
+from cmpf.encoders.pair import FrozenEncoders
+from cmpf.encoders.text import TextCache, VocabularyMemory, embed_vocabulary
 from cmpf.errors import TrainingError
 from cmpf.inference import InferenceSettings, geometric_ensemble
-from cmpf.inference.frozen_encoders import FrozenEncoders
-from cmpf.inference.pipeline import ImageGeometry, Request, SAMEvidence, image_results, semantic_sum_size
+from cmpf.inference.mask_proposals import sam_evidence
+from cmpf.inference.pipeline import image_results
+from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence, semantic_sum_size
 from cmpf.losses import SetCriterion
-from cmpf.modeling.classification import class_logits
+from cmpf.modeling.heads import class_logits
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, ModelResult, Sample, Targets
 
 FROZEN_PREFIX = "encoders."
-REMEMBERED_VOCABULARIES = 32
 
 
 class CMPF(nn.Module):
@@ -69,8 +67,7 @@ class CMPF(nn.Module):
         self.train_vocabulary = train_vocabulary
         self.settings = settings
         self.text_cache = text_cache
-        self._embeddings: OrderedDict[str, ClassEmbeddings] = OrderedDict()
-        self._lock = threading.Lock()
+        self._vocabularies = VocabularyMemory()
 
     @property
     def device(self) -> torch.device:
@@ -106,13 +103,14 @@ class CMPF(nn.Module):
         losses: dict[str, Tensor] = self.criterion(outputs, targets)
         return losses
 
+    @torch.no_grad()
     def infer(
         self,
         batch: Sequence[Sample],
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> list[ModelResult]:
-        """Results of each image.
+        """Results of each image, without gradients.
 
         Args:
             batch: samples with `image` (3, H, W) RGB 0..255; `height` and `width` = size of the results (default:
@@ -181,21 +179,15 @@ class CMPF(nn.Module):
 
     def class_embeddings(self, vocabulary: Vocabulary) -> ClassEmbeddings:
         """Text embeddings of a vocabulary; the latest ones stay in memory. Safe to call from several threads."""
-        with self._lock:
-            found = self._embeddings.get(vocabulary.key)
-            if found is None or found.matrix.device != self.device:
-                found = embed_vocabulary(self.encoders.clip, vocabulary.classes, cache=self.text_cache)
-                found = found.to(self.device)
-                self._embeddings[vocabulary.key] = found
-            self._embeddings.move_to_end(vocabulary.key)
-            while len(self._embeddings) > REMEMBERED_VOCABULARIES:
-                self._embeddings.popitem(last=False)
-            return found
+
+        def make() -> ClassEmbeddings:
+            return embed_vocabulary(self.encoders.clip, vocabulary.classes, cache=self.text_cache)
+
+        return self._vocabularies.get(vocabulary.key, self.device, make)
 
     def forget_embeddings(self) -> None:
         """Drops the text embeddings kept in memory; due after CLIP got other weights."""
-        with self._lock:
-            self._embeddings.clear()
+        self._vocabularies.forget()
 
     @property
     def uses_sam(self) -> bool:
@@ -241,7 +233,8 @@ class CMPF(nn.Module):
         masks = None if ensemble is None else self.encoders.masks(sample, features)
         if ensemble is None or masks is None or len(masks) == 0:
             return None
-        return self.encoders.evidence(
+        return sam_evidence(
+            self.encoders.clip,
             masks,
             features.clip.dense[index : index + 1],
             classes=self._with_void(request.classes),

@@ -17,7 +17,7 @@ from cmpf.cli.doctor_checks import FAILED, MISSING, OK, Check
 from cmpf.data.datasets.catalog import locate_dataset
 from cmpf.encoders.clip_factory import _weights_file
 from cmpf.errors import WeightsError
-from cmpf.modeling import deformable_triton
+from cmpf.modeling.deformable import triton
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP, TAG = doctor.USED_CLIPS[0]
@@ -99,7 +99,7 @@ def test_a_gpu_is_named_with_what_computes_its_deformable_attention(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
-    monkeypatch.setattr(deformable_triton, "triton_problem", lambda device: problem)
+    monkeypatch.setattr(triton, "triton_problem", lambda device: problem)
     checks = by_name(doctor.devices())
     assert checks["cuda:0"].detail.startswith("Card, 24 GiB, compute capability 8.6, CUDA")
     assert (checks["deformable attention"].state, checks["deformable attention"].detail) == (state, detail)

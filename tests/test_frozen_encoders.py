@@ -10,18 +10,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cmpf.data import Vocabulary
+from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD, FrozenEncoders, sam_input
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.errors import EvaluationError
-from cmpf.inference.frozen_encoders import (
-    SAM_PIXEL_MEAN,
-    SAM_PIXEL_STD,
-    CachedMasks,
-    FrozenEncoders,
-    OnlineMasks,
-    sam_input,
-)
-from cmpf.inference.pipeline import ImageGeometry
+from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks, sam_evidence
 from cmpf.inference.proposal_cache import ProposalCache
+from cmpf.inference.settings import ImageGeometry
 from cmpf.model import CMPF
 
 
@@ -107,7 +101,8 @@ def test_sam_masks_are_named_by_the_features_that_lie_under_them(
     masks[1, 60:, 100:] = 4.0
     masks[2, 10:90, 40:140] = 4.0
     with torch.no_grad():
-        evidence = encoders.evidence(
+        evidence = sam_evidence(
+            encoders.clip,
             masks,
             features.clip.dense,
             classes=model._with_void(model.class_embeddings(words)),

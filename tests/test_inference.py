@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
-from cmpf.inference.pipeline import ImageGeometry, SAMEvidence, image_results, semantic_sum_size
+from cmpf.inference.pipeline import image_results
+from cmpf.inference.settings import ImageGeometry, SAMEvidence, semantic_sum_size
 
 SETTINGS = InferenceSettings(
     alpha=0.4,

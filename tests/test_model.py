@@ -4,6 +4,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from cmpf.encoders.sam import SAMEncoder
 from cmpf.errors import TrainingError
 from cmpf.factory.encoders import build_proposal_cache
 from cmpf.inference import MaskEnsembleSettings
-from cmpf.model import CMPF, REMEMBERED_VOCABULARIES
+from cmpf.model import CMPF
 from cmpf.types import Sample, Targets
 
 QUERIES = 30  # of the tiny configs
@@ -140,7 +141,7 @@ def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pyte
     ensemble = MaskEnsembleSettings(epsilon=0.5, score_threshold=0.0, published_pooling=False)
     settings = replace(model.settings, mask_ensemble=ensemble, proposals=True, semantic_output="scores")
     monkeypatch.setattr(
-        model.encoders.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called")
+        model.encoders.mask_source.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called")
     )
     masks = torch.full((2, 64, 96), -5.0)
     masks[0, :, :48] = 5.0
@@ -220,10 +221,35 @@ def test_two_threads_with_different_words_get_their_own_results(model: CMPF) -> 
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_only_the_latest_vocabularies_stay_in_memory(model: CMPF) -> None:
-    for index in range(REMEMBERED_VOCABULARIES + 3):
-        model.class_embeddings(Vocabulary.from_words([f"word {index}"]))
-    assert len(model._embeddings) == REMEMBERED_VOCABULARIES
+def test_a_vocabulary_in_memory_does_not_wait_while_another_thread_encodes_a_new_one(
+    fresh_model: CMPF, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_model.text_cache = None
+    known = fresh_model.class_embeddings(WORDS)
+    working, finish, encode = Event(), Event(), fresh_model.encoders.clip.encode_text
+
+    def slow(prompts: list[str]) -> torch.Tensor:
+        working.set()
+        assert finish.wait(timeout=60)
+        return encode(prompts)
+
+    monkeypatch.setattr(fresh_model.encoders.clip, "encode_text", slow)
+    with ThreadPoolExecutor(2) as pool:
+        new = pool.submit(fresh_model.class_embeddings, Vocabulary.from_words(["a new word"]))
+        assert working.wait(timeout=60)
+        try:
+            assert pool.submit(fresh_model.class_embeddings, WORDS).result(timeout=10) is known
+        finally:
+            finish.set()
+        assert new.result(timeout=60).num_classes == 1
+
+
+def test_results_in_evaluation_mode_carry_no_gradient(model: CMPF) -> None:
+    assert torch.is_grad_enabled()
+    settings = replace(model.settings, semantic_output="scores")
+    (result,) = model([{"image": random_image()}], WORDS, settings)
+    assert not result["sem_seg"].requires_grad
+    assert not result["instances"].scores.requires_grad
 
 
 NO_INJECTORS = ("MODEL.CMPF.QUERY_INJECTOR.ENABLED", False, "MODEL.CMPF.FEATURE_INJECTOR.ENABLED", False)

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.encoders import onednn
-from cmpf.encoders.frozen import FrozenModule
-from cmpf.encoders.onednn import LEAST_PRODUCTS, OneDNNLinear, onednn_is_faster, use_onednn_linear
+from cmpf.encoders import frozen as onednn
+from cmpf.encoders.frozen import (
+    LEAST_PRODUCTS,
+    FrozenModule,
+    OneDNNLinear,
+    onednn_is_faster,
+    use_onednn_linear,
+)
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN"

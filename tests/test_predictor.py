@@ -126,7 +126,7 @@ def test_the_ensemble_can_be_switched_for_one_call(
     predictor: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    proposer = predictor.model.encoders.proposer
+    proposer = predictor.model.encoders.mask_source.proposer
     forward = type(proposer).forward
     monkeypatch.setattr(type(proposer), "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
     predictor.predict(image, WORDS, task="semantic", ensemble=False)

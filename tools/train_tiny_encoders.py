@@ -60,7 +60,7 @@ def print_table(title: str, rows: dict[str, float]) -> None:
 
 def run_clip(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, stores and judges tiny CLIP."""
-    from cmpf.encoders.tiny_clip import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
+    from cmpf.encoders.tiny import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
     from tools.tiny_training.clip_evaluation import name_regions, naming_table
     from tools.tiny_training.clip_training import train_clip
     from tools.tiny_training.export import save_merges, save_weights
@@ -88,7 +88,7 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
 
 def run_sam(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, stores and judges tiny SAM."""
-    from cmpf.encoders.tiny_sam import SAM_WEIGHTS, load_tiny_sam
+    from cmpf.encoders.tiny import SAM_WEIGHTS, load_tiny_sam
     from tools.tiny_training.export import save_weights
     from tools.tiny_training.sam_evaluation import judge_sam
     from tools.tiny_training.sam_training import train_sam

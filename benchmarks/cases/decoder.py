@@ -13,9 +13,9 @@ from benchmarks.harness import Pair
 from benchmarks.published.attention import with_published_attention
 from benchmarks.published.heads import predict
 from benchmarks.setting import Setting, vocabulary_of
-from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
-from cmpf.modeling.deformable_encoder import pixel_centers
-from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
+from cmpf.modeling.deformable.encoder import pixel_centers
+from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
+from cmpf.modeling.heads import MaskFeatures, PredictionHead
 
 EMBED_DIM = 768
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.encoders.sam_attention import FusedAttention
-from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention, use_deformable_attention
+from cmpf.encoders.sam import FusedAttention
+from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -73,7 +73,8 @@ def with_published_attention(module: M, *, shared: Sequence[nn.Module] = ()) -> 
                 setattr(parent, name, UnfusedAttention(child))
             elif isinstance(child, MultiScaleDeformableAttention) and child.flat_levels:
                 raise ValueError("flat_levels has no published formulation for machines without its kernel")
-    use_deformable_attention(copied, grid_sample_attention)
+            elif isinstance(child, MultiScaleDeformableAttention):
+                child.function = grid_sample_attention
     return copied
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpf.modeling.prediction_head import PredictionHead
+from cmpf.modeling.heads import PredictionHead
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.types import ClassEmbeddings, DecoderOutput, HeadOutput
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from torch import nn
 
-from cmpf.encoders.onednn import OneDNNLinear
+from cmpf.encoders.frozen import OneDNNLinear
 
 
 @contextmanager

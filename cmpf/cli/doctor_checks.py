@@ -127,7 +127,7 @@ def devices() -> Iterator[Check]:
     """The CPU, CUDA devices, and what computes deformable attention on them."""
     import torch
 
-    from cmpf.modeling.deformable_triton import triton_problem
+    from cmpf.modeling.deformable.triton import triton_problem
 
     yield Check(DEVICES, "cpu", OK, f"{os.cpu_count()} cores, threads in use: {torch.get_num_threads()}")
     if not torch.cuda.is_available():
@@ -161,8 +161,7 @@ def parts() -> Iterator[Check]:
 
 def weights() -> Iterator[Check]:
     """Weights of the full-size encoders in the caches, and those that the shipped configurations would download."""
-    from cmpf.encoders.clip_factory import clip_names, saved_file
-    from cmpf.encoders.clip_tags import QUICKGELU, source_of, tag_record
+    from cmpf.encoders.clip_factory import QUICKGELU, clip_names, saved_file, source_of, tag_record
     from cmpf.encoders.sam import PUBLISHED, published_path
     from cmpf.weights.download import part_of
     from cmpf.weights.files import cache_folder

@@ -13,11 +13,13 @@ TEMPORARY = ".tmp-"  # how the name of an unfinished file begins
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Writes a file so that `path` holds the old content or the whole new one, even after a crash.
 
     Args:
         path: where the file will be; its folder is made if it is not there.
+        durable: whether the content is on the disk, and not only with the system, before it counts; not needed for
+            what can be made again.
     Yields:
         A path in the same folder, with the same ending, to write to. When the block ends well the file goes
         to disk (fsync) and takes the place of `path`; when it raises, the file is removed.
@@ -27,12 +29,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:

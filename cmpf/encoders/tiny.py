@@ -1,30 +1,153 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The embedded tiny encoders, in one place: architectures, tokenizer, weights."""
+"""The tiny encoders that CMPF ships: OpenCLIP's CLIP and segment-anything's Sam, small."""
 
 from __future__ import annotations
 
-from cmpf.encoders.tiny_clip import (
-    CLIP_NAME,
-    CLIP_WEIGHTS,
-    build_tiny_clip_model,
-    load_tiny_clip,
-    register_tiny_clip,
-    tiny_tokenizer,
-)
-from cmpf.encoders.tiny_sam import SAM_NAME, SAM_WEIGHTS, build_tiny_sam, load_tiny_sam
-from cmpf.weights.assets import ASSETS, expected_hash
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
-__all__ = [
-    "ASSETS",
-    "CLIP_NAME",
-    "CLIP_WEIGHTS",
-    "SAM_NAME",
-    "SAM_WEIGHTS",
-    "build_tiny_clip_model",
-    "build_tiny_sam",
-    "expected_hash",
-    "load_tiny_clip",
-    "load_tiny_sam",
-    "register_tiny_clip",
-    "tiny_tokenizer",
-]
+from torch import nn
+
+from cmpf.weights.assets import ASSETS, checked_asset, load_checked_weights
+
+CLIP_NAME = "cmpf_tiny"
+CLIP_CONFIG = "cmpf_tiny.json"
+CLIP_WEIGHTS = "cmpf_tiny_clip.safetensors"
+CLIP_MERGES = "bpe_2000_merges.txt.gz"
+
+
+def cmpf_tiny_convnext(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Entry point for timm: a ConvNeXt of 1.3 M parameters.
+
+    Small kernels and a single block at strides 4 and 8, because the cost on a CPU lies there and what tells
+    things apart lies at strides 16 and 32; no layer scale, which at timm's 1e-6 keeps blocks shut for a
+    training this short.
+
+    Args:
+        pretrained: always False, the weights belong to the whole CLIP model.
+        options: timm's own (configuration, cache folder): not used.
+    """
+    from timm.models.convnext import ConvNeXt
+
+    trunk: Any = ConvNeXt(
+        depths=(1, 1, 4, 2),
+        dims=(32, 64, 128, 192),
+        kernel_sizes=(3, 3, 7, 5),
+        ls_init_value=None,
+        act_layer="relu",
+    )
+    trunk.pretrained_cfg = trunk.default_cfg = {}
+    return cast(nn.Module, trunk)
+
+
+def register_tiny_clip() -> None:
+    """Makes `cmpf_tiny` known to OpenCLIP and its trunk to timm; calls after the first change nothing."""
+    import open_clip
+    import timm
+
+    if not timm.is_model(cmpf_tiny_convnext.__name__):
+        timm.models.register_model(cmpf_tiny_convnext)
+    if CLIP_NAME not in open_clip.list_models():
+        open_clip.add_model_config(ASSETS / CLIP_CONFIG)
+
+
+def build_tiny_clip_model() -> nn.Module:
+    """OpenCLIP's `CLIP` of the tiny size with random weights, in eval mode.
+
+    `visual.trunk` has stem, stages, norm_pre and head; `visual.head` projects to E = 128. Input 256 x 256.
+    """
+    import open_clip
+
+    register_tiny_clip()
+    model: nn.Module = open_clip.CLIP(**open_clip.get_model_config(CLIP_NAME))
+    return model.eval()
+
+
+def load_tiny_clip(*, folder: Path = ASSETS) -> nn.Module:
+    """Tiny CLIP with the weights of the folder, float32, in eval mode.
+
+    Raises:
+        WeightsError: the file of weights is missing or damaged.
+    """
+    model = build_tiny_clip_model()
+    model.load_state_dict(load_checked_weights(CLIP_WEIGHTS, folder=folder))
+    return model
+
+
+def tiny_tokenizer(*, folder: Path = ASSETS) -> Any:
+    """CLIP's byte-pair tokenizer with its first 2,000 merges: any word of any language becomes tokens.
+
+    Called with texts it gives (N, 77) int64, zero-padded, cut at 77 tokens.
+
+    Raises:
+        WeightsError: the file of merges is missing or damaged.
+    """
+    from open_clip import SimpleTokenizer
+
+    return SimpleTokenizer(bpe_path=str(checked_asset(CLIP_MERGES, folder=folder)))
+
+
+SAM_NAME = "cmpf_tiny"
+SAM_WEIGHTS = "cmpf_tiny_sam.safetensors"
+
+INPUT_SIZE = 256
+PATCH_SIZE = 16
+EMBED_CHANNELS = 64
+
+
+def _image_encoder() -> nn.Module:
+    from segment_anything.modeling import ImageEncoderViT
+
+    encoder: nn.Module = ImageEncoderViT(
+        img_size=INPUT_SIZE,
+        patch_size=PATCH_SIZE,
+        embed_dim=128,
+        depth=5,
+        num_heads=4,
+        mlp_ratio=3,
+        out_chans=EMBED_CHANNELS,
+        use_rel_pos=True,
+        window_size=8,
+        global_attn_indexes=(2, 4),
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+    return encoder
+
+
+def build_tiny_sam() -> nn.Module:
+    """segment-anything's `Sam` of the tiny size with random weights, in eval mode.
+
+    Input 256 x 256, patches of 16, embedding (B, 64, 16, 16), low-resolution mask logits 64 x 64.
+    """
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    side = INPUT_SIZE // PATCH_SIZE
+    sam: nn.Module = Sam(
+        image_encoder=_image_encoder(),
+        prompt_encoder=PromptEncoder(
+            embed_dim=EMBED_CHANNELS,
+            image_embedding_size=(side, side),
+            input_image_size=(INPUT_SIZE, INPUT_SIZE),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_CHANNELS, mlp_dim=128, num_heads=4),
+            transformer_dim=EMBED_CHANNELS,
+            iou_head_depth=3,
+            iou_head_hidden_dim=64,
+        ),
+    )
+    return sam.eval()
+
+
+def load_tiny_sam(*, folder: Path = ASSETS) -> nn.Module:
+    """Tiny SAM with the weights of the folder, float32, in eval mode.
+
+    Raises:
+        WeightsError: the file of weights is missing or damaged.
+    """
+    sam = build_tiny_sam()
+    sam.load_state_dict(load_checked_weights(SAM_WEIGHTS, folder=folder))
+    return sam

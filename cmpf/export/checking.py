@@ -13,7 +13,7 @@ from cmpf.errors import CMPFError
 from cmpf.export.formats import Runner
 from cmpf.export.network import OUTPUTS, ExportNetwork
 from cmpf.export.tracing import SMALLEST, STRIDE, example_inputs
-from cmpf.inference.pipeline import Request
+from cmpf.inference.settings import Request
 from cmpf.model import CMPF
 from cmpf.types import ClassEmbeddings
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from cmpf.inference import geometric_ensemble
-from cmpf.inference.frozen_encoders import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from cmpf.model import CMPF
-from cmpf.modeling.classification import class_logits
+from cmpf.modeling.heads import class_logits
 from cmpf.types import ClassEmbeddings, FrozenFeatures
 
 INPUTS = ("image", "size", "text", "class_of_row", "seen")

@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from cmpf.data import Vocabulary, known_vocabularies
 from cmpf.encoders.clip_factory import build_clip
-from cmpf.encoders.text_cache import TextCache
+from cmpf.encoders.text import TextCache
 from cmpf.errors import WeightsError
 from cmpf.export.formats import Runner, open_program
 from cmpf.export.metadata import check_version, settings_of
 from cmpf.export.words import Embedder, TextTower, WordFile
 from cmpf.inference import InferenceSettings
-from cmpf.inference.pipeline import ImageGeometry, image_results
+from cmpf.inference.pipeline import image_results
+from cmpf.inference.settings import ImageGeometry
 from cmpf.model import CMPF
 from cmpf.predictor import Predictor
 from cmpf.types import ModelResult, Sample

@@ -13,8 +13,7 @@ from torch import Tensor
 from cmpf.common.files import replacing
 from cmpf.data import Vocabulary
 from cmpf.encoders.clip import CLIP
-from cmpf.encoders.text import embed_names, embed_vocabulary
-from cmpf.encoders.text_cache import TextCache
+from cmpf.encoders.text import TextCache, embed_names, embed_vocabulary
 from cmpf.errors import VocabularyError, WeightsError
 from cmpf.types import ClassEmbeddings
 

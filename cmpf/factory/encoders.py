@@ -8,10 +8,11 @@ import torch
 from cmpf.config import Config
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.frozen import FrozenModule
+from cmpf.encoders.pair import FrozenEncoders, MaskSource
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.errors import ConfigError
-from cmpf.inference.frozen_encoders import CachedMasks, FrozenEncoders, MaskSource, OnlineMasks
+from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks
 from cmpf.inference.proposal_cache import ProposalCache
 
 # Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.

@@ -12,12 +12,13 @@ from cmpf.config import Config
 from cmpf.data import Vocabulary, get_vocabulary
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
-from cmpf.encoders.text_cache import TextCache
+from cmpf.encoders.text import TextCache
 from cmpf.factory.encoders import build_device, build_encoders
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.model import CMPF
-from cmpf.modeling.deformable_attention import choose_deformable_attention, use_deformable_attention
+from cmpf.modeling.deformable.module import choose_deformable_attention
+from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
@@ -48,19 +49,17 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
     """
     train_vocabulary = train_vocabulary or build_train_vocabulary(cfg)
     encoders = build_encoders(cfg)
-    network = CMPF(
+    attention = choose_deformable_attention(cfg.MODEL.CMPF.DEFORMABLE_ATTENTION, build_device(cfg))
+    return CMPF(
         encoders=encoders,
-        pixel_decoder=build_pixel_decoder(cfg, encoders.clip),
-        sam_branch=build_sam_branch(cfg, encoders.sam),
+        pixel_decoder=build_pixel_decoder(cfg, encoders.clip, attention),
+        sam_branch=build_sam_branch(cfg, encoders.sam, attention),
         decoder=build_decoder(cfg, encoders.clip, encoders.sam),
         criterion=build_criterion(cfg, train_vocabulary.num_classes),
         train_vocabulary=train_vocabulary,
         settings=build_settings(cfg),
         text_cache=TextCache(cache_folder() / "text"),
     )
-    function = choose_deformable_attention(cfg.MODEL.CMPF.DEFORMABLE_ATTENTION, build_device(cfg))
-    use_deformable_attention(network, function)
-    return network
 
 
 def build_train_vocabulary(cfg: Config) -> Vocabulary:
@@ -68,7 +67,9 @@ def build_train_vocabulary(cfg: Config) -> Vocabulary:
     return get_vocabulary(cfg.DATASETS.TRAIN[0])
 
 
-def build_pixel_decoder(cfg: Config, clip: CLIP) -> PixelDecoder:
+def build_pixel_decoder(
+    cfg: Config, clip: CLIP, attention: AttentionFunction = deformable_attention
+) -> PixelDecoder:
     """Pixel decoder over CLIP's levels (paper, Sec. 3.1)."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return PixelDecoder(
@@ -80,11 +81,14 @@ def build_pixel_decoder(cfg: Config, clip: CLIP) -> PixelDecoder:
         layers=head.TRANSFORMER_ENC_LAYERS,
         ffn_dim=head.DIM_FEEDFORWARD,
         norm_groups=head.NORM_GROUPS,
+        attention_function=attention,
         recompute=cfg.MODEL.CMPF.GRADIENT_CHECKPOINTING,
     )
 
 
-def build_sam_branch(cfg: Config, sam: SAMEncoder | None) -> SAMBranch | None:
+def build_sam_branch(
+    cfg: Config, sam: SAMEncoder | None, attention: AttentionFunction = deformable_attention
+) -> SAMBranch | None:
     """SAM branch of the pixel decoder; None without a Feature Injector, which alone reads it."""
     if sam is None or not cfg.MODEL.CMPF.FEATURE_INJECTOR.ENABLED:
         return None
@@ -97,6 +101,7 @@ def build_sam_branch(cfg: Config, sam: SAMEncoder | None) -> SAMBranch | None:
         layers=cfg.MODEL.CMPF.SAM_BRANCH.LAYERS,
         ffn_dim=head.DIM_FEEDFORWARD,
         norm_groups=head.NORM_GROUPS,
+        attention_function=attention,
         flat_levels=cfg.MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS,
     )
 

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from cmpf.inference.class_ensemble import geometric_ensemble
-from cmpf.inference.from_result import prediction_of
+from cmpf.inference.conversions import Instances, Segment
 from cmpf.inference.instance import instance_inference
 from cmpf.inference.mask_ensemble import openseg_ensemble
 from cmpf.inference.panoptic import panoptic_inference
-from cmpf.inference.pipeline import InferenceSettings, MaskEnsembleSettings
-from cmpf.inference.prediction import Prediction, unique_names
-from cmpf.inference.prediction_files import FORMATS
-from cmpf.inference.prediction_parts import Instances, Segment
+from cmpf.inference.prediction import FORMATS, Prediction, prediction_of, unique_names
 from cmpf.inference.resize import MaskRows, restore_size
 from cmpf.inference.semantic import semantic_inference, semantic_labels
+from cmpf.inference.settings import InferenceSettings, MaskEnsembleSettings
 
 __all__ = [
     "FORMATS",

@@ -1,18 +1,90 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Results in the forms that other libraries read."""
+"""What a prediction is made of, and the forms in which other libraries read it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from cmpf.errors import CMPFError
-from cmpf.inference.prediction_parts import Instances, Segment
+from cmpf.types import InstanceResult, SegmentInfo
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of the panoptic image.
+
+    id: value in `panoptic`; bbox: [x, y, width, height] in pixels (COCO's order); score: 0..1; area: pixels.
+    """
+
+    id: int
+    category: str
+    category_id: int
+    isthing: bool
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Instances, best first: masks (N, H, W) bool, boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) classes."""
+
+    masks: NDArray[np.bool_]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, threshold: float) -> Instances:
+        """Those with at least this score."""
+        keep = self.scores >= threshold
+        return Instances(self.masks[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
+
+
+def segments_of(
+    ids: NDArray[np.int32], infos: Sequence[SegmentInfo], names: Sequence[str]
+) -> tuple[Segment, ...]:
+    """Segments with names and boxes, for ids (H, W) and what the model says of them."""
+    segments = []
+    for info in infos:
+        rows, columns = np.nonzero(ids == info["id"])
+        x0, y0 = int(columns.min()), int(rows.min())
+        segments.append(
+            Segment(
+                id=info["id"],
+                category=names[info["category_id"]],
+                category_id=info["category_id"],
+                isthing=info["isthing"],
+                score=float(info["score"]),
+                area=len(rows),
+                bbox=(x0, y0, int(columns.max()) - x0 + 1, int(rows.max()) - y0 + 1),
+            )
+        )
+    return tuple(segments)
+
+
+def instances_of(result: InstanceResult) -> Instances:
+    """The model's instances in NumPy."""
+
+    def array(values: Tensor, dtype: Any) -> NDArray[Any]:
+        return values.cpu().numpy().astype(dtype)
+
+    return Instances(
+        masks=array(result.pred_masks, np.bool_),
+        boxes=array(result.pred_boxes, np.float32),
+        scores=array(result.scores, np.float32),
+        labels=array(result.pred_classes, np.int64),
+    )
 
 
 def coco_results(found: Instances, image_id: str | int) -> list[dict[str, Any]]:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from cmpf.common.tensors import masks_to_boxes
-from cmpf.inference.resize import MaskRows
-from cmpf.inference.tiles import work_in_tiles
+from cmpf.inference.resize import MaskRows, work_in_tiles
 from cmpf.types import InstanceResult
 
 

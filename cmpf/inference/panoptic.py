@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpf.inference.resize import MaskRows
-from cmpf.inference.tiles import best_of, work_in_tiles
+from cmpf.inference.resize import MaskRows, best_of, work_in_tiles
 from cmpf.types import SegmentInfo
 
 

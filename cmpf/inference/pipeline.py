@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,81 +13,8 @@ from cmpf.inference.mask_ensemble import openseg_ensemble
 from cmpf.inference.panoptic import panoptic_inference
 from cmpf.inference.resize import MaskRows, restore_size
 from cmpf.inference.semantic import semantic_labels
-from cmpf.types import ClassEmbeddings, InstanceResult, ModelResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskEnsembleSettings:
-    """OpenSeg Ensemble.
-
-    epsilon: weight of SAM's masks for unseen classes. score_threshold: unseen probability that a mask must exceed.
-    published_pooling: pool CLIP's features as the published code does, see FrozenEncoders.evidence.
-    """
-
-    epsilon: float
-    score_threshold: float
-    published_pooling: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceSettings:
-    """Everything that may differ between two runs of the same network; values come from the configuration.
-
-    alpha, beta: weight of CLIP's opinion for seen and unseen classes.
-    ensemble_on_valid_mask: leave CLIP's opinion out for masks without a pixel on CLIP's map.
-    clip_objectness: lambda of the objectness adjustment, 0 = off.
-    semantic_output: "labels" or "scores".
-    resize_before: resize masks to the output size before the semantic sum, not after it.
-    mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
-    """
-
-    alpha: float
-    beta: float
-    ensemble_on_valid_mask: bool
-    clip_objectness: float
-    semantic: bool
-    panoptic: bool
-    instance: bool
-    semantic_output: str
-    object_mask_threshold: float
-    overlap_threshold: float
-    resize_before: bool
-    detections_per_image: int
-    mask_ensemble: MaskEnsembleSettings | None
-    proposals: bool
-
-
-@dataclass(frozen=True)
-class Request:
-    """One call's vocabulary, as tensors, and its settings. is_thing, seen: (K,) bool."""
-
-    classes: ClassEmbeddings
-    is_thing: Tensor
-    seen: Tensor
-    settings: InferenceSettings
-
-
-@dataclass(frozen=True)
-class ImageGeometry:
-    """Sizes (H, W) of one image: padded network input, input without padding, wanted output."""
-
-    padded: tuple[int, int]
-    unpadded: tuple[int, int]
-    output: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class SAMEvidence:
-    """SAM's masks of one image: logits (M, H, W) at the semantic sum's size, class probabilities (M, K)."""
-
-    masks: Tensor
-    class_probs: Tensor
-
-
-def semantic_sum_size(geometry: ImageGeometry, settings: InferenceSettings) -> tuple[int, int]:
-    """The resolution at which masks are summed into class scores."""
-    before = settings.resize_before or settings.panoptic or settings.instance
-    return geometry.output if before else geometry.unpadded
+from cmpf.inference.settings import ImageGeometry, InferenceSettings, SAMEvidence, semantic_sum_size
+from cmpf.types import InstanceResult, ModelResult
 
 
 def image_results(

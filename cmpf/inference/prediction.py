@@ -1,10 +1,11 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What was found in one image."""
+"""What was found in one image: from the model's result to drawings, files and the forms of other libraries."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -14,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cmpf.common.files import replacing, write_text
 from cmpf.errors import CMPFError
 from cmpf.inference import conversions
-from cmpf.inference.prediction_files import WRITERS, check_formats
-from cmpf.inference.prediction_parts import Instances, Segment
-from cmpf.types import SegmentInfo
-from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
+from cmpf.inference.conversions import Instances, Segment
+from cmpf.types import ModelResult, SegmentInfo
 
 T = TypeVar("T")
 # Which result each task leaves; the order is that in which `plot` looks for one.
@@ -105,6 +105,8 @@ class Prediction:
             task: "panoptic", "semantic" or "instance"; None = the first of them that ran.
             opacity: 0 (image only) .. 1 (colors only).
         """
+        from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
+
         task = task or self.tasks[0]
         if task == "panoptic":
             segments: list[SegmentInfo] = [
@@ -139,7 +141,7 @@ class Prediction:
         Raises:
             CMPFError: a format is unknown, its task did not run, or a file would replace the image itself.
         """
-        chosen, folder, name = check_formats(formats), Path(folder), name or self.stem
+        chosen, folder, name = _checked(formats), Path(folder), name or self.stem
         if "overlay" in chosen and (folder / f"{name}.png").absolute() == Path(self.source).absolute():
             raise CMPFError(
                 f"{self.source}: the overlay would replace the image itself; save into another folder"
@@ -173,6 +175,32 @@ class Prediction:
         return value
 
 
+def prediction_of(
+    result: ModelResult, *, image: NDArray[np.uint8], source: str, names: tuple[str, ...]
+) -> Prediction:
+    """The prediction of one image; `sem_seg` must be labels, not scores.
+
+    Args:
+        image, source, names: see Prediction.
+    """
+    panoptic = semantic = instances = None
+    if "panoptic_seg" in result:
+        ids = result["panoptic_seg"][0].cpu().numpy().astype(np.int32)
+        panoptic = ids, conversions.segments_of(ids, result["panoptic_seg"][1], names)
+    if "sem_seg" in result:
+        semantic = result["sem_seg"].cpu().numpy().astype(np.uint16)
+    if "instances" in result:
+        instances = conversions.instances_of(result["instances"])
+    return Prediction(
+        image=image,
+        names=names,
+        source=source,
+        panoptic_result=panoptic,
+        semantic_result=semantic,
+        instances_result=instances,
+    )
+
+
 def unique_names(sources: Sequence[str | Path]) -> list[str]:
     """Names for the files of each image that do not collide: x of a/x.jpg, then x_2 of b/x.jpg."""
     taken: set[str] = set()
@@ -186,3 +214,74 @@ def unique_names(sources: Sequence[str | Path]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _write_overlay(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
+    """NAME.png, the image with what was found drawn over it."""
+    return [_image(folder / f"{stem}.png", prediction.plot())]
+
+
+def _write_panoptic(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
+    """NAME_panoptic.png and NAME_panoptic.json as COCO has them."""
+    png, table = folder / f"{stem}_panoptic.png", folder / f"{stem}_panoptic.json"
+    _image(png, Image.fromarray(conversions.coco_panoptic_colors(prediction.panoptic)))
+    return [png, _json(table, conversions.coco_panoptic(prediction.segments, stem, png.name))]
+
+
+def _write_coco(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
+    """NAME_instances.json, COCO results."""
+    return [_json(folder / f"{stem}_instances.json", prediction.to_coco())]
+
+
+def _write_instances(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
+    """NAME_instances.npz for numpy: masks, boxes, scores, labels, and names of all classes."""
+    path, found = folder / f"{stem}_instances.npz", prediction.instances
+    with replacing(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            masks=found.masks,
+            boxes=found.boxes,
+            scores=found.scores,
+            labels=found.labels,
+            names=np.array(prediction.names, dtype=str),  # text, not objects: read without pickle
+        )
+    return [path]
+
+
+def _write_semantic(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
+    """NAME_semantic.png, 16-bit class indices."""
+    return [_image(folder / f"{stem}_semantic.png", Image.fromarray(prediction.semantic))]
+
+
+WRITERS: dict[str, Callable[[Prediction, Path, str], list[Path]]] = {
+    "overlay": _write_overlay,
+    "panoptic": _write_panoptic,
+    "coco": _write_coco,
+    "semantic": _write_semantic,
+    "instances": _write_instances,
+}
+FORMATS = tuple(WRITERS)
+
+
+def _checked(formats: object) -> tuple[str, ...]:
+    """The formats, each once.
+
+    Raises:
+        CMPFError: one is unknown, or a string stands in place of the list.
+    """
+    names = formats if isinstance(formats, list | tuple) else (formats,)
+    for name in names:
+        if name not in FORMATS:
+            raise CMPFError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _image(path: Path, image: Image.Image) -> Path:
+    with replacing(path) as temporary:
+        image.save(temporary)
+    return path
+
+
+def _json(path: Path, content: Any) -> Path:
+    write_text(path, json.dumps(content, ensure_ascii=False))
+    return path

@@ -6,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmpf.inference.resize import resize_rows, source_rows
-from cmpf.inference.tiles import best_of, work_in_tiles
+from cmpf.inference.resize import best_of, resize_rows, source_rows, work_in_tiles
 
 
 def semantic_inference(mask_cls: Tensor, mask_pred: Tensor) -> Tensor:

@@ -1,15 +1,62 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What the decoders share: post-norm attention and feed-forward layers, MLP, convolution with GroupNorm."""
+"""What the decoders share: attention, feed-forward layers, MLP, convolutions, sine positions."""
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.errors import ConfigError
-from cmpf.modeling.attention import MultiheadAttention
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention of several heads (Vaswani et al.).
+
+    Args:
+        dim: width of queries, keys, values and result.
+        heads: a divisor of dim.
+    Raises:
+        ConfigError: dim is not a multiple of heads.
+    """
+
+    def __init__(self, *, dim: int, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ConfigError(
+                f"attention of width {dim} with {heads} heads: the width must be a multiple of the heads"
+            )
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self, query_BQD: Tensor, key_BLD: Tensor, value_BLD: Tensor, attend_BQL: Tensor | None = None
+    ) -> Tensor:
+        """
+        Args:
+            query_BQD, key_BLD, value_BLD: inputs; any may have a batch of 1 where the others have B.
+            attend_BQL: bool, True where a query may read, at least once a query; None = everywhere.
+        Returns:
+            (B, Q, D).
+        """
+        weights = self.in_proj_weight.chunk(3)
+        biases = self.in_proj_bias.chunk(3)
+        query, key, value = (
+            F.linear(x, weight, bias).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+            for x, weight, bias in zip((query_BQD, key_BLD, value_BLD), weights, biases, strict=True)
+        )
+        mask = None if attend_BQL is None else attend_BQL[:, None]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        result: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return result
 
 
 class AttentionLayer(nn.Module):
@@ -108,3 +155,40 @@ def conv_xavier(
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+TEMPERATURE = 10000.0
+EPSILON = 1e-6
+
+
+def sine_position_encoding(
+    height: int, width: int, channels: int, *, device: torch.device | str, dtype: torch.dtype
+) -> Tensor:
+    """Sine encoding of rows and columns, normalized by the map's size (DETR; paper Sec. 3).
+
+    Rows count 1..h and columns 1..w, divided by h + 1e-6 and w + 1e-6, times 2 pi. The first half of the
+    channels encodes y, the second x; in each half sine and cosine of one frequency stand next to each other.
+
+    Args:
+        height, width: size of the map.
+        channels: a multiple of 4.
+    Returns:
+        (1, channels, height, width), values in -1..1.
+    Raises:
+        ConfigError: channels is not a multiple of 4.
+    """
+    if channels % 4:
+        raise ConfigError(f"sine position encoding of {channels} channels: use a multiple of 4")
+    y = _encode_axis(height, channels // 2, device)[:, :, None].expand(-1, -1, width)
+    x = _encode_axis(width, channels // 2, device)[:, None, :].expand(-1, height, -1)
+    return torch.cat([y, x])[None].to(dtype)
+
+
+def _encode_axis(length: int, features: int, device: torch.device | str) -> Tensor:
+    """(features, length) float32 encoding of the places 1..length on one axis."""
+    places = (
+        torch.arange(1, length + 1, device=device, dtype=torch.float32) / (length + EPSILON) * 2 * math.pi
+    )
+    exponents = torch.arange(0, features, 2, device=device, dtype=torch.float32) / features
+    angles = places[None, :] / TEMPERATURE ** exponents[:, None]
+    return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)

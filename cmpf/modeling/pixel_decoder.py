@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.common.tensors import resize_bilinear
-from cmpf.modeling.deformable_encoder import DeformableEncoder
+from cmpf.modeling.deformable.encoder import DeformableEncoder
+from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 from cmpf.modeling.layers import conv_norm, conv_xavier
 
 ENCODED_LEVELS = ("res5", "res4", "res3")
@@ -36,6 +37,7 @@ class PixelDecoder(nn.Module):
         dim: width of the maps. mask_dim: width of the mask features.
         heads, points, layers, ffn_dim: of the deformable encoder.
         norm_groups: groups of each GroupNorm, a divisor of dim.
+        attention_function: of the deformable encoder, see choose_deformable_attention.
         recompute: of the deformable encoder: less memory in training for more time.
     """
 
@@ -50,6 +52,7 @@ class PixelDecoder(nn.Module):
         layers: int,
         ffn_dim: int,
         norm_groups: int,
+        attention_function: AttentionFunction = deformable_attention,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -63,6 +66,7 @@ class PixelDecoder(nn.Module):
             levels=len(ENCODED_LEVELS),
             layers=layers,
             ffn_dim=ffn_dim,
+            function=attention_function,
             recompute=recompute,
         )
         self.lateral = conv_norm(in_channels["res2"], dim, kernel=1, groups=norm_groups, bias=False)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.modeling.deformable_encoder import DeformableEncoder
+from cmpf.modeling.deformable.encoder import DeformableEncoder
+from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 from cmpf.modeling.layers import conv_norm
 
 
@@ -21,6 +22,7 @@ class SAMBranch(nn.Module):
         norm_groups: groups of the GroupNorm, a divisor of dim.
         flat_levels: 0 = correct single-level attention; 3 = the arithmetic of the published weights
             (see MultiScaleDeformableAttention).
+        attention_function: of the deformable encoder, see choose_deformable_attention.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class SAMBranch(nn.Module):
         ffn_dim: int,
         norm_groups: int,
         flat_levels: int,
+        attention_function: AttentionFunction = deformable_attention,
     ) -> None:
         super().__init__()
         self.reduction = conv_norm(in_channels, dim, kernel=3, stride=2, groups=norm_groups)
@@ -45,6 +48,7 @@ class SAMBranch(nn.Module):
             layers=layers,
             ffn_dim=ffn_dim,
             flat_levels=flat_levels,
+            function=attention_function,
         )
 
     def forward(self, embedding_BShw: Tensor) -> Tensor:

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from cmpf.common.tensors import resize_bilinear
 from cmpf.errors import ConfigError
-from cmpf.modeling.feature_injector import FeatureInjector
-from cmpf.modeling.layers import AttentionLayer, FeedForwardLayer, conv_xavier
-from cmpf.modeling.position_encoding import sine_position_encoding
-from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
-from cmpf.modeling.query_injector import QueryInjector
+from cmpf.modeling.heads import MaskFeatures, PredictionHead
+from cmpf.modeling.injectors import FeatureInjector, QueryInjector
+from cmpf.modeling.layers import AttentionLayer, FeedForwardLayer, conv_xavier, sine_position_encoding
 from cmpf.types import ClassEmbeddings, DecoderOutput, HeadOutput
 
 LEVELS = 3  # strides 32, 16, 8; layer i reads level i mod 3

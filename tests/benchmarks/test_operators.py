@@ -20,8 +20,7 @@ from cmpf.inference import (
     panoptic_inference,
     semantic_labels,
 )
-from cmpf.modeling.classification import class_logits
-from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
+from cmpf.modeling.heads import MaskFeatures, PredictionHead, class_logits
 
 SETTING = Setting(torch.device("cpu"), quick=True)
 SIZES = {"padded": (64, 64), "unpadded": (60, 64), "output": (45, 48)}

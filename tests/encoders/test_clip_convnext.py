@@ -11,7 +11,7 @@ from helpers.encoders import CONVNEXT, fill, open_clip_model, random_images
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpf.encoders.clip_convnext import ConvNeXtBackbone
+from cmpf.encoders.clip_backbones import ConvNeXtBackbone
 
 
 @pytest.fixture(scope="module", params=["mlp", "linear"])

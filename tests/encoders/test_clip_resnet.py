@@ -11,7 +11,7 @@ from helpers.encoders import RESNET, open_clip_model, random_images
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpf.encoders.clip_resnet import ResNetBackbone
+from cmpf.encoders.clip_backbones import ResNetBackbone
 
 
 @pytest.fixture(scope="module")

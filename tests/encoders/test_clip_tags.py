@@ -19,8 +19,7 @@ from open_clip import pretrained
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
-from cmpf.encoders.clip_factory import build_clip, clip_names
-from cmpf.encoders.clip_tags import source_of, tag_record, variant_for
+from cmpf.encoders.clip_factory import build_clip, clip_names, source_of, tag_record, variant_for
 from cmpf.errors import WeightsError
 
 

@@ -9,7 +9,7 @@ import torch
 from helpers.encoders import CONVNEXT, open_clip_model
 from torch import nn
 
-from cmpf.encoders.clip_text import encode_tokens, end_positions
+from cmpf.encoders.clip import encode_tokens, end_positions
 
 TOKENS = open_clip.tokenize(["cat", "a dog in the grass", "sky"])
 # End tokens stand after the start token and 1, 5 and 1 words.

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cmpf.encoders.mask_regions import remove_small_regions
+from cmpf.encoders.sam_proposals import remove_small_regions
 
 
 def mask(*rows: str) -> NDArray[np.bool_]:

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from cmpf.encoders import sam as sam_module
 from cmpf.encoders import tiny
-from cmpf.encoders.sam import SAMEncoder, build_sam
-from cmpf.encoders.sam_attention import FusedAttention
+from cmpf.encoders.sam import FusedAttention, SAMEncoder, build_sam
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.weights.files import hash_weights
 

@@ -16,8 +16,8 @@ from segment_anything.modeling.image_encoder import Attention, Block, ImageEncod
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.encoders import sam_attention
-from cmpf.encoders.sam_attention import FusedAttention, fuse_attention
+from cmpf.encoders import sam as sam_attention
+from cmpf.encoders.sam import FusedAttention, fuse_attention
 from cmpf.weights.files import hash_weights
 
 DIM, HEADS, GRID = 24, 3, 8

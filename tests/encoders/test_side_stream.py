@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from cmpf.encoders import side_stream
-from cmpf.encoders.side_stream import start_beside
+from cmpf.encoders import pair as side_stream
+from cmpf.encoders.pair import start_beside
 
 CUDA = torch.device("cuda")
 

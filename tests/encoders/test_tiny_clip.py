@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from cmpf.encoders.tiny_clip import (
+from cmpf.encoders.tiny import (
     CLIP_NAME,
     CLIP_WEIGHTS,
     build_tiny_clip_model,

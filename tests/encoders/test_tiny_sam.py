@@ -9,7 +9,7 @@ import pytest
 import segment_anything.modeling
 import torch
 
-from cmpf.encoders.tiny_sam import SAM_WEIGHTS, build_tiny_sam, load_tiny_sam
+from cmpf.encoders.tiny import SAM_WEIGHTS, build_tiny_sam, load_tiny_sam
 from cmpf.errors import WeightsError
 from cmpf.weights.assets import ASSETS
 

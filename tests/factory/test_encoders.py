@@ -9,7 +9,7 @@ from helpers.tiny_model import random_image, tiny_config
 
 from cmpf.errors import ConfigError
 from cmpf.factory.encoders import build_device, build_encoders, build_precision
-from cmpf.inference.frozen_encoders import CachedMasks
+from cmpf.inference.mask_proposals import CachedMasks
 from cmpf.inference.proposal_cache import ProposalCache
 
 
@@ -19,8 +19,8 @@ def test_the_device_is_the_configured_one() -> None:
 
 def test_one_sam_serves_features_and_proposals() -> None:
     encoders = build_encoders(tiny_config())
-    assert encoders.proposer is not None
-    assert encoders.proposer.encoder is encoders.sam
+    assert encoders.mask_source.proposer is not None
+    assert encoders.mask_source.proposer.encoder is encoders.sam
 
 
 def test_compile_wraps_both_frozen_encoders(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ from cmpf.errors import ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings
 from cmpf.factory.encoders import build_encoders
 from cmpf.factory.model import build_pixel_decoder, build_sam_branch
-from cmpf.modeling.deformable_attention import AttentionFunction, MultiScaleDeformableAttention
-from cmpf.modeling.deformable_triton import triton_deformable_attention
+from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
+from cmpf.modeling.deformable.ops import AttentionFunction
+from cmpf.modeling.deformable.triton import triton_deformable_attention
 
 FULL_SIZE = "configs/coco/cmpf/convnext_large_eval_ade20k.yaml"
 RANDOM = ["MODEL.CMPF.CLIP.PRETRAINED", "", "MODEL.CMPF.SAM.CHECKPOINT", "random", "MODEL.DEVICE", "cpu"]

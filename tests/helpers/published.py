@@ -13,6 +13,7 @@ from torch import Tensor
 from cmpf import weights
 from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
+from cmpf.encoders.pair import FrozenEncoders
 from cmpf.factory.encoders import build_sam_encoder
 from cmpf.factory.model import (
     build_decoder,
@@ -21,7 +22,6 @@ from cmpf.factory.model import (
     build_settings,
     build_train_vocabulary,
 )
-from cmpf.inference.frozen_encoders import FrozenEncoders
 from cmpf.model import CMPF
 from cmpf.types import Sample
 from cmpf.weights.key_mapping import Parts, to_published

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cmpf.modeling import deformable_kernels
+from cmpf.modeling.deformable import kernels
 
 
 @contextmanager
@@ -24,6 +24,6 @@ def interpreted_kernels() -> Iterator[None]:
         patch.setenv("TRITON_INTERPRET", "1")
         # Triton compiles its own library when it is imported: tl.sum cannot be interpreted later.
         patch.setattr(tl, "sum", interpreted_sum)
-        deformable_kernels.compiled.cache_clear()
+        kernels.compiled.cache_clear()
         yield
-    deformable_kernels.compiled.cache_clear()
+    kernels.compiled.cache_clear()

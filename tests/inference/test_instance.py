@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmpf.inference import MaskRows, instance_inference, restore_size, tiles
+from cmpf.inference import MaskRows, instance_inference, resize, restore_size
 
 BIG = 30.0
 
@@ -78,7 +78,7 @@ def test_masks_made_in_tiles_give_the_instances_of_whole_masks(monkeypatch):
     sizes = {"padded": (32, 40), "unpadded": (30, 37), "output": (45, 60)}
     whole = instance_inference(mask_cls, restore_size(masks[None], **sizes)[0], topk=12)
     for floats in (1, 7 * 60 * 10, 10**9):
-        monkeypatch.setattr(tiles, "CPU_FLOATS", floats)
+        monkeypatch.setattr(resize, "CPU_FLOATS", floats)
         result = instance_inference(mask_cls, MaskRows(masks, **sizes), topk=12)
         assert torch.equal(result.pred_classes, whole.pred_classes)
         assert (

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmpf.inference import MaskRows, panoptic_inference, restore_size, tiles
+from cmpf.inference import MaskRows, panoptic_inference, resize, restore_size
 from cmpf.types import SegmentInfo
 
 THING, STUFF = 0, 1
@@ -174,7 +174,7 @@ def test_masks_made_in_tiles_give_the_image_of_whole_masks(monkeypatch):
     ids, segments = panoptic_inference(mask_cls, restore_size(masks[None], **sizes)[0], **options)
     assert len(segments) == 2
     for floats in (1, 9 * 60 * 10, 10**9):
-        monkeypatch.setattr(tiles, "CPU_FLOATS", floats)
+        monkeypatch.setattr(resize, "CPU_FLOATS", floats)
         got_ids, got = panoptic_inference(mask_cls, MaskRows(masks, **sizes), **options)
         assert [s["category_id"] for s in got] == [s["category_id"] for s in segments]
         assert (got_ids != ids).float().mean() < 2e-3  # pixels where two masks are equal to rounding

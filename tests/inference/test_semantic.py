@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cmpf.inference import restore_size, semantic_inference, semantic_labels, tiles
+from cmpf.inference import resize, restore_size, semantic_inference, semantic_labels
 
 BIG = 30.0  # a logit whose sigmoid is 1
 
@@ -55,7 +55,7 @@ def test_labels_are_the_best_scores_of_the_full_formula(output, resize_before, m
     sizes = {"padded": (128, 160), "unpadded": (120, 150), "output": output, "resize_before": resize_before}
     scores = plain_scores(weights, masks, **sizes)
     for floats in (1, 100_000, 10**9):  # one row at a time, several tiles, one tile
-        monkeypatch.setattr(tiles, "CPU_FLOATS", floats)
+        monkeypatch.setattr(resize, "CPU_FLOATS", floats)
         labels = semantic_labels(weights, masks, **sizes)
         assert labels.shape == output
         assert labels.dtype == torch.int64
@@ -93,7 +93,7 @@ class LargestTensors(TorchDispatchMode):
 @pytest.mark.parametrize("resize_before", [True, False])
 def test_no_tensor_grows_with_the_image(resize_before, monkeypatch):
     # 847 classes and 100 queries at 256 x 320: scores alone would be 69 M floats, a tile has 2 M.
-    monkeypatch.setattr(tiles, "CPU_FLOATS", 2_000_000)
+    monkeypatch.setattr(resize, "CPU_FLOATS", 2_000_000)
     weights, masks = torch.rand(100, 847), torch.randn(100, 16, 20)
     with LargestTensors() as mode:
         semantic_labels(
@@ -102,7 +102,7 @@ def test_no_tensor_grows_with_the_image(resize_before, monkeypatch):
     assert mode.largest <= 2_500_000
 
 
-@pytest.mark.parametrize("floats", [tiles.CPU_FLOATS, tiles.GPU_FLOATS])
+@pytest.mark.parametrize("floats", [resize.CPU_FLOATS, resize.GPU_FLOATS])
 def test_a_tile_of_847_classes_at_1280_x_1024_leaves_room_under_one_gigabyte(floats):
     # At most four tensors of a tile live at once: the sums, two rows gathered for each, and the result.
     rows = math.floor(floats / ((250 + 847) * 1280))
@@ -121,7 +121,7 @@ def test_where_memory_runs_out_once_the_labels_are_the_same(monkeypatch, caplog)
         calls.append(maps.shape[1])
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return tiles.best_of(maps)
+        return resize.best_of(maps)
 
     monkeypatch.setattr("cmpf.inference.semantic.best_of", best_of)
     assert torch.equal(semantic_labels(weights, masks, **sizes), wanted)

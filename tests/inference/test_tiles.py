@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmpf.inference import tiles
-from cmpf.inference.tiles import best_of, work_in_tiles
+from cmpf.inference import resize
+from cmpf.inference.resize import best_of, work_in_tiles
 
 CPU = torch.device("cpu")
 
@@ -19,12 +19,12 @@ def tiles_of(height: int, floats_per_row: float) -> list[range]:
 
 
 def test_tiles_cover_every_row_once_and_in_order(monkeypatch):
-    monkeypatch.setattr(tiles, "CPU_FLOATS", 300)
+    monkeypatch.setattr(resize, "CPU_FLOATS", 300)
     assert tiles_of(7, 100) == [range(0, 3), range(3, 6), range(6, 7)]
 
 
 def test_a_row_that_is_too_long_is_still_worked_on(monkeypatch):
-    monkeypatch.setattr(tiles, "CPU_FLOATS", 1)
+    monkeypatch.setattr(resize, "CPU_FLOATS", 1)
     assert tiles_of(2, 1e9) == [range(0, 1), range(1, 2)]
 
 

@@ -9,7 +9,7 @@ from helpers.modeling import fill_by_name, random
 from torch import nn
 
 from cmpf.errors import ConfigError
-from cmpf.modeling.attention import MultiheadAttention
+from cmpf.modeling.layers import MultiheadAttention
 
 
 def test_agrees_with_torch_under_the_same_parameter_names() -> None:

@@ -7,7 +7,7 @@ import torch
 from helpers.modeling import class_embeddings, generator, random
 from torch import Tensor
 
-from cmpf.modeling.classification import class_logits
+from cmpf.modeling.heads import class_logits
 from cmpf.types import ClassEmbeddings
 
 

@@ -12,13 +12,14 @@ from helpers.modeling import fill_by_name, random
 from torch import Tensor
 
 from cmpf.errors import ConfigError
-from cmpf.modeling import deformable_triton
-from cmpf.modeling.deformable_attention import (
+from cmpf.modeling.deformable import triton
+from cmpf.modeling.deformable.module import (
     MultiScaleDeformableAttention,
     choose_deformable_attention,
-    deformable_attention,
-    use_deformable_attention,
 )
+from cmpf.modeling.deformable.ops import deformable_attention
+from cmpf.modeling.pixel_decoder import PixelDecoder
+from cmpf.modeling.sam_branch import SAMBranch
 
 SHAPES = [(2, 3), (4, 6), (5, 7)]
 
@@ -160,19 +161,22 @@ def test_impossible_sizes_are_refused() -> None:
         ("triton", "cuda", None, True, "INFO deformable attention: Triton kernels"),
         ("auto", "cuda", "Triton is not installed", False,
          "WARNING deformable attention: PyTorch instead of Triton kernels, because Triton is not installed"),
-        ("triton", "cpu", "it needs CUDA", False,
-         "WARNING deformable attention: PyTorch instead of Triton kernels, because it needs CUDA"),
     ],
 )  # fmt: skip
 def test_the_implementation_is_chosen_by_name_and_device_and_logged_in_one_line(
     name: str, device: str, problem: str | None, kernels: bool, line: str,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(deformable_triton, "triton_problem", lambda device: problem)
+    monkeypatch.setattr(triton, "triton_problem", lambda device: problem)
     with caplog.at_level(logging.INFO, logger="cmpf"):
         chosen = choose_deformable_attention(name, torch.device(device))
-    assert chosen is (deformable_triton.triton_deformable_attention if kernels else deformable_attention)
+    assert chosen is (triton.triton_deformable_attention if kernels else deformable_attention)
     assert [f"{r.levelname} {r.getMessage()}" for r in caplog.records] == [line]
+
+
+def test_triton_that_is_asked_for_and_cannot_run_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"triton cannot run here, because .*set it to auto or torch"):
+        choose_deformable_attention("triton", torch.device("cpu"))
 
 
 def test_an_unknown_implementation_is_refused() -> None:
@@ -180,17 +184,18 @@ def test_an_unknown_implementation_is_refused() -> None:
         choose_deformable_attention("cuda", torch.device("cpu"))
 
 
-def test_another_function_is_used_in_every_attention_of_a_network() -> None:
+def test_a_given_function_computes_every_attention_of_pixel_decoder_and_sam_branch() -> None:
     def zeros(value: Tensor, shapes: object, locations: Tensor, weights: Tensor) -> Tensor:
         return value.new_zeros(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
-    network = torch.nn.ModuleList(
-        MultiScaleDeformableAttention(dim=8, heads=2, points=2, levels=1) for _ in range(2)
-    )
-    use_deformable_attention(network, zeros)
-    x, sizes = random("x", 1, 6, 8), torch.tensor([[3.0, 2.0]])
-    for attention in network:
+    sizes = {"dim": 8, "heads": 2, "points": 2, "layers": 2, "ffn_dim": 8, "norm_groups": 2}
+    channels = dict.fromkeys(("res2", "res3", "res4", "res5"), 4)
+    decoder = PixelDecoder(in_channels=channels, mask_dim=8, attention_function=zeros, **sizes)
+    branch = SAMBranch(in_channels=4, flat_levels=3, attention_function=zeros, **sizes)
+    for layer in (*decoder.encoder.layers, *branch.encoder.layers):
         with torch.no_grad():
-            attention.output_projection.bias.fill_(7.0)
-        result = attention(x, references(6), x, [(2, 3)], sizes)
-        torch.testing.assert_close(result, torch.full((1, 6, 8), 7.0))
+            layer.attention.output_projection.bias.fill_(7.0)
+        levels = layer.attention.levels
+        x, shapes = random("x", 1, 6 * levels, 8), [(2, 3)] * levels
+        result = layer.attention(x, references(6 * levels), x, shapes, torch.tensor([[3.0, 2.0]] * levels))
+        torch.testing.assert_close(result, torch.full_like(x, 7.0))

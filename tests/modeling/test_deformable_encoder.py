@@ -8,8 +8,8 @@ import torch
 from helpers.modeling import fill_by_name, random
 from torch import Tensor
 
-from cmpf.modeling.deformable_encoder import DeformableEncoder, pixel_centers
-from cmpf.modeling.position_encoding import sine_position_encoding
+from cmpf.modeling.deformable.encoder import DeformableEncoder, pixel_centers
+from cmpf.modeling.layers import sine_position_encoding
 
 
 def test_pixel_centers_run_row_by_row_with_x_first() -> None:
@@ -79,6 +79,6 @@ def test_recomputing_keeps_less_and_changes_no_gradient() -> None:
 
 def test_without_gradients_nothing_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = DeformableEncoder(dim=8, heads=2, points=2, levels=1, layers=1, ffn_dim=12, recompute=True)
-    monkeypatch.setattr("cmpf.modeling.deformable_encoder.checkpoint", None)
+    monkeypatch.setattr("cmpf.modeling.deformable.encoder.checkpoint", None)
     with torch.no_grad():
         assert encoder([random("a", 1, 8, 3, 5)])[0].shape == (1, 8, 3, 5)

@@ -14,8 +14,8 @@ import torch
 from helpers.modeling import random
 from helpers.triton_interpreter import interpreted_kernels
 
-from cmpf.modeling import deformable_kernels as kernels
-from cmpf.modeling.deformable_attention import deformable_attention
+from cmpf.modeling.deformable import kernels as kernels
+from cmpf.modeling.deformable.ops import deformable_attention
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 SIZES = ("queries", "places", "levels", "bucket")

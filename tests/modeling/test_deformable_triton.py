@@ -11,14 +11,13 @@ from helpers.modeling import fill_by_name, random
 from helpers.triton_interpreter import interpreted_kernels
 from torch import Tensor
 
-from cmpf.modeling import deformable_kernels, deformable_triton
-from cmpf.modeling.deformable_attention import (
+from cmpf.modeling.deformable import kernels, triton
+from cmpf.modeling.deformable.module import (
     MultiScaleDeformableAttention,
     choose_deformable_attention,
-    deformable_attention,
-    use_deformable_attention,
 )
-from cmpf.modeling.deformable_triton import triton_deformable_attention, triton_problem
+from cmpf.modeling.deformable.ops import deformable_attention
+from cmpf.modeling.deformable.triton import triton_deformable_attention, triton_problem
 
 SHAPES = [(2, 3), (4, 6), (5, 7)]  # 6 + 24 + 35 = 65 places
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -118,9 +117,9 @@ def test_no_queries_give_no_results_and_gradients_of_zero(interpreter: None) -> 
 def test_the_operators_are_registered_as_pytorch_wants_them(interpreter: None) -> None:
     value, locations, weights = (t.requires_grad_() for t in inputs([(2, 2)], queries=2))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")  # the fourth compiles: below
-    torch.library.opcheck(deformable_triton._attend, (value, [2, 2], locations, weights), test_utils=checks)
+    torch.library.opcheck(triton._attend, (value, [2, 2], locations, weights), test_utils=checks)
     given = torch.ones(2, 2, 6), value.detach(), [2, 2], locations.detach(), weights.detach()
-    torch.library.opcheck(deformable_triton._attend_backward, given, test_utils=checks)
+    torch.library.opcheck(triton._attend_backward, given, test_utils=checks)
 
 
 def test_code_compiled_for_any_size_calls_the_kernels_without_a_break(interpreter: None) -> None:
@@ -153,7 +152,7 @@ def attend(module: torch.nn.Module, device: torch.device = CPU) -> Tensor:
 def test_a_module_with_the_kernels_works_under_autocast(interpreter: None) -> None:
     module = attention_module()
     expected = attend(module)
-    use_deformable_attention(module, triton_deformable_attention)
+    module.function = triton_deformable_attention
     torch.testing.assert_close(attend(module), expected)
     with torch.autocast("cpu", torch.bfloat16):  # bfloat16 values, float32 places
         half = attend(module)
@@ -175,7 +174,7 @@ def test_an_exported_program_holds_pytorchs_operators_only(interpreter: None) ->
 
     wrapped = Wrapped()
     expected = attend(wrapped.inner)
-    use_deformable_attention(wrapped, triton_deformable_attention)
+    wrapped.inner.function = triton_deformable_attention
     program = torch.export.export(wrapped, module_inputs())
     assert "cmpf" not in program.graph_module.code
     torch.testing.assert_close(program.module()(*module_inputs()), expected)
@@ -191,8 +190,8 @@ def test_images_too_large_for_32_bits_take_pytorchs_way(
     interpreter: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value, locations, weights = inputs(SHAPES, queries=3)  # 65 * 2 * 3 = 390 numbers an image
-    monkeypatch.setattr(deformable_triton, "_attend", lambda *_: pytest.fail("kernels ran"))
-    monkeypatch.setattr(deformable_triton, "MAX_OFFSET", 389)
+    monkeypatch.setattr(triton, "_attend", lambda *_: pytest.fail("kernels ran"))
+    monkeypatch.setattr(triton, "MAX_OFFSET", 389)
     expected = deformable_attention(value, SHAPES, locations, weights)
     assert torch.equal(triton_deformable_attention(value, SHAPES, locations, weights), expected)
 
@@ -204,7 +203,7 @@ def test_sizes_and_devices_that_do_not_fit_are_refused_before_a_kernel_reads_the
     with pytest.raises(ValueError, match=r"locations \(2, 2, 2, 3, 2, 2\) and weights \(2, 3, 2, 3, 2\)"):
         triton_deformable_attention(value, SHAPES, locations[:, :2], weights)
     with pytest.raises(ValueError, match="values on cpu, locations on meta, weights on cpu; move all to one"):
-        deformable_triton._check(value, [2, 3, 4, 6, 5, 7], locations.to("meta"), weights)
+        triton._check(value, [2, 3, 4, 6, 5, 7], locations.to("meta"), weights)
 
 
 def test_deterministic_training_is_refused_or_warned_about(interpreter: None) -> None:
@@ -221,18 +220,18 @@ def test_deterministic_training_is_refused_or_warned_about(interpreter: None) ->
 
 
 def test_the_trial_agrees_with_pytorch(interpreter: None) -> None:
-    assert deformable_triton._trial(CPU) < 1e-5
+    assert triton._trial(CPU) < 1e-5
 
 
 def test_a_wrong_kernel_fails_the_trial(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    backward = deformable_kernels.backward
+    backward = kernels.backward
 
     def twice(*arguments: object) -> tuple[Tensor, ...]:
         of_value, of_locations, of_weights = backward(*arguments)  # type: ignore[arg-type]
         return of_value, 2 * of_locations, of_weights
 
-    monkeypatch.setattr(deformable_kernels, "backward", twice)
-    assert deformable_triton._trial(CPU) > 0.1
+    monkeypatch.setattr(kernels, "backward", twice)
+    assert triton._trial(CPU) > 0.1
 
 
 def test_what_hinders_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,18 +242,18 @@ def test_what_hinders_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     def broken(device: torch.device) -> float:
         raise RuntimeError("Failed to find\n C compiler")
 
-    monkeypatch.setattr(deformable_kernels, "installed", lambda: False)
+    monkeypatch.setattr(kernels, "installed", lambda: False)
     assert problem(CUDA) == "Triton is not installed"
-    monkeypatch.setattr(deformable_kernels, "installed", lambda: True)
+    monkeypatch.setattr(kernels, "installed", lambda: True)
     assert problem(CPU) == "it needs CUDA and the device is cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert problem(CUDA) == "CUDA is not available"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(deformable_triton, "_trial", broken)
+    monkeypatch.setattr(triton, "_trial", broken)
     assert problem(CUDA) == "a trial failed with RuntimeError: Failed to find C compiler"
-    monkeypatch.setattr(deformable_triton, "_trial", lambda device: 0.25)
+    monkeypatch.setattr(triton, "_trial", lambda device: 0.25)
     assert problem(CUDA) == "a trial differs from PyTorch by 0.25"
-    monkeypatch.setattr(deformable_triton, "_trial", lambda device: 1e-6)
+    monkeypatch.setattr(triton, "_trial", lambda device: 1e-6)
     assert problem(CUDA) is None
 
 
@@ -296,5 +295,5 @@ def test_the_kernels_are_chosen_on_cuda_and_keep_little_memory() -> None:
 def test_compiled_modules_on_cuda_agree_with_pytorch() -> None:
     module = attention_module().to(CUDA)
     expected = attend(module, CUDA)
-    use_deformable_attention(module, choose_deformable_attention("triton", CUDA))
+    module.function = choose_deformable_attention("triton", CUDA)
     torch.testing.assert_close(attend(torch.compile(module), CUDA), expected, atol=1e-4, rtol=1e-4)

@@ -7,7 +7,7 @@ import torch
 from helpers.modeling import fill_by_name, random
 from torch import nn
 
-from cmpf.modeling.feature_injector import FeatureInjector
+from cmpf.modeling.injectors import FeatureInjector
 
 CLIP, POSITIONS = random("clip", 2, 6, 8), random("positions", 1, 6, 8)
 SAM, LEVEL = random("sam", 2, 8, 2, 3), random("level", 8)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cmpf.errors import ConfigError
-from cmpf.modeling.position_encoding import sine_position_encoding
+from cmpf.modeling.layers import sine_position_encoding
 
 
 def test_agrees_with_a_loop_over_channels() -> None:

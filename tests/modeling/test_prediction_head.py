@@ -10,8 +10,7 @@ from helpers.modeling import class_embeddings, fill_by_name, random
 from torch.nn import functional as F
 
 from cmpf.common.tensors import mask_pooling
-from cmpf.modeling.classification import class_logits
-from cmpf.modeling.prediction_head import MaskFeatures, PredictionHead
+from cmpf.modeling.heads import MaskFeatures, PredictionHead, class_logits
 
 
 def test_a_mask_is_the_product_of_its_embedding_with_every_pixel() -> None:

@@ -7,7 +7,7 @@ import torch
 from helpers.modeling import fill_by_name, random
 from torch import nn
 
-from cmpf.modeling.query_injector import QueryInjector
+from cmpf.modeling.injectors import QueryInjector
 
 
 def test_a_query_receives_the_mean_of_sam_inside_its_mask() -> None:

@@ -20,10 +20,9 @@ from torch.nn import functional as F
 
 from cmpf.common.tensors import mask_pooling
 from cmpf.errors import ConfigError
-from cmpf.modeling.attention import MultiheadAttention
-from cmpf.modeling.classification import class_logits
+from cmpf.modeling.heads import class_logits
+from cmpf.modeling.layers import MultiheadAttention, sine_position_encoding
 from cmpf.modeling.pixel_decoder import PixelDecoder
-from cmpf.modeling.position_encoding import sine_position_encoding
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder, attendable
 from cmpf.types import ClassEmbeddings, DecoderOutput

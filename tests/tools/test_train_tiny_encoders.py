@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmpf.encoders.tiny_clip import load_tiny_clip
-from cmpf.encoders.tiny_sam import load_tiny_sam
+from cmpf.encoders.tiny import load_tiny_clip, load_tiny_sam
 from tools.train_tiny_encoders import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.encoders.text import TEMPLATES
-from cmpf.encoders.tiny_clip import tiny_tokenizer
+from cmpf.encoders.tiny import tiny_tokenizer
 from cmpf.shapeworld import CATEGORIES
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
 from tools.tiny_training.clip_features import dense_features, mask_logits, project

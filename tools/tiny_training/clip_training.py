@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from cmpf.encoders.tiny_clip import build_tiny_clip_model, tiny_tokenizer
+from cmpf.encoders.tiny import build_tiny_clip_model, tiny_tokenizer
 from cmpf.shapeworld import CATEGORIES
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
 from tools.tiny_training.clip_features import dense_features, imperfect_masks, pool_cells, project

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from cmpf.encoders.tiny_sam import EMBED_CHANNELS, build_tiny_sam
+from cmpf.encoders.tiny import EMBED_CHANNELS, build_tiny_sam
 from tools.tiny_training.optimization import AveragedModel, Stepper
 from tools.tiny_training.prompts import MASK_SIZE, decode_points, draw_prompts, encode_images, soft_targets
 from tools.tiny_training.scenes import BatchSampler, SceneBatch, ScenePool, category_flags

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.encoders.clip_text import encode_tokens
+from cmpf.encoders.clip import encode_tokens
 from cmpf.encoders.text import TEMPLATES
 from cmpf.shapeworld import CATEGORIES, Category
 from cmpf.shapeworld.categories import MATERIALS, SHAPES

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmpf.encoders.tiny_clip import load_tiny_clip
+from cmpf.encoders.tiny import load_tiny_clip
 from cmpf.shapeworld import CATEGORIES
 from tools.tiny_training.clip_evaluation import Naming, category_texts, name_regions, naming_table
 from tools.tiny_training.scenes import VALIDATION_SEEDS, make_pool

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from cmpf.encoders.tiny_clip import build_tiny_clip_model
+from cmpf.encoders.tiny import build_tiny_clip_model
 from tools.tiny_training.clip_features import (
     dense_features,
     imperfect_masks,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.encoders.tiny_clip import build_tiny_clip_model
+from cmpf.encoders.tiny import build_tiny_clip_model
 from cmpf.shapeworld import CATEGORIES
 from tools.tiny_training.clip_training import NOT_A_THING, ClipObjective, text_to_regions, train_clip
 from tools.tiny_training.scenes import BatchSampler, make_pool

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cmpf.encoders.tiny_sam import build_tiny_sam
+from cmpf.encoders.tiny import build_tiny_sam
 from tools.tiny_training.prompts import all_prompts, decode_points, draw_prompts, encode_images, soft_targets
 from tools.tiny_training.scenes import make_batch, make_pool
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmpf.encoders.tiny_sam import load_tiny_sam
+from cmpf.encoders.tiny import load_tiny_sam
 from tools.tiny_training.sam_evaluation import best_overlap, grid_points, judge_sam
 from tools.tiny_training.scenes import VALIDATION_SEEDS, make_pool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from cmpf.encoders.tiny_clip import build_tiny_clip_model, tiny_tokenizer
+from cmpf.encoders.tiny import build_tiny_clip_model, tiny_tokenizer
 from cmpf.shapeworld import CATEGORIES
 from tools.tiny_training.words import PromptSampler, material_words, phrases, read, shape_words
 

@@ -1,88 +1,50 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159), as batched bilinear sampling."""
+"""The deformable attention layer, and the choice of what computes it."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmpf.errors import ConfigError
+from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 
 logger = logging.getLogger(__name__)
 
-AttentionFunction = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 IMPLEMENTATIONS = ("auto", "torch", "triton")
 
 
-def deformable_attention(
-    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """Weighted sum of values read bilinearly at given places of several maps.
-
-    Args:
-        value_BSMD: (B, S, M, D) values of M heads; the maps are flattened row by row, one after another.
-        shapes: (h, w) of the L maps; S is the sum of h * w.
-        locations: (B, Q, M, L, P, 2) places as (x, y), 0..1 from the left or upper to the right or lower
-            border of the map; what lies outside reads zeros.
-        weights: (B, Q, M, L, P).
-    Returns:
-        (B, Q, M * D).
-    """
-    B, S, M, D = value_BSMD.shape
-    Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
-    # Heads are folded into the batch. One point is read at a time: what all points of a level read together
-    # does not fit the CPU's caches (measured at inference: half as much time again, and more).
-    maps = value_BSMD.permute(0, 2, 3, 1).reshape(B * M, D, S)
-    grids = (2 * locations - 1).permute(3, 4, 0, 2, 1, 5).reshape(L, P, B * M, 1, Q, 2)
-    point_weights = weights.permute(3, 4, 0, 2, 1).reshape(L, P, B * M, 1, Q)
-    total = maps.new_zeros(B * M, D, Q)
-    start = 0
-    for level, (h, w) in enumerate(shapes):
-        level_map = maps[:, :, start : start + h * w].view(B * M, D, h, w)
-        for grid, weight in zip(grids[level], point_weights[level], strict=True):
-            sampled = F.grid_sample(
-                level_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-            )
-            total.addcmul_(sampled[:, :, 0], weight)
-        start += h * w
-    return total.view(B, M * D, Q).transpose(1, 2)
-
-
 def choose_deformable_attention(name: str, device: torch.device) -> AttentionFunction:
-    """The implementation for a device; says in the log which one, and why not Triton's where that was possible.
+    """The implementation for a device; the log says which one, and why not Triton's where "auto" could not take it.
 
     Args:
-        name: "torch"; "triton" = Triton's, or PyTorch's with a warning where it cannot run; "auto" = Triton's on CUDA
-            where it runs, else PyTorch's.
+        name: "torch"; "triton"; "auto" = Triton's on CUDA where it runs, else PyTorch's.
         device: where the model will run.
     Raises:
-        ConfigError: no such name.
+        ConfigError: no such name, or "triton" where its kernels cannot run.
     """
     if name not in IMPLEMENTATIONS:
         raise ConfigError(f'deformable attention "{name}": expected one of {", ".join(IMPLEMENTATIONS)}')
     if name == "torch" or (name == "auto" and device.type != "cuda"):
         logger.info("deformable attention: PyTorch")
         return deformable_attention
-    from cmpf.modeling import deformable_triton  # imports Triton, which CPU users do not need
+    # Imported here, because CPU users need no Triton.
+    from cmpf.modeling.deformable import triton
 
-    problem = deformable_triton.triton_problem(device)
+    problem = triton.triton_problem(device)
     if problem is None:
         logger.info("deformable attention: Triton kernels")
-        return deformable_triton.triton_deformable_attention
+        return triton.triton_deformable_attention
+    if name == "triton":
+        raise ConfigError(
+            f"MODEL.CMPF.DEFORMABLE_ATTENTION triton cannot run here, because {problem}; set it to auto or torch"
+        )
     logger.warning("deformable attention: PyTorch instead of Triton kernels, because %s", problem)
     return deformable_attention
-
-
-def use_deformable_attention(network: nn.Module, function: AttentionFunction) -> None:
-    """Makes every deformable attention inside a network compute with this function."""
-    for module in network.modules():
-        if isinstance(module, MultiScaleDeformableAttention):
-            module.function = function
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -97,11 +59,21 @@ class MultiScaleDeformableAttention(nn.Module):
             weights: parameters for N levels, whose locations and weights, flat in (position, head, N, point),
             were read with the stride of one level. The output of flat (position, head) index s takes those at
             flat places points * s .. points * s + points - 1; all but the first 1 / N go unread.
+        function: what computes, see choose_deformable_attention.
     Raises:
         ConfigError: dim is not a multiple of heads, or flat_levels with more than one level.
     """
 
-    def __init__(self, *, dim: int, heads: int, points: int, levels: int, flat_levels: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        points: int,
+        levels: int,
+        flat_levels: int = 0,
+        function: AttentionFunction = deformable_attention,
+    ) -> None:
         super().__init__()
         if dim % heads:
             raise ConfigError(
@@ -112,7 +84,7 @@ class MultiScaleDeformableAttention(nn.Module):
                 f"flat_levels={flat_levels} reads one level, not {levels}; set flat_levels to 0"
             )
         self.heads, self.points, self.levels, self.flat_levels = heads, points, levels, flat_levels
-        self.function: AttentionFunction = deformable_attention  # or another: use_deformable_attention
+        self.function = function
         places = heads * (flat_levels or levels) * points
         self.sampling_offsets = nn.Linear(dim, 2 * places)
         self.attention_weights = nn.Linear(dim, places)

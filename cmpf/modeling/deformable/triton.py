@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmpf.modeling import deformable_kernels as kernels
-from cmpf.modeling.deformable_attention import deformable_attention
+from cmpf.modeling.deformable import kernels
+from cmpf.modeling.deformable.ops import deformable_attention
 
 MAX_OFFSET = 2**31 - 1  # the kernels count inside an image with 32 bits
 NOT_DETERMINISTIC = (

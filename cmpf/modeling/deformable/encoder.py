@@ -10,20 +10,28 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cmpf.common.tensors import device_constant
-from cmpf.modeling.deformable_attention import MultiScaleDeformableAttention
-from cmpf.modeling.layers import FeedForwardLayer
-from cmpf.modeling.position_encoding import sine_position_encoding
+from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
+from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
+from cmpf.modeling.layers import FeedForwardLayer, sine_position_encoding
 
 
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention, residual, LayerNorm; then the feed-forward layer."""
 
     def __init__(
-        self, *, dim: int, heads: int, points: int, levels: int, ffn_dim: int, flat_levels: int = 0
+        self,
+        *,
+        dim: int,
+        heads: int,
+        points: int,
+        levels: int,
+        ffn_dim: int,
+        flat_levels: int = 0,
+        function: AttentionFunction = deformable_attention,
     ) -> None:
         super().__init__()
         self.attention = MultiScaleDeformableAttention(
-            dim=dim, heads=heads, points=points, levels=levels, flat_levels=flat_levels
+            dim=dim, heads=heads, points=points, levels=levels, flat_levels=flat_levels, function=function
         )
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForwardLayer(dim=dim, hidden_dim=ffn_dim)
@@ -58,6 +66,7 @@ class DeformableEncoder(nn.Module):
         levels: number of feature maps.
         layers: depth.
         flat_levels: see MultiScaleDeformableAttention; then there are as many level embeddings, one in use.
+        function: what computes the attention, see choose_deformable_attention.
         recompute: in training keep only what enters each layer, and compute its inside again in the backward pass.
     """
 
@@ -71,6 +80,7 @@ class DeformableEncoder(nn.Module):
         layers: int,
         ffn_dim: int,
         flat_levels: int = 0,
+        function: AttentionFunction = deformable_attention,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -78,7 +88,13 @@ class DeformableEncoder(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(flat_levels or levels, dim))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
-                dim=dim, heads=heads, points=points, levels=levels, ffn_dim=ffn_dim, flat_levels=flat_levels
+                dim=dim,
+                heads=heads,
+                points=points,
+                levels=levels,
+                ffn_dim=ffn_dim,
+                flat_levels=flat_levels,
+                function=function,
             )
             for _ in range(layers)
         )

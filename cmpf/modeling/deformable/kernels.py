@@ -22,7 +22,7 @@ from cmpf.common.tensors import device_constant
 try:
     import triton
     import triton.language as tl
-except ImportError:  # CPU builds of PyTorch bring no Triton; cmpf.modeling.deformable_triton tells the user
+except ImportError:  # CPU builds of PyTorch bring no Triton; cmpf.modeling.deformable.triton tells the user
     triton = tl = None
 
 SMALL_BUCKET = 14  # fewer than 2^14 results of a head are not worth trying configurations for

@@ -1,0 +1,134 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""SAM's automatic masks of an image, made in the call or read from a cache, and named by CLIP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmpf.common.tensors import resize_bilinear
+from cmpf.encoders.clip import CLIP
+from cmpf.encoders.pair import SharedEmbedding, sam_input
+from cmpf.encoders.sam_proposals import SAMProposer, full_size_masks
+from cmpf.errors import EvaluationError
+from cmpf.inference.proposal_cache import CachedProposals, ProposalCache
+from cmpf.inference.settings import ImageGeometry, SAMEvidence
+from cmpf.modeling.heads import class_logits
+from cmpf.types import ClassEmbeddings, Sample
+
+OUTSIDE = -1.0  # logit of padding: in no mask
+
+
+class OnlineMasks(nn.Module):
+    """SAM runs in the call.
+
+    An image's masks are made from this image alone, whatever else is in its batch: padding and rounding of a
+    batch change them a little, and masks from the cache would no longer be the same.
+
+    Args:
+        proposer: SAM's automatic masks.
+        size_divisibility: the image is padded to a multiple of this.
+    """
+
+    def __init__(self, *, proposer: SAMProposer, size_divisibility: int) -> None:
+        super().__init__()
+        self.proposer = proposer
+        self.size_divisibility = size_divisibility
+
+    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Tensor:
+        """See MaskSource."""
+        embedding, padded, unpadded = self._embed(sample["image"], shared, device)
+        masks: Tensor = self.proposer(embedding, padded=padded, unpadded=unpadded)
+        return masks
+
+    def propose(self, image_3HW: Tensor, *, device: torch.device) -> CachedProposals:
+        """The masks of an image in the form that the cache keeps."""
+        embedding, padded, unpadded = self._embed(image_3HW, lambda _: None, device)
+        logits, flipped = self.proposer.compact(embedding, padded=padded, unpadded=unpadded)
+        return CachedProposals(logits, flipped, padded, self.proposer.encoder.input_size)
+
+    def _embed(
+        self, image_3HW: Tensor, shared: SharedEmbedding, device: torch.device
+    ) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+        """SAM's embedding of an image, its size with padding and without."""
+        pixels = sam_input([image_3HW], divisor=self.size_divisibility, device=device)
+        embedding = shared(self.proposer.encoder)
+        if embedding is None:
+            embedding = self.proposer.encoder(pixels)
+        return embedding, _size(pixels), _size(image_3HW)
+
+
+class CachedMasks:
+    """Masks that tools/save_sam_masks.py made; no SAM runs.
+
+    Args:
+        cache: the folder of masks.
+    """
+
+    def __init__(self, cache: ProposalCache) -> None:
+        self.cache = cache
+
+    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Tensor:
+        """See MaskSource.
+
+        Raises:
+            EvaluationError: the sample names no file, or its masks are missing, damaged or made otherwise.
+        """
+        if "file_name" not in sample:
+            raise EvaluationError(
+                "TEST.ENSEMBLE.SOURCE is cache, which finds SAM's masks by the image's file, and this sample "
+                "has no file_name; set TEST.ENSEMBLE.SOURCE online, or give the sample sam_masks"
+            )
+        found = self.cache.load(sample["file_name"], input_size=_size(sample["image"]))
+        return full_size_masks(
+            found.logits.to(device), found.flipped.to(device), side=found.side, padded=found.padded
+        )
+
+
+def sam_evidence(
+    clip: CLIP,
+    masks_MHW: Tensor,
+    dense_1Chw: Tensor,
+    *,
+    classes: ClassEmbeddings,
+    geometry: ImageGeometry,
+    size: tuple[int, int],
+    published_pooling: bool,
+) -> SAMEvidence:
+    """Names SAM's masks by CLIP (paper: OpenSeg Ensemble).
+
+    Args:
+        clip: gives a mask its embedding.
+        masks_MHW: mask logits of one image without padding, at any size.
+        dense_1Chw: CLIP's dense map of the padded image.
+        classes: the vocabulary with void as its last class.
+        size: (H, W) of the semantic sum, which the masks are brought to.
+        published_pooling: pad the mask at the map's size with zeros to a multiple of 32, which the pooling
+            then shrinks to the map once more, as in the published code; it no longer lies over what it shows.
+    """
+    cells = (dense_1Chw.shape[-2], dense_1Chw.shape[-1])
+    if published_pooling:
+        on_map = F.interpolate(masks_MHW[None], size=cells, mode="nearest")
+        on_map = _pad(on_map, _multiples_of_32(cells), value=0.0)
+    else:
+        on_input = resize_bilinear(masks_MHW[None], geometry.unpadded)
+        on_map = F.interpolate(_pad(on_input, geometry.padded, value=OUTSIDE), size=cells, mode="nearest")
+    embeddings, valid = clip.embed_masks(dense_1Chw, on_map)
+    probabilities = class_logits(embeddings, classes, clip.logit_scale)[0].float().softmax(dim=-1)
+    if not clip.embeds_empty_masks:
+        probabilities = probabilities * valid[0, :, None]  # no vote for any class
+    return SAMEvidence(masks=resize_bilinear(masks_MHW[None], size)[0], class_probs=probabilities[:, :-1])
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def _pad(maps: Tensor, size: tuple[int, int], *, value: float) -> Tensor:
+    """Padding at the right and at the bottom, up to a size (H, W)."""
+    return F.pad(maps, (0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]), value=value)
+
+
+def _multiples_of_32(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // 32) * 32, -(-size[1] // 32) * 32
