@@ -16,8 +16,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler that counts memor
 import torch
 
 from benchmarks.cases import CASES, Build
+from benchmarks.counting import available_memory
 from benchmarks.harness import DisagreementError, Measurement, measure
-from benchmarks.memory import available_memory
 from benchmarks.report import environment, table, write_json
 from benchmarks.setting import Setting
 

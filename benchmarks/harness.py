@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.memory import peak_memory
+from benchmarks.counting import peak_memory
 
 MIN_ROUNDS = 3
 CHUNK = 1 << 24  # numbers that are compared at one time: gradients of masks are as large as the masks

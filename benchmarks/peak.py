@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.cases.system import model_of, noise, training_image
-from benchmarks.memory import peak_memory
+from benchmarks.counting import peak_memory
 from benchmarks.report import environment
 from benchmarks.setting import Setting
 from cmpf.common.files import replacing

@@ -1,19 +1,23 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a run found: a table for people, JSON for programs, and where it was measured."""
+"""What a run found: a table for people, JSON for programs, charts, and where it was measured."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageDraw
 
 from benchmarks.harness import Measurement
 from cmpf.common.files import replacing
+from cmpf.visualization.fonts import font_for, text_width
+from cmpf.visualization.palette import oklch_to_rgb
 
 MEMORY = {
     "cpu": "torch's CPU allocator (profiler); NumPy, Pillow and scratch memory inside libraries are not counted",
@@ -92,3 +96,90 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+HEIGHT, WIDTH = 340, 460  # of one panel, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 74, 20, 40, 46
+INK, GRID = (40, 40, 48), (222, 222, 228)
+FONT = 14
+
+Points = Sequence[tuple[float, float]]
+
+
+def draw_panels(path: Path, panels: Mapping[str, Mapping[str, Points]], *, columns: int = 2) -> None:
+    """Writes one PNG.
+
+    Args:
+        panels: title -> name of a line -> its points (x, seconds), at least two, all above 0.
+        columns: panels in one row.
+    """
+    rows = -(-len(panels) // columns)
+    image = Image.new("RGB", (columns * WIDTH, rows * HEIGHT), (255, 255, 255))
+    for index, (title, lines) in enumerate(panels.items()):
+        panel = Image.new("RGB", (WIDTH, HEIGHT), (255, 255, 255))
+        _draw(ImageDraw.Draw(panel), title, lines)
+        image.paste(panel, (index % columns * WIDTH, index // columns * HEIGHT))
+    image.save(path)
+
+
+def exponent(points: Points) -> float:
+    """Least-squares slope in logarithms: cost grows as x to this power."""
+    xs, ys = ([math.log(value) for value in values] for values in zip(*points, strict=True))
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    covariance = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    return covariance / sum((x - mean_x) ** 2 for x in xs)
+
+
+def _draw(draw: ImageDraw.ImageDraw, title: str, lines: Mapping[str, Points]) -> None:
+    points = [point for line in lines.values() for point in line]
+    across = _scale([x for x, _ in points], LEFT, WIDTH - RIGHT)
+    up = _scale([y for _, y in points], HEIGHT - BOTTOM, TOP + 20 * len(lines))
+    _text(draw, (LEFT, 12), title, anchor="lt")
+    for x in sorted({x for x, _ in points}):
+        draw.line([(across(x), TOP), (across(x), HEIGHT - BOTTOM)], fill=GRID)
+        _text(draw, (across(x), HEIGHT - BOTTOM + 8), _short(x), anchor="mt")
+    for y in _decades([y for _, y in points]):
+        draw.line([(LEFT, up(y)), (WIDTH - RIGHT, up(y))], fill=GRID)
+        _text(draw, (LEFT - 8, up(y)), seconds(y), anchor="rm")
+    for number, (name, line) in enumerate(lines.items()):
+        color = oklch_to_rgb((0.58, 0.17, 255 + 137.5 * number))
+        places = [(across(x), up(y)) for x, y in sorted(line)]
+        draw.line(places, fill=color, width=3, joint="curve")
+        for x, y in places:
+            draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=color)
+        label = f"{name}: power {exponent(line):.2f}"
+        _text(draw, (LEFT + 6, TOP + 18 * number), label, anchor="lt", color=color)
+
+
+def _scale(values: Sequence[float], first: float, last: float) -> Callable[[float], float]:
+    low, high = math.log(min(values)), math.log(max(values))
+    span = max(high - low, 1e-9)
+    return lambda value: first + (last - first) * (math.log(value) - low) / span
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten between the smallest and the largest value."""
+    low, high = min(values), max(values)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+
+
+def _short(value: float) -> str:
+    return (
+        f"{value / 1e6:.3g} M" if value >= 1e6 else f"{value / 1e3:.3g} k" if value >= 1e4 else f"{value:g}"
+    )
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    *,
+    anchor: str,
+    color: tuple[int, int, int] = INK,
+) -> None:
+    """anchor: l, m or r for the side of the text that stands at the place, and t or m for top or middle."""
+    font = font_for(text, FONT)
+    x = place[0] - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * text_width(text, font)
+    y = place[1] - (FONT / 2 if anchor[1] == "m" else 0)
+    draw.text((x, y), text, fill=color, font=font)

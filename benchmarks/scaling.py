@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.chart import draw_panels, exponent
 from benchmarks.harness import timed
 from benchmarks.published.attention import with_published_attention
 from benchmarks.published.heads import decode
 from benchmarks.published.postprocess import Sizes, restore, semantic
-from benchmarks.report import environment
+from benchmarks.report import draw_panels, environment, exponent
 from benchmarks.setting import Setting, vocabulary_of
 from cmpf.common.files import replacing
 from cmpf.inference import semantic_labels

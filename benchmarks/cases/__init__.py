@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from benchmarks.cases import decoder, encoders, loader, postprocess, system, training
+from benchmarks.cases import decoder, encoders, postprocess, system, training
 from benchmarks.harness import Pair
 from benchmarks.setting import Setting
 
@@ -36,7 +36,7 @@ def _cases() -> Mapping[str, Build]:
         found[f"instance_{size[0]}x{size[1]}"] = partial(postprocess.instance, size=size)
     found["model_inference"] = system.inference
     found["model_training"] = system.training
-    found["loader"] = loader.training_samples
+    found["loader"] = training.training_samples
     return found
 
 

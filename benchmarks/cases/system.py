@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from benchmarks.cases.training import fixed_places, same_places
 from benchmarks.harness import Pair
-from benchmarks.published.losses import Draw, draw_uniform
 from benchmarks.published.system import PublishedModel
+from benchmarks.published.training import Draw, draw_uniform
 from benchmarks.setting import Setting, blobs
 from cmpf.config import get_cfg
 from cmpf.factory import build_model

@@ -26,10 +26,15 @@ def restore(masks_Qhw: Tensor, sizes: Sizes) -> Tensor:
     return _resize(masks, sizes.output)
 
 
+def semantic_scores(mask_cls: Tensor, masks_QHW: Tensor) -> Tensor:
+    """(K, H, W): the sum over masks of class probability * sigmoid."""
+    weights = mask_cls.softmax(dim=-1)[:, :-1]
+    return torch.einsum("qc,qhw->chw", weights, masks_QHW.sigmoid())
+
+
 def semantic(mask_cls: Tensor, masks_QHW: Tensor) -> Tensor:
     """Labels (H, W): the scores of all classes at all pixels, then the best."""
-    weights = mask_cls.softmax(dim=-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", weights, masks_QHW.sigmoid()).argmax(dim=0)
+    return semantic_scores(mask_cls, masks_QHW).argmax(dim=0)
 
 
 def panoptic(

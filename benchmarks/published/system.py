@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from benchmarks.published.attention import with_published_attention
 from benchmarks.published.heads import class_logits, decode
 from benchmarks.published.linear import plain_linear
-from benchmarks.published.losses import Draw, draw_uniform, losses
 from benchmarks.published.postprocess import Sizes, instances, panoptic, restore, semantic
+from benchmarks.published.training import Draw, draw_uniform, losses
 from cmpf.inference import geometric_ensemble
 from cmpf.model import CMPF
 from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, Sample

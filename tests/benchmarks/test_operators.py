@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.cases.training import build_criterion
-from benchmarks.operators import count_operators
+from benchmarks.counting import count_operators
 from benchmarks.setting import Setting, blobs, confident, vocabulary_of
 from cmpf.inference import (
     MaskRows,

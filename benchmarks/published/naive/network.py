@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from golden.naive_layers import (
+from torch import Tensor
+
+from benchmarks.published.naive.layers import (
     Sizes,
     Weights,
     Words,
@@ -28,7 +30,6 @@ from golden.naive_layers import (
     similarity,
     sine_positions,
 )
-from torch import Tensor
 
 LEVELS = 3
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from golden import naive_inference as naive
-from golden.naive_layers import Sizes, Words, resize, similarity
-from golden.naive_reference import network
 from torch import Tensor
+
+from benchmarks.published.naive import inference as naive
+from benchmarks.published.naive.layers import Sizes, Words, resize, similarity
+from benchmarks.published.naive.network import network
+from benchmarks.published.postprocess import Sizes as ImageSizes
+from benchmarks.published.postprocess import instances, panoptic, restore, semantic_scores
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Answer:
     valid: list[bool]
     scores: Tensor
     panoptic: tuple[Tensor, list[tuple[int, bool, int]]]
-    instances: list[tuple[float, int, int]]
+    instance_scores: Tensor
 
 
 def is_seen(classes: list[list[str]], training: list[list[str]]) -> list[bool]:
@@ -102,9 +105,9 @@ def answer(
         beta=settings.beta,
         valid_only=settings.valid_only,
     )
-    full = naive.restored(masks, padded, unpadded, output)
-    summed = full if settings.resize_before else naive.restored(masks, padded, unpadded, unpadded)
-    scores = naive.semantic(class_logs, summed)
+    full = restore(masks, ImageSizes(padded, unpadded, output))
+    summed = full if settings.resize_before else restore(masks, ImageSizes(padded, unpadded, unpadded))
+    scores = semantic_scores(class_logs, summed)
     if settings.published_pooling is not None:
         on_input = None if settings.published_pooling else (unpadded, padded)
         probabilities = sam_probabilities(sample["sam_masks"], dense, frozen, open_words, scale, on_input)
@@ -117,19 +120,21 @@ def answer(
             epsilon=settings.epsilon,
             threshold=settings.score_threshold,
         )
+    is_thing = torch.tensor(things)
+    ids, segments = panoptic(
+        class_logs,
+        full,
+        is_thing=is_thing,
+        object_mask_threshold=settings.object_threshold,
+        overlap_threshold=settings.overlap_threshold,
+    )
     return Answer(
         heads=heads,
         class_logs=class_logs,
         valid=valid,
         scores=scores if settings.resize_before else resize(scores, output),
-        panoptic=naive.panoptic(
-            class_logs,
-            full,
-            things,
-            object_threshold=settings.object_threshold,
-            overlap_threshold=settings.overlap_threshold,
-        ),
-        instances=naive.instances(class_logs, full, things, settings.topk),
+        panoptic=(ids, [(number, things[c], c) for number, c in enumerate(segments, start=1)]),
+        instance_scores=instances(class_logs, full, topk=settings.topk, is_thing=is_thing)[0],
     )
 
 

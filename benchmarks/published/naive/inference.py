@@ -1,5 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What stands around the published network, written out plainly: images, words, CLIP's opinion, results."""
+"""What stands around the published network: images, words, CLIP's opinion, SAM's votes.
+
+From masks to results it is benchmarks.published.postprocess, which has no weights.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import math
 from typing import Any
 
 import torch
-from golden.naive_layers import Words, pool, resize, similarity
 from torch import Tensor
 from torch.nn import functional as F
+
+from benchmarks.published.naive.layers import Words, pool, resize, similarity
 
 CLIP_MEAN, CLIP_STD = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -141,20 +145,6 @@ def class_distribution(
     return torch.log(torch.stack(rows) + 1e-8)
 
 
-def restored(
-    masks: Tensor, padded: tuple[int, int], unpadded: tuple[int, int], output: tuple[int, int]
-) -> Tensor:
-    return resize(resize(masks, padded)[:, : unpadded[0], : unpadded[1]], output)
-
-
-def semantic(class_logs: Tensor, masks: Tensor) -> Tensor:
-    """(K, H, W): the sum over masks of probability * sigmoid."""
-    scores = torch.zeros(class_logs.shape[1] - 1, *masks.shape[1:], dtype=torch.float64)
-    for logs, mask in zip(class_logs, masks, strict=True):
-        scores += logs.softmax(dim=0)[:-1, None, None] * mask.sigmoid()
-    return scores
-
-
 def ensembled(
     scores: Tensor,
     probabilities: Tensor,
@@ -188,55 +178,3 @@ def squeezed(mask: Tensor, cells: tuple[int, int]) -> Tensor:
     padded = torch.zeros(math.ceil(cells[0] / 32) * 32, math.ceil(cells[1] / 32) * 32, dtype=mask.dtype)
     padded[: cells[0], : cells[1]] = small
     return padded
-
-
-def panoptic(
-    class_logs: Tensor,
-    masks: Tensor,
-    things: list[bool],
-    *,
-    object_threshold: float,
-    overlap_threshold: float,
-) -> tuple[Tensor, list[tuple[int, bool, int]]]:
-    """Ids (H, W) and (id, is thing, class) of the segments."""
-    ids = torch.zeros(masks.shape[1:], dtype=torch.int32)
-    scores, labels = class_logs.softmax(dim=1).max(dim=1)
-    kept = [
-        q for q in range(len(masks)) if labels[q] < class_logs.shape[1] - 1 and scores[q] > object_threshold
-    ]
-    segments: list[tuple[int, bool, int]] = []
-    if not kept:
-        return ids, segments
-    winner = (scores[kept][:, None, None] * masks[kept].sigmoid()).argmax(dim=0)
-    stuff: dict[int, int] = {}
-    for place, q in enumerate(kept):
-        label = int(labels[q])
-        own, won = masks[q].sigmoid() >= 0.5, winner == place
-        area = won & own
-        if not area.any() or int(won.sum()) / int(own.sum()) < overlap_threshold:
-            continue
-        if not things[label] and label in stuff:
-            ids[area] = stuff[label]
-            continue
-        segments.append((len(segments) + 1, things[label], label))
-        ids[area] = len(segments)
-        if not things[label]:
-            stuff[label] = len(segments)
-    return ids, segments
-
-
-def instances(
-    class_logs: Tensor, masks: Tensor, things: list[bool] | None, topk: int
-) -> list[tuple[float, int, int]]:
-    """(score, class, query), best first."""
-    probabilities = class_logs.softmax(dim=1)[:, :-1]
-    pairs = [
-        (float(probabilities[q, k]), q, k) for q in range(len(masks)) for k in range(probabilities.shape[1])
-    ]
-    found = []
-    for score, q, k in sorted(pairs, reverse=True)[:topk]:
-        if things is None or things[k]:
-            inside = masks[q] > 0
-            quality = float((masks[q].sigmoid() * inside).sum() / (inside.sum() + 1e-6))
-            found.append((score * quality, k, q))
-    return sorted(found, reverse=True)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The runner, the table and the file of numbers."""
+"""The programs: all cases, most memory, cost against size."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import __main__ as runner
+from benchmarks import peak, scaling
 from benchmarks.cases import CASES
 from benchmarks.harness import Measurement, Pair, Spread
+from benchmarks.peak import Peak
 from benchmarks.report import seconds, table
+from benchmarks.scaling import AXES, Point
 
 FAST = [name for name in CASES if not name.startswith(("heads_", "model_", "semantic_", "text"))]
 
@@ -88,3 +92,58 @@ def test_the_table_shows_times_ratio_spread_and_memory():
     assert cells == ["one", "12.3 ms", "2.5 s", "0.50", "0.25 to 0.75", "2.0", "8.0", "1e-06"]
     assert "not run: too large" in text.splitlines()[3]
     assert seconds(61.04) == "61 s"
+
+
+def test_every_case_is_measured_and_recomputing_saves_memory(tmp_path, capsys):
+    assert peak.main(["--quick", "--batch", "2", "--json", str(tmp_path / "peak.json")]) == 0
+    content = json.loads((tmp_path / "peak.json").read_text(encoding="utf-8"))
+    assert content["batch"] == 2
+    cases = content["cases"]
+    assert list(cases) == list(peak.CASES)
+    assert all(case["seconds"] > 0 and case["resident"] > 0 for case in cases.values())
+    assert cases["training_with_checkpointing"]["peak"] < cases["training"]["peak"]
+    assert cases["evaluation"]["resident"] < cases["training"]["resident"]  # no moments of an optimizer
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == list(peak.CASES)
+
+
+def test_a_line_adds_up_in_gib():
+    line = Peak(seconds=1.25, resident=2**30, peak=3 * 2**29).line("training")
+    assert line.split() == ["training", "1.2", "s", "1.00", "+", "1.50", "=", "2.50", "GiB"]
+
+
+def test_every_axis_is_moved_alone_and_drawn(tmp_path, monkeypatch, capsys):
+    measured: list[Point] = []
+
+    def cost(_, point):
+        measured.append(point)
+        pixels = point.side**2
+        return 1e-9 * pixels * point.batch, 1e-12 * pixels**2 * point.queries * point.classes * point.batch
+
+    monkeypatch.setattr(scaling, "measure_point", cost)
+    assert scaling.main(["--quick", "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "scaling.json").read_text(encoding="utf-8"))
+    powers = {axis: {n: round(p, 3) for n, p in lines.items()} for axis, lines in found["powers"].items()}
+    assert powers == {
+        "pixels": {"ours": 1.0, "published": 2.0},
+        "queries": {"ours": 0.0, "published": 1.0},
+        "classes": {"ours": 0.0, "published": 1.0},
+        "batch": {"ours": 1.0, "published": 1.0},
+    }
+    assert [len(lines["ours"]) for lines in found["points"].values()] == [len(f) for _, f in AXES.values()]
+    assert all(
+        sum(a != b for a, b in zip(vars(p).values(), vars(scaling.QUICK).values(), strict=True)) <= 1
+        for p in measured
+    )
+    assert "pixels: ours grows with power 1.00, published grows with power 2.00" in capsys.readouterr().out
+    with Image.open(tmp_path / "scaling.png") as image:
+        assert image.size == (920, 680)
+        assert len(image.getcolors(maxcolors=10**6)) > 10
+
+
+def test_a_point_of_the_real_model_takes_time():
+    ours, published = scaling.measure_point(
+        scaling.Setting(scaling.torch.device("cpu"), quick=True),
+        Point(side=64, queries=4, classes=5, batch=2),
+    )
+    assert ours > 0
+    assert published > 0

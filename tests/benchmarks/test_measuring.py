@@ -1,13 +1,18 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Agreement, alternation and statistics."""
+"""Agreement, alternation, statistics, peak memory, and the report of a run."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import harness
+from benchmarks.counting import available_memory, peak_memory
 from benchmarks.harness import DisagreementError, Pair, Spread, check, flatten, measure
+from benchmarks.report import draw_panels, exponent
 
 CPU = torch.device("cpu")
 
@@ -111,3 +116,46 @@ def test_flags_are_compared_like_numbers():
     assert check(pair_of(flags, flags.clone())) == 0.0
     with pytest.raises(DisagreementError):
         check(pair_of(flags, ~flags))
+
+
+CPU = torch.device("cpu")
+
+
+def test_the_peak_is_what_lived_at_one_time():
+    def work() -> torch.Tensor:
+        a = torch.ones(1000, 1000)  # 4 MB
+        b = a * 2  # 8 MB
+        del a
+        c = b + 1  # 8 MB again
+        del b
+        return c
+
+    assert 8e6 <= peak_memory(work, CPU) < 8.1e6
+
+
+def test_what_was_there_before_does_not_count():
+    before = torch.ones(1000, 1000)
+    assert peak_memory(lambda: before.add_(1), CPU) < 1e5
+
+
+def test_free_memory_is_a_sensible_number():
+    assert 1e6 < available_memory(CPU) <= sys.maxsize
+
+
+def test_the_exponent_is_the_slope_in_logarithms():
+    assert exponent([(1, 3), (2, 12), (4, 48)]) == pytest.approx(2)  # 3 x squared
+    assert exponent([(1, 5), (10, 5)]) == pytest.approx(0)
+
+
+def test_panels_stand_in_rows_and_hold_their_lines(tmp_path):
+    line = [(1.0, 0.001), (10.0, 0.1), (100.0, 2.0)]
+    draw_panels(
+        tmp_path / "a.png",
+        {"one": {"ours": line}, "two": {"ours": line, "theirs": line[:2]}, "three": {"x": line}},
+    )
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (920, 680)
+        quarters = [image.crop((x, y, x + 460, y + 340)) for y in (0, 340) for x in (0, 460)]
+    colors = [len(quarter.getcolors(maxcolors=10**6)) for quarter in quarters]
+    assert min(colors[:3]) > 5
+    assert colors[3] == 1  # the place of a fourth panel is empty

@@ -1,9 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Peak memory of a call, as torch's allocator counts it."""
+"""What a call costs beside time: peak memory as torch's allocator counts it, and operators launched."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,11 @@ def available_memory(device: torch.device) -> int:
         return sys.maxsize
     kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(kilobytes[0]) * 1024 if kilobytes else sys.maxsize
+
+
+def count_operators(run: Callable[[], Any]) -> Counter[str]:
+    """Operators of torch by name, those that others call included. The first call may make tables: run it before."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+        run()
+    return Counter(event.name for event in profiler.events() if event.name.startswith("aten::"))
