@@ -36,7 +36,12 @@ from cmpf.factory import load_predictor
 from cmpf.predictor import Predictor
 
 BLOCKS = all_blocks()
-MORE_DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/published_arithmetic.md")
+MORE_DOCUMENTS = (
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/configuration.md",
+    "docs/published_arithmetic.md",
+)
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\.\w+)?")  # FILE, FILE.safetensors
 
 

@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Sequence
 
 from cmpf import __version__
-from cmpf.cli import datasets, doctor, export, predict, serve, train
+from cmpf.cli import config, datasets, doctor, export, predict, serve, train
 from cmpf.cli.completion import SHELLS, PrintCompletion
 from cmpf.cli.outcome import run_command
 
-COMMANDS = (predict, train, export, serve, datasets, doctor)  # in the order of the help text
+COMMANDS = (predict, train, export, serve, datasets, config, doctor)  # in the order of the help text
 EXAMPLES = """examples:
   cmpf doctor                                            what is installed, what is missing, does it work
   cmpf predict photo.jpg --vocabulary "cat; dog; grass"  images with their segments, in output/predict

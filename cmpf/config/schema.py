@@ -184,7 +184,7 @@ class Test(Section):
 
 
 class Config(Section):
-    """All keys. It cannot be changed; `cmpf.config.with_overrides` makes a changed one."""
+    """A run. Its configuration cannot be changed; `cmpf.config.with_overrides` makes a changed one."""
 
     VERSION: v.Version = Field(2, description="of the form of configurations, as Detectron2 counts")
     OUTPUT_DIR: v.Name = Field("./output", description="folder for everything that a run writes")

@@ -91,7 +91,10 @@ def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 NUMBER, WHOLE, TEXT = BeforeValidator(_number), BeforeValidator(_whole), BeforeValidator(_text)
-SEQUENCE, NAMES = BeforeValidator(_sequence), BeforeValidator(_names)
+SEQUENCE, NAMES = (
+    BeforeValidator(_sequence),
+    BeforeValidator(_names, json_schema_input_type=str | tuple[str, ...]),
+)
 _Literal = TypeVar("_Literal")
 _Number = Annotated[float, NUMBER]
 _Positive = Annotated[float, Gt(0), NUMBER]

@@ -21,7 +21,7 @@ from cmpf import __version__
 from cmpf.cli import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("predict", "train", "eval", "export", "serve", "datasets", "doctor")
+NAMES = ("predict", "train", "eval", "export", "serve", "datasets", "config", "doctor")
 COMMAND = [sys.executable, "-m", "cmpf.cli"]
 
 

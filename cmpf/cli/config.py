@@ -1,0 +1,75 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""cmpf config: what a configuration holds and why, which keys there are, and what an editor wants to know of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from cmpf.cli.outcome import DONE, add_debug
+
+if TYPE_CHECKING:
+    from cmpf.cli.outcome import Commands
+
+EXAMPLES = """examples:
+  cmpf config show configs/shapes/cmpf_tiny.yaml                     every value, and where it comes from
+  cmpf config show shapes/cmpf_tiny SOLVER.MAX_ITER 300              with changes
+  cmpf config keys                                                   all keys: default, what they may hold, meaning
+  cmpf config keys 'MODEL.*INJECTOR*'                                some of them
+  cmpf config schema > cmpf.schema.json                              JSON Schema, for editors
+  cmpf config keys --markdown > docs/configuration.md                the page of the documentation
+"""
+SHOW, KEYS, SCHEMA = ACTIONS = ("show", "keys", "schema")
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "config",
+        help="show configurations and their keys",
+        description="Shows a configuration with the origin of each value, lists keys, or prints a JSON Schema.",
+        usage="cmpf config show FILE [KEY VALUE ...] | keys [PATTERN] [--markdown] | schema",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=ACTIONS, help="what to print")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="FILE [KEY VALUE ...] | PATTERN",
+        help="show: a YAML file or its name under configs/, and changes; keys: a part of names, or a pattern with *",
+    )
+    parser.add_argument("--markdown", action="store_true", help="keys: as a page of the documentation")
+    add_debug(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what is asked for."""
+    action, words = arguments.action, arguments.words
+    if action == SHOW and not words:
+        arguments.usage_error("show needs a FILE, or its name under configs/")
+    if (action == KEYS and len(words) > 1) or (action == SCHEMA and words):
+        arguments.usage_error(
+            f"{action} takes {'one PATTERN' if action == KEYS else 'nothing'}, got {' '.join(words)}"
+        )
+    if arguments.markdown and (action != KEYS or words):
+        arguments.usage_error("--markdown is for all keys: cmpf config keys --markdown")
+    print(_text(action, words, markdown=arguments.markdown), end="")
+    return DONE
+
+
+def _text(action: str, words: list[str], *, markdown: bool) -> str:
+    from cmpf.config import describing, resolve
+
+    if action == SHOW:
+        return describing.shown_config(resolve(words[0], words[1:]))
+    if action == SCHEMA:
+        return json.dumps(describing.json_schema(), indent=2) + "\n"
+    if markdown:
+        return describing.keys_as_markdown()
+    return describing.keys_as_text(
+        describing.matching_keys(*words), width=shutil.get_terminal_size((100, 24)).columns
+    )
