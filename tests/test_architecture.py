@@ -22,7 +22,8 @@ COPY_STATEMENTS = 6  # shorter function bodies may be alike by nature
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
     ("common",),
-    ("formats", "config", "shapeworld"),
+    ("formats", "config"),
+    ("shapeworld",),
     ("data", "modeling", "losses", "visualization"),
     ("weights",),
     ("encoders", "evaluation"),

@@ -176,15 +176,15 @@ def test_datasets_are_whole_or_say_how_much_of_them_is_there(
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     whole, part = locate_dataset("shapes_val"), locate_dataset("openvocab_lvis_v1_val")
-    for path in whole.entry.paths:
+    for path in whole.spec.paths:
         (whole.folder / path).mkdir(parents=True)
-    (part.folder / part.entry.paths[0]).mkdir(parents=True)
+    (part.folder / part.spec.paths[0]).mkdir(parents=True)
     checks = by_name(doctor.datasets())
     assert checks["DETECTRON2_DATASETS"] == Check("datasets", "DETECTRON2_DATASETS", OK, str(tmp_path))
     assert (checks["shapes_val"].state, checks["shapes_val"].detail) == (OK, str(whole.folder))
     some = checks["openvocab_lvis_v1_val"]
     assert some.state == MISSING
-    assert some.detail == f"1 of {len(part.entry.paths)} paths in {part.folder}"
+    assert some.detail == f"1 of {len(part.spec.paths)} paths in {part.folder}"
     assert "prepare_lvis.py" in some.fix
     assert checks["openvocab_ade20k_panoptic_val"].detail.startswith("0 of ")
 

@@ -37,3 +37,11 @@ def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half_and_raise(path, KeyboardInterrupt())
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".pth", "\u00e4" * 125 + ".json", "b." + "c" * 253])
+def test_names_as_long_as_a_file_system_allows_can_be_written(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name) as temporary:
+        assert temporary.suffix == Path(name).suffix or len(temporary.name) < 255
+        temporary.write_text("new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "new")]

@@ -32,7 +32,7 @@ def table(*, as_json: bool) -> str:
         dataset = locate_dataset(name)
         found = [path.exists() for path in dataset.paths]
         state = "yes" if all(found) else f"{sum(found)} of {len(found)} paths" if any(found) else "no"
-        rows.append((name, dataset.entry.kind, str(dataset.vocabulary.num_classes), state))
+        rows.append((name, dataset.spec.kind, str(dataset.vocabulary.num_classes), state))
     if as_json:
         keys = ("name", "kind", "classes", "on_disk")
         return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)

@@ -100,7 +100,7 @@ def _describe(name: str, arguments: argparse.Namespace) -> int:
 
 def _check(name: str, *, everything: bool, as_json: bool) -> int:
     from cmpf.cli.dataset_report import findings_json, findings_text
-    from cmpf.data.datasets.catalog import get_entry
+    from cmpf.data.datasets.catalog import get_spec
     from cmpf.data.datasets.validate import check_dataset
 
     findings = check_dataset(name, progress=True)
@@ -108,9 +108,9 @@ def _check(name: str, *, everything: bool, as_json: bool) -> int:
         print(findings_json(findings))
         return FAILED if findings else DONE
     if not findings:
-        print(f"{get_entry(name).name}: every file was opened, nothing is wrong")
+        print(f"{get_spec(name).name}: every file was opened, nothing is wrong")
         return DONE
-    print(f"{get_entry(name).name}: {len(findings)} finding{'s' if len(findings) > 1 else ''}")
+    print(f"{get_spec(name).name}: {len(findings)} finding{'s' if len(findings) > 1 else ''}")
     print(findings_text(findings, everything=everything))
     return FAILED
 
@@ -132,7 +132,7 @@ def _show(name: str, arguments: argparse.Namespace) -> int:
     images, names = [], []
     for number, sample in enumerate(chosen_samples(dataset, arguments.n, rng), start=1):
         image, regions = from_training(mapper, sample, rng) if mapper else from_files(dataset, sample)
-        pieces = dataset.entry.kind == "semantic"
+        pieces = dataset.spec.kind == "semantic"
         images.append(draw_ground_truth(image, regions, names=dataset.vocabulary.names, pieces=pieces))
         ending = "_augmented" if mapper else ""
         names.append(f"{number:03d}_{Path(sample['file_name']).stem}{ending}.png")

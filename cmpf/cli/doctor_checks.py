@@ -202,7 +202,7 @@ def datasets() -> Iterator[Check]:
             yield Check(DATASETS, name, OK, str(dataset.folder.absolute()))
         else:
             state = f"{sum(found)} of {len(found)} paths in {dataset.folder.absolute()}"
-            yield Check(DATASETS, name, MISSING, state, dataset.entry.command_in(dataset.folder))
+            yield Check(DATASETS, name, MISSING, state, dataset.spec.command_in(dataset.folder))
 
 
 def self_test() -> Iterator[Check]:

@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from cmpf.data.datasets.spec import Dataset
 from cmpf.data.mapper import DatasetMapper
-from cmpf.data.targets import read_panoptic_ids
-from cmpf.errors import DatasetError
 from cmpf.formats.image import RGB, read_image
-from cmpf.formats.label_map import LabelReader
-from cmpf.formats.masks import decode_segmentation
+from cmpf.formats.label_map import LabelReader, read_panoptic_ids
+from cmpf.formats.masks import decode_mask
 from cmpf.types import Sample
 from cmpf.visualization.ground_truth import TrueRegion
 
@@ -35,9 +33,9 @@ def from_files(dataset: Dataset, sample: Sample) -> Drawable:
     Raises:
         ImageError, DatasetError: a file cannot be read.
     """
-    if dataset.entry.kind == "semantic":
+    if dataset.spec.kind == "semantic":
         regions = _classes(dataset, sample)
-    elif dataset.entry.kind == "instance":
+    elif dataset.spec.kind == "instance":
         regions = _objects(sample)
     else:
         ids = read_panoptic_ids(sample["pan_seg_file_name"])
@@ -65,8 +63,8 @@ def from_training(mapper: DatasetMapper, sample: Sample, rng: np.random.Generato
 def _classes(dataset: Dataset, sample: Sample) -> list[TrueRegion]:
     read = LabelReader(
         num_classes=dataset.vocabulary.num_classes,
-        ignore_label=dataset.entry.ignore_label,
-        label_map=dataset.entry.semantic_label_map,
+        ignore_label=dataset.spec.ignore_label,
+        class_of_id=dataset.spec.class_of_label,
     )
     classes = read(sample["sem_seg_file_name"])
     return [TrueRegion(classes == index, index) for index in np.unique(classes).tolist() if index >= 0]
@@ -75,12 +73,11 @@ def _classes(dataset: Dataset, sample: Sample) -> list[TrueRegion]:
 def _objects(sample: Sample) -> list[TrueRegion]:
     regions = []
     for annotation in sample["annotations"]:
-        try:
-            mask = decode_segmentation(
-                annotation["segmentation"], height=sample["height"], width=sample["width"]
-            )
-        except ValueError as error:
-            name = f"{sample['file_name']}: the mask of annotation {annotation.get('id', '?')}"
-            raise DatasetError(f"{name}: {error}; repair the annotations") from error
+        mask = decode_mask(
+            annotation["segmentation"],
+            height=sample["height"],
+            width=sample["width"],
+            where=f"{sample['file_name']}: the mask of annotation {annotation.get('id', '?')}",
+        )
         regions.append(TrueRegion(mask, annotation["category_id"], bool(annotation.get("iscrowd", 0))))
     return regions

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = ".tmp-"  # how the name of an unfinished file begins
+MAX_NAME = 255  # bytes that file systems allow for one
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
+    temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
         if durable:
@@ -43,6 +45,17 @@ def write_text(path: str | Path, text: str) -> None:
     """Replaces a UTF-8 text file, whole."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _temporary_name(path: Path) -> str:
+    """A name of its own for each thread, with that of the file in it as long as it fits."""
+    begin = f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-"
+    name = path.name
+    if len(os.fsencode(begin + name)) > MAX_NAME:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_NAME - len(begin + digest) else ""
+        name = digest + suffix
+    return begin + name
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from cmpf.data.datasets.catalog import dataset_names as dataset_names
     from cmpf.data.datasets.catalog import dataset_root as dataset_root
     from cmpf.data.datasets.catalog import get_dataset as get_dataset
-    from cmpf.data.datasets.catalog import get_entry as get_entry
+    from cmpf.data.datasets.catalog import get_spec as get_spec
     from cmpf.data.datasets.catalog import get_vocabulary as get_vocabulary
     from cmpf.data.datasets.catalog import known_vocabularies as known_vocabularies
     from cmpf.data.datasets.spec import Dataset as Dataset
-    from cmpf.data.datasets.spec import DatasetEntry as DatasetEntry
+    from cmpf.data.datasets.spec import DatasetSpec as DatasetSpec
     from cmpf.data.datasets.summary import DatasetSummary as DatasetSummary
     from cmpf.data.datasets.summary import summarize as summarize
     from cmpf.data.loader import build_test_loader as build_test_loader
@@ -48,12 +48,12 @@ _NAMES = {
         "dataset_names",
         "dataset_root",
         "get_dataset",
-        "get_entry",
+        "get_spec",
         "get_vocabulary",
         "known_vocabularies",
     ),
     "cmpf.data.transforms.color": ("SSDColorJitter",),
-    "cmpf.data.datasets.spec": ("Dataset", "DatasetEntry"),
+    "cmpf.data.datasets.spec": ("Dataset", "DatasetSpec"),
     "cmpf.formats.image": ("read_image",),
     "cmpf.data.loader": ("build_test_loader", "build_train_loader"),
     "cmpf.data.mapper": ("DatasetMapper",),

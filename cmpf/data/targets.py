@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmpf.errors import DatasetError
-from cmpf.formats.label_map import NO_CLASS, ClassMap, LabelReader, read_pixels
-from cmpf.formats.masks import decode_segmentation
+from cmpf.formats.label_map import NO_CLASS, VOID_ID, ClassMap, LabelReader, SegmentIds, read_panoptic_ids
+from cmpf.formats.masks import decode_mask
 from cmpf.types import Sample, SegmentInfo, Targets
 
-Ids = NDArray[np.int32]
 Masks = NDArray[np.bool_]
-VOID_ID = 0
 
 
 class PanopticTargets:
@@ -26,11 +22,11 @@ class PanopticTargets:
 
     label_pad = VOID_ID
 
-    def read(self, sample: Sample) -> Ids:
+    def read(self, sample: Sample) -> SegmentIds:
         """Segment ids (H, W) of the sample's `pan_seg_file_name`."""
         return read_panoptic_ids(sample["pan_seg_file_name"])
 
-    def build(self, labels: Ids, sample: Sample) -> Targets:
+    def build(self, labels: SegmentIds, sample: Sample) -> Targets:
         """Targets from augmented ids and the sample's `segments_info`."""
         return panoptic_targets(labels, sample["segments_info"])
 
@@ -41,10 +37,12 @@ class SemanticTargets:
     label_pad = NO_CLASS
 
     def __init__(
-        self, *, num_classes: int, ignore_label: int, label_map: Mapping[int, int] | None = None
+        self, *, num_classes: int, ignore_label: int, class_of_id: Mapping[int, int] | None = None
     ) -> None:
         """See LabelReader."""
-        self._reader = LabelReader(num_classes=num_classes, ignore_label=ignore_label, label_map=label_map)
+        self._reader = LabelReader(
+            num_classes=num_classes, ignore_label=ignore_label, class_of_id=class_of_id
+        )
 
     def read(self, sample: Sample) -> ClassMap:
         """Class indices (H, W) of the sample's `sem_seg_file_name`."""
@@ -66,13 +64,8 @@ class InstanceTargets:
         objects = _objects(sample)
         masks = np.zeros((len(objects), height, width), dtype=np.bool_)
         for mask, annotation in zip(masks, objects, strict=True):
-            try:
-                mask[:] = decode_segmentation(annotation["segmentation"], height=height, width=width)
-            except ValueError as error:
-                raise DatasetError(
-                    f"{sample['file_name']}: the mask of annotation {annotation.get('id', '?')}: {error}; "
-                    "repair the annotations"
-                ) from error
+            where = f"{sample['file_name']}: the mask of annotation {annotation.get('id', '?')}"
+            mask[:] = decode_mask(annotation["segmentation"], height=height, width=width, where=where)
         return masks
 
     def build(self, labels: Masks, sample: Sample) -> Targets:
@@ -86,26 +79,7 @@ def _objects(sample: Sample) -> list[dict[str, Any]]:
     return [annotation for annotation in sample["annotations"] if not annotation.get("iscrowd", 0)]
 
 
-def read_panoptic_ids(path: str | Path) -> Ids:
-    """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = void; a gray file holds plain ids.
-
-    A palette file counts by its colors: tools that shrink PNGs turn those of few segments into such.
-
-    Raises:
-        DatasetError: the file is missing or damaged; names it.
-    """
-    pixels = read_pixels(path, "panoptic PNG", palette_colors=True).astype(np.int32)
-    if pixels.ndim == 2:
-        return pixels
-    if pixels.shape[2] < 3:
-        raise DatasetError(
-            f"{path}: gray with transparency, expected an RGB panoptic PNG; prepare the dataset again"
-        )
-    ids: Ids = pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16
-    return ids
-
-
-def panoptic_targets(ids: Ids, segments: Sequence[SegmentInfo]) -> Targets:
+def panoptic_targets(ids: SegmentIds, segments: Sequence[SegmentInfo]) -> Targets:
     """One target for each segment that has a pixel; crowds and void are none.
 
     Args:

@@ -14,9 +14,10 @@ from detectron2.structures import BoxMode
 
 from cmpf.data import Dataset, Vocabulary, dataset_names, get_dataset, get_vocabulary
 from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
-from cmpf.data.datasets.readers.coco_json import Categories, read_json
+from cmpf.data.datasets.readers.coco_json import Categories
 from cmpf.data.datasets.readers.issues import Issues
 from cmpf.errors import DatasetError
+from cmpf.formats.coco_json import read_coco
 
 VOCABULARY_KEY = "vocabulary"  # of a sample: the dataset whose classes are to be looked for
 LABEL_DIVISOR = 1000  # Detectron2's name for a COCO convention; CMPF's outputs do not need it
@@ -90,18 +91,18 @@ class DatasetMetadata(Metadata):  # type: ignore[misc]
 
 def description(dataset: Dataset) -> dict[str, Any]:
     """Classes and paths of a dataset, which need not be on disk."""
-    entry, names, things = dataset.entry, list(dataset.vocabulary.names), dataset.vocabulary.things
+    spec, names, things = dataset.spec, list(dataset.vocabulary.names), dataset.vocabulary.things
     paths = {
-        theirs: str(dataset.folder / entry.truth[ours])
-        for theirs, ours in _PATHS[entry.kind].items()
-        if ours in entry.truth
+        theirs: str(dataset.folder / spec.truth[ours])
+        for theirs, ours in _PATHS[spec.kind].items()
+        if ours in spec.truth
     }
     return {
         "thing_classes": names[: len(things)] if things == tuple(range(len(things))) else names,
         "stuff_classes": names,
-        "image_root": str(dataset.folder / entry.images),
-        "evaluator_type": "lvis" if "lvis" in entry.evaluators else _EVALUATOR_TYPES[entry.kind],
-        "ignore_label": entry.ignore_label,
+        "image_root": str(dataset.folder / spec.images),
+        "evaluator_type": "lvis" if "lvis" in spec.evaluators else _EVALUATOR_TYPES[spec.kind],
+        "ignore_label": spec.ignore_label,
         "label_divisor": LABEL_DIVISOR,
         **paths,
     }
@@ -113,11 +114,11 @@ def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:
     Raises:
         DatasetError: the ids stand in a file that cannot be read.
     """
-    entry, vocabulary = dataset.entry, dataset.vocabulary
-    if entry.label_map is not None:
-        indices = dict(entry.label_map)
-    elif "annotations" in entry.truth:
-        indices = _ids_by_name(dataset.folder / entry.truth["annotations"], vocabulary)
+    spec, vocabulary = dataset.spec, dataset.vocabulary
+    if spec.class_of_id is not None:
+        indices = dict(spec.class_of_id)
+    elif "annotations" in spec.truth:
+        indices = _ids_by_name(dataset.folder / spec.truth["annotations"], vocabulary)
     else:
         indices = {index: index for index in range(vocabulary.num_classes)}
     things = {identity: index for identity, index in indices.items() if vocabulary.is_thing[index]}
@@ -125,7 +126,7 @@ def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:
 
 
 def _ids_by_name(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
-    content = read_json(path, ("categories",))
+    content = read_coco(path, ("categories",))
     categories = Categories(content, vocabulary, None, Issues())
     found = {category["id"]: categories.index(category["id"]) for category in content["categories"]}
     return {identity: index for identity, index in found.items() if index is not None}

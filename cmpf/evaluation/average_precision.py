@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cmpf.evaluation.averages import seen_groups
 from cmpf.evaluation.protocol import Metrics
+from cmpf.formats.masks import rle_area
 
 IoUType = Literal["segm", "bbox"]
 Entry = dict[str, Any]
@@ -122,12 +123,10 @@ def _group_precision(
 
 def _detection(detection: Entry, number: int, iou_type: IoUType) -> Entry:
     """A detection with one geometry only, and the area of what is compared unless it brings its own."""
-    from pycocotools import mask as coco_mask
-
     geometry = "segmentation" if iou_type == "segm" else "bbox"
     area = detection.get("area")
     if area is None and iou_type == "segm":
-        area = float(coco_mask.area(detection["segmentation"]))
+        area = float(rle_area(detection["segmentation"]))
     elif area is None:
         area = detection["bbox"][2] * detection["bbox"][3]
     kept = {key: detection[key] for key in ("image_id", "category_id", "score", geometry)}

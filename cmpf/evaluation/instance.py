@@ -15,7 +15,7 @@ from cmpf.evaluation.average_precision import IoUType, Precision, average_precis
 from cmpf.evaluation.gathering import ImageId, gather_by_image
 from cmpf.evaluation.ground_truth import check_size, describe, paired, required, to_array
 from cmpf.evaluation.protocol import Metrics, Results
-from cmpf.formats.run_lengths import to_rle
+from cmpf.formats.masks import rle_area, rle_box, to_rle
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 
@@ -82,8 +82,6 @@ class InstanceEvaluator:
         return np.arange(len(scores))
 
     def _annotation(self, sample: Sample, annotation: dict[str, Any]) -> dict[str, Any]:
-        from pycocotools import mask as coco_mask
-
         self._check_class(sample, "annotation", annotation["category_id"])
         rle = to_rle(
             annotation["segmentation"],
@@ -94,8 +92,8 @@ class InstanceEvaluator:
         return {
             "category_id": annotation["category_id"],
             "segmentation": rle,
-            "bbox": list(annotation["bbox"]) if "bbox" in annotation else coco_mask.toBbox(rle).tolist(),
-            "area": float(annotation.get("area", coco_mask.area(rle))),
+            "bbox": list(annotation["bbox"]) if "bbox" in annotation else rle_box(rle),
+            "area": float(annotation.get("area", rle_area(rle))),
             "iscrowd": int(annotation.get("iscrowd", 0)),
         }
 

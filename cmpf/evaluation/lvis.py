@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmpf.errors import EvaluationError
+from cmpf.errors import DatasetError, EvaluationError
 from cmpf.evaluation.average_precision import (
     FREQUENCIES,
     IoUType,
@@ -23,6 +22,7 @@ from cmpf.evaluation.average_precision import (
 from cmpf.evaluation.ground_truth import required
 from cmpf.evaluation.instance import InstanceEvaluator
 from cmpf.evaluation.protocol import Metrics
+from cmpf.formats.coco_json import read_coco
 from cmpf.types import Sample
 
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
@@ -95,28 +95,28 @@ class LVISEvaluator(InstanceEvaluator):
 
 
 def read_frequencies(
-    path: str | Path, *, num_classes: int, label_map: Mapping[int, int] | None = None
+    path: str | Path, *, num_classes: int, class_of_id: Mapping[int, int] | None = None
 ) -> tuple[str, ...]:
     """`frequency` of each class from an LVIS JSON file.
 
     It says in how many training images a class is, so it cannot be counted in the validation images.
 
     Args:
-        label_map: category id -> class index; None = classes are in the order of the category ids.
+        class_of_id: category id -> class index; None = classes are in the order of the category ids.
     Returns:
         (K,) letters; "f" for a class that the file lacks, which then has no object either.
     Raises:
         EvaluationError: the file cannot be read, a category has no frequency, or no class.
     """
     try:
-        categories = json.loads(Path(path).read_text(encoding="utf-8"))["categories"]
+        categories = read_coco(path, ["categories"])["categories"]
         frequency_of = {int(category["id"]): str(category["frequency"]) for category in categories}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DatasetError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(
             f"{path}: no LVIS v1 annotations with a `frequency` in each category "
             f"({type(error).__name__}: {error}); use lvis_v1_val.json as published"
         ) from error
-    index_of = label_map or {identity: index for index, identity in enumerate(sorted(frequency_of))}
+    index_of = class_of_id or {identity: index for index, identity in enumerate(sorted(frequency_of))}
     letters = ["f"] * num_classes
     for identity, letter in frequency_of.items():
         if not 0 <= index_of.get(identity, -1) < num_classes:

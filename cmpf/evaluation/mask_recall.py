@@ -13,15 +13,9 @@ from torch import Tensor
 from cmpf.errors import EvaluationError
 from cmpf.evaluation.averages import mean_over, percent_ratio, seen_groups
 from cmpf.evaluation.gathering import ImageId, gather_by_image
-from cmpf.evaluation.ground_truth import (
-    check_size,
-    describe,
-    paired,
-    read_class_labels,
-    read_panoptic_png,
-    required,
-)
+from cmpf.evaluation.ground_truth import check_size, describe, paired, required
 from cmpf.evaluation.protocol import Metrics, Results
+from cmpf.formats.label_map import LabelReader, read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 
 Ids = npt.NDArray[np.int64]
@@ -45,18 +39,22 @@ class MaskRecallEvaluator:
         class_names: Sequence[str],
         ignore_label: int,
         seen: Sequence[bool] | None = None,
-        label_map: Mapping[int, int] | None = None,
+        class_of_id: Mapping[int, int] | None = None,
     ) -> None:
         """
         Args:
             class_names: one a class, in the order of the class indices.
             ignore_label: value in semantic ground-truth files; read where a sample has no panoptic ones.
             seen: whether each was a training class; None = not asked.
-            label_map: value in semantic ground-truth files -> class index; None = they hold class indices.
+            class_of_id: value in semantic ground-truth files -> class index; None = they hold class indices.
         """
-        self._label_map = label_map
         self._names = tuple(class_names)
-        self._ignore_label = ignore_label
+        self._read_labels = LabelReader(
+            num_classes=len(self._names),
+            ignore_label=ignore_label,
+            class_of_id=class_of_id,
+            no_class=len(self._names),
+        )
         self._groups = seen_groups(seen, len(self._names))
         self._found: dict[ImageId, tuple[Ids, npt.NDArray[np.float64]]] = {}
 
@@ -76,11 +74,11 @@ class MaskRecallEvaluator:
     def _true_segments(self, sample: Sample) -> tuple[Ids, Ids, npt.NDArray[np.bool_]]:
         """Places (H, W), 0 = void and i + 1 = segment i; for each segment its class and whether it counts."""
         if "pan_seg_file_name" in sample:
-            ids = read_panoptic_png(sample["pan_seg_file_name"])
+            ids = read_panoptic_ids(sample["pan_seg_file_name"])
             infos: list[SegmentInfo] = required(sample, "segments_info")
             classes = np.array([info["category_id"] for info in infos], dtype=np.int64)
             counted = np.array([not info.get("iscrowd", 0) for info in infos], dtype=bool)
-            places = np.zeros_like(ids)
+            places = np.zeros(ids.shape, dtype=np.int64)
             for place, info in enumerate(infos, start=1):
                 places[ids == info["id"]] = place
             if ((classes < 0) | (classes >= len(self._names))).any():
@@ -90,10 +88,7 @@ class MaskRecallEvaluator:
                 )
             return places, classes, counted
         count = len(self._names)
-        path = required(sample, "sem_seg_file_name")
-        labels = read_class_labels(
-            path, num_classes=count, ignore_label=self._ignore_label, label_map=self._label_map
-        )
+        labels = self._read_labels(required(sample, "sem_seg_file_name")).astype(np.int64)
         present = np.unique(labels)
         place_of = np.zeros(count + 1, dtype=np.int64)
         classes = present[present < count]

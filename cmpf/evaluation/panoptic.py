@@ -9,10 +9,11 @@ import numpy as np
 
 from cmpf.errors import EvaluationError
 from cmpf.evaluation.gathering import ImageId, gather_by_image
-from cmpf.evaluation.ground_truth import check_size, describe, paired, read_panoptic_png, required, to_array
+from cmpf.evaluation.ground_truth import check_size, describe, paired, required, to_array
 from cmpf.evaluation.matching import SegmentMatches, match_segments
 from cmpf.evaluation.panoptic_quality import PanopticTally, panoptic_groups
 from cmpf.evaluation.protocol import Results
+from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 
 
@@ -46,7 +47,7 @@ class PanopticEvaluator:
         for sample, (ids, segments) in paired(inputs, outputs, "panoptic_seg"):
             image_id = required(sample, "image_id")
             path = required(sample, "pan_seg_file_name")
-            truth, predicted = read_panoptic_png(path), to_array(ids).astype(np.int64)
+            truth, predicted = read_panoptic_ids(path).astype(np.int64), to_array(ids).astype(np.int64)
             check_size(str(path), predicted.shape, truth.shape)
             true_segments: list[SegmentInfo] = required(sample, "segments_info")
             self._check_classes(path, "ground truth", true_segments)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
@@ -20,8 +21,9 @@ from cmpf.evaluation.confusion import (
     semantic_metrics,
 )
 from cmpf.evaluation.gathering import ImageId, gather_by_image
-from cmpf.evaluation.ground_truth import check_size, describe, paired, read_class_labels, required, to_array
+from cmpf.evaluation.ground_truth import check_size, describe, paired, required, to_array
 from cmpf.evaluation.protocol import Results
+from cmpf.formats.label_map import LabelReader
 from cmpf.types import ModelResult, Sample
 
 
@@ -38,19 +40,24 @@ class SemanticEvaluator:
         class_names: Sequence[str],
         ignore_label: int,
         seen: Sequence[bool] | None = None,
-        label_map: Mapping[int, int] | None = None,
+        class_of_id: Mapping[int, int] | None = None,
     ) -> None:
         """
         Args:
             class_names: one a class, in the order of the class indices.
             ignore_label: value in the ground-truth files (255, or 65535 in 16-bit ones).
             seen: whether each was a training class; None = not asked.
-            label_map: value in the ground-truth files -> class index; None = they hold class indices.
+            class_of_id: value in the ground-truth files -> class index; None = they hold class indices.
         """
         self._names = tuple(class_names)
         self._groups = seen_groups(seen, len(self._names))
         self._ignore_label = ignore_label
-        self._label_map = label_map
+        self._read_labels = LabelReader(
+            num_classes=len(self._names),
+            ignore_label=ignore_label,
+            class_of_id=class_of_id,
+            no_class=len(self._names),
+        )
         self._cells: dict[ImageId, Cells] = {}
 
     def reset(self) -> None:
@@ -63,9 +70,7 @@ class SemanticEvaluator:
         for sample, prediction in paired(inputs, outputs, "sem_seg"):
             image_id = required(sample, "image_id")
             path = required(sample, "sem_seg_file_name")
-            truth = read_class_labels(
-                path, num_classes=count, ignore_label=self._ignore_label, label_map=self._label_map
-            )
+            truth = self._read_labels(path).astype(np.int64)
             labels = to_array(best_labels(sample, prediction, count))
             predicted: Ids = predicted_indices(
                 labels, num_classes=count, ignore_label=self._ignore_label, where=describe(sample)

@@ -79,7 +79,7 @@ def profiled_evaluation_parts(model: CMPF) -> dict[str, tuple[Any, str]]:
 
 def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
     """This process's share of a dataset, at test size, one image a batch as in the published evaluation."""
-    short_side, max_side = evaluation_size(cfg, dataset.entry)
+    short_side, max_side = evaluation_size(cfg, dataset.spec)
     mapper = DatasetMapper(
         augmentations=[ResizeShortestEdge(short_side=short_side, max_side=max_side)], target=None, image_pad=0
     )
@@ -100,34 +100,34 @@ def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluat
     Raises:
         ConfigError: there is none, so that a whole run would end without a number.
     """
-    vocabulary, entry, test = dataset.vocabulary, dataset.entry, cfg.MODEL.MASK_FORMER.TEST
+    vocabulary, spec, test = dataset.vocabulary, dataset.spec, cfg.MODEL.MASK_FORMER.TEST
     names, seen = vocabulary.names, vocabulary.seen_for(model.train_vocabulary)
-    labels: dict[str, Any] = {"ignore_label": entry.ignore_label, "label_map": entry.semantic_label_map}
+    labels: dict[str, Any] = {"ignore_label": spec.ignore_label, "class_of_id": spec.class_of_label}
     evaluators: list[Evaluator] = []
-    if test.PANOPTIC_ON and "panoptic" in entry.evaluators:
+    if test.PANOPTIC_ON and "panoptic" in spec.evaluators:
         evaluators.append(PanopticEvaluator(class_names=names, is_thing=vocabulary.is_thing, seen=seen))
-    if test.INSTANCE_ON and "instance" in entry.evaluators:
+    if test.INSTANCE_ON and "instance" in spec.evaluators:
         evaluators.append(InstanceEvaluator(class_names=names, seen=seen))
-    if test.INSTANCE_ON and "lvis" in entry.evaluators:
+    if test.INSTANCE_ON and "lvis" in spec.evaluators:
         frequencies = _frequencies(dataset)
         evaluators.append(LVISEvaluator(class_names=names, frequencies=frequencies, seen=seen))
-    if test.SEMANTIC_ON and "semantic" in entry.evaluators:
+    if test.SEMANTIC_ON and "semantic" in spec.evaluators:
         evaluators.append(SemanticEvaluator(class_names=names, seen=seen, **labels))
-    if (test.SEMANTIC_ON or test.INSTANCE_ON) and "cityscapes" in entry.evaluators:
+    if (test.SEMANTIC_ON or test.INSTANCE_ON) and "cityscapes" in spec.evaluators:
         evaluators.append(
             CityscapesEvaluator(
                 class_names=names,
-                ignore_label=entry.ignore_label,
+                ignore_label=spec.ignore_label,
                 seen=seen,
                 semantic=test.SEMANTIC_ON,
                 instance=test.INSTANCE_ON,
             )
         )
-    if test.MASK_RECALL and entry.kind != "instance":  # recall needs an image of ground truth
+    if test.MASK_RECALL and spec.kind != "instance":  # recall needs an image of ground truth
         evaluators.append(MaskRecallEvaluator(class_names=names, seen=seen, **labels))
     if not evaluators:
         raise ConfigError(
-            f"{dataset.name}: nothing to evaluate. It offers {', '.join(entry.evaluators)}; switch on one of "
+            f"{dataset.name}: nothing to evaluate. It offers {', '.join(spec.evaluators)}; switch on one of "
             "PANOPTIC_ON, INSTANCE_ON (instance, lvis, cityscapes) and SEMANTIC_ON (semantic, cityscapes) in "
             "MODEL.MASK_FORMER.TEST"
         )
@@ -137,9 +137,9 @@ def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluat
 def _frequencies(dataset: Dataset) -> tuple[str, ...]:
     """How frequent each class of an LVIS dataset is; its annotation file says so."""
     return read_frequencies(
-        dataset.folder / dataset.entry.truth["annotations"],
+        dataset.folder / dataset.spec.truth["annotations"],
         num_classes=dataset.vocabulary.num_classes,
-        label_map=dataset.entry.label_map,
+        class_of_id=dataset.spec.class_of_id,
     )
 
 

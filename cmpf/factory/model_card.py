@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmpf.config import Config
-from cmpf.data import Vocabulary, get_entry
+from cmpf.data import Vocabulary, get_spec
 from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import format_results
@@ -106,7 +106,7 @@ def _data(cfg: Config, vocabulary: Vocabulary) -> str:
     things = sum(vocabulary.is_thing)
     shown = ", ".join(vocabulary.names[:SHOWN_WORDS])
     more = vocabulary.num_classes - SHOWN_WORDS
-    names = ", ".join(f"`{get_entry(name).name}` ({get_entry(name).kind})" for name in cfg.DATASETS.TRAIN)
+    names = ", ".join(f"`{get_spec(name).name}` ({get_spec(name).kind})" for name in cfg.DATASETS.TRAIN)
     return (
         f"Trained on {names}: {vocabulary.num_classes} classes, {things} things and "
         f"{vocabulary.num_classes - things} kinds of stuff. These are the seen classes, all other words are unseen: "

@@ -11,7 +11,7 @@ from pathlib import Path
 from cmpf import weights
 from cmpf.common.files import write_text
 from cmpf.config import Config, with_overrides
-from cmpf.data import Vocabulary, get_entry
+from cmpf.data import Vocabulary, get_spec
 from cmpf.data.datasets.catalog import FILE_PREFIX
 from cmpf.factory.model_card import Metrics, model_card
 from cmpf.model import CMPF
@@ -89,7 +89,7 @@ def _write_dataset(cfg: Config, vocabulary: Vocabulary, folder: Path) -> list[Pa
         for stale in (FOLDER_DATASET, FOLDER_WORDS):  # of another model that was saved here
             (folder / stale).unlink(missing_ok=True)
         return []
-    entry = get_entry(name)
+    entry = get_spec(name)
     flags = " ".join(str(int(thing)) for thing in vocabulary.is_thing)
     lines = [f"{index}:{','.join(words)}" for index, words in enumerate(vocabulary.classes, start=1)]
     write_text(folder / FOLDER_WORDS, "\n".join([f"# isthing: {flags}", *lines, ""]))

@@ -72,7 +72,7 @@ def build_train_loader(cfg: Config) -> TrainLoader:
 
 def build_train_mapper(cfg: Config, dataset: Dataset) -> DatasetMapper:
     """What training sees of a dataset: large-scale jitter for segments and objects, the crop rule for classes."""
-    semantic = dataset.entry.kind == "semantic"
+    semantic = dataset.spec.kind == "semantic"
     return DatasetMapper(
         augmentations=_semantic_augmentations(cfg) if semantic else _jitter_augmentations(cfg),
         target=_target_source(dataset),
@@ -81,14 +81,14 @@ def build_train_mapper(cfg: Config, dataset: Dataset) -> DatasetMapper:
 
 
 def _target_source(dataset: Dataset) -> TargetSource:
-    entry = dataset.entry
-    if entry.kind == "semantic":
+    spec = dataset.spec
+    if spec.kind == "semantic":
         return SemanticTargets(
             num_classes=dataset.vocabulary.num_classes,
-            ignore_label=entry.ignore_label,
-            label_map=entry.semantic_label_map,
+            ignore_label=spec.ignore_label,
+            class_of_id=spec.class_of_label,
         )
-    return InstanceTargets() if entry.kind == "instance" else PanopticTargets()
+    return InstanceTargets() if spec.kind == "instance" else PanopticTargets()
 
 
 def _flips(cfg: Config) -> list[Augmentation]:

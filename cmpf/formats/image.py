@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Images of every kind as (H, W, 3) uint8 RGB, and the size that the model sees them in."""
+"""Image files of every kind as (H, W, 3) uint8 RGB, and the size that the model sees them in."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from cmpf.common.files import replacing
 from cmpf.errors import ImageError
 
 RGB: TypeAlias = NDArray[np.uint8]
@@ -23,9 +24,25 @@ MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, where Pillow begins t
 MAX_DOWNLOAD = 200 * 2**20  # bytes
 DOWNLOAD_SECONDS = 30.0
 # What Pillow raises for damaged files, depending on the format and the place of the damage.
-DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, OverflowError)
+DAMAGED = (
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    OverflowError,
+)
 # JPEGs are decoded at 1/2, 1/4 or 1/8 where they stay so many times as large as wanted; the resize evens out the rest.
 DRAFT_MARGIN = 2
+_ORIENTATION = 0x0112  # EXIF tag
+_FLIP = Image.Transpose
+_TURNS = {
+    2: _FLIP.FLIP_LEFT_RIGHT, 3: _FLIP.ROTATE_180, 4: _FLIP.FLIP_TOP_BOTTOM, 5: _FLIP.TRANSPOSE,
+    6: _FLIP.ROTATE_270, 7: _FLIP.TRANSVERSE, 8: _FLIP.ROTATE_90,
+}  # fmt: skip
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -56,14 +73,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
         )
     if urlsplit(str(source)).scheme in ("http", "https", "ftp", "data", "file"):
         return _from_url(str(source), max_pixels, allow_urls)
-    try:
-        path = Path(source).expanduser()
-        found = path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown ~user
-        raise ImageError(f"{str(source)[:100]}: no usable path ({error}); check it") from error
-    if not found:
-        raise ImageError(f"{source}: {_why_no_file(path)}")
-    return _open(path, str(source), max_pixels)
+    with _opened(_existing(source), str(source)) as image:
+        return _decode(image, str(source), max_pixels)
 
 
 def read_small_image(
@@ -77,26 +88,36 @@ def read_small_image(
     Raises:
         ImageError: as read_image.
     """
-    opened = None
-    try:
-        opened = Image.open(path)
-    except (Image.DecompressionBombError, UnidentifiedImageError, *DAMAGED):
-        pass  # read_image says why
-    if opened is None or opened.format != "JPEG":
-        image = read_image(path, max_pixels=max_pixels)
-        size = (image.shape[0], image.shape[1])
-    else:
-        with opened:
-            width, height = opened.size
-            _check_size(height, width, str(path), max_pixels)
-            wanted = shortest_edge_size(height, width, short_side=short_side, max_side=max_side)
+    with _opened(_existing(path), str(path)) as opened:
+        size = _upright_size(opened)
+        if opened.format == "JPEG":
+            _check_size(*size, str(path), max_pixels)
+            wanted = shortest_edge_size(opened.height, opened.width, short_side=short_side, max_side=max_side)
             opened.draft(None, (DRAFT_MARGIN * wanted[1], DRAFT_MARGIN * wanted[0]))
-            drafted = opened.size
-            image = _decode(opened, str(path), max_pixels)
-        turned = image.shape[:2] != (drafted[1], drafted[0])  # by its EXIF orientation
-        size = (width, height) if turned else (height, width)
-    target = shortest_edge_size(*size, short_side=short_side, max_side=max_side)
-    return resize_image(image, target), size
+        image = _decode(opened, str(path), max_pixels)
+    return resize_shortest_edge(image, short_side=short_side, max_side=max_side, size=size), size
+
+
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of an image as read_image gives it, from the head of the file alone.
+
+    Raises:
+        ImageError: the file is missing or no image.
+    """
+    with _opened(_existing(path), str(path)) as opened:
+        return _upright_size(opened)
+
+
+def write_image(path: str | Path, image: Image.Image | NDArray[Any], **options: Any) -> Path:
+    """Writes an image in the format that the path's ending names, whole or not at all; returns the path.
+
+    Args:
+        options: of the format, see Image.save.
+    """
+    pixels = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    with replacing(path) as temporary:
+        pixels.save(temporary, **options)
+    return Path(path)
 
 
 def shortest_edge_size(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:
@@ -112,23 +133,35 @@ def resize_image(image: RGB, size: tuple[int, int]) -> RGB:
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def resize_shortest_edge(image: RGB, *, short_side: int, max_side: int) -> RGB:
-    """Resizes (H, W, 3) by the rule of shortest_edge_size."""
-    height, width = image.shape[:2]
+def resize_shortest_edge(
+    image: RGB, *, short_side: int, max_side: int, size: tuple[int, int] | None = None
+) -> RGB:
+    """Resizes (H, W, 3) by the rule of shortest_edge_size; `size` = that of the image in its file, if it is another."""
+    height, width = size or image.shape[:2]
     return resize_image(image, shortest_edge_size(height, width, short_side=short_side, max_side=max_side))
 
 
-def _why_no_file(path: Path) -> str:
-    if path.is_dir():
-        return "is a folder; name an image in it"
-    if path.exists():
-        return "is no regular file; name an image"
-    return f"no such image (looked at {path.absolute()}); check the path"
-
-
-def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> RGB:
+def _existing(source: str | Path) -> Path:
+    """The path of a file that is there."""
     try:
-        opened = Image.open(file)
+        path = Path(source).expanduser()
+        if path.is_file():
+            return path
+        if path.is_dir():
+            issue = "is a folder; name an image in it"
+        elif path.exists():
+            issue = "is no regular file; name an image"
+        else:
+            issue = f"no such image (looked at {path.absolute()}); check the path"
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown ~user
+        raise ImageError(f"{str(source)[:100]}: no usable path ({error}); check it") from error
+    raise ImageError(f"{source}: {issue}")
+
+
+def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
+    """An image of which the head has been read."""
+    try:
+        return Image.open(file)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too large, {error}; make it smaller") from error
     except UnidentifiedImageError as error:
@@ -137,8 +170,6 @@ def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> RGB:
         raise ImageError(f"{name}: {reason}; convert it to JPEG or PNG, or fetch it again") from error
     except DAMAGED as error:
         raise ImageError(f"{name}: cannot be opened ({error}); check or fetch it again") from error
-    with opened:
-        return _decode(opened, name, max_pixels)
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> RGB:
@@ -146,12 +177,12 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> RGB:
     _check_size(height, width, name, max_pixels)
     try:
         image.load()
-        pixels = np.array(_to_rgb(_upright(image), name))
+        turn = _TURNS.get(_orientation(image))
+        return np.array(_to_rgb(image if turn is None else image.transpose(turn), name))
     except ImageError:
         raise
     except DAMAGED as error:
         raise ImageError(f"{name}: damaged or truncated ({error}); fetch or make it again") from error
-    return pixels
 
 
 def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
@@ -164,12 +195,17 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation wants it seen; damaged EXIF data do not spoil a whole image."""
+def _orientation(image: Image.Image) -> int:
+    """How EXIF wants an image seen; damaged EXIF data do not spoil a whole image."""
     try:
-        return ImageOps.exif_transpose(image)
+        return int(image.getexif().get(_ORIENTATION, 1))
     except DAMAGED:
-        return image
+        return 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of an image when it is seen upright."""
+    return image.size if _orientation(image) in range(5, 9) else image.size[::-1]
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -231,4 +267,5 @@ def _from_url(url: str, max_pixels: int, allow_urls: bool) -> RGB:
         raise ImageError(f"{url}: download failed ({error}); check the address and the network") from error
     if len(content) > MAX_DOWNLOAD:
         raise ImageError(f"{url}: more than {MAX_DOWNLOAD // 2**20} MiB; make the image smaller")
-    return _open(io.BytesIO(content), url, max_pixels)
+    with _opened(io.BytesIO(content), url) as image:
+        return _decode(image, url, max_pixels)

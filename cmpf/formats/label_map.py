@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Label maps of semantic segmentation: 8 or 16 bits, PNG or TIFF, gray or palette."""
+"""Ground truth as images: label maps of class indices, and the segment ids of COCO's panoptic PNGs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cmpf.errors import DatasetError
-from cmpf.formats.image import DAMAGED
+from cmpf.formats.image import DAMAGED, RGB, write_image
 
 ClassMap: TypeAlias = NDArray[np.int32]  # (H, W) class index, or NO_CLASS
+SegmentIds: TypeAlias = NDArray[np.int32]  # (H, W) segment id, or VOID_ID
 NO_CLASS = -1
 MAX_LABEL = 65535  # label maps have at most 16 bits
+VOID_ID = 0
+MAX_ID = (1 << 24) - 1  # ids of segments have three bytes
 _NAMED_VALUES = 5  # in an error message
 
 
@@ -27,21 +30,22 @@ def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) ->
         what: kind of the file in error messages, such as "label map".
         palette_colors: a palette file gives its colors (H, W, 3), not its palette indices (H, W).
     Raises:
-        DatasetError: the file is missing or damaged; names it.
+        DatasetError: the file is missing or damaged, or holds no whole numbers; names it.
     """
     try:
         with Image.open(path) as image:
-            if palette_colors and image.mode == "P":
-                return np.asarray(image.convert("RGB"))
-            return np.asarray(image)
+            pixels = np.asarray(image.convert("RGB") if palette_colors and image.mode == "P" else image)
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such {what}; prepare the dataset again") from error
+        raise DatasetError(f"{path}: no such {what}; make or fetch it again") from error
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: damaged {what} ({error}); prepare the dataset again") from error
+        raise DatasetError(f"{path}: damaged {what} ({error}); make or fetch it again") from error
+    if not (np.issubdtype(pixels.dtype, np.integer) or pixels.dtype == np.bool_):
+        raise DatasetError(f"{path}: {what} of type {pixels.dtype}; save whole numbers of 8 or 16 bits")
+    return pixels
 
 
 def read_labels(path: str | Path) -> NDArray[np.int32]:
-    """Values (H, W) of a label map as they are in the file.
+    """Values (H, W) of a label map as they are in the file: 8 or 16 bits, PNG or TIFF, gray or palette indices.
 
     Raises:
         DatasetError: the file is missing, damaged, has several channels, or holds no whole numbers 0..65535.
@@ -52,11 +56,9 @@ def read_labels(path: str | Path) -> NDArray[np.int32]:
             f"{path}: a label map has one channel, this one has {pixels.shape[2]}; "
             "save class numbers, not colors"
         )
-    if not (np.issubdtype(pixels.dtype, np.integer) or pixels.dtype == np.bool_):
-        raise DatasetError(f"{path}: holds values of type {pixels.dtype}; save it with 8 or 16 bits")
     if pixels.size and (pixels.min() < 0 or pixels.max() > MAX_LABEL):
         raise DatasetError(
-            f"{path}: values {pixels.min()}..{pixels.max()} do not fit 16 bits; check how it was prepared"
+            f"{path}: values {pixels.min()}..{pixels.max()} do not fit 16 bits; check how it was made"
         )
     return pixels.astype(np.int32)
 
@@ -65,24 +67,30 @@ class LabelReader:
     """Reads label maps of one dataset as class indices."""
 
     def __init__(
-        self, *, num_classes: int, ignore_label: int, label_map: Mapping[int, int] | None = None
+        self,
+        *,
+        num_classes: int,
+        ignore_label: int,
+        class_of_id: Mapping[int, int] | None = None,
+        no_class: int = NO_CLASS,
     ) -> None:
         """
         Args:
             num_classes: classes are 0..num_classes - 1.
-            ignore_label: value of pixels without a class, even if label_map has it.
-            label_map: value in the files -> class index; None = they hold class indices.
+            ignore_label: value of pixels without a class, even if class_of_id has it.
+            class_of_id: value in the files -> class index; None = they hold class indices.
+            no_class: what pixels with the ignore label become.
         """
-        self._allowed = f"0..{num_classes - 1}" if label_map is None else f"one of {sorted(label_map)}"
+        self._allowed = f"0..{num_classes - 1}" if class_of_id is None else f"one of {sorted(class_of_id)}"
         self._ignore_label = ignore_label
-        self._index = np.full(MAX_LABEL + 1, NO_CLASS, dtype=np.int32)
+        self._index = np.full(MAX_LABEL + 1, no_class, dtype=np.int32)
         self._known = np.zeros(MAX_LABEL + 1, dtype=np.bool_)
-        for label, index in (label_map or {k: k for k in range(num_classes)}).items():
+        for label, index in (class_of_id or {k: k for k in range(num_classes)}).items():
             self._index[label], self._known[label] = index, True
-        self._index[ignore_label], self._known[ignore_label] = NO_CLASS, True
+        self._index[ignore_label], self._known[ignore_label] = no_class, True
 
     def __call__(self, path: str | Path) -> ClassMap:
-        """Class indices (H, W), NO_CLASS where the file has the ignore label.
+        """Class indices (H, W), `no_class` where the file has the ignore label.
 
         Raises:
             DatasetError: as read_labels; or a value is neither a class nor the ignore label.
@@ -95,7 +103,62 @@ class LabelReader:
             raise DatasetError(
                 f"{path}: label {', '.join(map(str, wrong[:_NAMED_VALUES]))}{more} in {int(unknown.sum())} "
                 f"pixels; allowed are {self._allowed} and the ignore label {self._ignore_label}; "
-                "check how it was prepared"
+                "check how it was made"
             )
         classes: ClassMap = self._index[values]
         return classes
+
+
+def write_labels(path: str | Path, labels: NDArray[Any]) -> Path:
+    """Writes (H, W) uint8 or uint16 without loss, as PNG or TIFF by the ending, whole or not at all; returns the path.
+
+    Raises:
+        ValueError: values of another type.
+    """
+    if labels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"labels of type {labels.dtype}; expected uint8 or uint16")
+    options = {"compression": "tiff_lzw"} if Path(path).suffix.lower() in (".tif", ".tiff") else {}
+    return write_image(path, labels, **options)
+
+
+def read_panoptic_ids(path: str | Path) -> SegmentIds:
+    """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = void; a gray file holds plain ids.
+
+    A palette file counts by its colors: tools that shrink PNGs turn those of few segments into such.
+
+    Raises:
+        DatasetError: the file is missing, damaged, or has other channels; names it.
+    """
+    pixels = read_pixels(path, "panoptic PNG", palette_colors=True)
+    if pixels.ndim == 3 and pixels.shape[2] < 3:
+        raise DatasetError(f"{path}: gray with transparency, expected an RGB panoptic PNG; make it again")
+    return decode_panoptic_ids(pixels)
+
+
+def write_panoptic_ids(path: str | Path, ids: NDArray[np.integer[Any]]) -> Path:
+    """Writes segment ids (H, W) as a COCO panoptic PNG, whole or not at all; returns the path.
+
+    Raises:
+        ValueError: ids beyond three bytes.
+    """
+    return write_image(path, encode_panoptic_ids(ids))
+
+
+def decode_panoptic_ids(pixels: NDArray[Any]) -> SegmentIds:
+    """COCO's colors (H, W, 3 or more) uint8, or plain ids (H, W) -> segment ids (H, W)."""
+    values = pixels.astype(np.int32)
+    if values.ndim == 2:
+        return values
+    ids: SegmentIds = values[..., 0] | values[..., 1] << 8 | values[..., 2] << 16
+    return ids
+
+
+def encode_panoptic_ids(ids: NDArray[np.integer[Any]]) -> RGB:
+    """Segment ids (H, W) -> COCO's colors (H, W, 3) with id = R + 256 G + 65536 B.
+
+    Raises:
+        ValueError: ids beyond three bytes.
+    """
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
+        raise ValueError(f"segment ids {ids.min()}..{ids.max()}; expected 0..{MAX_ID}")
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmpf.errors import DatasetError
+
+Mask: TypeAlias = NDArray[np.bool_]  # (H, W)
+RLE: TypeAlias = dict[str, Any]  # size [H, W] and packed counts
 POLYGON_NUMBERS = 6  # three points; pycocotools takes four numbers for a box
 
 
@@ -21,33 +25,88 @@ def segmentation_issue(segmentation: Any, *, height: int, width: int) -> str:
         return ""
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
         return "neither polygons nor run lengths with size and counts"
-    if list(segmentation["size"]) != [height, width]:
-        return f"run lengths of size {segmentation['size']} in an image of {[height, width]}"
-    counts = segmentation["counts"]
-    if isinstance(counts, list) and sum(counts) != height * width:
-        return f"run lengths of {sum(counts)} pixels in an image of {height * width}"
+    size, counts = segmentation["size"], segmentation["counts"]
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        return f"run lengths of size {size} in an image of {[height, width]}"
+    if isinstance(counts, list):
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            return "run lengths that are no whole numbers of 0 or more"
+        if sum(counts) != height * width:
+            return f"run lengths of {sum(counts)} pixels in an image of {height * width}"
     return ""
 
 
-def decode_segmentation(segmentation: Any, *, height: int, width: int) -> NDArray[np.bool_]:
-    """The mask (H, W) of a `segmentation` of any of the three forms.
+def to_rle(segmentation: Any, *, height: int, width: int, where: str) -> RLE:
+    """A `segmentation` of any of the three forms as packed run lengths.
 
+    Args:
+        height, width: of the image.
+        where: opens the error message; names the file and the mask.
     Raises:
-        ValueError: it has another form, or run lengths that cannot be unpacked.
+        DatasetError: it has another form or another size, or run lengths that cannot be unpacked.
     """
+    rle = _packed(segmentation, height, width, where)
+    if not isinstance(segmentation, list):
+        _unpacked(rle, where)  # damaged ones fail here, where their file is known
+    return rle
+
+
+def decode_mask(segmentation: Any, *, height: int, width: int, where: str) -> Mask:
+    """The mask (H, W) of a `segmentation`; arguments and errors as to_rle."""
+    return _unpacked(_packed(segmentation, height, width, where), where)
+
+
+def _packed(segmentation: Any, height: int, width: int, where: str) -> RLE:
     from pycocotools import mask as coco_mask
 
     issue = segmentation_issue(segmentation, height=height, width=width)
     if issue:
-        raise ValueError(issue)
+        raise DatasetError(f"{where}: {issue}; repair the annotations")
     try:
         if isinstance(segmentation, list):
-            rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        elif isinstance(segmentation["counts"], list):
-            rle = coco_mask.frPyObjects(segmentation, height, width)
-        else:
-            rle = {"size": [height, width], "counts": segmentation["counts"]}
-        mask: NDArray[np.bool_] = coco_mask.decode(rle).astype(np.bool_)
+            return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+        if isinstance(segmentation["counts"], list):
+            return dict(coco_mask.frPyObjects(segmentation, height, width))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"cannot be decoded ({error})") from error
+        raise DatasetError(f"{where}: cannot be decoded ({error}); repair the annotations") from error
+    return {"size": [height, width], "counts": segmentation["counts"]}
+
+
+def _unpacked(rle: RLE, where: str) -> Mask:
+    from pycocotools import mask as coco_mask
+
+    try:
+        mask: Mask = coco_mask.decode(rle).astype(np.bool_)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{where}: cannot be decoded ({error}); repair the annotations") from error
     return mask
+
+
+def encode_mask(mask: NDArray[Any]) -> RLE:
+    """A mask (H, W) as run lengths packed into text, as JSON files hold them."""
+    from pycocotools import mask as coco_mask
+
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def rle_area(rle: RLE) -> int:
+    """Pixels of a mask."""
+    from pycocotools import mask as coco_mask
+
+    return int(coco_mask.area(rle))
+
+
+def rle_box(rle: RLE) -> list[float]:
+    """COCO's [x, y, width, height] around a mask; zeros where it has no pixel."""
+    from pycocotools import mask as coco_mask
+
+    box: list[float] = coco_mask.toBbox(rle).tolist()
+    return box
+
+
+def mask_box(mask: Mask) -> list[int]:
+    """COCO's [x, y, width, height] around a mask (H, W) with at least one pixel."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]

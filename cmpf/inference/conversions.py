@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from cmpf.errors import CMPFError
+from cmpf.formats.masks import encode_mask
 from cmpf.types import InstanceResult, SegmentInfo
 
 
@@ -91,13 +91,12 @@ def coco_results(found: Instances, image_id: str | int) -> list[dict[str, Any]]:
     """COCO results: image_id, category_id (class index), segmentation (RLE), bbox [x, y, width, height], score."""
     results = []
     for mask, box, score, label in zip(found.masks, found.boxes, found.scores, found.labels, strict=True):
-        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         x0, y0, x1, y1 = (float(v) for v in box)
         results.append(
             {
                 "image_id": image_id,
                 "category_id": int(label),
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+                "segmentation": encode_mask(mask),
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": float(score),
             }
@@ -118,11 +117,6 @@ def coco_panoptic(segments: Sequence[Segment], image_id: str | int, file_name: s
         "annotations": [{"image_id": image_id, "file_name": file_name, "segments_info": infos}],
         "categories": [categories[index] for index in sorted(categories)],
     }
-
-
-def coco_panoptic_colors(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """(H, W) ids -> (H, W, 3) RGB with id = R + 256 G + 65536 B."""
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
 
 def hugging_face_panoptic(ids: NDArray[np.int32], segments: Sequence[Segment]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.common.files import replacing, write_text
+from cmpf.common.files import replacing
 from cmpf.errors import CMPFError
+from cmpf.formats.coco_json import write_json
+from cmpf.formats.image import write_image
+from cmpf.formats.label_map import write_labels, write_panoptic_ids
 from cmpf.inference import conversions
 from cmpf.inference.conversions import Instances, Segment
 from cmpf.types import ModelResult, SegmentInfo
@@ -218,19 +220,19 @@ def unique_names(sources: Sequence[str | Path]) -> list[str]:
 
 def _write_overlay(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
     """NAME.png, the image with what was found drawn over it."""
-    return [_image(folder / f"{stem}.png", prediction.plot())]
+    return [write_image(folder / f"{stem}.png", prediction.plot())]
 
 
 def _write_panoptic(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
     """NAME_panoptic.png and NAME_panoptic.json as COCO has them."""
     png, table = folder / f"{stem}_panoptic.png", folder / f"{stem}_panoptic.json"
-    _image(png, Image.fromarray(conversions.coco_panoptic_colors(prediction.panoptic)))
-    return [png, _json(table, conversions.coco_panoptic(prediction.segments, stem, png.name))]
+    write_panoptic_ids(png, prediction.panoptic)
+    return [png, write_json(table, conversions.coco_panoptic(prediction.segments, stem, png.name))]
 
 
 def _write_coco(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
     """NAME_instances.json, COCO results."""
-    return [_json(folder / f"{stem}_instances.json", prediction.to_coco())]
+    return [write_json(folder / f"{stem}_instances.json", prediction.to_coco())]
 
 
 def _write_instances(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
@@ -250,7 +252,7 @@ def _write_instances(prediction: Prediction, folder: Path, stem: str) -> list[Pa
 
 def _write_semantic(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
     """NAME_semantic.png, 16-bit class indices."""
-    return [_image(folder / f"{stem}_semantic.png", Image.fromarray(prediction.semantic))]
+    return [write_labels(folder / f"{stem}_semantic.png", prediction.semantic)]
 
 
 WRITERS: dict[str, Callable[[Prediction, Path, str], list[Path]]] = {
@@ -274,14 +276,3 @@ def _checked(formats: object) -> tuple[str, ...]:
         if name not in FORMATS:
             raise CMPFError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
     return tuple(dict.fromkeys(names))
-
-
-def _image(path: Path, image: Image.Image) -> Path:
-    with replacing(path) as temporary:
-        image.save(temporary)
-    return path
-
-
-def _json(path: Path, content: Any) -> Path:
-    write_text(path, json.dumps(content, ensure_ascii=False))
-    return path

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cmpf.common.tensors import masks_to_boxes
+from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.inference import Instances, Prediction
-from cmpf.inference.conversions import coco_panoptic, coco_panoptic_colors, coco_results
+from cmpf.inference.conversions import coco_panoptic, coco_results
 from cmpf.visualization.overlay import worth_showing
 from cmpf.visualization.palette import Color, shade, shades
 
@@ -152,4 +153,4 @@ def _with_categories(found: Instances, prediction: Prediction, name: str) -> dic
 
 def id_map(ids: NDArray[np.int32]) -> Image.Image:
     """(H, W) ids as an image with id = R + 256 G + 65536 B, as COCO panoptic files have them."""
-    return Image.fromarray(coco_panoptic_colors(ids))
+    return Image.fromarray(encode_panoptic_ids(ids))

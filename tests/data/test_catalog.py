@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmpf.data.datasets.builtin import ROWS
+from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import (
     DATASETS,
     dataset_names,
     dataset_root,
     get_dataset,
-    get_entry,
+    get_spec,
     get_vocabulary,
     known_vocabularies,
     locate_dataset,
@@ -103,7 +103,7 @@ def test_without_a_root_datasets_lie_in_the_working_folder(
 
 
 def test_an_unknown_dataset_is_answered_with_the_known_ones() -> None:
-    for ask in (get_dataset, get_vocabulary, get_entry):
+    for ask in (get_dataset, get_vocabulary, get_spec):
         with pytest.raises(DatasetError) as caught:
             ask("shape_val")
         message = str(caught.value)
@@ -138,7 +138,7 @@ def test_a_half_written_dataset_is_not_taken_for_a_whole_one(
 
 def test_every_row_is_found_by_its_name() -> None:
     assert all(row.name == name for name, row in DATASETS.items())
-    assert len(ROWS) == len(DATASETS)
+    assert len(SPECS) == len(DATASETS)
     assert dataset_names()[:2] == (
         "openvocab_coco_2017_train_panoptic_with_sem_seg",
         "openvocab_coco_2017_val_panoptic_with_sem_seg",
@@ -149,7 +149,7 @@ def test_each_known_vocabulary_comes_once_coco_first() -> None:
     vocabularies = known_vocabularies()
     assert vocabularies[0] == get_vocabulary("openvocab_coco_2017_train_panoptic_with_sem_seg")
     assert len({vocabulary.key for vocabulary in vocabularies}) == len(vocabularies)
-    assert {row.vocabulary().key for row in ROWS} == {vocabulary.key for vocabulary in vocabularies}
+    assert {row.vocabulary().key for row in SPECS} == {vocabulary.key for vocabulary in vocabularies}
 
 
 def fruit_file(folder: Path) -> Path:
@@ -170,7 +170,7 @@ def test_a_yaml_file_is_a_dataset_whatever_the_root(tmp_path: Path, monkeypatch:
     dataset = get_dataset(name)
     assert dataset.name == "fruit_val"
     assert [sample["image_id"] for sample in dataset.samples] == ["a"]
-    assert get_entry(name).kind == "semantic"
+    assert get_spec(name).kind == "semantic"
     assert get_vocabulary(name).names == ("apple", "pear")
 
 

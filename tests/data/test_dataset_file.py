@@ -46,7 +46,7 @@ def test_a_panoptic_dataset_needs_five_lines(tmp_path: Path) -> None:
     tiny = write_tiny_panoptic(tmp_path, count=2)
     dataset = load(write(tmp_path))
     assert dataset.folder == tmp_path
-    assert dataset.entry.evaluators == ("panoptic",)
+    assert dataset.spec.evaluators == ("panoptic",)
     assert [sample["image_id"] for sample in dataset.samples] == [1, 2]
     assert dataset.samples[0]["pan_seg_file_name"] == str(
         tmp_path / "panoptic" / "1.png"
@@ -69,9 +69,9 @@ def test_a_panoptic_dataset_may_have_more(tmp_path: Path) -> None:
         label_map={3: 1, 7: 0, 20: 2},
     )
     dataset = load(path)
-    entry = dataset.entry
+    entry = dataset.spec
     assert entry.evaluators == ("panoptic", "instance", "semantic")
-    assert (entry.test_size, entry.ignore_label, entry.semantic_label_map) == ((320, 640), 254, None)
+    assert (entry.test_size, entry.ignore_label, entry.class_of_label) == ((320, 640), 254, None)
     assert dataset.vocabulary.is_thing == (True, True, False)
     (sample,) = dataset.samples
     assert sample["sem_seg_file_name"] == str(tmp_path / "semantic" / "1.png")
@@ -81,7 +81,7 @@ def test_a_panoptic_dataset_may_have_more(tmp_path: Path) -> None:
 def test_an_instance_dataset_is_read(tmp_path: Path) -> None:
     write_tiny_panoptic(tmp_path, count=1)
     dataset = load(write(tmp_path, task="instance", annotations="instances.json"))
-    assert (dataset.entry.kind, dataset.entry.evaluators) == ("instance", ("instance",))
+    assert (dataset.spec.kind, dataset.spec.evaluators) == ("instance", ("instance",))
     assert [a["category_id"] for a in dataset.samples[0]["annotations"]] == [1, 0]
 
 
@@ -100,8 +100,8 @@ def test_a_semantic_dataset_is_read_with_its_suffixes_and_label_map(tmp_path: Pa
     )
     dataset = load(path)
     assert [sample["image_id"] for sample in dataset.samples] == ["a"]
-    assert dataset.entry.semantic_label_map == {10: 2}
-    assert (dataset.entry.kind, dataset.entry.evaluators, dataset.entry.ignore_label) == (
+    assert dataset.spec.class_of_label == {10: 2}
+    assert (dataset.spec.kind, dataset.spec.evaluators, dataset.spec.ignore_label) == (
         "semantic",
         ("semantic",),
         0,

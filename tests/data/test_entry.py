@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from cmpf.data.datasets.spec import Dataset, DatasetEntry
+from cmpf.data.datasets.spec import Dataset, DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 
 WORDS = Vocabulary(classes=[["road"], ["sky"]])
 
 
-def entry(**options: Any) -> DatasetEntry:
+def entry(**options: Any) -> DatasetSpec:
     fields: dict[str, Any] = {
         "name": "a",
         "kind": "semantic",
@@ -23,9 +23,9 @@ def entry(**options: Any) -> DatasetEntry:
         "vocabulary": lambda: WORDS,
         "command": "make --out {folder} {x}",
         "evaluators": ("semantic",),
-        "label_map": {7: 0},
+        "class_of_id": {7: 0},
     }
-    return DatasetEntry(**{**fields, **options})
+    return DatasetSpec(**{**fields, **options})
 
 
 def test_paths_are_those_of_images_truth_and_marker() -> None:
@@ -35,7 +35,7 @@ def test_paths_are_those_of_images_truth_and_marker() -> None:
 
 @pytest.mark.parametrize(("kind", "expected"), [("semantic", {7: 0}), ("panoptic", None), ("instance", None)])
 def test_the_label_map_is_for_label_maps_of_semantic_datasets_only(kind: str, expected: Any) -> None:
-    assert entry(kind=kind).semantic_label_map == expected
+    assert entry(kind=kind).class_of_label == expected
 
 
 def test_the_command_names_the_folder_and_keeps_other_braces() -> None:
@@ -50,6 +50,6 @@ def test_the_reader_gets_paths_words_and_label_map_once() -> None:
         "images": Path("/data/images"),
         "labels": Path("/data/labels"),
         "vocabulary": WORDS,
-        "label_map": {7: 0},
+        "class_of_id": {7: 0},
     }
     assert dataset.samples is dataset.samples

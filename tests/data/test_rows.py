@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from helpers.prepared_trees import SIZE, write_prepared_trees
 
-from cmpf.data.datasets.builtin import ROWS
-from cmpf.data.datasets.catalog import get_dataset, get_entry
+from cmpf.data.datasets.builtin import SPECS
+from cmpf.data.datasets.catalog import get_dataset, get_spec
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
 
-ON_DISK = [row.name for row in ROWS if not row.name.startswith("shapes_")]
-PANOPTIC = [name for name in ON_DISK if get_entry(name).kind == "panoptic"]
+ON_DISK = [row.name for row in SPECS if not row.name.startswith("shapes_")]
+PANOPTIC = [name for name in ON_DISK if get_spec(name).kind == "panoptic"]
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def _root(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def target_source(name: str) -> Any:
-    entry = get_entry(name)
+    entry = get_spec(name)
     if entry.kind == "semantic":
         classes = len(entry.vocabulary())
         return SemanticTargets(
-            num_classes=classes, ignore_label=entry.ignore_label, label_map=entry.semantic_label_map
+            num_classes=classes, ignore_label=entry.ignore_label, class_of_id=entry.class_of_label
         )
     return InstanceTargets() if entry.kind == "instance" else PanopticTargets()
 
@@ -80,13 +80,13 @@ def test_a_prepared_dataset_is_read_to_its_last_pixel(name: str) -> None:
 def test_label_maps_and_objects_of_panoptic_datasets_name_the_same_classes(name: str) -> None:
     dataset = get_dataset(name)
     left, right = EXPECTED[name]
-    if "semantic" in dataset.entry.evaluators:
+    if "semantic" in dataset.spec.evaluators:
         classes = len(dataset.vocabulary)
-        source = SemanticTargets(num_classes=classes, ignore_label=dataset.entry.ignore_label)
+        source = SemanticTargets(num_classes=classes, ignore_label=dataset.spec.ignore_label)
         for sample in dataset.samples:
             labels = source.read(sample)
             assert set(np.unique(labels).tolist()) == {-1, left, right}
-    if "instance" in dataset.entry.evaluators:
+    if "instance" in dataset.spec.evaluators:
         for sample in dataset.samples:
             assert [a["category_id"] for a in sample["annotations"]] == [left]
             assert InstanceTargets().read(sample).sum() == (SIZE[0] - 2) * SIZE[1] // 2
@@ -102,7 +102,7 @@ def test_lvis_finds_its_images_in_both_folders_of_coco(split: str, tree: Path) -
 
 
 def test_rows_name_the_ignore_labels_and_sizes_of_their_datasets() -> None:
-    given = {row.name: (row.ignore_label, row.test_size) for row in ROWS}
+    given = {row.name: (row.ignore_label, row.test_size) for row in SPECS}
     assert given["openvocab_ade20k_full_sem_seg_val"] == (65535, (800, 1333))
     assert given["openvocab_pascal_ctx459_sem_seg_val"] == (65535, (800, 1333))
     assert given["openvocab_mapillary_vistas_panoptic_val"] == (65, (1024, 2560))
@@ -112,7 +112,7 @@ def test_rows_name_the_ignore_labels_and_sizes_of_their_datasets() -> None:
 
 
 def test_rows_name_the_evaluators_of_their_datasets() -> None:
-    given = {row.name: set(row.evaluators) for row in ROWS}
+    given = {row.name: set(row.evaluators) for row in SPECS}
     every_task = {"panoptic", "instance", "semantic"}
     assert given["openvocab_ade20k_panoptic_val"] == every_task
     assert given["shapes_val"] == every_task
@@ -120,15 +120,15 @@ def test_rows_name_the_evaluators_of_their_datasets() -> None:
     assert given["openvocab_mapillary_vistas_panoptic_val"] == {"panoptic", "semantic"}
     assert given["bdd10k_40_panoptic_val"] == {"panoptic"}
     assert given["openvocab_lvis_v1_val"] == {"lvis"}
-    semantic = [row for row in ROWS if row.kind == "semantic"]
+    semantic = [row for row in SPECS if row.kind == "semantic"]
     assert all(row.evaluators == ("semantic",) for row in semantic)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", SPECS, ids=lambda row: row.name)
 def test_every_row_is_complete(row: Any) -> None:
     assert all(not Path(path).is_absolute() and ".." not in Path(path).parts for path in row.paths)
     count = row.vocabulary().num_classes
-    assert row.label_map is None or sorted(row.label_map.values()) == list(range(count))
+    assert row.class_of_id is None or sorted(row.class_of_id.values()) == list(range(count))
     scripts = [word for word in row.command.split() if word.startswith("datasets/prepare_")]
     assert scripts or row.name.startswith("shapes_")
 

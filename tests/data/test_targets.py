@@ -106,30 +106,6 @@ def test_the_target_source_reads_and_builds_from_a_sample(tmp_path: Path) -> Non
     assert source.label_pad == 0
 
 
-def test_gray_files_hold_plain_ids(tmp_path: Path) -> None:
-    path = tmp_path / "gray.png"
-    Image.fromarray(np.array([[0, 3]], np.uint8)).save(path)
-    assert read_panoptic_ids(path).tolist() == [[0, 3]]
-
-
-def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
-    path = write_drawn(tmp_path / "drawn.png")
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DatasetError, match=r"drawn\.png: damaged panoptic PNG .*prepare the dataset again"):
-        read_panoptic_ids(path)
-    with pytest.raises(DatasetError, match=r"none\.png: no such panoptic PNG"):
-        read_panoptic_ids(tmp_path / "none.png")
-
-
-def test_a_palette_png_counts_by_its_colors(tmp_path: Path) -> None:
-    path = tmp_path / "palette.png"
-    with Image.open(write_drawn(tmp_path / "drawn.png")) as drawn:
-        drawn.quantize(4).save(path)  # as tools do that shrink PNGs; four colors lose nothing
-    with Image.open(path) as stored:
-        assert stored.mode == "P"
-    assert np.array_equal(read_panoptic_ids(path), DRAWN)
-
-
 def test_every_class_of_a_map_becomes_one_target() -> None:
     targets = semantic_targets(np.array([[5, -1, 2], [2, 5, 5]], np.int32))
     assert targets["labels"].tolist() == [2, 5]
@@ -150,7 +126,7 @@ def test_a_map_without_classes_gives_empty_tensors() -> None:
 def test_semantic_targets_come_from_a_sixteen_bit_file_through_its_label_map(tmp_path: Path) -> None:
     path = tmp_path / "labels.tif"
     Image.fromarray(np.array([[300, 65535], [7, 300]], np.uint16)).save(path)
-    source = SemanticTargets(num_classes=2, ignore_label=65535, label_map={300: 0, 7: 1})
+    source = SemanticTargets(num_classes=2, ignore_label=65535, class_of_id={300: 0, 7: 1})
     sample: Sample = {"sem_seg_file_name": str(path)}
     labels = source.read(sample)
     targets = source.build(labels[:, ::-1], sample)

@@ -116,8 +116,8 @@ def words(dataset: Dataset, classes: NDArray[np.integer], blocks: int) -> tuple[
 def label_classes(dataset: Dataset, sample: Sample) -> NDArray[np.integer]:
     read = LabelReader(
         num_classes=dataset.vocabulary.num_classes,
-        ignore_label=dataset.entry.ignore_label,
-        label_map=dataset.entry.semantic_label_map,
+        ignore_label=dataset.spec.ignore_label,
+        label_map=dataset.spec.class_of_label,
     )
     return read(sample["sem_seg_file_name"])
 

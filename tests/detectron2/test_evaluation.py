@@ -11,9 +11,9 @@ from helpers.detectron2_host import host_config, needs
 from torch import nn
 
 from cmpf.data import Dataset, get_dataset
-from cmpf.data.targets import read_panoptic_ids
 from cmpf.evaluation import InstanceEvaluator, PanopticEvaluator, SemanticEvaluator
-from cmpf.formats.masks import decode_segmentation
+from cmpf.formats.label_map import read_panoptic_ids
+from cmpf.formats.masks import decode_mask
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 d2 = needs("cmpf.detectron2")
@@ -56,7 +56,10 @@ class Displaced(nn.Module):
         size = {"height": sample["height"], "width": sample["width"]}
         objects = sample["annotations"]
         masks = np.stack(
-            [np.roll(decode_segmentation(entry["segmentation"], **size), shift, axis=1) for entry in objects]
+            [
+                np.roll(decode_mask(entry["segmentation"], **size, where=""), shift, axis=1)
+                for entry in objects
+            ]
         )
         boxes = []
         for mask in masks:

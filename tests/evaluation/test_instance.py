@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmpf.errors import EvaluationError
+from cmpf.errors import DatasetError, EvaluationError
 from cmpf.evaluation import InstanceEvaluator
 from cmpf.types import InstanceResult, ModelResult, Sample
 
@@ -125,8 +125,9 @@ def test_broken_inputs_are_errors_that_name_the_file() -> None:
     with pytest.raises(EvaluationError, match=r"1\.jpg: the prediction is \(30, 80\).*\(60, 80\)"):
         judge.process([sample([])], [output(size=(30, 80))])
     rle = {"size": [9, 9], "counts": [81]}
-    with pytest.raises(EvaluationError, match=r"1\.jpg: a ground-truth mask is \(9, 9\)"):
+    with pytest.raises(DatasetError, match=r"1\.jpg: a ground-truth mask: run lengths of size \[9, 9\]"):
         judge.process([sample([{"category_id": 0, "segmentation": rle}])], [output()])
-    for broken in ([], [[1, 2, 3, 4]], {"size": [60, 80]}, None, [1, 2]):
-        with pytest.raises(EvaluationError, match=r"1\.jpg: a ground-truth mask is neither"):
+    seven = [[1, 1, 5, 1, 5, 5, 1]]
+    for broken in ([], [[1, 2, 3, 4]], seven, {"size": [60, 80]}, None, [1, 2]):
+        with pytest.raises(DatasetError, match=r"1\.jpg: a ground-truth mask: (a polygon needs|neither)"):
             judge.process([sample([{"category_id": 0, "segmentation": broken}])], [output()])

@@ -148,7 +148,7 @@ def test_frequencies_come_from_the_annotation_file(tmp_path: Path) -> None:
     categories = [{"id": 7, "frequency": "c"}, {"id": 2, "frequency": "r"}]
     path.write_text(json.dumps({"categories": categories}))
     assert read_frequencies(path, num_classes=2) == ("r", "c")
-    assert read_frequencies(path, num_classes=3, label_map={7: 0, 2: 2, 5: 1}) == ("c", "f", "r")
+    assert read_frequencies(path, num_classes=3, class_of_id={7: 0, 2: 2, 5: 1}) == ("c", "f", "r")
     with pytest.raises(EvaluationError, match=r"lvis\.json: category 7 is none of the 1 classes"):
         read_frequencies(path, num_classes=1)
 

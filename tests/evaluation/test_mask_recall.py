@@ -75,7 +75,7 @@ def test_without_panoptic_truth_each_class_is_one_segment(tmp_path: Path) -> Non
 
 
 def test_a_label_map_translates_semantic_truth(tmp_path: Path) -> None:
-    judge = MaskRecallEvaluator(class_names=["cat", "dog"], ignore_label=255, label_map={7: 0, 9: 1})
+    judge = MaskRecallEvaluator(class_names=["cat", "dog"], ignore_label=255, class_of_id={7: 0, 9: 1})
     sample = semantic_sample(tmp_path, np.array([[7, 7, 9]], dtype=np.uint8))
     judge.process([sample], [proposals([[1, 1, 0]])])
     got = judge.evaluate()["mask_recall"]

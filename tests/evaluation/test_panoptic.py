@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from helpers.evaluation_data import panoptic_output, panoptic_sample, random_panoptic, segment, shaken
 from helpers.panoptic_reference import naive_quality
+from PIL import Image
 
+from cmpf.data.targets import PanopticTargets
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import PanopticEvaluator
 
@@ -17,6 +19,17 @@ NAMES = ("cat", "dog", "sky")
 
 def evaluator(seen: tuple[bool, ...] | None = None) -> PanopticEvaluator:
     return PanopticEvaluator(class_names=NAMES, is_thing=(True, True, False), seen=seen)
+
+
+def test_a_palette_png_means_the_same_in_training_and_in_evaluation(tmp_path: Path) -> None:
+    truth = np.array([[300, 300, 70000]])
+    sample = panoptic_sample(tmp_path, truth, [segment(300, 0), segment(70000, 2)])
+    with Image.open(sample["pan_seg_file_name"]) as drawn:
+        drawn.quantize(2).save(sample["pan_seg_file_name"])  # as tools do that shrink PNGs
+    assert PanopticTargets().read(sample).tolist() == truth.tolist()
+    judge = evaluator()
+    judge.process([sample], [panoptic_output(truth, sample["segments_info"])])
+    assert judge.evaluate()["panoptic"]["PQ"] == 100
 
 
 def test_a_hand_worked_image(tmp_path: Path) -> None:

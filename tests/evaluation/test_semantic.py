@@ -10,7 +10,7 @@ import torch
 from helpers.evaluation_data import semantic_sample
 from PIL import Image
 
-from cmpf.errors import EvaluationError
+from cmpf.errors import DatasetError, EvaluationError
 from cmpf.evaluation import SemanticEvaluator
 from cmpf.types import ModelResult
 
@@ -114,7 +114,7 @@ def test_palette_images_are_read_by_index(tmp_path: Path) -> None:
 
 def test_a_label_map_translates_the_files(tmp_path: Path) -> None:
     truth = np.array([[7, 26, 255]], dtype=np.uint8)  # as in Cityscapes: road is 7, car is 26
-    judge = evaluator(label_map={7: 0, 26: 1})
+    judge = evaluator(class_of_id={7: 0, 26: 1})
     judge.process([semantic_sample(tmp_path, truth)], [labels([[0, 0, 2]])])
     got = judge.evaluate()["sem_seg"]
     assert (got["IoU-road"], got["IoU-car"]) == (50, 0)
@@ -143,5 +143,5 @@ def test_broken_inputs_are_errors_that_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"1\.jpg: 7 score maps for 4 classes"):
         evaluator().process([sample], [{"sem_seg": torch.zeros(7, 2, 3)}])
     strange = semantic_sample(tmp_path, np.full((2, 3), 9, np.uint8), image_id=2)
-    with pytest.raises(EvaluationError, match=r"2_semantic\.png: label 9 is neither one of the 4 classes"):
+    with pytest.raises(DatasetError, match=r"2_semantic\.png: label 9 in 6 pixels; allowed are 0\.\.3"):
         evaluator().process([strange], [labels(np.zeros((2, 3)))])

@@ -16,15 +16,14 @@ from helpers.cityscapes_truth import LABEL_IDS
 from helpers.prepared_trees import write_prepared_trees
 from helpers.tiny_model import tiny_config, tiny_model
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from cmpf.data import get_dataset, get_vocabulary
 from cmpf.errors import ConfigError, DatasetError, EvaluationError
 from cmpf.evaluation import evaluate
-from cmpf.evaluation.ground_truth import read_class_labels, read_panoptic_png
 from cmpf.factory import build_evaluation, build_test_loader
 from cmpf.factory.evaluation import build_evaluators
-from cmpf.formats.run_lengths import to_rle
+from cmpf.formats.label_map import LabelReader, read_panoptic_ids
+from cmpf.formats.masks import decode_mask
 from cmpf.shapeworld.writer import WorldSpec, write_dataset
 from cmpf.types import InstanceResult, ModelResult, Sample
 
@@ -118,24 +117,25 @@ def true_result(sample: Sample, dataset: Any) -> ModelResult:
     masks: list[Any] = []
     classes: list[int] = []
     if "pan_seg_file_name" in sample:
-        ids = read_panoptic_png(sample["pan_seg_file_name"])
+        ids = read_panoptic_ids(sample["pan_seg_file_name"])
         result["panoptic_seg"] = torch.from_numpy(ids), sample["segments_info"]
         masks = [ids == info["id"] for info in sample["segments_info"]]
         classes = [info["category_id"] for info in sample["segments_info"]]
     if "sem_seg_file_name" in sample:
-        labels = read_class_labels(
-            sample["sem_seg_file_name"],
+        read = LabelReader(
             num_classes=dataset.vocabulary.num_classes,
-            ignore_label=dataset.entry.ignore_label,
-            label_map=dataset.entry.semantic_label_map,
+            ignore_label=dataset.spec.ignore_label,
+            class_of_id=dataset.spec.class_of_label,
+            no_class=0,
         )
-        result["sem_seg"] = torch.from_numpy(np.where(labels == dataset.vocabulary.num_classes, 0, labels))
+        labels = read(sample["sem_seg_file_name"])
+        result["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
         masks = masks or [labels == k for k in np.unique(labels)]
     result["proposals"] = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
     if "annotations" in sample:
         found = sample["annotations"]
-        rles = [to_rle(a["segmentation"], height=size[0], width=size[1], where="") for a in found]
-        masks, classes = [coco_mask.decode(rle) > 0 for rle in rles], [a["category_id"] for a in found]
+        masks = [decode_mask(a["segmentation"], height=size[0], width=size[1], where="") for a in found]
+        classes = [a["category_id"] for a in found]
     boxes = (
         [(x.min(), y.min(), x.max() + 1, y.max() + 1) for y, x in map(np.nonzero, masks)] if classes else []
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cmpf.shapeworld import CATEGORIES, Scene, generate_scene
-from cmpf.shapeworld.records import Record, coco_categories, id_to_rgb, write_record
+from cmpf.shapeworld.records import Record, coco_categories, write_record
 
 
 @pytest.fixture
@@ -20,11 +20,6 @@ def written(tmp_path: Path) -> tuple[Path, Scene, Record]:
         (tmp_path / part).mkdir()
     scene = generate_scene(11, seen_only=False)
     return tmp_path, scene, write_record(scene, tmp_path, image_id=42)
-
-
-def test_ids_become_colors_in_base_256():
-    # 70000 = 112 + 256 * 17 + 65536 * 1
-    assert id_to_rgb(np.array([[3, 259, 70000]], np.int32)).tolist() == [[[3, 0, 0], [3, 1, 0], [112, 17, 1]]]
 
 
 def test_category_ids_are_the_index_plus_one():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cmpf.config import get_cfg
-from cmpf.data import get_entry
+from cmpf.data import get_spec
 from cmpf.encoders import clip_factory
 from cmpf.factory.sizes import evaluation_size
 from tools import check_configs
@@ -43,7 +43,7 @@ def test_each_target_has_its_dataset_tasks_and_size(model: str, target: str) -> 
     assert (name,) == cfg.DATASETS.TEST
     assert cfg.DATASETS.TRAIN == ("openvocab_coco_2017_train_panoptic_with_sem_seg",)
     assert tuple(t in tasks for t in "pis") == (test.PANOPTIC_ON, test.INSTANCE_ON, test.SEMANTIC_ON)
-    assert evaluation_size(cfg, get_entry(name)) == size
+    assert evaluation_size(cfg, get_spec(name)) == size
     assert BEST[tasks[0]] == cfg.TEST.BEST_METRIC
     assert (300 if target == "lvis" else 100) == cfg.TEST.DETECTIONS_PER_IMAGE
     assert (test.OBJECT_MASK_THRESHOLD, test.OVERLAP_THRESHOLD) == (0.0, 0.8)

@@ -22,7 +22,7 @@ from cmpf.evaluation.average_precision import (
     federated_detections,
 )
 from cmpf.evaluation.lvis import NEGATIVE, NOT_EXHAUSTIVE
-from cmpf.formats.run_lengths import to_rle
+from cmpf.formats.masks import to_rle
 from tools.prediction_files.json_files import (
     Categories,
     by_key,

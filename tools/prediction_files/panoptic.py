@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
-from cmpf.evaluation.ground_truth import check_size, read_panoptic_png
+from cmpf.evaluation.ground_truth import check_size
 from cmpf.evaluation.matching import SegmentMatches, match_segments
 from cmpf.evaluation.panoptic_quality import PanopticTally, panoptic_groups
+from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import SegmentInfo
 from tools.prediction_files.json_files import (
     Categories,
@@ -102,7 +104,7 @@ def _check_images(truth: Iterable[Any], predictions: Iterable[Any], gt_json: Pat
 
 def _matches(truth: _Side, prediction: _Side, categories: Categories) -> SegmentMatches:
     true_segments, segments = list(truth.segments(categories)), list(prediction.segments(categories))
-    true_ids, ids = read_panoptic_png(truth.png), read_panoptic_png(prediction.png)
+    true_ids, ids = (read_panoptic_ids(side.png).astype(np.int64) for side in (truth, prediction))
     check_size(str(prediction.png), ids.shape, true_ids.shape)
     try:
         return match_segments(true_ids, true_segments, ids, segments)

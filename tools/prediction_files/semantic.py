@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from cmpf.data.vocabulary import Vocabulary
@@ -15,7 +16,8 @@ from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
 from cmpf.evaluation.averages import seen_groups
 from cmpf.evaluation.confusion import Confusion, confusion_cells, predicted_indices, semantic_metrics
-from cmpf.evaluation.ground_truth import check_size, read_class_labels, read_label_values
+from cmpf.evaluation.ground_truth import check_size
+from cmpf.formats.label_map import LabelReader, read_labels
 from tools.prediction_files.json_files import some, unique_names
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless ones; anything else in the folders is left alone
@@ -40,10 +42,11 @@ def score_semantic(
     _check_pairs(truths, predictions, gt_dir, pred_dir)
     count = len(names)
     total = Confusion(count)
+    read_truth = LabelReader(num_classes=count, ignore_label=ignore_label, no_class=count)
     for stem in tqdm(truths, desc="semantic", unit="image", disable=not progress):
-        truth = read_class_labels(truths[stem], num_classes=count, ignore_label=ignore_label)
+        truth = read_truth(truths[stem]).astype(np.int64)
         path = predictions[stem]
-        labels = read_label_values(path)
+        labels = read_labels(path)
         check_size(str(path), labels.shape, truth.shape)
         found = predicted_indices(labels, num_classes=count, ignore_label=ignore_label, where=str(path))
         total.add(confusion_cells(truth, found, count))

@@ -31,7 +31,7 @@ def of_datasets(cfg: Config, names: Sequence[str]) -> list[SourceImage]:
     """
     found: dict[SourceImage, None] = {}
     for dataset in [get_dataset(name) for name in names]:
-        size = evaluation_size(cfg, dataset.entry)
+        size = evaluation_size(cfg, dataset.spec)
         found.update({SourceImage(str(sample["file_name"]), size): None for sample in dataset.samples})
     return list(found)
 

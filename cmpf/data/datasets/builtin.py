@@ -24,13 +24,13 @@ from cmpf.data.datasets.builtin_parts import (
     words,
 )
 from cmpf.data.datasets.readers import FileNames, read_coco_panoptic, read_lvis, read_semantic
-from cmpf.data.datasets.spec import DatasetEntry
+from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
 
 
-def _coco(split: str) -> DatasetEntry:
-    return DatasetEntry(
+def _coco(split: str) -> DatasetSpec:
+    return DatasetSpec(
         name=f"openvocab_coco_2017_{split}_panoptic_with_sem_seg",
         kind="panoptic",
         folder="coco",
@@ -45,7 +45,7 @@ def _coco(split: str) -> DatasetEntry:
         vocabulary=words("coco_panoptic"),
         command=f"{scripts('coco_semantic')} (the rest is a download, see datasets/README.md)",
         evaluators=("panoptic", "instance", "semantic"),
-        label_map=in_order(COCO_IDS),
+        class_of_id=in_order(COCO_IDS),
         test_size=USUAL_SIZE,
     )
 
@@ -55,8 +55,8 @@ def _shapes_words(seen_only: bool) -> Vocabulary:
     return Vocabulary.from_text(vocabulary_text(chosen), source="ShapeWorld")
 
 
-def _shapes(split: str, *, seen_only: bool = False) -> DatasetEntry:
-    return DatasetEntry(
+def _shapes(split: str, *, seen_only: bool = False) -> DatasetSpec:
+    return DatasetSpec(
         name=f"shapes_{split}",
         kind="panoptic",
         folder="shapeworld",
@@ -75,8 +75,8 @@ def _shapes(split: str, *, seen_only: bool = False) -> DatasetEntry:
     )
 
 
-def _ade20k(split: str) -> DatasetEntry:
-    return DatasetEntry(
+def _ade20k(split: str) -> DatasetSpec:
+    return DatasetSpec(
         name=f"openvocab_ade20k_panoptic_{split}",
         kind="panoptic",
         folder="ADEChallengeData2016",
@@ -91,7 +91,7 @@ def _ade20k(split: str) -> DatasetEntry:
         vocabulary=words("ade20k_150"),
         command=scripts("ade20k_semantic", "ade20k_panoptic", "ade20k_instances"),
         evaluators=("panoptic", "instance", "semantic"),
-        label_map=in_order(range(150)),  # the files' own names have changed over time, their ids have not
+        class_of_id=in_order(range(150)),  # the files' own names have changed over time, their ids have not
         test_size=USUAL_SIZE,
     )
 
@@ -108,8 +108,8 @@ _CITYSCAPES_NAMES = FileNames(
 )
 
 
-def _cityscapes(split: str) -> DatasetEntry:
-    return DatasetEntry(
+def _cityscapes(split: str) -> DatasetSpec:
+    return DatasetSpec(
         name=f"openvocab_cityscapes_fine_panoptic_{split}",
         kind="panoptic",
         folder="cityscapes",
@@ -123,13 +123,13 @@ def _cityscapes(split: str) -> DatasetEntry:
         vocabulary=words("cityscapes_19"),
         command=scripts("cityscapes"),
         evaluators=("panoptic", "cityscapes"),
-        label_map=in_order(CITYSCAPES_IDS),
+        class_of_id=in_order(CITYSCAPES_IDS),
         test_size=STREET_SIZE,
     )
 
 
-def _mapillary(split: str) -> DatasetEntry:
-    return DatasetEntry(
+def _mapillary(split: str) -> DatasetSpec:
+    return DatasetSpec(
         name=f"openvocab_mapillary_vistas_panoptic_{split}",
         kind="panoptic",
         folder="mapillary_vistas",
@@ -143,14 +143,14 @@ def _mapillary(split: str) -> DatasetEntry:
         vocabulary=words("mapillary_vistas_65"),
         command=scripts("mapillary_vistas"),
         evaluators=("panoptic", "semantic"),
-        label_map=in_order(range(1, 66)),  # label maps hold id - 1, and 65 for unlabeled pixels
+        class_of_id=in_order(range(1, 66)),  # label maps hold id - 1, and 65 for unlabeled pixels
         ignore_label=65,
         test_size=STREET_SIZE,
     )
 
 
-def _bdd_panoptic() -> DatasetEntry:
-    return DatasetEntry(
+def _bdd_panoptic() -> DatasetSpec:
+    return DatasetSpec(
         name="bdd10k_40_panoptic_val",
         kind="panoptic",
         folder="bdd100k",
@@ -163,13 +163,13 @@ def _bdd_panoptic() -> DatasetEntry:
         vocabulary=words("bdd100k_40"),
         command=scripts("bdd100k_panoptic"),
         evaluators=("panoptic",),
-        label_map=in_order(range(1, 41)),
+        class_of_id=in_order(range(1, 41)),
         test_size=USUAL_SIZE,
     )
 
 
-def _lvis(split: str) -> DatasetEntry:
-    return DatasetEntry(
+def _lvis(split: str) -> DatasetSpec:
+    return DatasetSpec(
         name=f"openvocab_lvis_v1_{split}",
         kind="instance",
         folder="",  # images lie in coco/train2017 and coco/val2017, annotations in lvis/
@@ -179,7 +179,7 @@ def _lvis(split: str) -> DatasetEntry:
         vocabulary=words("lvis_v1_1203"),
         command=scripts("lvis"),
         evaluators=("lvis",),
-        label_map=in_order(range(1, 1204)),
+        class_of_id=in_order(range(1, 1204)),
         test_size=USUAL_SIZE,
     )
 
@@ -193,9 +193,9 @@ def _semantic(
     vocabulary: str,
     script: str,
     ignore_label: int = BYTE_IGNORE,
-) -> DatasetEntry:
+) -> DatasetSpec:
     """A row with class indices in label maps."""
-    return DatasetEntry(
+    return DatasetSpec(
         name=name,
         kind="semantic",
         folder=folder,
@@ -210,7 +210,7 @@ def _semantic(
     )
 
 
-def _ade20k_full(split: str) -> DatasetEntry:
+def _ade20k_full(split: str) -> DatasetSpec:
     return _semantic(
         f"openvocab_ade20k_full_sem_seg_{split}",
         folder="ADE20K_2021_17_01",
@@ -222,7 +222,7 @@ def _ade20k_full(split: str) -> DatasetEntry:
     )
 
 
-def _context(classes: int, split: str, *, ignore_label: int) -> DatasetEntry:
+def _context(classes: int, split: str, *, ignore_label: int) -> DatasetSpec:
     return _semantic(
         f"openvocab_pascal_ctx{classes}_sem_seg_{split}",
         folder="pascal_ctx_d2",
@@ -234,7 +234,7 @@ def _context(classes: int, split: str, *, ignore_label: int) -> DatasetEntry:
     )
 
 
-def _voc(classes: int, split: str) -> DatasetEntry:
+def _voc(classes: int, split: str) -> DatasetSpec:
     return _semantic(
         f"openvocab_pascal{classes}_sem_seg_{split}",
         folder="pascal_voc_d2",
@@ -245,7 +245,7 @@ def _voc(classes: int, split: str) -> DatasetEntry:
     )
 
 
-def _coco_stuff(name: str, split: str) -> DatasetEntry:
+def _coco_stuff(name: str, split: str) -> DatasetSpec:
     return _semantic(
         name,
         folder="coco",
@@ -256,7 +256,7 @@ def _coco_stuff(name: str, split: str) -> DatasetEntry:
     )
 
 
-def _both(row: Callable[..., DatasetEntry]) -> tuple[DatasetEntry, DatasetEntry]:
+def _both(row: Callable[..., DatasetSpec]) -> tuple[DatasetSpec, DatasetSpec]:
     return row(split="train"), row(split="val")
 
 
@@ -270,7 +270,7 @@ _BDD_SEMANTIC = _semantic(
 )
 _STUFF = "openvocab_coco_stuff_164k_sem_seg"
 
-ROWS: tuple[DatasetEntry, ...] = (
+SPECS: tuple[DatasetSpec, ...] = (
     *_both(_coco),
     _shapes("train", seen_only=True),
     _shapes("val"),

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
-from cmpf.data.datasets.builtin import ROWS
+from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.custom import read_dataset_file
-from cmpf.data.datasets.spec import Dataset, DatasetEntry
+from cmpf.data.datasets.spec import Dataset, DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
 FILE_PREFIX = "file:"  # file:PATH is the dataset of a YAML file
-DATASETS: Mapping[str, DatasetEntry] = {row.name: row for row in ROWS}
+DATASETS: Mapping[str, DatasetSpec] = {row.name: row for row in SPECS}
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def dataset_root() -> Path:
     return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
 
 
-def get_entry(name: str) -> DatasetEntry:
+def get_spec(name: str) -> DatasetSpec:
     """A row of the table, or the dataset of a YAML file.
 
     Args:
@@ -51,12 +51,12 @@ def get_vocabulary(name: str) -> Vocabulary:
         DatasetError: unknown name, or a wrong file.
         VocabularyError: the vocabulary file is missing or wrong.
     """
-    return get_entry(name).vocabulary()
+    return get_spec(name).vocabulary()
 
 
 def known_vocabularies() -> tuple[Vocabulary, ...]:
     """Vocabularies of all rows, in the order of the table, each once."""
-    return tuple({vocabulary.key: vocabulary for vocabulary in (row.vocabulary() for row in ROWS)}.values())
+    return tuple({vocabulary.key: vocabulary for vocabulary in (row.vocabulary() for row in SPECS)}.values())
 
 
 def get_dataset(name: str) -> Dataset:
@@ -84,7 +84,7 @@ def locate_dataset(name: str) -> Dataset:
     return Dataset(*_locate(name))
 
 
-def _locate(name: str) -> tuple[DatasetEntry, Path]:
+def _locate(name: str) -> tuple[DatasetSpec, Path]:
     """A dataset's description and folder."""
     if name.startswith(FILE_PREFIX):
         return read_dataset_file(Path(name.removeprefix(FILE_PREFIX)).expanduser(), known=DATASETS)
@@ -102,4 +102,4 @@ def _root_and_fix(name: str, dataset: Dataset) -> tuple[str, str]:
         file = name.removeprefix(FILE_PREFIX)
         return f"paths are relative to {dataset.folder}, where {file} is", f"Correct the paths in {file}"
     root = os.environ.get(ROOT_VARIABLE) or f"not set, so ./{DEFAULT_ROOT}"
-    return f"{ROOT_VARIABLE} = {root}", f"Make it with: {dataset.entry.command_in(dataset.folder)}"
+    return f"{ROOT_VARIABLE} = {root}", f"Make it with: {dataset.spec.command_in(dataset.folder)}"

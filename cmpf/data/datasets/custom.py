@@ -31,7 +31,7 @@ from cmpf.data.datasets.custom_values import (
     with_things,
 )
 from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, read_semantic
-from cmpf.data.datasets.spec import DatasetEntry, Kind
+from cmpf.data.datasets.spec import DatasetSpec, Kind
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError, VocabularyError
 from cmpf.types import Sample
@@ -53,14 +53,14 @@ OPTIONAL: Mapping[str, tuple[tuple[Kind, ...], Callable[[Any], Any]]] = {
 
 
 def read_dataset_file(
-    path: Path, *, known: Mapping[str, DatasetEntry] | None = None
-) -> tuple[DatasetEntry, Path]:
+    path: Path, *, known: Mapping[str, DatasetSpec] | None = None
+) -> tuple[DatasetSpec, Path]:
     """A dataset from its YAML file.
 
     Args:
         known: datasets whose vocabularies may be named.
     Returns:
-        The entry, and the folder of the file, to which the entry's paths are relative.
+        The spec, and the folder of the file, to which the spec's paths are relative.
     Raises:
         DatasetError: the file cannot be read, or keys or values are wrong: all of them in one message.
     """
@@ -84,7 +84,7 @@ def read_dataset_file(
     if issues:
         count = f"{len(issues)} issue{'s' if len(issues) > 1 else ''}"
         raise DatasetError(f"{path} ({count}): {' · '.join(issues)}")
-    return _entry(values, path), path.parent
+    return _spec(values, path), path.parent
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -122,9 +122,9 @@ def _wrong_keys(content: Mapping[Any, Any]) -> list[str]:
     return issues
 
 
-def _readers(known: Mapping[str, DatasetEntry], folder: Path) -> dict[str, Callable[[Any], Any]]:
+def _readers(known: Mapping[str, DatasetSpec], folder: Path) -> dict[str, Callable[[Any], Any]]:
     """Key -> what reads its value."""
-    words = {name: entry.vocabulary for name, entry in known.items()}
+    words = {name: spec.vocabulary for name, spec in known.items()}
     return {
         "name": partial(_new_name, known),
         "task": _task,
@@ -135,7 +135,7 @@ def _readers(known: Mapping[str, DatasetEntry], folder: Path) -> dict[str, Calla
     }
 
 
-def _new_name(known: Mapping[str, DatasetEntry], value: Any) -> str:
+def _new_name(known: Mapping[str, DatasetSpec], value: Any) -> str:
     name = text(value)
     if name in known:
         raise WrongValueError(f"{name} is a known dataset; choose another name")
@@ -159,10 +159,10 @@ def _wrong_classes(label_map: Mapping[int, int] | None, vocabulary: Vocabulary) 
     )
 
 
-def _entry(values: Mapping[str, Any], path: Path) -> DatasetEntry:
+def _spec(values: Mapping[str, Any], path: Path) -> DatasetSpec:
     truth, reader, evaluators = _PARTS[values["task"]](values)
     vocabulary: Vocabulary = values["vocabulary"]
-    return DatasetEntry(
+    return DatasetSpec(
         name=values["name"],
         kind=values["task"],
         folder=str(path.parent),
@@ -172,7 +172,7 @@ def _entry(values: Mapping[str, Any], path: Path) -> DatasetEntry:
         vocabulary=lambda: vocabulary,
         command=f"correct the paths in {path}",
         evaluators=evaluators,
-        label_map=values.get("label_map"),
+        class_of_id=values.get("label_map"),
         ignore_label=values.get("ignore_label", 255),
         test_size=values.get("test_size"),
     )

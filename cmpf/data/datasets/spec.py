@@ -16,7 +16,7 @@ Kind: TypeAlias = Literal["panoptic", "semantic", "instance"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetEntry:
+class DatasetSpec:
     """A dataset, wherever it lies.
 
     name: what users write in DATASETS.TRAIN and DATASETS.TEST.
@@ -24,12 +24,12 @@ class DatasetEntry:
     folder: below the root; all paths are relative to it.
     images: folder of the images.
     truth: argument of the reader -> path of ground truth.
-    reader: called with images, the paths of `truth`, vocabulary and label_map.
+    reader: called with images, the paths of `truth`, vocabulary and class_of_id.
     vocabulary: makes the classes; reads no file of the dataset.
     command: makes the dataset; {folder} stands for its folder.
     evaluators: kinds of evaluation, of "panoptic", "instance", "semantic", "lvis" and "cityscapes" (official
         scripts, mIoU and AP).
-    label_map: category id in the JSON files, or value in the label maps of a semantic dataset -> class
+    class_of_id: category id in the JSON files, or value in the label maps of a semantic dataset -> class
         index; None = by name, or equal.
     ignore_label: value of unlabeled pixels in semantic label maps.
     test_size: (shorter side, longest longer side) in testing; None = 800 and 1333. INPUT.MIN_SIZE_TEST goes before it.
@@ -45,7 +45,7 @@ class DatasetEntry:
     vocabulary: Callable[[], Vocabulary]
     command: str
     evaluators: tuple[str, ...]
-    label_map: Mapping[int, int] | None = None
+    class_of_id: Mapping[int, int] | None = None
     ignore_label: int = 255
     test_size: tuple[int, int] | None = None
     marker: str = ""
@@ -56,12 +56,12 @@ class DatasetEntry:
         return tuple(path for path in (self.images, *self.truth.values(), self.marker) if path)
 
     @property
-    def semantic_label_map(self) -> Mapping[int, int] | None:
+    def class_of_label(self) -> Mapping[int, int] | None:
         """Value in the label maps -> class index; None = they hold class indices.
 
-        Label maps beside panoptic ground truth always do: label_map is then that of the JSON files.
+        Label maps beside panoptic ground truth always do: class_of_id is then that of the JSON files.
         """
-        return self.label_map if self.kind == "semantic" else None
+        return self.class_of_id if self.kind == "semantic" else None
 
     def command_in(self, folder: Path) -> str:
         """The command that makes the dataset in a folder."""
@@ -72,23 +72,23 @@ class DatasetEntry:
 class Dataset:
     """A dataset on disk: its row, and the folder where it lies."""
 
-    entry: DatasetEntry
+    spec: DatasetSpec
     folder: Path
 
     @property
     def name(self) -> str:
         """Name of the row."""
-        return self.entry.name
+        return self.spec.name
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All that the readers need, whether it is there or not."""
-        return tuple(self.folder / path for path in self.entry.paths)
+        return tuple(self.folder / path for path in self.spec.paths)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Its classes; category ids of the samples are indices of it."""
-        return self.entry.vocabulary()
+        return self.spec.vocabulary()
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -97,10 +97,10 @@ class Dataset:
         Raises:
             DatasetError: files are damaged or do not fit together.
         """
-        truth = {argument: self.folder / path for argument, path in self.entry.truth.items()}
-        return self.entry.reader(
-            images=self.folder / self.entry.images,
+        truth = {argument: self.folder / path for argument, path in self.spec.truth.items()}
+        return self.spec.reader(
+            images=self.folder / self.spec.images,
             vocabulary=self.vocabulary,
-            label_map=self.entry.label_map,
+            class_of_id=self.spec.class_of_id,
             **truth,
         )

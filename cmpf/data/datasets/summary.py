@@ -30,7 +30,7 @@ class DatasetSummary:
     command: what makes it.
     classes: names, in the order of the class indices; things and stuff, and seen and unseen classes (by the
         training vocabulary), each are all of them.
-    ignore_label, test_size, evaluators: see DatasetEntry.
+    ignore_label, test_size, evaluators: see DatasetSpec.
     """
 
     name: str
@@ -61,26 +61,26 @@ def summarize(name: str, training: Vocabulary) -> DatasetSummary:
         VocabularyError: the vocabulary file is missing or wrong.
     """
     dataset = locate_dataset(name)
-    entry, vocabulary = dataset.entry, dataset.vocabulary
+    spec, vocabulary = dataset.spec, dataset.vocabulary
     seen = vocabulary.seen_in(training)
     paths = tuple(PathState(path, path.exists()) for path in dataset.paths)
     images, issue = _images(dataset, paths)
     return DatasetSummary(
         name=dataset.name,
-        kind=entry.kind,
+        kind=spec.kind,
         folder=dataset.folder,
         paths=paths,
         images=images,
         issue=issue,
-        command=entry.command_in(dataset.folder),
+        command=spec.command_in(dataset.folder),
         classes=vocabulary.names,
         things=_chosen(vocabulary, vocabulary.is_thing, True),
         stuff=_chosen(vocabulary, vocabulary.is_thing, False),
         seen=_chosen(vocabulary, seen, True),
         unseen=_chosen(vocabulary, seen, False),
-        ignore_label=entry.ignore_label,
-        test_size=entry.test_size,
-        evaluators=entry.evaluators,
+        ignore_label=spec.ignore_label,
+        test_size=spec.test_size,
+        evaluators=spec.evaluators,
     )
 
 

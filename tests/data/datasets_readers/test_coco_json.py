@@ -1,17 +1,14 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from cmpf.data.datasets.readers.coco_json import (
     Categories,
-    check_label_map,
+    check_class_of_id,
     image_samples,
-    not_coco,
-    read_json,
 )
 from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
@@ -25,14 +22,6 @@ def raised(issues: Issues) -> str:
     with pytest.raises(DatasetError) as caught:
         issues.raise_any(Path("a.json"))
     return str(caught.value)
-
-
-def test_a_file_must_have_every_list_that_is_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": [], "categories": {}}))
-    assert read_json(path, ["images"]) == {"images": [], "categories": {}}
-    with pytest.raises(DatasetError, match=r"a\.json: no COCO file, it has no list 'categories'"):
-        read_json(path, ["images", "categories"])
 
 
 def test_names_of_classes_go_before_synonyms_and_unknown_categories_are_issues() -> None:
@@ -54,9 +43,9 @@ def test_a_label_map_makes_names_unimportant() -> None:
 
 def test_a_label_map_beyond_the_vocabulary_is_an_issue() -> None:
     issues = Issues()
-    check_label_map({1: 0, 2: 1, 3: 2, 4: -1}, WORDS, issues)
+    check_class_of_id({1: 0, 2: 1, 3: 2, 4: -1}, WORDS, issues)
     assert "2 entries of label_map beyond classes 0..1: 3 -> 2, 4 -> -1" in raised(issues)
-    check_label_map(None, WORDS, Issues())
+    check_class_of_id(None, WORDS, Issues())
 
 
 def test_images_become_samples_and_doubled_ids_are_issues(tmp_path: Path) -> None:
@@ -66,8 +55,3 @@ def test_images_become_samples_and_doubled_ids_are_issues(tmp_path: Path) -> Non
     path = str(tmp_path / "town" / "x.jpg")
     assert samples == {"x": {"file_name": path, "image_id": "x", "height": 3, "width": 4}}
     assert "1 doubled image ids: x" in raised(issues)
-
-
-def test_a_missing_key_is_named() -> None:
-    assert "an entry has no 'width'" in str(not_coco(Path("a.json"), KeyError("width")))
-    assert "in COCO's form: oh" in str(not_coco(Path("a.json"), TypeError("oh")))

@@ -61,7 +61,7 @@ def test_images_come_in_the_order_of_the_file_with_their_objects(tmp_path: Path)
 
 def test_a_label_map_replaces_names(tmp_path: Path) -> None:
     arguments = write(tmp_path, [image(1)], [annotation(11, 1)])
-    samples = read_coco_instances(**arguments, label_map={7: 0})
+    samples = read_coco_instances(**arguments, class_of_id={7: 0})
     assert samples[0]["annotations"][0]["category_id"] == 0
 
 

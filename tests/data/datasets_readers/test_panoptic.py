@@ -63,7 +63,7 @@ def test_semantic_images_and_instances_are_optional(tiny: TinyPanoptic) -> None:
 
 def test_a_label_map_replaces_names(tiny: TinyPanoptic) -> None:
     words = Vocabulary(classes=[["lawn"], ["pet"]], things=[1])
-    arguments = {**tiny.reader_arguments, "vocabulary": words, "label_map": {3: 1, 7: 1, 20: 0}}
+    arguments = {**tiny.reader_arguments, "vocabulary": words, "class_of_id": {3: 1, 7: 1, 20: 0}}
     sample = read_coco_panoptic(**arguments)[0]
     # grass, dog, cat, crowd of dogs, in the order of the file
     assert [s["category_id"] for s in sample["segments_info"]] == [0, 1, 1, 1]
@@ -224,4 +224,4 @@ def test_images_of_equal_stems_cannot_share_their_labels(tiny: TinyPanoptic) -> 
 
 def test_a_label_map_beyond_the_vocabulary_is_refused(tiny: TinyPanoptic) -> None:
     with pytest.raises(DatasetError, match=r"beyond classes 0\.\.2: 20 -> 3"):
-        read_coco_panoptic(**{**tiny.reader_arguments, "label_map": {3: 0, 7: 1, 20: 3}})
+        read_coco_panoptic(**{**tiny.reader_arguments, "class_of_id": {3: 0, 7: 1, 20: 3}})

@@ -51,7 +51,7 @@ def test_names_may_differ_by_suffixes_in_folders_of_towns(tmp_path: Path) -> Non
 def test_orphans_on_both_sides_and_doubles_come_in_one_message(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "images/c.jpg", "images/c.png", "labels/b.png", "labels/c.png")
     with pytest.raises(DatasetError) as caught:
-        read(tmp_path, label_map={0: 7})
+        read(tmp_path, class_of_id={0: 7})
     message = str(caught.value)
     for part in (
         f"{tmp_path / 'labels'}: ",

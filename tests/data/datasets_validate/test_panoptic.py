@@ -12,7 +12,7 @@ from PIL import Image
 
 from cmpf.cli.dataset_names import dataset_name
 from cmpf.data.datasets.validate import check_dataset
-from cmpf.data.targets import read_panoptic_ids
+from cmpf.formats.label_map import read_panoptic_ids
 
 Content = dict[str, Any]
 PNG = "panoptic_val/bowl_01.png"

@@ -13,7 +13,7 @@ from helpers.lvis_reference import naive_lvis, random_lvis
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cmpf.errors import EvaluationError
+from cmpf.errors import DatasetError, EvaluationError
 from tools.prediction_files.instances import score_instances
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -114,10 +114,13 @@ SMALL = {"size": [9, 9], "counts": [81]}
         ),
         (spoilt("results", score=None), r"pred\.json: result 2 without 'score'"),
         (spoilt("results", score=float("nan")), r"pred\.json: result 2 has score nan"),
-        (spoilt("results", segmentation=SMALL), r"pred\.json: mask of result 2 is \(9, 9\)"),
+        (
+            spoilt("results", segmentation=SMALL),
+            r"pred\.json: mask of result 2: run lengths of size \[9, 9\]",
+        ),
         (
             spoilt("results", segmentation=[[1, 2]]),
-            r"pred\.json: mask of result 2 is neither polygons nor RLE",
+            r"pred\.json: mask of result 2: a polygon needs three points",
         ),
         (spoilt("results", bbox=[1, 2]), r"pred\.json: result 2 has bbox \[1, 2\]"),
         (
@@ -126,7 +129,10 @@ SMALL = {"size": [9, 9], "counts": [81]}
         ),
         (spoilt("annotations", category_id=4), r"gt\.json: annotation 2 has category_id 4"),
         (spoilt("annotations", id=1), r"gt\.json: annotation listed twice: id 1"),
-        (spoilt("annotations", segmentation=SMALL), r"gt\.json: mask of annotation 2 is \(9, 9\)"),
+        (
+            spoilt("annotations", segmentation=SMALL),
+            r"gt\.json: mask of annotation 2: run lengths of size \[9, 9\]",
+        ),
         (spoilt("images", id=1), r"gt\.json: image listed twice: id 1"),
         (spoilt("images", height=None), r"gt\.json: image 2 without 'height'"),
         (spoilt("images", neg_category_ids=None), r"gt\.json: image 2 without 'neg_category_ids'"),
@@ -136,7 +142,7 @@ SMALL = {"size": [9, 9], "counts": [81]}
     ],
 )
 def test_issues_are_named_with_file_and_entry(tmp_path: Path, files: tuple[Any, Any], message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises((DatasetError, EvaluationError), match=message):
         score(tmp_path, *files, lvis=True)
 
 

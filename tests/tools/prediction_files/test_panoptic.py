@@ -12,7 +12,7 @@ from helpers.evaluation_data import random_panoptic, shaken, write_ids
 from helpers.panoptic_reference import Panoptic, naive_quality
 from PIL import Image
 
-from cmpf.errors import EvaluationError
+from cmpf.errors import DatasetError, EvaluationError
 from tools.prediction_files.panoptic import score_panoptic
 
 # Ids as datasets have them: not in order, with gaps.
@@ -86,7 +86,7 @@ def test_files_agree_with_the_definition_read_aloud(tmp_path: Path) -> None:
 
 
 def refused(files: Files, message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises((DatasetError, EvaluationError), match=message):
         files.score()
 
 
@@ -126,7 +126,7 @@ def test_images_must_be_there_whole_and_of_one_size(files: Files) -> None:
     path.rename(files.folder / "kept.png")
     refused(files, r"found_1\.png: no such prediction PNG; .*pred\.json names it")
     path.write_bytes(b"no image")
-    refused(files, r"found_1\.png: cannot be read as an image")
+    refused(files, r"found_1\.png: damaged panoptic PNG")
     Image.open(files.folder / "kept.png").resize((10, 24)).save(path)
     refused(files, r"found_1\.png: the prediction is \(24, 10\)")
     (files.folder / "gt" / "0.png").unlink()

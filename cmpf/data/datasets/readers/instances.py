@@ -7,20 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.readers.coco_json import (
-    Categories,
-    check_label_map,
-    image_samples,
-    not_coco,
-    read_json,
-)
+from cmpf.data.datasets.readers.coco_json import Categories, check_class_of_id, image_samples
 from cmpf.data.datasets.readers.folders import check_files
 from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
+from cmpf.formats.coco_json import coco_form, lvis_image_name, read_coco
 from cmpf.formats.masks import segmentation_issue
 from cmpf.types import Sample
 
-_LISTS = ("images", "annotations", "categories")
 _LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
@@ -29,7 +23,7 @@ def read_coco_instances(
     images: Path,
     annotations: Path,
     vocabulary: Vocabulary,
-    label_map: Mapping[int, int] | None = None,
+    class_of_id: Mapping[int, int] | None = None,
 ) -> list[Sample]:
     """Samples of a dataset in COCO instances layout, in the order of the JSON file.
 
@@ -37,7 +31,7 @@ def read_coco_instances(
         images: folder of the images.
         annotations: COCO instances JSON.
         vocabulary: gives the class indices.
-        label_map: category id of the JSON file -> class index; None = categories are found by their name
+        class_of_id: category id of the JSON file -> class index; None = categories are found by their name
             among the words of the vocabulary.
     Returns:
         Samples with file_name, image_id, height, width and `annotations`, crowds among them; images without
@@ -46,8 +40,8 @@ def read_coco_instances(
         DatasetError: the file is no COCO JSON; or annotations without image, doubled ids, missing files,
             unknown categories, unusable masks: all in one message, the first few of each by name.
     """
-    content = read_json(annotations, _LISTS)
-    return _read(content, images, annotations, vocabulary, label_map)
+    content = read_coco(annotations)
+    return _read(content, images, annotations, vocabulary, class_of_id)
 
 
 def read_lvis(
@@ -55,7 +49,7 @@ def read_lvis(
     images: Path,
     annotations: Path,
     vocabulary: Vocabulary,
-    label_map: Mapping[int, int] | None = None,
+    class_of_id: Mapping[int, int] | None = None,
 ) -> list[Sample]:
     """Samples of an LVIS file: as read_coco_instances, and with what LVIS's AP needs.
 
@@ -63,33 +57,28 @@ def read_lvis(
     both of COCO's folders. Samples also have neg_category_ids (classes known to be absent) and
     not_exhaustive_category_ids (classes of which not every object is marked), as class indices.
     """
-    content = read_json(annotations, _LISTS)
-    try:
+    content = read_coco(annotations)
+    with coco_form(annotations):
         for image in content["images"]:
-            if "coco_url" in image:
-                image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise not_coco(annotations, error) from error
-    return _read(content, images, annotations, vocabulary, label_map, lists=_LVIS_LISTS)
+            image["file_name"] = lvis_image_name(image)
+    return _read(content, images, annotations, vocabulary, class_of_id, lists=_LVIS_LISTS)
 
 
 def add_instances(
     samples: Mapping[int | str, Sample],
     path: Path,
     vocabulary: Vocabulary,
-    label_map: Mapping[int, int] | None,
+    class_of_id: Mapping[int, int] | None,
     issues: Issues,
 ) -> None:
     """Puts the entries of a COCO instances file into the samples of the same images, with class indices.
 
     Images have the same ids in both files, or else the same stem: ADE20K's files are made by two programs.
     """
-    content = read_json(path, ("annotations", "categories"))
-    try:
-        categories = Categories(content, vocabulary, label_map, issues)
+    content = read_coco(path, ("annotations", "categories"))
+    with coco_form(path):
+        categories = Categories(content, vocabulary, class_of_id, issues)
         _put_annotations(_by_id_or_stem(samples, content), content, categories, issues)
-    except (KeyError, TypeError) as error:
-        raise not_coco(path, error) from error
 
 
 def _read(
@@ -97,22 +86,20 @@ def _read(
     images: Path,
     path: Path,
     vocabulary: Vocabulary,
-    label_map: Mapping[int, int] | None,
+    class_of_id: Mapping[int, int] | None,
     lists: tuple[str, ...] = (),
 ) -> list[Sample]:
     """Samples of a file whose images have their names; `lists` = keys of lists of category ids to keep."""
     issues = Issues()
-    check_label_map(label_map, vocabulary, issues)
-    try:
-        categories = Categories(content, vocabulary, label_map, issues)
+    check_class_of_id(class_of_id, vocabulary, issues)
+    with coco_form(path):
+        categories = Categories(content, vocabulary, class_of_id, issues)
         samples = image_samples(content, images, issues)
         for image in content["images"]:
             for key in lists:
                 indices = (categories.index(identity) for identity in image[key])
                 samples[image["id"]][key] = [i for i in indices if i is not None]  # type: ignore[literal-required]
         _put_annotations(samples, content, categories, issues)
-    except (KeyError, TypeError) as error:
-        raise not_coco(path, error) from error
     check_files(samples.values(), issues)
     issues.raise_any(path)
     return list(samples.values())

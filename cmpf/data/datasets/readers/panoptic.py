@@ -8,22 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.readers.coco_json import (
-    Categories,
-    check_label_map,
-    image_samples,
-    not_coco,
-    read_json,
-)
+from cmpf.data.datasets.readers.coco_json import Categories, check_class_of_id, image_samples
 from cmpf.data.datasets.readers.folders import check_files
 from cmpf.data.datasets.readers.instances import add_instances
 from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
+from cmpf.formats.coco_json import coco_form, image_name, read_coco
 from cmpf.types import Sample, SegmentInfo
-
-
-def _listed_name(entry: Mapping[str, Any]) -> str:
-    return str(entry["file_name"])
 
 
 def _stem_png(entry: Mapping[str, Any]) -> str:
@@ -37,7 +28,7 @@ class FileNames:
     image: below the folder of images. semantic: below the folder of label maps.
     """
 
-    image: Callable[[Mapping[str, Any]], str] = _listed_name
+    image: Callable[[Mapping[str, Any]], str] = image_name
     semantic: Callable[[Mapping[str, Any]], str] = _stem_png
 
 
@@ -52,7 +43,7 @@ def read_coco_panoptic(
     vocabulary: Vocabulary,
     semantic: Path | None = None,
     instances: Path | None = None,
-    label_map: Mapping[int, int] | None = None,
+    class_of_id: Mapping[int, int] | None = None,
     names: FileNames = COCO_NAMES,
 ) -> list[Sample]:
     """Samples of a dataset in COCO panoptic layout, in the order of the JSON file.
@@ -66,7 +57,7 @@ def read_coco_panoptic(
             `sem_seg_file_name`.
         instances: COCO instances JSON of the same images, with the same ids or at least the same stems;
             None = no `annotations`.
-        label_map: category id of the JSON files -> class index; None = categories are found by their name
+        class_of_id: category id of the JSON files -> class index; None = categories are found by their name
             among the words of the vocabulary.
         names: for datasets whose JSON file does not name the files as they are.
     Returns:
@@ -77,21 +68,19 @@ def read_coco_panoptic(
             doubled ids or files, missing files, unknown categories: all in one message, the first few of each
             by name.
     """
-    content = read_json(annotations, ("images", "annotations", "categories"))
+    content = read_coco(annotations)
     issues = Issues()
-    check_label_map(label_map, vocabulary, issues)
-    try:
-        categories = Categories(content, vocabulary, label_map, issues)
+    check_class_of_id(class_of_id, vocabulary, issues)
+    with coco_form(annotations):
+        categories = Categories(content, vocabulary, class_of_id, issues)
         samples = image_samples(content, images, issues)
         for image in content["images"]:
             samples[image["id"]]["file_name"] = str(images / names.image(image))
             if semantic is not None:
                 samples[image["id"]]["sem_seg_file_name"] = str(semantic / names.semantic(image))
         _add_segments(samples, content, panoptic, categories, issues)
-    except (KeyError, TypeError) as error:
-        raise not_coco(annotations, error) from error
     if instances is not None:
-        add_instances(samples, instances, vocabulary, label_map, issues)
+        add_instances(samples, instances, vocabulary, class_of_id, issues)
     check_files(samples.values(), issues)
     issues.raise_any(annotations)
     return list(samples.values())

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cmpf.data.datasets.readers.coco_json import check_label_map
+from cmpf.data.datasets.readers.coco_json import check_class_of_id
 from cmpf.data.datasets.readers.folders import IMAGE_SUFFIXES, find_images
 from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
@@ -19,7 +19,7 @@ def read_semantic(
     images: Path,
     labels: Path,
     vocabulary: Vocabulary,
-    label_map: Mapping[int, int] | None = None,
+    class_of_id: Mapping[int, int] | None = None,
     image_suffix: str = "",
     label_suffix: str = "",
 ) -> list[Sample]:
@@ -29,8 +29,8 @@ def read_semantic(
         images, labels: folders, searched with all folders in them. An image and its labels have the same
             path below their folder but for suffix and ending: bonn/x_leftImg8bit.png and
             bonn/x_gtFine_labelTrainIds.png with the suffixes _leftImg8bit and _gtFine_labelTrainIds.
-        vocabulary: its size limits the values of label_map.
-        label_map: value in the label maps -> class index; applied when they are opened, not here.
+        vocabulary: its size limits the values of class_of_id.
+        class_of_id: value in the label maps -> class index; applied when they are opened, not here.
         image_suffix, label_suffix: files without them do not count.
     Returns:
         Samples with file_name, image_id (the common path) and sem_seg_file_name. No image is opened, so
@@ -40,7 +40,7 @@ def read_semantic(
             have: all in one message, the first few of each by name.
     """
     issues = Issues()
-    check_label_map(label_map, vocabulary, issues)
+    check_class_of_id(class_of_id, vocabulary, issues)
     image_files = find_images(images, suffix=image_suffix, issues=issues)
     truths = find_images(labels, suffix=label_suffix, issues=issues)
     if not image_files and not truths:

@@ -32,7 +32,7 @@ def check_dataset(name: str, *, progress: bool = False) -> list[Finding]:
     findings = Findings()
     for path in dataset.paths:
         if not path.exists():
-            command = dataset.entry.command_in(dataset.folder)
+            command = dataset.spec.command_in(dataset.folder)
             findings.add_absent(path, f"no such file or folder; {command}")
     _check(dataset, findings, progress)
     if not findings.found:
@@ -41,10 +41,10 @@ def check_dataset(name: str, *, progress: bool = False) -> list[Finding]:
 
 
 def _check(dataset: Dataset, findings: Findings, progress: bool) -> None:
-    function, options = _parts(dataset.entry.reader)
-    if dataset.entry.kind == "semantic":
+    function, options = _parts(dataset.spec.reader)
+    if dataset.spec.kind == "semantic":
         check_semantic(dataset, findings, progress=progress, **options)
-    elif dataset.entry.kind == "panoptic":
+    elif dataset.spec.kind == "panoptic":
         check_panoptic(dataset, findings, progress=progress, **options)
     else:
         check_instances(dataset, findings, progress=progress, by_url=function is read_lvis)

@@ -20,7 +20,8 @@ from cmpf.data.datasets.validate.coco_files import (
 )
 from cmpf.data.datasets.validate.files import compare_sizes, image_size
 from cmpf.data.datasets.validate.findings import Findings, Mistake
-from cmpf.formats.masks import decode_segmentation
+from cmpf.errors import DatasetError
+from cmpf.formats.masks import decode_mask
 
 
 def check_instances(dataset: Dataset, findings: Findings, *, by_url: bool = False, progress: bool) -> None:
@@ -29,11 +30,11 @@ def check_instances(dataset: Dataset, findings: Findings, *, by_url: bool = Fals
     Args:
         by_url: LVIS's files name images by the last two parts of `coco_url`.
     """
-    source = dataset.folder / dataset.entry.truth["annotations"]
+    source = dataset.folder / dataset.spec.truth["annotations"]
     content = read_coco(source, "instances", findings)
     if content is None:
         return
-    folder = dataset.folder / dataset.entry.images
+    folder = dataset.folder / dataset.spec.images
     name = _url_name if by_url else _listed_name
     images = listed_images(content, folder, name, source, findings)
     for image in tqdm(images.values(), desc=dataset.name, disable=None if progress else True):
@@ -75,7 +76,7 @@ def _check_objects(
     dataset: Dataset,
     findings: Findings,
 ) -> None:
-    categories = category_check(content, dataset.vocabulary, dataset.entry.label_map, source, findings)
+    categories = category_check(content, dataset.vocabulary, dataset.spec.class_of_id, source, findings)
     seen: set[Any] = set()
     for number, entry in enumerate(content["annotations"]):
         try:
@@ -112,10 +113,11 @@ def _check_object(
         categories.index(entry["category_id"], name)
     height, width = image.size
     try:
-        mask = decode_segmentation(entry["segmentation"], height=height, width=width)
-    except ValueError as error:
+        where = f"mask of annotation {entry['id']} in {name}"
+        mask = decode_mask(entry["segmentation"], height=height, width=width, where=where)
+    except DatasetError as error:
         mistake = Mistake.SIZE if "in an image of" in str(error) else Mistake.FORM
-        findings.add(mistake, source, f"mask of annotation {entry['id']} in {name}: {error}")
+        findings.add(mistake, source, str(error).removesuffix("; repair the annotations"))
         return
     if not mask.any():
         message = f"mask of annotation {entry['id']} in {name} has no pixel"

@@ -24,8 +24,8 @@ from cmpf.data.datasets.validate.coco_files import (
 from cmpf.data.datasets.validate.files import LabelCheck, Size, compare_sizes, file_form, image_size
 from cmpf.data.datasets.validate.findings import Findings, Mistake, named
 from cmpf.data.datasets.validate.instances import check_beside
-from cmpf.data.targets import VOID_ID, Ids, read_panoptic_ids
 from cmpf.errors import DatasetError
+from cmpf.formats.label_map import VOID_ID, SegmentIds, read_panoptic_ids
 
 _HOLDS_IDS = ("RGB", "RGBA", "L", "P", "I", "I;16", "I;16B")  # modes that ids can be read from
 
@@ -38,20 +38,20 @@ def check_panoptic(
     Args:
         names: of a reader whose JSON file does not name the files as they are.
     """
-    truth = {key: dataset.folder / path for key, path in dataset.entry.truth.items()}
+    truth = {key: dataset.folder / path for key, path in dataset.spec.truth.items()}
     source = truth["annotations"]
     content = read_coco(source, "panoptic", findings)
     if content is None:
         return
     names = names or FileNames()
-    folder = dataset.folder / dataset.entry.images
+    folder = dataset.folder / dataset.spec.images
     images = listed_images(content, folder, names.image, source, findings)
     annotations = _paired(content, images, source, findings)
-    categories = category_check(content, dataset.vocabulary, dataset.entry.label_map, source, findings)
+    categories = category_check(content, dataset.vocabulary, dataset.spec.class_of_id, source, findings)
     labels = LabelCheck(
         num_classes=dataset.vocabulary.num_classes,
-        ignore_label=dataset.entry.ignore_label,
-        label_map=dataset.entry.semantic_label_map,
+        ignore_label=dataset.spec.ignore_label,
+        label_map=dataset.spec.class_of_label,
         findings=findings,
     )
     for identity, image in tqdm(images.items(), desc=dataset.name, disable=None if progress else True):
@@ -140,7 +140,7 @@ def _check_segments(
 
 
 def _compare_ids(
-    ids: Ids, segments: list[Mapping[str, Any]], path: Path, source: Path, findings: Findings
+    ids: SegmentIds, segments: list[Mapping[str, Any]], path: Path, source: Path, findings: Findings
 ) -> None:
     """Ids in a PNG and in its annotation must be the same, and each belong to one segment."""
     values, counts = np.unique(ids, return_counts=True)

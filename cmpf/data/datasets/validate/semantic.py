@@ -26,7 +26,7 @@ def check_semantic(
     Args:
         image_suffix, label_suffix: see read_semantic.
     """
-    images, labels = dataset.folder / dataset.entry.images, dataset.folder / dataset.entry.truth["labels"]
+    images, labels = dataset.folder / dataset.spec.images, dataset.folder / dataset.spec.truth["labels"]
     if labels.is_file():
         message = "is a file; a semantic dataset has a folder of label maps"
         findings.add(Mistake.JSON_KIND, labels, message)
@@ -38,8 +38,8 @@ def check_semantic(
             _report_none(folder, suffix, findings)
     check = LabelCheck(
         num_classes=dataset.vocabulary.num_classes,
-        ignore_label=dataset.entry.ignore_label,
-        label_map=dataset.entry.semantic_label_map,
+        ignore_label=dataset.spec.ignore_label,
+        label_map=dataset.spec.class_of_label,
         findings=findings,
     )
     names = sorted(image_files.keys() | truths.keys())

@@ -16,10 +16,12 @@ from cmpf.formats import image as images
 from cmpf.formats.image import (
     MAX_PIXELS,
     read_image,
+    read_image_size,
     read_small_image,
     resize_image,
     resize_shortest_edge,
     shortest_edge_size,
+    write_image,
 )
 
 GRADIENT = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -102,7 +104,17 @@ def test_cmyk_jpegs_are_converted(tmp_path: Path) -> None:
 # 6 = the camera was turned: the stored image must be rotated by 90 degrees clockwise to stand upright.
 @pytest.mark.parametrize(
     ("orientation", "upright"),
-    [(1, GRADIENT), (2, GRADIENT[:, ::-1]), (3, np.rot90(GRADIENT, 2)), (6, np.rot90(GRADIENT, -1))],
+    [
+        (1, GRADIENT),
+        (2, GRADIENT[:, ::-1]),
+        (3, np.rot90(GRADIENT, 2)),
+        (4, GRADIENT[::-1]),
+        (5, GRADIENT.transpose(1, 0, 2)),
+        (6, np.rot90(GRADIENT, -1)),
+        (7, np.rot90(GRADIENT, 2).transpose(1, 0, 2)),
+        (8, np.rot90(GRADIENT)),
+        (9, GRADIENT),
+    ],
 )
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, upright: np.ndarray) -> None:
     exif = Image.Exif()
@@ -110,6 +122,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, upright: 
     path = saved(tmp_path, Image.fromarray(GRADIENT), exif=exif)
     assert np.array_equal(read_image(path), upright)
     assert np.array_equal(read_image(Image.open(path)), upright)
+    assert read_image_size(path) == upright.shape[:2]
 
 
 def test_damaged_exif_data_do_not_spoil_an_image(tmp_path: Path) -> None:
@@ -345,6 +358,16 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(
     assert np.quantile(difference, 0.999) <= 4
 
 
+def test_a_turned_jpeg_that_is_nearly_square_keeps_its_size(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    # An eighth of 801 x 808 is 101 x 101, a square: its shape does not tell that the image was turned.
+    path = saved(tmp_path, textured(801, 808), "square.jpg", exif=exif)
+    found, size = read_small_image(path, short_side=50, max_side=400)
+    assert size == read_image(path).shape[:2] == (808, 801)
+    assert found.shape == (50, 50, 3)
+
+
 @pytest.mark.parametrize("name", ["near.jpg", "large.png"])
 def test_where_nothing_is_gained_the_result_is_exact(tmp_path: Path, name: str) -> None:
     # 300 x 400 is less than four times 100 x 133: a half would be too small.
@@ -367,6 +390,16 @@ def test_a_file_that_cannot_be_read_small_is_the_error_of_read_image(
     with pytest.raises(ImageError) as plain:
         read_image(path)
     assert str(small.value) == str(plain.value)
+    if content != b"\xff\xd8\xff\xe0damaged":
+        with pytest.raises(ImageError, match=r"image\.jpg"):
+            read_image_size(path)
+
+
+def test_images_are_written_in_the_format_of_their_ending(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "new" / "a.png", GRADIENT)
+    assert np.array_equal(read_image(path), GRADIENT)
+    assert np.array_equal(read_image(write_image(path, Image.fromarray(GRADIENT[::-1]))), GRADIENT[::-1])
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
 def test_a_jpeg_of_too_many_pixels_is_refused_by_its_full_size(tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 from cmpf.errors import DatasetError
-from cmpf.formats.label_map import NO_CLASS, LabelReader, read_labels, read_pixels
+from cmpf.formats.label_map import (
+    NO_CLASS,
+    LabelReader,
+    decode_panoptic_ids,
+    encode_panoptic_ids,
+    read_labels,
+    read_panoptic_ids,
+    write_labels,
+    write_panoptic_ids,
+)
 
 
 def write(path: Path, values: list[list[int]], dtype: type = np.uint8) -> Path:
@@ -32,8 +41,8 @@ def test_a_palette_gives_its_indices_or_its_colors(tmp_path: Path) -> None:
     image.putpixel((1, 0), 2)
     image.save(tmp_path / "p.png")
     assert read_labels(tmp_path / "p.png").tolist() == [[0, 2]]
-    colors = read_pixels(tmp_path / "p.png", "panoptic PNG", palette_colors=True)
-    assert colors.tolist() == [[[9, 9, 9], [5, 6, 7]]]
+    # As a panoptic PNG its colors count: 9 * (1 + 256 + 65536) = 592137, and 5 + 256 * 6 + 65536 * 7 = 460293.
+    assert read_panoptic_ids(tmp_path / "p.png").tolist() == [[592137, 460293]]
 
 
 def test_classes_come_out_as_indices_and_the_ignore_label_as_none(tmp_path: Path) -> None:
@@ -41,9 +50,14 @@ def test_classes_come_out_as_indices_and_the_ignore_label_as_none(tmp_path: Path
     assert LabelReader(num_classes=3, ignore_label=255)(path).tolist() == [[0, 1, 2, NO_CLASS]]
 
 
-def test_a_label_map_gives_the_indices_but_the_ignore_label_goes_before_it(tmp_path: Path) -> None:
+def test_what_the_ignore_label_becomes_can_be_chosen(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", [[0, 65, 2]])
+    assert LabelReader(num_classes=3, ignore_label=65, no_class=3)(path).tolist() == [[0, 3, 2]]
+
+
+def test_a_mapping_gives_the_indices_but_the_ignore_label_goes_before_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", [[7, 30, 0]], np.uint16)
-    reader = LabelReader(num_classes=2, ignore_label=0, label_map={7: 1, 30: 0, 0: 1})
+    reader = LabelReader(num_classes=2, ignore_label=0, class_of_id={7: 1, 30: 0, 0: 1})
     assert reader(path).tolist() == [[1, 0, NO_CLASS]]
 
 
@@ -58,12 +72,12 @@ def test_labels_out_of_range_are_named_with_their_file(tmp_path: Path) -> None:
         LabelReader(num_classes=3, ignore_label=255)(path)
     assert str(caught.value) == (
         f"{path}: label 3, 4, 200 in 4 pixels; allowed are 0..2 and the ignore label 255; "
-        "check how it was prepared"
+        "check how it was made"
     )
     with pytest.raises(
         DatasetError, match=r"label 0, 1, 2, 3, 4, \.\.\. in 7 pixels; allowed are one of \[9\]"
     ):
-        LabelReader(num_classes=1, ignore_label=255, label_map={9: 0})(path)
+        LabelReader(num_classes=1, ignore_label=255, class_of_id={9: 0})(path)
 
 
 def test_the_highest_sixteen_bit_label_is_no_class_by_accident(tmp_path: Path) -> None:
@@ -77,7 +91,7 @@ def test_colors_and_other_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"rgb\.png: a label map has one channel, this one has 3"):
         read_labels(tmp_path / "rgb.png")
     with pytest.raises(
-        DatasetError, match=r"f\.tif: holds values of type float32; save it with 8 or 16 bits"
+        DatasetError, match=r"f\.tif: label map of type float32; save whole numbers of 8 or 16 bits"
     ):
         read_labels(write(tmp_path / "f.tif", [[0, 1]], np.float32))
     with pytest.raises(DatasetError, match=r"i\.tif: values 0\.\.70000 do not fit 16 bits"):
@@ -87,7 +101,7 @@ def test_colors_and_other_numbers_are_refused(tmp_path: Path) -> None:
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 9, (40, 40)).tolist())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DatasetError, match=r"a\.png: damaged label map .*prepare the dataset again"):
+    with pytest.raises(DatasetError, match=r"a\.png: damaged label map .*make or fetch it again"):
         read_labels(path)
     with pytest.raises(DatasetError, match=r"none\.png: no such label map"):
         read_labels(tmp_path / "none.png")
@@ -98,3 +112,53 @@ def test_an_image_too_large_to_be_true_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DatasetError, match=r"a\.png: damaged label map \(Image size"):
         read_labels(path)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("a.png", np.uint8), ("a.png", np.uint16), ("a.tif", np.uint16)])
+def test_written_labels_are_read_as_they_were(tmp_path: Path, name: str, dtype: type) -> None:
+    labels = np.array([[0, 7], [np.iinfo(dtype).max, 1]], dtype=dtype)
+    assert read_labels(write_labels(tmp_path / name, labels)).tolist() == labels.tolist()
+    with pytest.raises(ValueError, match="labels of type int64; expected uint8 or uint16"):
+        write_labels(tmp_path / name, labels.astype(np.int64))
+
+
+# Segment ids
+
+
+def test_ids_are_three_bytes_of_color() -> None:
+    # 70000 = 112 + 256 * 17 + 65536 * 1
+    colors = encode_panoptic_ids(np.array([[3, 259, 70000]]))
+    assert (colors.dtype, colors.tolist()) == (np.uint8, [[[3, 0, 0], [3, 1, 0], [112, 17, 1]]])
+    assert decode_panoptic_ids(colors).tolist() == [[3, 259, 70000]]
+
+
+def test_ids_survive_the_file(tmp_path: Path) -> None:
+    ids = np.array([[0, 1, 255], [256, 65_536, 16_777_215]])
+    assert read_panoptic_ids(write_panoptic_ids(tmp_path / "a.png", ids)).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 24])
+def test_ids_beyond_three_bytes_are_not_written(tmp_path: Path, value: int) -> None:
+    with pytest.raises(ValueError, match=r"expected 0\.\.16777215"):
+        write_panoptic_ids(tmp_path / "a.png", np.array([[0, value]]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gray_panoptic_png_holds_plain_ids(tmp_path: Path) -> None:
+    assert read_panoptic_ids(write(tmp_path / "a.png", [[0, 3]])).tolist() == [[0, 3]]
+    assert read_panoptic_ids(write(tmp_path / "b.png", [[0, 300]], np.uint16)).tolist() == [[0, 300]]
+
+
+def test_files_that_hold_no_ids_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(DatasetError, match=r"a\.png: no such panoptic PNG"):
+        read_panoptic_ids(path)
+    write_panoptic_ids(path, np.random.default_rng(0).integers(0, 1 << 24, (40, 40)))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DatasetError, match=r"a\.png: damaged panoptic PNG"):
+        read_panoptic_ids(path)
+    Image.new("LA", (2, 2)).save(path)
+    with pytest.raises(DatasetError, match=r"a\.png: gray with transparency, expected an RGB panoptic PNG"):
+        read_panoptic_ids(path)
+    with pytest.raises(DatasetError, match=r"f\.tif: panoptic PNG of type float32"):
+        read_panoptic_ids(write(tmp_path / "f.tif", [[0, 1]], np.float32))

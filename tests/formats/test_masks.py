@@ -1,13 +1,23 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from cmpf.formats.masks import decode_segmentation, segmentation_issue
+from cmpf.errors import DatasetError
+from cmpf.formats.masks import (
+    decode_mask,
+    encode_mask,
+    mask_box,
+    rle_area,
+    rle_box,
+    segmentation_issue,
+    to_rle,
+)
 
 MASK = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]], dtype=np.uint8)
 # The same square by its corners, as run lengths down the columns (3 rows: 3 + 1 zeros, 2 ones, 1 zero, 2 ones,
@@ -19,14 +29,17 @@ PACKED = {"size": [3, 4], "counts": coco_mask.encode(np.asfortranarray(MASK))["c
 
 @pytest.mark.parametrize("segmentation", [POLYGON, RUNS, PACKED], ids=["polygon", "runs", "packed"])
 def test_all_three_forms_give_the_same_mask(segmentation: Any) -> None:
-    mask = decode_segmentation(segmentation, height=3, width=4)
+    mask = decode_mask(segmentation, height=3, width=4, where="a.json: mask 7")
     assert mask.dtype == np.bool_
     assert mask.tolist() == MASK.astype(bool).tolist()
+    rle = to_rle(segmentation, height=3, width=4, where="")
+    assert coco_mask.decode(rle).tolist() == MASK.tolist()
+    assert (rle_area(rle), rle_box(rle)) == (4, [1, 1, 2, 2])
 
 
 def test_several_polygons_are_one_object() -> None:
     left, right = [0.0, 0.0, 1.0, 0.0, 1.0, 3.0, 0.0, 3.0], [3.0, 0.0, 4.0, 0.0, 4.0, 3.0, 3.0, 3.0]
-    mask = decode_segmentation([left, right], height=3, width=4)
+    mask = decode_mask([left, right], height=3, width=4, where="")
     assert mask.tolist() == [[True, False, False, True]] * 3
 
 
@@ -40,13 +53,17 @@ def test_several_polygons_are_one_object() -> None:
         ("abc", "neither polygons nor run lengths"),
         ({"counts": "abc"}, "neither polygons nor run lengths"),
         ({"size": [4, 3], "counts": [12]}, r"size \[4, 3\] in an image of \[3, 4\]"),
+        ({"size": None, "counts": [12]}, "size None"),
+        ({"size": [3, 4], "counts": [6, "6"]}, "no whole numbers"),
         ({"size": [3, 4], "counts": [5, 6]}, "run lengths of 11 pixels in an image of 12"),
     ],
 )
 def test_other_forms_are_refused(segmentation: Any, issue: str) -> None:
     assert segmentation_issue(segmentation, height=3, width=4)
-    with pytest.raises(ValueError, match=issue):
-        decode_segmentation(segmentation, height=3, width=4)
+    with pytest.raises(DatasetError, match=rf"a\.json: mask 7: .*{issue}.*; repair the annotations"):
+        decode_mask(segmentation, height=3, width=4, where="a.json: mask 7")
+    with pytest.raises(DatasetError, match=issue):
+        to_rle(segmentation, height=3, width=4, where="a.json: mask 7")
 
 
 def test_good_forms_have_no_issue() -> None:
@@ -56,5 +73,13 @@ def test_good_forms_have_no_issue() -> None:
 def test_packed_runs_that_go_beyond_the_image_are_refused() -> None:
     large = coco_mask.encode(np.asfortranarray(np.ones((9, 9), np.uint8)))
     segmentation = {"size": [3, 4], "counts": large["counts"].decode("ascii")}
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        decode_segmentation(segmentation, height=3, width=4)
+    with pytest.raises(DatasetError, match="cannot be decoded"):
+        decode_mask(segmentation, height=3, width=4, where="a.json: mask 7")
+    with pytest.raises(DatasetError, match="cannot be decoded"):
+        to_rle(segmentation, height=3, width=4, where="")
+
+
+def test_what_is_written_is_json_and_reads_as_it_was() -> None:
+    written = json.loads(json.dumps(encode_mask(MASK.astype(bool))))
+    assert written == PACKED
+    assert mask_box(MASK.astype(bool)) == [1, 1, 2, 2]
