@@ -7,7 +7,9 @@ Data flows one way (paper, Fig. 2): images -> frozen features -> pixel decoder a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,7 @@ class CMPF(nn.Module):
         self.settings = settings
         self.text_cache = text_cache
         self._vocabularies = VocabularyMemory()
+        self._evaluation = _EvaluationMode()
 
     @property
     def device(self) -> torch.device:
@@ -103,14 +106,13 @@ class CMPF(nn.Module):
         losses: dict[str, Tensor] = self.criterion(outputs, targets)
         return losses
 
-    @torch.no_grad()
     def infer(
         self,
         batch: Sequence[Sample],
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> list[ModelResult]:
-        """Results of each image, without gradients.
+        """Results of each image: those of evaluation mode, whatever mode the model is in, and without gradients.
 
         Args:
             batch: samples with `image` (3, H, W) RGB 0..255; `height` and `width` = size of the results (default:
@@ -120,6 +122,10 @@ class CMPF(nn.Module):
             settings: overrides the model's own settings for this call.
         """
         request = self._request(vocabulary or self.train_vocabulary, settings or self.settings)
+        with torch.no_grad(), self._evaluation.of(self):
+            return self._infer(batch, request)
+
+    def _infer(self, batch: Sequence[Sample], request: Request) -> list[ModelResult]:
         features, padded, sizes = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self.decode(features, request.classes)
         mask_cls = self.classify(outputs, features, request)
@@ -242,6 +248,37 @@ class CMPF(nn.Module):
             size=semantic_sum_size(geometry, request.settings),
             published_pooling=ensemble.published_pooling,
         )
+
+
+class _EvaluationMode:
+    """While any thread is inside, a network is in evaluation mode; afterwards each part is in the mode it had."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._training: list[nn.Module] = []
+
+    @contextmanager
+    def of(self, network: nn.Module) -> Iterator[None]:
+        """The network of one _EvaluationMode is always the same."""
+        with self._lock:
+            if self._inside == 0:
+                self._training = [part for part in network.modules() if part.training]
+                _set_training(self._training, False)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    _set_training(self._training, True)
+                    self._training = []
+
+
+def _set_training(parts: Sequence[nn.Module], training: bool) -> None:
+    for part in parts:
+        part.training = training
 
 
 def _padded_targets(targets: Targets, size: tuple[int, int], device: torch.device) -> Targets:

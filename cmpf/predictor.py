@@ -25,6 +25,7 @@ from cmpf.types import Sample
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from cmpf.config import Config
     from cmpf.model import CMPF
 
 TASKS = ("all", "panoptic", "semantic", "instance")
@@ -62,12 +63,13 @@ class Predictor:
     """Segments images into the classes that each call names. Safe to call from several threads.
 
     Args:
-        model: the network; put into evaluation mode here.
+        model: the network. Results are those of evaluation mode, and the mode that it is in stays.
         short_side, max_side: images are resized so that their shorter side has `short_side` pixels, or less where
             the longer one would exceed `max_side`.
         mask_ensemble: what `ensemble=True` means; None = the model has no SAM for it.
         known: vocabularies that tell things from stuff, beside the model's training vocabulary.
         saver: what save_pretrained calls; None = this predictor cannot be saved.
+        cfg: the configuration that all this was built from; None = built by hand.
     """
 
     def __init__(
@@ -79,13 +81,15 @@ class Predictor:
         mask_ensemble: MaskEnsembleSettings | None,
         known: Sequence[Vocabulary] = (),
         saver: Saver | None = None,
+        cfg: Config | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model = model
         self.short_side = short_side
         self.max_side = max_side
         self.mask_ensemble = mask_ensemble
         self.known = (model.train_vocabulary, *known)
         self.saver = saver
+        self.cfg = cfg
 
     @overload  # to the type checker, a path is also a sequence of strings
     def predict(  # type: ignore[overload-overlap]
@@ -120,18 +124,12 @@ class Predictor:
             ImageError, VocabularyError, CMPFError: each names the value, what is allowed and the fix.
         """
         single = isinstance(images, SINGLE) and not _is_folder(images)
-        sources = [images] if isinstance(images, SINGLE) else images
-        if not isinstance(sources, Iterable):
-            raise ImageError(
-                f"cannot read images from {type(images).__name__}; give a path, a PIL image, a uint8 array "
-                "(H, W, 3), or a list of these"
-            )
-        found = list(self.stream(sources, vocabulary, **options))
+        found = list(self.stream(images, vocabulary, **options))
         return found[0] if single else found
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         vocabulary: Words,
         *,
         task: str = "all",
@@ -144,14 +142,20 @@ class Predictor:
         """Predictions one by one, so that thousands of images or the frames of a video fit into memory.
 
         Args:
-            images: any iterable; it is read no further than the batch at work.
+            images: one image, path or folder, or any iterable of these; it is read no further than the batch at work.
             vocabulary, ...: see predict. They are checked at once, the images when their turn comes.
         """
         classes = self.vocabulary(vocabulary, things=things, stuff=stuff)
         settings = self._settings(task, ensemble)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise CMPFError(f"batch_size must be at least 1, got {batch_size!r}")
-        return self._stream(_named(images), classes, settings, batch_size, allow_urls)
+        sources = [images] if isinstance(images, SINGLE) else images
+        if not isinstance(sources, Iterable):
+            raise ImageError(
+                f"cannot read images from {type(images).__name__}; give a path, a PIL image, a uint8 array "
+                "(H, W, 3), or a list of these"
+            )
+        return self._stream(_named(sources), classes, settings, batch_size, allow_urls)
 
     def vocabulary(
         self, words: Words, *, things: Iterable[str] | None = None, stuff: Iterable[str] | None = None
@@ -221,7 +225,7 @@ class Predictor:
             images = [read_image(source, allow_urls=allow_urls) for _, source in chunk]
             batch = [self._sample(image, source) for image, (_, source) in zip(images, chunk, strict=True)]
             with torch.inference_mode():  # not around the yield: it would reach into the caller's code
-                results = self.model(batch, vocabulary=classes, settings=settings)
+                results = self.model.infer(batch, vocabulary=classes, settings=settings)
             for result, image, (name, _) in zip(results, images, chunk, strict=True):
                 yield prediction_of(result, image=image, source=name, names=classes.names)
 

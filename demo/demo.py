@@ -136,9 +136,10 @@ def run(arguments: argparse.Namespace) -> int:
         from demo import video
 
         video.check_cv2()
-    from cmpf.factory import load_predictor
+    from cmpf.factory import load_predictor, use_threads
 
     predictor = load_predictor(arguments.config_file, overrides=arguments.opts)
+    use_threads(predictor.cfg)
     options = _options(arguments, predictor)
     if images:
         return _run_images(arguments, predictor, options, images)

@@ -1,7 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -211,6 +214,69 @@ def test_a_stream_reads_no_further_than_its_batch(predictor: Predictor, image: n
     assert read == [0, 1]
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("kind", ["path", "folder", "text of a path", "array", "Pillow image"])
+def test_a_stream_takes_one_image_path_or_folder_as_one_source(
+    predictor: Predictor, image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(image[:30]).save(tmp_path / "b.png")
+    monkeypatch.chdir(tmp_path)  # "." of "./a.png" is a folder with two images
+    sources = {
+        "path": tmp_path / "a.png",
+        "folder": tmp_path,
+        "text of a path": "./a.png",
+        "array": image,
+        "Pillow image": Image.fromarray(image),
+    }
+    found = list(predictor.stream(sources[kind], WORDS, task="semantic"))
+    assert [out.semantic.shape[0] for out in found] == ([40, 30] if kind == "folder" else [40])
+
+
+def test_a_model_in_training_gives_the_results_of_evaluation_and_stays_in_training(image: np.ndarray) -> None:
+    model = tiny_model("no_ensemble")
+    wanted = Predictor(model=model, short_side=64, max_side=128, mask_ensemble=None).predict(image, WORDS)
+    model.train()
+    before = {name: part.training for name, part in model.named_modules()}
+    modes: list[bool] = []
+    model.decoder.register_forward_hook(lambda part, *_: modes.append(part.training))
+    predictor = Predictor(model=model, short_side=64, max_side=128, mask_ensemble=None)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: predictor.predict(image, WORDS), range(4)))
+    assert modes == [False] * 4
+    assert {name: part.training for name, part in model.named_modules()} == before
+    assert model.decoder.training
+    for out in found:
+        assert np.array_equal(out.panoptic, wanted.panoptic)
+        assert np.array_equal(out.instances.scores, wanted.instances.scores)
+
+
+LOAD = """
+import random, sys
+import numpy as np, torch
+torch.set_num_threads(3)
+random.seed(1), np.random.seed(1), torch.manual_seed(1)
+def state():
+    return repr((random.getstate(), np.random.get_state(), torch.get_rng_state().tolist(), torch.get_num_threads()))
+before = state()
+import cmpf
+predictor = cmpf.load("cmpf_tiny", device="cpu")
+predictor.predict(np.zeros((32, 48, 3), np.uint8), ["sky"])
+assert predictor.cfg.NUM_THREADS == 2  # which is for programs to apply
+print(state() == before, predictor.model.training, torch.is_grad_enabled())
+print(len([name for name in sys.modules if name.split(".")[0] == "cmpf"]))
+"""
+
+
+def test_loading_leaves_the_process_as_it_was_and_imports_little() -> None:
+    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    state, imported = done.stdout.splitlines()
+    assert state == "True False True"
+    assert (
+        int(imported) <= 110
+    )  # 181 when training, evaluation and drawing were imported for every prediction
 
 
 def test_a_stream_checks_its_options_before_the_first_image(predictor: Predictor, image: np.ndarray) -> None:

@@ -124,6 +124,7 @@ def _run(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> 
     if distributed.is_main():
         write_text(folder / "config.yaml", cfg.dump())
     logger.info("%s -> %s, seed %d", arguments.config_file, folder, seed_everything(cfg.SEED))
+    factory.use_threads(cfg)
     host = detectron2_engine(
         arguments.engine, cfg, eval_only=arguments.eval_only, profile=bool(arguments.profile)
     )

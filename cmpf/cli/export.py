@@ -64,12 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Says what the file will lack, writes and checks it."""
     from cmpf.export import export_model, left_out, save_words
     from cmpf.export.exporting import check_request
-    from cmpf.factory import load_predictor
+    from cmpf.factory import load_predictor, use_threads
 
     dynamic, output = not arguments.no_dynamic, Path(arguments.output)
     size = tuple(arguments.image_size) if arguments.image_size else None
     check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
     predictor = load_predictor(arguments.model, device="cpu", weights=arguments.weights, overrides=OFF)
+    use_threads(predictor.cfg)
     vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
     print("not in the file, or fixed in it:")
     print("\n".join(f"  {part}" for part in left_out(predictor, dynamic=dynamic)), flush=True)

@@ -98,9 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     import cmpf
+    from cmpf.factory import use_threads
     from cmpf.inference import unique_names
 
     predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
+    use_threads(predictor.cfg)
     words = predictor.vocabulary(
         arguments.vocabulary, things=_names(arguments.things), stuff=_names(arguments.stuff)
     )

@@ -59,8 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     web.import_gradio()  # before the model is loaded: what is missing is said at once
     import cmpf
+    from cmpf.factory import use_threads
 
     predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
+    use_threads(predictor.cfg)
     tiny = arguments.model == TINY and arguments.weights is None
     note = TINY_NOTE if tiny else f"Model: {arguments.model}"
     if arguments.host not in LOOPBACK:

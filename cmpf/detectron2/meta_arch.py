@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
@@ -36,8 +35,6 @@ class CMPF(native_model.CMPF):
 
     def __init__(self, cfg: CfgNode) -> None:
         native = native_config(cfg)
-        if native.NUM_THREADS:
-            torch.set_num_threads(native.NUM_THREADS)
         parts = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0]))
         # The constructor draws a void embedding of its own; with it every later random number would be another than
         # in the native engine.

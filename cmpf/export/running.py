@@ -49,11 +49,7 @@ class ExportedModel:
                 f"with {self.metadata['encoders'][name][:12]}...; use the words or the CLIP that belong to it"
             )
 
-    def eval(self) -> ExportedModel:
-        """The model itself: a program has no training mode."""
-        return self
-
-    def __call__(
+    def infer(
         self,
         batch: Sequence[Sample],
         vocabulary: Vocabulary | None = None,
@@ -138,7 +134,7 @@ def load_exported(path: str | Path, *, words: str | Path | None = None, device: 
         embed = TextTower(clip, cache=TextCache(cache_folder() / "text"))
     model = ExportedModel(runner=runner, embed=embed)
     return Predictor(
-        model=cast(CMPF, model),  # it has what Predictor asks of a model: eval, settings, vocabulary, call
+        model=cast(CMPF, model),  # it has what Predictor asks of a model
         short_side=image["short_side"],
         max_side=image["max_side"],
         mask_ensemble=None,

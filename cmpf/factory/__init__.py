@@ -1,21 +1,40 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The composition root: the only library code that sees both the configuration and the parts, and wires them."""
+"""The composition root: the only library code that sees both the configuration and the parts, and wires them.
+
+Names are fetched when first used, so that a prediction does not wait for what only training and evaluation need.
+"""
 
 from __future__ import annotations
 
-from cmpf.factory.evaluation import build_evaluation, build_test_loader
-from cmpf.factory.model import build_criterion, build_model, build_settings
-from cmpf.factory.predictor import build_predictor, load_predictor
-from cmpf.factory.training import build_train_loader, build_trainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "build_criterion",
-    "build_evaluation",
-    "build_model",
-    "build_predictor",
-    "build_settings",
-    "build_test_loader",
-    "build_train_loader",
-    "build_trainer",
-    "load_predictor",
-]
+if TYPE_CHECKING:
+    from cmpf.factory.evaluation import build_evaluation as build_evaluation
+    from cmpf.factory.evaluation import build_test_loader as build_test_loader
+    from cmpf.factory.model import build_criterion as build_criterion
+    from cmpf.factory.model import build_model as build_model
+    from cmpf.factory.model import build_settings as build_settings
+    from cmpf.factory.model import use_threads as use_threads
+    from cmpf.factory.predictor import build_predictor as build_predictor
+    from cmpf.factory.predictor import load_predictor as load_predictor
+    from cmpf.factory.training import build_train_loader as build_train_loader
+    from cmpf.factory.training import build_trainer as build_trainer
+
+_NAMES = {
+    "evaluation": ("build_evaluation", "build_test_loader"),
+    "model": ("build_criterion", "build_model", "build_settings", "use_threads"),
+    "predictor": ("build_predictor", "load_predictor"),
+    "training": ("build_train_loader", "build_trainer"),
+}
+_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

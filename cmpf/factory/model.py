@@ -27,14 +27,18 @@ from cmpf.weights.files import cache_folder
 logger = logging.getLogger(__name__)
 
 
+def use_threads(cfg: Config | None) -> None:
+    """Gives torch NUM_THREADS threads, 0 = its own choice. Programs call this; a library call leaves that alone."""
+    if cfg is not None and cfg.NUM_THREADS:
+        torch.set_num_threads(cfg.NUM_THREADS)
+
+
 def build_model(cfg: Config) -> CMPF:
     """The whole network on its device, in training mode, with the weights that the configuration names.
 
     Raises:
         ModelNameError, WeightsError: an encoder's name or file is wrong. ConfigError: values do not fit together.
     """
-    if cfg.NUM_THREADS:
-        torch.set_num_threads(cfg.NUM_THREADS)
     model = build_network(cfg).to(build_device(cfg))
     if cfg.MODEL.WEIGHTS:
         logger.info("weights of %s: %s", cfg.MODEL.WEIGHTS, weights.load(model, cfg.MODEL.WEIGHTS))

@@ -5,32 +5,48 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cmpf.config import Config, get_cfg
 from cmpf.data import known_vocabularies
 from cmpf.factory.model import build_mask_ensemble, build_model
-from cmpf.factory.pretrained import save_pretrained
 from cmpf.factory.sizes import evaluation_size
-from cmpf.predictor import Predictor
+from cmpf.model import CMPF
+from cmpf.predictor import Predictor, Saver
 from cmpf.weights.sources import find_model
 
 logger = logging.getLogger(__name__)
 
 
 def build_predictor(cfg: Config) -> Predictor:
-    """A predictor of the configured model, with MODEL.WEIGHTS loaded."""
+    """A predictor of the configured model, with MODEL.WEIGHTS loaded, in evaluation mode.
+
+    Torch's generator of random numbers is where it was, and no other is drawn from.
+    """
     short_side, max_side = evaluation_size(cfg)
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights, which loaded ones then replace
+        model = build_model(cfg).eval()
     return Predictor(
-        model=build_model(cfg),
+        model=model,
         short_side=short_side,
         max_side=max_side,
         mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
         known=list(known_vocabularies()),
-        saver=partial(save_pretrained, cfg),
+        saver=_saver(cfg),
+        cfg=cfg,
     )
+
+
+def _saver(cfg: Config) -> Saver:
+    def save(model: CMPF, folder: Path, **card: Any) -> list[Path]:
+        from cmpf.factory.pretrained import save_pretrained  # a prediction needs nothing of it
+
+        return save_pretrained(cfg, model, folder, **card)
+
+    return save
 
 
 def load_predictor(

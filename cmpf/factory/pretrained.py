@@ -72,6 +72,8 @@ def _portable(cfg: Config) -> Config:
             logger.warning("%s is the file %s: others need it too, and at this place", key, value)
     here = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": "auto", "NUM_THREADS": 0, "OUTPUT_DIR": "./output"}
     masks = {"TEST.ENSEMBLE.SOURCE": "online", "TEST.ENSEMBLE.CACHE_DIR": ""}
+    if cfg.MODEL.CMPF.DEFORMABLE_ATTENTION == "triton":  # an error where it cannot run
+        here["MODEL.CMPF.DEFORMABLE_ATTENTION"] = "auto"
     datasets = {"DATASETS.TRAIN": _shipped(cfg.DATASETS.TRAIN), "DATASETS.TEST": _shipped(cfg.DATASETS.TEST)}
     return with_overrides(cfg, {**here, **masks, **datasets})
 

@@ -9,7 +9,7 @@ import cmpf.factory.model
 from cmpf.config import get_cfg
 from cmpf.encoders.clip import CLIP
 from cmpf.errors import ModelNameError
-from cmpf.factory import build_criterion, build_model, build_settings
+from cmpf.factory import build_criterion, build_model, build_settings, use_threads
 from cmpf.factory.encoders import build_encoders
 from cmpf.factory.model import build_pixel_decoder, build_sam_branch
 from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
@@ -131,3 +131,14 @@ def test_the_full_size_model_builds_with_random_weights_and_segments_one_image()
     assert result["sem_seg"].shape == (240, 312)
     assert result["panoptic_seg"][0].shape == (240, 312)
     assert result["instances"].pred_masks.shape[1:] == (240, 312)
+
+
+def test_programs_apply_the_number_of_threads_and_0_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    build_model(tiny_config("no_ensemble", ["NUM_THREADS", 3]))
+    assert numbers == []
+    for threads in (3, 0):
+        use_threads(tiny_config("no_ensemble", ["NUM_THREADS", threads]))
+    use_threads(None)  # a predictor built by hand
+    assert numbers == [3]
