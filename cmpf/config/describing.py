@@ -16,7 +16,7 @@ from cmpf.config.files import BASE_KEY
 from cmpf.config.keys import KEYS, Key
 from cmpf.config.loading import Resolved
 from cmpf.config.schema import Config
-from cmpf.config.section import Tree
+from cmpf.config.values import Tree
 from cmpf.errors import ConfigError
 
 COLUMN = 56  # where the origins of values begin

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Types of configuration values: what each takes from a YAML file or a shell, and the words for what it may hold.
+"""Sections of keys, and the types of their values: what each takes, and the words for what it may hold.
 
 YAML leaves 1e-4 a text, and a shell makes a text of everything; both are read as Python literals where a key wants one.
 """
@@ -8,14 +8,57 @@ from __future__ import annotations
 
 import math
 from ast import literal_eval
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
-from pydantic import AfterValidator, BeforeValidator, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    model_validator,
+)
 
-from cmpf.config.section import Tree
+
+class Section(BaseModel):
+    """A section of keys. It cannot be changed, and has no other keys than its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def dump(self) -> str:
+        """The section as YAML, which `get_cfg` reads as the same configuration where it is the whole."""
+        return yaml.safe_dump(self.model_dump())
+
+
+class Tree(BaseModel):
+    """Keys that nobody but a plug-in knows: `cfg.MODEL.CMPF.EXTRA.MY.KEY`. Lists become tuples.
+
+    Raises:
+        ValueError: a name that is no name of an attribute, or that the tree itself uses.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _freeze(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        for name in given:
+            if not str(name).isidentifier() or str(name).startswith("_") or hasattr(cls, str(name)):
+                raise ValueError(f"{name!r} cannot be a key, write it as MY_{str(name).upper()} or the like")
+        return {name: _frozen(value) for name, value in given.items()}
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Tree.model_validate(value)
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from detectron2.config import get_cfg as detectron2_defaults
 from detectron2.utils import comm
 
 from cmpf.config import Config, get_cfg, with_overrides
-from cmpf.config.foreign import read_from, write_into
+from cmpf.config.keys import read_from, write_into
 from cmpf.errors import ConfigError
 from cmpf.factory.encoders import build_device
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from cmpf.config import get_cfg
+from cmpf.config import get_cfg, with_overrides
 from cmpf.config.errors import nearest_key
-from cmpf.config.keys import KEYS, leaves
+from cmpf.config.keys import KEYS, leaves, read_from, write_into
 from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.errors import ConfigError
@@ -234,3 +234,42 @@ def test_crop_sizes_of_every_kind_are_taken() -> None:
         "absolute_range": "(384, 600)",
     }.items():
         get_cfg(overrides=["INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", size])
+
+
+class Node(dict):  # type: ignore[type-arg]
+    """In place of Detectron2's CfgNode, which is a dict too."""
+
+
+def host() -> Node:
+    """A program with settings of its own, some under names that CMPF has too."""
+    crop = Node({"SIZE": [0.9, 0.9], "ENABLED": False})
+    return Node({"KEYPOINTS": 3, "SEED": -1, "INPUT": Node({"CROP": crop, "MIN_SIZE_TRAIN": (800,)})})
+
+
+def test_all_keys_enter_the_tree_of_another_program_and_come_back() -> None:
+    gate = {"MODEL.CMPF.EXTRA.GATE.START": 0.5, "MODEL.CMPF.EXTRA.GATE.NAMES": ("a", "b")}
+    cfg, tree = get_cfg("cmpf_tiny", ["MODEL.CMPF.PLUGINS", "mine"]), host()
+    for given in (cfg, with_overrides(cfg, gate)):
+        write_into(tree, given)
+        assert with_overrides(get_cfg(), read_from(tree)) == given
+    assert tree["KEYPOINTS"] == 3
+    assert {type(tree["MODEL"]), type(tree["MODEL"]["CMPF"]["EXTRA"]), type(tree["INPUT"]["CROP"])} == {Node}
+
+
+def test_another_programs_lists_stay_lists_of_whole_pixels() -> None:
+    tree = host()
+    write_into(tree, get_cfg())
+    size, sides = tree["INPUT"]["CROP"]["SIZE"], tree["INPUT"]["MIN_SIZE_TRAIN"]
+    assert (size, [type(side) for side in size], type(sides)) == ([512, 512], [int, int], tuple)
+    write_into(tree, get_cfg(overrides=["INPUT.CROP.TYPE", "relative", "INPUT.CROP.SIZE", "(0.5, 1)"]))
+    assert tree["INPUT"]["CROP"]["SIZE"] == [0.5, 1]
+
+
+def test_a_key_that_another_program_does_not_have_is_named() -> None:
+    with pytest.raises(KeyError, match=r"'VERSION'"):
+        read_from(host())
+    tree = host()
+    write_into(tree, get_cfg())
+    del tree["MODEL"]["CMPF"]["EXTRA"]
+    with pytest.raises(KeyError, match=r"'MODEL.CMPF.EXTRA'"):
+        read_from(tree)
