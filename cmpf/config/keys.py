@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The tree of keys as a list: what each may hold, and its value in a configuration or in the tree of another program."""
+"""The tree of keys as a list: what each may hold, its value in a configuration or in another program's tree."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def leaves(node: Section | Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def write_into(tree: dict[str, Any], cfg: Config) -> None:
-    """Puts every key with its value into a nested dict such as Detectron2's CfgNode, and the sections above it, which get the class of `tree`.
+    """Puts every key with its value into a nested dict such as Detectron2's CfgNode.
 
-    A key that is there keeps its kind of sequence: Detectron2 has lists where CMPF has tuples.
+    Sections that are not there are made in the class of `tree`. A key that is there keeps its kind of sequence:
+    Detectron2 has lists where CMPF has tuples.
     """
     _section(tree, FREE)
     for key, value in leaves(cfg):
