@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from cmpf.evaluation.cityscapes import CityscapesEvaluator
-from cmpf.evaluation.instance import InstanceEvaluator
-from cmpf.evaluation.loop import evaluate
-from cmpf.evaluation.lvis import LVISEvaluator, read_frequencies
+from cmpf.evaluation.evaluator import Evaluator, Metrics, Results, evaluate
+from cmpf.evaluation.instance import InstanceEvaluator, LVISEvaluator, read_frequencies
 from cmpf.evaluation.mask_recall import MaskRecallEvaluator
 from cmpf.evaluation.panoptic import PanopticEvaluator
-from cmpf.evaluation.protocol import Evaluator, Metrics, Results
 from cmpf.evaluation.results import Published, clear_results, format_results, save_results
 from cmpf.evaluation.semantic import SemanticEvaluator
 

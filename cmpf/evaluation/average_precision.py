@@ -9,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cmpf.evaluation.averages import seen_groups
-from cmpf.evaluation.protocol import Metrics
+from cmpf.evaluation.evaluator import Metrics, seen_groups
 from cmpf.formats.masks import rle_area
 
 IoUType = Literal["segm", "bbox"]

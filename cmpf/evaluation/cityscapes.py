@@ -14,12 +14,20 @@ from PIL import Image
 
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import cityscapes_scripts as scripts
-from cmpf.evaluation.averages import mean_over, seen_groups
-from cmpf.evaluation.confusion import predicted_indices, semantic_metrics
-from cmpf.evaluation.gathering import ImageId, gather_by_image
-from cmpf.evaluation.ground_truth import check_size, describe, paired, required, to_array
-from cmpf.evaluation.protocol import Metrics, Results
-from cmpf.evaluation.semantic import best_labels
+from cmpf.evaluation.evaluator import (
+    ImageId,
+    Metrics,
+    Results,
+    check_size,
+    describe,
+    gather_by_image,
+    mean_over,
+    paired,
+    required,
+    seen_groups,
+    to_array,
+)
+from cmpf.evaluation.semantic import best_labels, predicted_indices, semantic_metrics
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 _TRAIN_IDS, _LABEL_IDS, _INSTANCE_IDS = "_labelTrainIds", "_labelIds", "_instanceIds"

@@ -11,10 +11,19 @@ import torch
 from torch import Tensor
 
 from cmpf.errors import EvaluationError
-from cmpf.evaluation.averages import mean_over, percent_ratio, seen_groups
-from cmpf.evaluation.gathering import ImageId, gather_by_image
-from cmpf.evaluation.ground_truth import check_size, describe, paired, required
-from cmpf.evaluation.protocol import Metrics, Results
+from cmpf.evaluation.evaluator import (
+    ImageId,
+    Metrics,
+    Results,
+    check_size,
+    describe,
+    gather_by_image,
+    mean_over,
+    paired,
+    percent_ratio,
+    required,
+    seen_groups,
+)
 from cmpf.formats.label_map import LabelReader, read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmpf.common.files import write_text
-from cmpf.evaluation.protocol import Metrics, Results
+from cmpf.evaluation.evaluator import Metrics, Results
 
 NUMBERS, TABLE = "results.json", "results.md"
 _Row = list[str]

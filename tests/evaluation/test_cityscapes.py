@@ -3,16 +3,27 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cityscapes_truth import CAR, IGNORED, NAMES, PERSON, ROAD, prediction, random_street, write_truth
+from helpers.cityscapes_truth import (
+    CAR,
+    IGNORED,
+    LABEL_IDS,
+    NAMES,
+    PERSON,
+    ROAD,
+    prediction,
+    random_street,
+    write_truth,
+)
 
 from cmpf.errors import EvaluationError
-from cmpf.evaluation import CityscapesEvaluator, SemanticEvaluator
+from cmpf.evaluation import CityscapesEvaluator, SemanticEvaluator, cityscapes_scripts
 
 pytest.importorskip("cityscapesscripts", reason="needs pip install cityscapesscripts (extra 'cityscapes')")
 SEEN = [index % 2 == 1 for index in range(19)]  # car and person are seen
@@ -152,3 +163,16 @@ def test_what_the_script_complains_of_is_an_error_and_no_exit(tmp_path: Path) ->
     damaged.write_bytes(b"no image")
     with pytest.raises(EvaluationError, match=r"evaluation stopped: Unable to load .*_labelIds\.png"):
         judge.evaluate()
+
+
+def test_label_ids_are_those_of_the_dataset() -> None:
+    pytest.importorskip(
+        "cityscapesscripts", reason="needs pip install cityscapesscripts (extra 'cityscapes')"
+    )
+    assert cityscapes_scripts.label_ids().tolist() == list(LABEL_IDS)
+
+
+def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cityscapesscripts.helpers.labels", None)
+    with pytest.raises(EvaluationError, match=r"needs the package cityscapesscripts.*pip install"):
+        CityscapesEvaluator(class_names=NAMES)

@@ -21,7 +21,7 @@ from cmpf.evaluation.average_precision import (
     coco_precision,
     federated_detections,
 )
-from cmpf.evaluation.lvis import NEGATIVE, NOT_EXHAUSTIVE
+from cmpf.evaluation.instance import NEGATIVE, NOT_EXHAUSTIVE
 from cmpf.formats.masks import to_rle
 from tools.prediction_files.json_files import (
     Categories,

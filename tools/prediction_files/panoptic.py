@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
-from cmpf.evaluation.ground_truth import check_size
-from cmpf.evaluation.matching import SegmentMatches, match_segments
-from cmpf.evaluation.panoptic_quality import PanopticTally, panoptic_groups
+from cmpf.evaluation.evaluator import check_size
+from cmpf.evaluation.panoptic import PanopticTally, SegmentMatches, match_segments, panoptic_groups
 from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import SegmentInfo
 from tools.prediction_files.json_files import (

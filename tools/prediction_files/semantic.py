@@ -14,9 +14,8 @@ from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.vocabulary_file import read_vocabulary_text
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
-from cmpf.evaluation.averages import seen_groups
-from cmpf.evaluation.confusion import Confusion, confusion_cells, predicted_indices, semantic_metrics
-from cmpf.evaluation.ground_truth import check_size
+from cmpf.evaluation.evaluator import check_size, seen_groups
+from cmpf.evaluation.semantic import Confusion, confusion_cells, predicted_indices, semantic_metrics
 from cmpf.formats.label_map import LabelReader, read_labels
 from tools.prediction_files.json_files import some, unique_names
 

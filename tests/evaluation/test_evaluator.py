@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +13,16 @@ from helpers.evaluation_data import panoptic_output, panoptic_sample, random_pan
 
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import PanopticEvaluator, SemanticEvaluator, evaluate
+from cmpf.evaluation.evaluator import (
+    class_flags,
+    gather_by_image,
+    mean_over,
+    paired,
+    percent_ratio,
+    required,
+    seen_groups,
+    to_array,
+)
 
 
 def judge() -> SemanticEvaluator:
@@ -92,3 +103,59 @@ def test_memory_stays_flat_over_2000_images(tmp_path: Path, kind: str) -> None:
     assert max(value for metrics in results.values() for value in metrics.values()) == 100
     # An image of 32 x 32 ids takes 8 KB; what is kept of an image is a few arrays of a few numbers.
     assert (held[1] - held[0]) / 1899 < 2048
+
+
+def test_alone_the_statistics_come_back_sorted_numbers_before_words() -> None:
+    assert list(gather_by_image({"b": 1, 10: 2, "a": 3, 9: 4}).items()) == [
+        (9, 4),
+        (10, 2),
+        ("a", 3),
+        ("b", 1),
+    ]
+
+
+def test_nothing_gathers_to_nothing() -> None:
+    assert gather_by_image({}) == {}
+
+
+def test_tensors_and_arrays_become_arrays() -> None:
+    assert to_array(torch.ones(2, requires_grad=True)).tolist() == [1, 1]
+    assert to_array(np.ones(2)).tolist() == [1, 1]
+
+
+def test_outputs_must_pair_with_inputs() -> None:
+    with pytest.raises(EvaluationError, match="1 outputs for 2 inputs"):
+        list(paired([{"file_name": "a"}, {"file_name": "b"}], [{}], "sem_seg"))
+
+
+def test_a_missing_output_names_the_switch() -> None:
+    output = {"sem_seg": torch.zeros(1, 1)}
+    with pytest.raises(EvaluationError, match=r"a\.jpg: the model returned no panoptic_seg.*PANOPTIC_ON"):
+        list(paired([{"file_name": "a.jpg"}], [output], "panoptic_seg"))
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(EvaluationError, match="image 7: the sample has no 'pan_seg_file_name'"):
+        required({"image_id": 7}, "pan_seg_file_name")
+
+
+def test_a_mean_over_nothing_is_nan() -> None:
+    assert math.isnan(mean_over(np.array([1.0, 2.0]), np.array([False, False])))
+    assert mean_over(np.array([1.0, 2.0, np.nan]), np.array([True, True, False])) == 1.5
+
+
+def test_a_ratio_over_zero_is_nan() -> None:
+    ratio = percent_ratio(np.array([1.0, 0.0]), np.array([4.0, 0.0]))
+    assert ratio[0] == 25
+    assert math.isnan(ratio[1])
+
+
+def test_groups_are_all_seen_and_unseen() -> None:
+    groups = {prefix: flags.tolist() for prefix, flags in seen_groups([True, False], 2)}
+    assert groups == {"": [True, True], "S_": [True, False], "U_": [False, True]}
+    assert [prefix for prefix, _ in seen_groups(None, 2)] == [""]
+
+
+def test_flags_of_another_length_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="seen has 1 entries for 2 class names"):
+        class_flags("seen", [True], 2)
