@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TEST_READY := $(VENV)/.ready-test
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::SyntaxWarning
 
-.PHONY: setup demo test static-checks format ablation
+.PHONY: setup setup-test demo test static-checks format ablation
 
 setup: $(READY)
+
+setup-test: $(TEST_READY)
 
 $(READY): setup.py requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.10 or newer, or call make PYTHON=/path/to/python"; exit 1; }
@@ -18,19 +21,24 @@ $(READY): setup.py requirements.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	@touch $@
 
+$(TEST_READY): $(READY) requirements-test.txt
+	@echo "Installing what the tests need: their tools, and the extras that they run"
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
 demo: $(READY)
 	$(BIN)/python demo/quickstart.py --output output/demo $(if $(WORDS),--words "$(WORDS)")
 
 test: export OMP_NUM_THREADS := 1
-test: $(READY)
+test: $(TEST_READY)
 	$(BIN)/python -m pytest -q -n 2
 
-static-checks: $(READY)
+static-checks: $(TEST_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cmpf
 
-format: $(READY)
+format: $(TEST_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -26,6 +26,7 @@ from cmpf.inference.mask_proposals import sam_evidence
 from cmpf.inference.pipeline import image_results
 from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence, semantic_sum_size
 from cmpf.losses import SetCriterion
+from cmpf.losses.normalizers import Normalizers
 from cmpf.modeling.heads import class_logits
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
@@ -88,11 +89,12 @@ class CMPF(nn.Module):
             return self.losses(batch)
         return self.infer(batch, vocabulary, settings)
 
-    def losses(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
+    def losses(self, batch: Sequence[Sample], normalizers: Normalizers | None = None) -> dict[str, Tensor]:
         """Weighted losses of every head over the training vocabulary.
 
         Args:
             batch: samples with `image` and `targets`.
+            normalizers: of the whole batch, where this is a part of it; see SetCriterion.forward.
         Raises:
             TrainingError: the model was built without losses, or a matching cost is not finite.
         """
@@ -103,7 +105,7 @@ class CMPF(nn.Module):
         features, padded, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self.decode(features, self.class_embeddings(self.train_vocabulary))
         targets = [_padded_targets(sample["targets"], padded, self.device) for sample in batch]
-        losses: dict[str, Tensor] = self.criterion(outputs, targets)
+        losses: dict[str, Tensor] = self.criterion(outputs, targets, normalizers)
         return losses
 
     def infer(

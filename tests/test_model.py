@@ -297,7 +297,7 @@ def test_sam_runs_once_for_an_image_with_injectors_and_ensemble(
 class Recorder(torch.nn.Module):
     """Stands in for the criterion and keeps the targets."""
 
-    def forward(self, outputs: object, targets: list[Targets]) -> dict[str, torch.Tensor]:
+    def forward(self, outputs: object, targets: list[Targets], normalizers: None) -> dict[str, torch.Tensor]:
         self.targets = targets
         return {}
 

@@ -13,7 +13,6 @@ end, the others being done; 2 usage.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from tqdm import tqdm
 
+from cmpf.common.cpu import usable_cores
 from cmpf.config import Config, get_cfg
 from cmpf.errors import CMPFError, ConfigError
 from tools.sam_masks import images, maker
@@ -104,7 +104,7 @@ def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[Job]:
     if gpus and gpus > torch.cuda.device_count():
         raise ConfigError(f"--num-gpus {gpus}: there are {torch.cuda.device_count()} here; use 0 for the CPU")
     count = arguments.jobs or gpus or 1
-    threads = cfg.NUM_THREADS or (max(1, (os.cpu_count() or 1) // count) if count > 1 else 0)
+    threads = cfg.NUM_THREADS or (max(1, usable_cores() // count) if count > 1 else 0)
     return [
         Job(
             config=arguments.config_file,

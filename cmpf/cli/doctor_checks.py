@@ -127,9 +127,11 @@ def devices() -> Iterator[Check]:
     """The CPU, CUDA devices, and what computes deformable attention on them."""
     import torch
 
+    from cmpf.common.cpu import usable_cores
     from cmpf.modeling.deformable.triton import triton_problem
 
-    yield Check(DEVICES, "cpu", OK, f"{os.cpu_count()} cores, threads in use: {torch.get_num_threads()}")
+    cores = f"{usable_cores()} of {os.cpu_count()} cores, threads in use: {torch.get_num_threads()}"
+    yield Check(DEVICES, "cpu", OK, cores)
     if not torch.cuda.is_available():
         built = (
             f"PyTorch is built for CUDA {torch.version.cuda}"

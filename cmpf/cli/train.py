@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmpf.cli.engines import AUTO, ENGINES
+from cmpf.cli.engines import ENGINES, NATIVE
 from cmpf.cli.outcome import add_debug, run_command
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         choices=ENGINES,
-        default=AUTO,
-        help="whose loop runs: CMPF's own or Detectron2's; auto = Detectron2 where it is installed [%(default)s]",
+        default=NATIVE,
+        help="whose loop runs: CMPF's own, or that of an installed Detectron2 [%(default)s]",
     )
     parser.add_argument(
         "--profile",

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from cmpf.common.cpu import usable_cores
+
 PACKAGES = (
     "cmpf",
     "torchvision",
@@ -29,7 +31,7 @@ def environment_report() -> str:
     rows = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": f"{_processor()}, {usable_cores()} of {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "gpus": _gpus(),
         "torch": torch.__version__,
         **{package: _version(package) for package in PACKAGES},

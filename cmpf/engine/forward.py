@@ -87,8 +87,7 @@ class CMPFForward:
 
     def __call__(self, part: Sequence[Sample], normalizers: Normalizers) -> dict[str, Tensor]:
         """Losses of a part, divided by the normalizers of the whole."""
-        with self._criterion.normalized_by(normalizers):
-            losses: dict[str, Tensor] = self._model(part)
+        losses: dict[str, Tensor] = self._model(part, normalizers)
         return losses
 
     def no_sync(self) -> AbstractContextManager[Any]:
@@ -110,9 +109,9 @@ class TrainedPart(nn.Module):
                 self.add_module(name, part)
         self._whole = (model,)  # inside a tuple nn.Module does not find it
 
-    def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
+    def forward(self, batch: Sequence[Sample], normalizers: Normalizers) -> dict[str, Tensor]:
         """See CMPF.losses."""
-        return self._whole[0].losses(batch)
+        return self._whole[0].losses(batch, normalizers)
 
 
 def _parallel(model: nn.Module) -> nn.Module:

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from cmpf.common.cpu import usable_cores
 from cmpf.engine.cluster import Place, place_from_environment
 from cmpf.errors import CMPFError, ConfigError, TrainingError
 
@@ -245,7 +246,7 @@ def _in_group(function: Callable[..., int], args: tuple[Any, ...], place: Place,
         torch.cuda.set_device(place.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     elif place.local_world_size > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_world_size))
+        torch.set_num_threads(max(1, usable_cores() // place.local_world_size))
     try:
         place.join(backend)
     except (RuntimeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cmpf.common import distributed
@@ -43,14 +43,16 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
         EvaluationError: an evaluator lacks a package or a file; found out here too.
     """
     datasets = [get_dataset(name) for name in cfg.DATASETS.TEST]
-    for dataset in datasets:
-        build_evaluators(cfg, model, dataset)
+    # Built once: LVIS' and Cityscapes' read files of the dataset.
+    evaluators = {dataset.name: build_evaluators(cfg, model, dataset) for dataset in datasets}
 
     def run() -> dict[str, Results]:
         was_training = model.training
         model.eval()
         try:
-            return {dataset.name: _evaluate(cfg, model, dataset) for dataset in datasets}
+            return {
+                dataset.name: _evaluate(cfg, model, dataset, evaluators[dataset.name]) for dataset in datasets
+            }
         finally:
             model.train(was_training)
 
@@ -143,12 +145,12 @@ def _frequencies(dataset: Dataset) -> tuple[str, ...]:
     )
 
 
-def _evaluate(cfg: Config, model: CMPF, dataset: Dataset) -> Results:
+def _evaluate(cfg: Config, model: CMPF, dataset: Dataset, evaluators: Sequence[Evaluator]) -> Results:
     loader = build_test_loader(cfg, dataset)
     began = time.perf_counter()
-    results = evaluate(
-        inference_over(model, dataset), loader, build_evaluators(cfg, model, dataset), progress=True
-    )
+    results = evaluate(inference_over(model, dataset), loader, evaluators, progress=True)
+    for evaluator in evaluators:
+        evaluator.reset()  # a training goes on after this: its memory is not for finished results
     seconds = time.perf_counter() - began
     count = len(dataset.samples)
     logger.info(

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import os
-
 from cmpf.common import distributed
+from cmpf.common.cpu import usable_cores
 from cmpf.config import Config
 from cmpf.factory.encoders import build_device
 
@@ -21,13 +20,6 @@ def loader_workers(cfg: Config) -> int:
     given: int = cfg.DATALOADER.NUM_WORKERS
     if given >= 0:
         return given
-    spare = _usable_cores() // distributed.local_world_size() - 1
+    spare = usable_cores() // distributed.local_world_size() - 1
     most = ENOUGH if build_device(cfg).type == "cuda" else 1
     return min(most, max(0, spare))
-
-
-def _usable_cores() -> int:
-    """Cores that this process may run on, where the system tells; a container or SLURM may give only some."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,30 +54,24 @@ class SetCriterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_ratio = importance_ratio
         self.deep_supervision = deep_supervision
-        self._normalizers: Normalizers | None = None
-
-    @contextmanager
-    def normalized_by(self, whole: Normalizers) -> Iterator[None]:
-        """Inside, losses are divided by these normalizers instead of those of the batch at hand.
-
-        For the parts of a larger batch; the model stands between the trainer and this criterion.
-        """
-        self._normalizers = whole
-        try:
-            yield
-        finally:
-            self._normalizers = None
 
     def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
         """What the losses of a batch with Q queries an image are divided by; see the function of this name."""
         return normalizers(targets, queries=queries, void_weight=self.void_weight, device=device)
 
-    def forward(self, outputs: DecoderOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        outputs: DecoderOutput,
+        targets: Sequence[Targets],
+        normalizers: Normalizers | None = None,
+    ) -> dict[str, Tensor]:
         """Losses, already multiplied by their factors.
 
         Args:
             outputs: pred_logits (B, Q, K + 1), pred_masks (B, Q, h, w), aux_outputs: earlier heads in order.
             targets: one an image, labels (N,) int64 in 0..K-1 and masks (N, H, W) bool; N, H, W may differ.
+            normalizers: what the losses are divided by, where this is a part of a larger batch; None = by the
+                numbers of this batch.
         Returns:
             loss_ce, loss_mask, loss_dice of the last head, and with suffix _0, _1, ... of the earlier heads.
         Raises:
@@ -93,9 +86,7 @@ class SetCriterion(nn.Module):
             target_masks = TargetMasks([target["masks"] for target in targets])
             matches = self.matcher(logits.detach(), masks.detach(), targets, target_masks)
             labels = torch.cat([target["labels"] for target in targets])
-            divisors = self._normalizers or self.normalizers(
-                targets, queries=logits.shape[2], device=logits.device
-            )
+            divisors = normalizers or self.normalizers(targets, queries=logits.shape[2], device=logits.device)
             ce = self._classification(logits, labels, matches) / divisors.class_weight
             mask, dice = self._masks(masks, target_masks, matches)
             number = divisors.targets

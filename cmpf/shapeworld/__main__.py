@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from cmpf.common.cpu import usable_cores
 from cmpf.errors import DatasetError
 from cmpf.shapeworld.writer import WorldSpec, write_dataset
 
@@ -20,13 +20,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, without the usage text, which --help shows."""
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def _available_processors() -> int:
-    """Processors that this process may use: fewer than the machine has inside a container or a job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _parser() -> _Parser:
@@ -48,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    jobs = _available_processors() if arguments.jobs is None else arguments.jobs
+    jobs = usable_cores() if arguments.jobs is None else arguments.jobs
     if jobs < 1:
         parser.error(f"--jobs {jobs}: must be 1 or more")
     try:

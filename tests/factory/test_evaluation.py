@@ -19,7 +19,7 @@ from PIL import Image
 
 from cmpf.data import get_dataset, get_vocabulary
 from cmpf.errors import ConfigError, DatasetError, EvaluationError
-from cmpf.evaluation import evaluate
+from cmpf.evaluation import PanopticEvaluator, evaluate
 from cmpf.factory import build_evaluation, build_test_loader
 from cmpf.factory.evaluation import build_evaluators
 from cmpf.formats.label_map import LabelReader, read_panoptic_ids
@@ -43,6 +43,22 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_dataset(tmp_path / "shapeworld", WorldSpec(train=1, val=3), progress=False)
     return tmp_path
+
+
+def test_evaluators_are_built_once_for_all_evaluations(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+
+    class Counted(PanopticEvaluator):
+        def __init__(self, **options: Any) -> None:
+            built.append("panoptic")
+            super().__init__(**options)
+
+    monkeypatch.setattr("cmpf.factory.evaluation.PanopticEvaluator", Counted)
+    run = build_evaluation(tiny_config(overrides=["DATALOADER.NUM_WORKERS", 0]), tiny_model())
+    first, second = run(), run()
+    assert built == ["panoptic"]
+    # The second evaluation starts from nothing: with the images of the first one, errors would count twice.
+    np.testing.assert_equal(second["shapes_val"]["panoptic"], first["shapes_val"]["panoptic"])
 
 
 def test_every_task_of_shapeworld_is_evaluated_and_the_mode_restored(

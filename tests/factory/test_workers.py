@@ -22,7 +22,7 @@ from cmpf.factory.workers import loader_workers
 def test_minus_one_shares_out_the_cores(
     device: str, cores: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_usable_cores", lambda: cores)
+    monkeypatch.setattr(workers, "usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     cfg = tiny_config(overrides=["DATALOADER.NUM_WORKERS", -1, "MODEL.DEVICE", device])
     assert loader_workers(cfg) == expected
@@ -30,11 +30,3 @@ def test_minus_one_shares_out_the_cores(
 
 def test_a_given_number_is_taken() -> None:
     assert loader_workers(tiny_config(overrides=["DATALOADER.NUM_WORKERS", 5])) == 5
-
-
-def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
-    assert workers._usable_cores() == 3
-    monkeypatch.delattr("os.sched_getaffinity")
-    monkeypatch.setattr("os.cpu_count", lambda: 12)
-    assert workers._usable_cores() == 12

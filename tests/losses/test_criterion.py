@@ -224,8 +224,8 @@ def test_losses_are_divided_by_the_normalizers_of_the_whole_batch_where_they_are
     alone = judge(outputs, targets)
     torch.manual_seed(0)
     # Alone: 2 targets, and class weights 2 * 1 + 3 * 0.1 = 2.3.
-    with judge.normalized_by(Normalizers(targets=torch.tensor(4.0), class_weight=torch.tensor(4.6))):
-        part = judge(outputs, targets)
+    whole = Normalizers(targets=torch.tensor(4.0), class_weight=torch.tensor(4.6))
+    part = judge(outputs, targets, whole)
     assert part["loss_dice"].item() == pytest.approx(alone["loss_dice"].item() * 2 / 4)
     assert part["loss_mask"].item() == pytest.approx(alone["loss_mask"].item() * 2 / 4)
     assert part["loss_ce"].item() == pytest.approx(alone["loss_ce"].item() * 2.3 / 4.6)

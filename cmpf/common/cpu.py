@@ -1,0 +1,37 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""How much of the machine this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")  # "QUOTA PERIOD" in microseconds, or "max PERIOD"
+_QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # microseconds, -1 = no limit
+_PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy, at least 1.
+
+    The smaller of its affinity (taskset, SLURM) and its container's quota, which may both be far below the number
+    of cores of the machine. Processes of one run on one machine share them: divide by
+    `cmpf.common.distributed.local_world_size()`.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _container_quota()
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def _container_quota() -> float | None:
+    """Cores that a container may use on average; None = no limit, or no container."""
+    try:
+        if _QUOTA_V2.is_file():
+            limit, period = _QUOTA_V2.read_text(encoding="ascii").split()
+        else:
+            limit, period = _QUOTA_V1.read_text(encoding="ascii"), _PERIOD_V1.read_text(encoding="ascii")
+        quota = float(limit) / float(period)  # "max" is no number
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return quota if quota > 0 else None
