@@ -38,6 +38,21 @@ cmpf config schema > cmpf.schema.json
 `show` prints every value with the file and line, or the override, that it comes from. `keys` prints what stands below.
 `schema` prints a JSON Schema: with `# yaml-language-server: $schema=cmpf.schema.json` as the first line of a YAML file,
 editors complete its keys and mark what is wrong.
+
+In Python a configuration is one object that cannot be changed:
+
+```python
+import cmpf.config
+
+cfg = cmpf.config.get_cfg("shapes/cmpf_tiny", ["SOLVER.MAX_ITER", 300])
+print(cfg.MODEL.CMPF.CLIP.NAME, cfg.SOLVER.STEPS)
+longer = cmpf.config.with_overrides(cfg, {"SOLVER.MAX_ITER": 600})  # checked as well
+text = longer.dump()  # YAML that get_cfg reads as an equal configuration
+```
+
+Only `MODEL.CMPF.EXTRA` takes keys that are not listed here: a plug-in finds `MODEL.CMPF.EXTRA.GATE.START` of a file or
+of a command line as `cfg.MODEL.CMPF.EXTRA.GATE.START`. What several keys must do together (heads divide a width, an
+injector acts in some layer) is checked after the values.
 """
 
 

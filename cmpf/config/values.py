@@ -24,9 +24,21 @@ from pydantic import (
     model_validator,
 )
 
+from cmpf.errors import ConfigError
 
-class Section(BaseModel):
-    """A section of keys. It cannot be changed, and has no other keys than its own."""
+
+class _Frozen(BaseModel):
+    """What cannot be changed."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ConfigError(
+            f"{name} = {value!r}: a configuration cannot be changed; cmpf.config.with_overrides(cfg, {{KEY: value}}) "
+            "makes a changed one"
+        )
+
+
+class Section(_Frozen):
+    """A section of keys. It has no other keys than its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +47,7 @@ class Section(BaseModel):
         return yaml.safe_dump(self.model_dump())
 
 
-class Tree(BaseModel):
+class Tree(_Frozen):
     """Keys that nobody but a plug-in knows: `cfg.MODEL.CMPF.EXTRA.MY.KEY`. Lists become tuples.
 
     Raises:

@@ -207,10 +207,10 @@ def build_configured_schedule(cfg: Config, optimizer: torch.optim.Optimizer) -> 
 def build_learning_rate(cfg: Config) -> float:
     """SOLVER.BASE_LR, scaled linearly with the batch where SOLVER.REFERENCE_BATCH_SIZE says what it is meant for."""
     solver = cfg.SOLVER
-    base, batch, reference = float(solver.BASE_LR), solver.IMS_PER_BATCH, solver.REFERENCE_BATCH_SIZE
+    base, batch, reference = solver.BASE_LR, solver.IMS_PER_BATCH, solver.REFERENCE_BATCH_SIZE
     if reference in (0, batch):
         return base
-    scaled: float = base * batch / reference
+    scaled = base * batch / reference
     logger.info(
         "learning rate %g = SOLVER.BASE_LR %g * batch %d / SOLVER.REFERENCE_BATCH_SIZE %d",
         scaled,

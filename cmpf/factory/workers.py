@@ -17,7 +17,7 @@ def loader_workers(cfg: Config) -> int:
     For a GPU all cores of the share but one, at most 8; on the CPU, where the network itself needs the cores, one, or
     none on a single core.
     """
-    given: int = cfg.DATALOADER.NUM_WORKERS
+    given = cfg.DATALOADER.NUM_WORKERS
     if given >= 0:
         return given
     spare = usable_cores() // distributed.local_world_size() - 1

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
 from cmpf.config import get_cfg, with_overrides
 from cmpf.config.errors import nearest_key
@@ -57,7 +56,9 @@ def test_a_configuration_cannot_be_changed() -> None:
         (cfg.SOLVER, "NEW"),
         (cfg.MODEL.CMPF.EXTRA, "NEW"),
     ):
-        with pytest.raises(ValidationError):
+        with pytest.raises(
+            ConfigError, match=rf"{key} = 1: .* cannot be changed; cmpf\.config\.with_overrides"
+        ):
             setattr(section, key, 1)
 
 
