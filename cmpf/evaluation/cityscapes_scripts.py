@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import importlib.util
 import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,10 +64,10 @@ def label_ids() -> npt.NDArray[np.uint8]:
 
 def pixel_scores(predictions: Sequence[Path], truths: Sequence[Path]) -> PixelScores:
     """Scores of label-id PNGs against `*_gtFine_labelIds.png`, beside which `*_instanceIds.png` lie."""
-    module = _module(_PIXELS)
+    module = _script(_PIXELS)
     arguments = copy.copy(module.args)
     arguments.quiet, arguments.JSONOutput = True, False
-    with _guarded(module):
+    with _guarded():
         found = module.evaluateImgLists([str(p) for p in predictions], [str(t) for t in truths], arguments)
     ids = label_ids().astype(np.int64)
     confusion = np.array(found["confMatrix"], dtype=np.float64)[ids]
@@ -92,11 +94,11 @@ def instance_scores(predictions: Sequence[Path], truths: Sequence[Path], *, root
     Args:
         root: folder below which all predictions lie.
     """
-    module, reader = _module(_INSTANCES), _module(_READER)
+    module, reader = _script(_INSTANCES), _module(_READER)
     arguments = copy.copy(module.args)
     arguments.quiet, arguments.predictionPath = True, os.path.abspath(root)
     paths = [str(truth) for truth in truths]
-    with _guarded(module):
+    with _guarded():
         module.setInstanceLabels(arguments)
         instances = reader.instances2dict(paths)
         matches = module.matchGtWithPreds([str(p) for p in predictions], paths, instances, arguments)
@@ -136,11 +138,21 @@ class _OldNumpy(ModuleType):
         return getattr(np, name)
 
 
+@cache
+def _script(name: str) -> Any:
+    """A copy of a script for this module alone, with a numpy that has what the script asks of it."""
+    module = _module(name)
+    spec = module.__spec__
+    own = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own)
+    vars(own)["np"] = _OldNumpy("numpy")
+    return own
+
+
 @contextlib.contextmanager
-def _guarded(module: Any) -> Iterator[None]:
+def _guarded() -> Iterator[None]:
     """Makes a script behave: no output, no exit of the process, no warnings about empty means."""
     said = io.StringIO()
-    numpy, module.np = module.np, _OldNumpy("numpy")
     try:
         with contextlib.redirect_stdout(said), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -148,5 +160,3 @@ def _guarded(module: Any) -> Iterator[None]:
     except SystemExit as error:
         reason = said.getvalue().strip().removeprefix("ERROR: ")
         raise EvaluationError(f"the official Cityscapes evaluation stopped: {reason}") from error
-    finally:
-        module.np = numpy
