@@ -1,20 +1,23 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""CLIP as a whole: which towers it takes, sizes, numbers, texts."""
+"""Frozen CLIP: its towers' maps, embeddings of masks and of texts."""
 
 from __future__ import annotations
 
 import copy
 import threading
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
-from helpers.encoders import CONVNEXT, RESNET, open_clip_model, random_images, small_clip
+from helpers.encoders import CONVNEXT, RESNET, fill, open_clip_model, random_images, small_clip
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders import clip as clip_module
-from cmpf.encoders.clip import CLIP
+from cmpf.encoders.clip import CLIP, encode_tokens, end_positions
+from cmpf.encoders.clip_backbones import ConvNeXtBackbone, ResNetBackbone
 from cmpf.errors import ModelNameError
 
 PROMPTS = [
@@ -212,3 +215,189 @@ def test_the_published_convnext_large_has_the_documented_sizes(tmp_path: Path) -
     full = clip.model.encode_text(open_clip.tokenize(PROMPTS[:2]))
     difference = (clip.encode_text(PROMPTS[:2]) - full).abs().max() / full.abs().max()
     assert float(difference) < 1e-5
+
+
+@pytest.fixture(scope="module", params=["mlp", "linear"])
+def convnext_tower(request: pytest.FixtureRequest) -> Any:
+    return open_clip_model(vision={**CONVNEXT, "timm_proj": request.param}).visual.requires_grad_(False)
+
+
+def pooled_one_by_one(convnext_tower: Any, dense: Tensor, masks: Tensor) -> Tensor:
+    """Each mask alone: pool its cells, then timm's head and OpenCLIP's projection."""
+    rows = []
+    for random_image, queries in zip(dense, masks, strict=True):
+        for query in queries:
+            logits = F.interpolate(
+                query[None, None], size=random_image.shape[-2:], mode="bilinear", align_corners=False
+            )
+            inside = logits[0, 0] > 0
+            pooled = random_image[:, inside].mean(dim=1) if inside.any() else torch.zeros(len(random_image))
+            rows.append(convnext_tower.head(convnext_tower.trunk.head(pooled[None, :, None, None]))[0])
+    return torch.stack(rows).view(*masks.shape[:2], -1)
+
+
+def test_maps_are_those_of_the_trunk(convnext_tower: Any) -> None:
+    images = random_images(1, 3, 64, 96)
+    features = ConvNeXtBackbone(convnext_tower).features(images)
+    final, intermediates = convnext_tower.trunk.forward_intermediates(images)
+    for level, expected in zip(("res2", "res3", "res4", "res5"), intermediates, strict=True):
+        torch.testing.assert_close(features.levels[level], expected)
+    torch.testing.assert_close(features.dense, final)
+
+
+def test_the_dense_map_is_normalized_where_the_trunk_normalizes_before_pooling() -> None:
+    from timm.models.convnext import ConvNeXt
+
+    convnext_tower = open_clip_model(vision=CONVNEXT).visual
+    convnext_tower.trunk = fill(
+        ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), head_norm_first=True, num_classes=0)
+    ).eval()
+    features = ConvNeXtBackbone(convnext_tower).features(random_images(1, 3, 64, 64))
+    assert not torch.allclose(features.dense, features.levels["res5"])
+    torch.testing.assert_close(features.dense, convnext_tower.trunk.norm_pre(features.levels["res5"]))
+
+
+def test_a_mask_of_everything_is_clips_own_image_embedding(convnext_tower: Any) -> None:
+    images = random_images(2, 3, 64, 64)
+    backbone = ConvNeXtBackbone(convnext_tower)
+    embeddings, _ = backbone.embed_masks(backbone.features(images).dense, torch.ones(2, 1, 16, 16))
+    torch.testing.assert_close(embeddings[:, 0], convnext_tower(images), atol=1e-5, rtol=1e-4)
+
+
+def test_convnext_masks_of_a_batch_agree_with_a_loop_over_masks(convnext_tower: Any) -> None:
+    dense, masks = random_images(2, 64, 3, 4), random_images(2, 5, 24, 32, name="masks")
+    masks[1, 2] = -1.0
+    embeddings, valid = ConvNeXtBackbone(convnext_tower).embed_masks(dense, masks)
+    torch.testing.assert_close(
+        embeddings, pooled_one_by_one(convnext_tower, dense, masks), atol=1e-5, rtol=1e-4
+    )
+    assert valid.tolist() == [[True] * 5, [True, True, False, True, True]]
+
+
+@pytest.fixture(scope="module")
+def resnet_tower() -> Any:
+    return open_clip_model(vision=RESNET).visual.requires_grad_(False)
+
+
+def attended_one_by_one(pool: Any, image_Chw: Tensor, inside_hw: Tensor) -> Tensor:
+    """One mask of one image through torch's own attention, with only the positions inside the mask."""
+    side = int((len(pool.positional_embedding) - 1) ** 0.5)
+    table = pool.positional_embedding[1:].view(side, side, -1).permute(2, 0, 1)[None]
+    table = F.interpolate(table, size=image_Chw.shape[-2:], mode="bilinear", align_corners=False)[0]
+    query = image_Chw.mean(dim=(1, 2)) + pool.positional_embedding[0]
+    keys = (image_Chw + table)[:, inside_hw].T
+    output, _ = F.multi_head_attention_forward(
+        query=query[None, None],
+        key=keys[:, None],
+        value=keys[:, None],
+        embed_dim_to_check=len(query),
+        num_heads=pool.num_heads,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=pool.c_proj.weight,
+        out_proj_bias=pool.c_proj.bias,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight,
+        v_proj_weight=pool.v_proj.weight,
+        training=False,
+        need_weights=False,
+    )
+    return output[0, 0]
+
+
+def test_maps_are_those_of_the_tower(resnet_tower: Any) -> None:
+    images = random_images(1, 3, 64, 96)
+    features = ResNetBackbone(resnet_tower).features(images)
+    expected = resnet_tower.forward_intermediates(images, intermediates_only=True)["image_intermediates"]
+    for level, values in zip(("res2", "res3", "res4", "res5"), expected[1:], strict=True):
+        torch.testing.assert_close(features.levels[level], values)
+    assert torch.equal(features.dense, features.levels["res5"])
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5)], ids=["the table's own size", "another size"])
+def test_masks_of_a_batch_agree_with_torchs_attention_mask_by_mask(
+    resnet_tower: Any, size: tuple[int, int]
+) -> None:
+    dense, masks = random_images(2, 256, *size), random_images(2, 6, *size, name="masks")
+    embeddings, valid = ResNetBackbone(resnet_tower).embed_masks(dense, masks)
+    assert embeddings.shape == (2, 6, 24)
+    for b in range(2):
+        for q in range(6):
+            inside = masks[b, q] > 0
+            assert bool(valid[b, q]) == bool(inside.any())
+            if inside.any():
+                expected = attended_one_by_one(resnet_tower.attnpool, dense[b], inside)
+                torch.testing.assert_close(embeddings[b, q], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_masks_of_another_size_are_resized_to_the_map(resnet_tower: Any) -> None:
+    dense, masks = random_images(1, 256, 3, 4), random_images(1, 5, 24, 32, name="masks")
+    resized = F.interpolate(masks, size=(3, 4), mode="bilinear", align_corners=False)
+    backbone = ResNetBackbone(resnet_tower)
+    torch.testing.assert_close(backbone.embed_masks(dense, masks)[0], backbone.embed_masks(dense, resized)[0])
+
+
+def test_an_empty_mask_gives_zeros_and_no_nan_and_is_not_valid(resnet_tower: Any) -> None:
+    dense, masks = random_images(1, 256, 2, 3), torch.full((1, 3, 2, 3), -1.0)
+    masks[0, 1, 0, 0] = 1.0
+    masks[0, 2] = 0.0  # zero is outside
+    embeddings, valid = ResNetBackbone(resnet_tower).embed_masks(dense, masks)
+    assert valid.tolist() == [[False, True, False]]
+    assert embeddings[0, [0, 2]].eq(0).all()
+    assert embeddings[0, 1].abs().sum() > 0
+    assert torch.isfinite(embeddings).all()
+
+
+def test_cells_outside_the_mask_matter_only_through_the_query(resnet_tower: Any) -> None:
+    dense = random_images(1, 256, 2, 2)
+    masks = torch.tensor([[[[1.0, -1.0], [-1.0, -1.0]]]])
+    swapped = dense.clone()
+    swapped[0, :, 1, 0], swapped[0, :, 1, 1] = dense[0, :, 1, 1], dense[0, :, 1, 0]  # the same mean
+    backbone = ResNetBackbone(resnet_tower)
+    torch.testing.assert_close(backbone.embed_masks(dense, masks)[0], backbone.embed_masks(swapped, masks)[0])
+
+
+TOKENS = open_clip.tokenize(["cat", "a dog in the grass", "sky"])
+# End tokens stand after the start token and 1, 5 and 1 words.
+ENDS = [2, 6, 2]
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_the_end_token_is_found(custom_text: bool) -> None:
+    model = open_clip_model(vision=CONVNEXT, custom_text=custom_text)
+    assert end_positions(model, TOKENS).tolist() == ENDS
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_an_end_token_that_is_not_the_highest_is_found_by_its_number(custom_text: bool) -> None:
+    model = open_clip_model(vision=CONVNEXT, custom_text=custom_text, pool_type="eos", eos_id=2)
+    tokens = torch.tensor([[9, 5, 2, 0, 0], [9, 5, 7, 8, 2]])
+    assert end_positions(model, tokens).tolist() == [2, 4]
+    padded = torch.cat([tokens, torch.zeros(2, 72, dtype=torch.int64)], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encode_tokens(model, tokens), model.encode_text(padded), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("length", [7, 8, 40, 77])
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_any_length_from_the_longest_text_on_gives_the_same_embedding(custom_text: bool, length: int) -> None:
+    model = open_clip_model(vision=CONVNEXT, custom_text=custom_text)
+    with torch.no_grad():
+        found = encode_tokens(model, TOKENS[:, :length])
+        torch.testing.assert_close(found, model.encode_text(TOKENS), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"proj_bias": True}, {"proj_type": "none"}], ids=["biased", "none"])
+def test_every_kind_of_projection_is_applied(options: dict[str, object]) -> None:
+    model = open_clip_model(vision=CONVNEXT, custom_text=True, **options)
+    assert model.text.text_projection is None or isinstance(model.text.text_projection, nn.Linear)
+    with torch.no_grad():
+        found = encode_tokens(model, TOKENS[:, :7])
+        torch.testing.assert_close(found, model.encode_text(TOKENS), atol=1e-5, rtol=1e-5)

@@ -1,18 +1,25 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""SAM's image encoder, and SAM by name."""
+"""Frozen SAM by name, and its fused attention."""
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.encoders import fill, random_images, small_sam
+from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders import sam as sam_module
 from cmpf.encoders import tiny
-from cmpf.encoders.sam import FusedAttention, SAMEncoder, build_sam
+from cmpf.encoders.sam import FusedAttention, SAMEncoder, build_sam, fuse_attention
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.weights.files import hash_weights
 
@@ -168,3 +175,249 @@ def test_the_tiny_sam_comes_from_cmpfs_own_file_unless_told_otherwise(
     monkeypatch.setattr(tiny, "load_tiny_sam", lambda: shipped)
     assert build_sam(name="cmpf_tiny", checkpoint="").sam is shipped
     assert build_sam(name="cmpf_tiny", checkpoint="random").sam is not shipped
+
+
+DIM, HEADS, GRID = 24, 3, 8
+
+
+def attention(**options: Any) -> Any:
+    settings = {"dim": DIM, "num_heads": HEADS, "use_rel_pos": True, "input_size": (GRID, GRID), **options}
+    return strong(Attention(**settings)).eval()
+
+
+def strong(module: nn.Module) -> nn.Module:
+    """Filled, with relative positions as important as the content."""
+    fill(module)
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if "rel_pos" in name:
+                value.mul_(3)
+    return module
+
+
+def vit(*, window: int, size: int = GRID) -> Any:
+    """A ViT of two blocks: the first global, the second with windows."""
+    return strong(
+        ImageEncoderViT(
+            img_size=4 * size,
+            patch_size=4,
+            embed_dim=DIM,
+            depth=2,
+            num_heads=HEADS,
+            mlp_ratio=2,
+            out_chans=8,
+            use_rel_pos=True,
+            window_size=window,
+            global_attn_indexes=(0,),
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+    ).eval()
+
+
+def naive(module: Any, x: Tensor) -> Tensor:
+    """Attention of one image (H, W, C), query by query, with tables of the right size."""
+    height, width, channels = x.shape
+    tokens = x.reshape(-1, channels)
+    place = [(y, column) for y in range(height) for column in range(width)]
+    q, k, v = (tokens @ module.qkv.weight.T + module.qkv.bias).chunk(3, dim=1)
+    depth, rows = channels // HEADS, []
+    for i, (y, column) in enumerate(place):
+        heads = []
+        for head in range(HEADS):
+            part = slice(head * depth, (head + 1) * depth)
+            scores = []
+            for j, (other_y, other_column) in enumerate(place):
+                down = module.rel_pos_h[y - other_y + height - 1]
+                right = module.rel_pos_w[column - other_column + width - 1]
+                scores.append(q[i, part] @ k[j, part] / depth**0.5 + q[i, part] @ (down + right))
+            heads.append(torch.stack(scores).softmax(0) @ v[:, part])
+        rows.append(torch.cat(heads))
+    mixed = torch.stack(rows) @ module.proj.weight.T + module.proj.bias
+    return mixed.view(height, width, channels)
+
+
+@torch.no_grad()
+def test_the_bias_is_that_of_the_definition() -> None:
+    reference = attention(input_size=(3, 4))
+    x = random_images(2, 3, 4, DIM)
+    expected = torch.stack([naive(reference, random_image) for random_image in x])
+    torch.testing.assert_close(FusedAttention(reference)(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("numbers", [1, 2 * HEADS * 64 * GRID, HEADS * 64 * 64, 2 * HEADS * 64 * 64, 1 << 30])
+@torch.no_grad()
+def test_masks_of_any_size_give_segment_anythings_result(
+    monkeypatch: pytest.MonkeyPatch, numbers: int
+) -> None:
+    # 64 tokens in 8 rows of 8: one row at a time, two, one image, two images, all five.
+    monkeypatch.setitem(sam_module.MASK_NUMBERS, "cpu", numbers)
+    reference, x = attention(), random_images(5, GRID, GRID, DIM)
+    torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        (1, [(1, 8)] * 16),  # 2 images x 8 rows of 8 queries
+        (3 * HEADS * 64 * GRID, [(1, 24), (1, 24), (1, 16)] * 2),
+        (HEADS * 64 * 64, [(1, 64)] * 2),
+        (1 << 30, [(2, 64)]),
+    ],
+)
+@torch.no_grad()
+def test_the_mask_never_has_more_numbers_than_allowed(
+    monkeypatch: pytest.MonkeyPatch, numbers: int, expected: list[tuple[int, int]]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    original = F.scaled_dot_product_attention
+
+    def recorded(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor) -> Tensor:
+        seen.append((attn_mask.shape[0], attn_mask.shape[2]))
+        assert attn_mask.is_contiguous()
+        return original(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setitem(sam_module.MASK_NUMBERS, "cpu", numbers)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    FusedAttention(attention())(random_images(2, GRID, GRID, DIM))
+    assert seen == expected
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 11), (1, 3), (13, 13)])
+@torch.no_grad()
+def test_other_sizes_than_the_tables_resize_them_as_segment_anything_does(size: tuple[int, int]) -> None:
+    reference, x = attention(), random_images(2, *size, DIM)
+    torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_without_relative_positions_or_bias_is_the_same_too() -> None:
+    reference, x = attention(use_rel_pos=False, qkv_bias=False), random_images(2, GRID, GRID, DIM)
+    fused = FusedAttention(reference)
+    torch.testing.assert_close(fused(x), reference(x), atol=1e-5, rtol=1e-5)
+    assert set(fused.state_dict()) == set(reference.state_dict())
+
+
+@pytest.mark.parametrize(
+    "window", [0, 4, 3, 5]
+)  # 0: global; 8 tokens are two windows of 4, and padded for 3 and 5
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+@torch.no_grad()
+def test_a_block_of_either_kind_equals_segment_anythings(window: int, size: tuple[int, int]) -> None:
+    block = strong(
+        Block(dim=DIM, num_heads=HEADS, use_rel_pos=True, window_size=window, input_size=(GRID, GRID))
+    ).eval()
+    fused = copy.deepcopy(block)
+    fuse_attention(fused)
+    assert type(fused.attn) is FusedAttention
+    x = random_images(3, *size, DIM)
+    torch.testing.assert_close(fused(x), block(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [8, 6, 11])
+@torch.no_grad()
+def test_an_encoder_with_both_kinds_of_blocks_equals_segment_anythings(size: int) -> None:
+    reference = vit(window=3, size=size)
+    fused = copy.deepcopy(reference)
+    fuse_attention(fused)
+    images = random_images(2, 3, 4 * size, 4 * size)
+    torch.testing.assert_close(fused(images), reference(images), atol=1e-4, rtol=1e-4)
+
+
+def test_every_attention_is_replaced_and_names_weights_and_hash_stay() -> None:
+    reference = vit(window=3)
+    fused = copy.deepcopy(reference)
+    fuse_attention(fused)
+    kinds = [type(block.attn) for block in fused.blocks]
+    assert kinds == [FusedAttention, FusedAttention]
+    assert not any(isinstance(module, Attention) for module in fused.modules())
+    assert list(fused.state_dict()) == list(reference.state_dict())
+    assert hash_weights(fused.state_dict()) == hash_weights(reference.state_dict())
+    assert not fused.training
+    assert not fused.blocks[0].attn.training
+
+
+def test_published_weights_load_into_the_replaced_encoder_and_take_effect() -> None:
+    fused = vit(window=3)
+    fuse_attention(fused)
+    images = random_images(1, 3, 32, 32)
+    with torch.no_grad():
+        before = fused(images)
+        other = vit(window=3)
+        for value in other.parameters():
+            value.mul_(0.5)
+        fused.load_state_dict(other.state_dict())
+        found = fused(images)
+        torch.testing.assert_close(found, other(images), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, before, atol=1e-2)
+
+
+def test_replacing_twice_changes_nothing() -> None:
+    fused = vit(window=3)
+    fuse_attention(fused)
+    first = fused.blocks[0].attn
+    fuse_attention(fused)
+    assert fused.blocks[0].attn is first
+
+
+@torch.no_grad()
+def test_bfloat16_autocast_is_as_near_to_float32_as_segment_anythings() -> None:
+    reference = vit(window=3)
+    fused = copy.deepcopy(reference)
+    fuse_attention(fused)
+    images = random_images(2, 3, 32, 32)
+    expected = reference(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        own, found = reference(images), fused(images)
+    assert found.dtype == own.dtype
+    error = float((found.float() - expected).abs().max())
+    assert error < 2 * float((own.float() - expected).abs().max())
+
+
+def test_gradients_of_content_and_tables_equal_segment_anythings() -> None:
+    gradients = []
+    with torch.inference_mode():
+        FusedAttention(attention())(
+            random_images(1, GRID, GRID, DIM)
+        )  # what this keeps must not stop a training
+    make: list[Callable[[Any], nn.Module]] = [lambda module: module, FusedAttention]
+    for kind in make:
+        module = kind(attention())
+        module(random_images(2, GRID, GRID, DIM)).square().sum().backward()
+        gradients.append({name: value.grad for name, value in module.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        assert expected is not None
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_threads_share_one_module() -> None:
+    module = FusedAttention(attention())
+    inputs = [random_images(1, GRID + index, GRID, DIM) for index in range(6)]
+    expected = [module(x) for x in inputs]
+    found: dict[int, Tensor] = {}
+    sam_module._distances.cache_clear()
+
+    def work(index: int) -> None:
+        with torch.no_grad():
+            found[index] = module(inputs[index])
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[index], expected[index]) for index in range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [0, 14])
+@torch.no_grad()
+def test_a_full_size_block_equals_segment_anythings(window: int) -> None:
+    block = strong(
+        Block(dim=768, num_heads=12, use_rel_pos=True, window_size=window, input_size=(64, 64))
+    ).eval()
+    fused = copy.deepcopy(block)
+    fuse_attention(fused)
+    x = random_images(1, 64, 64, 768)
+    torch.testing.assert_close(fused(x), block(x), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,375 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Semantic, instance and combined results of one image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cmpf.inference import (
+    InferenceSettings,
+    MaskEnsembleSettings,
+    MaskRows,
+    instance_inference,
+    resize,
+    restore_size,
+    semantic_inference,
+    semantic_labels,
+)
+from cmpf.inference.pipeline import image_results
+from cmpf.inference.settings import ImageGeometry, SAMEvidence, semantic_sum_size
+
+BIG = 30.0
+
+
+def probs(*rows: list[float]) -> torch.Tensor:
+    return torch.log(torch.tensor(rows))
+
+
+def test_the_best_pairs_of_query_and_class_come_with_tight_boxes_and_scores():
+    masks = torch.full((2, 4, 6), -BIG)
+    masks[0, 1:3, 2:5] = BIG
+    masks[1, 0, 0] = 1.0  # sigmoid(1) = 0.7311
+    result = instance_inference(probs([0.6, 0.3, 0.1], [0.1, 0.8, 0.1]), masks, topk=3)
+    # Pairs: (1, 1) 0.8 * 0.7311 = 0.5848; (0, 0) 0.6 * 1; (0, 1) 0.3 * 1. Best first: 0.6, 0.5848, 0.3.
+    assert result.scores.tolist() == pytest.approx([0.6, 0.5848, 0.3], abs=1e-3)
+    assert result.pred_classes.tolist() == [0, 1, 1]
+    assert result.pred_boxes.tolist() == [[2, 1, 5, 3], [0, 0, 1, 1], [2, 1, 5, 3]]
+    assert result.pred_masks.dtype == torch.bool
+    assert result.pred_masks.sum(dim=(1, 2)).tolist() == [6, 1, 6]
+
+
+def test_things_are_picked_from_the_best_pairs_and_not_the_best_pairs_from_things():
+    masks = torch.full((2, 4, 4), BIG)
+    is_thing = torch.tensor([False, True])
+    mask_cls = probs([0.8, 0.1, 0.1], [0.6, 0.2, 0.2])
+    assert len(instance_inference(mask_cls, masks, topk=2, is_thing=is_thing)) == 0
+    result = instance_inference(mask_cls, masks, topk=3, is_thing=is_thing)
+    assert result.pred_classes.tolist() == [1]
+    assert result.scores.tolist() == pytest.approx([0.2], abs=1e-4)
+
+
+def test_fewer_pairs_than_asked_for_all_come():
+    assert len(instance_inference(torch.randn(2, 4).log_softmax(-1), torch.randn(2, 4, 4), topk=100)) == 6
+
+
+def test_an_empty_mask_scores_zero_and_has_an_empty_box():
+    result = instance_inference(probs([0.9, 0.1]), torch.full((1, 4, 4), -BIG), topk=5)
+    assert result.scores.tolist() == [0.0]
+    assert result.pred_boxes.tolist() == [[0.0, 0.0, 0.0, 0.0]]
+
+
+def test_without_queries_the_result_is_empty_but_well_formed():
+    result = instance_inference(torch.zeros(0, 4), torch.zeros(0, 5, 6), topk=10)
+    assert len(result) == 0
+    assert result.pred_masks.shape == (0, 5, 6)
+    assert result.pred_boxes.shape == (0, 4)
+
+
+def test_random_images_agree_with_a_loop_over_pairs():
+    torch.manual_seed(0)
+    mask_cls, masks = torch.randn(7, 5).log_softmax(-1), torch.randn(7, 9, 11)
+    wanted = []
+    for q in range(7):
+        inside = masks[q] > 0
+        quality = masks[q].sigmoid()[inside].mean()
+        wanted += [(float(mask_cls[q].softmax(0)[k]), float(quality), q, k) for k in range(4)]
+    best = sorted(wanted, reverse=True)[:10]
+    result = instance_inference(mask_cls, masks, topk=10)
+    expected = sorted(((score * quality, q, k) for score, quality, q, k in best), reverse=True)
+    assert result.scores.tolist() == pytest.approx([score for score, _, _ in expected], rel=1e-4)
+    assert result.pred_classes.tolist() == [k for _, _, k in expected]
+    for mask, (_, q, _) in zip(result.pred_masks, expected, strict=True):
+        assert torch.equal(mask, masks[q] > 0)
+
+
+def test_masks_made_in_tiles_give_the_instances_of_whole_masks(monkeypatch):
+    torch.manual_seed(1)
+    mask_cls, masks = torch.randn(7, 5).log_softmax(-1), torch.randn(7, 8, 10) * 3
+    sizes = {"padded": (32, 40), "unpadded": (30, 37), "output": (45, 60)}
+    whole = instance_inference(mask_cls, restore_size(masks[None], **sizes)[0], topk=12)
+    for floats in (1, 7 * 60 * 10, 10**9):
+        monkeypatch.setattr(resize, "CPU_FLOATS", floats)
+        result = instance_inference(mask_cls, MaskRows(masks, **sizes), topk=12)
+        assert torch.equal(result.pred_classes, whole.pred_classes)
+        assert (
+            result.pred_masks != whole.pred_masks
+        ).float().mean() < 1e-3  # cells at the border, by rounding
+        torch.testing.assert_close(result.scores, whole.scores, atol=1e-4, rtol=0)
+
+
+def test_where_memory_runs_out_once_the_result_is_the_same(monkeypatch, caplog):
+    torch.manual_seed(2)
+    mask_cls, masks = torch.randn(7, 5).log_softmax(-1), torch.randn(7, 9, 11)
+    wanted = instance_inference(mask_cls, masks, topk=10)
+    plain, calls = MaskRows.rows, []
+
+    def rows(self, wanted_rows, queries):
+        calls.append(wanted_rows)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, wanted_rows, queries)
+
+    monkeypatch.setattr(MaskRows, "rows", rows)
+    result = instance_inference(mask_cls, masks, topk=10)
+    assert calls == [range(0, 9), range(0, 4), range(4, 8), range(8, 9)]
+    assert caplog.messages == ["out of memory with 9 rows of an image at once; going on with 4"]
+    assert torch.equal(result.pred_masks, wanted.pred_masks)
+    torch.testing.assert_close(result.scores, wanted.scores)
+
+
+BIG = 30.0  # a logit whose sigmoid is 1
+
+
+def plain_sums(
+    weights: Tensor,
+    masks: Tensor,
+    *,
+    padded: tuple[int, int],
+    unpadded: tuple[int, int],
+    output: tuple[int, int],
+    resize_before: bool,
+) -> Tensor:
+    """The formula at full size."""
+    size = output if resize_before else unpadded
+    maps = restore_size(masks[None], padded=padded, unpadded=unpadded, output=size)[0].sigmoid()
+    scores = torch.stack([(weights[:, k, None, None] * maps).sum(0) for k in range(weights.shape[1])])
+    return F.interpolate(scores[None], size=output, mode="bilinear")[0]
+
+
+def test_scores_are_the_sum_of_class_probability_times_mask():
+    # Two masks, two classes and void; the softmax of these logarithms is the numbers themselves.
+    mask_cls = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
+    mask_pred = torch.tensor([[[BIG, -BIG]], [[BIG, 0.0]]])
+    scores = semantic_inference(mask_cls, mask_pred)
+    # Pixel 0: both masks; pixel 1: half of mask 1.
+    torch.testing.assert_close(scores, torch.tensor([[[0.8, 0.05]], [[0.5, 0.15]]]))
+
+
+def test_a_query_that_is_all_void_adds_nothing():
+    mask_cls = torch.log(torch.tensor([[1e-8, 1e-8, 1.0]]))
+    assert semantic_inference(mask_cls, torch.full((1, 2, 2), BIG)).max() < 1e-6
+
+
+@pytest.mark.parametrize("resize_before", [True, False])
+@pytest.mark.parametrize("output", [(120, 150), (50, 61), (200, 301), (1, 1), (120, 40)])
+def test_labels_are_the_best_scores_of_the_full_formula(output, resize_before, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(20, 12, generator=generator).softmax(-1)
+    masks = torch.randn(20, 32, 40, generator=generator) * 4
+    sizes = {"padded": (128, 160), "unpadded": (120, 150), "output": output, "resize_before": resize_before}
+    scores = plain_sums(weights, masks, **sizes)
+    for floats in (1, 100_000, 10**9):  # one row at a time, several tiles, one tile
+        monkeypatch.setattr(resize, "CPU_FLOATS", floats)
+        labels = semantic_labels(weights, masks, **sizes)
+        assert labels.shape == output
+        assert labels.dtype == torch.int64
+        # Where two classes are equal to rounding either may win.
+        best, second = scores.topk(2, dim=0).values
+        sure = best - second > 1e-4
+        assert torch.equal(labels[sure], scores.argmax(0)[sure])
+        assert sure.float().mean() > 0.98 or sure.numel() == 1
+
+
+def test_a_hand_drawn_image_gets_the_label_of_its_mask():
+    masks = torch.full((2, 4, 4), -BIG)
+    masks[0, :, :2] = BIG
+    masks[1, :, 2:] = BIG
+    weights = torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.2, 0.8]])
+    labels = semantic_labels(
+        weights, masks, padded=(4, 4), unpadded=(4, 4), output=(4, 4), resize_before=False
+    )
+    assert labels.tolist() == [[0, 0, 2, 2]] * 4
+
+
+class LargestTensors(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returned, in elements."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.largest = max(self.largest, value.untyped_storage().nbytes() // value.element_size())
+        return result
+
+
+@pytest.mark.parametrize("resize_before", [True, False])
+def test_no_tensor_grows_with_the_image(resize_before, monkeypatch):
+    # 847 classes and 100 queries at 256 x 320: scores alone would be 69 M floats, a tile has 2 M.
+    monkeypatch.setattr(resize, "CPU_FLOATS", 2_000_000)
+    weights, masks = torch.rand(100, 847), torch.randn(100, 16, 20)
+    with LargestTensors() as mode:
+        semantic_labels(
+            weights, masks, padded=(64, 80), unpadded=(64, 80), output=(256, 320), resize_before=resize_before
+        )
+    assert mode.largest <= 2_500_000
+
+
+@pytest.mark.parametrize("floats", [resize.CPU_FLOATS, resize.GPU_FLOATS])
+def test_a_tile_of_847_classes_at_1280_x_1024_leaves_room_under_one_gigabyte(floats):
+    # At most four tensors of a tile live at once: the sums, two rows gathered for each, and the result.
+    rows = math.floor(floats / ((250 + 847) * 1280))
+    labels = 1024 * 1280 * 8
+    assert rows >= 1
+    assert 4 * rows * (250 + 847) * 1280 * 4 + labels < 1e9
+
+
+def test_where_memory_runs_out_once_the_labels_are_the_same(monkeypatch, caplog):
+    weights, masks = torch.rand(9, 5).softmax(-1), torch.randn(9, 8, 10)
+    sizes = {"padded": (32, 40), "unpadded": (30, 37), "output": (45, 60), "resize_before": True}
+    wanted = semantic_labels(weights, masks, **sizes)
+    calls = []
+
+    def best_of(maps):
+        calls.append(maps.shape[1])
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return resize.best_of(maps)
+
+    monkeypatch.setattr("cmpf.inference.semantic.best_of", best_of)
+    assert torch.equal(semantic_labels(weights, masks, **sizes), wanted)
+    assert calls == [45, 22, 22, 1]
+    assert caplog.messages == ["out of memory with 45 rows of an image at once; going on with 22"]
+
+
+SETTINGS = InferenceSettings(
+    alpha=0.4,
+    beta=0.8,
+    ensemble_on_valid_mask=False,
+    clip_objectness=0.0,
+    semantic=True,
+    panoptic=False,
+    instance=False,
+    semantic_output="labels",
+    object_mask_threshold=0.0,
+    overlap_threshold=0.8,
+    resize_before=False,
+    detections_per_image=10,
+    mask_ensemble=None,
+    proposals=False,
+)
+GEOMETRY = ImageGeometry(padded=(32, 64), unpadded=(30, 50), output=(60, 100))
+K, Q = 3, 5
+
+
+@pytest.fixture
+def predictions() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mask_cls = torch.randn(Q, K + 1, generator=generator).log_softmax(-1)
+    return mask_cls, 4 * torch.randn(Q, 8, 16, generator=generator)
+
+
+def results(predictions, settings: InferenceSettings, sam: SAMEvidence | None = None, geometry=GEOMETRY):
+    return image_results(
+        *predictions,
+        geometry=geometry,
+        is_thing=torch.tensor([True, False, True]),
+        seen=torch.tensor([True, True, False]),
+        settings=settings,
+        sam=sam,
+    )
+
+
+def plain_scores(predictions, size, *, geometry=GEOMETRY) -> torch.Tensor:
+    """Mask2Former's formula, written out: upsample, cut the padding, weigh, sum, resize."""
+    mask_cls, mask_pred = predictions
+    masks = F.interpolate(mask_pred[None], geometry.padded, mode="bilinear", align_corners=False)
+    masks = masks[..., : geometry.unpadded[0], : geometry.unpadded[1]]
+    if size != geometry.unpadded:
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+    probabilities = mask_cls.softmax(-1)
+    scores = torch.zeros(K, *size)
+    for q in range(Q):
+        for k in range(K):
+            scores[k] += probabilities[q, k] * masks[0, q].sigmoid()
+    if size != geometry.output:
+        scores = F.interpolate(scores[None], geometry.output, mode="bilinear", align_corners=False)[0]
+    return scores
+
+
+@pytest.mark.parametrize("resize_before", [False, True])
+def test_scores_follow_the_formula_at_either_place_of_the_resize(predictions, resize_before: bool) -> None:
+    settings = replace(SETTINGS, semantic_output="scores", resize_before=resize_before)
+    size = GEOMETRY.output if resize_before else GEOMETRY.unpadded
+    scores = results(predictions, settings)["sem_seg"]
+    torch.testing.assert_close(scores, plain_scores(predictions, size))
+
+
+@pytest.mark.parametrize("resize_before", [False, True])
+def test_labels_are_the_best_scores(predictions, resize_before: bool) -> None:
+    settings = replace(SETTINGS, resize_before=resize_before)
+    scores = results(predictions, replace(settings, semantic_output="scores"))["sem_seg"]
+    labels = results(predictions, settings)["sem_seg"]
+    assert labels.shape == GEOMETRY.output
+    assert (labels == scores.argmax(0)).float().mean() > 0.999  # rounding may part equal scores
+
+
+def test_panoptic_or_instance_output_moves_the_resize_before_the_sum() -> None:
+    assert semantic_sum_size(GEOMETRY, SETTINGS) == GEOMETRY.unpadded
+    assert semantic_sum_size(GEOMETRY, replace(SETTINGS, panoptic=True)) == GEOMETRY.output
+    assert semantic_sum_size(GEOMETRY, replace(SETTINGS, instance=True)) == GEOMETRY.output
+
+
+def test_only_the_tasks_that_are_on_are_computed(predictions) -> None:
+    assert set(results(predictions, SETTINGS)) == {"sem_seg"}
+    on = replace(SETTINGS, semantic=False, panoptic=True, instance=True, proposals=True)
+    found = results(predictions, on)
+    assert set(found) == {"panoptic_seg", "instances", "proposals"}
+    assert found["panoptic_seg"][0].shape == GEOMETRY.output
+    assert found["proposals"].shape == (Q, *GEOMETRY.output)
+    assert found["proposals"].dtype == torch.bool
+
+
+def test_in_panoptic_mode_only_things_are_instances(predictions) -> None:
+    both = results(predictions, replace(SETTINGS, panoptic=True, instance=True))["instances"]
+    alone = results(predictions, replace(SETTINGS, instance=True))["instances"]
+    assert 1 not in both.pred_classes
+    assert 1 in alone.pred_classes
+
+
+def sam_evidence(probability: float) -> SAMEvidence:
+    """One SAM mask over the left half of the image, which CLIP calls class 2 with the given probability."""
+    masks = torch.full((1, *GEOMETRY.unpadded), -6.0)
+    masks[:, :, :25] = 6.0
+    rest = (1 - probability) / 2
+    return SAMEvidence(masks=masks, class_probs=torch.tensor([[rest, rest, probability]]))
+
+
+def test_sam_masks_add_to_unseen_classes_only(predictions) -> None:
+    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    settings = replace(SETTINGS, semantic_output="scores", resize_before=False, mask_ensemble=ensemble)
+    geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
+    sam = sam_evidence(0.9)
+    scores = results(predictions, settings, sam, geometry)["sem_seg"]
+    plain = plain_scores(predictions, geometry.unpadded, geometry=geometry)
+    torch.testing.assert_close(scores[:2], plain[:2])
+    # unseen class 2: (1 - 0.2) * plain + 0.2 * 0.9 * sigmoid(mask)
+    torch.testing.assert_close(scores[2], 0.8 * plain[2] + 0.2 * 0.9 * sam.masks[0].sigmoid())
+
+
+@pytest.mark.parametrize(
+    "sam", [sam_evidence(0.4), SAMEvidence(torch.zeros(0, 30, 50), torch.zeros(0, K)), None]
+)
+def test_without_a_sure_sam_mask_the_scores_stay_plain(predictions, sam: SAMEvidence | None) -> None:
+    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    settings = replace(SETTINGS, semantic_output="scores", mask_ensemble=ensemble)
+    geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
+    scores = results(predictions, settings, sam, geometry)["sem_seg"]
+    torch.testing.assert_close(scores, plain_scores(predictions, geometry.unpadded, geometry=geometry))
+
+
+def test_sam_masks_are_proposals_too(predictions) -> None:
+    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    settings = replace(SETTINGS, proposals=True, mask_ensemble=ensemble)
+    proposals = results(predictions, settings, sam_evidence(0.1))["proposals"]
+    assert proposals.shape == (Q + 1, *GEOMETRY.output)
+    assert proposals[-1, :, :48].all()
+    assert not proposals[-1, :, 52:].any()
