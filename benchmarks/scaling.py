@@ -139,8 +139,8 @@ def _build(setting: Setting, point: Point) -> tuple[Callable[[], Any], Callable[
         ffn_dim=8 * dim,
         sam_channels=dim,
         sam_feature_channels=dim,
-        query_injector=False,
-        feature_injector=False,
+        query_injector=None,
+        feature_injector=None,
         keep_positions=False,
     )
     pixel_decoder, decoder = pixel_decoder.to(setting.device).eval(), decoder.to(setting.device).eval()

@@ -10,15 +10,20 @@ Importing this package registers nothing, opens nothing and does not import torc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from cmpf.predictor import Predictor
 
 __version__ = "0.1.0"
+Part = TypeVar("Part", bound="Callable[..., Any]")
 
 
-def load(model: str, *, device: str | None = None, weights: str | None = None) -> Predictor:
+def load(
+    model: str, *, device: str | None = None, weights: str | None = None, plugins: Sequence[str] = ()
+) -> Predictor:
     """A ready predictor.
 
     Args:
@@ -26,9 +31,25 @@ def load(model: str, *, device: str | None = None, weights: str | None = None) -
             "USER/REPOSITORY[@REVISION]" of the Hugging Face Hub.
         device: "cpu", "cuda", "cuda:1", ...; None = a CUDA device if there is one, else the CPU.
         weights: path of trained weights that replace the model's own.
+        plugins: modules or .py files with parts of your own, beside those that the model's config names. Those that a
+            repository of the Hub asks for must be named here: no code is imported unless you say so.
     Raises:
-        ModelNameError: unknown name (lists the known ones). ConfigError, WeightsError: see their messages.
+        ModelNameError: unknown name (lists the known ones). ConfigError, WeightsError, PluginError: see their messages.
     """
     from cmpf.factory import load_predictor
 
-    return load_predictor(model, device=device, weights=weights)
+    return load_predictor(model, device=device, weights=weights, plugins=plugins)
+
+
+def register(slot: str, name: str) -> Callable[[Part], Part]:
+    """A decorator that makes a part of your own selectable by name; see docs/plugins.md.
+
+    Args:
+        slot: what it is: "query_injector", "criterion", "evaluator", ...
+        name: what selects it in the configuration.
+    Raises:
+        PluginError: no such slot (lists them), or the name is taken (names both places).
+    """
+    from cmpf.registry import register as add
+
+    return add(slot, name)

@@ -41,3 +41,7 @@ class EvaluationError(CMPFError, ValueError):
 
 class TrainingError(CMPFError, RuntimeError):
     """Training cannot go on (non-finite losses, frozen parameters in the optimizer, ...)."""
+
+
+class PluginError(CMPFError, RuntimeError):
+    """A module with parts of the user's own is missing, fails, or registers what CMPF cannot take."""

@@ -8,7 +8,7 @@ Data flows one way (paper, Fig. 2): images -> frozen features -> pixel decoder a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,7 +21,7 @@ from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.pair import FrozenEncoders
 from cmpf.encoders.text import TextCache, VocabularyMemory, embed_vocabulary
 from cmpf.errors import TrainingError
-from cmpf.inference import InferenceSettings, geometric_ensemble
+from cmpf.inference import InferenceSettings, geometric_ensemble, openseg_ensemble
 from cmpf.inference.mask_proposals import sam_evidence
 from cmpf.inference.pipeline import image_results
 from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence, semantic_sum_size
@@ -46,6 +46,7 @@ class CMPF(nn.Module):
         train_vocabulary: classes of the training labels; "seen" means named in it.
         settings: how results are computed unless a call says otherwise.
         text_cache: disk cache of text embeddings; None = none.
+        class_ensemble, mask_ensemble: what fuses opinions and lets SAM's masks vote; called as the defaults are.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class CMPF(nn.Module):
         train_vocabulary: Vocabulary,
         settings: InferenceSettings,
         text_cache: TextCache | None,
+        class_ensemble: Callable[..., Tensor] = geometric_ensemble,
+        mask_ensemble: Callable[..., tuple[Tensor, Tensor]] = openseg_ensemble,
     ) -> None:
         super().__init__()
         self.encoders = encoders
@@ -70,6 +73,8 @@ class CMPF(nn.Module):
         self.train_vocabulary = train_vocabulary
         self.settings = settings
         self.text_cache = text_cache
+        self.class_ensemble = class_ensemble
+        self.mask_ensemble = mask_ensemble
         self._vocabularies = VocabularyMemory()
         self._evaluation = _EvaluationMode()
 
@@ -143,6 +148,7 @@ class CMPF(nn.Module):
                     seen=request.seen,
                     settings=request.settings,
                     sam=self._sam_evidence(sample, features, index, geometry, request),
+                    mask_ensemble=self.mask_ensemble,
                 )
             )
         return results
@@ -175,7 +181,7 @@ class CMPF(nn.Module):
         embeddings, valid = clip.embed_masks(features.clip.dense, outputs["pred_masks"])
         valid_only = request.settings.ensemble_on_valid_mask or not clip.embeds_empty_masks
         clip_logits = class_logits(embeddings, request.classes, clip.logit_scale)
-        return geometric_ensemble(
+        return self.class_ensemble(
             outputs["pred_logits"].float(),
             clip_logits.float(),
             request.seen,

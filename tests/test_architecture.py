@@ -7,8 +7,9 @@ import ast
 import hashlib
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cmpf"
 FILE_LINES, FUNCTION_LINES = 300, 80
 COPY_STATEMENTS = 6  # shorter function bodies may be alike by nature
+# Two functions are copies that drift apart if they call so many different things in common, which are such a share of
+# all their calls.
+COPY_CALLS, COPY_SHARE = 4, 0.8
 
 # A module may import what stands above its own line; names on one line are siblings and do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types"),
-    ("common",),
+    ("errors",),
+    ("types", "common", "registry"),
     ("formats", "config"),
     ("shapeworld",),
     ("data", "modeling", "losses", "visualization"),
@@ -35,40 +39,83 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("detectron2", "export", "web"),
     ("cli",),
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-ALLOWED = {("types", "errors")}
+# The same inside data: from words and files of ground truth to batches.
+DATA_LAYERS: tuple[tuple[str, ...], ...] = (
+    ("words",),
+    ("vocabulary",),
+    ("vocabulary_file",),
+    ("datasets", "transforms"),
+    ("targets",),
+    ("mapper",),
+    ("samplers",),
+    ("loader",),
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+}
 
 
-def unit(path: Path) -> str:
-    """The package or top-level module of CMPF that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def level_of(layers: tuple[tuple[str, ...], ...]) -> dict[str, int]:
+    return {name: level for level, names in enumerate(layers) for name in names}
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """The units of CMPF that a file imports, wherever in the file."""
-    for node in ast.walk(tree):
+def imports(path: Path) -> Iterator[str]:
+    """The modules of CMPF that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cmpf":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in modules)
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("cmpf."))
+            yield from (alias.name for alias in node.names if alias.name.startswith("cmpf."))
+
+
+IMPORTS = {module: sorted(set(imports(path)) - {module}) for module, path in MODULES.items()}
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_imports_only_layers_below_its_own(path: Path) -> None:
-    own = unit(path)
-    if own == "__init__":
-        return  # the front door: it imports inside functions only, see the test of side effects
-    assert own in LEVEL, f"{own} has no layer: add it to LAYERS"
-    for other in imports(ast.parse(path.read_text(encoding="utf-8"))):
-        if other in (own, "__version__") or other not in LEVEL or (own, other) in ALLOWED:
+def misplaced(package: str, layers: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Imports inside a package that go up or sideways, and units without a layer."""
+    level, issues = level_of(layers), []
+    depth = package.count(".") + 1
+    for module, others in IMPORTS.items():
+        own = module.split(".")
+        if not module.startswith(package + "."):
+            continue  # the package's own __init__ is its front door, see the test of side effects
+        if own[depth] not in level:
+            issues.append(f"{own[depth]} has no layer: add it to the table")
             continue
-        assert LEVEL[other] < LEVEL[own], f"{path.relative_to(ROOT)} imports cmpf.{other}"
+        for other in others:
+            parts = other.split(".")
+            if not other.startswith(package + ".") or parts[depth] == own[depth]:
+                continue
+            if level.get(parts[depth], len(layers)) >= level[own[depth]]:
+                issues.append(f"{module} imports {other}")
+    return issues
+
+
+@pytest.mark.parametrize(("package", "layers"), [("cmpf", LAYERS), ("cmpf.data", DATA_LAYERS)])
+def test_a_module_imports_only_layers_below_its_own(
+    package: str, layers: tuple[tuple[str, ...], ...]
+) -> None:
+    assert misplaced(package, layers) == []
+
+
+@pytest.mark.parametrize(("package", "layers"), [("cmpf", LAYERS), ("cmpf.data", DATA_LAYERS)])
+def test_every_layer_has_its_package(package: str, layers: tuple[tuple[str, ...], ...]) -> None:
+    assert [name for name in level_of(layers) if f"{package}.{name}" not in MODULES] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """But for the front door `cmpf`, which imports inside functions only, see the test of side effects."""
+    waiting = {module: set(others) & set(MODULES) for module, others in IMPORTS.items() if module != "cmpf"}
+    while free := [module for module, others in waiting.items() if not others & set(waiting)]:
+        for module in free:
+            del waiting[module]
+    assert waiting == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -90,6 +137,45 @@ def test_no_function_body_is_copied() -> None:
                 digest = hashlib.sha256(text.encode()).hexdigest()
                 places[digest].append(f"{path.relative_to(ROOT)}:{function.name}")
     assert [names for names in places.values() if len(names) > 1] == []
+
+
+def calls(function: ast.AST) -> Counter[str]:
+    """What a function calls, by the last part of the name, and how often."""
+    called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return Counter(
+        name
+        for f in called
+        if (name := getattr(f, "attr", getattr(f, "id", ""))) not in ("", "__init__", "super")
+    )
+
+
+def drifted(sources: dict[str, str]) -> list[str]:
+    """Pairs of functions in different files that call the same things: copies, whatever became of their words."""
+    found = [
+        (place, function.name, calls(function))
+        for place, text in sources.items()
+        for function in functions(ast.parse(text))
+        if function.name != "add_parser"  # a list of options is no algorithm
+    ]
+    pairs = []
+    for (place, name, own), (other_place, other_name, other) in combinations(found, 2):
+        common = own & other
+        share = common.total() / max(own.total(), other.total(), 1)
+        if place != other_place and len(common) >= COPY_CALLS and share >= COPY_SHARE:
+            pairs.append(f"{place}:{name} and {other_place}:{other_name} ({', '.join(common)})")
+    return pairs
+
+
+def test_no_function_is_a_drifted_copy_of_another() -> None:
+    assert drifted({str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}) == []
+
+
+def test_a_drifted_copy_is_found_whatever_its_names() -> None:
+    one = "def read(path):\n    with open(path) as f:\n        return sorted(json.load(f).items(), key=len(f))\n"
+    two = "def _load(file):\n    text = open(file)\n    pairs = json.load(text).items()\n    n = len(text)\n"
+    assert len(drifted({"a": one, "b": two + "    return sorted(pairs, key=n)\n"})) == 1
+    assert drifted({"a": one, "b": "def _load(file):\n    return json.load(open(file))\n"}) == []
+    assert drifted({"a": one + one}) == []  # in one file they can be seen
 
 
 def test_every_source_file_names_its_licence_and_purpose() -> None:

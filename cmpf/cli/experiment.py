@@ -70,7 +70,9 @@ def as_eval_only(arguments: argparse.Namespace) -> argparse.Namespace:
     own: list[str] = []
     weights = arguments.weights
     if arguments.model:
-        config_file, own, found = find_model(arguments.model, need_weights=not weights)
+        config_file, own, found = find_model(
+            arguments.model, need_weights=not weights, plugins=arguments.plugin
+        )
         weights = weights or found
     if weights:
         own += ["MODEL.WEIGHTS", str(weights)]
@@ -88,11 +90,10 @@ def configuration(arguments: argparse.Namespace) -> Config:
         TrainingError: --eval-only --resume where there is no checkpoint.
     """
     overrides = [*_datasets(arguments), *arguments.opts, *device_overrides(arguments)]
-    cfg = get_cfg(arguments.config_file, overrides)
+    cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
     if arguments.eval_only and arguments.resume:
-        cfg = get_cfg(
-            arguments.config_file, [*overrides, "MODEL.WEIGHTS", str(last_weights(Path(cfg.OUTPUT_DIR)))]
-        )
+        overrides += ["MODEL.WEIGHTS", str(last_weights(Path(cfg.OUTPUT_DIR)))]
+        cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError(_no_weights(arguments.program))
     return cfg
@@ -231,8 +232,10 @@ def _tell(profile: Profile, folder: Path, logger: logging.Logger) -> None:
 def _again(arguments: argparse.Namespace) -> str:
     """The command line that goes on with this training."""
     datasets = [part for given in arguments.dataset or () for part in ("--dataset", given)]
+    plugins = [part for given in arguments.plugin for part in ("--plugin", given)]
     again = [
         *datasets,
+        *plugins,
         *process_flags(arguments),
         "--config-file",
         arguments.config_file,

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_debug
+from cmpf.cli.outcome import add_debug, add_plugin
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -56,6 +56,7 @@ def add_parser(commands: Commands) -> None:
         help="also write the text embeddings of these words (as in cmpf predict), to NAME.words.safetensors, for "
         "machines without CLIP",
     )
+    add_plugin(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -69,7 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     dynamic, output = not arguments.no_dynamic, Path(arguments.output)
     size = tuple(arguments.image_size) if arguments.image_size else None
     check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
-    predictor = load_predictor(arguments.model, device="cpu", weights=arguments.weights, overrides=OFF)
+    predictor = load_predictor(
+        arguments.model, device="cpu", weights=arguments.weights, overrides=OFF, plugins=arguments.plugin
+    )
     use_threads(predictor.cfg)
     vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
     print("not in the file, or fixed in it:")
@@ -78,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         predictor,
         output,
         format=arguments.format,
-        pretrained=_pretrained(arguments.model),
+        pretrained=_pretrained(arguments),
         image_size=size,
         dynamic=dynamic,
     )
@@ -88,10 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pretrained(model: str) -> str:
+def _pretrained(arguments: argparse.Namespace) -> str:
     """Where the weights of a model's CLIP come from."""
     from cmpf.config import get_cfg
     from cmpf.weights.sources import find_model
 
-    config, settings, _ = find_model(model, need_weights=False)
+    config, settings, _ = find_model(arguments.model, need_weights=False, plugins=arguments.plugin)
     return str(get_cfg(config, settings).MODEL.CMPF.CLIP.PRETRAINED)

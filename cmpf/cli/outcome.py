@@ -48,3 +48,14 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """The option that `run_command` looks at."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    """The option that names modules with parts of the user's own."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import parts of your own from a module or a .py file, beside MODEL.CMPF.PLUGINS; may be given again",
+    )

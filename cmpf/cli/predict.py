@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, FAILED, add_debug
+from cmpf.cli.outcome import DONE, FAILED, add_debug, add_plugin
 from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_parser(commands: Commands) -> None:
     _add_classes(parser)
     _add_model(parser)
     _add_results(parser)
+    add_plugin(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -101,7 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
     from cmpf.factory import use_threads
     from cmpf.inference import unique_names
 
-    predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
+    predictor = cmpf.load(
+        arguments.model, device=arguments.device, weights=arguments.weights, plugins=arguments.plugin
+    )
     use_threads(predictor.cfg)
     words = predictor.vocabulary(
         arguments.vocabulary, things=_names(arguments.things), stuff=_names(arguments.stuff)

@@ -7,7 +7,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_debug
+from cmpf.cli.outcome import add_debug, add_plugin
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -46,6 +46,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--max-upload-mb", type=int, default=25, help="MiB that a file may have [25]")
     parser.add_argument("--queue", type=int, default=32, help="visitors that may wait for their turn [32]")
+    add_plugin(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -61,7 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     import cmpf
     from cmpf.factory import use_threads
 
-    predictor = cmpf.load(arguments.model, device=arguments.device, weights=arguments.weights)
+    predictor = cmpf.load(
+        arguments.model, device=arguments.device, weights=arguments.weights, plugins=arguments.plugin
+    )
     use_threads(predictor.cfg)
     tiny = arguments.model == TINY and arguments.weights is None
     note = TINY_NOTE if tiny else f"Model: {arguments.model}"

@@ -21,6 +21,7 @@ from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.config.values import literal
 from cmpf.errors import ConfigError
+from cmpf.registry import PLUGINS_KEY, merged
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,25 @@ class Resolved:
     origins: Mapping[str, Origin]
 
 
-def get_cfg(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> Config:
+def get_cfg(
+    path: str | Path | None = None, overrides: Sequence[Any] = (), *, plugins: Sequence[str] = ()
+) -> Config:
     """Defaults, then a YAML file with its bases, then overrides.
 
     Args:
         path: what `find_config` finds: a path, a path under configs/, or a bare name; None = defaults only.
         overrides: KEY VALUE KEY VALUE ..., as on a command line; values may be texts or Python values.
+        plugins: modules, or paths of .py files, that are added to MODEL.CMPF.PLUGINS; of a module that stands there
+            already they say where it lies.
     Returns:
         All keys; it cannot be changed, see `with_overrides`.
     Raises:
         ConfigError: with every issue of files, keys, values and overrides, each with its file and line.
     """
-    return resolve(path, overrides).cfg
+    cfg = resolve(path, overrides).cfg
+    if not plugins:
+        return cfg
+    return with_overrides(cfg, {PLUGINS_KEY: merged(cfg.MODEL.CMPF.PLUGINS, plugins)})
 
 
 def resolve(path: str | Path | None, overrides: Sequence[Any] = ()) -> Resolved:

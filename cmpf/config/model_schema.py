@@ -62,6 +62,8 @@ class MaskFormer(Section):
 class SemSegHead(Section):
     """The pixel decoder; the SAM branch has the same widths."""
 
+    PIXEL_DECODER_NAME: v.Name = Field("deformable", description="which pixel decoder; see docs/plugins.md")
+    TRANSFORMER_DECODER_NAME: v.Name = Field("masked_attention", description="which transformer decoder")
     CONVS_DIM: v.Count = Field(256, description="channels of the pixel decoder")
     MASK_DIM: v.Count = Field(256, description="channels of mask features and mask embeddings")
     NORM_GROUPS: v.Count = Field(32, description="groups of the group normalization")
@@ -92,6 +94,7 @@ class Sam(Section):
 class QueryInjector(Section):
     """SAM's evidence inside a query's mask enters the query."""
 
+    NAME: v.Name = Field("mask_pooling", description="which Query Injector; see docs/plugins.md")
     ENABLED: v.Flag = Field(True, description="whether the model has it")
     LEVEL: v.Level = Field(2, description="it acts after the decoder layers that read this level")
 
@@ -99,6 +102,7 @@ class QueryInjector(Section):
 class FeatureInjector(Section):
     """SAM's features enter the tokens that the queries read."""
 
+    NAME: v.Name = Field("cross_attention", description="which Feature Injector; see docs/plugins.md")
     ENABLED: v.Flag = Field(True, description="whether the model has it")
     LEVEL: v.Level = Field(0, description="it acts in the decoder layers that read this level")
     KEEP_POSITIONS: v.Flag = Field(False, description="injected keys carry sine positions; published: not")
@@ -133,6 +137,13 @@ class Cmpf(Section):
     COMPILE: v.Flag = Field(False, description="torch.compile for the frozen encoders")
     GRADIENT_CHECKPOINTING: v.Flag = Field(
         False, description="pixel decoder: less memory in training, some more time"
+    )
+    CRITERION_NAME: v.Name = Field("set_criterion", description="which losses; see docs/plugins.md")
+    CLASS_ENSEMBLE_NAME: v.Name = Field(
+        "geometric", description="how the decoder's and CLIP's opinions are fused"
+    )
+    MASK_ENSEMBLE_NAME: v.Name = Field(
+        "openseg", description="how SAM's masks vote, with TEST.ENSEMBLE.ENABLED"
     )
     PLUGINS: v.Modules = Field((), description="Python modules that register parts of your own")
     EXTRA: v.FreeTree = Field(Tree(), description="keys of your own, for plug-ins: EXTRA.MY.KEY")

@@ -35,6 +35,9 @@ class Crop(Section):
 class Input(Section):
     """Sizes and augmentations: large-scale jitter for panoptic and instance data, Mask2Former's for semantic data."""
 
+    AUGMENTATIONS: v.Parts = Field(
+        (), description="in this order, in place of those for the kind of data; see docs/plugins.md"
+    )
     IMAGE_SIZE: v.Count = Field(
         1024, description="panoptic and instance data: training crop, square, in pixels"
     )
@@ -178,6 +181,7 @@ class Test(Section):
     BEST_METRIC: v.Metric = Field(
         "panoptic/PQ", description='what chooses the best checkpoint; "" = none is kept'
     )
+    EVALUATORS: v.Parts = Field((), description="evaluators beside those of the dataset; see docs/plugins.md")
     IMS_PER_BATCH: v.Count = Field(1, description="images in one pass, in each process")
     DETECTIONS_PER_IMAGE: v.Count = Field(100, description="most instances of an image")
     ENSEMBLE: Ensemble = Ensemble()

@@ -204,6 +204,7 @@ Rising = Annotated[
 ]
 Names = Annotated[tuple[Name, ...], NAMES, Allowed('a list of dataset names, such as ("shapes_val",)')]
 Modules = Annotated[tuple[Name, ...], NAMES, Allowed('a list of modules, such as ("my_package.my_parts",)')]
+Parts = Annotated[tuple[Name, ...], NAMES, Allowed('a list of registered names, such as ("random_flip",)')]
 FreeTree = Annotated[Tree, Allowed("keys and YAML values of your own")]
 SomeNames = Annotated[
     tuple[Name, ...], Len(1), NAMES, Allowed('at least one dataset name, such as ("shapes_train",)')

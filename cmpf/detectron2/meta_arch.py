@@ -48,6 +48,8 @@ class CMPF(native_model.CMPF):
                 train_vocabulary=parts.train_vocabulary,
                 settings=parts.settings,
                 text_cache=parts.text_cache,
+                class_ensemble=parts.class_ensemble,
+                mask_ensemble=parts.mask_ensemble,
             )
         self.void_embedding = parts.void_embedding
         self.bgr = cfg.INPUT.FORMAT == "BGR"

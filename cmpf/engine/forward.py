@@ -76,7 +76,7 @@ class CMPFForward:
                 "this model was built without losses; build it with cmpf.factory.build_model(cfg)"
             )
         self._criterion = model.criterion
-        self._queries = model.decoder.query_content.num_embeddings
+        self._queries = model.decoder.num_queries
         self._device = model.device
         self._model = _parallel(TrainedPart(model))
 

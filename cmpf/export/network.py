@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD
-from cmpf.inference import geometric_ensemble
 from cmpf.model import CMPF
 from cmpf.modeling.heads import class_logits
 from cmpf.types import ClassEmbeddings, FrozenFeatures
@@ -72,7 +71,7 @@ class ExportNetwork(nn.Module):
         embeddings, valid = clip.embed_masks(features.clip.dense, outputs["pred_masks"])
         settings = model.settings
         valid_only = settings.ensemble_on_valid_mask or not clip.embeds_empty_masks
-        mask_cls = geometric_ensemble(
+        mask_cls = model.class_ensemble(
             outputs["pred_logits"].float(),
             class_logits(embeddings, classes, self.clip_scale).float(),
             seen,

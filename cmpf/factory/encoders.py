@@ -12,6 +12,8 @@ from cmpf.encoders.pair import FrozenEncoders, MaskSource
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.errors import ConfigError
+from cmpf.factory import parts
+from cmpf.factory.parts import part
 from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks
 from cmpf.inference.proposal_cache import ProposalCache
 
@@ -36,7 +38,9 @@ def build_device(cfg: Config) -> torch.device:
 def build_encoders(cfg: Config) -> FrozenEncoders:
     """The frozen half: CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, proposals if TEST.ENSEMBLE is on."""
     sam = build_sam_encoder(cfg)
-    clip = build_clip(name=cfg.MODEL.CMPF.CLIP.NAME, pretrained=cfg.MODEL.CMPF.CLIP.PRETRAINED)
+    own = cfg.MODEL.CMPF.CLIP
+    make: parts.CLIPPart = part("clip", own.NAME, cfg, otherwise=build_clip)
+    clip = make(name=own.NAME, pretrained=own.PRETRAINED)
     _set_speed(cfg, clip)
     return FrozenEncoders(
         clip=clip,
@@ -51,11 +55,7 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
 def build_sam_encoder(cfg: Config) -> SAMEncoder | None:
     """The frozen SAM whose embedding the injectors read; None when MODEL.CMPF.SAM.NAME is empty."""
     own = cfg.MODEL.CMPF.SAM
-    if not own.NAME:
-        return None
-    sam = build_sam(name=own.NAME, checkpoint=own.CHECKPOINT)
-    _set_speed(cfg, sam)
-    return sam
+    return _build_sam(cfg, own.NAME, own.CHECKPOINT) if own.NAME else None
 
 
 def build_precision(cfg: Config) -> torch.dtype | None:
@@ -94,8 +94,7 @@ def build_online_masks(cfg: Config, sam: SAMEncoder | None) -> OnlineMasks:
     """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
     ensemble = cfg.TEST.ENSEMBLE
     if sam is None or not _is_mask_sam(cfg):
-        sam = build_sam(name=ensemble.SAM_NAME, checkpoint=ensemble.SAM_CHECKPOINT)
-        _set_speed(cfg, sam)
+        sam = _build_sam(cfg, ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT)
     proposer = SAMProposer(
         encoder=sam,
         points_per_side=ensemble.POINTS_PER_SIDE,
@@ -125,6 +124,13 @@ def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> P
         command="python tools/save_sam_masks.py --config-file FILE (this run's config) "
         f"--dataset {datasets} --output {folder}",
     )
+
+
+def _build_sam(cfg: Config, name: str, checkpoint: str) -> SAMEncoder:
+    make: parts.SAMPart = part("sam", name, cfg, otherwise=build_sam)
+    sam = make(name=name, checkpoint=checkpoint)
+    _set_speed(cfg, sam)
+    return sam
 
 
 def _set_speed(cfg: Config, part: FrozenModule) -> None:

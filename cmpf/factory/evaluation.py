@@ -27,9 +27,11 @@ from cmpf.evaluation import (
     read_frequencies,
 )
 from cmpf.factory.encoders import build_device
+from cmpf.factory.parts import EvaluatorPart, part
 from cmpf.factory.sizes import evaluation_size
 from cmpf.factory.workers import loader_workers
 from cmpf.model import CMPF
+from cmpf.registry import import_plugins, register
 from cmpf.types import ModelResult, Sample
 
 logger = logging.getLogger(__name__)
@@ -97,43 +99,90 @@ def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
 
 
 def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluator]:
-    """Evaluators for what both the dataset's ground truth and the configuration's tasks offer.
+    """Evaluators for what both the dataset's ground truth and the configuration's tasks offer, and TEST.EVALUATORS.
 
     Raises:
-        ConfigError: there is none, so that a whole run would end without a number.
+        ConfigError: there is none, so that a whole run would end without a number; or an unknown name.
     """
-    vocabulary, spec, test = dataset.vocabulary, dataset.spec, cfg.MODEL.MASK_FORMER.TEST
-    names, seen = vocabulary.names, vocabulary.seen_for(model.train_vocabulary)
-    labels: dict[str, Any] = {"ignore_label": spec.ignore_label, "class_of_id": spec.class_of_label}
+    import_plugins(cfg.MODEL.CMPF.PLUGINS)
+    test = cfg.MODEL.MASK_FORMER.TEST
+    flags = {"panoptic": test.PANOPTIC_ON, "instance": test.INSTANCE_ON, "semantic": test.SEMANTIC_ON}
+    tasks = frozenset(task for task, on in flags.items() if on)
+    recall = ("mask_recall",) if test.MASK_RECALL else ()
     evaluators: list[Evaluator] = []
-    if test.PANOPTIC_ON and "panoptic" in spec.evaluators:
-        evaluators.append(PanopticEvaluator(class_names=names, is_thing=vocabulary.is_thing, seen=seen))
-    if test.INSTANCE_ON and "instance" in spec.evaluators:
-        evaluators.append(InstanceEvaluator(class_names=names, seen=seen))
-    if test.INSTANCE_ON and "lvis" in spec.evaluators:
-        frequencies = _frequencies(dataset)
-        evaluators.append(LVISEvaluator(class_names=names, frequencies=frequencies, seen=seen))
-    if test.SEMANTIC_ON and "semantic" in spec.evaluators:
-        evaluators.append(SemanticEvaluator(class_names=names, seen=seen, **labels))
-    if (test.SEMANTIC_ON or test.INSTANCE_ON) and "cityscapes" in spec.evaluators:
-        evaluators.append(
-            CityscapesEvaluator(
-                class_names=names,
-                ignore_label=spec.ignore_label,
-                seen=seen,
-                semantic=test.SEMANTIC_ON,
-                instance=test.INSTANCE_ON,
-            )
-        )
-    if test.MASK_RECALL and spec.kind != "instance":  # recall needs an image of ground truth
-        evaluators.append(MaskRecallEvaluator(class_names=names, seen=seen, **labels))
+    for name in dict.fromkeys((*dataset.spec.evaluators, *recall, *cfg.TEST.EVALUATORS)):
+        make: EvaluatorPart = part("evaluator", name, cfg)
+        seen = dataset.vocabulary.seen_for(model.train_vocabulary)
+        evaluator = make(dataset=dataset, seen=seen, tasks=tasks)
+        evaluators += [] if evaluator is None else [evaluator]
     if not evaluators:
         raise ConfigError(
-            f"{dataset.name}: nothing to evaluate. It offers {', '.join(spec.evaluators)}; switch on one of "
+            f"{dataset.name}: nothing to evaluate. It offers {', '.join(dataset.spec.evaluators)}; switch on one of "
             "PANOPTIC_ON, INSTANCE_ON (instance, lvis, cityscapes) and SEMANTIC_ON (semantic, cityscapes) in "
-            "MODEL.MASK_FORMER.TEST"
+            "MODEL.MASK_FORMER.TEST, or name an evaluator in TEST.EVALUATORS"
         )
     return evaluators
+
+
+@register("evaluator", "panoptic")
+def _panoptic(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
+    words = dataset.vocabulary
+    if "panoptic" not in tasks:
+        return None
+    return PanopticEvaluator(class_names=words.names, is_thing=words.is_thing, seen=seen)
+
+
+@register("evaluator", "instance")
+def _instance(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
+    if "instance" not in tasks:
+        return None
+    return InstanceEvaluator(class_names=dataset.vocabulary.names, seen=seen)
+
+
+@register("evaluator", "lvis")
+def _lvis(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
+    if "instance" not in tasks:
+        return None
+    return LVISEvaluator(class_names=dataset.vocabulary.names, frequencies=_frequencies(dataset), seen=seen)
+
+
+@register("evaluator", "semantic")
+def _semantic(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
+    spec = dataset.spec
+    if "semantic" not in tasks:
+        return None
+    return SemanticEvaluator(
+        class_names=dataset.vocabulary.names,
+        seen=seen,
+        ignore_label=spec.ignore_label,
+        class_of_id=spec.class_of_label,
+    )
+
+
+@register("evaluator", "cityscapes")
+def _cityscapes(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
+    if not tasks & {"semantic", "instance"}:
+        return None
+    return CityscapesEvaluator(
+        class_names=dataset.vocabulary.names,
+        ignore_label=dataset.spec.ignore_label,
+        seen=seen,
+        semantic="semantic" in tasks,
+        instance="instance" in tasks,
+    )
+
+
+@register("evaluator", "mask_recall")
+def _mask_recall(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
+    spec = dataset.spec
+    if spec.kind == "instance":  # recall needs an image of ground truth
+        return None
+    return MaskRecallEvaluator(
+        class_names=dataset.vocabulary.names,
+        seen=seen,
+        ignore_label=spec.ignore_label,
+        class_of_id=spec.class_of_label,
+    )
 
 
 def _frequencies(dataset: Dataset) -> tuple[str, ...]:

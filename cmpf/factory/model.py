@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import torch
 
@@ -13,7 +14,10 @@ from cmpf.data import Vocabulary, get_vocabulary
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
+from cmpf.errors import WeightsError
+from cmpf.factory import parts
 from cmpf.factory.encoders import build_device, build_encoders
+from cmpf.factory.parts import part
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.model import CMPF
@@ -22,9 +26,12 @@ from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
+from cmpf.registry import import_plugins, module_name, origins
 from cmpf.weights.files import cache_folder
 
 logger = logging.getLogger(__name__)
+
+PLUGINS = "plugins"  # in the metadata of weights: module -> file
 
 
 def use_threads(cfg: Config | None) -> None:
@@ -37,12 +44,41 @@ def build_model(cfg: Config) -> CMPF:
     """The whole network on its device, in training mode, with the weights that the configuration names.
 
     Raises:
-        ModelNameError, WeightsError: an encoder's name or file is wrong. ConfigError: values do not fit together.
+        ModelNameError, WeightsError: an encoder's name or file is wrong. ConfigError: values do not fit together, or
+            a part's name is unknown. PluginError: a plug-in is missing or fails.
     """
+    saved = weights.read_metadata(cfg.MODEL.WEIGHTS).get(PLUGINS, {}) if cfg.MODEL.WEIGHTS else {}
+    import_plugins(cfg.MODEL.CMPF.PLUGINS, saved=saved)
     model = build_network(cfg).to(build_device(cfg))
     if cfg.MODEL.WEIGHTS:
-        logger.info("weights of %s: %s", cfg.MODEL.WEIGHTS, weights.load(model, cfg.MODEL.WEIGHTS))
+        _load_weights(model, cfg, saved)
     return model
+
+
+def _load_weights(model: CMPF, cfg: Config, saved: Mapping[str, str]) -> None:
+    """Loads MODEL.WEIGHTS; what was trained with a plug-in that is not here now says so, whether it fits or not."""
+    here = {module_name(name) for name in cfg.MODEL.CMPF.PLUGINS}
+    absent = {name: file for name, file in saved.items() if name not in here}
+    named = ", ".join(f"{name} ({file})" for name, file in absent.items())
+    hint = (
+        f"{cfg.MODEL.WEIGHTS} was trained with the plug-in {named}: name it by --plugin or MODEL.CMPF.PLUGINS, and "
+        "select its parts as in training"
+    )
+    try:
+        report = weights.load(model, cfg.MODEL.WEIGHTS)
+    except WeightsError as error:
+        if not absent:
+            raise
+        raise WeightsError(f"{hint}. {error}") from error
+    if absent:
+        logger.warning("%s", hint)
+    logger.info("weights of %s: %s", cfg.MODEL.WEIGHTS, report)
+
+
+def plugin_metadata(cfg: Config) -> dict[str, dict[str, str]]:
+    """What a file of weights says of the plug-ins that it was trained with; {} without any."""
+    found = origins(cfg.MODEL.CMPF.PLUGINS)
+    return {PLUGINS: found} if found else {}
 
 
 def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CMPF:
@@ -51,6 +87,7 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
     Args:
         train_vocabulary: classes of the training labels; None = those of DATASETS.TRAIN.
     """
+    import_plugins(cfg.MODEL.CMPF.PLUGINS)
     train_vocabulary = train_vocabulary or build_train_vocabulary(cfg)
     encoders = build_encoders(cfg)
     attention = choose_deformable_attention(cfg.MODEL.CMPF.DEFORMABLE_ATTENTION, build_device(cfg))
@@ -63,6 +100,8 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
         train_vocabulary=train_vocabulary,
         settings=build_settings(cfg),
         text_cache=TextCache(cache_folder() / "text"),
+        class_ensemble=part("class_ensemble", cfg.MODEL.CMPF.CLASS_ENSEMBLE_NAME, cfg),
+        mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg),
     )
 
 
@@ -76,7 +115,8 @@ def build_pixel_decoder(
 ) -> PixelDecoder:
     """Pixel decoder over CLIP's levels (paper, Sec. 3.1)."""
     head = cfg.MODEL.SEM_SEG_HEAD
-    return PixelDecoder(
+    make: parts.PixelDecoderPart = part("pixel_decoder", head.PIXEL_DECODER_NAME, cfg)
+    return make(  # type: ignore[no-any-return]
         in_channels=clip.channels,
         dim=head.CONVS_DIM,
         mask_dim=head.MASK_DIM,
@@ -112,36 +152,40 @@ def build_sam_branch(
 
 def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> TransformerDecoder:
     """Transformer decoder with both injectors as configured (paper, Sec. 3.2 and 3.3)."""
-    former = cfg.MODEL.MASK_FORMER
-    return TransformerDecoder(
-        in_channels=cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
+    former, head, ours = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.CMPF
+    make: parts.TransformerDecoderPart = part("transformer_decoder", head.TRANSFORMER_DECODER_NAME, cfg)
+    query, feature = ours.QUERY_INJECTOR, ours.FEATURE_INJECTOR
+    return make(  # type: ignore[no-any-return]
+        in_channels=head.CONVS_DIM,
         dim=former.HIDDEN_DIM,
-        mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        mask_dim=head.MASK_DIM,
         embed_dim=clip.embed_dim,
         queries=former.NUM_OBJECT_QUERIES,
         heads=former.NHEADS,
         layers=former.DEC_LAYERS - 1,
         ffn_dim=former.DIM_FEEDFORWARD,
         sam_channels=sam.embed_channels if sam else 0,
-        sam_feature_channels=cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
-        query_injector=cfg.MODEL.CMPF.QUERY_INJECTOR.ENABLED,
-        query_injector_level=cfg.MODEL.CMPF.QUERY_INJECTOR.LEVEL,
-        feature_injector=cfg.MODEL.CMPF.FEATURE_INJECTOR.ENABLED,
-        feature_injector_level=cfg.MODEL.CMPF.FEATURE_INJECTOR.LEVEL,
-        keep_positions=cfg.MODEL.CMPF.FEATURE_INJECTOR.KEEP_POSITIONS,
+        sam_feature_channels=head.CONVS_DIM,
+        query_injector=part("query_injector", query.NAME, cfg) if query.ENABLED else None,
+        query_injector_level=query.LEVEL,
+        feature_injector=part("feature_injector", feature.NAME, cfg) if feature.ENABLED else None,
+        feature_injector_level=feature.LEVEL,
+        keep_positions=feature.KEEP_POSITIONS,
     )
 
 
 def build_criterion(cfg: Config, num_classes: int) -> SetCriterion:
     """Matcher and losses; see SetCriterion for the form of outputs and targets."""
+    import_plugins(cfg.MODEL.CMPF.PLUGINS)
     former = cfg.MODEL.MASK_FORMER
+    make: parts.CriterionPart = part("criterion", cfg.MODEL.CMPF.CRITERION_NAME, cfg)
     matcher = HungarianMatcher(
         class_weight=former.CLASS_WEIGHT,
         mask_weight=former.MASK_WEIGHT,
         dice_weight=former.DICE_WEIGHT,
         num_points=former.TRAIN_NUM_POINTS,
     )
-    return SetCriterion(
+    return make(  # type: ignore[no-any-return]
         num_classes=num_classes,
         matcher=matcher,
         class_weight=former.CLASS_WEIGHT,

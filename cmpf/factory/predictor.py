@@ -55,18 +55,19 @@ def load_predictor(
     device: str | None = None,
     weights: str | Path | None = None,
     overrides: Sequence[Any] = (),
+    plugins: Sequence[str] = (),
 ) -> Predictor:
     """See cmpf.load.
 
     Args:
         overrides: KEY VALUE ..., which go before everything else.
     """
-    config, settings, own_weights = find_model(str(model), need_weights=weights is None)
+    config, settings, own_weights = find_model(str(model), need_weights=weights is None, plugins=plugins)
     if device:
         settings += ["MODEL.DEVICE", device]
     if chosen := weights or own_weights:
         settings += ["MODEL.WEIGHTS", str(chosen)]
-    cfg = get_cfg(config, [*settings, *overrides])
+    cfg = get_cfg(config, [*settings, *overrides], plugins=plugins)
     if not cfg.MODEL.WEIGHTS:
         logger.warning(
             "%s names no weights, so the decoder is untrained and its masks mean nothing; give weights=FILE or "

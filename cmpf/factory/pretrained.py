@@ -13,8 +13,10 @@ from cmpf.common.files import write_text
 from cmpf.config import Config, with_overrides
 from cmpf.data import Vocabulary, get_spec
 from cmpf.data.datasets.catalog import FILE_PREFIX
+from cmpf.factory.model import PLUGINS
 from cmpf.factory.model_card import Metrics, model_card
 from cmpf.model import CMPF
+from cmpf.registry import module_name, origins
 from cmpf.weights.sources import (
     FOLDER_CARD,
     FOLDER_CONFIG,
@@ -56,7 +58,9 @@ def save_pretrained(
     written = _write_dataset(cfg, model.train_vocabulary, folder)
     write_text(folder / FOLDER_CONFIG, _portable(cfg).dump())
     words = [list(words) for words in model.train_vocabulary.classes]
-    weights.save(model, folder / FOLDER_WEIGHTS, metadata={"train_classes": words})
+    plugins = {name: Path(file).name for name, file in origins(cfg.MODEL.CMPF.PLUGINS).items()}
+    metadata = {"train_classes": words} | ({PLUGINS: plugins} if plugins else {})
+    weights.save(model, folder / FOLDER_WEIGHTS, metadata=metadata)
     write_text(folder / FOLDER_CARD, card)
     return [folder / FOLDER_CONFIG, folder / FOLDER_WEIGHTS, folder / FOLDER_CARD, *written]
 
@@ -75,7 +79,8 @@ def _portable(cfg: Config) -> Config:
     if cfg.MODEL.CMPF.DEFORMABLE_ATTENTION == "triton":  # an error where it cannot run
         here["MODEL.CMPF.DEFORMABLE_ATTENTION"] = "auto"
     datasets = {"DATASETS.TRAIN": _shipped(cfg.DATASETS.TRAIN), "DATASETS.TEST": _shipped(cfg.DATASETS.TEST)}
-    return with_overrides(cfg, {**here, **masks, **datasets})
+    plugins = {"MODEL.CMPF.PLUGINS": tuple(module_name(name) for name in cfg.MODEL.CMPF.PLUGINS)}
+    return with_overrides(cfg, {**here, **masks, **datasets, **plugins})
 
 
 def _shipped(names: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from torch import nn
 from cmpf import weights
 from cmpf.common import distributed
 from cmpf.config import Config
+from cmpf.config.schema import Input
 from cmpf.data import (
     Dataset,
     DatasetMapper,
@@ -42,13 +43,19 @@ from cmpf.engine.weight_average import WeightAverage
 from cmpf.engine.writers import Writer
 from cmpf.factory.encoders import build_device
 from cmpf.factory.evaluation import build_evaluation
+from cmpf.factory.model import plugin_metadata
+from cmpf.factory.parts import AugmentationPart, part
 from cmpf.factory.training_images import image_drawer
 from cmpf.factory.workers import loader_workers
 from cmpf.model import CMPF
+from cmpf.registry import import_plugins, register
 
 logger = logging.getLogger(__name__)
 
 IMAGE_PAD = 128  # gray of the area that jitter leaves free
+# In this order, as published.
+JITTER = ("random_flip", "large_scale_jitter")
+CROPS = ("random_shortest_edge", "random_crop", "color", "random_flip", "pad")
 
 
 def build_train_loader(cfg: Config) -> TrainLoader:
@@ -71,10 +78,12 @@ def build_train_loader(cfg: Config) -> TrainLoader:
 
 
 def build_train_mapper(cfg: Config, dataset: Dataset) -> DatasetMapper:
-    """What training sees of a dataset: large-scale jitter for segments and objects, the crop rule for classes."""
+    """What training sees of a dataset: INPUT.AUGMENTATIONS, or large-scale jitter for segments and objects and the crop
+    rule for classes."""
+    import_plugins(cfg.MODEL.CMPF.PLUGINS)
     semantic = dataset.spec.kind == "semantic"
     return DatasetMapper(
-        augmentations=_semantic_augmentations(cfg) if semantic else _jitter_augmentations(cfg),
+        augmentations=_augmentations(cfg, cfg.INPUT.AUGMENTATIONS or (CROPS if semantic else JITTER)),
         target=_target_source(dataset),
         image_pad=IMAGE_PAD,
     )
@@ -91,45 +100,62 @@ def _target_source(dataset: Dataset) -> TargetSource:
     return InstanceTargets() if spec.kind == "instance" else PanopticTargets()
 
 
-def _flips(cfg: Config) -> list[Augmentation]:
-    return [RandomHorizontalFlip()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
-
-
-def _jitter_augmentations(cfg: Config) -> list[Augmentation]:
-    given = cfg.INPUT
-    jitter = LargeScaleJitter(size=given.IMAGE_SIZE, min_scale=given.MIN_SCALE, max_scale=given.MAX_SCALE)
-    return [*_flips(cfg), jitter]
-
-
-def _semantic_augmentations(cfg: Config) -> list[Augmentation]:
-    """Short side, crop, colors, flip, padding: in this order, as published."""
-    given = cfg.INPUT
-    augmentations: list[Augmentation] = [
-        RandomShortestEdge(
-            short_sides=given.MIN_SIZE_TRAIN,
-            max_side=given.MAX_SIZE_TRAIN,
-            sampling=given.MIN_SIZE_TRAIN_SAMPLING,
-        )
-    ]
-    at_least = (0, 0)
-    if given.CROP.ENABLED:
-        cut = RandomCrop(
-            kind=given.CROP.TYPE,
-            size=given.CROP.SIZE,
-            max_class_share=given.CROP.SINGLE_CATEGORY_MAX_AREA,
-        )
-        augmentations.append(cut)
-        at_least = cut.largest_window
-    if given.COLOR_AUG_SSD:
-        augmentations.append(SSDColorJitter())
+def _augmentations(cfg: Config, names: Sequence[str]) -> list[Augmentation]:
+    """The augmentations that have these names, in this order, without those that are switched off."""
     # The model pads to its own multiple too, where masks would no longer fit.
-    divisor = math.lcm(given.SIZE_DIVISIBILITY, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
-    return [*augmentations, *_flips(cfg), PadToMultiple(divisor=divisor, at_least=at_least)]
+    divisor = math.lcm(cfg.INPUT.SIZE_DIVISIBILITY, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
+    found: list[Augmentation] = []
+    for name in names:
+        make: AugmentationPart = part("augmentation", name, cfg)
+        augmentation = make(settings=cfg.INPUT, size_divisibility=divisor)
+        found += [] if augmentation is None else [augmentation]
+    return found
+
+
+@register("augmentation", "random_flip")
+def _random_flip(*, settings: Input, size_divisibility: int) -> Augmentation | None:
+    return RandomHorizontalFlip() if settings.RANDOM_FLIP == "horizontal" else None
+
+
+@register("augmentation", "large_scale_jitter")
+def _large_scale_jitter(*, settings: Input, size_divisibility: int) -> Augmentation:
+    return LargeScaleJitter(
+        size=settings.IMAGE_SIZE, min_scale=settings.MIN_SCALE, max_scale=settings.MAX_SCALE
+    )
+
+
+@register("augmentation", "random_shortest_edge")
+def _random_shortest_edge(*, settings: Input, size_divisibility: int) -> Augmentation:
+    return RandomShortestEdge(
+        short_sides=settings.MIN_SIZE_TRAIN,
+        max_side=settings.MAX_SIZE_TRAIN,
+        sampling=settings.MIN_SIZE_TRAIN_SAMPLING,
+    )
+
+
+@register("augmentation", "random_crop")
+def _random_crop(*, settings: Input, size_divisibility: int) -> RandomCrop | None:
+    crop = settings.CROP
+    if not crop.ENABLED:
+        return None
+    return RandomCrop(kind=crop.TYPE, size=crop.SIZE, max_class_share=crop.SINGLE_CATEGORY_MAX_AREA)
+
+
+@register("augmentation", "color")
+def _color(*, settings: Input, size_divisibility: int) -> Augmentation | None:
+    return SSDColorJitter() if settings.COLOR_AUG_SSD else None
+
+
+@register("augmentation", "pad")
+def _pad(*, settings: Input, size_divisibility: int) -> Augmentation:
+    crop = _random_crop(settings=settings, size_divisibility=size_divisibility)
+    return PadToMultiple(divisor=size_divisibility, at_least=crop.largest_window if crop else (0, 0))
 
 
 def build_checkpointer(cfg: Config, model: CMPF) -> Checkpointer:
     """Checkpoints of the trained weights in OUTPUT_DIR, with configuration and training vocabulary in them."""
-    metadata = {"config": cfg.dump(), "train_classes": [list(c) for c in model.train_vocabulary.classes]}
+    words = [list(words) for words in model.train_vocabulary.classes]
+    metadata = {"config": cfg.dump(), "train_classes": words, **plugin_metadata(cfg)}
     return Checkpointer(
         Path(cfg.OUTPUT_DIR),
         save_weights=lambda path: weights.save(model, path, metadata=metadata),

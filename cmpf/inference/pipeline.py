@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +18,8 @@ from cmpf.inference.semantic import semantic_labels
 from cmpf.inference.settings import ImageGeometry, InferenceSettings, SAMEvidence, semantic_sum_size
 from cmpf.types import InstanceResult, ModelResult
 
+MaskEnsemble = Callable[..., tuple[Tensor, Tensor]]  # called as openseg_ensemble is
+
 
 def image_results(
     mask_cls: Tensor,
@@ -26,6 +30,7 @@ def image_results(
     seen: Tensor,
     settings: InferenceSettings,
     sam: SAMEvidence | None,
+    mask_ensemble: MaskEnsemble = openseg_ensemble,
 ) -> ModelResult:
     """Results of one image for the tasks that are on.
 
@@ -33,11 +38,12 @@ def image_results(
         mask_cls: (Q, K + 1) log class distribution, last column void.
         mask_pred: (Q, h, w) mask logits at stride 4 of the padded input.
         is_thing, seen: (K,) bool.
-        sam: SAM's masks for the OpenSeg Ensemble and for mask recall; None = not used.
+        sam: SAM's masks for the mask ensemble and for mask recall; None = not used.
+        mask_ensemble: gives the weights of both kinds of masks.
     """
     result: ModelResult = {}
     if settings.semantic:
-        result["sem_seg"] = _semantic(mask_cls, mask_pred, geometry, seen, settings, sam)
+        result["sem_seg"] = _semantic(mask_cls, mask_pred, geometry, seen, settings, sam, mask_ensemble)
     if not (settings.panoptic or settings.instance or settings.proposals):
         return result
     masks = MaskRows(mask_pred, padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output)
@@ -80,13 +86,14 @@ def _semantic(
     seen: Tensor,
     settings: InferenceSettings,
     sam: SAMEvidence | None,
+    mask_ensemble: MaskEnsemble,
 ) -> Tensor:
     """Labels (H, W) or scores (K, H, W) at the output size, with SAM's masks added when there are any."""
     weights = F.softmax(mask_cls, dim=-1)[:, :-1]
     size = semantic_sum_size(geometry, settings)
     if settings.mask_ensemble is not None and sam is not None and len(sam.masks):
         # Both kinds of masks enter one sum, so they are first brought to one size.
-        weights, kept = openseg_ensemble(
+        weights, kept = mask_ensemble(
             weights,
             sam.class_probs,
             seen,

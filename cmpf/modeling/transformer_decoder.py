@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from cmpf.common.tensors import resize_bilinear
 from cmpf.errors import ConfigError
 from cmpf.modeling.heads import MaskFeatures, PredictionHead
-from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.layers import AttentionLayer, FeedForwardLayer, conv_xavier, sine_position_encoding
 from cmpf.types import ClassEmbeddings, DecoderOutput, HeadOutput
 
@@ -75,7 +74,8 @@ class TransformerDecoder(nn.Module):
         heads, layers, ffn_dim: of the transformer.
         sam_channels: channels of SAM's raw embedding; read by the Query Injector only.
         sam_feature_channels: channels of the SAM branch's features; read by the Feature Injector only.
-        query_injector, feature_injector: switches; without both this is FC-CLIP's decoder.
+        query_injector, feature_injector: make an injector, such as the classes QueryInjector and FeatureInjector;
+            None = off. Without both this is FC-CLIP's decoder.
         keep_positions: see FeatureInjector.
         query_injector_level: queries change after the layers that read this level, 0 to 2; the last layer of all
             has none after it.
@@ -95,8 +95,8 @@ class TransformerDecoder(nn.Module):
         ffn_dim: int,
         sam_channels: int,
         sam_feature_channels: int,
-        query_injector: bool,
-        feature_injector: bool,
+        query_injector: Callable[..., nn.Module] | None,
+        feature_injector: Callable[..., nn.Module] | None,
         keep_positions: bool,
         query_injector_level: int = 2,
         feature_injector_level: int = 0,
@@ -114,17 +114,22 @@ class TransformerDecoder(nn.Module):
             DecoderLayer(dim=dim, heads=heads, ffn_dim=ffn_dim) for _ in range(layers)
         )
         self.head = PredictionHead(dim=dim, mask_dim=mask_dim, embed_dim=embed_dim)
-        self.query_injector: QueryInjector | None = None
-        if query_injector:
-            self.query_injector = QueryInjector(
+        self.query_injector: nn.Module | None = None
+        if query_injector is not None:
+            self.query_injector = query_injector(
                 projection=self.head.pool_projection, in_channels=sam_channels, dim=mask_dim
             )
         self.feature_injectors = nn.ModuleDict()
-        if feature_injector:
+        if feature_injector is not None:
             for index in range(feature_injector_level, layers, LEVELS):
-                self.feature_injectors[str(index)] = FeatureInjector(
+                self.feature_injectors[str(index)] = feature_injector(
                     dim=dim, heads=heads, in_channels=sam_feature_channels, keep_positions=keep_positions
                 )
+
+    @property
+    def num_queries(self) -> int:
+        """Q."""
+        return self.query_content.num_embeddings
 
     @property
     def uses_sam(self) -> bool:

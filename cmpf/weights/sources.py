@@ -6,12 +6,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cmpf.config import find_config
+from cmpf.config import find_config, get_cfg
 from cmpf.data.datasets.catalog import FILE_PREFIX
-from cmpf.errors import ModelNameError, WeightsError
+from cmpf.errors import ModelNameError, PluginError, WeightsError
+from cmpf.registry import module_name
 from cmpf.weights.files import summary
 from cmpf.weights.zoo import zoo, zoo_weights
 
@@ -25,18 +27,20 @@ HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 Source = tuple[Path, list[Any], "Path | None"]
 
 
-def find_model(model: str, *, need_weights: bool) -> Source:
+def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -> Source:
     """Config, overrides and weights of a model.
 
     Args:
         model: a name of the zoo, a folder, the path of a .yaml config, or USER/REPOSITORY of the Hub, @REVISION after
             it for a certain one. What is there on disk goes first.
         need_weights: False = they are given otherwise, and a zoo's need not be had.
+        plugins: those that the user names.
     Returns:
         The weights are None where the config names them.
     Raises:
         ModelNameError: nothing has this name, or the folder or repository is no model. WeightsError: the weights of
-            a zoo model or the repository cannot be had.
+            a zoo model or the repository cannot be had. PluginError: a repository asks for a plug-in that the user
+            does not name; what others publish imports no code by itself.
     """
     known = zoo()
     if model in known:
@@ -51,7 +55,9 @@ def find_model(model: str, *, need_weights: bool) -> Source:
     if path.suffix in (".yaml", ".yml"):
         return find_config(model), [], None
     if (name := HUB_NAME.fullmatch(model)) and not path.exists():
-        return _from_hub(name["repo"], name["revision"], need_weights)
+        source = _from_hub(name["repo"], name["revision"], need_weights)
+        _check_plugins(model, source[0], plugins)
+        return source
     near = difflib.get_close_matches(model, known, n=1, cutoff=0.4)
     hint = f", did you mean {near[0]}?" if near else "."
     raise ModelNameError(
@@ -69,6 +75,18 @@ def _in_folder(folder: Path, title: str, origin: str, need_weights: bool) -> Sou
     if (dataset := folder / FOLDER_DATASET).is_file():
         overrides = ["DATASETS.TRAIN", [f"{FILE_PREFIX}{dataset.absolute()}"]]
     return folder / FOLDER_CONFIG, overrides, folder / FOLDER_WEIGHTS if need_weights else None
+
+
+def _check_plugins(model: str, config: Path, given: Sequence[str]) -> None:
+    allowed = {module_name(plugin) for plugin in given}
+    wanted = [plugin for plugin in get_cfg(config).MODEL.CMPF.PLUGINS if module_name(plugin) not in allowed]
+    if wanted:
+        flags = " ".join(f"--plugin {plugin}" for plugin in wanted)
+        raise PluginError(
+            f"{model} needs the plug-in{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}: code, which no model of "
+            f"the Hub brings or may choose. Get it from the model's authors, read it, and name it: {flags}, in Python "
+            f"plugins={wanted!r}"
+        )
 
 
 def _from_hub(repository: str, revision: str | None, need_weights: bool) -> Source:

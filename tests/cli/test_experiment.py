@@ -224,6 +224,7 @@ def test_the_number_of_gpus_sets_the_device(
         num_processes=None,
         eval_only=False,
         resume=False,
+        plugin=[],
     )
     assert device == experiment.configuration(arguments).MODEL.DEVICE  # type: ignore[arg-type]
 
@@ -282,7 +283,14 @@ def test_the_command_that_goes_on_names_the_own_dataset(
 
 
 def eval_namespace(**given: Any) -> Any:
-    usual = {"model": None, "config_file": None, "weights": None, "output": None, "opts": ["SEED", "1"]}
+    usual = {
+        "model": None,
+        "config_file": None,
+        "weights": None,
+        "output": None,
+        "opts": ["SEED", "1"],
+        "plugin": [],
+    }
     return SimpleNamespace(**(usual | given))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     calls: dict[str, object] = {}
     predictor = Predictor(model=tiny_model("no_ensemble"), short_side=64, max_side=128, mask_ensemble=None)
 
-    def load(model: str, *, device: str | None, weights: str | None) -> Predictor:
+    def load(model: str, *, device: str | None, weights: str | None, plugins: Sequence[str]) -> Predictor:
         calls.update(model=model, device=device, weights=weights)
         return predictor
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
@@ -83,8 +84,8 @@ def tiny_decoder(**changes: Any) -> TransformerDecoder:
         "ffn_dim": 24,
         "sam_channels": 10,
         "sam_feature_channels": 16,
-        "query_injector": True,
-        "feature_injector": True,
+        "query_injector": QueryInjector,
+        "feature_injector": FeatureInjector,
         "keep_positions": False,
     }
     return fill_by_name(TransformerDecoder(**{**options, **changes})).eval()

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from cmpf.common.tensors import mask_pooling
 from cmpf.errors import ConfigError
 from cmpf.modeling.heads import class_logits
+from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.layers import MultiheadAttention, sine_position_encoding
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
@@ -124,8 +125,8 @@ def test_agrees_with_the_method_written_plainly(
     query_injector: bool, feature_injector: bool, levels: tuple[int, int]
 ) -> None:
     decoder = tiny_decoder(
-        query_injector=query_injector,
-        feature_injector=feature_injector,
+        query_injector=QueryInjector if query_injector else None,
+        feature_injector=FeatureInjector if feature_injector else None,
         query_injector_level=levels[0],
         feature_injector_level=levels[1],
         layers=7,
@@ -164,14 +165,14 @@ def test_a_batch_of_two_equals_two_batches_of_one() -> None:
 
 
 def test_without_injectors_sam_is_neither_needed_nor_used() -> None:
-    decoder = tiny_decoder(query_injector=False, feature_injector=False)
+    decoder = tiny_decoder(query_injector=None, feature_injector=None)
     maps, mask_features, sam, features = decoder_inputs()
     without = decoder(maps, mask_features, CLASSES)
     given = decoder(maps, mask_features, CLASSES, sam_embedding=sam, sam_features=features)
     assert not decoder.uses_sam
     assert torch.equal(without["pred_logits"], given["pred_logits"])
-    assert tiny_decoder(feature_injector=False).uses_sam
-    assert tiny_decoder(query_injector=False).uses_sam
+    assert tiny_decoder(feature_injector=None).uses_sam
+    assert tiny_decoder(query_injector=None).uses_sam
 
 
 def test_an_injector_without_its_input_is_an_error() -> None:
@@ -199,9 +200,9 @@ def test_query_injection_waits_for_the_layer_after_the_stride_eight_level() -> N
     inputs = decoder_inputs()
     maps, mask_features, sam, features = inputs
     other = (maps, mask_features, sam + 3 * random("other", *sam.shape), features)
-    three = tiny_decoder(layers=3, feature_injector=False)
+    three = tiny_decoder(layers=3, feature_injector=None)
     assert torch.equal(run(three, inputs)["pred_masks"], run(three, other)["pred_masks"])
-    four = tiny_decoder(layers=4, feature_injector=False)
+    four = tiny_decoder(layers=4, feature_injector=None)
     before, after = run(four, inputs), run(four, other)
     torch.testing.assert_close(before["aux_outputs"][3], after["aux_outputs"][3])
     assert not torch.allclose(before["pred_masks"], after["pred_masks"])
@@ -212,7 +213,7 @@ def test_feature_injection_happens_at_every_third_layer() -> None:
     assert list(tiny_decoder(layers=3).feature_injectors) == ["0"]
     assert list(tiny_decoder(layers=9, feature_injector_level=1).feature_injectors) == ["1", "4", "7"]
     assert list(tiny_decoder(layers=9, feature_injector_level=2).feature_injectors) == ["2", "5", "8"]
-    assert len(tiny_decoder(feature_injector=False).feature_injectors) == 0
+    assert len(tiny_decoder(feature_injector=None).feature_injectors) == 0
 
 
 def test_kept_positions_change_the_masks() -> None:
@@ -327,8 +328,8 @@ def full_size(flat_levels: int) -> nn.ModuleDict:
                     ffn_dim=2048,
                     sam_channels=256,
                     sam_feature_channels=256,
-                    query_injector=True,
-                    feature_injector=True,
+                    query_injector=QueryInjector,
+                    feature_injector=FeatureInjector,
                     keep_positions=False,
                 ),
                 "void": nn.Embedding(1, 768),
