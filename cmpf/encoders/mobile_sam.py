@@ -109,12 +109,19 @@ def build_mobile_sam() -> nn.Module:
     )
 
 
-def sam_around(image_encoder: MobileSAMImageEncoder, *, embed_channels: int) -> nn.Module:
+def sam_around(
+    image_encoder: Any,
+    *,
+    embed_channels: int,
+    mlp_dim: int = 2048,
+    num_heads: int = 8,
+    iou_head_dim: int = 256,
+) -> nn.Module:
     """segment_anything's `Sam` with SAM's own prompt encoder and mask decoder, in eval mode.
 
     Args:
         image_encoder: gives embeddings (B, S, side / 16, side / 16).
-        embed_channels: S.
+        embed_channels: S. mlp_dim, num_heads, iou_head_dim: of the mask decoder.
     """
     from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
@@ -129,10 +136,12 @@ def sam_around(image_encoder: MobileSAMImageEncoder, *, embed_channels: int) -> 
         ),
         mask_decoder=MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=embed_channels, mlp_dim=2048, num_heads=8),
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=embed_channels, mlp_dim=mlp_dim, num_heads=num_heads
+            ),
             transformer_dim=embed_channels,
             iou_head_depth=3,
-            iou_head_hidden_dim=256,
+            iou_head_hidden_dim=iou_head_dim,
         ),
     )
     return sam.eval()

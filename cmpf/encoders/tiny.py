@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from cmpf.encoders.mobile_sam import sam_around
 from cmpf.weights.assets import ASSETS, checked_asset, load_checked_weights
 
 CLIP_NAME = "cmpf_tiny"
@@ -120,26 +121,9 @@ def build_tiny_sam() -> nn.Module:
 
     Input 256 x 256, patches of 16, embedding (B, 64, 16, 16), low-resolution mask logits 64 x 64.
     """
-    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    side = INPUT_SIZE // PATCH_SIZE
-    sam: nn.Module = Sam(
-        image_encoder=_image_encoder(),
-        prompt_encoder=PromptEncoder(
-            embed_dim=EMBED_CHANNELS,
-            image_embedding_size=(side, side),
-            input_image_size=(INPUT_SIZE, INPUT_SIZE),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_CHANNELS, mlp_dim=128, num_heads=4),
-            transformer_dim=EMBED_CHANNELS,
-            iou_head_depth=3,
-            iou_head_hidden_dim=64,
-        ),
+    return sam_around(
+        _image_encoder(), embed_channels=EMBED_CHANNELS, mlp_dim=128, num_heads=4, iou_head_dim=64
     )
-    return sam.eval()
 
 
 def load_tiny_sam(*, folder: Path = ASSETS) -> nn.Module:

@@ -7,7 +7,6 @@ is recognized as broken, whatever moment the process was killed in.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
 import re
@@ -19,6 +18,7 @@ import torch
 
 from cmpf.common.files import TEMPORARY, replacing, write_text
 from cmpf.errors import TrainingError
+from cmpf.weights.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Checkpointer:
         weights = self.weights_path(iteration)
         self._save_weights(weights)
         with replacing(self.state_path(iteration)) as temporary:
-            torch.save({**state, "weights_sha256": _sha256(weights)}, temporary)
+            torch.save({**state, "weights_sha256": file_sha256(weights)}, temporary)
         write_text(self.folder / LAST_CHECKPOINT, weights.name)
         self._prune(iteration)
         return weights
@@ -142,7 +142,7 @@ class Checkpointer:
             expected = state.pop("weights_sha256")
         except _UNREADABLE as issue:
             raise TrainingError(f"{path} is truncated or damaged ({type(issue).__name__})") from issue
-        if _sha256(weights) != expected:
+        if file_sha256(weights) != expected:
             raise TrainingError(f"{weights} is truncated, damaged or of another run than {path.name}")
         return state
 
@@ -178,11 +178,3 @@ def last_weights(folder: Path) -> Path:
             f"{pointer} names {weights.name}, which is missing. Choose another by MODEL.WEIGHTS"
         )
     return weights
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
