@@ -73,8 +73,7 @@ class CMPF(nn.Module):
         self.train_vocabulary = train_vocabulary
         self.settings = settings
         self.text_cache = text_cache
-        self.class_ensemble = class_ensemble
-        self.mask_ensemble = mask_ensemble
+        self.class_ensemble, self.mask_ensemble = class_ensemble, mask_ensemble
         self._vocabularies = VocabularyMemory()
         self._evaluation = _EvaluationMode()
 
