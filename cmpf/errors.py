@@ -45,3 +45,9 @@ class TrainingError(CMPFError, RuntimeError):
 
 class PluginError(CMPFError, RuntimeError):
     """A module with parts of the user's own is missing, fails, or registers what CMPF cannot take."""
+
+
+def summary(error: BaseException, limit: int = 300) -> str:
+    """The message of another library's error on one line, cut at `limit` characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= limit else f"{text[:limit]}..."

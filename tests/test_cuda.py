@@ -25,7 +25,7 @@ from cmpf.factory import build_model
 from cmpf.model import CMPF
 from cmpf.shapeworld.__main__ import main as write_shapeworld
 from cmpf.types import ModelResult, Sample
-from cmpf.weights.sources import find_model
+from cmpf.weights.hub import find_model
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from cmpf.weights import (
     Naming,
     PartReport,
     Parts,
-    detect_naming,
     read_contents,
     split,
     to_published,
@@ -40,7 +39,8 @@ from cmpf.weights import (
     write_safetensors,
 )
 from cmpf.weights import load as load_weights
-from cmpf.weights.files import file_sha256, hash_weights
+from cmpf.weights.download import file_sha256
+from cmpf.weights.saving import hash_weights
 
 EXAMPLES = """examples:
   tools/convert_checkpoint.py frozenseg.pth cmpf.safetensors
@@ -95,12 +95,12 @@ def convert(arguments: argparse.Namespace) -> list[str]:
     _check_target(target, arguments.to, overwrite=arguments.overwrite)
     cfg = get_cfg(arguments.config_file, arguments.opts) if arguments.config_file else None
     contents = read_contents(source)
-    naming = _naming(contents)
-    converted = _by_names(contents, naming) if cfg is None else _by_model(contents, cfg)
+    parts = _taken_apart(contents)
+    converted = _by_names(contents, parts) if cfg is None else _by_model(contents, parts, cfg)
     if arguments.to == "published":
         _write_published(to_published(converted.parts), target)
     else:
-        origin = {"file": source.name, "naming": naming.value, "sha256": file_sha256(source)}
+        origin = {"file": source.name, "naming": parts.naming.value, "sha256": file_sha256(source)}
         kept = {k: v for k, v in contents.metadata.items() if k not in ("format_version", "encoders")}
         metadata: dict[str, Any] = {**kept, "converted_from": origin}
         write(converted.parts.trained, target, encoders=converted.encoders, metadata=metadata)
@@ -114,24 +114,25 @@ def _check_target(target: Path, to: str, *, overwrite: bool) -> None:
         raise WeightsError(f"{target} exists; give another name, or --overwrite to replace it")
 
 
-def _naming(contents: Contents) -> Naming:
+def _taken_apart(contents: Contents) -> Parts:
     try:
-        naming = detect_naming(contents.tensors)
+        parts = split(contents.tensors)
     except WeightsError as error:
         raise WeightsError(f"{contents.source}: {error}") from error
-    if naming in RAW:
+    if parts.naming in RAW:
         raise WeightsError(
-            f"{contents.source} holds the frozen encoder of {naming.value} and nothing that CMPF trains; "
-            f"there is nothing to convert. Give the file itself as {RAW[naming]}"
+            f"{contents.source} holds the frozen encoder of {parts.naming.value} and nothing that CMPF trains; "
+            f"there is nothing to convert. Give the file itself as {RAW[parts.naming]}"
         )
-    return naming
+    return parts
 
 
-def _by_names(contents: Contents, naming: Naming) -> Converted:
+def _by_names(contents: Contents, parts: Parts) -> Converted:
     """Renames only; what has no known name is left out."""
-    parts = split(contents.tensors)
     unknown: tuple[str, ...] = ()
-    if naming is not Naming.OWN:  # a published name that came through unchanged is one that no rule knows
+    if (
+        parts.naming is not Naming.OWN
+    ):  # a published name that came through unchanged is one that no rule knows
         unknown = tuple(n for n in parts.trained if n in contents.tensors and n != "void_embedding.weight")
     trained = {name: value for name, value in parts.trained.items() if name not in unknown}
     encoders = dict(contents.metadata.get("encoders", {}))
@@ -144,22 +145,23 @@ def _by_names(contents: Contents, naming: Naming) -> Converted:
         clip=PartReport(loaded=tuple(parts.clip)),
         sam=PartReport(loaded=tuple(parts.sam)),
         ignored=parts.ignored,
-        naming=naming.value,
+        naming=parts.naming.value,
     )
-    parts = Parts(trained=trained, clip=parts.clip, sam=parts.sam, ignored=parts.ignored)
-    return Converted(parts, encoders, [f"{contents.source}: {report}", _recorded(encoders)])
+    return Converted(
+        replace(parts, trained=trained), encoders, [f"{contents.source}: {report}", _recorded(encoders)]
+    )
 
 
-def _by_model(contents: Contents, cfg: Config) -> Converted:
+def _by_model(contents: Contents, parts: Parts, cfg: Config) -> Converted:
     """Loads the weights into the configured model, which must take them all, and takes them from there."""
-    parts = split(contents.tensors)
     model = _model(cfg, parts)
-    report = load_weights(model, contents.source)
+    report = load_weights(model, contents.source, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
     named = zip((report.clip, report.sam), model.encoder_hashes().items(), strict=False)
     encoders = dict(encoder for part, encoder in named if not part.missing)
     trained = {name: value.clone() for name, value in model.trained_state_dict().items()}
-    parts = Parts(trained=trained, clip=parts.clip, sam=parts.sam, ignored=parts.ignored)
-    return Converted(parts, encoders, [f"{contents.source}: {report}", _recorded(encoders)])
+    return Converted(
+        replace(parts, trained=trained), encoders, [f"{contents.source}: {report}", _recorded(encoders)]
+    )
 
 
 def _model(cfg: Config, parts: Parts) -> CMPF:

@@ -18,7 +18,7 @@ from cmpf.config import find_config, get_cfg
 from cmpf.errors import CMPFError
 from cmpf.factory import build_model
 from cmpf.weights import save as save_weights
-from cmpf.weights.assets import ASSETS
+from cmpf.weights.download import ASSETS
 from cmpf.weights.zoo import zoo
 from tools.tiny_training.export import record_hash
 

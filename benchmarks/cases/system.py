@@ -23,7 +23,7 @@ from cmpf.factory import build_model
 from cmpf.formats.image import read_image, resize_image
 from cmpf.model import CMPF
 from cmpf.types import Sample
-from cmpf.weights.sources import find_model
+from cmpf.weights.hub import find_model
 
 IMAGE = Path(__file__).resolve().parents[2] / "demo" / "example.png"
 FULL_CONFIG = "configs/coco/cmpf/convnext_large_eval_coco.yaml"

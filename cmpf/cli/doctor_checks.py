@@ -166,8 +166,7 @@ def weights() -> Iterator[Check]:
     """Weights of the full-size encoders in the caches, and those that the shipped configurations would download."""
     from cmpf.encoders.clip_factory import QUICKGELU, clip_names, saved_file, source_of, tag_record
     from cmpf.encoders.sam import PUBLISHED, published_path
-    from cmpf.weights.download import part_of
-    from cmpf.weights.files import cache_folder
+    from cmpf.weights.download import cache_folder, part_of
 
     yield Check(WEIGHTS, "folder", OK, str(cache_folder()))
     for name, tag in _clip_tags(name for name in clip_names() if not name.endswith(QUICKGELU)):

@@ -33,7 +33,7 @@ from cmpf.evaluation import clear_results, format_results, save_results
 from cmpf.factory.evaluation import build_evaluators, inference_over, profiled_evaluation_parts
 from cmpf.factory.training import profiled_parts
 from cmpf.model import CMPF
-from cmpf.weights.sources import find_model
+from cmpf.weights.hub import find_model
 from cmpf.weights.zoo import published_metrics
 
 

@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _pretrained(arguments: argparse.Namespace) -> str:
     """Where the weights of a model's CLIP come from."""
     from cmpf.config import get_cfg
-    from cmpf.weights.sources import find_model
+    from cmpf.weights.hub import find_model
 
     config, settings, _ = find_model(arguments.model, need_weights=False, plugins=arguments.plugin)
     return str(get_cfg(config, settings).MODEL.CMPF.CLIP.PRETRAINED)

@@ -155,6 +155,9 @@ class Model(Section):
     META_ARCHITECTURE: v.Choice[Literal["CMPF"]] = Field("CMPF", description="Detectron2's name of the model")
     DEVICE: v.Device = Field("auto", description="auto = cuda where there is one, else cpu")
     WEIGHTS: v.Text = Field("", description='checkpoint to start from; "" = none')
+    ALLOW_UNUSED_WEIGHTS: v.Flag = Field(
+        False, description="take a checkpoint that holds weights which the model does not have"
+    )
     PIXEL_MEAN: v.ThreeNumbers = Field(
         (122.7709383, 116.7460125, 104.09373615), description="CLIP's, RGB 0..255"
     )

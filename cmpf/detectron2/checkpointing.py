@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from cmpf import weights
 
@@ -15,7 +16,16 @@ class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
 
     Weights that do not fit are an error, not a warning: a decoder that kept half of its random numbers would train
     on without a word. The other way, CMPF's own engine reads what this saves.
+
+    Args:
+        allow_unused: whether a file may hold weights that the model does not have. options: Detectron2's.
     """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, allow_unused: bool = False, **options: Any
+    ) -> None:
+        super().__init__(model, save_dir, **options)
+        self.allow_unused = allow_unused
 
     def _load_file(self, filename: str) -> Any:
         if filename.endswith(".safetensors"):
@@ -24,8 +34,9 @@ class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
         return super()._load_file(filename)
 
     def _load_model(self, contents: dict[str, Any]) -> None:
-        """Raises WeightsError where weights are missing or of another shape."""
-        self.logger.info("weights: %s", weights.load(self.model, contents.pop("model")))
+        """Raises WeightsError where weights are missing, of another shape or of no use."""
+        report = weights.load(self.model, contents.pop("model"), allow_unused=self.allow_unused)
+        self.logger.info("weights: %s", report)
 
 
 class WeightsKeeper(Checkpointer):

@@ -72,7 +72,9 @@ def run(cfg: Config, *, resume: bool, eval_only: bool) -> Results | None:
         setup_logger(host.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     if eval_only:
         model = build_model(host)
-        Checkpointer(model, host.OUTPUT_DIR).load(host.MODEL.WEIGHTS, checkpointables=[])
+        Checkpointer(model, host.OUTPUT_DIR, allow_unused=host.MODEL.ALLOW_UNUSED_WEIGHTS).load(
+            host.MODEL.WEIGHTS, checkpointables=[]
+        )
         return _by_dataset(host, Trainer.test(host, model))
     if not resume and last_checkpoint(cfg):
         raise TrainingError(

@@ -106,7 +106,12 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         """Detectron2's hooks, but a schedule that resumes, N checkpoints kept, and the best one by TEST.BEST_METRIC."""
         cfg = self.cfg
         # Here, because the constructor of DefaultTrainer makes its own just before it asks for hooks.
-        self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(
+            self.model,
+            cfg.OUTPUT_DIR,
+            allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS,
+            trainer=weakref.proxy(self),
+        )
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         replaced = {
             hooks.LRScheduler: ScheduleHook(),

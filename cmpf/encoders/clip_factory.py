@@ -14,8 +14,9 @@ from torch import nn
 
 from cmpf.encoders import tiny
 from cmpf.encoders.clip import CLIP
-from cmpf.errors import ModelNameError, WeightsError
-from cmpf.weights.files import UNREADABLE, cache_folder, load_weights, summary
+from cmpf.errors import ModelNameError, WeightsError, summary
+from cmpf.weights.download import cache_folder
+from cmpf.weights.reading import UNREADABLE, load_weights
 
 
 def build_clip(*, name: str, pretrained: str) -> CLIP:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.weights.files import hash_weights
+from cmpf.weights.saving import hash_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,6 +71,10 @@ class FrozenModule(nn.Module):
             self._weights_hash = hash_weights(self.weights())
         return self._weights_hash
 
+    def weights_changed(self) -> None:
+        """To be called after weights were written in place: the hash that was computed is void."""
+        self._weights_hash = None
+
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._dtype is None:
             return nullcontext()
@@ -80,7 +84,7 @@ class FrozenModule(nn.Module):
 
 def _forget_hash(module: nn.Module, _incompatible_keys: object) -> None:
     if isinstance(module, FrozenModule):
-        module._weights_hash = None
+        module.weights_changed()
 
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from cmpf.encoders import tiny
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.mobile_sam import build_mobile_sam
 from cmpf.errors import ModelNameError, WeightsError
-from cmpf.weights.download import download
-from cmpf.weights.files import cache_folder, load_weights
+from cmpf.weights.download import cache_folder, download
+from cmpf.weights.reading import load_weights
 
 # Numbers of the additive mask that exist at one time, in all heads. One ViT-B block at 64 x 64 tokens, float32, one
 # CPU core, seconds and extra MB (global attention | windows of 14):

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from cmpf.common.files import replacing
 from cmpf.errors import VocabularyError
 from cmpf.types import ClassEmbeddings
-from cmpf.weights.files import UNREADABLE, hash_weights
+from cmpf.weights.reading import UNREADABLE
+from cmpf.weights.saving import hash_weights
 
 if TYPE_CHECKING:
     from cmpf.encoders.clip import CLIP

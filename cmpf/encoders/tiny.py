@@ -10,7 +10,8 @@ from typing import Any, cast
 from torch import nn
 
 from cmpf.encoders.mobile_sam import sam_around
-from cmpf.weights.assets import ASSETS, checked_asset, load_checked_weights
+from cmpf.weights.download import ASSETS, checked_asset
+from cmpf.weights.reading import load_checked_weights
 
 CLIP_NAME = "cmpf_tiny"
 CLIP_CONFIG = "cmpf_tiny.json"

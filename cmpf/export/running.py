@@ -24,7 +24,7 @@ from cmpf.inference.settings import ImageGeometry
 from cmpf.model import CMPF
 from cmpf.predictor import Predictor
 from cmpf.types import ModelResult, Sample
-from cmpf.weights.files import cache_folder
+from cmpf.weights.download import cache_folder
 
 
 class ExportedModel:

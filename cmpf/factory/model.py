@@ -27,7 +27,7 @@ from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.registry import import_plugins, module_name, origins
-from cmpf.weights.files import cache_folder
+from cmpf.weights.download import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def _load_weights(model: CMPF, cfg: Config, saved: Mapping[str, str]) -> None:
         "select its parts as in training"
     )
     try:
-        report = weights.load(model, cfg.MODEL.WEIGHTS)
+        report = weights.load(model, cfg.MODEL.WEIGHTS, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
     except WeightsError as error:
         if not absent:
             raise

@@ -16,7 +16,7 @@ from cmpf.factory.model import build_mask_ensemble, build_model
 from cmpf.factory.sizes import evaluation_size
 from cmpf.model import CMPF
 from cmpf.predictor import Predictor, Saver
-from cmpf.weights.sources import find_model
+from cmpf.weights.hub import find_model
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from cmpf.factory.model import PLUGINS
 from cmpf.factory.model_card import Metrics, model_card
 from cmpf.model import CMPF
 from cmpf.registry import module_name, origins
-from cmpf.weights.sources import (
+from cmpf.weights.hub import (
     FOLDER_CARD,
     FOLDER_CONFIG,
     FOLDER_DATASET,

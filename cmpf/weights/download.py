@@ -1,8 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Files from the network: whole and of the expected content, or not there."""
+"""Files of weights on this machine: where they lie, that they are whole, and how they get there."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import time
@@ -16,16 +18,69 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from cmpf.errors import WeightsError
-from cmpf.weights.files import file_sha256, summary
+from cmpf.errors import WeightsError, summary
 
 logger = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+HASHES = "hashes.json"  # of the assets
+_ASSET_FIX = "Reinstall CMPF, or make it again with: python tools/train_tiny_encoders.py --out {folder}"
 
 ATTEMPTS = 3  # after a connection that breaks in the middle; one that is refused is not tried again
 PAUSE = 1.0  # seconds between two attempts
 TIMEOUT = 30.0  # seconds without an answer
 CHUNK = 1 << 20  # bytes
 _PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE = 206, 416
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded weights and of caches: $CMPF_CACHE, else `cmpf` in the Hugging Face cache home."""
+    own = os.environ.get("CMPF_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(base, "huggingface")
+    return Path(home).expanduser() / "cmpf"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits; reads it piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def expected_hash(name: str, *, folder: Path = ASSETS) -> str:
+    """The SHA-256 that `hashes.json` of the folder gives for the asset.
+
+    Raises:
+        WeightsError: no such list, or the asset is not in it.
+    """
+    path = folder / HASHES
+    try:
+        hashes = json.loads(path.read_text(encoding="utf-8"))
+        return str(hashes[name])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{path}: no SHA-256 of {name} ({type(error).__name__}: {error})."
+        raise WeightsError(f"{reason} {_ASSET_FIX.format(folder=folder)}") from error
+
+
+def checked_asset(name: str, *, folder: Path = ASSETS) -> Path:
+    """Path of an asset whose content is what `hashes.json` says.
+
+    Raises:
+        WeightsError: the file is missing or damaged; names the file and the fix.
+    """
+    path = folder / name
+    fix = _ASSET_FIX.format(folder=folder)
+    if not path.is_file():
+        raise WeightsError(f"{path}: not there. {fix}")
+    expected, found = expected_hash(name, folder=folder), file_sha256(path)
+    if found != expected:
+        raise WeightsError(f"{path}: damaged, SHA-256 is {found[:12]}..., expected {expected[:12]}.... {fix}")
+    return path
 
 
 class _InterruptedError(ConnectionError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from torch import Tensor
@@ -37,12 +37,14 @@ class Parts:
         stays as it is, so that whoever loads it can report it.
     clip: under OpenCLIP's own names. sam: under segment-anything's own names.
     ignored: names, as they were, of what is known to hold nothing that a model needs.
+    naming: who named the entries.
     """
 
     trained: dict[str, Tensor]
     clip: dict[str, Tensor]
     sam: dict[str, Tensor]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    naming: Naming = Naming.OWN
 
 
 CLIP_PREFIX, SAM_PREFIX = "backbone.clip_model.", "sam."
@@ -189,16 +191,15 @@ def split(state: Mapping[str, Tensor]) -> Parts:
     Raises:
         WeightsError: nobody that CMPF knows named the entries.
     """
-    naming = detect_naming(state)
-    parts = Parts(trained={}, clip={}, sam={}, ignored=())
+    parts = Parts(trained={}, clip={}, sam={}, naming=detect_naming(state))
     ignored = []
     for name, short in zip(state, _without_parallel(list(state)), strict=True):
-        place = _place(short, naming, parts)
+        place = _place(short, parts)
         if place is None:
             ignored.append(name)
         else:
             place[0][place[1]] = state[name]
-    return Parts(trained=parts.trained, clip=parts.clip, sam=parts.sam, ignored=tuple(ignored))
+    return replace(parts, ignored=tuple(ignored))
 
 
 def to_published(parts: Parts) -> dict[str, Tensor]:
@@ -225,15 +226,15 @@ def to_published(parts: Parts) -> dict[str, Tensor]:
     return published
 
 
-def _place(name: str, naming: Naming, parts: Parts) -> tuple[dict[str, Tensor], str] | None:
+def _place(name: str, parts: Parts) -> tuple[dict[str, Tensor], str] | None:
     """The part that an entry belongs to and its name there; None = nothing that a model needs."""
     if NEEDLESS.fullmatch(name):
         return None
-    if naming is Naming.OPENCLIP:
+    if parts.naming is Naming.OPENCLIP:
         return parts.clip, name
-    if naming is Naming.SAM:
+    if parts.naming is Naming.SAM:
         return parts.sam, name
-    own = naming is Naming.OWN
+    own = parts.naming is Naming.OWN
     clip, sam = (OWN_CLIP_PREFIX, OWN_SAM_PREFIX) if own else (CLIP_PREFIX, SAM_PREFIX)
     if name.startswith(clip):
         return parts.clip, name.removeprefix(clip)

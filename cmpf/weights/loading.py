@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from cmpf.errors import WeightsError
-from cmpf.weights.key_mapping import Naming, Parts, detect_naming, split
+from cmpf.weights.key_mapping import Naming, Parts, split
 from cmpf.weights.reading import Contents, read_contents, unwrapped
-from cmpf.weights.report import LoadReport, PartReport, compare
+from cmpf.weights.report import LoadReport, PartReport, compare, shortened
 from cmpf.weights.saving import ENCODERS_KEY, TrainedModel
 
 RAW = {Naming.OPENCLIP: "clip", Naming.SAM: "sam"}  # files of one frozen encoder -> which
@@ -33,8 +33,8 @@ class FrozenEncoder(Protocol):
         """Parameters and buffers under names that stay the same from one release to the next."""
         ...
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
-        """As torch.nn.Module's."""
+    def weights_changed(self) -> None:
+        """Called after its weights were written in place: hashes of them are void."""
         ...
 
 
@@ -71,7 +71,11 @@ class _Part:
 
 
 def load(
-    model: TrainedModel, path_or_state_dict: str | Path | Mapping[str, Tensor], *, strict: bool = True
+    model: TrainedModel,
+    path_or_state_dict: str | Path | Mapping[str, Tensor],
+    *,
+    strict: bool = True,
+    allow_unused: bool = False,
 ) -> LoadReport:
     """Puts weights into a model, in the model's own precision and on its device.
 
@@ -84,34 +88,37 @@ def load(
             hold them under "model" or "state_dict"), or tensors by name.
         strict: False = weights may be missing or of another shape (they keep their values), and the encoders
             may be others than those the weights were trained with (an encoder of another kind stays as it is).
+        allow_unused: whether the file may hold weights that the model does not have; without strict it always may.
     Returns:
         What was loaded and what was not; print it.
     Raises:
         WeightsError: the file is absent, damaged, could run code or is of no known naming; or, if strict, weights
-            are missing or of another shape, or belong to other encoders. The model is then unchanged.
+            are missing, of another shape or of no use, or belong to other encoders. The model is then unchanged.
     """
     contents = _contents(path_or_state_dict)
-    naming, parts = _taken_apart(contents, model.trained_state_dict())
+    parts = _taken_apart(contents, model.trained_state_dict())
     if strict:
         _check_hashes(contents, model)
-        _check_injectors(contents.source, naming, model)
+        _check_injectors(contents.source, parts.naming, model)
     encoders = model.frozen_encoders() if isinstance(model, ModelWithEncoders) else {}
-    trained = _trained_part(model, naming, parts)
+    trained = _trained_part(model, parts)
     frozen = {kind: _frozen_part(encoders.get(kind), getattr(parts, kind)) for kind in OPTIONS}
     report = LoadReport(
         **vars(trained.report),
         clip=frozen["clip"].report,
         sam=frozen["sam"].report,
         ignored=parts.ignored,
-        naming="own" if naming is Naming.OWN else naming.value,
+        naming="own" if parts.naming is Naming.OWN else parts.naming.value,
     )
     if strict:
-        _check_fit(contents.source, naming, trained, frozen, report)
+        _check_fit(contents.source, parts.naming, trained, frozen, report)
+        if not allow_unused:
+            _check_use(contents.source, report)
     _copy(trained)
     for kind, part in frozen.items():
         if part.report.loaded:
             _copy(part)
-            encoders[kind].load_state_dict({}, strict=False)  # runs the hook that forgets the content hash
+            encoders[kind].weights_changed()
     if isinstance(model, ModelWithEncoders) and report.clip.loaded:
         model.forget_embeddings()
     return report
@@ -123,19 +130,19 @@ def _contents(given: str | Path | Mapping[str, Tensor]) -> Contents:
     return read_contents(given)
 
 
-def _taken_apart(contents: Contents, own: Mapping[str, Tensor]) -> tuple[Naming, Parts]:
+def _taken_apart(contents: Contents, own: Mapping[str, Tensor]) -> Parts:
     """The parts of a file; a model of another build than CMPF is known by its own names."""
     try:
-        return detect_naming(contents.tensors), split(contents.tensors)
+        return split(contents.tensors)
     except WeightsError as error:
         if contents.metadata or own.keys() & contents.tensors.keys():
-            return Naming.OWN, Parts(trained=contents.tensors, clip={}, sam={}, ignored=())
+            return Parts(trained=contents.tensors, clip={}, sam={})
         raise WeightsError(f"{contents.source}: {error}") from error
 
 
-def _trained_part(model: TrainedModel, naming: Naming, parts: Parts) -> _Part:
+def _trained_part(model: TrainedModel, parts: Parts) -> _Part:
     """Files of an encoder alone are not expected to hold what is trained."""
-    own = {} if naming in RAW else model.trained_state_dict()
+    own = {} if parts.naming in RAW else model.trained_state_dict()
     return _Part(parts.trained, own, compare(parts.trained, own))
 
 
@@ -162,24 +169,36 @@ def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> _Pa
 def _check_fit(
     source: str, naming: Naming, trained: _Part, frozen: Mapping[str, _Part], report: LoadReport
 ) -> None:
-    fixs = []
+    fixes = []
     for kind, part in frozen.items():
         raw = RAW.get(naming) == kind
         if raw and not part.own:
-            fixs.append(
+            fixes.append(
                 f"The model has no {kind.upper()} that it could fill: set {OPTIONS[kind]}; SAM of the mask ensemble "
                 "alone is given by TEST.ENSEMBLE.SAM_CHECKPOINT"
             )
         elif part.foreign or (raw and not part.report.fits):
-            fixs.append(
+            fixes.append(
                 f"It holds another {kind.upper()} than the model: set {OPTIONS[kind]} to the one in the file"
             )
     if not trained.report.fits:
-        fixs.append(_levels_fix(trained) or "Use the configuration that it was trained with")
-    if fixs:
+        fixes.append(_levels_fix(trained) or "Use the configuration that it was trained with")
+    if fixes:
         raise WeightsError(
-            f"{source} does not fit the model: {report}. {'. '.join(fixs)}, or load with strict=False to keep "
+            f"{source} does not fit the model: {report}. {'. '.join(fixes)}, or load with strict=False to keep "
             "what the model has for the rest"
+        )
+
+
+def _check_use(source: str, report: LoadReport) -> None:
+    """Weights without a place are a sign of another configuration, or of a plug-in that is missing."""
+    unused = (*report.unexpected, *report.clip.unexpected, *report.sam.unexpected)
+    if unused:
+        raise WeightsError(
+            f"{source} holds {len(unused)} weights that the model does not have: {shortened(unused)}. Use the "
+            "configuration that it was trained with, or leave them out: --allow-unused-weights, "
+            "MODEL.ALLOW_UNUSED_WEIGHTS True, in Python allow_unused_weights=True (cmpf.load) or allow_unused=True "
+            "(cmpf.weights.load)"
         )
 
 

@@ -15,10 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from cmpf.errors import WeightsError
+from cmpf.errors import WeightsError, summary
+from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.saving import FORMAT_VERSION, METADATA_KEY, VERSION_KEY
+
+# What libraries raise for a file that is truncated, foreign, or made for another model.
+UNREADABLE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 # Where training programs put the weights, beside optimizer, schedule and iteration.
 NESTED_KEYS = ("model", "state_dict")
@@ -53,6 +67,31 @@ def read_contents(path: str | Path) -> Contents:
     if _is_torch_or_pickle(path):
         return Contents(str(path), unwrapped(_load_torch(path), str(path)))
     return Contents(str(path), *_read_safetensors(path, tensors=True))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fills a model from a file; every name and shape must fit.
+
+    Raises:
+        WeightsError: the file cannot be read or belongs to another model.
+    """
+    tensors = read_contents(path).tensors
+    try:
+        model.load_state_dict(tensors)
+    except UNREADABLE as error:
+        raise WeightsError(f"{path}: does not fit the model, is it another size? {summary(error)}") from error
+
+
+def load_checked_weights(name: str, *, folder: Path = ASSETS) -> dict[str, Tensor]:
+    """Tensors of a safetensors asset, floating-point ones as float32 (they are stored as float16).
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+    """
+    tensors = read_contents(checked_asset(name, folder=folder)).tensors
+    return {
+        key: value.to(torch.float32) if value.is_floating_point() else value for key, value in tensors.items()
+    }
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

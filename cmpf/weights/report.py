@@ -37,7 +37,7 @@ class PartReport:
             ("in the file only, left out", self.unexpected),
         ):
             if names:
-                lines.append(f"{len(names)} {what}: {_shortened(names)}")
+                lines.append(f"{len(names)} {what}: {shortened(names)}")
         return "; ".join(lines)
 
 
@@ -61,7 +61,7 @@ class LoadReport(PartReport):
             if part != PartReport():
                 lines.append(f"{title}: {part}")
         if self.ignored:
-            lines.append(f"{len(self.ignored)} ignored: {_shortened(self.ignored)}")
+            lines.append(f"{len(self.ignored)} ignored: {shortened(self.ignored)}")
         text = "; ".join(lines)
         return text if self.naming == "own" else f"{self.naming} naming: {text}"
 
@@ -79,7 +79,8 @@ def compare(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> PartRepor
     )
 
 
-def _shortened(names: tuple[str, ...]) -> str:
+def shortened(names: tuple[str, ...]) -> str:
+    """The first names of a list, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}"
 

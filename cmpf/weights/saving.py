@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,3 +76,13 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, *, header
         mode = temporary.stat().st_mode
         save_file(copies, temporary, metadata=header)
         temporary.chmod(mode)  # safetensors makes files that nobody but their owner can read
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256, 64 hexadecimal digits, of names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

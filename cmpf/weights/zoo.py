@@ -16,9 +16,7 @@ import yaml
 from cmpf.config import Config, config_root, get_cfg
 from cmpf.config.errors import Issue, Origin, as_error
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
-from cmpf.weights.assets import checked_asset
-from cmpf.weights.download import download
-from cmpf.weights.files import cache_folder
+from cmpf.weights.download import cache_folder, checked_asset, download
 
 ZOO_FILE = "model_zoo.yaml"
 

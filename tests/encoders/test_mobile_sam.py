@@ -19,7 +19,7 @@ from cmpf.encoders.mobile_sam import MobileSAMImageEncoder, build_mobile_sam, sa
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.errors import WeightsError
-from cmpf.weights.files import hash_weights
+from cmpf.weights.saving import hash_weights
 
 DIMS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
 SMALL = {"embed_dims": (8, 16, 16, 24), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 3)}

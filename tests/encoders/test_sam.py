@@ -21,7 +21,7 @@ from cmpf.encoders import sam as sam_module
 from cmpf.encoders import tiny
 from cmpf.encoders.sam import FusedAttention, SAMEncoder, build_sam, fuse_attention
 from cmpf.errors import ModelNameError, WeightsError
-from cmpf.weights.files import hash_weights
+from cmpf.weights.saving import hash_weights
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ from cmpf.encoders.tiny import (
     tiny_tokenizer,
 )
 from cmpf.errors import WeightsError
-from cmpf.weights.assets import ASSETS, checked_asset, expected_hash, load_checked_weights
+from cmpf.weights.download import ASSETS, checked_asset, expected_hash
+from cmpf.weights.reading import load_checked_weights
 
 
 def test_importing_tiny_registers_nothing_and_opens_nothing() -> None:

@@ -69,7 +69,7 @@ def test_overrides_of_a_zoo_entry_reach_its_model(monkeypatch: pytest.MonkeyPatc
     flat = ["MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7]
     model = build_model(get_cfg("no_ensemble", [*flat, "MODEL.DEVICE", "cpu"]))
     weights.save(model, tmp_path / "flat.safetensors", metadata={})
-    monkeypatch.setattr("cmpf.weights.sources.zoo", lambda: zoo(tmp_path / "zoo.yaml"))
+    monkeypatch.setattr("cmpf.weights.hub.zoo", lambda: zoo(tmp_path / "zoo.yaml"))
     predictor = load_predictor("flat", device="cpu", weights=tmp_path / "flat.safetensors")
     assert len(predictor.model.decoder.query_content.weight) == 7
 

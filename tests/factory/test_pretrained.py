@@ -84,7 +84,7 @@ def test_a_model_of_an_own_dataset_carries_its_words(image: np.ndarray, tmp_path
 
 def test_a_path_of_encoders_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from cmpf.encoders.tiny import CLIP_WEIGHTS
-    from cmpf.weights.assets import checked_asset
+    from cmpf.weights.download import checked_asset
 
     file = checked_asset(CLIP_WEIGHTS)
     predictor("MODEL.CMPF.CLIP.PRETRAINED", str(file)).save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from cmpf import weights
 from cmpf.config import get_cfg
 from cmpf.factory import build_model
-from cmpf.weights.assets import checked_asset
+from cmpf.weights.download import checked_asset
 from tools.ship_tiny_decoder import main
 
 ASSET = "cmpf_tiny_decoder.safetensors"

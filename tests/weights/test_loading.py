@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from cmpf.data import Vocabulary
 from cmpf.errors import WeightsError
 from cmpf.model import CMPF
-from cmpf.weights import Parts, load, read_metadata, save, to_published
+from cmpf.weights import LoadReport, PartReport, Parts, key_mapping, load, read_metadata, save, to_published
+from cmpf.weights.report import compare
 
 FLAT = ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)
 WORDS = Vocabulary(classes=[["cat"], ["sky"]])
@@ -30,7 +32,7 @@ def fresh(name: str = "no_ensemble", *overrides: object, seed: int = 1) -> CMPF:
             if value.is_floating_point():
                 value.copy_(torch.rand(value.shape, generator=generator) / 10)
     for encoder in model.frozen_encoders().values():
-        encoder.load_state_dict({}, strict=False)  # their hashes are those of the new weights
+        encoder.weights_changed()  # their hashes are those of the new weights
     return model
 
 
@@ -108,9 +110,42 @@ def test_weights_of_another_shape_are_an_error() -> None:
         load(WeightsToy(), WeightsToy(width=4).trained_state_dict())
 
 
-def test_weights_that_only_the_file_has_are_no_error() -> None:
-    report = load(WeightsToy(), {**WeightsToy().trained_state_dict(), "stranger": torch.zeros(1)})
-    assert report.unexpected == ("stranger",)
+def test_weights_that_only_the_file_has_are_an_error_unless_they_are_allowed() -> None:
+    state, model = {**WeightsToy().trained_state_dict(), "stranger": torch.zeros(1)}, WeightsToy()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        WeightsError, match=r"1 weights that the model does not have: stranger\..*--allow-unused-weights"
+    ):
+        load(model, state)
+    assert equal(model.state_dict(), before)
+    assert load(model, state, allow_unused=True).unexpected == ("stranger",)
+    assert torch.equal(model.layer.weight, state["layer.weight"])
+
+
+def test_the_naming_of_a_file_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    detect = key_mapping.detect_naming
+    for module in (key_mapping, sys.modules["cmpf.weights.loading"]):
+        monkeypatch.setattr(
+            module, "detect_naming", lambda names: calls.append(names) or detect(names), raising=False
+        )
+    model = fresh("fcclip_tiny")
+    load(model, model.state_dict())
+    assert len(calls) == 1
+
+
+def test_filling_an_encoder_voids_its_hash_and_calls_no_loader_of_modules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, two = fresh("fcclip_tiny", seed=2), fresh("fcclip_tiny")
+    state = one.state_dict()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("load_state_dict was called")
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", refuse)
+    load(two, state)
+    assert two.encoder_hashes() == one.encoder_hashes()
 
 
 def test_other_encoders_are_an_error_that_names_those_of_the_training(file: Path) -> None:
@@ -279,7 +314,9 @@ def test_an_encoder_without_its_text_tower_is_filled_as_far_as_it_goes(
 
 def test_a_model_without_sam_leaves_the_files_sam_out(frozenseg: dict[str, Tensor], source: CMPF) -> None:
     model = fresh("fcclip_tiny")
-    report = load(model, frozenseg)
+    with pytest.raises(WeightsError, match=r"holds \d+ weights that the model does not have: .*sam_branch"):
+        load(model, frozenseg)
+    report = load(model, frozenseg, allow_unused=True)
     assert len(report.sam.unexpected) == len(source.encoders.sam.weights())
     assert any(name.startswith("sam_branch.") for name in report.unexpected)
 
@@ -356,3 +393,47 @@ def test_a_logit_scale_in_a_list_fits_a_scalar(source: CMPF) -> None:
     assert torch.equal(
         model.encoders.clip.weights()["logit_scale"], source.encoders.clip.weights()["logit_scale"]
     )
+
+
+# What is reported
+
+
+def test_a_report_reads_well_and_cuts_long_lists() -> None:
+    report = LoadReport(
+        loaded=("a",), missing=tuple("bcdefgh"), unexpected=(), mismatched=("x: 1 in the file, 2 here",)
+    )
+    assert str(report) == (
+        "1 weights loaded; 7 missing in the file: b, c, d, e, f and 2 more; "
+        "1 of another shape: x: 1 in the file, 2 here"
+    )
+
+
+def test_a_report_of_a_published_file_tells_the_parts_apart() -> None:
+    report = LoadReport(
+        loaded=("a", "b"),
+        clip=PartReport(loaded=("visual.x",), unexpected=("attn_mask",)),
+        sam=PartReport(unexpected=("image_encoder.y",)),
+        ignored=("criterion.empty_weight",),
+        naming="FrozenSeg",
+    )
+    assert str(report) == (
+        "FrozenSeg naming: 2 weights loaded; "
+        "frozen CLIP: 1 weights loaded; 1 in the file only, left out: attn_mask; "
+        "frozen SAM: 0 weights loaded; 1 in the file only, left out: image_encoder.y; "
+        "1 ignored: criterion.empty_weight"
+    )
+
+
+def test_names_and_shapes_are_compared() -> None:
+    given = {"same": torch.zeros(2, 3), "other": torch.zeros(2), "stranger": torch.zeros(1)}
+    own = {"same": torch.ones(2, 3), "other": torch.tensor(1.0), "absent": torch.zeros(1)}
+    report = compare(given, own)
+    assert report == PartReport(
+        loaded=("same",),
+        missing=("absent",),
+        unexpected=("stranger",),
+        mismatched=("other: 2 in the file, scalar here",),
+    )
+    assert not report.fits
+    assert compare(own, own).fits
+    assert compare({**own, "more": torch.zeros(1)}, own).fits

@@ -11,10 +11,11 @@ import pytest
 import torch
 from helpers.toy_weights import WeightsToy
 from safetensors.torch import save_file
+from torch import nn
 
-from cmpf.errors import WeightsError
+from cmpf.errors import WeightsError, summary
 from cmpf.weights import read_contents, read_metadata, save
-from cmpf.weights.reading import unwrapped
+from cmpf.weights.reading import load_weights, unwrapped
 
 WEIGHTS = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
 
@@ -189,3 +190,28 @@ def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "w", metadata={"cmpf": json.dumps({"format_version": 2})})
     with pytest.raises(WeightsError, match=r"format version 2, this CMPF reads version 1\. Update CMPF"):
         read_contents(tmp_path / "w")
+
+
+# Weights of one module
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda w: {"model": w, "epoch": np.float64(3)}], ids=["plain", "training"]
+)
+def test_a_module_takes_every_file_that_the_reader_reads(tmp_path: Path, wrap: object) -> None:
+    one, two = nn.Linear(3, 2), nn.Linear(3, 2)
+    weights = {f"module.{name}": value.numpy() for name, value in one.state_dict().items()}
+    torch.save(wrap(weights), tmp_path / "w.pth")  # type: ignore[operator]
+    load_weights(two, tmp_path / "w.pth")
+    assert torch.equal(one.weight, two.weight)
+
+
+def test_weights_of_another_module_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "small.pt")
+    with pytest.raises(WeightsError, match=r"small\.pt: does not fit the model.*size mismatch"):
+        load_weights(nn.Linear(4, 2), tmp_path / "small.pt")
+
+
+def test_the_summary_of_an_error_is_one_short_line() -> None:
+    assert summary(ValueError("a\n  b")) == "ValueError: a b"
+    assert summary(ValueError("x" * 50), limit=20) == "ValueError: xxxxxxxx..."

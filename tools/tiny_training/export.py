@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from cmpf.common.files import replacing, write_text
-from cmpf.weights.assets import HASHES
-from cmpf.weights.files import file_sha256
+from cmpf.weights.download import HASHES, file_sha256
 
 MERGES = 2000
 

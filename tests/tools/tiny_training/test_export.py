@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cmpf.weights.assets import ASSETS, checked_asset, load_checked_weights
+from cmpf.weights.download import ASSETS, checked_asset
+from cmpf.weights.reading import load_checked_weights
 from tools.tiny_training.export import save_merges, save_weights
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from cmpf.errors import WeightsError
 from cmpf.weights import load, read_metadata, save, write, write_safetensors
+from cmpf.weights.saving import hash_weights
 
 
 @pytest.fixture
@@ -84,3 +86,22 @@ def test_an_error_while_saving_leaves_the_earlier_file(file: Path, monkeypatch: 
         save(WeightsToy(), file, metadata={})
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_the_hash_is_sha256_of_headers_and_bytes_in_the_order_of_the_names() -> None:
+    weights = {"b": torch.tensor([1, 2], dtype=torch.uint8), "a": torch.tensor(7, dtype=torch.uint8)}
+    expected = hashlib.sha256(b"a torch.uint8 ();\x07b torch.uint8 (2,);\x01\x02").hexdigest()
+    assert hash_weights(weights) == expected
+
+
+def test_the_hash_sees_values_names_types_and_shapes_but_not_memory_layout() -> None:
+    base = {"w": torch.arange(6.0).reshape(2, 3)}
+    same = {"w": torch.arange(6.0).reshape(2, 3).T.contiguous().T}
+    assert hash_weights(base) == hash_weights(same)
+    changed = [
+        {"w": base["w"] + 1},
+        {"v": base["w"]},
+        {"w": base["w"].reshape(3, 2)},
+        {"w": base["w"].to(torch.bfloat16)},
+    ]
+    assert len({hash_weights(weights) for weights in [base, *changed]}) == 5

@@ -12,9 +12,8 @@ from typing import Any
 
 from cmpf.config import find_config, get_cfg
 from cmpf.data.datasets.catalog import FILE_PREFIX
-from cmpf.errors import ModelNameError, PluginError, WeightsError
+from cmpf.errors import ModelNameError, PluginError, WeightsError, summary
 from cmpf.registry import module_name
-from cmpf.weights.files import summary
 from cmpf.weights.zoo import zoo, zoo_weights
 
 FOLDER_CONFIG, FOLDER_WEIGHTS, FOLDER_CARD = "config.yaml", "model_final.safetensors", "README.md"

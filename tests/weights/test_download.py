@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from cmpf.errors import WeightsError
 from cmpf.weights import download as module
-from cmpf.weights.download import download, part_of
+from cmpf.weights.download import cache_folder, download, file_sha256, part_of
 
 CONTENT = bytes(range(256)) * 20  # 5120 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -279,3 +279,24 @@ def test_two_processes_do_not_spoil_each_others_file(server: Server, tmp_path: P
     assert [process.exitcode for process in processes] == [0, 0]
     assert target.read_bytes() == CONTENT
     assert server.asked == [None]
+
+
+def test_the_cache_folder_is_cmpf_cache_or_lies_in_the_hugging_face_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CMPF_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("CMPF_CACHE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    assert cache_folder() == tmp_path / "hf" / "cmpf"
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "huggingface" / "cmpf"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "huggingface" / "cmpf"
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes_however_many(tmp_path: Path) -> None:
+    for size in (0, 5, (1 << 20) + 3):  # a piece is 2 ** 20 bytes
+        (tmp_path / "file").write_bytes(b"x" * size)
+        assert file_sha256(tmp_path / "file") == hashlib.sha256(b"x" * size).hexdigest()

@@ -9,7 +9,7 @@ import pytest
 from cmpf.config import Config, get_cfg
 from cmpf.data import dataset_names
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
-from cmpf.weights.files import cache_folder
+from cmpf.weights.download import cache_folder
 from cmpf.weights.zoo import published_metrics, zoo, zoo_weights
 
 ADE = "openvocab_ade20k_panoptic_val"

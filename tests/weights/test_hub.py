@@ -9,7 +9,7 @@ from helpers.tiny_model import tiny_config
 from huggingface_hub import constants
 
 from cmpf.errors import ModelNameError, WeightsError
-from cmpf.weights.sources import FOLDER_CONFIG, FOLDER_DATASET, FOLDER_WEIGHTS, HUB_FILES, find_model
+from cmpf.weights.hub import FOLDER_CONFIG, FOLDER_DATASET, FOLDER_WEIGHTS, HUB_FILES, find_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
