@@ -18,7 +18,7 @@ import torch
 
 from cmpf.common.files import TEMPORARY, replacing, write_text
 from cmpf.errors import TrainingError
-from cmpf.weights.files import file_sha256
+from cmpf.weights.download import file_sha256
 
 logger = logging.getLogger(__name__)
 
