@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Which place a process has among all of them: given by the launcher, torchrun or SLURM."""
+"""Which place a process has among all of them: told by SLURM or torchrun, and by our own launcher as by torchrun."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ FIRST_PORT, PORTS = 20000, 20000  # ports of SLURM jobs, chosen by the job's num
 class Place:
     """A process among `world_size`, and on its own machine among `local_world_size`.
 
-    url: where the processes meet, tcp://HOST:PORT or env://. store_elsewhere: the meeting point is kept by another
-    program than rank 0.
+    url: where the processes meet, tcp://HOST:PORT or env://.
     """
 
     rank: int
@@ -31,20 +30,12 @@ class Place:
     world_size: int
     local_world_size: int
     url: str
-    store_elsewhere: bool = False
 
     def join(self, backend: str) -> None:
         """Becomes a member of the default process group; waits for the others."""
-        if self.store_elsewhere:
-            host, port = self.url.removeprefix("tcp://").rsplit(":", 1)
-            store = dist.TCPStore(host, int(port), is_master=False, timeout=TIMEOUT)  # type: ignore[attr-defined]
-            dist.init_process_group(
-                backend, store=store, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT
-            )
-        else:
-            dist.init_process_group(
-                backend, init_method=self.url, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT
-            )
+        dist.init_process_group(
+            backend, init_method=self.url, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT
+        )
 
 
 def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place | None:

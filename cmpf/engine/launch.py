@@ -1,40 +1,48 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Starts the processes of a training, and ends all of them when one dies."""
+"""Runs a function in several processes: PyTorch's elastic launcher starts and watches them, as torchrun does."""
 
 from __future__ import annotations
 
-import multiprocessing as mp
+import json
+import logging
+import multiprocessing
 import os
 import signal
 import sys
-import threading
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cmpf.common.cpu import usable_cores
-from cmpf.engine.cluster import Place, place_from_environment
+from cmpf.engine.cluster import TIMEOUT, Place, place_from_environment
+from cmpf.engine.interrupts import SIGNALS
 from cmpf.errors import CMPFError, ConfigError, TrainingError
 
-GRACE = 15.0  # seconds that processes have to end by themselves after one has died
-SETTLE = 2.0  # seconds in which the process that died first may be followed by those that it took with it
+GRACE = 15  # seconds that processes have to end by themselves after one has died
+SETTLE = (
+    2.0  # seconds in which a process that lost its connection waits for the one that died to be noticed first
+)
+QUIET = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a process ended.
+class Failure:
+    """The error that ended a process.
 
-    message: its error, "" where it died without one. ours: of a kind that a user can cause. details: traceback, "" for
-    our own. at: time.time() of the error.
+    message: its text. ours: of a kind that a user can cause. details: traceback, "" for our own. at: time.time().
     """
 
     rank: int
@@ -57,7 +65,8 @@ def launch(
     """Calls a function in every process of a group, and waits for all of them.
 
     In an environment made by torchrun or srun this process is one of the group already. Otherwise, where one process
-    on one machine is wanted, the function is simply called, without a group; else processes are started.
+    on one machine is wanted, the function is simply called, without a group; else processes are started as torchrun
+    starts them, and find their places in the same environment.
 
     Args:
         function: importable by its name; returns an exit code.
@@ -78,7 +87,9 @@ def launch(
     _check(num_processes, num_machines, machine_rank, dist_url)
     if num_processes * num_machines == 1:
         return function(*args)
-    return _Family(function, args, device).run(num_processes, num_machines, machine_rank, dist_url)
+    with tempfile.TemporaryDirectory(prefix="cmpf_") as folder:
+        config = _launch_config(num_processes, num_machines, machine_rank, dist_url, folder)
+        return _run(config, function, args, device, Path(folder))
 
 
 def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: str) -> None:
@@ -96,107 +107,96 @@ def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: s
         )
 
 
-class _Family:
-    """The processes of this machine, and the parent's care for them."""
+def _launch_config(
+    num_processes: int, num_machines: int, machine_rank: int, dist_url: str, folder: str
+) -> LaunchConfig:
+    """One machine meets itself on its loopback address; several meet at machine 0, in the order of their ranks."""
+    alone = num_machines == 1 and dist_url == "auto"
+    return LaunchConfig(
+        min_nodes=num_machines,
+        max_nodes=num_machines,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex if alone else "cmpf",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="127.0.0.1:0" if alone else dist_url.removeprefix("tcp://"),
+        rdzv_configs={"rank": machine_rank, "timeout": int(TIMEOUT.total_seconds())},
+        local_addr="127.0.0.1" if alone else None,
+        max_restarts=0,
+        shutdown_timeout=GRACE,
+        signals_to_handle="SIGHUP,SIGQUIT",  # those that a training answers by saving are passed on below
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
+    )
 
-    def __init__(self, function: Callable[..., int], args: tuple[Any, ...], device: str) -> None:
-        self._function = function
-        self._args = args
-        self._device = device
-        self._processes: dict[int, Any] = {}
-        self._pipes: dict[int, Connection] = {}
-        self._signals = 0
 
-    def run(self, num_processes: int, num_machines: int, machine_rank: int, dist_url: str) -> int:
-        """Starts the processes and waits for them."""
-        store = None
-        if dist_url == "auto":
-            # The parent holds the store, at a port that the system has found free.
-            store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-            dist_url = f"tcp://127.0.0.1:{store.port}"
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _run(
+    config: LaunchConfig, function: Callable[..., int], args: tuple[Any, ...], device: str, folder: Path
+) -> int:
+    """The largest exit code of the processes of this machine."""
+    with _quiet(), _signals_passed_on() as signals:
         try:
-            for number in before:
-                signal.signal(number, self._pass_on)
-            for local in range(num_processes):
-                place = Place(
-                    rank=machine_rank * num_processes + local,
-                    local_rank=local,
-                    world_size=num_machines * num_processes,
-                    local_world_size=num_processes,
-                    url=dist_url,
-                    store_elsewhere=store is not None,
-                )
-                self._start(place)
-            return self._watch()
-        finally:
-            self._kill()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            codes: dict[int, int] = elastic_launch(config, _worker)(function, args, device, str(folder))
+        except ChildFailedError as error:
+            failure = _first_failure(error, folder)
+            if failure is None and signals:
+                raise KeyboardInterrupt from None  # stopped before there was anything to save, or twice
+            raise _as_error(error, failure, others=config.nproc_per_node * config.max_nodes > 1) from None
+    return max(codes.values())
 
-    def _start(self, place: Place) -> None:
-        context = mp.get_context("spawn")
-        receiving, sending = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_child, args=(self._function, self._args, place, self._device, sending)
-        )
-        process.start()
-        sending.close()
-        self._processes[place.rank], self._pipes[place.rank] = process, receiving
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """The processes have groups of their own, so a signal reaches them through here, and only once each."""
-        self._signals += 1
-        for process in self._processes.values():
-            if process.is_alive():
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The launcher's own reports of a failure, tracebacks of all processes, are replaced by one message."""
+    loggers = [logging.getLogger(name) for name in QUIET]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[list[int]]:
+    """Requests to stop go to the processes, which save and end; the list holds those that came.
+
+    The processes have sessions of their own, so that Ctrl-C reaches them through here, and only once.
+    """
+    came: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
                 os.kill(process.pid, number)
 
-    def _watch(self) -> int:
-        """Waits for all processes, or until one of them has died."""
-        running = dict(self._processes)
-        while running:
-            ended = wait([process.sentinel for process in running.values()])
-            for rank in [rank for rank, process in running.items() if process.sentinel in ended]:
-                running.pop(rank).join()
-            if any(process.exitcode for process in self._processes.values()):
-                raise self._error()
-        return 0
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def _error(self) -> TrainingError:
-        """Lets the others end, and tells of the process that died first."""
-        self._wait_for_all(SETTLE)
-        endings = [self._ending(rank, p) for rank, p in self._processes.items() if p.exitcode]
-        running = [process for process in self._processes.values() if process.is_alive()]
-        for process in running:
-            process.terminate()
-        self._wait_for_all(GRACE)
-        # A killed process leaves no message; one of our own errors says more than the broken connections after it.
-        cause = min(endings, key=lambda ending: (ending.message != "", not ending.ours, ending.at))
-        if self._signals and not cause.message:
-            raise KeyboardInterrupt  # stopped before there was anything to save, or twice
-        if cause.details:
-            print(cause.details, file=sys.stderr)
-        others = "; the other processes were ended" if len(self._processes) > 1 else ""
-        text = cause.message or f"it {_died(self._processes[cause.rank].exitcode)}"
-        return TrainingError(f"process {cause.rank}: {text}{others}")
 
-    def _ending(self, rank: int, process: Any) -> Ending:
-        with suppress(EOFError, OSError):
-            if self._pipes[rank].poll():
-                ending: Ending = self._pipes[rank].recv()
-                return ending
-        return Ending(rank=rank, message="", ours=False, details="", at=time.time())
+def _first_failure(error: ChildFailedError, folder: Path) -> Failure | None:
+    """The error that ended the others; None where a process died without one."""
+    rank, _ = error.get_first_failure()
+    if not (folder / f"{rank}.json").is_file():
+        return None
+    failures = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
+    # One of our own errors says more than the broken connections after it.
+    return min(failures, key=lambda failure: (not failure.ours, failure.at))
 
-    def _wait_for_all(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        for process in self._processes.values():
-            process.join(max(0.0, deadline - time.monotonic()))
 
-    def _kill(self) -> None:
-        for process in self._processes.values():
-            if process.is_alive():
-                process.kill()
-            process.join()
+def _as_error(error: ChildFailedError, failure: Failure | None, *, others: bool) -> TrainingError:
+    ended = "; the other processes were ended" if others else ""
+    if failure is None:
+        rank, process = error.get_first_failure()
+        return TrainingError(f"process {rank}: it {_died(process.exitcode)}{ended}")
+    if failure.details:
+        print(failure.details, file=sys.stderr)
+    return TrainingError(f"process {failure.rank}: {failure.message}{ended}")
 
 
 def _died(exitcode: int) -> str:
@@ -206,36 +206,30 @@ def _died(exitcode: int) -> str:
     return f"ended with exit code {exitcode}"
 
 
-def _child(
-    function: Callable[..., int], args: tuple[Any, ...], place: Place, device: str, pipe: Connection
-) -> None:
-    """A started process: the function, and a message to the parent if it fails."""
+def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, folder: str) -> int:
+    """A started process: the function, and a note in `folder` if it fails."""
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # its own is shared among processes, and left behind by the exit below
+        os.setsid()
+    place = place_from_environment()
+    if place is None:
+        raise RuntimeError("the launcher has told this process no place")
     try:
-        code = _in_group(function, args, place, device)
-    except KeyboardInterrupt:
-        code = 1
+        return _in_group(function, args, place, device)
     except Exception as error:
         ours = isinstance(error, CMPFError)
-        message = str(error) if ours else f"{type(error).__name__}: {error}"
-        details = "" if ours else traceback.format_exc()
-        pipe.send(Ending(place.rank, message or "error", ours=ours, details=details, at=time.time()))
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not the usual way out: libraries with a broken connection may wait at it for ever.
-    os._exit(code)
-
-
-def _end_with_parent() -> None:
-    """A process whose parent was killed saves and ends."""
-    parent = mp.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+        failure = Failure(
+            rank=place.rank,
+            message=(str(error) or "error") if ours else f"{type(error).__name__}: {error}",
+            ours=ours,
+            details="" if ours else traceback.format_exc(),
+            at=time.time(),
+        )
+        note = Path(folder) / f"{place.rank}.json"
+        note.with_suffix(".part").write_text(json.dumps(asdict(failure)), encoding="utf-8")
+        note.with_suffix(".part").replace(note)
+        if not ours:
+            time.sleep(SETTLE)
+        raise
 
 
 def _in_group(function: Callable[..., int], args: tuple[Any, ...], place: Place, device: str) -> int:

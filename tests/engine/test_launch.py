@@ -6,13 +6,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import distributed_training as helper
+from helpers import dying_process
 from helpers.dying_process import die
 
 from cmpf.engine.launch import launch
@@ -104,6 +109,55 @@ def test_a_process_that_dies_ends_the_others_with_its_own_message(how: str, mess
     with pytest.raises(TrainingError, match=re.escape(message)):
         launch(die, num_processes=2, args=(how,))
     assert time.monotonic() - started < 60
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program whose two processes work until they are asked to stop."""
+    program = [sys.executable, dying_process.__file__, str(tmp_path)]
+    process = subprocess.Popen(program, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    yield process
+    process.kill()
+    process.wait()
+
+
+def wait_for(files: Sequence[Path]) -> None:
+    deadline = time.monotonic() + 90
+    while not all(file.exists() for file in files):
+        assert time.monotonic() < deadline, (
+            f"not written: {[file.name for file in files if not file.exists()]}"
+        )
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_stop_reaches_all_processes_and_is_no_error(
+    number: signal.Signals, waiting: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    wait_for([tmp_path / f"{rank}.pid" for rank in (0, 1)])
+    waiting.send_signal(number)
+    assert waiting.wait(60) == 0
+    assert (tmp_path / "0.saved").exists()
+    assert (tmp_path / "1.saved").exists()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the system must tell processes of the end of their parent"
+)
+def test_processes_save_and_end_with_their_parent(waiting: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    wait_for([tmp_path / f"{rank}.pid" for rank in (0, 1)])
+    waiting.kill()
+    wait_for([tmp_path / f"{rank}.saved" for rank in (0, 1)])
+    for rank in (0, 1):
+        number = int((tmp_path / f"{rank}.pid").read_text())
+        wait_until_gone(number)
+
+
+def wait_until_gone(number: int) -> None:
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{number}").exists():
+        assert time.monotonic() < deadline, f"process {number} is still there"
+        time.sleep(0.1)
 
 
 def test_one_process_is_a_simple_call() -> None:
