@@ -125,7 +125,7 @@ def _build(setting: Setting, point: Point) -> tuple[Callable[[], Any], Callable[
         heads=8,
         points=4,
         layers=layers,
-        ffn_dim=4 * dim,
+        dim_feedforward=4 * dim,
         norm_groups=8,
     )
     decoder = TransformerDecoder(
@@ -136,7 +136,7 @@ def _build(setting: Setting, point: Point) -> tuple[Callable[[], Any], Callable[
         queries=point.queries,
         heads=8,
         layers=setting.pick(9, 3),
-        ffn_dim=8 * dim,
+        dim_feedforward=8 * dim,
         sam_channels=dim,
         sam_feature_channels=dim,
         query_injector=None,

@@ -138,7 +138,7 @@ def test_seen_means_that_a_synonym_is_a_training_word(model: CMPF) -> None:
 
 
 def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensemble = MaskEnsembleSettings(epsilon=0.5, score_threshold=0.0, published_pooling=False)
+    ensemble = MaskEnsembleSettings(alpha=0.5, score_threshold=0.0, published_pooling=False)
     settings = replace(model.settings, mask_ensemble=ensemble, proposals=True, semantic_output="scores")
     monkeypatch.setattr(
         model.encoders.mask_source.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called")
@@ -156,7 +156,7 @@ def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pyte
 
 
 def test_published_pooling_looks_at_another_place(model: CMPF) -> None:
-    ensemble = MaskEnsembleSettings(epsilon=0.5, score_threshold=0.0, published_pooling=False)
+    ensemble = MaskEnsembleSettings(alpha=0.5, score_threshold=0.0, published_pooling=False)
     settings = replace(model.settings, mask_ensemble=ensemble, semantic_output="scores")
     masks = torch.full((1, 64, 96), -5.0)
     masks[0, 32:, 64:] = 5.0

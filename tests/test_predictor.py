@@ -27,7 +27,7 @@ WORDS = ["red circle, scarlet disc", "unicorn", "sky"]
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
     return Predictor(model=tiny_model(), short_side=64, max_side=128, mask_ensemble=ensemble)
 
 

@@ -78,10 +78,10 @@ def build_criterion(classes: int, points: int) -> SetCriterion:
         class_weight=2.0,
         mask_weight=5.0,
         dice_weight=5.0,
-        void_weight=0.1,
+        no_object_weight=0.1,
         num_points=points,
         oversample_ratio=3.0,
-        importance_ratio=0.75,
+        importance_sample_ratio=0.75,
     )
 
 

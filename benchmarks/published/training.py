@@ -79,7 +79,7 @@ def _classes(
     for image, (query, index) in enumerate(pairs):
         classes[image, query.to(logits.device)] = targets[image]["labels"][index.to(logits.device)]
     weight = torch.ones(logits.shape[-1], device=logits.device)
-    weight[-1] = criterion.void_weight
+    weight[-1] = criterion.no_object_weight
     return F.cross_entropy(logits.transpose(1, 2), classes, weight)
 
 
@@ -110,7 +110,7 @@ def _uncertain(criterion: SetCriterion, logits: Tensor, draw: Draw) -> Tensor:
     wanted = criterion.num_points
     candidates = draw(len(logits), int(criterion.oversample_ratio * wanted), logits.device)
     doubt = -_sample(logits[:, None], candidates).abs()
-    best = doubt.topk(int(criterion.importance_ratio * wanted), dim=1).indices
+    best = doubt.topk(int(criterion.importance_sample_ratio * wanted), dim=1).indices
     certain = torch.gather(candidates, 1, best[..., None].expand(-1, -1, 2))
     return torch.cat([certain, draw(len(logits), wanted - best.shape[1], logits.device)], dim=1)
 

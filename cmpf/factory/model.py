@@ -123,10 +123,10 @@ def build_pixel_decoder(
         heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
         points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
         layers=head.TRANSFORMER_ENC_LAYERS,
-        ffn_dim=head.DIM_FEEDFORWARD,
+        dim_feedforward=head.DIM_FEEDFORWARD,
         norm_groups=head.NORM_GROUPS,
         attention_function=attention,
-        recompute=cfg.MODEL.CMPF.GRADIENT_CHECKPOINTING,
+        gradient_checkpointing=cfg.MODEL.CMPF.GRADIENT_CHECKPOINTING,
     )
 
 
@@ -143,7 +143,7 @@ def build_sam_branch(
         heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
         points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
         layers=cfg.MODEL.CMPF.SAM_BRANCH.LAYERS,
-        ffn_dim=head.DIM_FEEDFORWARD,
+        dim_feedforward=head.DIM_FEEDFORWARD,
         norm_groups=head.NORM_GROUPS,
         attention_function=attention,
         flat_levels=cfg.MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS,
@@ -163,7 +163,7 @@ def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> Transforme
         queries=former.NUM_OBJECT_QUERIES,
         heads=former.NHEADS,
         layers=former.DEC_LAYERS - 1,
-        ffn_dim=former.DIM_FEEDFORWARD,
+        dim_feedforward=former.DIM_FEEDFORWARD,
         sam_channels=sam.embed_channels if sam else 0,
         sam_feature_channels=head.CONVS_DIM,
         query_injector=part("query_injector", query.NAME, cfg) if query.ENABLED else None,
@@ -191,10 +191,10 @@ def build_criterion(cfg: Config, num_classes: int) -> SetCriterion:
         class_weight=former.CLASS_WEIGHT,
         mask_weight=former.MASK_WEIGHT,
         dice_weight=former.DICE_WEIGHT,
-        void_weight=former.NO_OBJECT_WEIGHT,
+        no_object_weight=former.NO_OBJECT_WEIGHT,
         num_points=former.TRAIN_NUM_POINTS,
         oversample_ratio=former.OVERSAMPLE_RATIO,
-        importance_ratio=former.IMPORTANCE_SAMPLE_RATIO,
+        importance_sample_ratio=former.IMPORTANCE_SAMPLE_RATIO,
         deep_supervision=former.DEEP_SUPERVISION,
     )
 
@@ -203,7 +203,7 @@ def build_mask_ensemble(cfg: Config) -> MaskEnsembleSettings:
     """What an OpenSeg Ensemble means in this configuration, on or off."""
     ensemble = cfg.TEST.ENSEMBLE
     return MaskEnsembleSettings(
-        epsilon=ensemble.ALPHA,
+        alpha=ensemble.ALPHA,
         score_threshold=ensemble.SCORE_THRESHOLD,
         published_pooling=ensemble.PUBLISHED_POOLING,
     )

@@ -56,10 +56,10 @@ class PixelDecoderPart(Protocol):
         heads: int,
         points: int,
         layers: int,
-        ffn_dim: int,
+        dim_feedforward: int,
         norm_groups: int,
         attention_function: AttentionFunction,
-        recompute: bool,
+        gradient_checkpointing: bool,
     ) -> Any: ...
 
 
@@ -100,7 +100,7 @@ class TransformerDecoderPart(Protocol):
         queries: int,
         heads: int,
         layers: int,
-        ffn_dim: int,
+        dim_feedforward: int,
         sam_channels: int,
         sam_feature_channels: int,
         query_injector: QueryInjectorPart | None,
@@ -124,10 +124,10 @@ class CriterionPart(Protocol):
         class_weight: float,
         mask_weight: float,
         dice_weight: float,
-        void_weight: float,
+        no_object_weight: float,
         num_points: int,
         oversample_ratio: float,
-        importance_ratio: float,
+        importance_sample_ratio: float,
         deep_supervision: bool,
     ) -> Any: ...
 
@@ -159,7 +159,7 @@ class MaskEnsemblePart(Protocol):
         seen_K: Tensor,
         /,
         *,
-        epsilon: float,
+        alpha: float,
         score_threshold: float,
     ) -> tuple[Tensor, Tensor]: ...
 

@@ -12,19 +12,19 @@ def openseg_ensemble(
     sam_probs_MK: Tensor,
     seen_K: Tensor,
     *,
-    epsilon: float,
+    alpha: float,
     score_threshold: float,
 ) -> tuple[Tensor, Tensor]:
     """Weights of decoder masks and SAM masks in one semantic sum.
 
     scores(c) = sum over masks of weight[mask, c] * sigmoid(mask) is then, with s(c) the decoder's own sum,
-    s(c) for seen c and (1 - epsilon) * s(c) + epsilon * (SAM's sum) for unseen c.
+    s(c) for seen c and (1 - alpha) * s(c) + alpha * (SAM's sum) for unseen c.
 
     Args:
         class_probs_QK: class probabilities of the decoder's masks, without void.
         sam_probs_MK: CLIP's class probabilities of SAM's masks, without void.
         seen_K: bool, classes that training named; SAM has no vote on them.
-        epsilon: SAM's share, 0..1.
+        alpha: SAM's share, 0..1.
         score_threshold: SAM masks whose best unseen probability is not above this have no vote.
     Returns:
         Weights (Q + M', K), and the indices (M',) of the SAM masks kept; without any the plain probabilities.
@@ -33,5 +33,5 @@ def openseg_ensemble(
     kept = (unseen_probs > score_threshold).any(dim=-1).nonzero()[:, 0]
     if len(kept) == 0:
         return class_probs_QK, kept
-    own_share = torch.where(seen_K, 1.0, 1.0 - epsilon).to(class_probs_QK.dtype)
-    return torch.cat([class_probs_QK * own_share, epsilon * unseen_probs[kept]]), kept
+    own_share = torch.where(seen_K, 1.0, 1.0 - alpha).to(class_probs_QK.dtype)
+    return torch.cat([class_probs_QK * own_share, alpha * unseen_probs[kept]]), kept

@@ -97,7 +97,7 @@ def _semantic(
             weights,
             sam.class_probs,
             seen,
-            epsilon=settings.mask_ensemble.epsilon,
+            alpha=settings.mask_ensemble.alpha,
             score_threshold=settings.mask_ensemble.score_threshold,
         )
         masks = restore_size(mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=size)

@@ -14,11 +14,11 @@ from cmpf.types import ClassEmbeddings
 class MaskEnsembleSettings:
     """OpenSeg Ensemble.
 
-    epsilon: weight of SAM's masks for unseen classes. score_threshold: unseen probability that a mask must exceed.
+    alpha: weight of SAM's masks for unseen classes. score_threshold: unseen probability that a mask must exceed.
     published_pooling: pool CLIP's features as the published code does, see sam_evidence.
     """
 
-    epsilon: float
+    alpha: float
     score_threshold: float
     published_pooling: bool
 

@@ -25,9 +25,9 @@ class SetCriterion(nn.Module):
         num_classes: K; class K is void.
         matcher: pairs queries with targets.
         class_weight, mask_weight, dice_weight: factors of the three losses.
-        void_weight: weight of void among the classes.
+        no_object_weight: weight of void among the classes.
         num_points: P, places a mask at which its losses are computed.
-        oversample_ratio, importance_ratio: how the places are chosen, see `uncertain_points`.
+        oversample_ratio, importance_sample_ratio: how the places are chosen, see `uncertain_points`.
         deep_supervision: score the earlier heads too.
     """
 
@@ -39,25 +39,25 @@ class SetCriterion(nn.Module):
         class_weight: float,
         mask_weight: float,
         dice_weight: float,
-        void_weight: float,
+        no_object_weight: float,
         num_points: int,
         oversample_ratio: float,
-        importance_ratio: float,
+        importance_sample_ratio: float,
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
-        self.void_weight = void_weight
+        self.no_object_weight = no_object_weight
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
-        self.importance_ratio = importance_ratio
+        self.importance_sample_ratio = importance_sample_ratio
         self.deep_supervision = deep_supervision
 
     def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
         """What the losses of a batch with Q queries an image are divided by; see the function of this name."""
-        return normalizers(targets, queries=queries, void_weight=self.void_weight, device=device)
+        return normalizers(targets, queries=queries, no_object_weight=self.no_object_weight, device=device)
 
     def forward(
         self,
@@ -117,7 +117,7 @@ class SetCriterion(nn.Module):
         classes = labels.new_full(logits_BLQK.shape[:3], self.num_classes)
         classes[matches.image, heads, matches.query] = labels[matches.target]
         losses = F.cross_entropy(logits_BLQK.flatten(0, 2), classes.flatten(), reduction="none")
-        weights = torch.where(classes == self.num_classes, self.void_weight, 1.0)
+        weights = torch.where(classes == self.num_classes, self.no_object_weight, 1.0)
         return (losses.view_as(weights) * weights).sum(dim=(0, 2))
 
     def _masks(
@@ -130,7 +130,7 @@ class SetCriterion(nn.Module):
             matched.detach(),
             num_points=self.num_points,
             oversample_ratio=self.oversample_ratio,
-            importance_ratio=self.importance_ratio,
+            importance_sample_ratio=self.importance_sample_ratio,
         )
         t = target_masks.sample(matches.target.flatten(), coords)
         x = sample_points(matched[:, None], coords)[:, 0]

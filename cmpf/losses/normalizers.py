@@ -30,19 +30,19 @@ class Normalizers:
 
 
 def normalizers(
-    targets: Sequence[Targets], *, queries: int, void_weight: float, device: torch.device
+    targets: Sequence[Targets], *, queries: int, no_object_weight: float, device: torch.device
 ) -> Normalizers:
     """Normalizers of a batch. With several processes all of them must call it.
 
     Args:
         targets: one an image of this process.
         queries: Q, of each image; as many targets at most are matched.
-        void_weight: class weight of a query that no target is matched with; 1 for the others.
+        no_object_weight: class weight of a query that no target is matched with; 1 for the others.
         device: where the sums are needed; nothing waits for it.
     """
     counts = [len(target["labels"]) for target in targets]
     matched = sum(min(count, queries) for count in counts)
-    class_weight = matched + void_weight * (len(counts) * queries - matched)
+    class_weight = matched + no_object_weight * (len(counts) * queries - matched)
     sums = torch.tensor([sum(counts), class_weight], dtype=torch.float32, device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)

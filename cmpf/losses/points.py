@@ -31,7 +31,7 @@ def sample_points(maps_NChw: Tensor, coords_NP2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def uncertain_points(
-    logits_Mhw: Tensor, *, num_points: int, oversample_ratio: float, importance_ratio: float
+    logits_Mhw: Tensor, *, num_points: int, oversample_ratio: float, importance_sample_ratio: float
 ) -> Tensor:
     """Places where a mask's loss is worth computing: the most uncertain of many, and some anywhere.
 
@@ -39,12 +39,12 @@ def uncertain_points(
         logits_Mhw: mask logits; a small absolute value is uncertain.
         num_points: P, wanted places a mask.
         oversample_ratio: candidates drawn for each wanted place, at least 1.
-        importance_ratio: share of the places that are the most uncertain candidates, 0..1.
+        importance_sample_ratio: share of the places that are the most uncertain candidates, 0..1.
     Returns:
         (M, P, 2).
     """
     count, device = logits_Mhw.shape[0], logits_Mhw.device
-    chosen = int(importance_ratio * num_points)
+    chosen = int(importance_sample_ratio * num_points)
     candidates = uniform_points(count, int(oversample_ratio * num_points), device)
     uncertainty = -sample_points(logits_Mhw[:, None], candidates)[:, 0].abs()
     best = uncertainty.topk(chosen, dim=1, sorted=False).indices

@@ -35,10 +35,10 @@ class PixelDecoder(nn.Module):
     Args:
         in_channels: widths of "res2".."res5".
         dim: width of the maps. mask_dim: width of the mask features.
-        heads, points, layers, ffn_dim: of the deformable encoder.
+        heads, points, layers, dim_feedforward: of the deformable encoder.
         norm_groups: groups of each GroupNorm, a divisor of dim.
         attention_function: of the deformable encoder, see choose_deformable_attention.
-        recompute: of the deformable encoder: less memory in training for more time.
+        gradient_checkpointing: of the deformable encoder: less memory in training for more time.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class PixelDecoder(nn.Module):
         heads: int,
         points: int,
         layers: int,
-        ffn_dim: int,
+        dim_feedforward: int,
         norm_groups: int,
         attention_function: AttentionFunction = deformable_attention,
-        recompute: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.input_projections = nn.ModuleDict(
@@ -65,9 +65,9 @@ class PixelDecoder(nn.Module):
             points=points,
             levels=len(ENCODED_LEVELS),
             layers=layers,
-            ffn_dim=ffn_dim,
+            dim_feedforward=dim_feedforward,
             function=attention_function,
-            recompute=recompute,
+            gradient_checkpointing=gradient_checkpointing,
         )
         self.lateral = conv_norm(in_channels["res2"], dim, kernel=1, groups=norm_groups, bias=False)
         self.output = conv_norm(dim, dim, kernel=3, groups=norm_groups, bias=False)

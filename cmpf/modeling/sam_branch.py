@@ -18,7 +18,7 @@ class SAMBranch(nn.Module):
     Args:
         in_channels: channels S of SAM's embedding.
         dim: width of the result.
-        heads, points, layers, ffn_dim: of the deformable encoder.
+        heads, points, layers, dim_feedforward: of the deformable encoder.
         norm_groups: groups of the GroupNorm, a divisor of dim.
         flat_levels: 0 = correct single-level attention; 3 = the arithmetic of the published weights
             (see MultiScaleDeformableAttention).
@@ -33,7 +33,7 @@ class SAMBranch(nn.Module):
         heads: int,
         points: int,
         layers: int,
-        ffn_dim: int,
+        dim_feedforward: int,
         norm_groups: int,
         flat_levels: int,
         attention_function: AttentionFunction = deformable_attention,
@@ -46,7 +46,7 @@ class SAMBranch(nn.Module):
             points=points,
             levels=1,
             layers=layers,
-            ffn_dim=ffn_dim,
+            dim_feedforward=dim_feedforward,
             flat_levels=flat_levels,
             function=attention_function,
         )

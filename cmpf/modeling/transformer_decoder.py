@@ -21,11 +21,11 @@ LEVELS = 3  # strides 32, 16, 8; layer i reads level i mod 3
 class DecoderLayer(nn.Module):
     """Masked cross-attention, self-attention, feed-forward; post-norm (Mask2Former)."""
 
-    def __init__(self, *, dim: int, heads: int, ffn_dim: int) -> None:
+    def __init__(self, *, dim: int, heads: int, dim_feedforward: int) -> None:
         super().__init__()
         self.cross_attention = AttentionLayer(dim=dim, heads=heads)
         self.self_attention = AttentionLayer(dim=dim, heads=heads)
-        self.feed_forward = FeedForwardLayer(dim=dim, hidden_dim=ffn_dim)
+        self.feed_forward = FeedForwardLayer(dim=dim, hidden_dim=dim_feedforward)
 
     def forward(
         self,
@@ -71,7 +71,7 @@ class TransformerDecoder(nn.Module):
         in_channels: channels of the multi-scale maps; a 1x1 convolution brings them to dim where they differ.
         dim: width of the queries. mask_dim: width of the mask features. embed_dim: width E of CLIP's space.
         queries: number of queries Q.
-        heads, layers, ffn_dim: of the transformer.
+        heads, layers, dim_feedforward: of the transformer.
         sam_channels: channels of SAM's raw embedding; read by the Query Injector only.
         sam_feature_channels: channels of the SAM branch's features; read by the Feature Injector only.
         query_injector, feature_injector: make an injector, such as the classes QueryInjector and FeatureInjector;
@@ -92,7 +92,7 @@ class TransformerDecoder(nn.Module):
         queries: int,
         heads: int,
         layers: int,
-        ffn_dim: int,
+        dim_feedforward: int,
         sam_channels: int,
         sam_feature_channels: int,
         query_injector: Callable[..., nn.Module] | None,
@@ -111,7 +111,7 @@ class TransformerDecoder(nn.Module):
         self.query_content = nn.Embedding(queries, dim)
         self.query_position = nn.Embedding(queries, dim)
         self.layers = nn.ModuleList(
-            DecoderLayer(dim=dim, heads=heads, ffn_dim=ffn_dim) for _ in range(layers)
+            DecoderLayer(dim=dim, heads=heads, dim_feedforward=dim_feedforward) for _ in range(layers)
         )
         self.head = PredictionHead(dim=dim, mask_dim=mask_dim, embed_dim=embed_dim)
         self.query_injector: nn.Module | None = None

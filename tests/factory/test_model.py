@@ -42,7 +42,7 @@ def test_settings_are_those_of_the_configuration() -> None:
     assert (settings.alpha, settings.beta, settings.clip_objectness) == (0.1, 0.9, 0.5)
     assert (settings.overlap_threshold, settings.detections_per_image, settings.proposals) == (0.3, 17, True)
     assert settings.mask_ensemble is not None
-    assert (settings.mask_ensemble.epsilon, settings.mask_ensemble.published_pooling) == (0.3, True)
+    assert (settings.mask_ensemble.alpha, settings.mask_ensemble.published_pooling) == (0.3, True)
     assert build_settings(tiny_config("no_ensemble")).mask_ensemble is None
 
 
@@ -100,9 +100,9 @@ def test_deformable_attention_is_chosen_once_for_the_device_of_the_model(
 @pytest.mark.parametrize("asked", [True, False])
 def test_gradient_checkpointing_is_the_pixel_decoders(asked: bool) -> None:
     model = tiny_model(overrides=["MODEL.CMPF.GRADIENT_CHECKPOINTING", asked])
-    assert model.pixel_decoder.encoder.recompute is asked
+    assert model.pixel_decoder.encoder.gradient_checkpointing is asked
     assert model.sam_branch is not None
-    assert not model.sam_branch.encoder.recompute
+    assert not model.sam_branch.encoder.gradient_checkpointing
 
 
 def test_the_pixel_decoder_takes_its_channels_from_the_built_trunk() -> None:

@@ -52,7 +52,7 @@ def tiny_pixel_decoder(**changes: Any) -> PixelDecoder:
         "heads": 2,
         "points": 2,
         "layers": 2,
-        "ffn_dim": 24,
+        "dim_feedforward": 24,
         "norm_groups": 4,
     }
     return fill_by_name(PixelDecoder(**{**options, **changes})).eval()
@@ -65,7 +65,7 @@ def tiny_sam_branch(**changes: Any) -> SAMBranch:
         "heads": 2,
         "points": 2,
         "layers": 2,
-        "ffn_dim": 24,
+        "dim_feedforward": 24,
         "norm_groups": 4,
         "flat_levels": 0,
     }
@@ -81,7 +81,7 @@ def tiny_decoder(**changes: Any) -> TransformerDecoder:
         "queries": 5,
         "heads": 2,
         "layers": 4,
-        "ffn_dim": 24,
+        "dim_feedforward": 24,
         "sam_channels": 10,
         "sam_feature_channels": 16,
         "query_injector": QueryInjector,

@@ -151,7 +151,7 @@ def test_the_weighted_sum_over_all_masks_is_the_formula():
     probs, masks = torch.rand(4, 3), torch.randn(4, 3, 5)
     sam_probs = torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.2, 0.1, 0.7]])
     sam_masks = torch.randn(4, 3, 5)
-    weights, kept = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, epsilon=0.2, score_threshold=0.5)
+    weights, kept = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, alpha=0.2, score_threshold=0.5)
     assert kept.tolist() == [1, 3]
     assert weights.shape == (6, 3)
     scores = torch.einsum("qk,qhw->khw", weights, torch.cat([masks, sam_masks[kept]]).sigmoid())
@@ -162,35 +162,35 @@ def test_the_weighted_sum_over_all_masks_is_the_formula():
 def test_a_mask_that_is_sure_of_a_seen_class_has_no_vote():
     sam_probs = torch.tensor([[0.98, 0.01, 0.01]])
     probs = torch.rand(2, 3)
-    weights, kept = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, epsilon=0.2, score_threshold=0.5)
+    weights, kept = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, alpha=0.2, score_threshold=0.5)
     assert len(kept) == 0
     assert torch.equal(weights, probs)
 
 
 def test_the_threshold_itself_is_not_enough():
     sam_probs = torch.tensor([[0.0, 0.5, 0.5]])
-    _, kept = openseg_ensemble(torch.rand(2, 3), sam_probs, SEEN_CLASSES, epsilon=0.2, score_threshold=0.5)
+    _, kept = openseg_ensemble(torch.rand(2, 3), sam_probs, SEEN_CLASSES, alpha=0.2, score_threshold=0.5)
     assert len(kept) == 0
 
 
 def test_without_sam_masks_the_plain_scores_remain():
     probs = torch.rand(2, 3)
-    weights, kept = openseg_ensemble(probs, torch.zeros(0, 3), SEEN_CLASSES, epsilon=0.2, score_threshold=0.5)
+    weights, kept = openseg_ensemble(probs, torch.zeros(0, 3), SEEN_CLASSES, alpha=0.2, score_threshold=0.5)
     assert torch.equal(weights, probs)
     assert kept.shape == (0,)
 
 
 def test_without_unseen_classes_sam_has_no_vote():
     probs, seen = torch.rand(2, 3), torch.ones(3, dtype=torch.bool)
-    weights, kept = openseg_ensemble(probs, torch.rand(4, 3), seen, epsilon=0.2, score_threshold=0.0)
+    weights, kept = openseg_ensemble(probs, torch.rand(4, 3), seen, alpha=0.2, score_threshold=0.0)
     assert torch.equal(weights, probs)
     assert len(kept) == 0
 
 
 def test_epsilon_zero_and_one_are_the_two_extremes():
     probs, sam_probs = torch.rand(2, 3), torch.tensor([[0.1, 0.8, 0.1]])
-    none, _ = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, epsilon=0.0, score_threshold=0.5)
+    none, _ = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, alpha=0.0, score_threshold=0.5)
     torch.testing.assert_close(none, torch.cat([probs, torch.zeros(1, 3)]))
-    full, _ = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, epsilon=1.0, score_threshold=0.5)
+    full, _ = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, alpha=1.0, score_threshold=0.5)
     torch.testing.assert_close(full[:2], probs * torch.tensor([1.0, 0.0, 0.0]))
     torch.testing.assert_close(full[2:], torch.tensor([[0.0, 0.8, 0.1]]))

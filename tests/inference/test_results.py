@@ -344,7 +344,7 @@ def sam_evidence(probability: float) -> SAMEvidence:
 
 
 def test_sam_masks_add_to_unseen_classes_only(predictions) -> None:
-    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
     settings = replace(SETTINGS, semantic_output="scores", resize_before=False, mask_ensemble=ensemble)
     geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
     sam = sam_evidence(0.9)
@@ -359,7 +359,7 @@ def test_sam_masks_add_to_unseen_classes_only(predictions) -> None:
     "sam", [sam_evidence(0.4), SAMEvidence(torch.zeros(0, 30, 50), torch.zeros(0, K)), None]
 )
 def test_without_a_sure_sam_mask_the_scores_stay_plain(predictions, sam: SAMEvidence | None) -> None:
-    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
     settings = replace(SETTINGS, semantic_output="scores", mask_ensemble=ensemble)
     geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
     scores = results(predictions, settings, sam, geometry)["sem_seg"]
@@ -367,7 +367,7 @@ def test_without_a_sure_sam_mask_the_scores_stay_plain(predictions, sam: SAMEvid
 
 
 def test_sam_masks_are_proposals_too(predictions) -> None:
-    ensemble = MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)
+    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
     settings = replace(SETTINGS, proposals=True, mask_ensemble=ensemble)
     proposals = results(predictions, settings, sam_evidence(0.1))["proposals"]
     assert proposals.shape == (Q + 1, *GEOMETRY.output)

@@ -26,10 +26,10 @@ def build(num_classes: int, **changes: Any) -> SetCriterion:
         "class_weight": 2.0,
         "mask_weight": 5.0,
         "dice_weight": 5.0,
-        "void_weight": 0.1,
+        "no_object_weight": 0.1,
         "num_points": POINTS,
         "oversample_ratio": 3.0,
-        "importance_ratio": 0.75,
+        "importance_sample_ratio": 0.75,
     }
     match = HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, num_points=POINTS)
     return SetCriterion(num_classes=num_classes, matcher=match, **(values | changes))
@@ -169,7 +169,7 @@ def test_a_perfect_prediction_costs_almost_nothing():
         "aux_outputs": [],
     }
     target: Targets = {"labels": torch.tensor([0]), "masks": left[None]}
-    losses = build(2, importance_ratio=0.0, num_points=4096)(outputs, [target])
+    losses = build(2, importance_sample_ratio=0.0, num_points=4096)(outputs, [target])
     assert losses["loss_ce"].item() < 1e-6
     assert losses["loss_mask"].item() < 0.1
     assert losses["loss_dice"].item() < 0.1

@@ -18,7 +18,7 @@ def targets_of(*counts: int) -> list[Targets]:
 
 
 def values(targets: list[Targets], *, queries: int = 5) -> tuple[float, float]:
-    found = normalizers(targets, queries=queries, void_weight=0.1, device=torch.device("cpu"))
+    found = normalizers(targets, queries=queries, no_object_weight=0.1, device=torch.device("cpu"))
     return found.targets.item(), found.class_weight.item()
 
 

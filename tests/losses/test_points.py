@@ -35,7 +35,7 @@ def test_the_most_uncertain_candidates_are_chosen():
     torch.manual_seed(0)
     # Logits grow from 0 at the left to 31 at the right, so uncertain points lie left.
     logits = torch.arange(32.0).expand(3, 32, 32)
-    coords = uncertain_points(logits, num_points=100, oversample_ratio=3.0, importance_ratio=0.75)
+    coords = uncertain_points(logits, num_points=100, oversample_ratio=3.0, importance_sample_ratio=0.75)
     assert coords.shape == (3, 100, 2)
     # The best 75 of 300 uniform candidates are about the left quarter of the image.
     assert (coords[:, :75, 0] < 0.35).all()
@@ -45,11 +45,13 @@ def test_the_most_uncertain_candidates_are_chosen():
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_all_or_none_of_the_points_may_be_uncertain_ones(ratio):
     coords = uncertain_points(
-        torch.randn(2, 8, 8), num_points=7, oversample_ratio=1.0, importance_ratio=ratio
+        torch.randn(2, 8, 8), num_points=7, oversample_ratio=1.0, importance_sample_ratio=ratio
     )
     assert coords.shape == (2, 7, 2)
 
 
 def test_without_masks_there_are_no_points():
-    coords = uncertain_points(torch.zeros(0, 8, 8), num_points=7, oversample_ratio=3.0, importance_ratio=0.75)
+    coords = uncertain_points(
+        torch.zeros(0, 8, 8), num_points=7, oversample_ratio=3.0, importance_sample_ratio=0.75
+    )
     assert coords.shape == (0, 7, 2)

@@ -190,7 +190,7 @@ def test_a_given_function_computes_every_attention_of_pixel_decoder_and_sam_bran
     def zeros(value: Tensor, shapes: object, locations: Tensor, weights: Tensor) -> Tensor:
         return value.new_zeros(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
-    sizes = {"dim": 8, "heads": 2, "points": 2, "layers": 2, "ffn_dim": 8, "norm_groups": 2}
+    sizes = {"dim": 8, "heads": 2, "points": 2, "layers": 2, "dim_feedforward": 8, "norm_groups": 2}
     channels = dict.fromkeys(("res2", "res3", "res4", "res5"), 4)
     decoder = PixelDecoder(in_channels=channels, mask_dim=8, attention_function=zeros, **sizes)
     branch = SAMBranch(in_channels=4, flat_levels=3, attention_function=zeros, **sizes)
@@ -210,7 +210,9 @@ def test_pixel_centers_run_row_by_row_with_x_first() -> None:
 
 
 def test_one_layer_is_attention_and_feed_forward_with_positions_on_queries_only() -> None:
-    encoder = fill_by_name(DeformableEncoder(dim=8, heads=2, points=2, levels=2, layers=1, ffn_dim=12))
+    encoder = fill_by_name(
+        DeformableEncoder(dim=8, heads=2, points=2, levels=2, layers=1, dim_feedforward=12)
+    )
     maps = [random("a", 2, 8, 2, 3), random("b", 2, 8, 4, 6)]
     shapes = [(2, 3), (4, 6)]
     x = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
@@ -232,7 +234,9 @@ def test_one_layer_is_attention_and_feed_forward_with_positions_on_queries_only(
 
 
 def test_a_batch_of_two_equals_two_batches_of_one() -> None:
-    encoder = fill_by_name(DeformableEncoder(dim=8, heads=2, points=2, levels=1, layers=2, ffn_dim=12))
+    encoder = fill_by_name(
+        DeformableEncoder(dim=8, heads=2, points=2, levels=1, layers=2, dim_feedforward=12)
+    )
     maps = random("a", 2, 8, 3, 5)
     both = encoder([maps])[0]
     alone = torch.cat([encoder([maps[:1]])[0], encoder([maps[1:]])[0]])
@@ -240,16 +244,26 @@ def test_a_batch_of_two_equals_two_batches_of_one() -> None:
 
 
 def test_flat_levels_bring_as_many_level_embeddings() -> None:
-    encoder = DeformableEncoder(dim=8, heads=2, points=2, levels=1, layers=1, ffn_dim=12, flat_levels=3)
+    encoder = DeformableEncoder(
+        dim=8, heads=2, points=2, levels=1, layers=1, dim_feedforward=12, flat_levels=3
+    )
     assert encoder.level_embedding.shape == (3, 8)
     assert encoder([random("a", 1, 8, 3, 5)])[0].shape == (1, 8, 3, 5)
 
 
 def test_recomputing_keeps_less_and_changes_no_gradient() -> None:
     kept, gradients = [], []
-    for recompute in (False, True):
+    for gradient_checkpointing in (False, True):
         encoder = fill_by_name(
-            DeformableEncoder(dim=8, heads=2, points=2, levels=2, layers=3, ffn_dim=32, recompute=recompute)
+            DeformableEncoder(
+                dim=8,
+                heads=2,
+                points=2,
+                levels=2,
+                layers=3,
+                dim_feedforward=32,
+                gradient_checkpointing=gradient_checkpointing,
+            )
         )
         maps = [random("a", 2, 8, 4, 6).requires_grad_(), random("b", 2, 8, 8, 12).requires_grad_()]
         saved: dict[int, int] = {}
@@ -269,7 +283,9 @@ def test_recomputing_keeps_less_and_changes_no_gradient() -> None:
 
 
 def test_without_gradients_nothing_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = DeformableEncoder(dim=8, heads=2, points=2, levels=1, layers=1, ffn_dim=12, recompute=True)
+    encoder = DeformableEncoder(
+        dim=8, heads=2, points=2, levels=1, layers=1, dim_feedforward=12, gradient_checkpointing=True
+    )
     monkeypatch.setattr("cmpf.modeling.deformable.encoder.checkpoint", None)
     with torch.no_grad():
         assert encoder([random("a", 1, 8, 3, 5)])[0].shape == (1, 8, 3, 5)

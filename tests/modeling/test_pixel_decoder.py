@@ -59,7 +59,14 @@ def test_autocast_and_half_precision_inputs_do_not_leave_float32() -> None:
 
 def test_projections_start_xavier_uniform_and_the_fpn_has_no_bias() -> None:
     decoder = PixelDecoder(
-        in_channels=CHANNELS, dim=16, mask_dim=16, heads=2, points=2, layers=1, ffn_dim=24, norm_groups=4
+        in_channels=CHANNELS,
+        dim=16,
+        mask_dim=16,
+        heads=2,
+        points=2,
+        layers=1,
+        dim_feedforward=24,
+        norm_groups=4,
     )
     weight, bias = decoder.input_projections["res5"][0].weight, decoder.input_projections["res5"][0].bias
     assert weight.abs().max() <= (6 / (20 + 16)) ** 0.5

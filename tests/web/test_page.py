@@ -95,7 +95,7 @@ def test_an_unexpected_error_tells_its_kind_and_logs_the_rest(
 def test_the_ensemble_is_asked_for_only_where_it_exists_and_the_task_is_semantic(photo: str) -> None:
     recorder = Recorder(ZeroDivisionError())
     segmenter = Segmenter(recorder, Limits())  # type: ignore[arg-type]
-    for settings in (None, MaskEnsembleSettings(epsilon=0.2, score_threshold=0.5, published_pooling=False)):
+    for settings in (None, MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)):
         recorder.mask_ensemble = settings
         for task in ("panoptic", "semantic"):
             segmenter(photo, ["cat"], task, ensemble=True)

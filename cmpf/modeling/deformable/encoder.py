@@ -25,7 +25,7 @@ class DeformableEncoderLayer(nn.Module):
         heads: int,
         points: int,
         levels: int,
-        ffn_dim: int,
+        dim_feedforward: int,
         flat_levels: int = 0,
         function: AttentionFunction = deformable_attention,
     ) -> None:
@@ -34,7 +34,7 @@ class DeformableEncoderLayer(nn.Module):
             dim=dim, heads=heads, points=points, levels=levels, flat_levels=flat_levels, function=function
         )
         self.norm = nn.LayerNorm(dim)
-        self.feed_forward = FeedForwardLayer(dim=dim, hidden_dim=ffn_dim)
+        self.feed_forward = FeedForwardLayer(dim=dim, hidden_dim=dim_feedforward)
 
     def forward(
         self,
@@ -62,12 +62,12 @@ class DeformableEncoder(nn.Module):
 
     Args:
         dim: width, a multiple of heads and of 4.
-        heads, points, ffn_dim: of each layer.
+        heads, points, dim_feedforward: of each layer.
         levels: number of feature maps.
         layers: depth.
         flat_levels: see MultiScaleDeformableAttention; then there are as many level embeddings, one in use.
         function: what computes the attention, see choose_deformable_attention.
-        recompute: in training keep only what enters each layer, and compute its inside again in the backward pass.
+        gradient_checkpointing: in training keep only what enters each layer, and compute its inside again in the backward pass.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class DeformableEncoder(nn.Module):
         points: int,
         levels: int,
         layers: int,
-        ffn_dim: int,
+        dim_feedforward: int,
         flat_levels: int = 0,
         function: AttentionFunction = deformable_attention,
-        recompute: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.gradient_checkpointing = gradient_checkpointing
         self.level_embedding = nn.Parameter(torch.randn(flat_levels or levels, dim))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
@@ -92,7 +92,7 @@ class DeformableEncoder(nn.Module):
                 heads=heads,
                 points=points,
                 levels=levels,
-                ffn_dim=ffn_dim,
+                dim_feedforward=dim_feedforward,
                 flat_levels=flat_levels,
                 function=function,
             )
@@ -112,7 +112,7 @@ class DeformableEncoder(nn.Module):
         references = torch.cat([pixel_centers(h, w, device=x.device, dtype=x.dtype) for h, w in shapes])[None]
         sizes = device_constant(tuple((w, h) for h, w in shapes), dtype=x.dtype, device=x.device)
         for layer in self.layers:
-            if self.recompute and torch.is_grad_enabled():
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Layers draw nothing at random, so there is no state of generators to keep.
                 x = checkpoint(
                     layer, x, positions, references, shapes, sizes,
