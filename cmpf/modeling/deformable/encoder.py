@@ -67,7 +67,8 @@ class DeformableEncoder(nn.Module):
         layers: depth.
         flat_levels: see MultiScaleDeformableAttention; then there are as many level embeddings, one in use.
         function: what computes the attention, see choose_deformable_attention.
-        gradient_checkpointing: in training keep only what enters each layer, and compute its inside again in the backward pass.
+        gradient_checkpointing: in training keep only what enters each layer, and compute its inside again in the
+            backward pass.
     """
 
     def __init__(
