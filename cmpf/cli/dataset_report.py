@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
+from cmpf.data.datasets.issues import Issue
 from cmpf.data.datasets.summary import DatasetSummary
-from cmpf.data.datasets.validate import Finding
+
 
 METRICS = {
     "panoptic": "PQ",
@@ -21,7 +22,6 @@ METRICS = {
     "cityscapes": "AP and mIoU by the official scripts",
 }
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
-_NAMED_FINDINGS = 20  # of each kind
 _WIDTH = 100
 
 
@@ -45,9 +45,9 @@ def description_json(summary: DatasetSummary) -> str:
     return json.dumps(dataclasses.asdict(summary), default=str, ensure_ascii=False, indent=1)
 
 
-def findings_json(findings: Sequence[Finding]) -> str:
-    """Findings as a JSON list of {mistake, file, message}."""
-    rows = [{"mistake": f.mistake.name, "file": str(f.file), "message": f.message} for f in findings]
+def issues_json(issues: Sequence[Issue]) -> str:
+    """Issues as a JSON list of {kind, file, message}."""
+    rows = [{"kind": issue.kind.name, "file": str(issue.file), "message": issue.message} for issue in issues]
     return json.dumps(rows, ensure_ascii=False, indent=1)
 
 
@@ -126,20 +126,3 @@ def _size(path: Path) -> str:
     while size >= 1000 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1
     return f"{count}{size:.{0 if unit == 0 or size >= 100 else 1}f} {_UNITS[unit]}"
-
-
-def findings_text(findings: Sequence[Finding], *, everything: bool) -> str:
-    """Findings by kind, with what to do about each kind.
-
-    Args:
-        everything: name all; else the first twenty of each kind.
-    """
-    parts = []
-    for mistake in dict.fromkeys(finding.mistake for finding in findings):
-        same = [finding for finding in findings if finding.mistake is mistake]
-        shown = same if everything else same[:_NAMED_FINDINGS]
-        parts.append(f"{mistake.title} ({len(same)}): {mistake.fix}")
-        parts += [f"  {finding}" for finding in shown]
-        if len(shown) < len(same):
-            parts.append(f"  and {len(same) - len(shown)} more; --all names them")
-    return "\n".join(parts)

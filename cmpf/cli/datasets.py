@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf datasets: what there is, whether it is there and whole, what is wrong with it, and how it looks."""
+"""cmpf datasets: what there is, whether it is there and whole, how it looks, and how it is made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli import prepare
 from cmpf.cli.outcome import DONE, FAILED, add_debug
 
 if TYPE_CHECKING:
@@ -18,11 +18,14 @@ EXAMPLES = """examples:
   cmpf datasets openvocab_ade20k_panoptic_val       one of them: paths, sizes, classes
   cmpf datasets fruit_val.yaml --classes            your own, with the names of its classes
   cmpf datasets check fruit_val.yaml                open every file and tell what is wrong; exit code 1 if so
+  cmpf datasets prepare                             what can be made of a release
+  cmpf datasets prepare ade20k_panoptic --check     verify what was made; without --check make it
   cmpf datasets show fruit_val.yaml --n 8 --output images/        draw ground truth
   cmpf datasets show fruit_train.yaml --augmented --config-file configs/shapes/cmpf_tiny.yaml
 """
 COCO = "openvocab_coco_2017_train_panoptic_with_sem_seg"
-CHECK, SHOW = "check", "show"
+CHECK, SHOW, PREPARE = "check", "show", "prepare"
+FILE_ENDINGS = (".yaml", ".yml")
 OVERVIEW = "overview.png"
 
 
@@ -30,30 +33,30 @@ def add_parser(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "datasets",
-        help="list, check and show datasets",
-        description="Lists datasets, describes one, checks its files, or draws its ground truth.",
-        usage="cmpf datasets [check | show] [NAME | FILE.yaml] [options]",
+        help="list, check, show and prepare datasets",
+        description="Lists datasets, describes one, checks its files, draws its ground truth, or makes it.",
+        usage="cmpf datasets [check | show | prepare] [NAME | FILE.yaml] [options]",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "words", nargs="*", metavar="[check | show] [NAME | FILE.yaml]", help=argparse.SUPPRESS
-    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--classes", action="store_true", help="list the names of the classes")
     parser.add_argument(
         "--against", default=COCO, metavar="NAME", help=f"dataset whose classes are the seen ones [{COCO}]"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON (list, description and findings)")
-    checking = parser.add_argument_group("check")
-    checking.add_argument("--all", action="store_true", help="name every finding, not the first of each kind")
+    parser.add_argument("--json", action="store_true", help="print JSON (list, description and issues)")
+    checking = parser.add_argument_group("check and prepare")
+    checking.add_argument("--all", action="store_true", help=prepare.ALL_HELP)
+    checking.add_argument("--jobs", type=prepare.positive, metavar="N", help=prepare.JOBS_HELP)
     showing = parser.add_argument_group("show")
-    showing.add_argument("--n", type=_count, default=8, help="how many images, chosen at random [8]")
+    showing.add_argument("--n", type=prepare.positive, default=8, help="how many images, chosen at random [8]")
     showing.add_argument("--seed", type=int, default=0, help="other images and augmentations [0]")
     showing.add_argument("--output", metavar="DIR", help="folder for the images [output/datasets/NAME]")
     showing.add_argument("--augmented", action="store_true", help="what training sees of them")
     showing.add_argument(
         "--config-file", metavar="FILE", help="whose augmentations; a YAML file or its name [the defaults]"
     )
+    prepare.add_options(parser.add_argument_group("prepare"))
     add_debug(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -61,21 +64,36 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Does what the words ask for."""
     words = list(arguments.words)
-    action = words.pop(0) if words and words[0] in (CHECK, SHOW) else ""
-    if len(words) > 1 or (action and not words):
+    action = words.pop(0) if words and words[0] in (CHECK, SHOW, PREPARE) else ""
+    if len(words) > 1 or (action in (CHECK, SHOW) and not words):
         arguments.usage_error(f"expected {action or 'at most'} one dataset, got {' '.join(words) or 'none'}")
+    if action == PREPARE:
+        return _prepare(words[0] if words else None, arguments)
     if not words:
         return _list(as_json=arguments.json)
     name = dataset_name(words[0])
     if action == CHECK:
-        return _check(name, everything=arguments.all, as_json=arguments.json)
+        return _check(name, arguments)
     return _show(name, arguments) if action == SHOW else _describe(name, arguments)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
-    return int(text)
+def is_dataset_file(given: str) -> bool:
+    """Whether a text means a YAML file, there or not."""
+    return given.lower().endswith(FILE_ENDINGS)
+
+
+def dataset_name(given: str) -> str:
+    """The name by which cmpf.data knows it.
+
+    The path of a YAML file becomes absolute, as the name is kept in config.yaml beside the trained weights, which
+    people read from other folders too.
+    """
+    from cmpf.data.datasets.catalog import FILE_PREFIX
+
+    path = given.removeprefix(FILE_PREFIX)
+    if given.startswith(FILE_PREFIX) or is_dataset_file(given):
+        return f"{FILE_PREFIX}{Path(path).expanduser().absolute()}"
+    return given
 
 
 def _list(*, as_json: bool) -> int:
@@ -98,21 +116,31 @@ def _describe(name: str, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _check(name: str, *, everything: bool, as_json: bool) -> int:
-    from cmpf.cli.dataset_report import findings_json, findings_text
+def _check(name: str, arguments: argparse.Namespace) -> int:
+    from cmpf.cli.dataset_report import issues_json
+    from cmpf.common.processes import default_jobs
     from cmpf.data.datasets.catalog import get_spec
+    from cmpf.data.datasets.issues import issues_text
     from cmpf.data.datasets.validate import check_dataset
 
-    findings = check_dataset(name, progress=True)
-    if as_json:
-        print(findings_json(findings))
-        return FAILED if findings else DONE
-    if not findings:
-        print(f"{get_spec(name).name}: every file was opened, nothing is wrong")
+    issues = check_dataset(name, jobs=arguments.jobs or default_jobs(), progress=True)
+    if arguments.json:
+        print(issues_json(issues))
+    else:
+        print(issues_text(get_spec(name).name, issues, everything=arguments.all))
+    return FAILED if issues else DONE
+
+
+def _prepare(name: str | None, arguments: argparse.Namespace) -> int:
+    from cmpf.data.preparation import get_preparation
+
+    if name is None:
+        print(prepare.table())
         return DONE
-    print(f"{get_spec(name).name}: {len(findings)} finding{'s' if len(findings) > 1 else ''}")
-    print(findings_text(findings, everything=everything))
-    return FAILED
+    preparation = get_preparation(name)
+    if arguments.split not in ("all", *preparation.images):
+        arguments.usage_error(f"--split {arguments.split}: {name} has {', '.join(preparation.images)}")
+    return prepare.run(name, preparation, arguments)
 
 
 def _show(name: str, arguments: argparse.Namespace) -> int:

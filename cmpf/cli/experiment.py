@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cmpf import factory
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.cli.engines import detectron2_engine
 from cmpf.cli.processes import device_overrides, in_processes, process_flags
 from cmpf.common import distributed

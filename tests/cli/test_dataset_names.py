@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 
 
 @pytest.mark.parametrize("given", ["mine/fruit.yaml", "mine/fruit.YML", "file:mine/fruit.yaml", "file:odd"])

@@ -8,7 +8,7 @@ import pytest
 from helpers.own_dataset import SOURCE, change_json, copy_own_dataset
 from PIL import Image
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.cli.ground_truth import chosen_samples, from_files, from_training
 from cmpf.data.datasets.catalog import get_dataset
 from cmpf.data.datasets.spec import Dataset

@@ -17,7 +17,7 @@ import cmpf
 import cmpf.inference
 import cmpf.predictor
 from cmpf.cli import main, predict
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError

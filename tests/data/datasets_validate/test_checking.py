@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.own_dataset import change_json, copy_own_dataset
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.catalog import DATASETS, get_dataset
 from cmpf.data.datasets.validate import Finding, Mistake, check_dataset
 from cmpf.errors import DatasetError

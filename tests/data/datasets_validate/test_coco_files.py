@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.own_dataset import SOURCE, copy_own_dataset
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.validate import Mistake, check_dataset
 from cmpf.data.datasets.validate.coco_files import read_coco
 from cmpf.data.datasets.validate.findings import Findings

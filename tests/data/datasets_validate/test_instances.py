@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.own_dataset import change_json, copy_own_dataset
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.validate import check_dataset
 
 Content = dict[str, Any]

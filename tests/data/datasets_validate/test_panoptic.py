@@ -10,7 +10,7 @@ import pytest
 from helpers.own_dataset import change_json, change_pixels, copy_own_dataset
 from PIL import Image
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.validate import check_dataset
 from cmpf.formats.label_map import read_panoptic_ids
 

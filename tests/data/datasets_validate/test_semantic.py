@@ -8,7 +8,7 @@ import pytest
 from helpers.own_dataset import change_pixels, copy_own_dataset
 from PIL import Image
 
-from cmpf.cli.dataset_names import dataset_name
+from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.validate import check_dataset
 
 

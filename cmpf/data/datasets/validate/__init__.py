@@ -1,9 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Opens every file of a dataset and tells what is wrong, all of it: readers stop at the first file that is."""
+"""The check of a dataset: opens every file, and tells everything that is wrong at once."""
 
 from __future__ import annotations
 
-from cmpf.data.datasets.validate.checking import check_dataset
-from cmpf.data.datasets.validate.findings import Finding, Mistake
+from cmpf.data.datasets.issues import Issue, IssueKind
+from cmpf.data.datasets.validate.checking import Report, check_dataset, validate
 
-__all__ = ["Finding", "Mistake", "check_dataset"]
+__all__ = ["Issue", "IssueKind", "Report", "check_dataset", "validate"]

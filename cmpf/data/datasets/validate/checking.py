@@ -1,53 +1,84 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The check of one dataset, by its name or its YAML file."""
+"""Checks a dataset of any kind; here also folders of images and label maps."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.catalog import locate_dataset
-from cmpf.data.datasets.readers import read_lvis
+from cmpf.data.datasets.catalog import DATASETS, locate_dataset
+from cmpf.data.datasets.issues import Issue, IssueKind, Issues
+from cmpf.data.datasets.readers import FileNames, read_lvis
+from cmpf.data.datasets.readers.folders import IMAGE_SUFFIXES, find_images
 from cmpf.data.datasets.spec import Dataset
-from cmpf.data.datasets.validate.findings import Finding, Findings, Mistake
-from cmpf.data.datasets.validate.instances import check_instances
-from cmpf.data.datasets.validate.panoptic import check_panoptic
-from cmpf.data.datasets.validate.semantic import check_semantic
+from cmpf.data.datasets.validate.coco import check_instances, check_panoptic
+from cmpf.data.datasets.validate.files import Files, LabelRules, Run
 from cmpf.errors import DatasetError
 
 
-def check_dataset(name: str, *, progress: bool = False) -> list[Finding]:
+@dataclass(frozen=True)
+class Report:
+    """What a check found: the dataset's name, how many images it lists, and what is wrong, in the order of the files."""
+
+    name: str
+    images: int
+    issues: list[Issue]
+    folder: Path
+
+    def with_count(self, expected: int) -> Report:
+        """The same, with an issue if there are other than `expected` images; 0 = any number."""
+        if not expected or self.images == expected:
+            return self
+        message = f"{self.images:,} images found, {expected:,} expected"
+        count = Issue(IssueKind.COUNT, self.folder, message)
+        return Report(self.name, self.images, [count, *self.issues], self.folder)
+
+
+def check_dataset(name: str, *, jobs: int = 1, progress: bool = False) -> list[Issue]:
     """Opens every file of a dataset and tells what is wrong with it.
 
     Args:
-        name: of a row of the table, or "file:PATH".
+        name: of a dataset of the table, or "file:PATH".
+        jobs: processes.
         progress: show a bar where there is a terminal.
     Returns:
-        All mistakes, in the order of the files; [] means that the reader takes the dataset, too.
+        All issues, in the order of the files; [] means that the reader takes the dataset, too.
     Raises:
         DatasetError: unknown name, or the YAML file itself is wrong.
         VocabularyError: the vocabulary file is missing or wrong.
     """
-    dataset = locate_dataset(name)
-    findings = Findings()
+    return validate(locate_dataset(name), released=name in DATASETS, jobs=jobs, progress=progress).issues
+
+
+def validate(dataset: Dataset, *, released: bool, jobs: int = 1, progress: bool = False) -> Report:
+    """As check_dataset, for a dataset that need not have a name.
+
+    Args:
+        released: it is one of the table, made of a known release: every file of its folders belongs to it, label maps
+            have as many bits as their values need, and objects or images without a pixel are the release's own affair.
+    """
+    issues = Issues()
     for path in dataset.paths:
         if not path.exists():
             command = dataset.spec.command_in(dataset.folder)
-            findings.add_absent(path, f"no such file or folder; {command}")
-    _check(dataset, findings, progress)
-    if not findings.found:
-        _read(dataset, findings)
-    return findings.found
+            issues.add_absent(path, f"no such file or folder; {command}")
+    run = Run(dataset, issues, released=released, jobs=jobs, progress=progress)
+    images = _check(run)
+    if not issues.found:
+        _read(dataset, issues)
+    return Report(dataset.name, images, issues.found, dataset.folder / dataset.spec.images)
 
 
-def _check(dataset: Dataset, findings: Findings, progress: bool) -> None:
-    function, options = _parts(dataset.spec.reader)
-    if dataset.spec.kind == "semantic":
-        check_semantic(dataset, findings, progress=progress, **options)
-    elif dataset.spec.kind == "panoptic":
-        check_panoptic(dataset, findings, progress=progress, **options)
-    else:
-        check_instances(dataset, findings, progress=progress, by_url=function is read_lvis)
+def _check(run: Run) -> int:
+    spec = run.dataset.spec
+    function, options = _parts(spec.reader)
+    if spec.kind == "semantic":
+        return _check_semantic(run, **options)
+    if spec.kind == "panoptic":
+        return check_panoptic(run, names=options.get("names", FileNames()))
+    return check_instances(run, lvis=function is read_lvis)
 
 
 def _parts(reader: Any) -> tuple[Any, dict[str, Any]]:
@@ -57,10 +88,38 @@ def _parts(reader: Any) -> tuple[Any, dict[str, Any]]:
     return reader, {}
 
 
-def _read(dataset: Dataset, findings: Findings) -> None:
+def _read(dataset: Dataset, issues: Issues) -> None:
     """What the reader refuses and no check has found, so that the check never promises too much."""
     try:
         if not dataset.samples:
-            findings.add(Mistake.MISSING, dataset.folder, "no image is listed")
+            issues.add(IssueKind.MISSING, dataset.folder, "no image is listed")
     except DatasetError as error:
-        findings.add(Mistake.OTHER, dataset.folder, str(error))
+        issues.add(IssueKind.OTHER, dataset.folder, str(error))
+
+
+def _check_semantic(run: Run, *, image_suffix: str = "", label_suffix: str = "") -> int:
+    """Images and label maps of two folders; see read_semantic."""
+    folder, spec, issues = run.dataset.folder, run.dataset.spec, run.issues
+    images, labels = folder / spec.images, folder / spec.truth["labels"]
+    if labels.is_file():
+        issues.add(IssueKind.JSON_KIND, labels, "is a file; a semantic dataset has a folder of label maps")
+        return 0
+    found: list[dict[str, Path]] = []
+    for place, suffix in ((images, image_suffix), (labels, label_suffix)):
+        files = find_images(place, suffix=suffix, issues=issues)
+        if not files and place.is_dir():
+            wanted = ", ".join(f"*{suffix}{ending}" for ending in IMAGE_SUFFIXES)
+            issues.add(IssueKind.MISSING, place, f"no images in it (looked for {wanted})")
+        found.append(files)
+    image_files, truths = found
+    names = sorted(image_files.keys() | truths.keys())
+    items = [Files(image=image_files.get(name), labels=truths.get(name)) for name in names]
+    for name, issues_of_files in zip(names, run.examine(items, LabelRules.of(run)), strict=True):
+        issues.add_all(issues_of_files)
+        if name not in truths and truths:
+            message = f"has no labels {name}{label_suffix}.* in {labels}"
+            issues.add(IssueKind.UNPAIRED, image_files[name], message)
+        if name not in image_files and image_files:
+            message = f"has no image {name}{image_suffix}.* in {images}"
+            issues.add(IssueKind.UNPAIRED, truths[name], message)
+    return len(image_files)

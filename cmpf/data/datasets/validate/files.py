@@ -1,148 +1,259 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Opens images and label maps, and tells what is wrong with them."""
+"""Opens the files of one image: the image itself, its label map and its panoptic PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.data.datasets.validate.findings import Findings, Mistake, named
+from cmpf.common.processes import map_items
+from cmpf.data.datasets.issues import Issue, IssueKind, Issues, named
+from cmpf.data.datasets.spec import Dataset
 from cmpf.errors import DatasetError, ImageError
 from cmpf.formats.image import DAMAGED, read_image
-from cmpf.formats.label_map import MAX_LABEL, read_labels
+from cmpf.formats.label_map import MAX_LABEL, VOID_ID, read_labels, read_panoptic_ids
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BITS = ("1", "L", "P")
+_HOLDS_IDS = ("RGB", "RGBA", "L", "P", "I", "I;16", "I;16B")  # modes that segment ids can be read from
 MAX_BYTE = 255
 Size = tuple[int, int]  # (H, W)
 
 
-def image_size(path: Path, findings: Findings, *, listed_in: Path | None = None) -> Size | None:
-    """Size of an image as it is read, upright; None if it cannot be.
+@dataclass(frozen=True)
+class Run:
+    """One check under way; see `validate`."""
 
-    Args:
-        listed_in: the JSON file that names it.
+    dataset: Dataset
+    issues: Issues
+    released: bool
+    jobs: int
+    progress: bool
+
+    def examine(self, items: Sequence[Files], labels: LabelRules) -> Iterator[list[Issue]]:
+        """What is wrong with the files of each image."""
+        return self.each(partial(examine, labels=labels, released=self.released), items)
+
+    def each(self, function: Callable[[Any], list[Issue]], items: Sequence[Any]) -> Iterator[list[Issue]]:
+        """What a function of a module tells of each item, in several processes."""
+        results = map_items(
+            function, items, jobs=self.jobs, title=self.dataset.name, progress=self.progress
+        )
+        for result in results:
+            if result.error:
+                raise DatasetError(result.error)
+            yield result.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The files of one image.
+
+    image: None = there is none.
+    source, size: the JSON file that lists the image, and its (H, W) there.
+    labels, png: label map and panoptic PNG; None = there is none to look at.
+    segments: entries of segments_info of the PNG.
     """
+
+    image: Path | None = None
+    source: Path | None = None
+    size: Size | None = None
+    labels: Path | None = None
+    png: Path | None = None
+    segments: Sequence[Mapping[str, Any]] = ()
+
+
+def examine(files: Files, *, labels: LabelRules, released: bool) -> list[Issue]:
+    """Opens the files of one image and tells what is wrong with them."""
+    issues = Issues()
+    size = _image_size(files.image, files.source, issues) if files.image is not None else None
+    if files.image is not None and files.source is not None and files.size is not None:
+        _compare_sizes(files.source, f"says of {files.image.name}", files.size, size, issues)
+    if files.png is not None and files.source is not None:
+        _check_panoptic_png(files, files.png, files.source, size, issues, released)
+    if files.labels is not None:
+        labels.check(files.labels, size, issues)
+    return issues.found
+
+
+def _image_size(path: Path, source: Path | None, issues: Issues) -> Size | None:
+    """Size of an image as it is read, upright; None if it cannot be."""
     if not path.is_file():
-        reason = f", but {listed_in.name} lists it" if listed_in else ""
-        findings.add(Mistake.MISSING, path, f"no such image{reason}")
+        reason = f", but {source.name} lists it" if source else ""
+        issues.add(IssueKind.MISSING, path, f"no such image{reason}")
         return None
     try:
         image = read_image(path)
     except ImageError as error:
-        findings.add(Mistake.DAMAGED, path, _without_name(error, path))
+        issues.add(IssueKind.DAMAGED, path, _without_name(error, path))
         return None
     return image.shape[0], image.shape[1]
 
 
-def file_form(path: Path, what: str, findings: Findings) -> tuple[str, str] | None:
-    """Pillow's format ("PNG") and mode ("RGB") of a ground-truth file; None if it cannot be opened.
-
-    Args:
-        what: kind of the file, such as "label map".
-    """
+def _file_form(path: Path, what: str, issues: Issues) -> tuple[str, str] | None:
+    """Pillow's format ("PNG") and mode ("RGB") of a ground-truth file; None if it cannot be opened."""
     if not path.is_file():
-        findings.add(Mistake.MISSING, path, f"no such {what}")
+        issues.add(IssueKind.MISSING, path, f"no such {what}")
         return None
     try:
         with Image.open(path) as image:
             return str(image.format), image.mode
     except DAMAGED as error:
-        findings.add(Mistake.DAMAGED, path, f"damaged {what} ({error})")
+        issues.add(IssueKind.DAMAGED, path, f"damaged {what} ({error})")
         return None
 
 
-def compare_sizes(path: Path, what: str, size: Size, image: Size | None, findings: Findings) -> None:
-    """A finding if the size of something is not the image's; None = the image's is not known."""
+def _compare_sizes(path: Path, what: str, size: Size, image: Size | None, issues: Issues) -> None:
+    """An issue if the size of something is not the image's; None = the image's is not known."""
     if image is not None and size != image:
-        findings.add(Mistake.SIZE, path, f"{what} {size} (H, W), the image has {image}")
-
-
-class LabelCheck:
-    """Looks at the label maps of one dataset."""
-
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        ignore_label: int,
-        label_map: Mapping[int, int] | None,
-        findings: Findings,
-    ) -> None:
-        """See LabelReader; findings go to `findings`."""
-        allowed = {label for label in label_map or range(num_classes) if 0 <= label <= MAX_LABEL}
-        self._known = np.zeros(MAX_LABEL + 1, dtype=np.bool_)
-        self._known[[*allowed, ignore_label]] = True
-        self._highest = max(allowed, default=0)
-        self._words = f"0..{num_classes - 1}" if label_map is None else f"one of {named(sorted(label_map))}"
-        self._num_classes, self._ignore_label, self._mapped = num_classes, ignore_label, label_map is not None
-        self._findings = findings
-
-    def __call__(self, path: Path, image: Size | None) -> None:
-        """
-        Args:
-            path: the label map.
-            image: size of the image, or None.
-        """
-        form = file_form(path, "label map", self._findings)
-        if form is None or not self._has_right_form(path, *form):
-            return
-        try:
-            values = read_labels(path)
-        except DatasetError as error:
-            message = _without_name(error, path)
-            mistake = Mistake.BIT_DEPTH if "16 bits" in message else Mistake.DAMAGED
-            self._findings.add(mistake, path, message)
-            return
-        compare_sizes(path, "has", (values.shape[0], values.shape[1]), image, self._findings)
-        counts = np.bincount(values.reshape(-1), minlength=1)
-        present = np.flatnonzero(counts)
-        wrong = present[~self._known[present]]
-        if wrong.size:
-            self._report(path, wrong, int(counts[wrong].sum()), present)
-        elif (present == self._ignore_label).all():
-            self._findings.add(
-                Mistake.EMPTY,
-                path,
-                f"every pixel has the ignore label {self._ignore_label}: nothing to learn",
-            )
-
-    def _has_right_form(self, path: Path, image_format: str, mode: str) -> bool:
-        if mode not in _ONE_CHANNEL:
-            what = (
-                "floating-point values"
-                if mode == "F"
-                else f"{len(Image.new(mode, (1, 1)).getbands())} channels"
-            )
-            issue = f"has {what} ({mode}); a label map has one channel of class numbers"
-        elif image_format == "JPEG":
-            issue = "is a JPEG, which changes the class numbers"
-        elif mode in _EIGHT_BITS and self._highest > MAX_BYTE:
-            issue = f"has 8 bits, which end at {MAX_BYTE}; labels of this dataset go up to {self._highest}"
-        else:
-            return True
-        self._findings.add(Mistake.BIT_DEPTH, path, issue)
-        return False
-
-    def _report(self, path: Path, wrong: np.ndarray, pixels: int, present: np.ndarray) -> None:
-        labels = present[present != self._ignore_label]
-        hint = ""
-        if not self._mapped and labels.min() > 0 and labels.max() == self._num_classes:
-            hint = f"; are classes counted from 1? Then label_map: {{1: 0, ..., {self._num_classes}: "
-            hint += f"{self._num_classes - 1}}}"
-        elif wrong.tolist() == [MAX_BYTE] or wrong.tolist() == [MAX_LABEL]:
-            hint = f"; is it for unlabeled pixels? Then ignore_label: {wrong[0]}"
-        self._findings.add(
-            Mistake.LABEL,
-            path,
-            f"label {named(wrong)} in {pixels} pixels; allowed are {self._words} and the ignore label "
-            f"{self._ignore_label}{hint}",
-        )
+        issues.add(IssueKind.SIZE, path, f"{what} {size} (H, W), the image has {image}")
 
 
 def _without_name(error: Exception, path: Path) -> str:
     """An error's message without the path that it begins with."""
     return str(error).removeprefix(f"{path}: ")
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """What the label maps of one dataset may hold.
+
+    num_classes, ignore_label, class_of_id: see LabelReader.
+    released: they have just the bits that their values need, and may be all unlabeled.
+    """
+
+    num_classes: int
+    ignore_label: int
+    class_of_id: Mapping[int, int] | None = None
+    released: bool = False
+
+    @classmethod
+    def of(cls, run: Run) -> LabelRules:
+        """Those of a dataset."""
+        spec = run.dataset.spec
+        return cls(
+            run.dataset.vocabulary.num_classes, spec.ignore_label, spec.class_of_label, run.released
+        )
+
+    @cached_property
+    def _known(self) -> NDArray[np.bool_]:
+        known = np.zeros(MAX_LABEL + 1, dtype=np.bool_)
+        known[[*self._labels, self.ignore_label]] = True
+        return known
+
+    @cached_property
+    def _labels(self) -> set[int]:
+        return {label for label in self.class_of_id or range(self.num_classes) if 0 <= label <= MAX_LABEL}
+
+    def check(self, path: Path, image: Size | None, issues: Issues) -> None:
+        """Opens a label map; image = size of its image, or None."""
+        form = _file_form(path, "label map", issues)
+        if form is None:
+            return
+        wrong_form = self._form_issue(*form)
+        if wrong_form:
+            issues.add(IssueKind.BIT_DEPTH, path, wrong_form)
+            return
+        try:
+            values = read_labels(path)
+        except DatasetError as error:
+            message = _without_name(error, path)
+            kind = IssueKind.BIT_DEPTH if "16 bits" in message else IssueKind.DAMAGED
+            issues.add(kind, path, message)
+            return
+        _compare_sizes(path, "has", (values.shape[0], values.shape[1]), image, issues)
+        counts = np.bincount(values.reshape(-1), minlength=1)
+        present = np.flatnonzero(counts)
+        wrong = present[~self._known[present]]
+        if wrong.size:
+            message = f"label {named(wrong)} in {int(counts[wrong].sum())} pixels; {self._allowed(present, wrong)}"
+            issues.add(IssueKind.LABEL, path, message)
+        elif (present == self.ignore_label).all() and not self.released:
+            message = f"every pixel has the ignore label {self.ignore_label}: nothing to learn"
+            issues.add(IssueKind.EMPTY, path, message)
+
+    def _form_issue(self, image_format: str, mode: str) -> str:
+        highest = max(self._labels, default=0)
+        if mode not in _ONE_CHANNEL:
+            bands = f"{len(Image.new(mode, (1, 1)).getbands())} channels"
+            what = "floating-point values" if mode == "F" else bands
+            return f"has {what} ({mode}); a label map has one channel of class numbers"
+        if image_format == "JPEG":
+            return "is a JPEG, which changes the class numbers"
+        if mode in _EIGHT_BITS and highest > MAX_BYTE:
+            return f"has 8 bits, which end at {MAX_BYTE}; labels of this dataset go up to {highest}"
+        if mode not in _EIGHT_BITS and self.released and max(highest, self.ignore_label) <= MAX_BYTE:
+            return "has 16 bits; label maps of this dataset have 8"
+        return ""
+
+    def _allowed(self, present: NDArray[Any], wrong: NDArray[Any]) -> str:
+        """What labels are allowed, and a guess at what went wrong."""
+        last = self.num_classes - 1
+        words = f"0..{last}" if self.class_of_id is None else f"one of {named(sorted(self.class_of_id))}"
+        labels = present[present != self.ignore_label]
+        hint = ""
+        if self.class_of_id is None and labels.min() > 0 and labels.max() == self.num_classes:
+            hint = "; are classes counted from 1? Then label_map: "
+            hint += f"{{1: 0, ..., {self.num_classes}: {last}}}"
+        elif wrong.tolist() == [MAX_BYTE] or wrong.tolist() == [MAX_LABEL]:
+            hint = f"; is it for unlabeled pixels? Then ignore_label: {wrong[0]}"
+        return f"allowed are {words} and the ignore label {self.ignore_label}{hint}"
+
+
+def _check_panoptic_png(
+    files: Files, path: Path, source: Path, image: Size | None, issues: Issues, released: bool
+) -> None:
+    form = _file_form(path, "panoptic PNG", issues)
+    if form is None:
+        return
+    image_format, mode = form
+    if mode != "RGB" or image_format == "JPEG":
+        what = "a JPEG, which changes the ids" if image_format == "JPEG" else f"an image of mode {mode}"
+        issues.add(IssueKind.NOT_RGB, path, f"is {what}; segment ids are read from R, G and B")
+    if mode not in _HOLDS_IDS or image_format == "JPEG":
+        return
+    try:
+        ids = read_panoptic_ids(path)
+    except DatasetError as error:
+        issues.add(IssueKind.DAMAGED, path, _without_name(error, path))
+        return
+    _compare_sizes(path, "has", (ids.shape[0], ids.shape[1]), image, issues)
+    if not (released and not files.segments and not ids.any()):
+        _compare_ids(ids, files.segments, path, source, issues)
+
+
+def _compare_ids(
+    ids: NDArray[Any], segments: Sequence[Mapping[str, Any]], path: Path, source: Path, issues: Issues
+) -> None:
+    """Ids in a PNG and in its annotation must be the same, and each belong to one segment."""
+    values, counts = np.unique(ids, return_counts=True)
+    pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    pixels.pop(VOID_ID, None)
+    listed = Counter(segment["id"] for segment in segments)
+
+    def report(what: str, wrong: list[Any]) -> None:
+        if wrong:
+            issues.add(IssueKind.IDS, path, what.format(named(wrong)))
+
+    report(f"segment id {{}} given twice in {source.name}", [i for i, n in listed.items() if n > 1])
+    report(f"segment id {{}} in {source.name}, but 0 means void", [i for i in listed if i == VOID_ID])
+    if not pixels:
+        issues.add(IssueKind.EMPTY, path, "every pixel is void: no segment is drawn")
+        return
+    report(f"segment id {{}} in the PNG, but not in {source.name}", sorted(pixels.keys() - listed.keys()))
+    lost = [i for i in listed if i not in pixels and i != VOID_ID]
+    report(f"segment id {{}} in {source.name}, but without a pixel in the PNG", lost)
+    areas = [
+        f"{s['id']} ({s['area']} pixels in {source.name}, {pixels[s['id']]} in the PNG)"
+        for s in segments
+        if s["id"] in pixels and "area" in s and s["area"] != pixels[s["id"]] and listed[s["id"]] == 1
+    ]
+    report("area of segment id {}: two segments may share the id", areas)

@@ -1,0 +1,160 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""cmpf datasets prepare, and datasets/prepare_*.py. Exit codes: 0 done and whole, 1 issues (named), 2 usage."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmpf.cli.outcome import DONE, FAILED
+from cmpf.errors import CMPFError, DatasetError
+
+if TYPE_CHECKING:
+    from cmpf.data.preparation.spec import Preparation
+
+SPLITS = ("train", "val")
+JOBS_HELP = "processes [one a core, at most 16]"
+ALL_HELP = "name every issue that was found, not the first of each kind"
+
+
+def main(name: str, argv: Sequence[str] | None = None) -> int:
+    """Runs one command line of datasets/prepare_NAME.py and returns its exit code."""
+    from cmpf.data.preparation import get_preparation
+
+    preparation = get_preparation(name)
+    parser = argparse.ArgumentParser(
+        prog=f"prepare_{name}.py",
+        description=preparation.description(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser, splits=tuple(preparation.images))
+    parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
+    parser.add_argument("--all", action="store_true", help=ALL_HELP)
+    arguments = parser.parse_args(argv)
+    try:
+        return run(name, preparation, arguments)
+    except CMPFError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def add_options(parser: Any, *, splits: Sequence[str] = SPLITS) -> None:
+    """Options of a preparation, for a parser or a group of one; `splits` = what --split takes beside "all"."""
+    parser.add_argument("--root", help="folder of all datasets [$DETECTRON2_DATASETS, else ./datasets]")
+    parser.add_argument("--split", default="all", choices=["all", *splits], help="[all]")
+    parser.add_argument("--overwrite", action="store_true", help="make again what is there")
+    parser.add_argument("--check", action="store_true", help="make nothing, verify the prepared tree")
+    parser.add_argument(
+        "--images",
+        type=_not_negative,
+        metavar="N",
+        help="with --check: images that each split must have [as in the release; 0: any number]",
+    )
+
+
+def positive(text: str) -> int:
+    number = _not_negative(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("expected a whole number > 0, got 0")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def run(name: str, preparation: Preparation, arguments: argparse.Namespace) -> int:
+    """Makes what is not there yet, or with --check verifies what is; damaged items are named at the end.
+
+    Raises:
+        CMPFError: files of the release are missing, or do not fit together.
+    """
+    from cmpf.common.processes import default_jobs
+    from cmpf.data.datasets.catalog import dataset_root
+
+    root = Path(arguments.root).expanduser() if arguments.root else dataset_root()
+    splits = list(preparation.images) if arguments.split == "all" else [arguments.split]
+    jobs = arguments.jobs or default_jobs()
+    try:
+        if arguments.check:
+            return _check(name, preparation, root, splits, jobs, arguments)
+        return _make(preparation, root, splits, jobs=jobs, overwrite=arguments.overwrite)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return FAILED
+
+
+def _make(preparation: Preparation, root: Path, splits: list[str], *, jobs: int, overwrite: bool) -> int:
+    from cmpf.data.preparation.making import make
+
+    _require(
+        [path for split in splits for path in preparation.raw(root, split)],
+        f"{preparation.title}: raw data are missing",
+        f"Get them from {preparation.download}, or choose with --root and --split",
+    )
+    steps = [step for split in splits for step in preparation.plan(root, split)]
+    if not steps:
+        print(f"{preparation.title}: the release is used as it is; verify it with --check")
+    issues = [issue for step in steps for issue in make(step, jobs=jobs, overwrite=overwrite)]
+    if issues:
+        print(f"error: {len(issues)} of the items could not be made:", file=sys.stderr)
+        for issue in issues:
+            print(f"  {issue}", file=sys.stderr)
+        print("Replace these files and run the same command again; all others are done.", file=sys.stderr)
+    return FAILED if issues else DONE
+
+
+def _check(
+    name: str,
+    preparation: Preparation,
+    root: Path,
+    splits: list[str],
+    jobs: int,
+    arguments: argparse.Namespace,
+) -> int:
+    from cmpf.data.datasets.issues import issues_text
+
+    _require(
+        [path for split in splits for path in preparation.prepared(root, split)],
+        f"{preparation.title}: not prepared",
+        f"Make it with: cmpf datasets prepare {name}. Raw data: {preparation.download}",
+    )
+    wrong = 0
+    for split in splits:
+        expected = preparation.images[split] if arguments.images is None else arguments.images
+        for report in preparation.check(root, split, images=expected, jobs=jobs):
+            title = f"{report.name}, {report.images:,} images"
+            print(issues_text(title, report.issues, everything=arguments.all))
+            wrong += len(report.issues)
+    if wrong:
+        print(f"{preparation.title}: {wrong:,} issues", file=sys.stderr)
+    return FAILED if wrong else DONE
+
+
+def _require(paths: Sequence[Path], problem: str, fix: str) -> None:
+    """One error for all paths, if any is missing."""
+    paths = list(dict.fromkeys(paths))
+    if all(path.exists() for path in paths):
+        return
+    looked = ", ".join(f"{path} ({'found' if path.exists() else 'missing'})" for path in paths)
+    raise DatasetError(f"{problem}. Looked for {looked}. {fix}")
+
+
+def table() -> str:
+    """What can be prepared."""
+    from cmpf.data.preparation import PREPARATIONS, get_preparation
+
+    width = max(map(len, PREPARATIONS))
+    lines = []
+    for name in PREPARATIONS:
+        preparation = get_preparation(name)
+        sizes = ", ".join(f"{split} {images:,}" for split, images in preparation.images.items())
+        lines.append(f"  {name.ljust(width)}  {preparation.title}: {sizes}")
+    return "\n".join(
+        ["cmpf datasets prepare NAME makes what training and evaluation read of a release:", *lines]
+    )

@@ -1,0 +1,104 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What can be wrong with a dataset, and where: found by readers, by the check, and when a dataset is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+_NAMED_VALUES = 5  # values or names in one message
+_NAMED_ISSUES = 20  # of each kind, in a report
+
+
+class IssueKind(Enum):
+    """Kinds of issues; each value is its title and what to do about it."""
+
+    MISSING = "missing file", "put the file there, or correct the path or the name that leads to it"
+    DAMAGED = "damaged file", "fetch or make the file again"
+    JSON_KIND = "wrong kind of JSON file", "give the file of the dataset's task, or change the task"
+    FORM = "not in COCO's form", "repair the entry, or take it out"
+    TWICE = "given twice", "keep one of them"
+    UNPAIRED = "without partner", "add what is missing, or take the other one out"
+    COUNT = "number of images", "unpack or make what is missing; --images 0 accepts any number"
+    CATEGORY = "category that is no class", "add the class to the vocabulary, or map the id by label_map"
+    LABEL = "label out of range", "correct the pixels, or name the values by label_map or ignore_label"
+    IDS = "segment ids that do not agree", "make the PNG and the JSON file from one source again"
+    BIT_DEPTH = "wrong bit depth", "save one channel of 8 or 16 bits, as PNG or TIFF"
+    NOT_RGB = "no RGB PNG", "save PNGs of 3 x 8 bits, with id = R + 256 G + 65536 B"
+    SIZE = "sizes that differ", "make all from one version of the image"
+    EMPTY = "empty mask", "take the entry out, or draw its mask"
+    OTHER = "refused by the reader", "see the message"
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.value[0]
+
+    @property
+    def fix(self) -> str:
+        """What to do about it."""
+        return self.value[1]
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing that is wrong: its kind, the file that has it, and what exactly."""
+
+    kind: IssueKind
+    file: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}"
+
+
+class Issues:
+    """Collects issues in the order in which they are found."""
+
+    def __init__(self) -> None:
+        self.found: list[Issue] = []
+        self._absent: set[Path] = set()
+
+    def add(self, kind: IssueKind, file: Path, message: str) -> None:
+        """One more; what is missing in a folder that is missing itself is no news."""
+        if kind is not IssueKind.MISSING or self._absent.isdisjoint((file, *file.parents)):
+            self.found.append(Issue(kind, file, message))
+
+    def add_all(self, issues: Iterable[Issue]) -> None:
+        """Those that were found elsewhere, such as in another process."""
+        for issue in issues:
+            self.add(issue.kind, issue.file, issue.message)
+
+    def add_absent(self, path: Path, message: str) -> None:
+        """A file or folder of the dataset is not there at all."""
+        self.add(IssueKind.MISSING, path, message)
+        self._absent.add(path)
+
+
+def named(values: Iterable[object]) -> str:
+    """The first few of some values as text, and how many more there are."""
+    listed = [str(value) for value in values]
+    more = len(listed) - _NAMED_VALUES
+    return ", ".join(listed[:_NAMED_VALUES]) + (f" and {more} more" if more > 0 else "")
+
+
+def issues_text(name: str, issues: Sequence[Issue], *, everything: bool = False) -> str:
+    """Issues by kind, with what to do about each kind.
+
+    Args:
+        name: of the dataset, or the part of it that was looked at.
+        everything: name all; else the first twenty of each kind.
+    """
+    if not issues:
+        return f"{name}: every file was opened, nothing is wrong"
+    parts = [f"{name}: {len(issues):,} issue{'s' if len(issues) > 1 else ''}"]
+    for kind in dict.fromkeys(issue.kind for issue in issues):
+        same = [issue for issue in issues if issue.kind is kind]
+        shown = same if everything else same[:_NAMED_ISSUES]
+        parts.append(f"{kind.title} ({len(same):,}): {kind.fix}")
+        parts += [f"  {issue}" for issue in shown]
+        if len(shown) < len(same):
+            parts.append(f"  and {len(same) - len(shown):,} more; --all names them")
+    return "\n".join(parts)

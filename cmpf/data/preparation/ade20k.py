@@ -1,0 +1,260 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""ADE20K: label maps, panoptic files and instances of ADEChallengeData2016, 150 classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.spec import DatasetSpec
+from cmpf.data.preparation.files import (
+    folder_items,
+    image_entry,
+    read_bytes,
+    read_channels,
+    stems,
+)
+from cmpf.data.preparation.spec import Item, Preparation, Step, instances_part, labels_part, panoptic_part
+from cmpf.errors import DatasetError
+from cmpf.formats.coco_json import category_entries, instance_entry, segments_info
+from cmpf.formats.label_map import read_labels, read_panoptic_ids, write_labels, write_panoptic_ids
+
+FOLDER = "ADEChallengeData2016"
+FOLDER_OF = {"train": "training", "val": "validation"}
+IMAGES = {"train": 20_210, "val": 2_000}
+DOWNLOAD = "http://sceneparsing.csail.mit.edu (images and annotations: ADEChallengeData2016.zip)"
+DOWNLOAD_INSTANCES = "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar"
+CLASSES = 150
+# fmt: off
+STUFF = frozenset((
+    0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60, 61, 63, 68, 77,
+    79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131, 140, 141, 145,
+))
+# fmt: on
+# The instance benchmark numbers its 100 classes in the order of the 150: its list of names (bed, windowpane, cabinet,
+# person, door, ... flag, instanceInfo100_val.txt of github.com/CSAILVision/placeschallenge) agrees in every place.
+THINGS = tuple(index for index in range(CLASSES) if index not in STUFF)
+NUMBERS = 256  # instance numbers of an image are bytes
+MIN_AGREEMENT = 0.9  # of the instances' pixels whose label says the same; both come from one annotation
+
+
+class Semantic(Preparation):
+    """ADE20K, 150 classes: label maps that count from 0.
+
+    Raw: ADEChallengeData2016.zip of sceneparsing.csail.mit.edu. A pixel of annotations/ is 1..150, or 0 for
+    everything else. The new label is one less; 0 becomes 255.
+    """
+
+    title, download, images = "ADE20K semantic", DOWNLOAD, IMAGES
+
+    def raw(self, root: Path, split: str) -> Sequence[Path]:
+        """The released labels."""
+        return [_annotations(root, split)]
+
+    def plan(self, root: Path, split: str) -> Sequence[Step]:
+        """One label map for each released one."""
+        items = folder_items(_annotations(root, split), root / FOLDER / _new_labels(split))
+        return [Step(title=f"labels of {split}", items=items, convert=count_from_zero)]
+
+    def parts(self, split: str) -> Sequence[DatasetSpec]:
+        """Label maps."""
+        return [labels_part(_dataset(split), _new_labels(split))]
+
+
+class Panoptic(Preparation):
+    """ADE20K, 150 classes: COCO panoptic JSON and PNGs from the released labels and instances.
+
+    Raw: annotations/ of ADEChallengeData2016.zip (0 = other, 1..150) and annotations_instance/ of
+    annotations_instance.tar (R = class 1..100 of the instance benchmark, G = number of the instance). Each instance
+    is a segment; of the other pixels, those of a stuff class make one segment a class, and the rest is void.
+    Category ids are the class indices 0..149; a segment's id is 256 (category + 1) + number of the instance, so that
+    each PNG can be read alone.
+    """
+
+    title, download, images = "ADE20K panoptic", f"{DOWNLOAD} and {DOWNLOAD_INSTANCES}", IMAGES
+
+    def raw(self, root: Path, split: str) -> Sequence[Path]:
+        """Labels and instances."""
+        return [_annotations(root, split), _instances(root, split)]
+
+    def plan(self, root: Path, split: str) -> Sequence[Step]:
+        """One PNG for each image that has labels, then the JSON file."""
+        annotations, instances = self.raw(root, split)
+        name = root / FOLDER / f"ade20k_panoptic_{split}"
+        items = [
+            Item(sources=(path, instances / path.name), targets=(name / path.name,))
+            for path in stems(annotations, ".png").values()
+        ]
+        return [
+            Step(
+                title=f"panoptic PNGs of {split}",
+                items=items,
+                convert=instances_over_stuff,
+                describe=describe_segments,
+                assemble=panoptic_file,
+                json=name.with_name(f"{name.name}.json"),
+            )
+        ]
+
+    def parts(self, split: str) -> Sequence[DatasetSpec]:
+        """PNGs and JSON file."""
+        return [panoptic_part(_dataset(split))]
+
+
+class Instances(Preparation):
+    """ADE20K, 100 things: COCO instances JSON from the released instance images.
+
+    Raw: annotations_instance/ of annotations_instance.tar (R = class 1..100 of the instance benchmark, G = number of
+    the instance, unique in its image). Category ids are the indices of the 150 classes (bed is 7), as in the panoptic
+    file; masks are RLE.
+    """
+
+    title, download, images = "ADE20K instances", DOWNLOAD_INSTANCES, IMAGES
+
+    def raw(self, root: Path, split: str) -> Sequence[Path]:
+        """The released instances."""
+        return [_instances(root, split)]
+
+    def plan(self, root: Path, split: str) -> Sequence[Step]:
+        """The JSON file from all instance images."""
+        items = [Item(sources=(path,)) for path in stems(_instances(root, split), ".png").values()]
+        return [
+            Step(
+                title=f"instances of {split}",
+                items=items,
+                describe=describe_instances,
+                assemble=instances_file,
+                json=root / FOLDER / f"ade20k_instance_{split}.json",
+            )
+        ]
+
+    def parts(self, split: str) -> Sequence[DatasetSpec]:
+        """The JSON file."""
+        return [instances_part(_dataset(split), f"ade20k_instance_{split}.json")]
+
+
+def _dataset(split: str) -> DatasetSpec:
+    return get_spec(f"openvocab_ade20k_panoptic_{split}")
+
+
+def _annotations(root: Path, split: str) -> Path:
+    """Released label maps: 0 = other, 1..150."""
+    return root / FOLDER / "annotations" / FOLDER_OF[split]
+
+
+def _instances(root: Path, split: str) -> Path:
+    """Released instance images: R = class 1..100 of the instance benchmark, G = number of the instance."""
+    return root / FOLDER / "annotations_instance" / FOLDER_OF[split]
+
+
+def _new_labels(split: str) -> str:
+    return f"annotations_detectron2/{FOLDER_OF[split]}"
+
+
+def count_from_zero(item: Item) -> None:
+    """1..150 -> 0..149; 0 -> 255."""
+    values = _labels(item.source)
+    write_labels(item.target, np.where(values == 0, 255, values - 1).astype(np.uint8))
+
+
+def _labels(path: Path) -> NDArray[np.int64]:
+    values = read_bytes(path)
+    if values.max() > CLASSES:
+        raise DatasetError(f"{path}: values up to {values.max()}; expected up to {CLASSES}")
+    return values
+
+
+def read_instances(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Class index 0..149 and instance number 1..255 of each pixel, both (H, W); number 0 = no instance.
+
+    Raises:
+        DatasetError: damaged, not RGB, or a class that the benchmark does not have.
+    """
+    values = read_channels(path, 3)
+    category, number = values[..., 0], values[..., 1]
+    inside = number > 0
+    wrong = np.unique(category[inside & ((category < 1) | (category > len(THINGS)))])
+    if wrong.size:
+        raise DatasetError(
+            f"{path}: instances of class {wrong.tolist()[:5]}; the benchmark has 1..{len(THINGS)}"
+        )
+    things = np.array([0, *THINGS], dtype=np.int64)
+    return things[np.where(inside, category, 0)], number
+
+
+def instances_over_stuff(item: Item) -> None:
+    """Labels and instances -> segment ids."""
+    labels = _labels(item.source)  # 1..150, 0 = other
+    category, number = read_instances(item.sources[1])
+    if labels.shape != number.shape:
+        raise DatasetError(f"{item.sources[1]}: of size {number.shape}, labels of size {labels.shape}")
+    is_stuff = np.array([False, *(index in STUFF for index in range(CLASSES))])
+    stuff = np.where(is_stuff[labels], NUMBERS * labels, 0)
+    write_panoptic_ids(item.target, np.where(number > 0, NUMBERS * (category + 1) + number, stuff))
+
+
+def describe_segments(item: Item) -> dict[str, Any]:
+    """Segments of the PNG, and how far labels and instances agree."""
+    ids = read_panoptic_ids(item.target)
+    instances = ids % NUMBERS > 0
+    return {
+        "image": image_entry(item.target.stem, ids.shape),
+        "annotation": {
+            "image_id": item.target.stem,
+            "file_name": item.target.name,
+            "segments_info": segments_info(ids, lambda value: value // NUMBERS - 1),
+        },
+        "instance_pixels": int(instances.sum()),
+        "agreeing_pixels": int((instances & (ids // NUMBERS == read_labels(item.source))).sum()),
+    }
+
+
+def panoptic_file(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The COCO panoptic file.
+
+    Raises:
+        DatasetError: labels and instances are of different releases.
+    """
+    total, agreeing = (sum(r[key] for r in records) for key in ("instance_pixels", "agreeing_pixels"))
+    if agreeing < MIN_AGREEMENT * total:
+        raise DatasetError(
+            f"annotations and annotations_instance agree on {agreeing:,} of {total:,} pixels of instances; "
+            "they are of different releases, fetch both again"
+        )
+    return {
+        "images": [record["image"] for record in records],
+        "annotations": [record["annotation"] for record in records],
+        "categories": category_entries(_names(), (index not in STUFF for index in range(CLASSES))),
+    }
+
+
+def describe_instances(item: Item) -> dict[str, Any]:
+    """The image and its annotations, without their ids."""
+    category, number = read_instances(item.source)
+    pairs = np.unique(np.stack([category, number])[:, number > 0], axis=1).T.tolist()
+    return {
+        "image": image_entry(item.source.stem, number.shape),
+        "annotations": [
+            {"image_id": item.source.stem, **instance_entry((category == c) & (number == n), category_id=c)}
+            for c, n in pairs
+        ],
+    }
+
+
+def instances_file(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The COCO instances file."""
+    annotations = [annotation for record in records for annotation in record["annotations"]]
+    return {
+        "images": [record["image"] for record in records],
+        "annotations": [{"id": n, **annotation} for n, annotation in enumerate(annotations, start=1)],
+        "categories": [{"id": index, "name": _names()[index]} for index in THINGS],
+    }
+
+
+def _names() -> tuple[str, ...]:
+    return _dataset("val").vocabulary().names

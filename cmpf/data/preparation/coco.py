@@ -1,0 +1,158 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""COCO panoptic, COCO-Stuff and LVIS, which share the images of COCO 2017."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.spec import DatasetSpec
+from cmpf.data.preparation.files import folder_items, lookup_table, read_bytes
+from cmpf.data.preparation.spec import (
+    Item,
+    Preparation,
+    Step,
+    instances_part,
+    labels_part,
+    panoptic_part,
+)
+from cmpf.errors import DatasetError
+from cmpf.formats.coco_json import coco_form, read_coco
+from cmpf.formats.label_map import read_panoptic_ids, write_labels
+
+FOLDER = "coco"
+IMAGES = {"train": 118_287, "val": 5_000}
+IGNORE = 255
+STUFF_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}  # category ids of COCO-Stuff that no image uses
+STUFF_CATEGORIES = tuple(sorted(set(range(1, 183)) - STUFF_GAPS))
+UNKNOWN = 254  # marks values that no map may have; above all classes
+STUFF_CLASSES = lookup_table(
+    {IGNORE: IGNORE, **{category - 1: index for index, category in enumerate(STUFF_CATEGORIES)}},
+    default=UNKNOWN,
+    size=256,
+    dtype=np.uint8,
+)
+
+
+class CocoPanoptic(Preparation):
+    """COCO panoptic: label maps of all 133 classes, made from the panoptic PNGs.
+
+    Raw: the 2017 panoptic release of cocodataset.org. panoptic_{split}2017.json lists for every PNG its segments; the
+    PNG holds their ids as R + 256 G + 65536 B, 0 where nothing is annotated. The label is the rank of the segment's
+    category among the 133 ids, crowd regions included, and 255 where nothing is annotated.
+    """
+
+    title, download, images = "COCO panoptic", "https://cocodataset.org/#download", IMAGES
+
+    def raw(self, root: Path, split: str) -> Sequence[Path]:
+        """The panoptic release."""
+        folder = root / FOLDER
+        return [folder / "annotations" / f"panoptic_{split}2017.json", folder / f"panoptic_{split}2017"]
+
+    def plan(self, root: Path, split: str) -> Sequence[Step]:
+        """One label map for each entry of the JSON file."""
+        json, pngs = self.raw(root, split)
+        class_of = _dataset(split).class_of_id or {}
+        with coco_form(json):
+            items = [
+                Item(
+                    sources=(pngs / entry["file_name"],),
+                    targets=(root / FOLDER / _labels(split) / entry["file_name"],),
+                    data=tuple((s["id"], class_of[s["category_id"]]) for s in entry["segments_info"]),
+                )
+                for entry in read_coco(json, ("annotations",))["annotations"]
+            ]
+        return [Step(title=f"labels of {split}", items=items, convert=segments_to_classes)]
+
+    def parts(self, split: str) -> Sequence[DatasetSpec]:
+        """All that training and evaluation read."""
+        spec = _dataset(split)
+        return [
+            labels_part(spec, _labels(split)),
+            panoptic_part(spec),
+            instances_part(spec, f"annotations/instances_{split}2017.json"),
+        ]
+
+
+class CocoStuff(Preparation):
+    """COCO-Stuff 164k: the stuff-and-things maps with contiguous classes.
+
+    Raw: stuffthingmaps_trainval2017.zip of github.com/nightrome/cocostuff, unpacked as
+    coco/stuffthingmaps/{split}2017/. A pixel is the category id less one, 0..181 with 11 gaps (ids that no image
+    uses), 255 where nothing is annotated. The new label is the rank of the category among the 171 that are used, 255
+    stays.
+    """
+
+    title, download, images = "COCO-Stuff 164k", "https://github.com/nightrome/cocostuff#downloads", IMAGES
+
+    def raw(self, root: Path, split: str) -> Sequence[Path]:
+        """The released maps."""
+        return [root / FOLDER / "stuffthingmaps" / f"{split}2017"]
+
+    def plan(self, root: Path, split: str) -> Sequence[Step]:
+        """One label map for each map."""
+        items = folder_items(
+            self.raw(root, split)[0], root / FOLDER / "stuffthingmaps_detectron2" / f"{split}2017"
+        )
+        return [Step(title=f"labels of {split}", items=items, convert=close_gaps)]
+
+    def parts(self, split: str) -> Sequence[DatasetSpec]:
+        """The dataset."""
+        return [get_spec(f"openvocab_coco_stuff_164k_sem_seg_{split}")]
+
+
+class Lvis(Preparation):
+    """LVIS v1: verifies the released JSON file; nothing has to be made.
+
+    Raw: lvis_v1_{train,val}.json of lvisdataset.org in lvis/, and COCO's images of 2017. An image of LVIS' validation
+    split may lie in COCO's train2017/ or val2017/; the end of its `coco_url` says in which.
+    """
+
+    title = "LVIS v1"
+    download = "https://www.lvisdataset.org/dataset and https://cocodataset.org/#download"
+    images = {"train": 100_170, "val": 19_809}
+
+    def raw(self, root: Path, split: str) -> Sequence[Path]:
+        """JSON file and images."""
+        coco = root / FOLDER
+        return [root / "lvis" / f"lvis_v1_{split}.json", coco / "train2017", coco / "val2017"]
+
+    def parts(self, split: str) -> Sequence[DatasetSpec]:
+        """The dataset."""
+        return [get_spec(f"openvocab_lvis_v1_{split}")]
+
+    def prepared(self, root: Path, split: str) -> list[Path]:
+        """The release."""
+        return list(self.raw(root, split))
+
+
+def _dataset(split: str) -> DatasetSpec:
+    return get_spec(f"openvocab_coco_2017_{split}_panoptic_with_sem_seg")
+
+
+def _labels(split: str) -> str:
+    return f"panoptic_semseg_{split}2017"
+
+
+def segments_to_classes(item: Item) -> None:
+    """Segment ids -> classes."""
+    ids, places = np.unique(read_panoptic_ids(item.source), return_inverse=True)
+    class_of = {0: IGNORE, **dict(item.data)}
+    unknown = [value for value in ids.tolist() if value not in class_of]
+    if unknown:
+        raise DatasetError(f"{item.source}: segments {unknown[:5]} are not in the JSON file")
+    classes = np.array([class_of[value] for value in ids.tolist()], dtype=np.uint8)
+    write_labels(item.target, classes[places])
+
+
+def close_gaps(item: Item) -> None:
+    """Category id less one -> class."""
+    values = read_bytes(item.source)
+    labels = STUFF_CLASSES[values]
+    if (labels == UNKNOWN).any():
+        wrong = np.unique(values[labels == UNKNOWN]).tolist()
+        raise DatasetError(f"{item.source}: values {wrong[:5]} are of no category of COCO-Stuff")
+    write_labels(item.target, labels)

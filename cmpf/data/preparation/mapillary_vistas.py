@@ -1,0 +1,59 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Mapillary Vistas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.spec import DatasetSpec
+from cmpf.data.preparation.files import place, stems
+from cmpf.data.preparation.spec import Item, Preparation, Step, labels_part, panoptic_part
+
+FOLDER = "mapillary_vistas"
+FOLDER_OF = {"train": "training", "val": "validation"}
+JSON = Path("panoptic", "panoptic_2018.json")
+
+
+class MapillaryVistas(Preparation):
+    """Mapillary Vistas v1.2: verifies the release; puts the v1.2 part of a v2.0 package where v1.2 has it.
+
+    Raw: {training,validation}/images/*.jpg, labels/*.png (category id less one, 65 = unlabeled) and panoptic/ with
+    panoptic_2018.json, of www.mapillary.com/dataset/vistas. The package of v2.0 keeps the same files in
+    {training,validation}/v1.2/; they are linked, which takes no room, or copied where links cannot be made.
+    """
+
+    title = "Mapillary Vistas v1.2"
+    download = "https://www.mapillary.com/dataset/vistas (registration)"
+    images = {"train": 18_000, "val": 2_000}
+
+    def raw(self, root: Path, split: str) -> Sequence[Path]:
+        """The tree of v1.2, or of v2.0."""
+        folder = root / FOLDER / FOLDER_OF[split]
+        truth = folder / "v1.2" if (folder / "v1.2").is_dir() else folder
+        return [folder / "images", truth / "labels", truth / JSON]
+
+    def plan(self, root: Path, split: str) -> Sequence[Step]:
+        """Nothing, or links."""
+        folder = root / FOLDER / FOLDER_OF[split]
+        newer = folder / "v1.2"
+        if not newer.is_dir():
+            return []
+        files = [
+            *stems(newer / "labels", ".png").values(),
+            *stems(newer / "panoptic", ".png").values(),
+            newer / JSON,
+        ]
+        items = [Item(sources=(path,), targets=(folder / path.relative_to(newer),)) for path in files]
+        return [Step(title=f"files of v1.2 of {split}", items=items, convert=link)]
+
+    def parts(self, split: str) -> Sequence[DatasetSpec]:
+        """Labels, PNGs and JSON file."""
+        spec = get_spec(f"openvocab_mapillary_vistas_panoptic_{split}")
+        return [labels_part(spec, f"{FOLDER_OF[split]}/labels"), panoptic_part(spec)]
+
+
+def link(item: Item) -> None:
+    """Links or copies one file."""
+    place(item.source, item.target)
