@@ -13,7 +13,6 @@ from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_datas
 from cmpf.data.datasets.issues import Issue
 from cmpf.data.datasets.summary import DatasetSummary
 
-
 METRICS = {
     "panoptic": "PQ",
     "instance": "AP",

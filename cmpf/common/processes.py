@@ -52,9 +52,7 @@ def process_pool(
 
     When the block is left early, each process finishes its item and the items that wait are dropped.
     """
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_begin, initargs=(initializer, initargs)
-    )
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
     try:
         yield pool
     finally:
@@ -98,9 +96,7 @@ def map_items(
         raise DatasetError(f"{title}: {error}; make room and run the same command again") from error
 
 
-def _guarded(
-    function: Callable[[Any], Any], damaged: tuple[type[Exception], ...], item: Any
-) -> Result:
+def _guarded(function: Callable[[Any], Any], damaged: tuple[type[Exception], ...], item: Any) -> Result:
     try:
         return Result(value=function(item))
     except CMPFError as error:

@@ -15,7 +15,6 @@ from detectron2.structures import BoxMode
 from cmpf.data import Dataset, Vocabulary, dataset_names, get_dataset, get_vocabulary
 from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
 from cmpf.data.datasets.readers.coco_json import Categories
-from cmpf.data.datasets.readers.issues import Issues
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import read_coco
 
@@ -127,7 +126,7 @@ def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:
 
 def _ids_by_name(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
     content = read_coco(path, ("categories",))
-    categories = Categories(content, vocabulary, None, Issues())
+    categories = Categories(content, vocabulary, None)
     found = {category["id"]: categories.index(category["id"]) for category in content["categories"]}
     return {identity: index for identity, index in found.items() if index is not None}
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.own_dataset import change_json, copy_own_dataset
+from helpers.raw_datasets.ade20k import make_ade20k
 from PIL import Image
 
 from cmpf.cli import main
+from cmpf.cli.datasets import dataset_name
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_checking_a_whole_dataset_is_exit_code_0(own: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == "fruit_val: every file was opened, nothing is wrong\n"
 
 
-def test_findings_are_printed_by_kind_with_a_fix_and_are_exit_code_1(
+def test_issues_are_printed_by_kind_with_a_fix_and_are_exit_code_1(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (own / "images/val/bowl_01.jpg").unlink()
@@ -73,7 +75,7 @@ def test_findings_are_printed_by_kind_with_a_fix_and_are_exit_code_1(
     assert main(["datasets", "check", "own_dataset/fruit_val.yaml"]) == 1
     out = capsys.readouterr().out
     assert out.splitlines() == [
-        "fruit_val: 2 findings",
+        "fruit_val: 2 issues",
         "given twice (1): keep one of them",
         f"  {own}/images/val/bowl_02.jpg: panoptic_val.json lists it twice, as images 2 and 9",
         "missing file (1): put the file there, or correct the path or the name that leads to it",
@@ -119,13 +121,21 @@ def test_what_training_sees_is_drawn_at_its_size(own: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "words", [["show"], ["check"], ["a", "b"], ["check", "a", "b"], ["show", "a", "--n", "0"]]
+    "words",
+    [
+        ["show"],
+        ["check"],
+        ["a", "b"],
+        ["check", "a", "b"],
+        ["show", "a", "--n", "0"],
+        ["prepare", "bdd100k_panoptic", "--split", "train"],
+    ],
 )
 def test_wrong_words_are_usage_errors(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["datasets", *words])
     assert stop.value.code == 2
-    assert "usage: cmpf datasets [check | show]" in capsys.readouterr().err
+    assert "usage: cmpf datasets [check | show | prepare]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("action", [[], ["check"], ["show"]])
@@ -155,6 +165,45 @@ def test_json_lists_describes_and_checks(own: Path, capsys: pytest.CaptureFixtur
     missing = next((own / "images/val").iterdir())
     missing.unlink()
     assert main(["datasets", "check", "own_dataset/fruit_val.yaml", "--json"]) == 1
-    findings = json.loads(capsys.readouterr().out)
-    assert {f["mistake"] for f in findings} == {"MISSING"}
-    assert any(missing.name in f["file"] for f in findings)
+    issues = json.loads(capsys.readouterr().out)
+    assert {issue["kind"] for issue in issues} == {"MISSING"}
+    assert any(missing.name in issue["file"] for issue in issues)
+
+
+@pytest.mark.parametrize("given", ["mine/fruit.yaml", "mine/fruit.YML", "file:mine/fruit.yaml", "file:odd"])
+def test_files_get_their_prefix_and_an_absolute_path(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dataset_name(given) == f"file:{tmp_path}/{given.removeprefix('file:')}"
+
+
+def test_other_words_are_names_of_the_table() -> None:
+    assert dataset_name("shapes_val") == "shapes_val"
+
+
+def test_prepare_without_a_name_lists_what_can_be_prepared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "prepare"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  ade20k_panoptic     ADE20K panoptic: train 20,210, val 2,000" in lines
+    assert len(lines) == 1 + 14
+
+
+def test_an_unknown_preparation_is_an_error_that_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "prepare", "ade20k_panoptics"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("cmpf: ade20k_panoptics: not known; did you mean ade20k_panoptic?")
+    assert "mapillary_vistas, lvis" in error
+
+
+def test_a_dataset_is_prepared_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_ade20k(tmp_path)
+    command = ["datasets", "prepare", "ade20k_semantic", "--root", str(tmp_path), "--split", "val"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == "labels of val: 3 made, 0 were there, 0 failed\n"
+    assert main([*command, "--check", "--images", "3"]) == 0
+    assert main([*command, "--check"]) == 1
+    captured = capsys.readouterr()
+    name = "openvocab_ade20k_panoptic_val, labels, 3 images"
+    assert captured.out.startswith(f"{name}: every file was opened, nothing is wrong\n{name}: 1 issue\n")
+    assert captured.err == "ADE20K semantic: 1 issues\n"

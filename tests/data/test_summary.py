@@ -63,7 +63,7 @@ def test_a_dataset_that_is_not_whole_says_why(root: Path) -> None:
     image.unlink()
     summary = summarize(NAME, TRAINING)
     assert summary.images is None
-    assert "1 labels without image" in summary.issue
+    assert "has no image " in summary.issue
 
 
 def test_an_unknown_dataset_is_an_error() -> None:

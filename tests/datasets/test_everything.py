@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.raw_datasets import SCRIPTS, load_script, make_everything, prepare_everything
+from helpers.raw_datasets import make_everything, prepare_everything
 from numpy.typing import NDArray
 from PIL import Image
 
+from cmpf.cli import prepare
 from cmpf.config import get_cfg
 from cmpf.data import Dataset, dataset_names, get_dataset
+from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.preparation import PREPARATIONS
 from cmpf.factory import build_model
 from cmpf.formats.label_map import LabelReader
 from cmpf.shapeworld.writer import WorldSpec, write_dataset
@@ -117,7 +120,7 @@ def label_classes(dataset: Dataset, sample: Sample) -> NDArray[np.integer]:
     read = LabelReader(
         num_classes=dataset.vocabulary.num_classes,
         ignore_label=dataset.spec.ignore_label,
-        label_map=dataset.spec.class_of_label,
+        class_of_id=dataset.spec.class_of_label,
     )
     return read(sample["sem_seg_file_name"])
 
@@ -130,10 +133,15 @@ def panoptic_classes(sample: Sample) -> NDArray[np.integer]:
     return classes
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_what_every_script_made_passes_its_own_check(name: str, root: Path) -> None:
+@pytest.mark.parametrize("name", PREPARATIONS)
+def test_what_every_preparation_made_passes_its_own_check(name: str, root: Path) -> None:
     arguments = ["--root", str(root), "--check", "--images", "0", "--jobs", "1"]
-    assert load_script(name).main(arguments) == 0
+    assert prepare.main(name, arguments) == 0
+
+
+@pytest.mark.parametrize("name", dataset_names())
+def test_what_was_prepared_passes_the_check_of_datasets(name: str, root: Path) -> None:
+    assert check_dataset(name) == []
 
 
 @pytest.mark.parametrize("name", dataset_names())

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What every preparation script does in the same way. A new script is a new row of CASES."""
+"""What every preparation does in the same way. A new one is a new row of CASES."""
 
 from __future__ import annotations
 
@@ -10,62 +10,63 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.preparing import Case, files, rewrite, truncate
-from helpers.raw_datasets import load_script
 from helpers.raw_datasets.ade20k import make_ade20k, make_ade20k_full
 from helpers.raw_datasets.bdd100k import make_bdd100k
 from helpers.raw_datasets.cityscapes import make_cityscapes
 from helpers.raw_datasets.coco import make_coco, make_coco_stuff
 from helpers.raw_datasets.pascal import make_pascal_context, make_pascal_voc
-from helpers.raw_datasets.scripts import DATASETS, SCRIPTS
+
+from cmpf.cli import prepare
+from cmpf.data.preparation import PREPARATIONS, get_preparation
 
 ADE = "ADEChallengeData2016"
 ADE_VAL = "validation/ADE_val_00000002.png"
 FULL_VAL = "validation/ADE_val_00001471"
 LABELS = (
     Case(
-        script="prepare_coco_semantic",
+        name="coco_semantic",
         make=(make_coco,),
         raw="coco/panoptic_val2017/000000000285.png",
         target="coco/panoptic_semseg_val2017/000000000285.png",
     ),
     Case(
-        script="prepare_coco_stuff",
+        name="coco_stuff",
         make=(make_coco, make_coco_stuff),
         raw="coco/stuffthingmaps/val2017/000000000285.png",
         target="coco/stuffthingmaps_detectron2/val2017/000000000285.png",
     ),
     Case(
-        script="prepare_ade20k_semantic",
+        name="ade20k_semantic",
         make=(make_ade20k,),
         raw=f"{ADE}/annotations/{ADE_VAL}",
         target=f"{ADE}/annotations_detectron2/{ADE_VAL}",
     ),
     Case(
-        script="prepare_ade20k_full",
+        name="ade20k_full",
         make=(make_ade20k_full,),
         raw="ADE20K_2021_17_01/images/ADE/validation/urban/street/ADE_val_00001471_seg.png",
         target=f"ADE20K_2021_17_01/annotations_detectron2/{FULL_VAL}.tif",
     ),
     Case(
-        script="prepare_pascal_voc",
+        name="pascal_voc",
         make=(make_pascal_voc,),
         raw="VOCdevkit/VOC2012/SegmentationClass/2008_000002.png",
         target="pascal_voc_d2/annotations_pascal21/validation/2008_000002.png",
     ),
     Case(
-        script="prepare_pascal_context_459",
+        name="pascal_context_459",
         make=(make_pascal_context,),
         raw="VOCdevkit/VOC2010/trainval/2008_000002.mat",
         target="pascal_ctx_d2/annotations_ctx459/validation/2008_000002.tif",
     ),
     Case(
-        script="prepare_pascal_context_59",
+        name="pascal_context_59",
         make=(make_pascal_context,),
         raw="VOCdevkit/VOC2010/trainval/2008_000002.mat",
         target="pascal_ctx_d2/annotations_ctx59/validation/2008_000002.png",
     ),
     Case(
-        script="prepare_bdd100k_semantic",
+        name="bdd100k_semantic",
         make=(partial(make_bdd100k, masks=False),),
         raw="bdd100k/labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png",
         target="bdd100k/labels/sem_seg/masks/val/7d06fefd-f7be05a6.png",
@@ -73,14 +74,14 @@ LABELS = (
 )
 PANOPTIC = (
     Case(
-        script="prepare_ade20k_panoptic",
+        name="ade20k_panoptic",
         make=(make_ade20k,),
         raw=f"{ADE}/annotations_instance/{ADE_VAL}",
         target=f"{ADE}/ade20k_panoptic_val/ADE_val_00000002.png",
         made=(f"{ADE}/ade20k_panoptic_val.json",),
     ),
     Case(
-        script="prepare_bdd100k_panoptic",
+        name="bdd100k_panoptic",
         make=(make_bdd100k,),
         raw="bdd100k/labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png",
         target="bdd100k/labels/pan_seg/coco_pano/val/7d06fefd-f7be05a6.png",
@@ -88,7 +89,7 @@ PANOPTIC = (
     ),
 )
 CITYSCAPES = Case(
-    script="prepare_cityscapes",
+    name="cityscapes",
     make=(make_cityscapes,),
     raw="cityscapes/gtFine/val/munster/munster_000000_000019_gtFine_instanceIds.png",
     target="cityscapes/gtFine/cityscapes_panoptic_val/munster_000000_000019_gtFine_panoptic.png",
@@ -196,8 +197,8 @@ def test_a_target_of_another_size_is_named(
     rewrite(prepared / case.target, lambda values: values[:-1])
     assert case.check(prepared) == 1
     out = capsys.readouterr().out
-    assert "sizes that differ from the image's: 1" in out
-    assert f"{prepared / case.target}: 63 x 96 (H x W), image 64 x 96" in out
+    assert "sizes that differ (1): " in out
+    assert f"{prepared / case.target}: has (63, 96) (H, W), the image has (64, 96)" in out
 
 
 @all_cases
@@ -205,7 +206,7 @@ def test_a_damaged_target_is_named(case: Case, prepared: Path, capsys: pytest.Ca
     truncate(prepared / case.target)
     assert case.check(prepared) == 1
     out = capsys.readouterr().out
-    assert "damaged or of the wrong kind: 1" in out
+    assert "damaged file (1): " in out
     assert str(prepared / case.target) in out
 
 
@@ -214,8 +215,8 @@ def test_too_few_images_for_the_release_are_an_issue(
     case: Case, prepared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert case.run(prepared, "--check", "--split", "val") == 1
-    release = load_script(case.script).PREPARATION.images["val"]
-    assert f"found, {release:,} expected (--images 0 accepts any number)" in capsys.readouterr().out
+    release = get_preparation(case.name).images["val"]
+    assert f"images found, {release:,} expected\n" in capsys.readouterr().out
 
 
 @label_cases
@@ -225,7 +226,7 @@ def test_values_out_of_range_are_named(
     rewrite(prepared / case.target, lambda values: np.full_like(values, 250) + (values.itemsize - 1) * 40_000)
     assert case.check(prepared) == 1
     wrong = 40_250 if case.target.endswith(".tif") else 250
-    assert f"{prepared / case.target}: {wrong}\n" in capsys.readouterr().out
+    assert f"{prepared / case.target}: label {wrong} in " in capsys.readouterr().out
 
 
 @label_cases
@@ -234,36 +235,40 @@ def test_the_wrong_bit_depth_is_named(case: Case, prepared: Path, capsys: pytest
     rewrite(prepared / case.target, lambda values: np.zeros(values.shape, dtype=other))
     assert case.check(prepared) == 1
     out = capsys.readouterr().out
-    assert "wrong bit depth: 1" in out
-    assert f"{prepared / case.target}: {np.dtype(other)}, expected" in out
+    assert "wrong bit depth (1): " in out
+    assert f"{prepared / case.target}: has {8 * np.dtype(other).itemsize} bits" in out
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", PREPARATIONS)
 def test_missing_raw_data_are_one_error_with_every_path_and_the_page(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load_script(name)
-    assert script.main(["--root", str(tmp_path)]) == 1
+    preparation = get_preparation(name)
+    assert prepare.main(name, ["--root", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {script.PREPARATION.title}: raw data are missing. Looked for ")
+    assert error.startswith(f"error: {preparation.title}: raw data are missing. Looked for ")
     assert error.count("\n") == 1
-    for split in script.PREPARATION.images:
-        for path in script.PREPARATION.raw(tmp_path, split):
+    for split in preparation.images:
+        for path in preparation.raw(tmp_path, split):
             assert f"{path} (missing)" in error
-    assert script.PREPARATION.download in error
+    assert preparation.download in error
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", PREPARATIONS)
 def test_checking_what_was_not_prepared_names_the_command(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert load_script(name).main(["--root", str(tmp_path), "--check"]) == 1
+    assert prepare.main(name, ["--root", str(tmp_path), "--check"]) == 1
     error = capsys.readouterr().err
     assert "not prepared" in error
-    assert f"python datasets/{name}.py" in error
+    assert f"cmpf datasets prepare {name}" in error
 
 
-def test_every_script_in_the_folder_is_listed_and_named_as_its_file() -> None:
-    assert {path.stem for path in DATASETS.glob("prepare_*.py")} == set(SCRIPTS)
-    for name in SCRIPTS:
-        assert load_script(name).PREPARATION.script == f"{name}.py"
+def test_every_preparation_has_a_script_of_its_name_and_the_other_way_round() -> None:
+    folder = Path(__file__).resolve().parents[2] / "datasets"
+    scripts = {path.stem: path.read_text() for path in folder.glob("prepare_*.py")}
+    assert set(scripts) == {f"prepare_{name}" for name in PREPARATIONS}
+    for name in PREPARATIONS:
+        script = scripts[f"prepare_{name}"]
+        assert f'main("{name}")' in script
+        assert get_preparation(name).description().splitlines()[0] in script

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Running preparation scripts on synthetic trees, and spoiling what they made."""
+"""Preparing synthetic trees, and spoiling what was made."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from helpers.raw_datasets import load_script
 from PIL import Image
+
+from cmpf.cli import prepare
 
 
 @dataclass(frozen=True)
 class Case:
-    """A script that makes images, with one of its items.
+    """A preparation that makes images, with one of its items.
 
-    script: module name.
+    name: of the preparation.
     make: write the raw tree, in this order.
     raw: a file of val that one item is made from, below the root.
     target: what is made of it.
     made: further files that are written only when every item is whole.
     """
 
-    script: str
+    name: str
     make: tuple[Callable[[Path], None], ...]
-    raw: str
-    target: str
+    raw: str = ""
+    target: str = ""
     made: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return self.script
+        return self.name
 
     def write(self, root: Path) -> None:
         """Writes the raw tree."""
@@ -38,9 +39,9 @@ class Case:
             make(root)
 
     def run(self, root: Path, *arguments: str) -> int:
-        """Exit code of the script, in this process unless --jobs is given."""
+        """Exit code, in this process unless --jobs is given."""
         jobs = () if "--jobs" in arguments else ("--jobs", "1")
-        return int(load_script(self.script).main(["--root", str(root), *jobs, *arguments]))
+        return int(prepare.main(self.name, ["--root", str(root), *jobs, *arguments]))
 
     def check(self, root: Path, *arguments: str) -> int:
         """Exit code of --check; the small trees have fewer images than the releases."""

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from cmpf.errors import DatasetError
+
 _NAMED_VALUES = 5  # values or names in one message
 _NAMED_ISSUES = 20  # of each kind, in a report
+_NAMED_IN_ERROR = 3  # of each kind, in one line
 
 
 class IssueKind(Enum):
@@ -71,10 +75,41 @@ class Issues:
         for issue in issues:
             self.add(issue.kind, issue.file, issue.message)
 
+    def add_doubles(self, file: Path, what: str, values: Iterable[Hashable]) -> None:
+        """One for each value that comes more than once; `what` names it, as in "image id {}"."""
+        for value, count in Counter(values).items():
+            if count > 1:
+                self.add(IssueKind.TWICE, file, f"{what.format(value)} is given {count} times")
+
     def add_absent(self, path: Path, message: str) -> None:
         """A file or folder of the dataset is not there at all."""
         self.add(IssueKind.MISSING, path, message)
         self._absent.add(path)
+
+    def raise_any(self, source: Path) -> None:
+        """
+        Raises:
+            DatasetError: there are issues; counts each kind and tells the first few. `source` opens the message.
+        """
+        if not self.found:
+            return
+        parts = []
+        for kind, same in by_kind(self.found).items():
+            # The path that opens the message need not be told again.
+            names = [
+                str(issue) if issue.file != source else issue.message for issue in same[:_NAMED_IN_ERROR]
+            ]
+            more = ", ..." if len(same) > len(names) else ""
+            parts.append(f"{kind.title} ({len(same)}): {', '.join(names)}{more}")
+        raise DatasetError(f"{source}: {'; '.join(parts)}. Repair the dataset or prepare it again")
+
+
+def by_kind(issues: Iterable[Issue]) -> dict[IssueKind, list[Issue]]:
+    """Issues by their kind, in the order in which kinds come first."""
+    kinds: dict[IssueKind, list[Issue]] = {}
+    for issue in issues:
+        kinds.setdefault(issue.kind, []).append(issue)
+    return kinds
 
 
 def named(values: Iterable[object]) -> str:
@@ -94,8 +129,7 @@ def issues_text(name: str, issues: Sequence[Issue], *, everything: bool = False)
     if not issues:
         return f"{name}: every file was opened, nothing is wrong"
     parts = [f"{name}: {len(issues):,} issue{'s' if len(issues) > 1 else ''}"]
-    for kind in dict.fromkeys(issue.kind for issue in issues):
-        same = [issue for issue in issues if issue.kind is kind]
+    for kind, same in by_kind(issues).items():
         shown = same if everything else same[:_NAMED_ISSUES]
         parts.append(f"{kind.title} ({len(same):,}): {kind.fix}")
         parts += [f"  {issue}" for issue in shown]

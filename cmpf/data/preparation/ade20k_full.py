@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Full(Preparation):
 
     title = "ADE20K full (A-847)"
     download = "https://groups.csail.mit.edu/vision/datasets/ADE20K (registration)"
-    images = {"train": 25_574, "val": 2_000}
+    images: ClassVar[Mapping[str, int]] = {"train": 25_574, "val": 2_000}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """The released tree."""

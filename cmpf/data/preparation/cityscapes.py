@@ -7,11 +7,11 @@ import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cmpf.common.files import replacing
 from cmpf.data.datasets.catalog import get_spec
@@ -40,7 +40,7 @@ class Cityscapes(Preparation):
 
     title = "Cityscapes"
     download = "https://www.cityscapes-dataset.com/downloads (registration)"
-    images = {"train": 2_975, "val": 500}
+    images: ClassVar[Mapping[str, int]] = {"train": 2_975, "val": 500}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """Images and annotations, a folder a town in each."""
@@ -90,7 +90,7 @@ class Cityscapes(Preparation):
 
 def _with_values(part: DatasetSpec, values: Iterable[int]) -> DatasetSpec:
     """Label maps that hold other values than classes; 0 = unlabeled."""
-    return replace(part, class_of_id={value: 0 for value in values}, ignore_label=0)
+    return replace(part, class_of_id=dict.fromkeys(values, 0), ignore_label=0)
 
 
 def draw_labels(item: Item) -> None:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -113,7 +114,7 @@ class Lvis(Preparation):
 
     title = "LVIS v1"
     download = "https://www.lvisdataset.org/dataset and https://cocodataset.org/#download"
-    images = {"train": 100_170, "val": 19_809}
+    images: ClassVar[Mapping[str, int]] = {"train": 100_170, "val": 19_809}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """JSON file and images."""

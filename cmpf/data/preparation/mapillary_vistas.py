@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.spec import DatasetSpec
@@ -26,7 +27,7 @@ class MapillaryVistas(Preparation):
 
     title = "Mapillary Vistas v1.2"
     download = "https://www.mapillary.com/dataset/vistas (registration)"
-    images = {"train": 18_000, "val": 2_000}
+    images: ClassVar[Mapping[str, int]] = {"train": 18_000, "val": 2_000}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """The tree of v1.2, or of v2.0."""

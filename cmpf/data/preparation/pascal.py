@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,7 +56,7 @@ class Voc(Preparation):
 
     title = "PASCAL VOC 2012"
     download = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)"
-    images = {"train": 1_464, "val": 1_449}
+    images: ClassVar[Mapping[str, int]] = {"train": 1_464, "val": 1_449}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """List of the split, images and labels of the release."""
@@ -141,7 +141,7 @@ class Context59(Context459):
     """PASCAL Context, the 59 most frequent classes (PC-59): label maps, and the images of each split in a folder.
 
     Raw: VOCdevkit/VOC2010 (or VOC2010) of VOCtrainval_03-May-2010.tar with JPEGImages/, and in it one of
-      trainval_merged.json   of PASCAL in Detail, from which published results are; it says which image is in which split
+      trainval_merged.json   of PASCAL in Detail, of published results; says which image is in which split
       trainval/*.mat         of trainval.tar.gz; splits are those of ImageSets/Main/{train,val}.txt
     The first is taken where both are there. Both number the classes 1..459. The label is the place of a class among
     the 59, and 255 for all other classes and where nothing is annotated.

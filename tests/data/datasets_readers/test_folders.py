@@ -3,11 +3,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
+from cmpf.data.datasets.issues import Issue, IssueKind, Issues
 from cmpf.data.datasets.readers.folders import check_files, find_images
-from cmpf.data.datasets.readers.issues import Issues
-from cmpf.errors import DatasetError
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -45,10 +42,12 @@ def test_two_files_of_one_name_are_an_issue(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "a.jpg")
     issues = Issues()
     find_images(tmp_path, suffix="", issues=issues)
-    with pytest.raises(
-        DatasetError, match=r"1 names that two files have: \S+a\.(png and a\.jpg|jpg and a\.png)"
-    ):
-        issues.raise_any(tmp_path)
+    (issue,) = issues.found
+    assert issue.kind is IssueKind.TWICE
+    assert (issue.file.name, issue.message) in (
+        ("a.png", "the same name as a.jpg"),
+        ("a.jpg", "the same name as a.png"),
+    )
 
 
 def test_folders_behind_links_are_searched(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_missing_files_and_files_of_two_samples_are_issues(tmp_path: Path) -> No
         ],
         issues,
     )
-    with pytest.raises(DatasetError) as caught:
-        issues.raise_any(tmp_path)
-    assert f"1 missing semantic PNGs: {c}" in str(caught.value)
-    assert f"1 images that several samples share: {a}." in str(caught.value)
+    assert issues.found == [
+        Issue(IssueKind.MISSING, Path(c), "no such label map"),
+        Issue(IssueKind.TWICE, Path(a), "image of 2 samples"),
+    ]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cmpf.data.datasets.issues import Issues
 from cmpf.data.datasets.readers import read_coco_instances, read_lvis
 from cmpf.data.datasets.readers.instances import add_instances
-from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 
@@ -83,13 +83,13 @@ def test_all_issues_come_in_one_message(tmp_path: Path) -> None:
     message = str(caught.value)
     for part in (
         f"{arguments['annotations']}: ",
-        "1 doubled image ids: 2",
-        "1 instances without image: 11 of image 9",
-        "1 segments of categories that the vocabulary lacks: no name (id 4)",
-        "2 instances without a usable mask: 13 (a polygon needs three points, x and y of each), "
-        "14 (run lengths of size [6, 5] in an image of [5, 6])",
-        "1 doubled instance ids: 13",
-        f"1 missing images: {tmp_path / '2.jpg'}",
+        "image id 2 is given 2 times",
+        "without partner (1): annotation 11 is of image 9, not in images",
+        "category id 4, which categories does not list, is no class of the vocabulary; used once, in image 1",
+        "(2): mask of annotation 13: a polygon needs three points, x and y of each, "
+        "mask of annotation 14: run lengths of size [6, 5] in an image of [5, 6]",
+        "annotation id 13 is given 2 times",
+        f"missing file (1): {tmp_path / '2.jpg'}: no such image",
     ):
         assert part in message
 

@@ -11,7 +11,9 @@ from helpers.raw_datasets.cityscapes import make_cityscapes
 from helpers.raw_datasets.coco import make_coco, make_coco_stuff, make_lvis
 from helpers.raw_datasets.mapillary_vistas import make_mapillary_vistas
 from helpers.raw_datasets.pascal import make_pascal_context, make_pascal_voc
-from helpers.raw_datasets.scripts import SCRIPTS, load_script
+
+from cmpf.cli import prepare
+from cmpf.data.preparation import PREPARATIONS, get_preparation
 
 MAKERS = (
     make_coco,
@@ -34,13 +36,12 @@ def make_everything(root: Path) -> None:
 
 
 def prepare_everything(root: Path, *, split: str = "all") -> None:
-    """Runs every script on what make_everything wrote.
+    """Runs every preparation on what make_everything wrote.
 
     Raises:
-        RuntimeError: a script failed.
+        RuntimeError: one failed.
     """
-    for name in SCRIPTS:
-        script = load_script(name)
-        chosen = split if split in script.PREPARATION.images else "all"
-        if script.main(["--root", str(root), "--jobs", "1", "--split", chosen]) != 0:
+    for name in PREPARATIONS:
+        chosen = split if split in get_preparation(name).images else "all"
+        if prepare.main(name, ["--root", str(root), "--jobs", "1", "--split", chosen]) != 0:
             raise RuntimeError(f"{name} failed")

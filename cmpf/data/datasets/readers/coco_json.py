@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.readers.issues import Issues
+from cmpf.data.datasets.issues import IssueKind, Issues, named
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.types import Sample
 
 
 class Categories:
-    """Looks up the class of each category id; unknown ones are issues."""
+    """Looks up the class of each category id, and remembers those that have none."""
 
     def __init__(
         self,
         content: Mapping[str, Any],
         vocabulary: Vocabulary,
         class_of_id: Mapping[int, int] | None,
-        issues: Issues,
+        *,
+        things_only: bool = False,
     ) -> None:
         """
         Args:
@@ -28,6 +29,9 @@ class Categories:
             class_of_id: category id -> class index; None = categories are found by their name among the words
                 of the vocabulary, names of classes before synonyms. What is wrong with it, check_class_of_id
                 tells.
+            things_only: categories of stuff are as wrong as unknown ones.
+        Raises:
+            KeyError, TypeError: an entry of `categories` is not in COCO's form.
         """
         index_of: dict[str, int] = {}
         for index, words in enumerate(vocabulary.classes):
@@ -38,19 +42,31 @@ class Categories:
         by_name = {identity: index_of[n] for identity, n in self._name_of.items() if n in index_of}
         in_range = {i: n for i, n in (class_of_id or {}).items() if 0 <= n < vocabulary.num_classes}
         self._index_of = by_name if class_of_id is None else in_range
-        self._issues = issues
+        self._things_only = things_only
+        self._unknown: dict[Any, list[str]] = {}
         self.is_thing = vocabulary.is_thing
 
-    def index(self, category_id: int) -> int | None:
-        """Class index, or None."""
+    def index(self, category_id: Any, user: str = "") -> int | None:
+        """Class index, or None, which `report` tells; `user` = the file or entry that has the category."""
         index = self._index_of.get(category_id)
-        if index is None:
-            name = self._name_of.get(category_id, "no name")
-            self._issues.add("segments of categories that the vocabulary lacks", f"{name} (id {category_id})")
+        if index is None or (self._things_only and not self.is_thing[index]):
+            self._unknown.setdefault(category_id, []).append(user)
         return index
 
+    def report(self, source: Path, issues: Issues) -> None:
+        """One issue for each category that has no class; `source` = the JSON file."""
+        kind = "thing class" if self._things_only else "class"
+        for identity, users in self._unknown.items():
+            known = identity in self._name_of
+            name = repr(self._name_of[identity]) if known else "which categories does not list"
+            times = "once" if len(users) == 1 else f"{len(users)} times"
+            message = f"category id {identity}, {name}, is no {kind} of the vocabulary; used {times}"
+            issues.add(IssueKind.CATEGORY, source, f"{message}, in {named(dict.fromkeys(users))}")
 
-def image_samples(content: Mapping[str, Any], images: Path, issues: Issues) -> dict[int | str, Sample]:
+
+def image_samples(
+    content: Mapping[str, Any], images: Path, source: Path, issues: Issues
+) -> dict[int | str, Sample]:
     """Image id -> sample with file_name, image_id, height and width, for each entry of `images`."""
     samples: dict[int | str, Sample] = {}
     for image in content["images"]:
@@ -60,14 +76,15 @@ def image_samples(content: Mapping[str, Any], images: Path, issues: Issues) -> d
             "height": image["height"],
             "width": image["width"],
         }
-    issues.add_doubles("doubled image ids", (image["id"] for image in content["images"]))
+    issues.add_doubles(source, "image id {}", (image["id"] for image in content["images"]))
     return samples
 
 
-def check_class_of_id(class_of_id: Mapping[int, int] | None, vocabulary: Vocabulary, issues: Issues) -> None:
-    """Values of a label map must be class indices."""
+def check_class_of_id(
+    class_of_id: Mapping[int, int] | None, vocabulary: Vocabulary, source: Path, issues: Issues
+) -> None:
+    """Values of a label map must be class indices; `source` = the ground truth it is for."""
     for label, index in (class_of_id or {}).items():
         if not 0 <= index < vocabulary.num_classes:
-            issues.add(
-                f"entries of label_map beyond classes 0..{vocabulary.num_classes - 1}", f"{label} -> {index}"
-            )
+            message = f"label_map has {label} -> {index}, beyond classes 0..{vocabulary.num_classes - 1}"
+            issues.add(IssueKind.CATEGORY, source, message)

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from cmpf.data.datasets.readers.issues import Issues
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.types import Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _KINDS = {
-    "file_name": "images",
-    "pan_seg_file_name": "panoptic PNGs",
-    "sem_seg_file_name": "semantic PNGs",
+    "file_name": "image",
+    "pan_seg_file_name": "panoptic PNG",
+    "sem_seg_file_name": "label map",
 }
 
 
@@ -35,9 +36,11 @@ def check_files(samples: Iterable[Sample], issues: Issues) -> None:
             if folder not in listings:
                 listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
             if name not in listings[folder]:
-                issues.add(f"missing {kind}", path)
+                issues.add(IssueKind.MISSING, Path(str(path)), f"no such {kind}")
     for key, kind in _KINDS.items():
-        issues.add_doubles(f"{kind} that several samples share", paths[key])
+        for path, count in Counter(paths[key]).items():
+            if count > 1:
+                issues.add(IssueKind.TWICE, Path(path), f"{kind} of {count} samples")
 
 
 def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]:
@@ -60,6 +63,6 @@ def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]
             path = Path(parent, name)
             key = path.relative_to(folder).with_name(stem[: len(stem) - len(suffix)]).as_posix()
             if key in found:
-                issues.add("names that two files have", f"{path} and {found[key].name}")
+                issues.add(IssueKind.TWICE, path, f"the same name as {found[key].name}")
             found[key] = path
     return dict(sorted(found.items()))

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers.coco_json import Categories, check_class_of_id, image_samples
 from cmpf.data.datasets.readers.folders import check_files
-from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.formats.coco_json import coco_form, lvis_image_name, read_coco
 from cmpf.formats.masks import segmentation_issue
@@ -77,8 +77,8 @@ def add_instances(
     """
     content = read_coco(path, ("annotations", "categories"))
     with coco_form(path):
-        categories = Categories(content, vocabulary, class_of_id, issues)
-        _put_annotations(_by_id_or_stem(samples, content), content, categories, issues)
+        categories = Categories(content, vocabulary, class_of_id)
+        _put_annotations(_by_id_or_stem(samples, content), content, path, categories, issues)
 
 
 def _read(
@@ -91,15 +91,17 @@ def _read(
 ) -> list[Sample]:
     """Samples of a file whose images have their names; `lists` = keys of lists of category ids to keep."""
     issues = Issues()
-    check_class_of_id(class_of_id, vocabulary, issues)
+    check_class_of_id(class_of_id, vocabulary, path, issues)
     with coco_form(path):
-        categories = Categories(content, vocabulary, class_of_id, issues)
-        samples = image_samples(content, images, issues)
+        categories = Categories(content, vocabulary, class_of_id)
+        samples = image_samples(content, images, path, issues)
         for image in content["images"]:
             for key in lists:
-                indices = (categories.index(identity) for identity in image[key])
+                indices = (
+                    categories.index(identity, f"{key} of image {image['id']}") for identity in image[key]
+                )
                 samples[image["id"]][key] = [i for i in indices if i is not None]  # type: ignore[literal-required]
-        _put_annotations(samples, content, categories, issues)
+        _put_annotations(samples, content, path, categories, issues)
     check_files(samples.values(), issues)
     issues.raise_any(path)
     return list(samples.values())
@@ -118,19 +120,26 @@ def _by_id_or_stem(
 
 
 def _put_annotations(
-    samples: Mapping[int | str, Sample], content: Mapping[str, Any], categories: Categories, issues: Issues
+    samples: Mapping[int | str, Sample],
+    content: Mapping[str, Any],
+    path: Path,
+    categories: Categories,
+    issues: Issues,
 ) -> None:
     for sample in samples.values():
         sample["annotations"] = []
     for entry in content["annotations"]:
-        index = categories.index(entry["category_id"])
+        category = entry["category_id"]
+        index = categories.index(category, f"image {entry['image_id']}")
         sample_of_entry = samples.get(entry["image_id"])
+        name = f"annotation {entry.get('id', '?')}"
         if sample_of_entry is None:
-            issues.add("instances without image", f"{entry.get('id', '?')} of image {entry['image_id']}")
+            issues.add(IssueKind.UNPAIRED, path, f"{name} is of image {entry['image_id']}, not in images")
         elif index is not None:
             height, width = sample_of_entry["height"], sample_of_entry["width"]
             issue = segmentation_issue(entry["segmentation"], height=height, width=width)
             if issue:
-                issues.add("instances without a usable mask", f"{entry['id']} ({issue})")
+                issues.add(IssueKind.FORM, path, f"mask of {name}: {issue}")
             sample_of_entry["annotations"].append({**entry, "category_id": index})
-    issues.add_doubles("doubled instance ids", (entry["id"] for entry in content["annotations"]))
+    issues.add_doubles(path, "annotation id {}", (entry["id"] for entry in content["annotations"]))
+    categories.report(path, issues)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers.coco_json import Categories, check_class_of_id, image_samples
 from cmpf.data.datasets.readers.folders import check_files
 from cmpf.data.datasets.readers.instances import add_instances
-from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.formats.coco_json import coco_form, image_name, read_coco
 from cmpf.types import Sample, SegmentInfo
@@ -70,15 +70,16 @@ def read_coco_panoptic(
     """
     content = read_coco(annotations)
     issues = Issues()
-    check_class_of_id(class_of_id, vocabulary, issues)
+    check_class_of_id(class_of_id, vocabulary, annotations, issues)
     with coco_form(annotations):
-        categories = Categories(content, vocabulary, class_of_id, issues)
-        samples = image_samples(content, images, issues)
+        categories = Categories(content, vocabulary, class_of_id)
+        samples = image_samples(content, images, annotations, issues)
         for image in content["images"]:
             samples[image["id"]]["file_name"] = str(images / names.image(image))
             if semantic is not None:
                 samples[image["id"]]["sem_seg_file_name"] = str(semantic / names.semantic(image))
-        _add_segments(samples, content, panoptic, categories, issues)
+        _add_segments(samples, content, annotations, panoptic, categories, issues)
+    categories.report(annotations, issues)
     if instances is not None:
         add_instances(samples, instances, vocabulary, class_of_id, issues)
     check_files(samples.values(), issues)
@@ -89,6 +90,7 @@ def read_coco_panoptic(
 def _add_segments(
     samples: Mapping[int | str, Sample],
     content: Mapping[str, Any],
+    source: Path,
     panoptic: Path,
     categories: Categories,
     issues: Issues,
@@ -97,21 +99,26 @@ def _add_segments(
     for annotation in content["annotations"]:
         sample = samples.get(annotation["image_id"])
         if sample is None:
-            issues.add("annotations without image", annotation["file_name"])
+            message = (
+                f"annotation {annotation['file_name']} is of image {annotation['image_id']}, not in images"
+            )
+            issues.add(IssueKind.UNPAIRED, source, message)
             continue
         if "segments_info" in sample:
-            issues.add("images with two annotations", sample["file_name"])
+            issues.add(IssueKind.TWICE, source, f"image {sample['image_id']} has two annotations")
         sample["pan_seg_file_name"] = str(panoptic / annotation["file_name"])
-        sample["segments_info"] = _segments(annotation, categories, issues)
+        sample["segments_info"] = _segments(annotation, source, categories, issues)
     for sample in samples.values():
         if "segments_info" not in sample:
-            issues.add("images without annotation", sample["file_name"])
+            issues.add(IssueKind.UNPAIRED, Path(sample["file_name"]), f"has no annotation in {source.name}")
 
 
-def _segments(annotation: Mapping[str, Any], categories: Categories, issues: Issues) -> list[SegmentInfo]:
+def _segments(
+    annotation: Mapping[str, Any], source: Path, categories: Categories, issues: Issues
+) -> list[SegmentInfo]:
     segments: list[SegmentInfo] = []
     for entry in annotation["segments_info"]:
-        index = categories.index(entry["category_id"])
+        index = categories.index(entry["category_id"], annotation["file_name"])
         if index is None:
             continue
         segment: SegmentInfo = {
@@ -126,5 +133,5 @@ def _segments(annotation: Mapping[str, Any], categories: Categories, issues: Iss
             segment["bbox"] = entry["bbox"]
         segments.append(segment)
     ids = (entry["id"] for entry in annotation["segments_info"])
-    issues.add_doubles("doubled segment ids", ids, f" in {annotation['file_name']}")
+    issues.add_doubles(source, f"segment id {{}} of {annotation['file_name']}", ids)
     return segments

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers.coco_json import check_class_of_id
 from cmpf.data.datasets.readers.folders import IMAGE_SUFFIXES, find_images
-from cmpf.data.datasets.readers.issues import Issues
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 from cmpf.types import Sample
@@ -40,7 +40,7 @@ def read_semantic(
             have: all in one message, the first few of each by name.
     """
     issues = Issues()
-    check_class_of_id(class_of_id, vocabulary, issues)
+    check_class_of_id(class_of_id, vocabulary, labels, issues)
     image_files = find_images(images, suffix=image_suffix, issues=issues)
     truths = find_images(labels, suffix=label_suffix, issues=issues)
     if not image_files and not truths:
@@ -50,9 +50,9 @@ def read_semantic(
             "prepare the dataset again"
         )
     for key in sorted(image_files.keys() - truths.keys()):
-        issues.add("images without labels", image_files[key])
+        issues.add(IssueKind.UNPAIRED, image_files[key], f"has no labels {key}{label_suffix}.* in {labels}")
     for key in sorted(truths.keys() - image_files.keys()):
-        issues.add("labels without image", truths[key])
+        issues.add(IssueKind.UNPAIRED, truths[key], f"has no image {key}{image_suffix}.* in {images}")
     issues.raise_any(labels)
     return [
         {"file_name": str(path), "image_id": key, "sem_seg_file_name": str(truths[key])}

@@ -20,7 +20,7 @@ from cmpf.errors import DatasetError
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found: the dataset's name, how many images it lists, and what is wrong, in the order of the files."""
+    """What a check found: name of the dataset, how many images it lists, what is wrong, folder of its images."""
 
     name: str
     images: int

@@ -10,17 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.issues import Issue, IssueKind, Issues, named
+from cmpf.data.datasets.issues import Issue, IssueKind, Issues
 from cmpf.data.datasets.readers import FileNames
+from cmpf.data.datasets.readers.coco_json import Categories
 from cmpf.data.datasets.readers.folders import find_images
 from cmpf.data.datasets.spec import Dataset
-from cmpf.data.datasets.validate.categories import CategoryCheck, check_lvis
 from cmpf.data.datasets.validate.files import Files, LabelRules, Run
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import image_name, kind_issue, lvis_image_name, read_json
-from cmpf.formats.masks import decode_mask
+from cmpf.formats.masks import decode_mask, segmentation_issue
 
 Entry = Mapping[str, Any]
+_FREQUENCIES = ("r", "c", "f")
+_LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")  # without them AP is wrong
 
 
 @dataclass(frozen=True)
@@ -47,29 +49,32 @@ def check_panoptic(run: Run, *, names: FileNames) -> int:
         return 0
     images = listed_images(content, dataset.folder / dataset.spec.images, names.image, source, issues)
     annotations = _paired(content, images, source, issues)
-    categories = CategoryCheck.of(content, dataset, source, issues)
+    categories = _categories(content, dataset, source, issues)
     items = []
     for identity, image in images.items():
         entry = annotations.get(identity)
-        segments = entry["segments_info"] if entry else ()
-        for segment in segments:
-            categories.look_up(segment["category_id"], user=str(entry and entry["file_name"]))
+        if entry is not None and categories is not None:
+            for segment in entry["segments_info"]:
+                categories.index(segment["category_id"], entry["file_name"])
         items.append(
             Files(
                 image=image.path,
                 source=source,
                 size=image.size,
                 png=truth["panoptic"] / entry["file_name"] if entry else None,
-                segments=segments,
+                segments=entry["segments_info"] if entry else (),
                 labels=truth["semantic"] / names.semantic(image.entry) if "semantic" in truth else None,
             )
         )
     for found in run.examine(items, LabelRules.of(run)):
         issues.add_all(found)
     if run.released:
-        _report_unlisted(dataset.folder / dataset.spec.images, {image.path for image in images.values()}, source, issues)
+        _report_unlisted(
+            dataset.folder / dataset.spec.images, {image.path for image in images.values()}, source, issues
+        )
         _report_unlisted(truth["panoptic"], {item.png for item in items if item.png}, source, issues)
-    categories.report(issues)
+    if categories:
+        categories.report(source, issues)
     if "instances" in truth:
         _check_beside(run, truth["instances"], images)
     return len(images)
@@ -89,7 +94,7 @@ def check_instances(run: Run, *, lvis: bool) -> int:
     folder = dataset.folder / dataset.spec.images
     images = listed_images(content, folder, lvis_image_name if lvis else image_name, source, issues)
     if lvis:
-        check_lvis(content, dataset.vocabulary.num_classes, source, issues)
+        _check_lvis(content, dataset.vocabulary.num_classes, source, issues)
     items = [Files(image=image.path, source=source, size=image.size) for image in images.values()]
     for found in run.examine(items, LabelRules.of(run)):
         issues.add_all(found)
@@ -185,6 +190,32 @@ def _paired(
     return found
 
 
+def _categories(
+    content: Entry, dataset: Dataset, source: Path, issues: Issues, *, things_only: bool = False
+) -> Categories | None:
+    """Classes of category ids; None and an issue if `categories` is not in COCO's form."""
+    try:
+        return Categories(content, dataset.vocabulary, dataset.spec.class_of_id, things_only=things_only)
+    except (KeyError, TypeError) as error:
+        issues.add(IssueKind.FORM, source, f"an entry of categories: {entry_issue(error)}")
+        return None
+
+
+def _check_lvis(content: Entry, num_classes: int, source: Path, issues: Issues) -> None:
+    """What AP of a federated dataset needs: all categories, their frequencies, and two lists of each image."""
+    categories = [entry for entry in content["categories"] if isinstance(entry, Mapping)]
+    if len(categories) != num_classes:
+        issues.add(IssueKind.FORM, source, f"{len(categories):,} categories; expected {num_classes:,}")
+    for entry in categories:
+        if entry.get("frequency") not in _FREQUENCIES:
+            message = f"category {entry.get('id')} has no frequency r, c or f"
+            issues.add(IssueKind.FORM, source, message)
+    for entry in content["images"]:
+        for key in _LVIS_LISTS:
+            if isinstance(entry, Mapping) and not isinstance(entry.get(key), list):
+                issues.add(IssueKind.FORM, source, f"image {entry.get('id')} has no list {key}")
+
+
 def _report_unlisted(folder: Path, listed: set[Path], source: Path, issues: Issues) -> None:
     """Images or PNGs of a folder that the JSON file does not know."""
     for path in find_images(folder, suffix="", issues=Issues()).values():
@@ -203,12 +234,10 @@ def _check_beside(run: Run, source: Path, images: Mapping[int | str, ListedImage
     _check_objects(run, content, source, same | dict(images))
 
 
-def _check_objects(
-    run: Run, content: Entry, source: Path, images: Mapping[int | str, ListedImage]
-) -> None:
+def _check_objects(run: Run, content: Entry, source: Path, images: Mapping[int | str, ListedImage]) -> None:
     """Entries of `annotations`: their ids, images and categories, then, image by image, their masks."""
     issues = run.issues
-    categories = CategoryCheck.of(content, run.dataset, source, issues, things_only=True)
+    categories = _categories(content, run.dataset, source, issues, things_only=run.released)
     seen: set[Any] = set()
     of_image: dict[int | str, list[tuple[Any, Any]]] = defaultdict(list)
     for number, entry in enumerate(content["annotations"]):
@@ -216,8 +245,8 @@ def _check_objects(
             identity, image_id, mask = entry["id"], entry["image_id"], entry["segmentation"]
             image, category, twice = images.get(image_id), entry["category_id"], identity in seen
             seen.add(identity)
-            if image is not None:
-                categories.look_up(category, user=image.path.name)
+            if image is not None and categories:
+                categories.index(category, image.path.name)
         except (KeyError, TypeError) as error:
             issues.add(IssueKind.FORM, source, f"entry {number} of annotations: {entry_issue(error)}")
             continue
@@ -231,7 +260,8 @@ def _check_objects(
     items = [(images[image_id], masks) for image_id, masks in of_image.items()]
     for found in run.each(partial(_examine_masks, source=source, released=run.released), items):
         issues.add_all(found)
-    categories.report(issues)
+    if categories:
+        categories.report(source, issues)
 
 
 def _examine_masks(
@@ -243,11 +273,15 @@ def _examine_masks(
     issues = []
     for identity, segmentation in masks:
         where = f"mask of annotation {identity} in {image.path.name}"
+        wrong = segmentation_issue(segmentation, height=height, width=width)
+        if wrong:
+            kind = IssueKind.SIZE if "in an image of" in wrong else IssueKind.FORM
+            issues.append(Issue(kind, source, f"{where}: {wrong}"))
+            continue
         try:
             empty = not decode_mask(segmentation, height=height, width=width, where=where).any()
         except DatasetError as error:
-            kind = IssueKind.SIZE if "in an image of" in str(error) else IssueKind.FORM
-            issues.append(Issue(kind, source, str(error)))
+            issues.append(Issue(IssueKind.FORM, source, str(error)))
             continue
         # Releases have polygons so thin that they cover no pixel's middle.
         if empty and not (released and isinstance(segmentation, list)):

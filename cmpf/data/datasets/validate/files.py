@@ -44,9 +44,7 @@ class Run:
 
     def each(self, function: Callable[[Any], list[Issue]], items: Sequence[Any]) -> Iterator[list[Issue]]:
         """What a function of a module tells of each item, in several processes."""
-        results = map_items(
-            function, items, jobs=self.jobs, title=self.dataset.name, progress=self.progress
-        )
+        results = map_items(function, items, jobs=self.jobs, title=self.dataset.name, progress=self.progress)
         for result in results:
             if result.error:
                 raise DatasetError(result.error)
@@ -139,9 +137,7 @@ class LabelRules:
     def of(cls, run: Run) -> LabelRules:
         """Those of a dataset."""
         spec = run.dataset.spec
-        return cls(
-            run.dataset.vocabulary.num_classes, spec.ignore_label, spec.class_of_label, run.released
-        )
+        return cls(run.dataset.vocabulary.num_classes, spec.ignore_label, spec.class_of_label, run.released)
 
     @cached_property
     def _known(self) -> NDArray[np.bool_]:
@@ -174,7 +170,9 @@ class LabelRules:
         present = np.flatnonzero(counts)
         wrong = present[~self._known[present]]
         if wrong.size:
-            message = f"label {named(wrong)} in {int(counts[wrong].sum())} pixels; {self._allowed(present, wrong)}"
+            message = (
+                f"label {named(wrong)} in {int(counts[wrong].sum())} pixels; {self._allowed(present, wrong)}"
+            )
             issues.add(IssueKind.LABEL, path, message)
         elif (present == self.ignore_label).all() and not self.released:
             message = f"every pixel has the ignore label {self.ignore_label}: nothing to learn"

@@ -1,21 +1,25 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.own_dataset import change_json, change_pixels, copy_own_dataset
+from helpers.own_dataset import SOURCE, change_json, change_pixels, copy_own_dataset
 from PIL import Image
 
 from cmpf.cli.datasets import dataset_name
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate.coco import read_truth
 from cmpf.formats.label_map import read_panoptic_ids
 
 Content = dict[str, Any]
 PNG = "panoptic_val/bowl_01.png"
+EMPTY: dict[str, list[object]] = {"images": [], "annotations": [], "categories": []}
 
 
 @pytest.fixture
@@ -23,15 +27,16 @@ def own(tmp_path: Path) -> Path:
     return copy_own_dataset(tmp_path)
 
 
-def findings(own: Path) -> list[str]:
-    found = check_dataset(dataset_name(str(own / "fruit_val.yaml")))
-    return [f"{finding.mistake.name} {finding}".replace(f"{own}/", "") for finding in found]
+def found_in(own: Path, name: str = "fruit_val") -> list[str]:
+    """Kind and text of each issue, with paths relative to the folder."""
+    found = check_dataset(dataset_name(str(own / f"{name}.yaml")))
+    return [f"{issue.kind.name} {issue}".replace(f"{own}/", "") for issue in found]
 
 
 def after(own: Path, change: Callable[[Content], object]) -> list[str]:
-    """Findings after a change of the panoptic JSON file."""
+    """Issues after a change of the panoptic JSON file."""
     change_json(own / "panoptic_val.json", change)
-    return findings(own)
+    return found_in(own)
 
 
 def segments(content: Content) -> list[Content]:
@@ -59,7 +64,7 @@ def test_missing_and_damaged_images_are_named(own: Path) -> None:
     (own / "images/val/bowl_01.jpg").unlink()
     content = (own / "images/val/bowl_02.jpg").read_bytes()
     (own / "images/val/bowl_02.jpg").write_bytes(content[: len(content) // 2])
-    missing, damaged = findings(own)
+    missing, damaged = found_in(own)
     assert missing == "MISSING images/val/bowl_01.jpg: no such image, but panoptic_val.json lists it"
     assert damaged.startswith("DAMAGED images/val/bowl_02.jpg: damaged or truncated")
 
@@ -68,7 +73,7 @@ def test_missing_and_damaged_pngs_are_named(own: Path) -> None:
     (own / PNG).write_bytes(b"\x89PNG")
     (own / "panoptic_val/bowl_02.png").unlink()
     (own / "labels/val/bowl_03.png").unlink()
-    damaged, *missing = findings(own)
+    damaged, *missing = found_in(own)
     assert damaged.startswith(f"DAMAGED {PNG}: damaged panoptic PNG")
     assert missing == [
         "MISSING panoptic_val/bowl_02.png: no such panoptic PNG",
@@ -79,7 +84,7 @@ def test_missing_and_damaged_pngs_are_named(own: Path) -> None:
 def test_an_id_that_only_the_png_has_and_one_that_only_the_json_has_are_named(own: Path) -> None:
     old = first_ids(own)[0]
     set_id(own, old, 5)
-    assert findings(own) == [
+    assert found_in(own) == [
         f"IDS {PNG}: segment id 5 in the PNG, but not in panoptic_val.json",
         f"IDS {PNG}: segment id {old} in panoptic_val.json, but without a pixel in the PNG",
     ]
@@ -97,7 +102,7 @@ def test_two_segments_of_one_id_are_found_in_json_and_by_their_area(own: Path) -
     change_json(own / "panoptic_val.json", lambda content: areas.append(segments(content)[0]["area"]))
     set_id(own, second, first)
     both = int((read_panoptic_ids(own / PNG) == first).sum())
-    assert findings(own) == [
+    assert found_in(own) == [
         f"IDS {PNG}: area of segment id {first} ({areas[0]} pixels in panoptic_val.json, {both} in the PNG): "
         "two segments may share the id"
     ]
@@ -114,7 +119,7 @@ def test_id_0_is_void(own: Path) -> None:
 
 def test_a_png_without_segments_is_empty(own: Path) -> None:
     change_pixels(own / PNG, np.zeros_like)
-    assert findings(own) == [f"EMPTY {PNG}: every pixel is void: no segment is drawn"]
+    assert found_in(own) == [f"EMPTY {PNG}: every pixel is void: no segment is drawn"]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
@@ -122,7 +127,7 @@ def test_pngs_that_are_not_rgb_are_named(own: Path, mode: str) -> None:
     image = Image.open(own / PNG)
     image = image.quantize(256, dither=Image.Dither.NONE) if mode == "P" else image.convert(mode)
     image.save(own / PNG)
-    found = findings(own)
+    found = found_in(own)
     message = f"NOT_RGB {PNG}: is an image of mode {mode}; segment ids are read from R, G and B"
     assert found[0] == message
     # Gray values are other ids; palette colors and RGBA hold the same ones.
@@ -132,7 +137,7 @@ def test_pngs_that_are_not_rgb_are_named(own: Path, mode: str) -> None:
 def test_modes_that_hold_no_ids_and_jpegs_are_not_read_on(own: Path) -> None:
     Image.open(own / PNG).convert("LA").save(own / PNG)
     Image.open(own / "panoptic_val/bowl_02.png").save(own / "panoptic_val/bowl_02.png", format="JPEG")
-    assert findings(own) == [
+    assert found_in(own) == [
         f"NOT_RGB {PNG}: is an image of mode LA; segment ids are read from R, G and B",
         "NOT_RGB panoptic_val/bowl_02.png: is a JPEG, which changes the ids; "
         "segment ids are read from R, G and B",
@@ -156,7 +161,7 @@ def test_sizes_that_differ_are_named_with_both(own: Path) -> None:
 def test_a_wrong_size_in_the_json_file_is_named(own: Path) -> None:
     change_json(own / "panoptic_train.json", lambda content: content["images"][1].update(height=100))
     (found,) = check_dataset(dataset_name(str(own / "fruit_train.yaml")))
-    assert (found.mistake.name, found.file.name) == ("SIZE", "panoptic_train.json")
+    assert (found.kind.name, found.file.name) == ("SIZE", "panoptic_train.json")
     assert found.message == "says of bowl_02.jpg (100, 96) (H, W), the image has (96, 96)"
 
 
@@ -237,6 +242,151 @@ def test_instances_and_labels_beside_are_checked_too(own: Path) -> None:
             annotation["image_id"] += 100
 
     change_json(own / "instances_val.json", change)
-    label, empty = findings(own)
+    label, empty = found_in(own)
     assert label.startswith("LABEL labels/val/bowl_02.png: label 6 in ")
     assert empty == "EMPTY instances_val.json: mask of annotation 1 in bowl_01.jpg has no pixel"
+
+
+def after_instances(own: Path, change: Callable[[Content], object]) -> list[str]:
+    """Issues after a change of the instances JSON file."""
+    change_json(own / "instances_val.json", change)
+    return found_in(own, "fruit_instances")
+
+
+def test_masks_without_a_pixel_are_named(own: Path) -> None:
+    def change(content: Content) -> None:
+        content["annotations"][0]["segmentation"] = [[5, 5, 5, 5, 5, 5]]  # three times the same point
+        content["annotations"][1]["segmentation"] = {"size": [96, 96], "counts": [96 * 96]}
+
+    assert after_instances(own, change) == [
+        f"EMPTY instances_val.json: mask of annotation {number} in bowl_01.jpg has no pixel"
+        for number in (1, 2)
+    ]
+
+
+def test_masks_of_another_size_are_named_with_both_sizes(own: Path) -> None:
+    def change(content: Content) -> None:
+        content["annotations"][0]["segmentation"]["size"] = [90, 96]
+
+    assert after_instances(own, change) == [
+        "SIZE instances_val.json: mask of annotation 1 in bowl_01.jpg: "
+        "run lengths of size [90, 96] in an image of [96, 96]"
+    ]
+
+
+def test_masks_that_are_none_are_named(own: Path) -> None:
+    def change(content: Content) -> None:
+        content["annotations"][0]["segmentation"] = [[1, 1, 4, 4]]
+        content["annotations"][1]["segmentation"] = "a mask"
+        del content["annotations"][2]["segmentation"]
+
+    third, first, second = after_instances(own, change)
+    assert first == (
+        "FORM instances_val.json: mask of annotation 1 in bowl_01.jpg: "
+        "a polygon needs three points, x and y of each"
+    )
+    assert second.startswith("FORM instances_val.json: mask of annotation 2 in bowl_01.jpg: neither polygons")
+    assert third == "FORM instances_val.json: entry 2 of annotations: has no 'segmentation'"
+
+
+def test_objects_of_no_image_of_no_class_and_of_one_id_are_named(own: Path) -> None:
+    def change(content: Content) -> None:
+        entries = content["annotations"]
+        entries[0]["image_id"] = 50
+        entries[1]["category_id"] = 6  # a wall, which the file's categories do not list
+        entries[3]["id"] = entries[2]["id"]
+
+    assert after_instances(own, change) == [
+        "UNPAIRED instances_val.json: annotation 1 is of image 50, not in images",
+        "TWICE instances_val.json: annotation id 3 is given twice",
+        "CATEGORY instances_val.json: category id 6, which categories does not list, is no class of the "
+        "vocabulary; used once, in bowl_01.jpg",
+    ]
+
+
+def test_missing_images_and_wrong_sizes_are_named(own: Path) -> None:
+    (own / "images/val/bowl_03.jpg").unlink()
+
+    def change(content: Content) -> None:
+        content["images"][0]["width"] = 97
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+
+    assert after_instances(own, change) == [
+        "SIZE instances_val.json: says of bowl_01.jpg (96, 97) (H, W), the image has (96, 96)",
+        "MISSING images/val/bowl_03.jpg: no such image, but instances_val.json lists it",
+    ]
+
+
+def kind_message(path: Path, wanted: str) -> str:
+    issues = Issues()
+    assert read_truth(path, wanted, issues) is None
+    (found,) = issues.found
+    assert (found.kind, found.file) == (IssueKind.JSON_KIND, path)
+    return found.message
+
+
+def test_each_kind_is_taken_where_it_is_wanted() -> None:
+    for kind in ("panoptic", "instances"):
+        content = read_truth(SOURCE / f"{kind}_val.json", kind, Issues())
+        assert content is not None
+        assert len(content["images"]) == 4
+
+
+def test_instances_given_for_panoptic_and_the_other_way_round_are_told() -> None:
+    assert kind_message(SOURCE / "instances_val.json", "panoptic") == (
+        "holds COCO instances; expected COCO panoptic, with annotations that have 'segments_info'"
+    )
+    assert kind_message(SOURCE / "panoptic_val.json", "instances") == (
+        "holds COCO panoptic; expected COCO instances, with annotations that have 'segmentation'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"image_id": 1, "score": 0.5}], "holds a list, as results of a model do; expected"),
+        ({"images": []}, "holds no COCO ground truth: it has no list 'annotations'; expected"),
+        ("text", "holds no COCO ground truth: it has no list 'images'; expected"),
+        (EMPTY, "holds no annotations; expected"),
+        ({**EMPTY, "annotations": [{"caption": "a cat"}]}, "holds COCO captions; expected"),
+        (
+            {**EMPTY, "annotations": [{"keypoints": [], "segmentation": []}]},
+            "holds COCO keypoints; expected",
+        ),
+        ({**EMPTY, "annotations": [{"bbox": []}]}, "holds annotations of no kind that is known; expected"),
+    ],
+)
+def test_other_files_are_called_by_what_they_hold(tmp_path: Path, content: object, message: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert kind_message(tmp_path / "a.json", "panoptic").startswith(message)
+
+
+def test_folders_missing_files_and_broken_ones_are_told(tmp_path: Path) -> None:
+    assert kind_message(tmp_path, "panoptic") == "is a folder; expected a COCO panoptic JSON file"
+    (tmp_path / "cut.json").write_text('{"images": [')
+    issues = Issues()
+    assert read_truth(tmp_path / "cut.json", "panoptic", issues) is None
+    assert read_truth(tmp_path / "none.json", "panoptic", issues) is None
+    assert [issue.kind for issue in issues.found] == [IssueKind.DAMAGED, IssueKind.MISSING]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "expected"),
+    [
+        ("fruit_train", "instances_train.json", "holds COCO instances; expected COCO panoptic"),
+        ("fruit_instances", "panoptic_val.json", "holds COCO panoptic; expected COCO instances"),
+        ("fruit_semantic", "panoptic_val.json", "is a file; a semantic dataset has a folder"),
+        ("fruit_instances", "labels/val", "is a folder; expected a COCO instances JSON file"),
+    ],
+)
+def test_a_dataset_with_annotations_of_another_task_says_so(
+    tmp_path: Path, name: str, wrong: str, expected: str
+) -> None:
+    own = copy_own_dataset(tmp_path)
+    file = own / f"{name}.yaml"
+    lines = file.read_text().splitlines()
+    changed = [f"annotations: {wrong}" if line.startswith("annotations:") else line for line in lines]
+    file.write_text("\n".join(changed))
+    found = [f for f in check_dataset(dataset_name(str(file))) if f.kind is IssueKind.JSON_KIND]
+    assert [issue.file for issue in found] == [own / wrong]
+    assert found[0].message.startswith(expected)

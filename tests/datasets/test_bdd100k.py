@@ -1,16 +1,22 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""BDD100K."""
+
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.preparing import Case, rewrite
+from helpers.preparing import Case, files, rewrite
 from helpers.raw_datasets.bdd100k import CROWD, make_bdd100k
 from PIL import Image
 
-CASE = Case(script="prepare_bdd100k_panoptic", make=(make_bdd100k,), raw="", target="")
+from cmpf.data import get_vocabulary
+from cmpf.data.preparation.bdd100k import CATEGORY_OF
+
+PANOPTIC = Case(name="bdd100k_panoptic", make=(make_bdd100k,))
 NAME = "7d06fefd-f7be05a6"
 BITMASK = f"bdd100k/labels/pan_seg/bitmasks/val/{NAME}.png"
 PNG = f"bdd100k/labels/pan_seg/coco_pano/val/{NAME}.png"
@@ -24,7 +30,7 @@ def read_ids(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    CASE.write(tmp_path)
+    PANOPTIC.write(tmp_path)
     return tmp_path
 
 
@@ -36,7 +42,7 @@ def segments(root: Path) -> dict[int, dict[str, object]]:
 
 
 def test_stuff_is_one_segment_a_class_and_things_one_an_object(root: Path) -> None:
-    assert CASE.run(root) == 0
+    assert PANOPTIC.run(root) == 0
     ids = read_ids(root / PNG)
     # A grid of 3 x 3 blocks, rows start at 0, 22 and 43. Two pieces of road (7) become one. Things: category + 256
     # number, cars 35 + 256 * 3 = 803 and 35 + 256 * 300 = 76,835, persons 31 + 256 * 5 = 1,311, an ignored car
@@ -52,7 +58,7 @@ def test_stuff_is_one_segment_a_class_and_things_one_an_object(root: Path) -> No
 
 
 def test_groups_and_ignored_objects_are_crowds(root: Path) -> None:
-    assert CASE.run(root) == 0
+    assert PANOPTIC.run(root) == 0
     assert {i for i, segment in segments(root).items() if segment["iscrowd"]} == {1311, 1571}
 
 
@@ -63,12 +69,12 @@ def test_stuff_of_which_one_piece_is_marked_is_no_crowd(root: Path) -> None:
         return values
 
     rewrite(root / BITMASK, mark)
-    assert CASE.run(root) == 0
+    assert PANOPTIC.run(root) == 0
     assert {i for i, segment in segments(root).items() if segment["iscrowd"]} == {30, 1311, 1571}
 
 
 def test_the_json_file_lists_images_and_40_categories(root: Path) -> None:
-    assert CASE.run(root) == 0
+    assert PANOPTIC.run(root) == 0
     content = json.loads((root / JSON).read_text())
     assert content["images"][0] == {"id": NAME, "file_name": f"{NAME}.jpg", "height": 64, "width": 96}
     assert [image["id"] for image in content["images"]] == [NAME, "7d128593-0ccfea4c"]
@@ -78,26 +84,81 @@ def test_the_json_file_lists_images_and_40_categories(root: Path) -> None:
 
 def test_unknown_categories_are_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(root / BITMASK, lambda values: values + np.array([10, 0, 0, 0], dtype=np.uint8))
-    assert CASE.run(root) == 1
+    assert PANOPTIC.run(root) == 1
     assert f"{root / BITMASK}: category 46; BDD100K has 1..40, 0 = unlabeled" in capsys.readouterr().err
     assert not (root / JSON).exists()
 
 
 def test_colored_maps_are_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(root / BITMASK, lambda values: values[..., :3])
-    assert CASE.run(root) == 1
-    assert f"{root / BITMASK}: of kind RGB; expected 8-bit RGBA" in capsys.readouterr().err
+    assert PANOPTIC.run(root) == 1
+    assert (
+        f"{root / BITMASK}: uint8 of shape (64, 96, 3); expected 4 channels of 8 bits"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_check_compares_the_json_file_with_the_pngs(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert CASE.run(root) == 0
+    assert PANOPTIC.run(root) == 0
     content = json.loads((root / JSON).read_text())
     content["annotations"][0]["segments_info"][0]["category_id"] = 41
     content["annotations"][1]["segments_info"].pop()
     (root / JSON).write_text(json.dumps(content))
-    assert CASE.check(root) == 1
+    assert PANOPTIC.check(root) == 1
     out = capsys.readouterr().out
-    assert f"unknown categories: 1\n    {root / JSON}: category id 41" in out
-    assert "segments in the PNG alone: 1" in out
+    assert f"  {root / JSON}: category id 41, which categories does not list, is no class" in out
+    assert " in the PNG, but not in pan_seg_val_cocofmt.json" in out
+
+
+SEMANTIC = Case(name="bdd100k_semantic", make=(make_bdd100k,))
+MASKS_ONLY = Case(name="bdd100k_semantic", make=(partial(make_bdd100k, bitmasks=False),))
+BITMASKS_ONLY = Case(name="bdd100k_semantic", make=(partial(make_bdd100k, masks=False),))
+MASK = "bdd100k/labels/sem_seg/masks/val/7d06fefd-f7be05a6.png"
+
+
+def test_released_masks_are_used_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MASKS_ONLY.write(tmp_path)
+    before = files(tmp_path)
+    assert MASKS_ONLY.run(tmp_path) == 0
+    assert "the release is used as it is" in capsys.readouterr().out
+    assert files(tmp_path) == before
+    assert MASKS_ONLY.check(tmp_path) == 0
+
+
+def test_masks_made_from_bitmasks_are_those_of_the_release(tmp_path: Path) -> None:
+    SEMANTIC.write(tmp_path)
+    released = np.array(Image.open(tmp_path / MASK))
+    BITMASKS_ONLY.write(tmp_path / "other")
+    assert BITMASKS_ONLY.run(tmp_path / "other") == 0
+    made = np.array(Image.open(tmp_path / "other" / MASK))
+    # A grid of 3 x 3 blocks, rows start at 0, 22 and 43: road, road, car | car, person, car | sky, unlabeled, caravan.
+    assert made[[0, 22, 43]][:, [0, 32, 64]].tolist() == [[0, 0, 13], [13, 11, 13], [10, 255, 255]]
+    assert made.dtype == np.uint8
+    assert np.array_equal(made, released)
+
+
+def test_only_masks_that_are_missing_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SEMANTIC.write(tmp_path)
+    before = files(tmp_path)
+    (tmp_path / MASK).unlink()
+    assert SEMANTIC.check(tmp_path) == 1
+    assert SEMANTIC.run(tmp_path) == 0
+    assert "masks of val: 1 made, 1 were there, 0 failed" in capsys.readouterr().out
+    assert set(files(tmp_path)) == set(before)
+    assert SEMANTIC.check(tmp_path) == 0
+
+
+def test_every_train_id_is_of_the_category_of_its_name() -> None:
+    categories = get_vocabulary("bdd10k_40_panoptic_val").names
+    assert tuple(categories[c - 1] for c in CATEGORY_OF) == get_vocabulary("bdd10k_val_sem_seg").names
+
+
+def test_category_ids_in_place_of_train_ids_are_found_by_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    MASKS_ONLY.write(tmp_path)
+    rewrite(tmp_path / MASK, lambda values: np.where(values == 13, 35, values).astype(np.uint8))
+    assert MASKS_ONLY.check(tmp_path) == 1
+    assert f"  {tmp_path / MASK}: label 35 in " in capsys.readouterr().out

@@ -10,12 +10,10 @@ from helpers.preparing import Case, files, rewrite
 from helpers.raw_datasets.mapillary_vistas import make_mapillary_vistas
 from PIL import Image
 
-CASE = Case(script="prepare_mapillary_vistas", make=(make_mapillary_vistas,), raw="", target="")
+CASE = Case(name="mapillary_vistas", make=(make_mapillary_vistas,))
 NEWER = Case(
-    script="prepare_mapillary_vistas",
+    name="mapillary_vistas",
     make=(partial(make_mapillary_vistas, package="v2.0"),),
-    raw="",
-    target="",
 )
 LABELS = "mapillary_vistas/validation/labels/0035fkbjWljhaftpVM37-g.png"
 PANOPTIC = "mapillary_vistas/validation/panoptic/0035fkbjWljhaftpVM37-g.png"
@@ -59,5 +57,5 @@ def test_the_check_finds_issues_of_labels_and_pngs(
     rewrite(tmp_path / PANOPTIC, lambda values: values[..., 0])
     assert CASE.check(tmp_path) == 1
     out = capsys.readouterr().out
-    assert f"{tmp_path / LABELS}: 66\n" in out
-    assert f"{tmp_path / PANOPTIC}: of kind L; expected 8-bit RGB" in out
+    assert f"{tmp_path / LABELS}: label 66 in " in out
+    assert f"{tmp_path / PANOPTIC}: is an image of mode L; segment ids are read from R, G and B" in out

@@ -1,0 +1,310 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""ADE20K."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.preparing import Case, rewrite, truncate
+from helpers.raw_datasets.ade20k import make_ade20k, make_ade20k_full
+from PIL import Image
+from pycocotools import mask as rle
+
+from cmpf.data.datasets.catalog import get_vocabulary
+from cmpf.data.preparation.ade20k import CLASSES, STUFF, THINGS, read_instances
+from cmpf.data.preparation.ade20k_full import OBJECTS, objects
+from cmpf.errors import DatasetError
+
+# Places in the published list of the instance benchmark's 100 classes (1-based), and its names there.
+PUBLISHED = {
+    1: "bed",
+    2: "windowpane",
+    4: "person",
+    9: "car",
+    14: "armchair",
+    24: "column",
+    36: "bookcase",
+    44: "palm",
+    50: "bus",
+    59: "airplane",
+    64: "bottle",
+    75: "oven",
+    83: "bicycle",
+    85: "screen",
+    90: "traffic light",
+    96: "bulletin board",
+    99: "clock",
+    100: "flag",
+}
+OTHER_WORDS = {"windowpane": "window", "airplane": "plane"}
+
+
+def test_the_100_things_are_in_the_order_of_the_instance_benchmark() -> None:
+    assert len(THINGS) == 100
+    assert len(STUFF) == CLASSES - 100
+    names = get_vocabulary("openvocab_ade20k_panoptic_val").names
+    found = {place: names[THINGS[place - 1]] for place in PUBLISHED}
+    expected = {place: OTHER_WORDS.get(word, word) for place, word in PUBLISHED.items()}
+    assert {place: (name, expected[place]) for place, name in found.items() if name != expected[place]} == {}
+
+
+def test_instances_are_classes_of_the_150_and_numbers(tmp_path: Path) -> None:
+    values = np.zeros((2, 2, 3), dtype=np.uint8)
+    values[0, 1] = (1, 7, 0)
+    values[1, 0] = (100, 255, 0)
+    values[1, 1] = (3, 0, 0)  # no number: no instance
+    Image.fromarray(values).save(tmp_path / "a.png")
+    category, number = read_instances(tmp_path / "a.png")
+    assert number.tolist() == [[0, 7], [255, 0]]
+    assert category[number > 0].tolist() == [7, 149]
+
+
+def test_things_are_those_of_the_vocabulary() -> None:
+    flags = get_vocabulary("openvocab_ade20k_panoptic_val").is_thing
+    assert tuple(index for index, flag in enumerate(flags) if flag) == THINGS
+
+
+@pytest.mark.parametrize("wrong", [0, 101])
+def test_instances_of_no_class_are_refused(tmp_path: Path, wrong: int) -> None:
+    Image.new("RGB", (2, 2), (wrong, 1, 0)).save(tmp_path / "a.png")
+    with pytest.raises(
+        DatasetError, match=rf"a\.png: instances of class \[{wrong}\]; the benchmark has 1\.\.100"
+    ):
+        read_instances(tmp_path / "a.png")
+
+
+SEMANTIC = Case(name="ade20k_semantic", make=(make_ade20k,))
+FOLDER = "ADEChallengeData2016"
+SEMANTIC_NAME = "validation/ADE_val_00000001.png"
+
+
+def test_labels_count_from_0_and_other_is_255(tmp_path: Path) -> None:
+    SEMANTIC.write(tmp_path)
+    assert SEMANTIC.run(tmp_path) == 0
+    raw = np.array(Image.open(tmp_path / FOLDER / "annotations" / SEMANTIC_NAME))
+    labels = np.array(Image.open(tmp_path / FOLDER / "annotations_detectron2" / SEMANTIC_NAME))
+    # A grid of 3 x 3 blocks, rows start at 0, 22 and 43: 1, 8, 8 | 9, 0, 3 | 150, 3, 1.
+    assert raw[[0, 22, 43]][:, [0, 32, 64]].tolist() == [[1, 8, 8], [9, 0, 3], [150, 3, 1]]
+    assert labels[[0, 22, 43]][:, [0, 32, 64]].tolist() == [[0, 7, 7], [8, 255, 2], [149, 2, 0]]
+    assert np.array_equal(labels, np.where(raw == 0, 255, raw.astype(int) - 1))
+
+
+def test_labels_above_150_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SEMANTIC.write(tmp_path)
+    path = tmp_path / FOLDER / "annotations" / SEMANTIC_NAME
+    rewrite(path, lambda values: values + np.uint8(1))
+    assert SEMANTIC.run(tmp_path) == 1
+    assert f"{path}: values up to 151; expected up to 150" in capsys.readouterr().err
+
+
+PANOPTIC = Case(name="ade20k_panoptic", make=(make_ade20k,))
+PANOPTIC_NAME = "ADE_val_00000001.png"
+ROWS, COLUMNS = [0, 22, 43], [0, 32, 64]  # where the blocks begin
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_ade20k(tmp_path)
+    return tmp_path
+
+
+def test_instances_lie_over_stuff_and_the_rest_is_void(root: Path) -> None:
+    assert PANOPTIC.run(root) == 0
+    png = np.array(Image.open(root / FOLDER / "ade20k_panoptic_val" / PANOPTIC_NAME)).astype(int)
+    ids = png[..., 0] + 256 * png[..., 1] + 65536 * png[..., 2]
+    # Wall (class 0, stuff) 256 * 1; beds (7) 3 and 4: 256 * 8 + 3 and + 4; window (8) 7: 256 * 9 + 7; sky (2): 256 * 3.
+    # Unlabeled pixels and the flag that no instance covers are void.
+    assert ids[ROWS][:, COLUMNS].tolist() == [[256, 2051, 2052], [2311, 0, 768], [0, 768, 256]]
+
+
+def test_the_json_file_tells_class_area_and_box_of_each_segment(root: Path) -> None:
+    assert PANOPTIC.run(root) == 0
+    content = json.loads((root / FOLDER / "ade20k_panoptic_val.json").read_text())
+    assert content["images"][0] == {
+        "id": "ADE_val_00000001",
+        "file_name": "ADE_val_00000001.jpg",
+        "height": 64,
+        "width": 96,
+    }
+    entry = content["annotations"][0]
+    assert (entry["image_id"], entry["file_name"]) == ("ADE_val_00000001", PANOPTIC_NAME)
+    found = {s["id"]: (s["category_id"], s["area"], s["bbox"], s["iscrowd"]) for s in entry["segments_info"]}
+    assert found == {
+        256: (0, 22 * 32 + 21 * 32, [0, 0, 96, 64], 0),  # first block of row 0, last of row 2
+        768: (2, 21 * 32 * 2, [32, 22, 64, 42], 0),
+        2051: (7, 22 * 32, [32, 0, 32, 22], 0),
+        2052: (7, 22 * 32, [64, 0, 32, 22], 0),
+        2311: (8, 21 * 32, [0, 22, 32, 21], 0),
+    }
+
+
+def test_categories_are_the_150_classes_with_100_things(root: Path) -> None:
+    assert PANOPTIC.run(root) == 0
+    categories = json.loads((root / FOLDER / "ade20k_panoptic_val.json").read_text())["categories"]
+    assert [c["id"] for c in categories] == list(range(150))
+    assert sum(c["isthing"] for c in categories) == 100
+    assert categories[7] == {"id": 7, "name": "bed", "isthing": 1}
+    assert categories[2] == {"id": 2, "name": "sky", "isthing": 0}
+
+
+def test_labels_and_instances_of_different_releases_are_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (root / FOLDER / "annotations_instance").rglob("*.png"):
+        rewrite(path, lambda values: np.where(values[..., :1] > 0, values + np.uint8([5, 0, 0]), values))
+    assert PANOPTIC.run(root, "--split", "val") == 1
+    error = capsys.readouterr().err
+    assert "annotations and annotations_instance agree on 0 of 6,240 pixels" in error  # 3 x (2 x 704 + 672)
+    assert not (root / FOLDER / "ade20k_panoptic_val.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "change", "expected"),
+    [
+        ("annotations_instance", lambda v: np.uint8(101) + np.zeros_like(v), "instances of class [101]"),
+        ("annotations_instance", lambda v: v[..., 0], "expected 3 channels of 8 bits"),
+        ("annotations_instance", lambda v: v[:-1], "of size (63, 96), labels of size (64, 96)"),
+        ("annotations", lambda v: v + np.uint8(1), "values up to 151; expected up to 150"),
+    ],
+)
+def test_raw_images_that_do_not_fit_are_named(
+    root: Path, capsys: pytest.CaptureFixture[str], folder: str, change, expected: str
+) -> None:
+    path = root / FOLDER / folder / "validation" / PANOPTIC_NAME
+    rewrite(path, change)
+    assert PANOPTIC.run(root) == 1
+    error = capsys.readouterr().err
+    assert f"{path}: " in error
+    assert expected in error
+
+
+INSTANCES = Case(name="ade20k_instances", make=(make_ade20k,))
+JSON = f"{FOLDER}/ade20k_instance_val.json"
+
+
+def test_each_instance_is_an_annotation_with_a_mask(root: Path) -> None:
+    assert INSTANCES.run(root, "--jobs", "2") == 0
+    content = json.loads((root / JSON).read_text())
+    first = [a for a in content["annotations"] if a["image_id"] == "ADE_val_00000001"]
+    # Two beds side by side above, a window below them at the left.
+    assert [(a["category_id"], a["area"], a["bbox"]) for a in first] == [
+        (7, 22 * 32, [32, 0, 32, 22]),
+        (7, 22 * 32, [64, 0, 32, 22]),
+        (8, 21 * 32, [0, 22, 32, 21]),
+    ]
+    mask = rle.decode(first[0]["segmentation"])
+    expected = np.zeros((64, 96), dtype=np.uint8)
+    expected[:22, 32:64] = 1
+    assert np.array_equal(mask, expected)
+    assert [a["id"] for a in content["annotations"]] == list(range(1, 10))
+    assert INSTANCES.check(root) == 0
+
+
+def test_categories_are_the_things_by_the_index_of_their_class(root: Path) -> None:
+    assert INSTANCES.run(root) == 0
+    categories = json.loads((root / JSON).read_text())["categories"]
+    assert len(categories) == 100
+    assert categories[:3] == [
+        {"id": 7, "name": "bed"},
+        {"id": 8, "name": "window"},
+        {"id": 10, "name": "cabinet"},
+    ]
+    assert categories[-1] == {"id": 149, "name": "flag"}
+
+
+def test_the_file_is_written_only_when_every_image_is_whole(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / FOLDER / "annotations_instance/validation/ADE_val_00000002.png"
+    whole = path.read_bytes()
+    truncate(path)
+    assert INSTANCES.run(root) == 1
+    assert f"{path}: damaged" in capsys.readouterr().err
+    assert not (root / JSON).exists()
+    assert (root / FOLDER / "ade20k_instance_train.json").exists()
+    path.write_bytes(whole)
+    assert INSTANCES.run(root) == 0
+    assert f"{FOLDER}/ade20k_instance_train.json: was there" in capsys.readouterr().out
+    assert (root / JSON).exists()
+
+
+def test_overwrite_makes_the_file_again(root: Path) -> None:
+    assert INSTANCES.run(root) == 0
+    before = (root / JSON).read_text()
+    (root / JSON).write_text("{}")
+    assert INSTANCES.run(root) == 0
+    assert (root / JSON).read_text() == "{}"
+    assert INSTANCES.run(root, "--overwrite") == 0
+    assert (root / JSON).read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda c: c["annotations"][0].update(category_id=6),
+            "category id 6, which categories does not list, is no thing class",
+        ),
+        (lambda c: c["annotations"][1].update(id=1), "annotation id 1 is given twice"),
+        (
+            lambda c: c["images"][0].update(width=95),
+            "says of ADE_val_00000001.jpg (64, 95) (H, W), the image has (64, 96)",
+        ),
+        (lambda c: c["images"].pop(), "ADE_val_00000003.jpg: ade20k_instance_val.json does not list it"),
+    ],
+)
+def test_the_check_finds_issues_of_the_file(
+    root: Path, capsys: pytest.CaptureFixture[str], change, expected: str
+) -> None:
+    assert INSTANCES.run(root) == 0
+    content = json.loads((root / JSON).read_text())
+    change(content)
+    (root / JSON).write_text(json.dumps(content))
+    assert INSTANCES.check(root) == 1
+    assert expected in capsys.readouterr().out
+
+
+FULL = Case(name="ade20k_full", make=(make_ade20k_full,))
+FULL_FOLDER = "ADE20K_2021_17_01"
+
+
+def test_objects_become_train_ids_of_16_bits_and_images_lie_in_one_folder(tmp_path: Path) -> None:
+    FULL.write(tmp_path)
+    assert FULL.run(tmp_path) == 0
+    labels = tmp_path / FULL_FOLDER / "annotations_detectron2"
+    values = np.array(Image.open(labels / "training" / "ADE_train_00016869.tif"))
+    assert values.dtype == np.uint16
+    # Objects 2978 (wall), 312 (building), 165 (bed) | 1 (none of the 847), 0 (nothing), 2978. In the file wall is
+    # R = 2978 // 256 * 10 + B = 110 + 1, G = 2978 % 256 = 162; R / 10 drops the 1.
+    assert values[::32, ::32].tolist() == [[0, 1, 7], [65535, 65535, 0]]
+    names = {str(path.relative_to(labels)) for path in labels.rglob("*.tif")}
+    assert names == {
+        "training/ADE_train_00000001.tif",
+        "training/ADE_train_00016869.tif",
+        "validation/ADE_val_00000001.tif",
+        "validation/ADE_val_00001471.tif",
+    }
+    image = tmp_path / FULL_FOLDER / "images_detectron2/training/ADE_train_00016869.jpg"
+    released = tmp_path / FULL_FOLDER / "images/ADE/training/urban/street/ADE_train_00016869.jpg"
+    assert image.samefile(released)  # a hard link takes no room
+
+
+def test_there_are_847_objects_that_differ() -> None:
+    assert len(objects()) == len(set(objects())) == 847
+    assert objects()[:3] == (2978, 312, 2420)
+    assert objects()[846] == 3148
+    assert max(objects()) < OBJECTS
+
+
+def test_a_missing_image_is_made_again(tmp_path: Path) -> None:
+    FULL.write(tmp_path)
+    assert FULL.run(tmp_path) == 0
+    image = tmp_path / FULL_FOLDER / "images_detectron2/validation/ADE_val_00001471.jpg"
+    image.unlink()
+    assert FULL.check(tmp_path) == 1
+    assert FULL.run(tmp_path) == 0
+    assert image.exists()
+    assert FULL.check(tmp_path) == 0
