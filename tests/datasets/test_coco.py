@@ -48,7 +48,7 @@ def test_segments_that_the_json_file_lacks_are_named(
     assert PANOPTIC.run(panoptic_root) == 1
     error = capsys.readouterr().err
     assert (
-        "coco/panoptic_val2017/000000000139.png: segments [3226956] are not in the PANOPTIC_JSON file"
+        "coco/panoptic_val2017/000000000139.png: segments [3226956] are not in the JSON file"
         in error
     )
     assert not (panoptic_root / LABELS).exists()
