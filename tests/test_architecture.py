@@ -44,7 +44,7 @@ DATA_LAYERS: tuple[tuple[str, ...], ...] = (
     ("vocabulary_file",),
     ("vocabulary",),
     ("datasets", "transforms"),
-    ("words", "targets"),
+    ("words", "targets", "preparation"),
     ("mapper",),
     ("samplers",),
     ("loader",),

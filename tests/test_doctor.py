@@ -185,7 +185,7 @@ def test_datasets_are_whole_or_say_how_much_of_them_is_there(
     some = checks["openvocab_lvis_v1_val"]
     assert some.state == MISSING
     assert some.detail == f"1 of {len(part.spec.paths)} paths in {part.folder}"
-    assert "prepare_lvis.py" in some.fix
+    assert "prepare lvis" in some.fix
     assert checks["openvocab_ade20k_panoptic_val"].detail.startswith("0 of ")
 
 

@@ -43,7 +43,7 @@ def test_a_dataset_that_is_not_there_is_described_all_the_same(
     assert "  images        not there, or not whole\n" in out
     assert "  test size     shorter side 800, longer side at most 1333\n" in out
     assert "    images/validation                MISSING\n" in out
-    assert out.endswith("fix: python datasets/prepare_pascal_voc.py\n")
+    assert out.endswith("fix: cmpf datasets prepare pascal_voc\n")
 
 
 def test_an_own_dataset_is_described_with_its_classes_against_another_dataset(

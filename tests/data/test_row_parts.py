@@ -24,4 +24,4 @@ def test_vocabulary_files_are_read_once() -> None:
 
 
 def test_commands_run_one_after_the_other() -> None:
-    assert scripts("a", "b") == "python datasets/prepare_a.py && python datasets/prepare_b.py"
+    assert scripts("a", "b") == "cmpf datasets prepare a && cmpf datasets prepare b"

@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from helpers.prepared_trees import SIZE, write_prepared_trees
 from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import get_dataset, get_spec
 from cmpf.data.mapper import DatasetMapper
+from cmpf.data.preparation import PREPARATIONS
 from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
 
 ON_DISK = [row.name for row in SPECS if not row.name.startswith("shapes_")]
@@ -129,8 +131,9 @@ def test_every_row_is_complete(row: Any) -> None:
     assert all(not Path(path).is_absolute() and ".." not in Path(path).parts for path in row.paths)
     count = row.vocabulary().num_classes
     assert row.class_of_id is None or sorted(row.class_of_id.values()) == list(range(count))
-    scripts = [word for word in row.command.split() if word.startswith("datasets/prepare_")]
-    assert scripts or row.name.startswith("shapes_")
+    prepared = re.findall(r"cmpf datasets prepare (\w+)", row.command)
+    assert prepared or row.name.startswith("shapes_")
+    assert set(prepared) <= set(PREPARATIONS)
 
 
 def test_an_image_that_nobody_labeled_is_named(tree: Path) -> None:

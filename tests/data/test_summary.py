@@ -54,7 +54,7 @@ def test_a_dataset_that_is_not_there_says_what_is_missing_and_how_to_make_it(roo
         PathState(root / "pascal_voc_d2" / "images" / "validation", True),
         PathState(labels, False),
     )
-    assert summary.command == "python datasets/prepare_pascal_voc.py"
+    assert summary.command == "cmpf datasets prepare pascal_voc"
 
 
 def test_a_dataset_that_is_not_whole_says_why(root: Path) -> None:

@@ -74,8 +74,7 @@ def test_a_dataset_of_the_table_that_is_not_there_says_how_to_make_it(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     found = messages(check_dataset("openvocab_pascal20_sem_seg_val"), tmp_path)
     assert found == [
-        f"MISSING pascal_voc_d2/{folder}/validation: no such file or folder; "
-        "python datasets/prepare_pascal_voc.py"
+        f"MISSING pascal_voc_d2/{folder}/validation: no such file or folder; cmpf datasets prepare pascal_voc"
         for folder in ("images", "annotations_pascal20")
     ]
 

@@ -47,10 +47,7 @@ def test_segments_that_the_json_file_lacks_are_named(
     edit(panoptic_root / PANOPTIC_JSON, lambda content: content["annotations"][0]["segments_info"].pop(0))
     assert PANOPTIC.run(panoptic_root) == 1
     error = capsys.readouterr().err
-    assert (
-        "coco/panoptic_val2017/000000000139.png: segments [3226956] are not in the JSON file"
-        in error
-    )
+    assert "coco/panoptic_val2017/000000000139.png: segments [3226956] are not in the JSON file" in error
     assert not (panoptic_root / LABELS).exists()
     assert (panoptic_root / "coco/panoptic_semseg_val2017/000000000285.png").exists()
 

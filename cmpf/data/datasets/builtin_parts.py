@@ -41,5 +41,5 @@ def words(name: str) -> Callable[[], Vocabulary]:
 
 
 def scripts(*names: str) -> str:
-    """Command that runs preparation scripts one after the other."""
-    return " && ".join(f"python datasets/prepare_{name}.py" for name in names)
+    """Command that runs preparations one after the other."""
+    return " && ".join(f"cmpf datasets prepare {name}" for name in names)
