@@ -109,6 +109,8 @@ def _acts(injector: str, layers: int) -> Relation:
 
     def issue(cfg: Config) -> str:
         here, least = attrgetter(key)(cfg), attrgetter(key)(cfg).LEVEL + layers + 1
+        if cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME != _DECODER:
+            return ""  # a plug-in reads levels as it likes
         if not here.ENABLED or least <= cfg.MODEL.MASK_FORMER.DEC_LAYERS:
             return ""
         return (
@@ -119,6 +121,7 @@ def _acts(injector: str, layers: int) -> Relation:
     return Relation((f"{key}.LEVEL", f"{key}.ENABLED", heads), issue)
 
 
+_DECODER = Config().MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME
 _TASKS = tuple(f"MODEL.MASK_FORMER.TEST.{task}_ON" for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"))
 
 RELATIONS: tuple[Relation, ...] = (

@@ -21,23 +21,6 @@ def issue_of(key: str, value: object) -> str:
     return message.removeprefix(f"1 issue: override: {key}: ")
 
 
-def test_our_keys_have_the_documented_defaults() -> None:
-    cfg = get_cfg()
-    ours, ensemble = cfg.MODEL.CMPF, cfg.TEST.ENSEMBLE
-    assert (ours.CLIP.NAME, ours.CLIP.PRETRAINED) == ("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup")
-    assert (ours.SAM.NAME, ours.SAM.CHECKPOINT) == ("vit_b", "")
-    assert (ours.GEOMETRIC_ENSEMBLE_ALPHA, ours.GEOMETRIC_ENSEMBLE_BETA) == (0.4, 0.8)
-    assert (ours.QUERY_INJECTOR.ENABLED, ours.FEATURE_INJECTOR.ENABLED) == (True, True)
-    assert (ours.FEATURE_INJECTOR.KEEP_POSITIONS, ours.SAM_BRANCH.FLAT_LEVELS) == (False, 0)
-    assert (ours.ENSEMBLE_ON_VALID_MASK, ours.COMPILE) == (False, False)
-    assert ours.DEFORMABLE_ATTENTION == "auto"
-    assert (ensemble.ENABLED, ensemble.ALPHA, ensemble.SCORE_THRESHOLD) == (False, 0.2, 0.5)
-    assert (ensemble.MAX_MASKS, ensemble.SAM_NAME, ensemble.SOURCE) == (50, "vit_h", "online")
-    assert ensemble.PUBLISHED_POOLING is False
-    assert ensemble.CACHE_DIR == ""
-    assert (ours.QUERY_INJECTOR.LEVEL, ours.FEATURE_INJECTOR.LEVEL) == (2, 0)
-
-
 def test_every_key_has_words_for_what_it_may_hold_and_what_it_means() -> None:
     assert [key.name for key in KEYS.values() if not (key.allowed and key.meaning)] == []
 
@@ -213,6 +196,9 @@ def test_an_injector_that_would_never_act_is_refused(level: int) -> None:
                 f"which must be {heads} or more; raise it, lower the level, or set {key}.ENABLED False"
             )
             get_cfg(overrides=[*alone, HEADS, heads - 1, f"{key}.ENABLED", False])
+            get_cfg(
+                overrides=[*alone, HEADS, heads - 1, "MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME", "mine"]
+            )
 
 
 def test_a_short_training_needs_no_other_steps() -> None:
