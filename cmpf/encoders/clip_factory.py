@@ -18,6 +18,11 @@ from cmpf.errors import ModelNameError, WeightsError, summary
 from cmpf.weights.download import cache_folder
 from cmpf.weights.reading import UNREADABLE, load_weights
 
+logger = logging.getLogger(__name__)
+
+OPTION = "MODEL.CMPF.CLIP.PRETRAINED"
+QUICKGELU = "-quickgelu"
+
 
 def build_clip(*, name: str, pretrained: str) -> CLIP:
     """A frozen CLIP.
@@ -175,12 +180,6 @@ def _build_tiny(pretrained: str) -> CLIP:
     if path.is_file():
         load_weights(model, path)
     return CLIP(name=tiny.CLIP_NAME, model=model, tokenizer=tiny.tiny_tokenizer())
-
-
-logger = logging.getLogger(__name__)
-
-OPTION = "MODEL.CMPF.CLIP.PRETRAINED"
-QUICKGELU = "-quickgelu"
 
 
 def tag_record(name: str, tag: str) -> dict[str, Any]:

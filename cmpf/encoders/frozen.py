@@ -20,6 +20,11 @@ from cmpf.weights.saving import hash_weights
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+logger = logging.getLogger(__name__)
+
+LEAST_PRODUCTS = 1 << 22  # multiplications of a call; below, preparing it costs more than it saves
+MKL_MAKER = "GenuineIntel"
+
 
 class FrozenModule(nn.Module):
     """A module whose parameters and buffers nothing changes: no gradients, always in eval mode.
@@ -85,12 +90,6 @@ class FrozenModule(nn.Module):
 def _forget_hash(module: nn.Module, _incompatible_keys: object) -> None:
     if isinstance(module, FrozenModule):
         module.weights_changed()
-
-
-logger = logging.getLogger(__name__)
-
-LEAST_PRODUCTS = 1 << 22  # multiplications of a call; below, preparing it costs more than it saves
-MKL_MAKER = "GenuineIntel"
 
 
 class OneDNNLinear(nn.Linear):

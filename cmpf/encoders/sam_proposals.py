@@ -16,6 +16,9 @@ from cmpf.common.tensors import masks_to_boxes, resize_bilinear
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.sam import SAMEncoder
 
+_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=np.int8)
+
+
 MASKS_AT_ONCE = 16  # at full size; bounds memory
 
 
@@ -202,9 +205,6 @@ def _with_sign(logits: Tensor, masks: Tensor) -> Tensor:
     """Logits that are positive exactly inside the masks; where the sign was other, its amount stays."""
     amount = logits.abs().clamp(min=torch.finfo(logits.dtype).tiny)
     return torch.where(masks, amount, -amount)
-
-
-_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=np.int8)
 
 
 def remove_small_regions(mask_HW: NDArray[np.bool_], *, min_area: int) -> NDArray[np.bool_]:

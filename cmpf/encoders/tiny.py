@@ -13,6 +13,13 @@ from cmpf.encoders.mobile_sam import sam_around
 from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.reading import load_checked_weights
 
+SAM_NAME = "cmpf_tiny"
+SAM_WEIGHTS = "cmpf_tiny_sam.safetensors"
+INPUT_SIZE = 256
+PATCH_SIZE = 16
+EMBED_CHANNELS = 64
+
+
 CLIP_NAME = "cmpf_tiny"
 CLIP_CONFIG = "cmpf_tiny.json"
 CLIP_WEIGHTS = "cmpf_tiny_clip.safetensors"
@@ -88,14 +95,6 @@ def tiny_tokenizer(*, folder: Path = ASSETS) -> Any:
     from open_clip import SimpleTokenizer
 
     return SimpleTokenizer(bpe_path=str(checked_asset(CLIP_MERGES, folder=folder)))
-
-
-SAM_NAME = "cmpf_tiny"
-SAM_WEIGHTS = "cmpf_tiny_sam.safetensors"
-
-INPUT_SIZE = 256
-PATCH_SIZE = 16
-EMBED_CHANNELS = 64
 
 
 def _image_encoder() -> nn.Module:

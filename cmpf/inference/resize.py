@@ -11,6 +11,16 @@ from torch import Tensor
 
 from cmpf.common.tensors import resize_bilinear
 
+logger = logging.getLogger(__name__)
+
+# Floats of one tile; temporaries take up to four times as much at the peak. A CPU is fastest with small tiles, which
+# stay in its caches and below what the C library gives back to the system at once (two cores, 1024 x 2560, panoptic
+# with 60 kept queries: 0.31 s at 2 M, 0.32 s at 4 M, 0.53 s at 8 M, 1.08 s at 16 M; semantic labels of 150 classes at
+# 800 x 1333: 0.97, 0.96, 0.95 and 1.19 s).
+CPU_FLOATS = 4 * 1024 * 1024
+GPU_FLOATS = 32 * 1024 * 1024
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # a GPU's allocator, and the CPU's
+
 
 def restore_size(
     mask_logits_BQhw: Tensor,
@@ -110,17 +120,6 @@ def _positions(rows: range, source: int, target: int) -> Tensor:
     """Where rows of a resized map lie in its source, in source rows; float64, as in `source_rows`."""
     wanted = torch.arange(rows.start, rows.stop, dtype=torch.float64)
     return ((wanted + 0.5) * (source / target) - 0.5).clamp(min=0)
-
-
-logger = logging.getLogger(__name__)
-
-# Floats of one tile; temporaries take up to four times as much at the peak. A CPU is fastest with small tiles, which
-# stay in its caches and below what the C library gives back to the system at once (two cores, 1024 x 2560, panoptic
-# with 60 kept queries: 0.31 s at 2 M, 0.32 s at 4 M, 0.53 s at 8 M, 1.08 s at 16 M; semantic labels of 150 classes at
-# 800 x 1333: 0.97, 0.96, 0.95 and 1.19 s).
-CPU_FLOATS = 4 * 1024 * 1024
-GPU_FLOATS = 32 * 1024 * 1024
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # a GPU's allocator, and the CPU's
 
 
 def work_in_tiles(

@@ -13,6 +13,8 @@ from cmpf.common.tensors import mask_pooling, resize_bilinear, sizes_agree
 from cmpf.modeling.layers import MLP
 from cmpf.types import ClassEmbeddings, HeadOutput
 
+MAX_SCALE = 100.0
+
 
 def class_logits(x_BQE: Tensor, embeddings: ClassEmbeddings, scale: Tensor | float) -> Tensor:
     """Scaled cosine similarity with each class; a class counts as its best synonym (paper Sec. 3.4).
@@ -36,9 +38,6 @@ def class_logits(x_BQE: Tensor, embeddings: ClassEmbeddings, scale: Tensor | flo
         rows = embeddings.class_of_row[:, None].expand_as(synonym_logits)
         best = best.scatter_reduce(0, rows, synonym_logits, reduce="amax")
     return best.T.reshape(B, Q, -1)
-
-
-MAX_SCALE = 100.0
 
 
 class MaskFeatures:

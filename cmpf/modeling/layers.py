@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from cmpf.errors import ConfigError
 
+TEMPERATURE = 10000.0
+EPSILON = 1e-6
+
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention of several heads (Vaswani et al.).
@@ -155,10 +158,6 @@ def conv_xavier(
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-TEMPERATURE = 10000.0
-EPSILON = 1e-6
 
 
 def sine_position_encoding(
