@@ -22,7 +22,13 @@ Part = TypeVar("Part", bound="Callable[..., Any]")
 
 
 def load(
-    model: str, *, device: str | None = None, weights: str | None = None, plugins: Sequence[str] = ()
+    model: str,
+    *,
+    device: str | None = None,
+    weights: str | None = None,
+    overrides: Sequence[Any] = (),
+    plugins: Sequence[str] = (),
+    allow_unused_weights: bool = False,
 ) -> Predictor:
     """A ready predictor.
 
@@ -31,14 +37,24 @@ def load(
             "USER/REPOSITORY[@REVISION]" of the Hugging Face Hub.
         device: "cpu", "cuda", "cuda:1", ...; None = a CUDA device if there is one, else the CPU.
         weights: path of trained weights that replace the model's own.
+        overrides: changes to the model's configuration, a key and its value in turn:
+            ["TEST.ENSEMBLE.ENABLED", True, "INPUT.MIN_SIZE_TEST", 640]. They go before everything else.
         plugins: modules or .py files with parts of your own, beside those that the model's config names. Those that a
             repository of the Hub asks for must be named here: no code is imported unless you say so.
+        allow_unused_weights: whether the file may hold weights that the model does not have; they are left out.
     Raises:
         ModelNameError: unknown name (lists the known ones). ConfigError, WeightsError, PluginError: see their messages.
     """
     from cmpf.factory import load_predictor
 
-    return load_predictor(model, device=device, weights=weights, plugins=plugins)
+    return load_predictor(
+        model,
+        device=device,
+        weights=weights,
+        overrides=overrides,
+        plugins=plugins,
+        allow_unused_weights=allow_unused_weights,
+    )
 
 
 def register(slot: str, name: str) -> Callable[[Part], Part]:

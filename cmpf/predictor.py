@@ -199,7 +199,9 @@ class Predictor:
             raise CMPFError(f"task {task!r} is unknown; choose one of {', '.join(TASKS)}")
         if ensemble and self.mask_ensemble is None:
             raise CMPFError(
-                "ensemble=True, but this model was built without SAM proposals; set TEST.ENSEMBLE.ENABLED True"
+                "ensemble=True, but this model was built without SAM's own masks: load it with "
+                'cmpf.load(NAME, overrides=["TEST.ENSEMBLE.ENABLED", True]), on a command line with '
+                "--opts TEST.ENSEMBLE.ENABLED True"
             )
         own = self.model.settings
         on = own.mask_ensemble if ensemble is None else (self.mask_ensemble if ensemble else None)

@@ -9,7 +9,6 @@ import importlib
 import re
 import runpy
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -276,9 +275,7 @@ def _user_folder(tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("scene.jpg", "image.jpg", "a.jpg", "b.png", "photos/one.jpg"):
         small.save(name)
 
-    def load(
-        model: str, *, device: str | None = None, weights: str | None = None, plugins: Sequence[str] = ()
-    ) -> Predictor:
+    def load(model: str, *, weights: str | None = None, **_: object) -> Predictor:
         assert (model, weights) == ("cmpf_tiny", None)
         return tiny
 

@@ -89,7 +89,8 @@ def configuration(arguments: argparse.Namespace) -> Config:
         ConfigError: issues in the file or in KEY VALUE, or a number of GPUs that cannot be had.
         TrainingError: --eval-only --resume where there is no checkpoint.
     """
-    overrides = [*_datasets(arguments), *arguments.opts, *device_overrides(arguments)]
+    unused = ["MODEL.ALLOW_UNUSED_WEIGHTS", True] if arguments.allow_unused_weights else []
+    overrides = [*_datasets(arguments), *unused, *arguments.opts, *device_overrides(arguments)]
     cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
     if arguments.eval_only and arguments.resume:
         overrides += ["MODEL.WEIGHTS", str(last_weights(Path(cfg.OUTPUT_DIR)))]
@@ -236,6 +237,7 @@ def _again(arguments: argparse.Namespace) -> str:
     again = [
         *datasets,
         *plugins,
+        *(["--allow-unused-weights"] if arguments.allow_unused_weights else []),
         *process_flags(arguments),
         "--config-file",
         arguments.config_file,

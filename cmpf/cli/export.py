@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_debug, add_plugin
+from cmpf.cli.outcome import add_allow_unused, add_debug, add_overrides, add_plugin
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -57,6 +57,8 @@ def add_parser(commands: Commands) -> None:
         "machines without CLIP",
     )
     add_plugin(parser)
+    add_allow_unused(parser)
+    add_overrides(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -71,7 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     size = tuple(arguments.image_size) if arguments.image_size else None
     check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
     predictor = load_predictor(
-        arguments.model, device="cpu", weights=arguments.weights, overrides=OFF, plugins=arguments.plugin
+        arguments.model,
+        device="cpu",
+        weights=arguments.weights,
+        overrides=[*arguments.opts, *OFF],
+        plugins=arguments.plugin,
+        allow_unused_weights=arguments.allow_unused_weights,
     )
     use_threads(predictor.cfg)
     vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
@@ -81,7 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
         predictor,
         output,
         format=arguments.format,
-        pretrained=_pretrained(arguments),
         image_size=size,
         dynamic=dynamic,
     )
@@ -89,12 +95,3 @@ def run(arguments: argparse.Namespace) -> int:
     if vocabulary is not None:
         print(save_words(predictor.model.encoders.clip, vocabulary, output.with_suffix(WORDS)))
     return 0
-
-
-def _pretrained(arguments: argparse.Namespace) -> str:
-    """Where the weights of a model's CLIP come from."""
-    from cmpf.config import get_cfg
-    from cmpf.weights.hub import find_model
-
-    config, settings, _ = find_model(arguments.model, need_weights=False, plugins=arguments.plugin)
-    return str(get_cfg(config, settings).MODEL.CMPF.CLIP.PRETRAINED)

@@ -50,6 +50,26 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Changes to the configuration, for a command whose own words would run into trailing ones."""
+    parser.add_argument(
+        "--opts",
+        nargs="+",
+        default=[],
+        metavar="KEY VALUE",
+        help="changes to the model's configuration, such as TEST.ENSEMBLE.ENABLED True",
+    )
+
+
+def add_allow_unused(parser: argparse.ArgumentParser) -> None:
+    """The option that lets a file hold more weights than the model has."""
+    parser.add_argument(
+        "--allow-unused-weights",
+        action="store_true",
+        help="take a file with weights that the model does not have, and leave those out",
+    )
+
+
 def add_plugin(parser: argparse.ArgumentParser) -> None:
     """The option that names modules with parts of the user's own."""
     parser.add_argument(

@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, FAILED, add_debug, add_plugin
+from cmpf.cli.outcome import DONE, FAILED, add_allow_unused, add_debug, add_overrides, add_plugin
 from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   cmpf predict photos/ --vocabulary my_words.txt --task semantic --formats overlay semantic
   cmpf predict 'photos/**/*.jpg' --vocabulary openvocab_ade20k_panoptic_val
   cmpf predict street.jpg --vocabulary "car; road" --model output/mine --device cpu --json
+  cmpf predict street.jpg --vocabulary "car; road" --ensemble --opts TEST.ENSEMBLE.ALPHA 0.3 INPUT.MIN_SIZE_TEST 640
 
 classes are separated by ";", synonyms of a class by ",". Images that cannot be read are named and the others done;
 then the exit code is 1. The files of an image are whole or not there.
@@ -40,6 +41,8 @@ def add_parser(commands: Commands) -> None:
     _add_model(parser)
     _add_results(parser)
     add_plugin(parser)
+    add_allow_unused(parser)
+    add_overrides(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -102,8 +105,14 @@ def run(arguments: argparse.Namespace) -> int:
     from cmpf.factory import use_threads
     from cmpf.inference import unique_names
 
+    ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []  # its SAM is part of the model
     predictor = cmpf.load(
-        arguments.model, device=arguments.device, weights=arguments.weights, plugins=arguments.plugin
+        arguments.model,
+        device=arguments.device,
+        weights=arguments.weights,
+        overrides=[*ensemble, *arguments.opts],
+        plugins=arguments.plugin,
+        allow_unused_weights=arguments.allow_unused_weights,
     )
     use_threads(predictor.cfg)
     words = predictor.vocabulary(

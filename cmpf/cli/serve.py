@@ -7,7 +7,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_debug, add_plugin
+from cmpf.cli.outcome import add_allow_unused, add_debug, add_overrides, add_plugin
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -47,6 +47,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--max-upload-mb", type=int, default=25, help="MiB that a file may have [25]")
     parser.add_argument("--queue", type=int, default=32, help="visitors that may wait for their turn [32]")
     add_plugin(parser)
+    add_allow_unused(parser)
+    add_overrides(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -63,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     from cmpf.factory import use_threads
 
     predictor = cmpf.load(
-        arguments.model, device=arguments.device, weights=arguments.weights, plugins=arguments.plugin
+        arguments.model,
+        device=arguments.device,
+        weights=arguments.weights,
+        overrides=arguments.opts,
+        plugins=arguments.plugin,
+        allow_unused_weights=arguments.allow_unused_weights,
     )
     use_threads(predictor.cfg)
     tiny = arguments.model == TINY and arguments.weights is None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cmpf.cli.engines import ENGINES, NATIVE
-from cmpf.cli.outcome import add_debug, add_plugin, run_command
+from cmpf.cli.outcome import add_allow_unused, add_debug, add_plugin, run_command
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -146,6 +146,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure N steps by section, write profile_trace.json to OUTPUT_DIR, and stop",
     )
     add_plugin(parser)
+    add_allow_unused(parser)
     _add_process_arguments(parser)
     add_debug(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")

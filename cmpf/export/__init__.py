@@ -3,7 +3,7 @@
 
     import cmpf
     from cmpf.export import export_model, load_exported
-    report = export_model(cmpf.load("cmpf_tiny", device="cpu"), "tiny.onnx", format="onnx", pretrained="cmpf_tiny")
+    report = export_model(cmpf.load("cmpf_tiny", device="cpu"), "tiny.onnx", format="onnx")
     print(report)                                    # what was left out, and how closely the file agrees
     seg = load_exported("tiny.onnx")                 # predicts as cmpf.load(...) with ensemble=False
     out = seg.predict("street.jpg", ["car", "person, pedestrian", "road", "sky"])

@@ -58,7 +58,7 @@ def export_model(
     path: str | Path,
     *,
     format: str,
-    pretrained: str,
+    pretrained: str | None = None,
     image_size: tuple[int, int] | None = None,
     dynamic: bool = True,
 ) -> ExportReport:
@@ -68,7 +68,8 @@ def export_model(
         predictor: of cmpf.load; its model runs where it is, a CPU is fine.
         path: ends in ".pt2" for torch-export, ".onnx" for onnx.
         format: "torch-export" or "onnx".
-        pretrained: where CLIP's weights come from (MODEL.CMPF.CLIP.PRETRAINED), for whoever embeds words later.
+        pretrained: where CLIP's weights come from, for whoever embeds words later; None = as the predictor's
+            configuration says, MODEL.CMPF.CLIP.PRETRAINED.
         image_size: (H, W), multiples of 32: of every image with `dynamic` off, else of the example alone.
         dynamic: whether images may have any size.
     Returns:
@@ -80,6 +81,8 @@ def export_model(
     path = Path(path)
     size = check_request(path, format=format, image_size=image_size, dynamic=dynamic)
     _check_divisor(predictor.model.encoders.size_divisibility)
+    if pretrained is None:
+        pretrained = _pretrained(predictor)
     start = time.perf_counter()
     network = ExportNetwork(predictor.model).eval()
     program = trace(network, size=size, dynamic=dynamic)
@@ -116,6 +119,14 @@ def check_request(
     size = image_size or EXAMPLE_SIZE
     check_size(size)
     return size
+
+
+def _pretrained(predictor: Predictor) -> str:
+    if predictor.cfg is None:
+        raise CMPFError(
+            "this predictor was built by hand, so nothing says where CLIP's weights come from: give pretrained="
+        )
+    return str(predictor.cfg.MODEL.CMPF.CLIP.PRETRAINED)
 
 
 def _check_divisor(divisor: int) -> None:

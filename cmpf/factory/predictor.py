@@ -56,17 +56,16 @@ def load_predictor(
     weights: str | Path | None = None,
     overrides: Sequence[Any] = (),
     plugins: Sequence[str] = (),
+    allow_unused_weights: bool = False,
 ) -> Predictor:
-    """See cmpf.load.
-
-    Args:
-        overrides: KEY VALUE ..., which go before everything else.
-    """
+    """See cmpf.load."""
     config, settings, own_weights = find_model(str(model), need_weights=weights is None, plugins=plugins)
     if device:
         settings += ["MODEL.DEVICE", device]
     if chosen := weights or own_weights:
         settings += ["MODEL.WEIGHTS", str(chosen)]
+    if allow_unused_weights:
+        settings += ["MODEL.ALLOW_UNUSED_WEIGHTS", True]
     cfg = get_cfg(config, [*settings, *overrides], plugins=plugins)
     if not cfg.MODEL.WEIGHTS:
         logger.warning(

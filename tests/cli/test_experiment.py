@@ -225,6 +225,7 @@ def test_the_number_of_gpus_sets_the_device(
         eval_only=False,
         resume=False,
         plugin=[],
+        allow_unused_weights=False,
     )
     assert device == experiment.configuration(arguments).MODEL.DEVICE  # type: ignore[arg-type]
 
@@ -290,6 +291,7 @@ def eval_namespace(**given: Any) -> Any:
         "output": None,
         "opts": ["SEED", "1"],
         "plugin": [],
+        "allow_unused_weights": False,
     }
     return SimpleNamespace(**(usual | given))
 

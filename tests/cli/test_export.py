@@ -42,7 +42,6 @@ def test_what_the_file_lacks_is_said_first_and_the_report_last(
     shown = capsys.readouterr().out
     assert shown.index("OpenSeg Ensemble") < shown.index("tiny.pt2 (0.0 MB), made and checked in 1 s")
     assert asked["format"] == "torch-export"
-    assert asked["pretrained"] == "cmpf_tiny"
     assert asked["image_size"] is None
     assert asked["dynamic"]
     assert asked["predictor"].mask_ensemble is None

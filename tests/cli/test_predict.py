@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     calls: dict[str, object] = {}
     predictor = Predictor(model=tiny_model("no_ensemble"), short_side=64, max_side=128, mask_ensemble=None)
 
-    def load(model: str, *, device: str | None, weights: str | None, plugins: Sequence[str]) -> Predictor:
+    def load(model: str, *, device: str | None, weights: str | None, **_: object) -> Predictor:
         calls.update(model=model, device=device, weights=weights)
         return predictor
 
@@ -148,6 +147,33 @@ def test_stopping_while_a_file_is_written_leaves_no_half_file(
     assert main(["predict", str(photo), "--vocabulary", "cat; dog", "--output", str(out)]) == 1
     assert capsys.readouterr().err == "stopped\n"
     assert list(out.iterdir()) == []
+
+
+def test_the_ensemble_can_be_switched_on_where_the_configuration_has_it_off(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "predict",
+        str(photo),
+        "--vocabulary",
+        "red circle; bamboo",
+        "--task",
+        "semantic",
+        "--device",
+        "cpu",
+    ]
+    model = [
+        "--model",
+        "shapes/no_ensemble.yaml",
+        "--output",
+        str(photo.parent / "out"),
+        "--formats",
+        "semantic",
+    ]
+    assert main([*command, *model, "--ensemble", "--opts", "INPUT.MIN_SIZE_TEST", "64"]) == 0
+    assert (photo.parent / "out" / "photo_semantic.png").is_file()
+    assert main([*command, *model, "--opts", "TEST.ENSEMBLE.ENABLD", "True"]) == 1
+    assert "did you mean TEST.ENSEMBLE.ENABLED" in capsys.readouterr().err
 
 
 def test_choices_and_formats_are_those_of_the_library() -> None:

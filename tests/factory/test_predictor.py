@@ -1,6 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,15 @@ import pytest
 import torch
 from helpers.tiny_model import tiny_config, tiny_model
 from PIL import Image
+from safetensors.torch import save_file
 
 import cmpf
 from cmpf import weights
 from cmpf.config import get_cfg
-from cmpf.errors import ConfigError, EvaluationError, ModelNameError, WeightsError
+from cmpf.errors import CMPFError, ConfigError, EvaluationError, ModelNameError, WeightsError
 from cmpf.factory import build_model, build_predictor, load_predictor
-from cmpf.weights.zoo import zoo
+from cmpf.weights import read_contents
+from cmpf.weights.zoo import zoo, zoo_weights
 
 WORDS = ["red circle", "sky"]
 
@@ -109,6 +113,28 @@ def test_words_of_known_datasets_keep_their_kind() -> None:
     predictor = build_predictor(tiny_config("no_ensemble"))
     # stuff that only the validation set of ShapeWorld has, a thing of COCO, and a word that nobody knows
     assert predictor.vocabulary(["bamboo", "person", "unicorn"]).is_thing == (False, True, True)
+
+
+def test_a_predictor_without_the_ensemble_says_how_to_load_it_with_one(image: np.ndarray) -> None:
+    without = cmpf.load("shapes/no_ensemble.yaml", device="cpu")
+    with pytest.raises(CMPFError, match="cmpf") as caught:
+        without.predict(image, WORDS, ensemble=True)
+    said = re.search(r"overrides=(\[.*?\])", str(caught.value))
+    assert said is not None
+    predictor = cmpf.load("shapes/no_ensemble.yaml", device="cpu", overrides=ast.literal_eval(said[1]))
+    assert predictor.cfg is not None
+    assert predictor.cfg.TEST.ENSEMBLE.ENABLED
+    assert predictor.predict(image, WORDS, task="semantic", ensemble=True).semantic.shape == (40, 56)
+
+
+def test_unused_weights_are_refused_unless_they_are_allowed(tmp_path: Path) -> None:
+    shipped = read_contents(zoo_weights("cmpf_tiny"))
+    given = {"model": "cmpf_tiny", "device": "cpu", "weights": str(tmp_path / "more.safetensors")}
+    save_file({**shipped.tensors, "decoder.gate.weight": torch.zeros(3)}, given["weights"])
+    with pytest.raises(WeightsError, match=r"1 weights that the model does not have: decoder\.gate\.weight"):
+        cmpf.load(**given)
+    predictor = cmpf.load(**given, allow_unused_weights=True)
+    assert torch.equal(predictor.model.void_embedding.weight, shipped.tensors["void_embedding.weight"])
 
 
 def test_overrides_go_before_the_config_and_the_folder(tmp_path: Path) -> None:
