@@ -26,8 +26,7 @@ from tqdm import tqdm
 from cmpf.common.cpu import usable_cores
 from cmpf.config import Config, get_cfg
 from cmpf.errors import CMPFError, ConfigError
-from tools.sam_masks import images, maker
-from tools.sam_masks.pool import Job, outcomes
+from tools import sam_masks
 
 EXAMPLES = """examples:
   tools/save_sam_masks.py --config-file configs/shapes/cmpf_tiny.yaml --output output/masks --jobs 2
@@ -66,19 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("no folder for the masks: give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR")
     todo = wanted_images(arguments, cfg)
     counts: Counter[str] = Counter()
-    damaged: list[maker.Outcome] = []
+    damaged: list[sam_masks.Outcome] = []
     with tqdm(total=len(todo), desc="SAM masks", unit="image", disable=None) as bar:
-        for outcome in outcomes(plan(arguments, cfg, output), todo):
+        for outcome in sam_masks.outcomes(plan(arguments, cfg, output), todo):
             counts[outcome.kind] += 1
-            damaged += [outcome] if outcome.kind == maker.DAMAGED else []
+            damaged += [outcome] if outcome.kind == sam_masks.DAMAGED else []
             bar.update()
-    print(f"{len(todo)} images: {counts[maker.MADE]} made, {counts[maker.KEPT]} kept -> {output}")
+    print(f"{len(todo)} images: {counts[sam_masks.MADE]} made, {counts[sam_masks.KEPT]} kept -> {output}")
     for outcome in damaged:
         print(f"damaged: {outcome.message}", file=sys.stderr)
     return 1 if damaged else 0
 
 
-def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[images.Image]:
+def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[sam_masks.SourceImage]:
     """The share of this command line.
 
     Raises:
@@ -86,15 +85,15 @@ def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[images.Ima
     """
     names = arguments.dataset or cfg.DATASETS.TEST
     if arguments.images:
-        found = images.of_folder(cfg, arguments.images)
+        found = sam_masks.of_folder(cfg, arguments.images)
     elif names:
-        found = images.of_datasets(cfg, names)
+        found = sam_masks.of_datasets(cfg, names)
     else:
         raise ConfigError("no images: give --dataset NAME, --images DIR, or DATASETS.TEST in the config")
-    return images.shard(found, arguments.shard)
+    return sam_masks.shard(found, arguments.shard)
 
 
-def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[Job]:
+def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[sam_masks.Job]:
     """A job for each process.
 
     Raises:
@@ -106,7 +105,7 @@ def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[Job]:
     count = arguments.jobs or gpus or 1
     threads = cfg.NUM_THREADS or (max(1, usable_cores() // count) if count > 1 else 0)
     return [
-        Job(
+        sam_masks.Job(
             config=arguments.config_file,
             overrides=tuple(arguments.opts),
             output=output,

@@ -18,8 +18,7 @@ from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
 from cmpf.factory import build_evaluation, build_model, build_test_loader
 from cmpf.shapeworld.__main__ import main as write_shapeworld
-from tools import save_sam_masks
-from tools.sam_masks import images
+from tools import sam_masks, save_sam_masks
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "shapes/cmpf_tiny"
@@ -179,6 +178,14 @@ def test_damaged_images_are_named_at_the_end_and_the_others_done(
     assert len(contents(tmp_path / "masks")) == 1
 
 
+def test_a_process_that_dies_is_told_with_what_to_do(
+    world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam_masks, "_take_job", os.abort)  # each process ends as it begins
+    assert run(tmp_path, "--jobs", "2") == 1
+    assert "error: a process died, out of memory? Use fewer --jobs" in capfd.readouterr().err
+
+
 def test_masks_of_a_folder_serve_a_dataset_with_the_same_images(
     masks: Path, tmp_path: Path, world: Path
 ) -> None:
@@ -186,21 +193,24 @@ def test_masks_of_a_folder_serve_a_dataset_with_the_same_images(
     assert contents(tmp_path) == contents(masks)
 
 
-def test_another_setting_needs_another_folder(masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(masks, changes=("TEST.ENSEMBLE.MIN_AREA", "51")) == 1
-    error = capsys.readouterr().err
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_another_setting_needs_another_folder(
+    masks: Path, jobs: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(masks, "--jobs", jobs, changes=("TEST.ENSEMBLE.MIN_AREA", "51")) == 1
+    error = capfd.readouterr().err
     assert "made with TEST.ENSEMBLE.MIN_AREA 50, wanted is 51" in error
     assert error.count("\n") == 1
 
 
 def test_a_test_size_of_its_own_has_masks_of_its_own(tmp_path: Path) -> None:
     cfg = configuration("INPUT.MIN_SIZE_TEST", "100", "INPUT.MAX_SIZE_TEST", "150")
-    found = images.of_datasets(cfg, ["shapes_val"])
+    found = sam_masks.of_datasets(cfg, ["shapes_val"])
     assert [source.test_size for source in found] == [(100, 150)] * IMAGES
 
 
 def test_an_image_of_two_datasets_is_made_once() -> None:
-    assert len(images.of_datasets(configuration(), ["shapes_val", "shapes_val"])) == IMAGES
+    assert len(sam_masks.of_datasets(configuration(), ["shapes_val", "shapes_val"])) == IMAGES
 
 
 @pytest.mark.parametrize(

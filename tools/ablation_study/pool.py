@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from cmpf.engine.interrupts import StopRequest
@@ -47,7 +48,7 @@ class Pool:
     def __init__(self, *, jobs: int, start: Callable[[Run], Process] = start) -> None:
         self._jobs = jobs
         self._start = start
-        self._running: dict[Process, Run] = {}
+        self._running: dict[Future[int], tuple[Run, Process]] = {}
         self._reported = time.monotonic()
 
     def work_off(self, runs: Sequence[Run]) -> None:
@@ -60,51 +61,48 @@ class Pool:
         waiting = [run for run in runs if not run.finished()]
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are there already", flush=True)
         issues: list[str] = []
-        with StopRequest() as stop:
+        with StopRequest() as stop, ThreadPoolExecutor(self._jobs) as pool:
             while self._running or (waiting and not issues):
                 if stop.requested:
-                    self._stop()
-                    raise CMPFError(f"stopped by {stop.signal_name}; the same command goes on where it was")
+                    for _, process in self._running.values():
+                        process.terminate()
+                    break  # the pool waits for them
                 if not issues:
-                    self._begin(waiting)
-                time.sleep(POLL_SECONDS)
-                issues += self._collect()
+                    self._begin(waiting, pool)
+                done, _ = wait(self._running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                issues += [issue for future in done if (issue := self._issue(future))]
                 self._report(len(waiting))
+        if stop.requested:
+            raise CMPFError(f"stopped by {stop.signal_name}; the same command goes on where it was")
         if issues:
             raise CMPFError("; ".join(issues))
 
-    def _begin(self, waiting: list[Run]) -> None:
+    def _begin(self, waiting: list[Run], pool: ThreadPoolExecutor) -> None:
         """Fills the free places; whoever needs another run's weights waits for them."""
         for run in list(waiting):
             ready = run.weights_from is None or run.weights_from.finished()
             if ready and len(self._running) < self._jobs:
                 waiting.remove(run)
                 print(f"begun: {run.title}", flush=True)
-                self._running[self._start(run)] = run
+                process = self._start(run)
+                self._running[pool.submit(process.wait)] = run, process
 
-    def _collect(self) -> list[str]:
-        issues = []
-        for process in [p for p in self._running if p.poll() is not None]:
-            run = self._running.pop(process)
-            if process.returncode == 0 and run.finished():
-                print(f"done: {run.title}", flush=True)
-                continue
-            lines = _console(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            issues.append(f"{run.title} failed: {lines[-1] if lines else 'no output'} (see {_console(run)})")
-            print(issues[-1], flush=True)
-        return issues
+    def _issue(self, future: Future[int]) -> str:
+        """What went wrong with a run that has ended, or ""."""
+        run, _ = self._running.pop(future)
+        if future.result() == 0 and run.finished():
+            print(f"done: {run.title}", flush=True)
+            return ""
+        lines = _console(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        issue = f"{run.title} failed: {lines[-1] if lines else 'no output'} (see {_console(run)})"
+        print(issue, flush=True)
+        return issue
 
     def _report(self, waiting: int) -> None:
         if self._running and time.monotonic() - self._reported >= REPORT_SECONDS:
             self._reported = time.monotonic()
-            states = [f"{run.title}: {run.progress()}" for run in self._running.values()]
+            states = [f"{run.title}: {run.progress()}" for run, _ in self._running.values()]
             print(f"{'; '.join(states)}; {waiting} waiting", flush=True)
-
-    def _stop(self) -> None:
-        for process in self._running:
-            process.terminate()
-        for process in self._running:
-            process.wait()
 
 
 def _console(run: Run) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
@@ -22,7 +21,8 @@ from cmpf.evaluation.average_precision import (
     federated_detections,
 )
 from cmpf.evaluation.instance import NEGATIVE, NOT_EXHAUSTIVE
-from cmpf.formats.masks import to_rle
+from cmpf.formats.coco_json import read_json
+from cmpf.formats.masks import rle_area, rle_box, to_rle
 from tools.prediction_files.json_files import (
     Categories,
     by_key,
@@ -30,7 +30,6 @@ from tools.prediction_files.json_files import (
     listed,
     ordered,
     read_categories,
-    read_json,
 )
 
 Entry = dict[str, Any]
@@ -117,7 +116,7 @@ class _Truth:
         }
         if self.iou_type == "segm":
             result["segmentation"] = _mask(entry, image, self.path, what)
-            measured = float(coco_mask.area(result["segmentation"]))
+            measured = float(rle_area(result["segmentation"]))
         else:
             result["bbox"] = _box(entry, self.path, what)
             measured = result["bbox"][2] * result["bbox"][3]
@@ -144,9 +143,9 @@ class _Truth:
             "score": float(score),
         }
         mask = None if box_areas and self.iou_type == "bbox" else _mask(entry, image, path, what)
-        box = _box(entry, path, what) if box_areas else coco_mask.toBbox(mask).tolist()
+        box = _box(entry, path, what) if box_areas else rle_box(mask)
         geometry = {"segmentation": mask} if self.iou_type == "segm" else {"bbox": box}
-        area = box[2] * box[3] if box_areas else float(coco_mask.area(mask))
+        area = box[2] * box[3] if box_areas else float(rle_area(mask))
         return {**result, **geometry, "area": area}
 
     def judged(self, detections: list[Entry]) -> list[Entry]:

@@ -1,9 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Reads COCO's JSON files with checks that name the file."""
+"""Entries of COCO's JSON files by their ids, with checks that name the file."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +12,6 @@ from typing import Any
 from cmpf.errors import EvaluationError
 
 NAMED = 3  # examples in an error message
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        EvaluationError: it cannot be read or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EvaluationError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise EvaluationError(f"{path}: no whole JSON file ({error})") from error
 
 
 def listed(content: Any, key: str, path: Path) -> list[dict[str, Any]]:

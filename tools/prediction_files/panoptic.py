@@ -14,6 +14,7 @@ from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
 from cmpf.evaluation.evaluator import check_size
 from cmpf.evaluation.panoptic import PanopticTally, SegmentMatches, match_segments, panoptic_groups
+from cmpf.formats.coco_json import read_json
 from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import SegmentInfo
 from tools.prediction_files.json_files import (
@@ -22,7 +23,6 @@ from tools.prediction_files.json_files import (
     field,
     listed,
     read_categories,
-    read_json,
     some,
 )
 

@@ -6,18 +6,9 @@ from pathlib import Path
 import pytest
 
 from cmpf.errors import EvaluationError
-from tools.prediction_files.json_files import by_key, ordered, read_categories, read_json, some, unique_names
+from tools.prediction_files.json_files import by_key, ordered, read_categories, some, unique_names
 
 PATH = Path("gt.json")
-
-
-def test_files_that_are_no_json_are_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"none\.json: cannot be read"):
-        read_json(tmp_path / "none.json")
-    path = tmp_path / "half.json"
-    path.write_text('{"images": [')
-    with pytest.raises(EvaluationError, match=r"half\.json: no whole JSON file"):
-        read_json(path)
 
 
 def test_categories_are_in_the_order_of_their_ids() -> None:
