@@ -156,7 +156,9 @@ def parsed_by(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 def check_configuration(parsed: argparse.Namespace) -> None:
     """A configuration that is named exists, and takes the KEY VALUE pairs."""
     config = getattr(parsed, "config_file", None)
-    if config and not PLACEHOLDER.fullmatch(config):
+    if config and config.startswith("output/"):  # an earlier command of the document has written it
+        get_cfg(None, getattr(parsed, "opts", []))
+    elif config and not PLACEHOLDER.fullmatch(config):
         if config != "cmpf_tiny":  # also the name of a model
             find_config(config)
         get_cfg(config, getattr(parsed, "opts", []))
