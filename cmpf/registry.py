@@ -110,18 +110,19 @@ def find(slot: str, name: str) -> Callable[..., Any]:
     )
 
 
-def bound(slot: str, name: str, *, call: inspect.Signature, extra: Any = None) -> Any:
+def bound(slot: str, name: str, *, protocol: Any, extra: Any = None) -> Any:
     """The part of a slot, ready to be called as the slot says.
 
     Args:
-        call: what it will be called with: the parameters, of which positional ones have no name.
+        protocol: a class whose __call__ has the parameters that it will be called with, positional ones without a name.
         extra: MODEL.CMPF.EXTRA, handed to a part that has a parameter of this name.
     Raises:
         ConfigError: unknown name. PluginError: the part's parameters are not those of the slot.
     """
     part = find(slot, name)
-    unnamed = [p.name for p in call.parameters.values() if p.kind is p.POSITIONAL_ONLY]
-    named = [p.name for p in call.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = list(inspect.signature(protocol.__call__).parameters.values())[1:]  # without self
+    unnamed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     signature = inspect.signature(part)
     own = {"extra": extra} if "extra" in signature.parameters else {}
     try:

@@ -242,6 +242,22 @@ def test_an_evaluator_of_ones_own_is_asked_beside_those_of_the_dataset(tmp_path:
     assert asked == [("fruit_val", dataset.vocabulary.num_classes, ["instance", "panoptic", "semantic"])]
 
 
+def test_a_dataset_file_names_a_reader_of_ones_own(tmp_path: Path) -> None:
+    file = write(tmp_path, "mine.yaml", "name: mine\ntask: instance\nimages: .\nannotations: list.txt\n"
+        "vocabulary: [apple, pear]\nreader: from_lines\n")  # fmt: skip
+    write(tmp_path, "list.txt", "one.jpg\ntwo.jpg\n")
+    dataset = get_dataset(f"file:{file}")  # its words need no reader
+    assert dataset.vocabulary.names == ("apple", "pear")
+    with pytest.raises(ConfigError, match=r"'from_lines' is unknown.*Registered: coco_instances, lvis"):
+        _ = dataset.samples
+
+    @register("dataset_reader", "from_lines")
+    def from_lines(*, images: Path, annotations: Path, vocabulary: Any, class_of_id: Any) -> list[Any]:
+        return [{"file_name": str(images / line)} for line in annotations.read_text().split()]
+
+    assert [Path(sample["file_name"]).name for sample in dataset.samples] == ["one.jpg", "two.jpg"]
+
+
 # Modules.
 
 

@@ -7,7 +7,6 @@ be called so. A part that also has a parameter `extra` gets the tree MODEL.CMPF.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -210,8 +209,7 @@ def part(slot: str, name: str, cfg: Config, *, otherwise: Callable[..., Any] | N
     """
     if otherwise is not None and name not in registered(slot):
         return partial(_named, slot, otherwise)
-    parameters = list(inspect.signature(PROTOCOLS[slot].__call__).parameters.values())
-    return bound(slot, name, call=inspect.Signature(parameters[1:]), extra=cfg.MODEL.CMPF.EXTRA)
+    return bound(slot, name, protocol=PROTOCOLS[slot], extra=cfg.MODEL.CMPF.EXTRA)
 
 
 def _named(slot: str, otherwise: Callable[..., Any], **arguments: Any) -> Any:

@@ -30,16 +30,18 @@ from cmpf.data.datasets.custom_values import (
     vocabulary_of,
     with_things,
 )
-from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, read_semantic
-from cmpf.data.datasets.spec import DatasetSpec, Kind
+from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, read_lvis, read_semantic
+from cmpf.data.datasets.spec import DatasetReader, DatasetSpec, Kind
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError, VocabularyError
+from cmpf.registry import bound, register
 from cmpf.types import Sample
 
 TASKS: tuple[Kind, ...] = ("panoptic", "semantic", "instance")
 REQUIRED = ("name", "task", "images", "annotations", "vocabulary")
 # Key -> the tasks that it means something for, and what reads its value.
 OPTIONAL: Mapping[str, tuple[tuple[Kind, ...], Callable[[Any], Any]]] = {
+    "reader": (TASKS, text),  # name of a registered reader, see docs/plugins.md; else the task's own
     "things": (TASKS, class_words),  # names of the thing classes; all others are stuff
     "test_size": (TASKS, two_sides),  # [shorter side, longest longer side]
     "label_map": (TASKS, index_map),  # category id, or value in the label maps -> class index
@@ -160,7 +162,7 @@ def _wrong_classes(label_map: Mapping[int, int] | None, vocabulary: Vocabulary) 
 
 
 def _spec(values: Mapping[str, Any], path: Path) -> DatasetSpec:
-    truth, reader, evaluators = _PARTS[values["task"]](values)
+    truth, reader, evaluators = (_own_reader if "reader" in values else _PARTS[values["task"]])(values)
     vocabulary: Vocabulary = values["vocabulary"]
     return DatasetSpec(
         name=values["name"],
@@ -179,6 +181,17 @@ def _spec(values: Mapping[str, Any], path: Path) -> DatasetSpec:
 
 
 _Parts = tuple[dict[str, str], Callable[..., list[Sample]], tuple[str, ...]]
+
+
+def _own_reader(values: Mapping[str, Any]) -> _Parts:
+    """The reader is looked for when the samples are: a vocabulary can be had before plug-ins are imported."""
+    name = values["reader"]
+
+    def read(**arguments: Any) -> list[Sample]:
+        reader: DatasetReader = bound("dataset_reader", name, protocol=DatasetReader)
+        return reader(**arguments)
+
+    return {"annotations": values["annotations"]}, read, ("lvis" if name == "lvis" else values["task"],)
 
 
 def _panoptic_parts(values: Mapping[str, Any]) -> _Parts:
@@ -212,3 +225,6 @@ _PARTS: Mapping[Kind, Callable[[Mapping[str, Any]], _Parts]] = {
     "semantic": _semantic_parts,
     "instance": _instance_parts,
 }
+
+register("dataset_reader", "coco_instances")(read_coco_instances)
+register("dataset_reader", "lvis")(read_lvis)

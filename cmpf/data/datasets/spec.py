@@ -7,12 +7,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.types import Sample
 
 Kind: TypeAlias = Literal["panoptic", "semantic", "instance"]
+
+
+class DatasetReader(Protocol):
+    """What a YAML file may name as `reader`: all samples of a dataset, with the keys that its task needs.
+
+    annotations: a file or a folder. class_of_id: the file's label_map.
+    """
+
+    def __call__(
+        self,
+        *,
+        images: Path,
+        annotations: Path,
+        vocabulary: Vocabulary,
+        class_of_id: Mapping[int, int] | None,
+    ) -> list[Sample]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
