@@ -25,6 +25,7 @@ import cmpf
 from cmpf import registry, weights
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
+from cmpf.data.datasets.validate import check_dataset
 from cmpf.errors import ConfigError, PluginError, WeightsError
 from cmpf.factory import build_model, load_predictor
 from cmpf.factory.evaluation import build_evaluators
@@ -256,6 +257,9 @@ def test_a_dataset_file_names_a_reader_of_ones_own(tmp_path: Path) -> None:
         return [{"file_name": str(images / line)} for line in annotations.read_text().split()]
 
     assert [Path(sample["file_name"]).name for sample in dataset.samples] == ["one.jpg", "two.jpg"]
+    assert check_dataset(f"file:{file}") == []
+    (tmp_path / "list.txt").unlink()
+    assert len(check_dataset(f"file:{file}")) == 1
 
 
 # Modules.

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmpf.cli import prepare
-from cmpf.cli.outcome import DONE, FAILED, add_debug
+from cmpf.cli.outcome import DONE, FAILED, add_debug, add_plugin
+from cmpf.registry import import_plugins
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -59,12 +60,14 @@ def add_parser(commands: Commands) -> None:
         "--config-file", metavar="FILE", help="whose augmentations; a YAML file or its name [the defaults]"
     )
     prepare.add_options(parser.add_argument_group("prepare"))
+    add_plugin(parser)
     add_debug(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Does what the words ask for."""
+    import_plugins(arguments.plugin)
     words = list(arguments.words)
     action = words.pop(0) if words and words[0] in (CHECK, SHOW, PREPARE) else ""
     if len(words) > 1 or (action in (CHECK, SHOW) and not words):

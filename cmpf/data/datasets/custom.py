@@ -34,7 +34,7 @@ from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, 
 from cmpf.data.datasets.spec import DatasetReader, DatasetSpec, Kind
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError, VocabularyError
-from cmpf.registry import bound, register
+from cmpf.registry import bound, register, registered
 from cmpf.types import Sample
 
 TASKS: tuple[Kind, ...] = ("panoptic", "semantic", "instance")
@@ -184,14 +184,18 @@ _Parts = tuple[dict[str, str], Callable[..., list[Sample]], tuple[str, ...]]
 
 
 def _own_reader(values: Mapping[str, Any]) -> _Parts:
-    """The reader is looked for when the samples are: a vocabulary can be had before plug-ins are imported."""
+    """A reader that nobody has registered is looked for once more when samples are read: plug-ins come later."""
     name = values["reader"]
 
-    def read(**arguments: Any) -> list[Sample]:
-        reader: DatasetReader = bound("dataset_reader", name, protocol=DatasetReader)
-        return reader(**arguments)
+    def reader() -> Any:
+        return bound("dataset_reader", name, protocol=DatasetReader)
 
-    return {"annotations": values["annotations"]}, read, ("lvis" if name == "lvis" else values["task"],)
+    def read(**arguments: Any) -> list[Sample]:
+        samples: list[Sample] = reader()(**arguments)
+        return samples
+
+    known = reader() if name in registered("dataset_reader") else read
+    return {"annotations": values["annotations"]}, known, ("lvis" if name == "lvis" else values["task"],)
 
 
 def _panoptic_parts(values: Mapping[str, Any]) -> _Parts:
