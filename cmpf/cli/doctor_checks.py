@@ -188,7 +188,8 @@ def weights() -> Iterator[Check]:
 
 def datasets() -> Iterator[Check]:
     """The folder of datasets, and which of the table are there."""
-    from cmpf.data.datasets.catalog import ROOT_VARIABLE, dataset_names, dataset_root, locate_dataset
+    from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
+    from cmpf.data.datasets.spec import ROOT_VARIABLE
 
     root = dataset_root()
     given = "" if os.environ.get(ROOT_VARIABLE) else f" ({ROOT_VARIABLE} is not set)"

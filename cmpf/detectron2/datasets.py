@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode
 
 from cmpf.data import Dataset, Vocabulary, dataset_names, get_dataset, get_vocabulary
 from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
-from cmpf.data.datasets.readers.coco_json import Categories
+from cmpf.data.datasets.readers.categories import Categories
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import read_coco
 
@@ -60,7 +60,14 @@ def samples_of(name: str) -> list[dict[str, Any]]:
     Raises:
         DatasetError: the dataset is not on disk, or damaged.
     """
-    return [_with_box_modes({**sample, VOCABULARY_KEY: name}) for sample in get_dataset(name).samples]
+    dataset = get_dataset(name)
+    present = [e for e in dataset.spec.evaluators if _has_truth_of(dataset, e)]
+    return [_with_box_modes({**sample, VOCABULARY_KEY: name}) for sample in dataset.samples_for(*present)]
+
+
+def _has_truth_of(dataset: Dataset, evaluator: str) -> bool:
+    """Whether all is there that an evaluator of CMPF reads; training goes on without what only others need."""
+    return all((dataset.folder / path).exists() for path in dataset.spec.paths_for(evaluator))
 
 
 def _with_box_modes(sample: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -25,6 +26,7 @@ from cmpf.engine.precision import MixedPrecision
 from cmpf.engine.schedule import Schedule
 from cmpf.factory.evaluation import build_evaluators, build_test_loader
 from cmpf.factory.training import build_configured_optimizer, build_configured_schedule, build_train_loader
+from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +170,9 @@ def _possible_precision(cfg: CfgNode) -> CfgNode:
 
 def _with_vocabulary(dataset: Dataset) -> Dataset:
     """The same dataset, whose samples name it."""
-    for sample in dataset.samples:
-        sample[VOCABULARY_KEY] = dataset.name  # type: ignore[literal-required]
-    return dataset
+    read = dataset.spec.reader
+
+    def named(**arguments: Any) -> list[Sample]:
+        return [cast(Sample, {**sample, VOCABULARY_KEY: dataset.name}) for sample in read(**arguments)]
+
+    return Dataset(replace(dataset.spec, reader=named), dataset.folder, dataset.file)

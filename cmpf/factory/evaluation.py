@@ -45,6 +45,8 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
         EvaluationError: an evaluator lacks a package or a file; found out here too.
     """
     datasets = [get_dataset(name) for name in cfg.DATASETS.TEST]
+    for dataset in datasets:
+        dataset.require(*_truth_readers(cfg, dataset))
     # Built once: LVIS' and Cityscapes' read files of the dataset.
     evaluators = {dataset.name: build_evaluators(cfg, model, dataset) for dataset in datasets}
 
@@ -88,7 +90,7 @@ def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
         augmentations=[ResizeShortestEdge(short_side=short_side, max_side=max_side)], target=None, image_pad=0
     )
     return data_test_loader(
-        dataset.samples,
+        dataset.samples_for(*_truth_readers(cfg, dataset)),
         mapper=mapper,
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=loader_workers(cfg),
@@ -96,6 +98,18 @@ def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
+
+
+def _truth_readers(cfg: Config, dataset: Dataset) -> tuple[str, ...]:
+    """Those of the dataset's evaluators whose ground truth is read: of tasks that are on, and all for a user's own."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    off = {
+        "instance": not test.INSTANCE_ON,
+        "semantic": not test.SEMANTIC_ON,
+        "cityscapes": not (test.SEMANTIC_ON or test.INSTANCE_ON),
+    }
+    own = bool(cfg.TEST.EVALUATORS)  # may look at anything
+    return tuple(name for name in dataset.spec.evaluators if own or not off.get(name, False))
 
 
 def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluator]:
@@ -201,7 +215,7 @@ def _evaluate(cfg: Config, model: CMPF, dataset: Dataset, evaluators: Sequence[E
     for evaluator in evaluators:
         evaluator.reset()  # a training goes on after this: its memory is not for finished results
     seconds = time.perf_counter() - began
-    count = len(dataset.samples)
+    count = len(dataset.samples_for(*_truth_readers(cfg, dataset)))
     logger.info(
         "%s: %d images in %.1f s, %.3g a second, evaluators included",
         dataset.name,

@@ -75,7 +75,7 @@ def test_samples_are_chosen_at_random_in_order_and_each_once() -> None:
     names = [sample["file_name"] for sample in chosen]
     assert names == sorted(set(names))
     assert len(names) == 5
-    assert chosen_samples(dataset, 99, np.random.default_rng(0)) == dataset.samples
+    assert chosen_samples(dataset, 99, np.random.default_rng(0)) == list(dataset.samples)
 
 
 def test_what_training_sees_comes_from_its_mapper() -> None:

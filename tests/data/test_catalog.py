@@ -43,7 +43,7 @@ def test_shapeworld_is_read_from_disk(datasets: Path, name: str, count: int) -> 
     dataset = get_dataset(name)
     assert dataset.name == name
     assert len(dataset.samples) == count
-    for sample in dataset.samples:
+    for sample in dataset.samples_for("semantic"):
         assert Path(sample["file_name"]).is_relative_to(datasets)
         assert all(
             Path(sample[key]).is_file() for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name")
@@ -54,7 +54,7 @@ def test_shapeworld_is_read_from_disk(datasets: Path, name: str, count: int) -> 
 
 @pytest.mark.parametrize("name", ["shapes_train", "shapes_val"])
 def test_panoptic_and_semantic_ground_truth_name_the_same_classes(datasets: Path, name: str) -> None:
-    for sample in get_dataset(name).samples:
+    for sample in get_dataset(name).samples_for("semantic"):
         rgb = np.asarray(Image.open(sample["pan_seg_file_name"])).astype(int)
         labels = np.asarray(Image.open(sample["sem_seg_file_name"]))
         for segment in sample["segments_info"]:

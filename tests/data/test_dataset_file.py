@@ -73,7 +73,7 @@ def test_a_panoptic_dataset_may_have_more(tmp_path: Path) -> None:
     assert entry.evaluators == ("panoptic", "instance", "semantic")
     assert (entry.test_size, entry.ignore_label, entry.class_of_label) == ((320, 640), 254, None)
     assert dataset.vocabulary.is_thing == (True, True, False)
-    (sample,) = dataset.samples
+    (sample,) = dataset.samples_for("instance", "semantic")
     assert sample["sem_seg_file_name"] == str(tmp_path / "semantic" / "1.png")
     assert [a["category_id"] for a in sample["annotations"]] == [0, 1]  # dog and cat by the map
 

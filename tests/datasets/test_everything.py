@@ -148,7 +148,7 @@ def test_what_was_prepared_passes_the_check_of_datasets(name: str, root: Path) -
 def test_every_row_of_the_catalog_is_found_and_reads(name: str, root: Path) -> None:
     dataset = get_dataset(name)
     assert dataset.samples
-    for sample in dataset.samples:
+    for sample in dataset.samples_for(*dataset.spec.evaluators):
         assert Path(sample["file_name"]).is_file()
         if "sem_seg_file_name" in sample:
             assert label_classes(dataset, sample).max() >= 0
@@ -165,7 +165,9 @@ def test_panoptic_segments_have_the_classes_of_the_release(name: str, root: Path
 @pytest.mark.parametrize("name", SEMANTIC)
 def test_label_maps_have_the_classes_of_the_release(name: str, root: Path) -> None:
     dataset, expected = get_dataset(name), SEMANTIC[name]
-    assert words(dataset, label_classes(dataset, dataset.samples[0]), len(expected)) == expected
+    assert (
+        words(dataset, label_classes(dataset, dataset.samples_for("semantic")[0]), len(expected)) == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_label_maps_have_the_classes_of_the_release(name: str, root: Path) -> No
 )
 def test_instances_have_the_classes_of_the_release(name: str, expected: Sequence[str], root: Path) -> None:
     dataset = get_dataset(name)
-    indices = [annotation["category_id"] for annotation in dataset.samples[0]["annotations"]]
+    indices = [annotation["category_id"] for annotation in dataset.samples_for("instance")[0]["annotations"]]
     assert [dataset.vocabulary.classes[index][0] for index in indices] == expected
 
 

@@ -71,7 +71,10 @@ def test_semantic_labels_are_their_own_ids() -> None:
 
 
 def test_samples_are_those_of_our_readers_in_detectron2s_form(shapeworld: Path) -> None:
-    ours, theirs = get_dataset("shapes_val").samples, data.DatasetCatalog.get("shapes_val")
+    ours, theirs = (
+        get_dataset("shapes_val").samples_for("instance", "semantic"),
+        data.DatasetCatalog.get("shapes_val"),
+    )
     assert [sample["image_id"] for sample in ours] == [sample["image_id"] for sample in theirs]
     for mine, given in zip(ours, theirs, strict=True):
         assert given["vocabulary"] == "shapes_val"

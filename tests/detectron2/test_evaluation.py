@@ -28,7 +28,7 @@ class Displaced(nn.Module):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__()
-        self._samples = {sample["image_id"]: sample for sample in dataset.samples}
+        self._samples = {sample["image_id"]: sample for sample in dataset.samples_for("instance")}
         self._classes = dataset.vocabulary.num_classes
         self._things = dataset.vocabulary.things
 

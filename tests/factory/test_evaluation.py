@@ -84,6 +84,21 @@ def test_only_the_tasks_that_are_on_are_evaluated(shapes: Path) -> None:
     assert [type(evaluator).__name__ for evaluator in evaluators] == ["SemanticEvaluator"]
 
 
+def test_instances_are_read_and_needed_only_where_they_are_evaluated(shapes: Path) -> None:
+    (shapes / "shapeworld" / "val" / "instances.json").unlink()
+    loading = ["DATALOADER.NUM_WORKERS", 0]
+    cfg = tiny_config(overrides=[*loading, "MODEL.MASK_FORMER.TEST.INSTANCE_ON", False])
+    sample, *_ = next(iter(build_test_loader(cfg, get_dataset("shapes_val"))))
+    assert "annotations" not in sample
+    assert "sem_seg_file_name" in sample
+    for ask in (
+        lambda: build_test_loader(tiny_config(overrides=loading), get_dataset("shapes_val")),
+        lambda: build_evaluation(tiny_config(overrides=["DATASETS.TEST", ["shapes_val"]]), tiny_model()),
+    ):
+        with pytest.raises(DatasetError, match=r"shapes_val: not on disk.*instances\.json \(missing\)"):
+            ask()
+
+
 def test_test_images_have_the_configured_size_and_batch(shapes: Path) -> None:
     cfg = tiny_config(
         overrides=["DATALOADER.NUM_WORKERS", 0, "TEST.IMS_PER_BATCH", 2, "INPUT.MIN_SIZE_TEST", 96]
@@ -199,7 +214,7 @@ def test_the_truth_of_every_benchmark_scores_100_in_all_its_tasks(trees: Path) -
         dataset = get_dataset(name)
         results = evaluate(
             lambda batch, dataset=dataset: [true_result(sample, dataset) for sample in batch],
-            [[sample] for sample in dataset.samples],
+            [[sample] for sample in dataset.samples_for(*dataset.spec.evaluators)],
             build_evaluators(cfg, TRAINED_ON, dataset),
             progress=False,
         )

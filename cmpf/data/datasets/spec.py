@@ -1,18 +1,25 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What describes a dataset: one row of the table, or one YAML file."""
+"""What describes a dataset, and a dataset on disk: its files and its samples."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
+from cmpf.data.datasets.samples import PackedSamples
 from cmpf.data.vocabulary import Vocabulary
+from cmpf.errors import DatasetError
 from cmpf.types import Sample
 
 Kind: TypeAlias = Literal["panoptic", "semantic", "instance"]
+ROOT_VARIABLE = "DETECTRON2_DATASETS"
+DEFAULT_ROOT = "datasets"
+# Evaluator -> the ground truth beside panoptic PNGs that only it reads: arguments of read_coco_panoptic.
+BESIDE = {"instance": "instances", "semantic": "semantic", "cityscapes": "semantic"}
 
 
 class DatasetReader(Protocol):
@@ -68,8 +75,18 @@ class DatasetSpec:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every path that must be there, relative to the folder."""
-        return tuple(path for path in (self.images, *self.truth.values(), self.marker) if path)
+        """Every path that must be there for training and for all evaluators, relative to the folder."""
+        return self.paths_for(*self.evaluators)
+
+    def paths_for(self, *evaluators: str) -> tuple[str, ...]:
+        """Every path that must be there for training and for these evaluators, relative to the folder."""
+        return tuple(p for p in (self.images, *self.truth_for(*evaluators).values(), self.marker) if p)
+
+    def truth_for(self, *evaluators: str) -> dict[str, str]:
+        """The part of `truth` that training and these evaluators read."""
+        wanted = {BESIDE.get(evaluator) for evaluator in evaluators}
+        idle = set(BESIDE.values()) - wanted
+        return {argument: path for argument, path in self.truth.items() if argument not in idle}
 
     @property
     def class_of_label(self) -> Mapping[int, int] | None:
@@ -86,19 +103,24 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset on disk: its row, and the folder where it lies."""
+    """A dataset on disk.
+
+    spec: what describes it. folder: where it lies. file: the YAML file that its spec comes from, if any.
+    """
 
     spec: DatasetSpec
     folder: Path
+    file: Path | None = None
+    _read: dict[frozenset[str], PackedSamples] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
-        """Name of the row."""
+        """Its name in configurations."""
         return self.spec.name
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All that the readers need, whether it is there or not."""
+        """All that training and its evaluators need, whether it is there or not."""
         return tuple(self.folder / path for path in self.spec.paths)
 
     @cached_property
@@ -106,17 +128,49 @@ class Dataset:
         """Its classes; category ids of the samples are indices of it."""
         return self.spec.vocabulary()
 
-    @cached_property
-    def samples(self) -> list[Sample]:
-        """All samples, read when first asked for.
+    @property
+    def samples(self) -> PackedSamples:
+        """All samples, with the ground truth that training reads; read when first asked for.
 
         Raises:
-            DatasetError: files are damaged or do not fit together.
+            DatasetError: files are missing, damaged or do not fit together.
         """
-        truth = {argument: self.folder / path for argument, path in self.spec.truth.items()}
-        return self.spec.reader(
-            images=self.folder / self.spec.images,
-            vocabulary=self.vocabulary,
-            class_of_id=self.spec.class_of_id,
-            **truth,
-        )
+        return self.samples_for()
+
+    def samples_for(self, *evaluators: str) -> PackedSamples:
+        """All samples, with the ground truth that training and these evaluators read.
+
+        Args:
+            evaluators: of `spec.evaluators`. "instance" adds `annotations` to samples of a panoptic dataset, "semantic"
+                and "cityscapes" add `sem_seg_file_name`; large files of instances are not read for nothing.
+        Raises:
+            DatasetError: files are missing, damaged or do not fit together.
+        """
+        truth = self.spec.truth_for(*evaluators)
+        if frozenset(truth) not in self._read:
+            self.require(*evaluators)
+            found = self.spec.reader(
+                images=self.folder / self.spec.images,
+                vocabulary=self.vocabulary,
+                class_of_id=self.spec.class_of_id,
+                **{argument: self.folder / path for argument, path in truth.items()},
+            )
+            self._read[frozenset(truth)] = PackedSamples(found)
+        return self._read[frozenset(truth)]
+
+    def require(self, *evaluators: str) -> None:
+        """
+        Raises:
+            DatasetError: a path that training or these evaluators need is missing: names all paths of the dataset and
+                the command that makes them.
+        """
+        if all((self.folder / path).exists() for path in self.spec.paths_for(*evaluators)):
+            return
+        looked = ", ".join(f"{path} ({'found' if path.exists() else 'missing'})" for path in self.paths)
+        if self.file is not None:
+            place = f"paths are relative to {self.folder}, where {self.file} is"
+            fix = f"Correct the paths in {self.file}"
+        else:
+            place = f"{ROOT_VARIABLE} = {os.environ.get(ROOT_VARIABLE) or f'not set, so ./{DEFAULT_ROOT}'}"
+            fix = f"Make it with: {self.spec.command_in(self.folder)}"
+        raise DatasetError(f"{self.name}: not on disk ({place}). Looked for {looked}. {fix}")

@@ -54,7 +54,7 @@ def summarize(name: str, training: Vocabulary) -> DatasetSummary:
     """What there is to know of a dataset. Reads its annotations, opens no image.
 
     Args:
-        name: of a row of the table, or "file:PATH".
+        name: of a dataset of the table, or "file:PATH".
         training: classes are seen if they share a word with it.
     Raises:
         DatasetError: unknown name, or a wrong YAML file.
@@ -90,7 +90,7 @@ def _images(dataset: Dataset, paths: tuple[PathState, ...]) -> tuple[int | None,
     if missing:
         return None, f"missing {', '.join(missing)}"
     try:
-        return len(dataset.samples), ""
+        return len(dataset.samples_for(*dataset.spec.evaluators)), ""
     except DatasetError as error:
         return None, str(error)
 

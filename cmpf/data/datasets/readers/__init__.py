@@ -1,10 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Readers: ground-truth files as lists of samples with contiguous class indices. They open no image."""
+"""Readers: ground-truth files as samples with contiguous class indices. They open no image."""
 
 from __future__ import annotations
 
-from cmpf.data.datasets.readers.instances import read_coco_instances, read_lvis
-from cmpf.data.datasets.readers.panoptic import FileNames, read_coco_panoptic
-from cmpf.data.datasets.readers.semantic import read_semantic
+from cmpf.data.datasets.readers.coco import FileNames, read_coco_instances, read_coco_panoptic, read_lvis
+from cmpf.data.datasets.readers.folders import read_semantic
 
 __all__ = ["FileNames", "read_coco_instances", "read_coco_panoptic", "read_lvis", "read_semantic"]

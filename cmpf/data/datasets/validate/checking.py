@@ -101,7 +101,7 @@ def _parts(reader: Any) -> tuple[Any, dict[str, Any]]:
 def _read(dataset: Dataset, issues: Issues) -> None:
     """What the reader refuses and no check has found, so that the check never promises too much."""
     try:
-        if not dataset.samples:
+        if not dataset.samples_for(*dataset.spec.evaluators):
             issues.add(IssueKind.MISSING, dataset.folder, "no image is listed")
     except DatasetError as error:
         issues.add(IssueKind.OTHER, dataset.folder, str(error))

@@ -1,15 +1,14 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The classes that category ids of JSON files in COCO's form mean, and samples of their images."""
+"""The classes that category ids in the files of a dataset mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cmpf.data.datasets.issues import IssueKind, Issues, named
 from cmpf.data.vocabulary import Vocabulary
-from cmpf.types import Sample
 
 
 class Categories:
@@ -63,21 +62,9 @@ class Categories:
             message = f"category id {identity}, {name}, is no {kind} of the vocabulary; used {times}"
             issues.add(IssueKind.CATEGORY, source, f"{message}, in {named(dict.fromkeys(users))}")
 
-
-def image_samples(
-    content: Mapping[str, Any], images: Path, source: Path, issues: Issues
-) -> dict[int | str, Sample]:
-    """Image id -> sample with file_name, image_id, height and width, for each entry of `images`."""
-    samples: dict[int | str, Sample] = {}
-    for image in content["images"]:
-        samples[image["id"]] = {
-            "file_name": str(images / image["file_name"]),
-            "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
-        }
-    issues.add_doubles(source, "image id {}", (image["id"] for image in content["images"]))
-    return samples
+    def indices(self, category_ids: Iterable[Any], user: str) -> list[int]:
+        """Class indices of those that have one."""
+        return [index for i in category_ids if (index := self.index(i, user)) is not None]
 
 
 def check_class_of_id(

@@ -11,14 +11,66 @@ from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cmpf.data.datasets.readers import FileNames, read_coco_panoptic
+from cmpf.data.datasets.issues import Issues
+from cmpf.data.datasets.readers import FileNames, read_coco_instances, read_coco_panoptic, read_lvis
+from cmpf.data.datasets.readers.categories import Categories, check_class_of_id
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
+from cmpf.types import Sample
+
+WORDS = Vocabulary(classes=[["animal", "cat"], ["cat"]], things=[1])
+CONTENT = {"categories": [{"id": 5, "name": "cat"}, {"id": 9, "name": "plant"}]}
+
+
+def test_names_of_classes_go_before_synonyms_and_unknown_categories_are_issues() -> None:
+    categories = Categories(CONTENT, WORDS, None)
+    assert categories.index(5) == 1
+    assert categories.is_thing == (False, True)
+    assert categories.index(9, "a.png") is None
+    assert categories.index(9, "b.png") is None
+    assert categories.index(10, "b.png") is None
+    issues = Issues()
+    categories.report(Path("a.json"), issues)
+    assert [issue.message for issue in issues.found] == [
+        "category id 9, 'plant', is no class of the vocabulary; used 2 times, in a.png, b.png",
+        "category id 10, which categories does not list, is no class of the vocabulary; used once, in b.png",
+    ]
+
+
+def test_where_things_are_wanted_stuff_is_as_wrong_as_an_unknown_category() -> None:
+    categories = Categories(CONTENT, WORDS, {5: 1, 9: 0}, things_only=True)
+    categories.index(5, "a.png")
+    categories.index(9, "a.png")
+    issues = Issues()
+    categories.report(Path("a.json"), issues)
+    (issue,) = issues.found
+    assert issue.message == "category id 9, 'plant', is no thing class of the vocabulary; used once, in a.png"
+
+
+def test_class_of_id_makes_names_unimportant() -> None:
+    categories = Categories(CONTENT, WORDS, {9: 0})
+    assert categories.index(9) == 0
+
+
+def test_class_indices_beyond_the_vocabulary_are_an_issue() -> None:
+    issues = Issues()
+    check_class_of_id({1: 0, 2: 1, 3: 2, 4: -1}, WORDS, Path("a.json"), issues)
+    assert [issue.message for issue in issues.found] == [
+        "label_map has 3 -> 2, beyond classes 0..1",
+        "label_map has 4 -> -1, beyond classes 0..1",
+    ]
+    check_class_of_id(None, WORDS, Path("a.json"), issues)
+    assert len(issues.found) == 2
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> TinyPanoptic:
     return write_tiny_panoptic(tmp_path, count=3, crowd=True)
+
+
+def read(tiny: TinyPanoptic, **changes: Any) -> list[Sample]:
+    """Samples of the tiny dataset, read with other arguments."""
+    return read_coco_panoptic(**{**tiny.reader_arguments, **changes})
 
 
 def edited(path: Path) -> Any:
@@ -27,7 +79,7 @@ def edited(path: Path) -> Any:
 
 
 def test_a_tiny_dataset_is_read_whole(tiny: TinyPanoptic) -> None:
-    samples = read_coco_panoptic(**tiny.reader_arguments)
+    samples = read(tiny)
     assert [sample["image_id"] for sample in samples] == [1, 2, 3]
     for number, sample in enumerate(samples, start=1):
         assert sample["file_name"] == str(tiny.folder / "images" / f"{number}.png")
@@ -37,7 +89,7 @@ def test_a_tiny_dataset_is_read_whole(tiny: TinyPanoptic) -> None:
 
 
 def test_category_ids_become_class_indices_with_the_kind_of_the_vocabulary(tiny: TinyPanoptic) -> None:
-    sample = read_coco_panoptic(**tiny.reader_arguments)[1]
+    sample = read(tiny)[1]
     ids = tiny.ids[1]
     found = {s["id"]: (s["category_id"], s["isthing"], s["iscrowd"]) for s in sample["segments_info"]}
     # 1 grass (stuff, index 2), 2 dog (1), 3 cat (0), 4 a crowd of dogs
@@ -47,7 +99,7 @@ def test_category_ids_become_class_indices_with_the_kind_of_the_vocabulary(tiny:
 
 
 def test_instances_come_with_class_indices_and_their_masks(tiny: TinyPanoptic) -> None:
-    samples = read_coco_panoptic(**tiny.reader_arguments)
+    samples = read(tiny)
     for sample, ids in zip(samples, tiny.ids, strict=True):
         assert {a["category_id"] for a in sample["annotations"]} <= {0, 1}
         for annotation in sample["annotations"]:
@@ -55,16 +107,14 @@ def test_instances_come_with_class_indices_and_their_masks(tiny: TinyPanoptic) -
 
 
 def test_semantic_images_and_instances_are_optional(tiny: TinyPanoptic) -> None:
-    arguments = {**tiny.reader_arguments, "semantic": None, "instances": None}
-    sample = read_coco_panoptic(**arguments)[0]
+    sample = read(tiny, semantic=None, instances=None)[0]
     assert "sem_seg_file_name" not in sample
     assert "annotations" not in sample
 
 
-def test_a_label_map_replaces_names(tiny: TinyPanoptic) -> None:
+def test_class_of_id_replaces_names_of_segments(tiny: TinyPanoptic) -> None:
     words = Vocabulary(classes=[["lawn"], ["pet"]], things=[1])
-    arguments = {**tiny.reader_arguments, "vocabulary": words, "class_of_id": {3: 1, 7: 1, 20: 0}}
-    sample = read_coco_panoptic(**arguments)[0]
+    sample = read(tiny, vocabulary=words, class_of_id={3: 1, 7: 1, 20: 0})[0]
     # grass, dog, cat, crowd of dogs, in the order of the file
     assert [s["category_id"] for s in sample["segments_info"]] == [0, 1, 1, 1]
     assert [s["isthing"] for s in sample["segments_info"]] == [False, True, True, True]
@@ -72,14 +122,14 @@ def test_a_label_map_replaces_names(tiny: TinyPanoptic) -> None:
 
 def test_a_name_goes_before_a_synonym_of_another_class(tiny: TinyPanoptic) -> None:
     words = Vocabulary(classes=[["animal", "cat", "dog"], ["cat"], ["lawn", "grass"]])
-    sample = read_coco_panoptic(**{**tiny.reader_arguments, "vocabulary": words})[0]
+    sample = read(tiny, vocabulary=words)[0]
     assert [s["category_id"] for s in sample["segments_info"]] == [2, 0, 1, 0]
 
 
 def test_reading_opens_no_image(tiny: TinyPanoptic) -> None:
     for path in tiny.folder.glob("*/*.png"):
         path.write_bytes(b"")
-    assert len(read_coco_panoptic(**tiny.reader_arguments)) == 3
+    assert len(read(tiny)) == 3
 
 
 def test_orphans_on_both_sides_doubles_and_missing_files_come_in_one_message(tiny: TinyPanoptic) -> None:
@@ -94,7 +144,7 @@ def test_orphans_on_both_sides_doubles_and_missing_files_come_in_one_message(tin
     (tiny.folder / "images" / "2.png").unlink()
     (tiny.folder / "semantic" / "3.png").unlink()
     with pytest.raises(DatasetError) as caught:
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
     message = str(caught.value)
     images = tiny.folder / "images"
     for part in (
@@ -119,13 +169,12 @@ def test_of_many_issues_the_first_few_are_named_and_all_counted(tmp_path: Path) 
         DatasetError,
         match=r"missing file \(5\): \S+1\.png: no such panoptic PNG, \S+2\.png: .*3\.png: .*, \.\.\.\.",
     ):
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
 
 
 def test_a_missing_folder_counts_as_missing_files(tiny: TinyPanoptic) -> None:
-    arguments = {**tiny.reader_arguments, "images": tiny.folder / "nowhere"}
     with pytest.raises(DatasetError, match=r"missing file \(3\): \S+1\.png: no such image"):
-        read_coco_panoptic(**arguments)
+        read(tiny, images=tiny.folder / "nowhere")
 
 
 def test_images_in_subfolders_are_found(tiny: TinyPanoptic) -> None:
@@ -134,16 +183,16 @@ def test_images_in_subfolders_are_found(tiny: TinyPanoptic) -> None:
     content["images"][0]["file_name"] = "town/1.png"
     path.write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=r"missing file \(1\): \S+town/1\.png: no such image"):
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
     (tiny.folder / "images" / "town").mkdir()
     (tiny.folder / "images" / "1.png").rename(tiny.folder / "images" / "town" / "1.png")
-    assert len(read_coco_panoptic(**tiny.reader_arguments)) == 3
+    assert len(read(tiny)) == 3
 
 
 def test_categories_that_the_vocabulary_lacks_are_named(tiny: TinyPanoptic) -> None:
     words = Vocabulary(classes=[["dog"], ["grass"]])
     with pytest.raises(DatasetError, match=r"category id 3, 'cat', is no class of the vocabulary"):
-        read_coco_panoptic(**{**tiny.reader_arguments, "vocabulary": words})
+        read(tiny, vocabulary=words)
 
 
 def test_instances_of_other_images_and_doubled_ids_are_refused(tiny: TinyPanoptic) -> None:
@@ -155,7 +204,7 @@ def test_instances_of_other_images_and_doubled_ids_are_refused(tiny: TinyPanopti
     double = content["annotations"][1]["id"]
     message = rf"annotation \d+ is of image 99, not in images; .*annotation id {double} is given 2 times"
     with pytest.raises(DatasetError, match=message):
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +221,7 @@ def test_instances_of_other_images_and_doubled_ids_are_refused(tiny: TinyPanopti
 def test_damaged_annotation_files_are_named(tiny: TinyPanoptic, text: str, message: str) -> None:
     (tiny.folder / "panoptic.json").write_text(text)
     with pytest.raises(DatasetError, match=message):
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
 
 
 def test_damaged_instance_files_are_named(tiny: TinyPanoptic) -> None:
@@ -181,10 +230,10 @@ def test_damaged_instance_files_are_named(tiny: TinyPanoptic) -> None:
     with pytest.raises(
         DatasetError, match=r"instances\.json: not in COCO's form: an entry has no 'category_id'"
     ):
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
     path.unlink()
     with pytest.raises(DatasetError, match=r"instances\.json: cannot be read \(No such file"):
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
 
 
 def test_the_helper_writes_what_it_says(tiny: TinyPanoptic) -> None:
@@ -207,7 +256,7 @@ def test_files_may_have_other_names_than_the_json_file_says(tiny: TinyPanoptic) 
         image=lambda entry: f"town/{entry['id']}_images.png",
         semantic=lambda entry: f"town/{entry['id']}_semantic.png",
     )
-    samples = read_coco_panoptic(**tiny.reader_arguments, names=names)
+    samples = read(tiny, names=names)
     assert samples[0]["file_name"] == str(tiny.folder / "images" / "town" / "1_images.png")
     assert samples[0]["sem_seg_file_name"] == str(tiny.folder / "semantic" / "town" / "1_semantic.png")
 
@@ -220,9 +269,142 @@ def test_images_of_equal_stems_cannot_share_their_labels(tiny: TinyPanoptic) -> 
     (tiny.folder / "images" / "town").mkdir()
     (tiny.folder / "images" / "2.png").rename(tiny.folder / "images" / "town" / "1.png")
     with pytest.raises(DatasetError, match=r"semantic/1\.png: label map of 2 samples"):
-        read_coco_panoptic(**tiny.reader_arguments)
+        read(tiny)
 
 
-def test_a_label_map_beyond_the_vocabulary_is_refused(tiny: TinyPanoptic) -> None:
+def test_class_indices_beyond_the_vocabulary_is_refused(tiny: TinyPanoptic) -> None:
     with pytest.raises(DatasetError, match=r"label_map has 20 -> 3, beyond classes 0\.\.2"):
-        read_coco_panoptic(**{**tiny.reader_arguments, "class_of_id": {3: 0, 7: 1, 20: 3}})
+        read(tiny, class_of_id={3: 0, 7: 1, 20: 3})
+
+
+PETS = Vocabulary(classes=[["cat"], ["dog"]])
+LISTED = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+TRIANGLE = [[0.0, 0.0, 4.0, 0.0, 4.0, 4.0]]
+
+
+def image(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": number, "file_name": f"{number}.jpg", "height": 5, "width": 6, **more}
+
+
+def annotation(number: int, image: int, **more: Any) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": 7,
+        "segmentation": TRIANGLE,
+        "iscrowd": 0,
+        **more,
+    }
+
+
+def write(
+    folder: Path, images: list[Any], annotations: list[Any], names: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Writes a dataset, and returns the reader's arguments."""
+    for name in names or tuple(f"{entry['id']}.jpg" for entry in images):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    path = folder / "instances.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": LISTED}))
+    return {"images": folder, "annotations": path, "vocabulary": PETS}
+
+
+def test_images_come_in_the_order_of_the_file_with_their_objects(tmp_path: Path) -> None:
+    crowd = annotation(12, 2, iscrowd=1, category_id=3, segmentation={"size": [5, 6], "counts": [0, 30]})
+    arguments = write(tmp_path, [image(2), image(1)], [annotation(11, 2), crowd])
+    samples = read_coco_instances(**arguments)
+    assert [sample["image_id"] for sample in samples] == [2, 1]
+    assert samples[0]["file_name"] == str(tmp_path / "2.jpg")
+    assert (samples[0]["height"], samples[0]["width"]) == (5, 6)
+    assert [(a["id"], a["category_id"], a["iscrowd"]) for a in samples[0]["annotations"]] == [
+        (11, 1, 0),
+        (12, 0, 1),
+    ]
+    assert samples[1]["annotations"] == []
+
+
+def test_class_of_id_replaces_names_of_objects(tmp_path: Path) -> None:
+    arguments = write(tmp_path, [image(1)], [annotation(11, 1)])
+    samples = read_coco_instances(**arguments, class_of_id={7: 0})
+    assert samples[0]["annotations"][0]["category_id"] == 0
+
+
+def test_all_issues_come_in_one_message(tmp_path: Path) -> None:
+    arguments = write(
+        tmp_path,
+        [image(1), image(2), image(2)],
+        [
+            annotation(11, 9),
+            annotation(12, 1, category_id=4),
+            annotation(13, 1, segmentation=[[0.0, 0.0, 4.0, 4.0]]),
+            annotation(13, 1),
+            annotation(14, 1, segmentation={"size": [6, 5], "counts": "abc"}),
+        ],
+        names=("1.jpg",),
+    )
+    with pytest.raises(DatasetError) as caught:
+        read_coco_instances(**arguments)
+    message = str(caught.value)
+    for part in (
+        f"{arguments['annotations']}: ",
+        "image id 2 is given 2 times",
+        "without partner (1): annotation 11 is of image 9, not in images",
+        "category id 4, which categories does not list, is no class of the vocabulary; used once, in image 1",
+        "(2): mask of annotation 13: a polygon needs three points, x and y of each, "
+        "mask of annotation 14: run lengths of size [6, 5] in an image of [5, 6]",
+        "annotation id 13 is given 2 times",
+        f"missing file (1): {tmp_path / '2.jpg'}: no such image",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "message"),
+    [
+        ([{"id": 1}], [], "an entry has no 'file_name'"),
+        ([image(1)], [{"id": 1, "image_id": 1, "category_id": 3}], "an entry has no 'segmentation'"),
+        ([7], [], "not in COCO's form"),
+    ],
+)
+def test_damaged_entries_are_told(
+    tmp_path: Path, images: list[Any], annotations: list[Any], message: str
+) -> None:
+    arguments = write(tmp_path, images, annotations, names=("1.jpg",))
+    with pytest.raises(DatasetError, match=rf"instances\.json: not in COCO's form.*{message}|{message}"):
+        read_coco_instances(**arguments)
+
+
+def test_lvis_images_lie_where_their_address_says(tmp_path: Path) -> None:
+    lists = {"neg_category_ids": [3], "not_exhaustive_category_ids": [7, 3]}
+    images = [
+        image(1, coco_url="http://images.cocodataset.org/train2017/000000000001.jpg", **lists),
+        image(2, coco_url="http://images.cocodataset.org/val2017/000000000002.jpg", **{k: [] for k in lists}),
+    ]
+    for entry in images:
+        del entry["file_name"]
+    names = ("train2017/000000000001.jpg", "val2017/000000000002.jpg")
+    samples = read_lvis(**write(tmp_path, images, [annotation(11, 1)], names))
+    assert [sample["file_name"] for sample in samples] == [str(tmp_path / name) for name in names]
+    assert (samples[0]["neg_category_ids"], samples[0]["not_exhaustive_category_ids"]) == ([0], [1, 0])
+    assert samples[1]["neg_category_ids"] == []
+    assert samples[0]["annotations"][0]["category_id"] == 1
+
+
+def test_lvis_without_its_lists_is_refused(tmp_path: Path) -> None:
+    arguments = write(tmp_path, [image(1)], [])
+    with pytest.raises(DatasetError, match="an entry has no 'neg_category_ids'"):
+        read_lvis(**arguments)
+    with pytest.raises(DatasetError, match="not in COCO's form"):
+        read_lvis(**write(tmp_path, [image(1, coco_url=5)], []))
+
+
+def test_instances_join_images_of_the_same_id_or_else_the_same_stem(tiny: TinyPanoptic) -> None:
+    """ADE20K: the panoptic file calls an image by its stem, the instances file numbers it."""
+    path = tiny.folder / "panoptic.json"
+    content = edited(path)
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = "1"
+    path.write_text(json.dumps(content))
+    for sample, ids in zip(read(tiny), tiny.ids, strict=True):
+        things = [s["id"] for s in sample["segments_info"] if s["isthing"]]
+        assert [a["id"] for a in sample["annotations"]] == things
+        assert set(things) <= set(ids.flat)
