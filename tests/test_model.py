@@ -207,20 +207,6 @@ def test_an_image_without_targets_trains_void_only(fresh_model: CMPF) -> None:
     assert float(losses["loss_mask"].detach()) == 0.0
 
 
-def test_two_threads_with_different_words_get_their_own_results(model: CMPF) -> None:
-    vocabularies = [WORDS, Vocabulary.from_words(["grass", "a", "b", "c", "d"])] * 4
-    sample = [{"image": random_image()}]
-
-    def run(vocabulary: Vocabulary) -> torch.Tensor:
-        with torch.inference_mode():
-            return model.infer(sample, vocabulary)[0]["sem_seg"]
-
-    expected = [run(vocabulary) for vocabulary in vocabularies]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(run, vocabularies))
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-
-
 def test_a_vocabulary_in_memory_does_not_wait_while_another_thread_encodes_a_new_one(
     fresh_model: CMPF, monkeypatch: pytest.MonkeyPatch
 ) -> None:

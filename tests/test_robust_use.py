@@ -186,27 +186,18 @@ def live_tensors() -> int:
     return sum(issubclass(type(value), torch.Tensor) for value in gc.get_objects())
 
 
-def predictions_without_growth(predictor: Predictor, image: np.ndarray, count: int) -> None:
+def test_a_hundred_predictions_do_not_let_memory_grow(predictor: Predictor, image: np.ndarray) -> None:
     """Memory is looked at when more than half is done: allocators and caches fill up first."""
     peak = tensors = 0
-    for number in range(count):
+    for number in range(100):
         # More vocabularies than the model remembers, and images of several sizes.
         out = weakref.ref(predictor.predict(image[: 20 + number % 20], ["sky", f"color {number % 40}"]))
-        if number == 6 * count // 10:
+        if number == 60:
             peak, tensors = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, live_tensors()
     assert out() is None
     assert live_tensors() == tensors
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
     assert grown < 20, f"{grown:.0f} MiB more"
-
-
-def test_a_hundred_predictions_do_not_let_memory_grow(predictor: Predictor, image: np.ndarray) -> None:
-    predictions_without_growth(predictor, image, 100)
-
-
-@pytest.mark.slow
-def test_a_thousand_predictions_do_not_let_memory_grow(predictor: Predictor, image: np.ndarray) -> None:
-    predictions_without_growth(predictor, image, 1000)
 
 
 def test_threads_get_the_results_of_their_own_words(predictor: Predictor, image: np.ndarray) -> None:

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from cmpf.encoders import sam as sam_module
 from cmpf.encoders.mobile_sam import MobileSAMImageEncoder, build_mobile_sam, sam_around
 from cmpf.encoders.sam import SAMEncoder, build_sam
-from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.errors import WeightsError
 from cmpf.weights.saving import hash_weights
 
@@ -248,23 +247,6 @@ def test_a_batch_of_two_equals_two_batches_of_one_and_bfloat16_is_near() -> None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = encoder(images)
     assert float((low.float() - both).abs().mean() / both.abs().mean()) < 0.05
-
-
-def test_the_proposer_works_with_it() -> None:
-    encoder = SAMEncoder(name="small", sam=small_mobile_sam())
-    proposer = SAMProposer(
-        encoder=encoder,
-        points_per_side=4,
-        iou_threshold=-99,
-        stability_threshold=0.0,
-        nms_threshold=0.9,
-        min_area=0,
-        max_masks=5,
-    )
-    masks = proposer(encoder(random_images(1, 3, 96, 160)), padded=(96, 160), unpadded=(90, 150))
-    assert masks.shape[1:] == (90, 150)
-    assert 0 < len(masks) <= 5
-    assert masks.isfinite().all()
 
 
 @pytest.mark.slow

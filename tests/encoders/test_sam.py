@@ -313,16 +313,6 @@ def test_a_block_of_either_kind_equals_segment_anythings(window: int, size: tupl
     torch.testing.assert_close(fused(x), block(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [8, 6, 11])
-@torch.no_grad()
-def test_an_encoder_with_both_kinds_of_blocks_equals_segment_anythings(size: int) -> None:
-    reference = vit(window=3, size=size)
-    fused = copy.deepcopy(reference)
-    fuse_attention(fused)
-    images = random_images(2, 3, 4 * size, 4 * size)
-    torch.testing.assert_close(fused(images), reference(images), atol=1e-4, rtol=1e-4)
-
-
 def test_every_attention_is_replaced_and_names_weights_and_hash_stay() -> None:
     reference = vit(window=3)
     fused = copy.deepcopy(reference)
@@ -408,16 +398,3 @@ def test_threads_share_one_module() -> None:
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[index], expected[index]) for index in range(6))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("window", [0, 14])
-@torch.no_grad()
-def test_a_full_size_block_equals_segment_anythings(window: int) -> None:
-    block = strong(
-        Block(dim=768, num_heads=12, use_rel_pos=True, window_size=window, input_size=(64, 64))
-    ).eval()
-    fused = copy.deepcopy(block)
-    fuse_attention(fused)
-    x = random_images(1, 64, 64, 768)
-    torch.testing.assert_close(fused(x), block(x), atol=1e-4, rtol=1e-4)

@@ -124,9 +124,6 @@ def test_where_memory_runs_out_once_the_result_is_the_same(monkeypatch, caplog):
     torch.testing.assert_close(result.scores, wanted.scores)
 
 
-BIG = 30.0  # a logit whose sigmoid is 1
-
-
 def plain_sums(
     weights: Tensor,
     masks: Tensor,
@@ -222,24 +219,6 @@ def test_a_tile_of_847_classes_at_1280_x_1024_leaves_room_under_one_gigabyte(flo
     assert 4 * rows * (250 + 847) * 1280 * 4 + labels < 1e9
 
 
-def test_where_memory_runs_out_once_the_labels_are_the_same(monkeypatch, caplog):
-    weights, masks = torch.rand(9, 5).softmax(-1), torch.randn(9, 8, 10)
-    sizes = {"padded": (32, 40), "unpadded": (30, 37), "output": (45, 60), "resize_before": True}
-    wanted = semantic_labels(weights, masks, **sizes)
-    calls = []
-
-    def best_of(maps):
-        calls.append(maps.shape[1])
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return resize.best_of(maps)
-
-    monkeypatch.setattr("cmpf.inference.semantic.best_of", best_of)
-    assert torch.equal(semantic_labels(weights, masks, **sizes), wanted)
-    assert calls == [45, 22, 22, 1]
-    assert caplog.messages == ["out of memory with 45 rows of an image at once; going on with 22"]
-
-
 SETTINGS = InferenceSettings(
     alpha=0.4,
     beta=0.8,
@@ -301,15 +280,6 @@ def test_scores_follow_the_formula_at_either_place_of_the_resize(predictions, re
     size = GEOMETRY.output if resize_before else GEOMETRY.unpadded
     scores = results(predictions, settings)["sem_seg"]
     torch.testing.assert_close(scores, plain_scores(predictions, size))
-
-
-@pytest.mark.parametrize("resize_before", [False, True])
-def test_labels_are_the_best_scores(predictions, resize_before: bool) -> None:
-    settings = replace(SETTINGS, resize_before=resize_before)
-    scores = results(predictions, replace(settings, semantic_output="scores"))["sem_seg"]
-    labels = results(predictions, settings)["sem_seg"]
-    assert labels.shape == GEOMETRY.output
-    assert (labels == scores.argmax(0)).float().mean() > 0.999  # rounding may part equal scores
 
 
 def test_panoptic_or_instance_output_moves_the_resize_before_the_sum() -> None:
