@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmpf.errors import CMPFError
-from cmpf.formats.masks import encode_mask
+from cmpf.formats.masks import encode_mask, mask_box
 from cmpf.types import InstanceResult, SegmentInfo
 
 
@@ -57,8 +57,8 @@ def segments_of(
     """Segments with names and boxes, for ids (H, W) and what the model says of them."""
     segments = []
     for info in infos:
-        rows, columns = np.nonzero(ids == info["id"])
-        x0, y0 = int(columns.min()), int(rows.min())
+        mask = ids == info["id"]
+        x, y, width, height = mask_box(mask)
         segments.append(
             Segment(
                 id=info["id"],
@@ -66,8 +66,8 @@ def segments_of(
                 category_id=info["category_id"],
                 isthing=info["isthing"],
                 score=float(info["score"]),
-                area=len(rows),
-                bbox=(x0, y0, int(columns.max()) - x0 + 1, int(rows.max()) - y0 + 1),
+                area=int(np.count_nonzero(mask)),
+                bbox=(x, y, width, height),
             )
         )
     return tuple(segments)
