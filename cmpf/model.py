@@ -26,7 +26,7 @@ from cmpf.inference.mask_proposals import sam_evidence
 from cmpf.inference.pipeline import image_results
 from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence, semantic_sum_size
 from cmpf.losses import SetCriterion
-from cmpf.losses.normalizers import Normalizers
+from cmpf.losses.criterion import Normalizers
 from cmpf.modeling.heads import class_logits
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cmpf.common import distributed
 from cmpf.errors import TrainingError
-from cmpf.losses.normalizers import Normalizers
+from cmpf.losses.criterion import Normalizers
 from cmpf.model import CMPF
 from cmpf.types import Sample, Targets
 

@@ -4,18 +4,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.errors import TrainingError
-from cmpf.losses.heads import stack_heads
 from cmpf.losses.matcher import HungarianMatcher, Matches
-from cmpf.losses.normalizers import Normalizers, normalizers
-from cmpf.losses.points import sample_points, uncertain_points
-from cmpf.losses.target_masks import TargetMasks
+from cmpf.losses.points import TargetMasks, sample_points, uncertain_points
 from cmpf.types import DecoderOutput, Targets
+
+
+@dataclass(frozen=True)
+class Normalizers:
+    """Divisors of the losses, each the mean over all processes.
+
+    Dividing by means makes the average of the processes' losses, and with it the average of their gradients, that
+    of one process with the whole batch. Likewise the losses of the parts of a batch, all divided by the normalizers
+    of the whole batch, add up to its losses.
+
+    targets: (), number of targets, at least 1: divides the mask losses.
+    class_weight: (), sum of the class weights of one head's queries: divides the classification loss.
+    """
+
+    targets: Tensor
+    class_weight: Tensor
+
+
+def normalizers(
+    targets: Sequence[Targets], *, queries: int, no_object_weight: float, device: torch.device
+) -> Normalizers:
+    """Normalizers of a batch. With several processes all of them must call it.
+
+    Args:
+        targets: one an image of this process.
+        queries: Q, of each image; as many targets at most are matched.
+        no_object_weight: class weight of a query that no target is matched with; 1 for the others.
+        device: where the sums are needed; nothing waits for it.
+    """
+    counts = [len(target["labels"]) for target in targets]
+    matched = sum(min(count, queries) for count in counts)
+    class_weight = matched + no_object_weight * (len(counts) * queries - matched)
+    sums = torch.tensor([sum(counts), class_weight], dtype=torch.float32, device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+        sums = sums / dist.get_world_size()
+    number, weight = sums.unbind()
+    return Normalizers(targets=number.clamp(min=1.0), class_weight=weight.clamp(min=1e-8))
 
 
 class SetCriterion(nn.Module):
@@ -139,3 +176,27 @@ class SetCriterion(nn.Module):
         dice = 1 - (2 * (s * t).sum(dim=1) + 1) / (s.sum(dim=1) + t.sum(dim=1) + 1)
         shape = matches.target.shape
         return bce.view(shape).sum(dim=1), dice.view(shape).sum(dim=1)
+
+
+def stack_heads(maps: Sequence[Tensor]) -> Tensor:
+    """Stacks the heads' masks behind the batch dimension, without a copy where one tensor holds them all already.
+
+    The transformer decoder makes the masks of all heads in one product and hands out its parts. A copy of them, and
+    of their gradient, would take 0.65 GB each for an image of 1024 x 1024 (10 heads, 250 queries, float32).
+
+    Args:
+        maps: L tensors (B, Q, h, w).
+    Returns:
+        (B, L, Q, h, w).
+    """
+    first, whole = maps[0], maps[0]._base
+    if whole is None or not whole.is_contiguous() or whole.numel() != len(maps) * first.numel():
+        return torch.stack(list(maps), dim=1)
+    batch, queries, height, width = first.shape
+    size = queries * height * width
+    strides = (len(maps) * size, height * width, width, 1)
+    for index, part in enumerate(maps):
+        own = part._base is whole and part.shape == first.shape and part.stride() == strides
+        if not own or part.storage_offset() != whole.storage_offset() + index * size:
+            return torch.stack(list(maps), dim=1)
+    return whole.view(batch, len(maps), queries, height, width)

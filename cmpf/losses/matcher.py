@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cmpf.errors import TrainingError
-from cmpf.losses.points import sample_points, uniform_points
-from cmpf.losses.target_masks import TargetMasks
+from cmpf.losses.points import TargetMasks, sample_points, uniform_points
 from cmpf.types import Targets
 
 # Logits sampled at one time; 12,544 points of all heads and queries of four images would take half a gigabyte.

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from cmpf.errors import TrainingError
 from cmpf.losses import HungarianMatcher, SetCriterion, criterion, matcher
-from cmpf.losses.normalizers import Normalizers
+from cmpf.losses import criterion as module
+from cmpf.losses.criterion import Normalizers, normalizers, stack_heads
 from cmpf.losses.points import sample_points
 from cmpf.types import DecoderOutput, Targets
 
@@ -257,3 +258,83 @@ def test_labels_and_masks_of_different_number_are_refused():
 def test_a_batch_of_another_length_than_its_targets_is_refused():
     with pytest.raises(TrainingError, match="1 targets for 2 images"):
         build(4)(outputs_of(1, 2, 5, 4), targets_of((2, 8, 8)))
+
+
+def parts(batch: int = 2, *, product: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """Three heads of four queries, handed out as the transformer decoder does."""
+    whole = torch.randn(batch, 12, 30) if product is None else product
+    return list(whole.view(batch, 12, 5, 6).chunk(3, dim=1))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parts_of_one_tensor_become_that_tensor_again(batch):
+    product = torch.randn(batch, 12, 30, requires_grad=True) * 1
+    heads = parts(batch, product=product)
+    stacked = stack_heads(heads)
+    assert torch.equal(stacked, torch.stack(heads, dim=1))
+    assert stacked.data_ptr() == product.data_ptr()
+
+
+def test_gradients_are_those_of_a_copy():
+    direction = torch.randn(2, 3, 4, 5, 6)
+    gradients = []
+    for stack in (stack_heads, lambda heads: torch.stack(heads, dim=1)):
+        leaf = torch.ones(2, 12, 30, requires_grad=True)
+        heads = parts(product=leaf * 2)
+        ((stack(heads) ** 2 * direction).sum() + heads[0].sum()).backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        [torch.randn(2, 4, 5, 6) for _ in range(3)],
+        parts()[::-1],
+        parts()[:2],
+        [*parts()[:2], parts()[2]],
+        [parts()[0]] * 3,
+        [head * 2 for head in parts()],
+        list(torch.randn(2, 12, 6, 5).transpose(2, 3).chunk(3, dim=1)),
+    ],
+    ids=["unrelated", "reversed", "some", "another's", "the same", "computed", "transposed"],
+)
+def test_anything_else_is_copied_in_the_given_order(heads):
+    assert torch.equal(stack_heads(heads), torch.stack(heads, dim=1))
+
+
+def counted_targets(*counts: int) -> list[Targets]:
+    return [
+        {"labels": torch.zeros(n, dtype=torch.int64), "masks": torch.zeros(n, 2, 2, dtype=torch.bool)}
+        for n in counts
+    ]
+
+
+def values(targets: list[Targets], *, queries: int = 5) -> tuple[float, float]:
+    found = normalizers(targets, queries=queries, no_object_weight=0.1, device=torch.device("cpu"))
+    return found.targets.item(), found.class_weight.item()
+
+
+def test_targets_are_counted_and_queries_weighted_by_what_they_are_matched_with() -> None:
+    # 3 matched queries of weight 1, and 2 * 5 - 3 = 7 of weight 0.1
+    assert values(counted_targets(2, 1)) == pytest.approx((3, 3.7))
+
+
+def test_no_more_targets_than_queries_are_matched_but_all_are_counted() -> None:
+    # 2 queries and 4 targets: both queries matched; the other image's 2 queries are void: 2 + 0.2
+    assert values(counted_targets(4, 0), queries=2) == pytest.approx((4, 2.2))
+
+
+def test_a_batch_without_targets_divides_by_one() -> None:
+    assert values(counted_targets(0)) == pytest.approx((1, 0.5))
+
+
+def test_both_are_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_reduce(sums: Tensor) -> None:
+        sums += torch.tensor([6.0, 6.5])  # what another process has
+
+    monkeypatch.setattr(module.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(module.dist, "all_reduce", all_reduce)
+    # (2 + 6) / 2 targets; (2 + 3 * 0.1 + 6.5) / 2
+    assert values(counted_targets(2)) == pytest.approx((4, 4.4))

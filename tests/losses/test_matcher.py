@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from cmpf.errors import TrainingError
 from cmpf.losses import HungarianMatcher, matcher
 from cmpf.losses.matcher import Matches
-from cmpf.losses.points import sample_points
-from cmpf.losses.target_masks import TargetMasks
+from cmpf.losses.points import TargetMasks, sample_points
 from cmpf.types import Targets
 
 MATCHER = HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, num_points=64)
