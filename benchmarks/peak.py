@@ -24,7 +24,7 @@ from benchmarks.report import environment
 from benchmarks.setting import Setting
 from cmpf.common.files import replacing
 from cmpf.data import get_vocabulary
-from cmpf.engine.precision import MixedPrecision
+from cmpf.engine.step import MixedPrecision
 from cmpf.model import CMPF
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from cmpf.common.tensors import device_constant
 from cmpf.data.vocabulary import Vocabulary
@@ -106,10 +107,12 @@ class CMPF(nn.Module):
             raise TrainingError(
                 "this model was built without losses; build it with cmpf.factory.build_model(cfg)"
             )
-        features, padded, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
+        with record_function("frozen encoders"):
+            features, padded, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self.decode(features, self.class_embeddings(self.train_vocabulary))
         targets = [_padded_targets(sample["targets"], padded, self.device) for sample in batch]
-        losses: dict[str, Tensor] = self.criterion(outputs, targets, normalizers)
+        with record_function("losses"):
+            losses: dict[str, Tensor] = self.criterion(outputs, targets, normalizers)
         return losses
 
     def infer(
@@ -132,9 +135,12 @@ class CMPF(nn.Module):
             return self._infer(batch, request)
 
     def _infer(self, batch: Sequence[Sample], request: Request) -> list[ModelResult]:
-        features, padded, sizes = self.encoders(batch, with_sam=self.decoder.uses_sam)
-        outputs = self.decode(features, request.classes)
-        mask_cls = self.classify(outputs, features, request)
+        with record_function("frozen encoders"):
+            features, padded, sizes = self.encoders(batch, with_sam=self.decoder.uses_sam)
+        with record_function("decoder"):
+            outputs = self.decode(features, request.classes)
+        with record_function("class ensemble"):
+            mask_cls = self.classify(outputs, features, request)
         results = []
         for index, (sample, unpadded) in enumerate(zip(batch, sizes, strict=True)):
             geometry = ImageGeometry(padded=padded, unpadded=unpadded, output=_output_size(sample))
@@ -243,18 +249,20 @@ class CMPF(nn.Module):
     ) -> SAMEvidence | None:
         """SAM's masks of one image and CLIP's opinion of them; None = ensemble off, or no mask."""
         ensemble = request.settings.mask_ensemble
-        masks = None if ensemble is None else self.encoders.masks(sample, features)
+        with record_function("SAM masks"):
+            masks = None if ensemble is None else self.encoders.masks(sample, features)
         if ensemble is None or masks is None or len(masks) == 0:
             return None
-        return sam_evidence(
-            self.encoders.clip,
-            masks,
-            features.clip.dense[index : index + 1],
-            classes=self._with_void(request.classes),
-            geometry=geometry,
-            size=semantic_sum_size(geometry, request.settings),
-            published_pooling=ensemble.published_pooling,
-        )
+        with record_function("mask ensemble"):
+            return sam_evidence(
+                self.encoders.clip,
+                masks,
+                features.clip.dense[index : index + 1],
+                classes=self._with_void(request.classes),
+                geometry=geometry,
+                size=semantic_sum_size(geometry, request.settings),
+                published_pooling=ensemble.published_pooling,
+            )
 
 
 class _EvaluationMode:

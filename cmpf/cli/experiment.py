@@ -20,18 +20,16 @@ from cmpf.common import distributed
 from cmpf.common.files import write_text
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
-from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import last_weights
-from cmpf.engine.environment import environment_report
-from cmpf.engine.logs import FILE_ONLY, logging_to
+from cmpf.engine.evaluations import Results
+from cmpf.engine.logs import FILE_ONLY, environment_report, logging_to
 from cmpf.engine.profiling import TRACE_FILE, Profile, profile_evaluation, profile_training
 from cmpf.engine.seeding import seed_everything, seed_rank
 from cmpf.engine.wandb_writer import WandbWriter
 from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ConfigError
 from cmpf.evaluation import clear_results, format_results, save_results
-from cmpf.factory.evaluation import build_evaluators, inference_over, profiled_evaluation_parts
-from cmpf.factory.training import profiled_parts
+from cmpf.factory.evaluation import build_evaluators, inference_over
 from cmpf.model import CMPF
 from cmpf.weights.hub import find_model
 from cmpf.weights.zoo import published_metrics
@@ -171,9 +169,7 @@ def _train(arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logg
     trainer = factory.build_trainer(cfg, model, writers=[] if arguments.profile else _writers(cfg, logger))
     seed_rank(cfg.SEED)
     if arguments.profile:
-        profile = profile_training(
-            trainer, iterations=arguments.profile, parts=profiled_parts(model), folder=_trace_folder(folder)
-        )
+        profile = profile_training(trainer, iterations=arguments.profile, folder=_trace_folder(folder))
         _tell(profile, folder, logger)
         return None
     if arguments.resume and not trainer.resume():
@@ -211,9 +207,7 @@ def _profile_evaluation(cfg: Config, model: CMPF, steps: int, logger: logging.Lo
         inference_over(model, dataset),
         factory.build_test_loader(cfg, dataset),
         build_evaluators(cfg, model, dataset),
-        device=model.device,
         iterations=steps,
-        parts=profiled_evaluation_parts(model),
         folder=_trace_folder(folder),
     )
     _tell(profile, folder, logger)

@@ -17,8 +17,8 @@ from cmpf.config import Config
 from cmpf.detectron2.checkpointing import Checkpointer
 from cmpf.detectron2.config import detectron2_config
 from cmpf.detectron2.trainer import Trainer
-from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import LAST_CHECKPOINT
+from cmpf.engine.evaluations import Results
 from cmpf.errors import TrainingError
 from cmpf.factory.encoders import build_device
 

@@ -22,8 +22,8 @@ from cmpf.detectron2.checkpointing import Checkpointer, WeightsKeeper
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
 from cmpf.detectron2.evaluation import Evaluators
-from cmpf.engine.precision import MixedPrecision
 from cmpf.engine.schedule import Schedule
+from cmpf.engine.step import MixedPrecision
 from cmpf.factory.evaluation import build_evaluators, build_test_loader
 from cmpf.factory.training import build_configured_optimizer, build_configured_schedule, build_train_loader
 from cmpf.types import Sample

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cmpf.engine.best_metric import Results
+from cmpf.engine.evaluations import Results
 
 
 class TrainLoader(Protocol):
@@ -24,7 +24,7 @@ class TrainLoader(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingEnd:
     """How a call of Trainer.train ended.
 
     iteration: iterations done in all. finished: max_iter was reached and evaluated; otherwise `stopped_by`

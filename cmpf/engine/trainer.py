@@ -12,22 +12,20 @@ import torch
 from torch import nn
 
 from cmpf.common import distributed
-from cmpf.engine.best_metric import Results
 from cmpf.engine.checkpoints import Checkpointer
-from cmpf.engine.contracts import Outcome, TrainLoader
-from cmpf.engine.evaluations import Evaluations
+from cmpf.engine.contracts import TrainingEnd, TrainLoader
+from cmpf.engine.ema import WeightAverage
+from cmpf.engine.evaluations import Evaluations, Results
 from cmpf.engine.failures import IssueCounter, failure, images_of_all, record_failure
 from cmpf.engine.forward import Forward, PlainForward
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
 from cmpf.engine.optimizer import check_optimizer
 from cmpf.engine.records import Record, max_memory
-from cmpf.engine.reporter import Reporter
 from cmpf.engine.schedule import Schedule
 from cmpf.engine.seeding import rng_state, set_rank_rng_state
 from cmpf.engine.step import StepResult, TrainStep
-from cmpf.engine.weight_average import WeightAverage
-from cmpf.engine.writers import Images, Writer
+from cmpf.engine.writers import Images, Reporter, Writer
 from cmpf.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -126,7 +124,7 @@ class Trainer:
         self._saved = True
         return True
 
-    def train(self) -> Outcome:
+    def train(self) -> TrainingEnd:
         """Trains up to max_iter, or until SIGINT, SIGTERM or SIGUSR1: finishes the iteration and saves.
 
         Raises:
@@ -149,7 +147,7 @@ class Trainer:
                 finished = self._loop(stop)
         finally:
             self._reporter.close()
-        return Outcome(self.iteration, finished, self._stopped_by, self.evaluations.results)
+        return TrainingEnd(self.iteration, finished, self._stopped_by, self.evaluations.results)
 
     def _loop(self, stop: StopRequest) -> bool:
         """True when max_iter was reached, False when a signal came before, to whichever process."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cmpf.common.files import write_text
 from cmpf.engine.logs import FILE_ONLY
-from cmpf.engine.records import Record
+from cmpf.engine.records import Record, Window
 
 Images = Mapping[str, NDArray[np.uint8]]  # title -> (H, W, 3) RGB
 
@@ -164,6 +164,58 @@ def curves(record: Record) -> dict[str, float]:
         "time/step": record.step_time,
         **memory,
     }
+
+
+class Reporter:
+    """All writers as one, and the means between two summaries.
+
+    Args:
+        writers: hear about losses, results and images.
+        log_period: iterations of which a summary is the mean.
+    """
+
+    def __init__(self, writers: Sequence[Writer], *, log_period: int) -> None:
+        self._writers = writers
+        self._log_period = log_period
+        self._window = Window()
+
+    def start(self, iteration: int, max_iter: int) -> None:
+        """Training begins or goes on after `iteration` iterations."""
+        for writer in self._writers:
+            writer.start(iteration, max_iter)
+
+    def iteration(self, record: Record) -> None:
+        """An iteration is over; at the end of a log period, and of the training, writers hear the mean too."""
+        self._window.add(record)
+        for writer in self._writers:
+            writer.iteration(record)
+        if record.iteration % self._log_period == 0 or record.iteration == record.max_iter:
+            summary = self._window.summary(record)
+            for writer in self._writers:
+                writer.summary(summary)
+
+    def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """An evaluation is over."""
+        for writer in self._writers:
+            writer.results(iteration, metrics)
+
+    def images(self, iteration: int, images: Images) -> None:
+        """Images of this iteration's batch were drawn."""
+        for writer in self._writers:
+            writer.images(iteration, images)
+
+    def close(self) -> None:
+        """Training ends, well or not."""
+        for writer in self._writers:
+            writer.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been collected since the last summary."""
+        return self._window.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` was called."""
+        self._window.load_state_dict(state)
 
 
 def build_writers(folder: Path, *, logger: logging.Logger, terminal: bool, tensorboard: bool) -> list[Writer]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from cmpf.common import distributed
 from cmpf.config import Config
@@ -70,17 +69,6 @@ def inference_over(model: CMPF, dataset: Dataset) -> Callable[[list[Sample]], li
         return model.infer(batch, dataset.vocabulary)
 
     return infer
-
-
-def profiled_evaluation_parts(model: CMPF) -> dict[str, tuple[Any, str]]:
-    """What --profile measures apart inside an inference: an object and the name of what is called."""
-    return {
-        "frozen encoders": (model.encoders, "forward"),
-        "decoder": (model, "decode"),
-        "class ensemble": (model, "classify"),
-        "SAM masks": (model.encoders, "masks"),
-        "mask ensemble": (model.encoders, "evidence"),
-    }
 
 
 def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:

@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -35,11 +34,11 @@ from cmpf.data.loader import build_train_loader as data_train_loader
 from cmpf.data.mapper import TargetSource
 from cmpf.data.transforms.geometric import Augmentation
 from cmpf.engine.checkpoints import Checkpointer
+from cmpf.engine.ema import WeightAverage
 from cmpf.engine.forward import CMPFForward
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import Schedule, build_schedule
 from cmpf.engine.trainer import Trainer
-from cmpf.engine.weight_average import WeightAverage
 from cmpf.engine.writers import Writer
 from cmpf.factory.encoders import build_device
 from cmpf.factory.evaluation import build_evaluation
@@ -245,12 +244,3 @@ def build_learning_rate(cfg: Config) -> float:
         reference,
     )
     return scaled
-
-
-def profiled_parts(model: CMPF) -> dict[str, tuple[Any, str]]:
-    """What --profile measures apart inside the forward pass: an object and the name of what is called."""
-    return {
-        "frozen encoders": (model.encoders, "forward"),
-        "losses": (model.criterion, "forward"),
-        "matching": (model.criterion, "matcher"),
-    }

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from cmpf.errors import TrainingError
 from cmpf.losses.matcher import HungarianMatcher, Matches
@@ -121,7 +122,8 @@ class SetCriterion(nn.Module):
             logits = torch.stack([head["pred_logits"] for head in heads], dim=1).float()
             masks = stack_heads([head["pred_masks"] for head in heads])
             target_masks = TargetMasks([target["masks"] for target in targets])
-            matches = self.matcher(logits.detach(), masks.detach(), targets, target_masks)
+            with record_function("matching"):
+                matches = self.matcher(logits.detach(), masks.detach(), targets, target_masks)
             labels = torch.cat([target["labels"] for target in targets])
             divisors = normalizers or self.normalizers(targets, queries=logits.shape[2], device=logits.device)
             ce = self._classification(logits, labels, matches) / divisors.class_weight

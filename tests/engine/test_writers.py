@@ -4,14 +4,19 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cmpf.engine.logs import logging_to
-from cmpf.engine.records import Record
+from cmpf.engine.records import Record, Window, max_memory
+from cmpf.engine.wandb_writer import WandbWriter
 from cmpf.engine.writers import (
     LogLines,
     MetricsFile,
@@ -21,6 +26,7 @@ from cmpf.engine.writers import (
     curves,
     format_record,
 )
+from cmpf.errors import ConfigError
 
 RECORD = Record(
     iteration=40,
@@ -132,3 +138,154 @@ def test_images_and_memory_reach_tensorboard(tmp_path: Path) -> None:
 
 def test_memory_that_is_not_known_has_no_curve() -> None:
     assert "memory/max_mb" not in curves(replace(RECORD, max_memory=None))
+
+
+SHORT_RECORD = Record(
+    iteration=1,
+    max_iter=10,
+    total_loss=6.0,
+    losses={"loss_ce": 4.0, "loss_ce_0": 2.0},
+    lr=0.1,
+    grad_norm=1.0,
+    data_time=0.5,
+    step_time=1.5,
+    max_memory=100.0,
+)
+
+
+def test_time_left_is_the_pace_times_what_is_left() -> None:
+    assert replace(SHORT_RECORD, iteration=4).eta_seconds == 12.0  # 6 iterations * (0.5 + 1.5) s
+
+
+def test_main_losses_are_those_of_the_last_head() -> None:
+    losses = {"loss_ce": 1.0, "loss_mask": 2.0, "loss_ce_0": 3.0, "loss_mask_8": 4.0}
+    assert replace(SHORT_RECORD, losses=losses).main_losses == {"loss_ce": 1.0, "loss_mask": 2.0}
+
+
+def test_a_window_gives_means_and_starts_anew() -> None:
+    window = Window()
+    second = replace(
+        SHORT_RECORD,
+        iteration=2,
+        total_loss=2.0,
+        losses={"loss_ce": 2.0, "loss_ce_0": 0.0},
+        lr=0.2,
+        step_time=0.5,
+    )
+    window.add(SHORT_RECORD)
+    window.add(second)
+    # (6 + 2) / 2, (4 + 2) / 2, (2 + 0) / 2, (1.5 + 0.5) / 2; rate and iteration are the latest
+    assert window.summary(second) == replace(
+        second, total_loss=4.0, losses={"loss_ce": 3.0, "loss_ce_0": 1.0}, step_time=1.0
+    )
+    window.add(second)
+    assert window.summary(second) == second
+
+
+def test_a_saved_window_goes_on() -> None:
+    window, again = Window(), Window()
+    window.add(SHORT_RECORD)
+    again.load_state_dict(json.loads(json.dumps(window.state_dict())))
+    again.add(replace(SHORT_RECORD, total_loss=2.0))
+    assert again.summary(SHORT_RECORD).total_loss == 4.0
+
+
+def test_memory_on_the_cpu_is_that_of_the_process() -> None:
+    memory = max_memory(torch.device("cpu"))
+    assert memory == pytest.approx(memory, abs=0)
+    assert memory is not None
+    assert 50 < memory < 100_000  # MiB: Python with torch takes at least a hundred
+
+
+LOGGED = Record(
+    iteration=20,
+    max_iter=40,
+    total_loss=3.0,
+    losses={"loss_ce": 3.0},
+    lr=0.1,
+    grad_norm=1.0,
+    data_time=0.5,
+    step_time=1.5,
+    max_memory=7.0,
+)
+
+
+class FakeWandb:
+    """The part of wandb that is used."""
+
+    def __init__(self) -> None:
+        self.opened: list[dict[str, Any]] = []
+        self.logged: list[tuple[int, dict[str, Any]]] = []
+        self.finished = 0
+
+    def init(self, **arguments: Any) -> Any:
+        self.opened.append(arguments)
+        return SimpleNamespace(id=arguments["id"] or "run7", log=self._log, finish=self._finish)
+
+    def Image(self, image: Any) -> Any:
+        return ("image", image.shape)
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        self.logged.append((step, values))
+
+    def _finish(self) -> None:
+        self.finished += 1
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_curves_results_and_images_reach_the_run(wandb: FakeWandb, tmp_path: Path) -> None:
+    folder = tmp_path / "first try"
+    folder.mkdir()
+    writer = WandbWriter(folder, project="masks", config={"SEED": 1})
+    assert wandb.opened == []  # nothing is opened before the training begins
+    writer.start(0, 40)
+    writer.summary(LOGGED)
+    writer.results(20, {"val/panoptic/PQ": 50.0})
+    writer.images(20, {"training/image_0": np.zeros((2, 4, 3), np.uint8)})
+    writer.close()
+    opened = wandb.opened[0]
+    assert (opened["project"], opened["name"], opened["config"]) == ("masks", "first try", {"SEED": 1})
+    assert wandb.logged == [
+        (
+            20,
+            {
+                "loss/total": 3.0,
+                "loss/ce": 3.0,
+                "lr": 0.1,
+                "grad_norm": 1.0,
+                "time/data": 0.5,
+                "time/step": 1.5,
+                "memory/max_mb": 7.0,
+            },
+        ),
+        (20, {"val/panoptic/PQ": 50.0}),
+        (20, {"training/image_0": ("image", (2, 4, 3))}),
+    ]
+    assert wandb.finished == 1
+
+
+def test_a_resumed_training_goes_on_with_its_run_and_a_new_one_begins_another(
+    wandb: FakeWandb, tmp_path: Path
+) -> None:
+    for iteration in (0, 20, 0):
+        WandbWriter(tmp_path, project="masks", config={}).start(iteration, 40)
+    assert [opened["id"] for opened in wandb.opened] == [None, "run7", None]
+
+
+def test_without_the_package_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        ConfigError, match="WANDB_PROJECT is 'masks', but wandb is not installed: pip install"
+    ):
+        WandbWriter(tmp_path, project="masks", config={})
+
+
+def test_closing_before_the_start_is_harmless(wandb: FakeWandb, tmp_path: Path) -> None:
+    WandbWriter(tmp_path, project="masks", config={}).close()
+    assert wandb.finished == 0

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from cmpf import weights
 from cmpf.engine.checkpoints import Checkpointer
+from cmpf.engine.ema import WeightAverage
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule
 from cmpf.engine.seeding import seed_everything
 from cmpf.engine.trainer import Trainer
-from cmpf.engine.weight_average import WeightAverage
 from cmpf.engine.writers import Writer
 
 

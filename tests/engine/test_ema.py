@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmpf.engine.weight_average import WeightAverage
+from cmpf.engine.ema import WeightAverage
 
 
 def pair(decay: float) -> tuple[nn.Linear, WeightAverage]:

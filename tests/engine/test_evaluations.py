@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from cmpf.engine.best_metric import BestMetric, flatten_results, plain_results
+from cmpf.engine.evaluations import BestMetric, flatten_results, plain_results
 
 METRICS = {"a_val/sem_seg/mIoU": 20.0, "a_val/panoptic/PQ": 10.0, "b_val/panoptic/PQ": 90.0}
 
