@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from cmpf.common.files import replacing
@@ -141,8 +140,8 @@ def _profile(
 def _own_seconds(profiler: profile, sections: Sequence[str]) -> dict[str, float]:
     """Seconds of each section, without the sections inside it: those of the GPU where it did the section's work."""
     seconds: dict[str, float] = defaultdict(float)
-    for event in profiler.events() or ():
-        if event.name not in sections or event.device_type != DeviceType.CPU:
+    for event in profiler.events() or ():  # type: ignore[no-untyped-call]
+        if event.name not in sections or event.device_type.name != "CPU":
             continue
         spent = (event.device_time_total or event.cpu_time_total) / 1e6
         seconds[event.name] += spent
