@@ -37,6 +37,9 @@ class Parts:
         self.issue: Exception | None = None
         self.weights = ""
 
+    def use_threads(self, cfg: Any) -> None:
+        """Tests keep their number of threads."""
+
     def build_model(self, cfg: Any) -> ToyModel:
         if self.issue is not None:
             raise self.issue
