@@ -7,15 +7,14 @@ Data flows one way (paper, Fig. 2): images -> frozen features -> pixel decoder a
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
+from cmpf.common.evaluation_mode import EvaluationMode
 from cmpf.common.tensors import device_constant
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.encoders.frozen import FrozenModule
@@ -76,7 +75,7 @@ class CMPF(nn.Module):
         self.text_cache = text_cache
         self.class_ensemble, self.mask_ensemble = class_ensemble, mask_ensemble
         self._vocabularies = VocabularyMemory()
-        self._evaluation = _EvaluationMode()
+        self._evaluation = EvaluationMode()
 
     @property
     def device(self) -> torch.device:
@@ -263,37 +262,6 @@ class CMPF(nn.Module):
                 size=semantic_sum_size(geometry, request.settings),
                 published_pooling=ensemble.published_pooling,
             )
-
-
-class _EvaluationMode:
-    """While any thread is inside, a network is in evaluation mode; afterwards each part is in the mode it had."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._training: list[nn.Module] = []
-
-    @contextmanager
-    def of(self, network: nn.Module) -> Iterator[None]:
-        """The network of one _EvaluationMode is always the same."""
-        with self._lock:
-            if self._inside == 0:
-                self._training = [part for part in network.modules() if part.training]
-                _set_training(self._training, False)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    _set_training(self._training, True)
-                    self._training = []
-
-
-def _set_training(parts: Sequence[nn.Module], training: bool) -> None:
-    for part in parts:
-        part.training = training
 
 
 def _padded_targets(targets: Targets, size: tuple[int, int], device: torch.device) -> Targets:
