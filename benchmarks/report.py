@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.harness import Measurement
 from cmpf.common.files import replacing
-from cmpf.visualization.fonts import font_for, text_width
+from cmpf.visualization.labels import font_for, text_width
 from cmpf.visualization.palette import oklch_to_rgb
 
 MEMORY = {

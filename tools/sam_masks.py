@@ -18,7 +18,7 @@ from cmpf.config import Config, get_cfg
 from cmpf.data import DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.errors import CMPFError, ConfigError, DatasetError, ImageError
 from cmpf.factory.encoders import build_device, build_online_masks, build_proposal_cache
-from cmpf.factory.sizes import evaluation_size
+from cmpf.factory.model import evaluation_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from cmpf.encoders import tiny
 from cmpf.encoders.clip import CLIP
 from cmpf.errors import ModelNameError, WeightsError, summary
 from cmpf.weights.download import cache_folder
-from cmpf.weights.reading import UNREADABLE, load_weights
+from cmpf.weights.key_mapping import split
+from cmpf.weights.loading import scalars_as
+from cmpf.weights.reading import UNREADABLE, is_torch_script, load_weights, read_contents
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +106,9 @@ def _works(config: dict[str, Any]) -> bool:
 
 
 def _load(model: nn.Module, name: str, path: Path) -> None:
-    from open_clip.factory import load_checkpoint
+    from open_clip.model import convert_to_custom_text_state_dict
 
-    if _is_torch_script(path):
+    if is_torch_script(path):
         source = source_of(tag_record(name, "openai"))
         raise WeightsError(
             f"{path}: a TorchScript archive, the form of OpenAI's own files; it is a program, and reading it would "
@@ -115,19 +116,14 @@ def _load(model: nn.Module, name: str, path: Path) -> None:
             + (f" ({source})" if source else "")
         )
     try:
-        load_checkpoint(model, str(path), weights_only=True)
+        tensors = split(read_contents(path).tensors).clip
+        if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
+            tensors = convert_to_custom_text_state_dict(tensors)  # an older form of the same model
+        model.load_state_dict(scalars_as(model.state_dict(), tensors))
     except UNREADABLE as error:
         raise WeightsError(
             f"{path}: not weights of CLIP {name}, or damaged. Give another file in {OPTION}. {summary(error)}"
         ) from error
-
-
-def _is_torch_script(path: Path) -> bool:
-    """Whether a file is a program with its weights; torch.save leaves out the constants of a program."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _weights_file(name: str, pretrained: str) -> Path:

@@ -13,11 +13,9 @@ ONNX needs `pip install cmpf[export]`. The words of a machine that has no CLIP a
 
 from __future__ import annotations
 
-from cmpf.export.checking import Agreement
-from cmpf.export.exporting import ExportReport, export_model, left_out
-from cmpf.export.formats import FORMATS
-from cmpf.export.running import ExportedModel, load_exported
-from cmpf.export.words import save_words
+from cmpf.export.exporting import Agreement, ExportReport, export_model, left_out
+from cmpf.export.programs import FORMATS
+from cmpf.export.running import ExportedModel, load_exported, save_words
 
 __all__ = [
     "FORMATS",

@@ -26,8 +26,8 @@ from cmpf.evaluation import (
     read_frequencies,
 )
 from cmpf.factory.encoders import build_device
+from cmpf.factory.model import evaluation_size
 from cmpf.factory.parts import EvaluatorPart, part
-from cmpf.factory.sizes import evaluation_size
 from cmpf.factory.workers import loader_workers
 from cmpf.model import CMPF
 from cmpf.registry import import_plugins, register

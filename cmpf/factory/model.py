@@ -10,7 +10,7 @@ import torch
 
 from cmpf import weights
 from cmpf.config import Config
-from cmpf.data import Vocabulary, get_vocabulary
+from cmpf.data import DatasetSpec, Vocabulary, get_vocabulary
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
@@ -31,6 +31,7 @@ from cmpf.weights.download import cache_folder
 
 logger = logging.getLogger(__name__)
 
+USUAL_SIZE = (800, 1333)  # of Detectron2 and of the published evaluation of most datasets
 PLUGINS = "plugins"  # in the metadata of weights: module -> file
 
 
@@ -228,3 +229,15 @@ def build_settings(cfg: Config) -> InferenceSettings:
         mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
         proposals=test.MASK_RECALL,
     )
+
+
+def evaluation_size(cfg: Config, spec: DatasetSpec | None = None) -> tuple[int, int]:
+    """(shorter side, longest longer side) in pixels: the configuration's, else the dataset's own, else the usual.
+
+    Args:
+        cfg: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, 0 = not set.
+        spec: of the dataset; None = images of no dataset.
+    """
+    if cfg.INPUT.MIN_SIZE_TEST:
+        return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    return (spec.test_size if spec else None) or USUAL_SIZE

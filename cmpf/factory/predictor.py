@@ -12,8 +12,7 @@ import torch
 
 from cmpf.config import Config, get_cfg
 from cmpf.data import known_vocabularies
-from cmpf.factory.model import build_mask_ensemble, build_model
-from cmpf.factory.sizes import evaluation_size
+from cmpf.factory.model import build_mask_ensemble, build_model, evaluation_size
 from cmpf.model import CMPF
 from cmpf.predictor import Predictor, Saver
 from cmpf.weights.hub import find_model

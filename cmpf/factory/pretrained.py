@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Saves a model as a folder that cmpf.load reads and that can be uploaded to the Hugging Face Hub as it is."""
+"""Saves a model as a folder for cmpf.load and the Hugging Face Hub, with a card that says what it is."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cmpf import weights
 from cmpf.common.files import write_text
 from cmpf.config import Config, with_overrides
 from cmpf.data import Vocabulary, get_spec
 from cmpf.data.datasets.catalog import FILE_PREFIX
-from cmpf.factory.model import PLUGINS
-from cmpf.factory.model_card import Metrics, model_card
+from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME
+from cmpf.errors import EvaluationError
+from cmpf.evaluation import format_results
+from cmpf.factory.model import PLUGINS, evaluation_size
 from cmpf.model import CMPF
+from cmpf.predictor import Metrics
 from cmpf.registry import module_name, origins
 from cmpf.weights.hub import (
     FOLDER_CARD,
@@ -26,6 +30,168 @@ from cmpf.weights.hub import (
 )
 
 logger = logging.getLogger(__name__)
+
+OPENCLIP = "https://github.com/mlfoundations/open_clip"
+META = "https://github.com/facebookresearch/segment-anything"
+UNKNOWN = "see its authors"
+SHOWN_WORDS = 60
+USE = """import cmpf
+
+seg = cmpf.load("{place}")
+out = seg.predict("image.jpg", [{words}])
+out.plot().save("overlay.png")"""
+
+
+def model_card(
+    cfg: Config,
+    *,
+    vocabulary: Vocabulary,
+    title: str,
+    parameters: int,
+    metrics: str | Path | Metrics | None,
+    licence: str,
+    notes: str,
+) -> str:
+    """The card as Markdown, with the head that the Hugging Face Hub reads.
+
+    Args:
+        vocabulary: the classes that the model was trained on.
+        parameters: number of trained ones.
+        metrics: percent by dataset, task and metric, or the results.json of an evaluation.
+        licence: of the trained weights, as the Hub writes it ("apache-2.0"); "" = not said.
+    Raises:
+        EvaluationError: the metrics cannot be read.
+    """
+    head = [
+        "---",
+        "library_name: cmpf",
+        "pipeline_tag: image-segmentation",
+        "tags: [open-vocabulary, panoptic-segmentation, semantic-segmentation, instance-segmentation]",
+        *([f"license: {licence}"] if licence else []),
+        "---",
+    ]
+    words = ", ".join(json.dumps(name, ensure_ascii=False) for name in vocabulary.names[:2])
+    sections = {
+        "Use": f"```python\n{USE.format(place=title, words=words)}\n```",
+        "Model": _model(cfg, parameters),
+        "Data": _data(cfg, vocabulary),
+        "Recipe": _recipe(cfg),
+        "Metrics": _metrics(metrics),
+        "Licences": _licences(cfg, licence),
+        **({"Notes": notes.strip()} if notes.strip() else {}),
+    }
+    body = [f"## {name}\n{text}" for name, text in sections.items()]
+    return "\n".join(head) + f"\n# {title}\n\n" + "\n\n".join(body) + "\n"
+
+
+def _model(cfg: Config, parameters: int) -> str:
+    ours = cfg.MODEL.CMPF
+    on = [
+        name
+        for name, enabled in (
+            ("Query Injector", ours.QUERY_INJECTOR.ENABLED),
+            ("Feature Injector", ours.FEATURE_INJECTOR.ENABLED),
+            ("OpenSeg Ensemble", cfg.TEST.ENSEMBLE.ENABLED),
+        )
+        if enabled
+    ]
+    lines = [
+        f"A CMPF model for open-vocabulary segmentation. Its decoder of {parameters:,} parameters was trained; its "
+        "encoders are frozen, and not in this folder: CMPF gets them from their authors.",
+        "",
+        f"- CLIP: OpenCLIP `{ours.CLIP.NAME}`, weights `{ours.CLIP.PRETRAINED or 'random'}`",
+        f"- SAM: {_sam(ours.SAM.NAME, ours.SAM.CHECKPOINT)}",
+        f"- SAM's masks for the ensemble: {_ensemble(cfg)}",
+        f"- switched on: {', '.join(on) or 'neither injector nor ensemble'}",
+        "- images: shorter side {}, longer side at most {} pixels".format(*evaluation_size(cfg)),
+    ]
+    return "\n".join(lines)
+
+
+def _sam(name: str, checkpoint: str) -> str:
+    return f"`{name}`, weights `{checkpoint or 'published'}`" if name else "none"
+
+
+def _ensemble(cfg: Config) -> str:
+    ensemble = cfg.TEST.ENSEMBLE
+    return _sam(ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) if ensemble.ENABLED else "none"
+
+
+def _data(cfg: Config, vocabulary: Vocabulary) -> str:
+    things = sum(vocabulary.is_thing)
+    shown = ", ".join(vocabulary.names[:SHOWN_WORDS])
+    more = vocabulary.num_classes - SHOWN_WORDS
+    names = ", ".join(f"`{get_spec(name).name}` ({get_spec(name).kind})" for name in cfg.DATASETS.TRAIN)
+    return (
+        f"Trained on {names}: {vocabulary.num_classes} classes, {things} things and "
+        f"{vocabulary.num_classes - things} kinds of stuff. These are the seen classes, all other words are unseen: "
+        f"{shown}{f' and {more} more' if more > 0 else ''}."
+    )
+
+
+def _recipe(cfg: Config) -> str:
+    solver = cfg.SOLVER
+    return (
+        f"As in `config.yaml`: {solver.MAX_ITER:,} iterations of {solver.IMS_PER_BATCH} images, AdamW with learning "
+        f"rate {solver.BASE_LR:g} and weight decay {solver.WEIGHT_DECAY:g}, schedule {solver.LR_SCHEDULER_NAME}, seed "
+        f"{cfg.SEED}."
+    )
+
+
+def _metrics(metrics: str | Path | Metrics | None) -> str:
+    if metrics is None:
+        return "Not measured."
+    return f"In percent.\n\n{format_results(_read(metrics), markdown=True).strip()}"
+
+
+def _read(metrics: str | Path | Metrics) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics, with NaN for what is undefined (null in the file)."""
+    where = "metrics"
+    content: Any = metrics
+    if isinstance(metrics, str | Path):
+        where = str(metrics)
+        try:
+            content = json.loads(Path(metrics).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise EvaluationError(f"{where}: cannot be read as results.json ({error})") from error
+    try:
+        return {
+            dataset: {
+                task: {name: float("nan") if value is None else float(value) for name, value in row.items()}
+                for task, row in tasks.items()
+            }
+            for dataset, tasks in content.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise EvaluationError(
+            f"{where}: expected dataset -> task -> metric -> percent, as results.json has them ({error})"
+        ) from error
+
+
+def _licences(cfg: Config, licence: str) -> str:
+    ours, ensemble = cfg.MODEL.CMPF, cfg.TEST.ENSEMBLE
+    rows = [
+        ("code (CMPF)", "Apache-2.0"),
+        ("trained weights in this folder", licence or "not said by who saved them"),
+        (f"CLIP `{ours.CLIP.NAME}`", _clip_licence(ours.CLIP.NAME)),
+    ]
+    sams = [ours.SAM.NAME, ensemble.SAM_NAME if ensemble.ENABLED else ""]
+    rows += [(f"SAM `{name}`", _sam_licence(name)) for name in dict.fromkeys(sams) if name]
+    return "\n".join(["| part | licence |", "|---|---|", *(f"| {part} | {text} |" for part, text in rows)])
+
+
+def _clip_licence(name: str) -> str:
+    if name == CLIP_NAME:
+        return "Apache-2.0, part of CMPF"
+    return f"MIT for OpenCLIP's code and its own weights ({OPENCLIP}); other weights: {UNKNOWN}"
+
+
+def _sam_licence(name: str) -> str:
+    if name == SAM_NAME:
+        return "Apache-2.0, part of CMPF"
+    if name == "vit_t":
+        return "Apache-2.0 (https://github.com/ChaoningZhang/MobileSAM)"
+    return f"Apache-2.0 ({META})"
 
 
 def save_pretrained(

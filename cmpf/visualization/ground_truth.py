@@ -12,8 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cmpf.visualization.canvas import Canvas
-from cmpf.visualization.fonts import font_for, line_height, text_width
-from cmpf.visualization.labels import Label
+from cmpf.visualization.labels import Label, font_for, line_height, text_width
 from cmpf.visualization.overlay import ImageLike, checked_class, finished, pieces_of
 from cmpf.visualization.palette import Color, shades
 

@@ -126,7 +126,7 @@ def _deep_points(
         level = left.max()
         if level <= 0:
             return
-        # Of equally deep points the one nearest to their mean: bands are labeled in their middle,
+        # Of equally deep points the one nearest to their mean: stripes are labeled in their middle,
         # not at an end.
         ys, xs = np.nonzero(left >= level - 0.5)
         nearest = int(np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2))

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from cmpf.web.gradio_parts import import_gradio
-from cmpf.web.limits import Limits
-from cmpf.web.page import build_page
+from cmpf.web.inputs import Limits
+from cmpf.web.page import build_page, import_gradio
 from cmpf.web.server import running, serve
 
 __all__ = ["Limits", "build_page", "import_gradio", "running", "serve"]

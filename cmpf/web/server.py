@@ -15,10 +15,8 @@ from typing import Any
 
 from cmpf.errors import CMPFError
 from cmpf.predictor import Predictor
-from cmpf.web.examples import write_examples
-from cmpf.web.gradio_parts import import_gradio
-from cmpf.web.limits import Limits
-from cmpf.web.page import build_page
+from cmpf.web.inputs import Limits, write_examples
+from cmpf.web.page import build_page, import_gradio
 
 HOST = "127.0.0.1"
 FOLDER, ANALYTICS = "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"  # environment variables of Gradio

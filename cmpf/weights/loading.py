@@ -150,12 +150,7 @@ def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> _Pa
     if not given:
         return _Part({}, {}, PartReport())
     own: Mapping[str, Tensor] = {} if encoder is None else encoder.weights()
-    given = {  # OpenCLIP's logit_scale is a scalar in some releases and a list of one in others
-        name: value.reshape(own[name].shape)
-        if name in own and value.numel() == own[name].numel() == 1
-        else value
-        for name, value in given.items()
-    }
+    given = scalars_as(own, given)
     report = compare(given, own)
     if report.mismatched or (report.missing and report.unexpected):
         # Another encoder with some equal names (SAM's mask decoder is the same in every size): half of each
@@ -164,6 +159,17 @@ def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> _Pa
             missing=report.missing, unexpected=report.unexpected, mismatched=report.mismatched
         )
     return _Part(given, own, report)
+
+
+def scalars_as(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The given weights, single numbers in the model's shape: OpenCLIP's logit_scale is a scalar in some releases and a
+    list of one in others."""
+    return {
+        name: value.reshape(own[name].shape)
+        if name in own and value.numel() == own[name].numel() == 1
+        else value
+        for name, value in given.items()
+    }
 
 
 def _check_fit(

@@ -170,14 +170,20 @@ def _refuse_code(path: Path) -> None:
             "trust where it comes from, turn it into tensors: content = pickle.load(open(FILE, 'rb')); "
             "torch.save({name: torch.as_tensor(value) for name, value in content['model'].items()}, 'FILE.pth')"
         )
-    if zipfile.is_zipfile(path) and any(
-        n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()
-    ):
+    if is_torch_script(path):
         raise WeightsError(
             f"{path} is a TorchScript archive: a program, not only weights. For OpenAI's CLIP set "
             "MODEL.CMPF.CLIP.PRETRAINED openai, which downloads the same weights as safetensors; for others: "
             "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'FILE.pth')"
         )
+
+
+def is_torch_script(path: Path) -> bool:
+    """Whether a file is a program with its weights; torch.save leaves out the constants of a program."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _load_torch(path: Path) -> object:

@@ -11,7 +11,7 @@ import cmpf.export
 from cmpf.cli import export
 from cmpf.cli.outcome import run_command
 from cmpf.export import ExportReport
-from cmpf.export.words import WordFile
+from cmpf.export.running import WordFile
 from cmpf.predictor import Predictor
 
 

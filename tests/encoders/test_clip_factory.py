@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -199,6 +200,17 @@ def test_a_path_gives_the_weights_of_the_file(tmp_path: Path, small: str, name: 
         save_file(source.state_dict(), path)
     clip = build_clip(name=small, pretrained=str(path))
     assert torch.equal(clip.model.visual.head.mlp.fc1.weight, source.visual.head.mlp.fc1.weight)
+
+
+def test_every_file_that_fills_a_models_clip_can_be_named_as_its_weights(tmp_path: Path, small: str) -> None:
+    # Of a training checkpoint with arrays, a list of one logit_scale and a number of OpenAI's.
+    source = new_model(CONVNEXT_CONFIG)
+    state = {f"module.{name}": value.numpy() for name, value in source.state_dict().items()}
+    state["module.logit_scale"] = state["module.logit_scale"].reshape(1)
+    state["module.context_length"] = np.int64(77)
+    torch.save({"model": state, "iteration": np.int64(7)}, tmp_path / "training.pth")
+    clip = build_clip(name=small, pretrained=str(tmp_path / "training.pth"))
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in clip.weights().items())
 
 
 def test_weights_of_another_model_or_a_damaged_file_are_an_error(tmp_path: Path, small: str) -> None:

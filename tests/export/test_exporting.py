@@ -1,24 +1,29 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.exported import NetworkRunner, needs_onnx, small_predictor
+from helpers.tiny_model import random_image
+from PIL import Image
 from torch import Tensor
 from torch.export import ExportedProgram
 
+import cmpf.export
 from cmpf.errors import CMPFError
-from cmpf.export import ExportReport, export_model, exporting, left_out, tracing
-from cmpf.export.checking import model_outputs
-from cmpf.export.formats import Runner, open_program
-from cmpf.export.network import ExportNetwork
-from cmpf.export.tracing import example_inputs
+from cmpf.export import ExportReport, export_model, exporting, left_out
+from cmpf.export.exporting import Agreement, check_runner, model_outputs
+from cmpf.export.network import ExportNetwork, example_inputs
+from cmpf.export.network import trace as trace_network
+from cmpf.export.programs import ENDINGS, Runner, open_program
 from cmpf.predictor import Predictor
 
-ENDING = {"torch-export": "pt2", "onnx": "onnx"}
 BOTH = ["torch-export", pytest.param("onnx", marks=needs_onnx)]
 
 
@@ -35,7 +40,7 @@ def traced_once() -> Iterator[None]:
 
         def trace(network: ExportNetwork, *, size: tuple[int, int], dynamic: bool) -> ExportedProgram:
             if not programs:
-                programs.append(tracing.trace(network, size=size, dynamic=dynamic))
+                programs.append(trace_network(network, size=size, dynamic=dynamic))
             return programs[0]
 
         patch.setattr(exporting, "trace", trace)
@@ -49,7 +54,7 @@ def report(
     predictor: Predictor,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> ExportReport:
-    path = tmp_path_factory.mktemp("export") / f"new/tiny.{ENDING[request.param]}"
+    path = tmp_path_factory.mktemp("export") / f"new/tiny{ENDINGS[request.param]}"
     return export_model(predictor, path, format=request.param, pretrained="")
 
 
@@ -144,3 +149,112 @@ def test_what_is_left_out_names_the_ensemble_the_text_tower_and_what_is_fixed(pr
     ):
         assert part in text
     assert "one image size" not in "\n".join(left_out(predictor, dynamic=True))
+
+
+class Changed(NetworkRunner):
+    """The network with an issue."""
+
+    def __init__(self, predictor: Predictor, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(predictor)
+        self.change = change
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        mask_cls, mask_pred = super().__call__(inputs)
+        return mask_cls, self.change(mask_pred)
+
+
+def check(runner: NetworkRunner, predictor: Predictor, *, dynamic: bool = True) -> list[Agreement]:
+    return check_runner(runner, runner.network, predictor.model, size=(64, 96), dynamic=dynamic)
+
+
+def test_two_sizes_and_two_vocabularies_are_compared() -> None:
+    predictor = small_predictor()
+    first, second = check(NetworkRunner(predictor), predictor)
+    assert (first.size, first.classes, first.synonyms) == ((64, 96), 5, 7)
+    assert (second.size, second.classes, second.synonyms) == ((96, 64), 20, 20)
+    assert first.holds
+    assert second.holds
+    assert first.spread["mask_pred"] > 0
+    assert "64 x 96, 5 classes, 7 synonyms: mask_cls: largest difference" in str(first)
+
+
+def test_a_program_of_one_size_is_compared_at_that_size() -> None:
+    predictor = small_predictor()
+    assert [a.size for a in check(NetworkRunner(predictor), predictor, dynamic=False)] == [(64, 96)] * 2
+
+
+def _noise(x: Tensor) -> Tensor:
+    return x + 1e-2 * (x.max() - x.min()) * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+def _nan(x: Tensor) -> Tensor:
+    return torch.where(x == x.max(), torch.nan, x)
+
+
+@pytest.mark.parametrize("change", [_noise, _nan])
+def test_a_program_that_differs_or_gives_no_numbers_is_refused(change: Callable[[Tensor], Tensor]) -> None:
+    predictor = small_predictor()
+    with pytest.raises(CMPFError, match="does not compute what the model computes, so no file was written"):
+        check(Changed(predictor, change), predictor)
+
+
+def test_one_value_that_rounding_threw_to_the_other_side_is_accepted_and_shown() -> None:
+    # 10 queries x 16 x 24 cells = 3,840 values; one that is off by a tenth of the spread moves the mean by 2.6e-5.
+    agreement = Agreement(
+        size=(64, 96), classes=5, synonyms=7,
+        largest={"mask_cls": 0.0, "mask_pred": 0.1},
+        mean={"mask_cls": 0.0, "mask_pred": 0.1 / 3840},
+        spread={"mask_cls": 1.0, "mask_pred": 1.0},
+    )  # fmt: skip
+    assert agreement.holds
+    assert "mask_pred: largest difference 1.0e-01" in str(agreement)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", BOTH)
+def test_a_program_of_one_size_agrees_at_that_size_only(tmp_path: Path, format: str) -> None:
+    predictor = small_predictor()
+    path = tmp_path / f"a{ENDINGS[format]}"
+    report = export_model(predictor, path, format=format, pretrained="", image_size=(64, 96), dynamic=False)
+    assert [agreement.size for agreement in report.agreements] == [(64, 96)] * 2
+    runner = open_program(path, device="cpu")
+    assert runner.metadata["image"]["size"] == [64, 96]
+    inputs = example_inputs(ExportNetwork(predictor.model), (96, 96), synonyms=2, classes=2)
+    with pytest.raises(Exception, match=r"Guard failed: image.size\(\)\[2\] == 64|Got: 96 Expected: 64"):
+        runner(inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", BOTH)
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("fcclip_tiny", ()),
+        ("cmpf_tiny", ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)),
+        ("cmpf_tiny", ("MODEL.CMPF.CLIP.NAME", "RN50", "MODEL.CMPF.ENSEMBLE_ON_VALID_MASK", True)),
+    ],
+)
+def test_every_kind_of_model_can_be_exported(
+    tmp_path: Path, format: str, name: str, overrides: tuple[object, ...]
+) -> None:
+    report = export_model(
+        small_predictor(name, *overrides), tmp_path / f"a{ENDINGS[format]}", format=format, pretrained=""
+    )
+    assert all(agreement.holds for agreement in report.agreements)
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(random_image(120, 160).permute(1, 2, 0).numpy()).save("street.jpg")
+    example = re.search(r"\n((?:    .*\n)+)", cmpf.export.__doc__ or "")
+    assert example is not None
+    names: dict[str, Any] = {}
+    exec("\n".join(line[4:] for line in example.group(1).splitlines()), names)
+    found = names["out"]
+    own, words = cmpf.load("cmpf_tiny", device="cpu"), ["car", "person, pedestrian", "road", "sky"]
+    # The configuration of cmpf_tiny has the mask ensemble on, which an exported file lacks.
+    wanted = own.predict("street.jpg", words, ensemble=False)
+    assert np.mean(found.semantic == wanted.semantic) > 0.999
+    assert np.mean(found.panoptic == wanted.panoptic) > 0.999

@@ -7,17 +7,19 @@ from helpers.tiny_model import random_image, tiny_config, tiny_model
 
 import cmpf.factory.model
 from cmpf.config import get_cfg
+from cmpf.data import get_spec
 from cmpf.encoders.clip import CLIP
 from cmpf.errors import ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings, use_threads
 from cmpf.factory.encoders import build_encoders
-from cmpf.factory.model import build_pixel_decoder, build_sam_branch
+from cmpf.factory.model import build_pixel_decoder, build_sam_branch, evaluation_size
 from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
 from cmpf.modeling.deformable.ops import AttentionFunction
 from cmpf.modeling.deformable.triton import triton_deformable_attention
 
 FULL_SIZE = "configs/coco/cmpf/convnext_large_eval_ade20k.yaml"
 RANDOM = ["MODEL.CMPF.CLIP.PRETRAINED", "", "MODEL.CMPF.SAM.CHECKPOINT", "random", "MODEL.DEVICE", "cpu"]
+CITYSCAPES = "openvocab_cityscapes_fine_panoptic_val"
 
 
 def test_widths_and_depths_come_from_the_configuration() -> None:
@@ -142,3 +144,18 @@ def test_programs_apply_the_number_of_threads_and_0_is_torchs_own(monkeypatch: p
         use_threads(tiny_config("no_ensemble", ["NUM_THREADS", threads]))
     use_threads(None)  # a predictor built by hand
     assert numbers == [3]
+
+
+def test_a_dataset_is_tested_at_its_own_size() -> None:
+    assert evaluation_size(get_cfg(), get_spec(CITYSCAPES)) == (1024, 2560)
+
+
+def test_the_configuration_goes_before_the_dataset() -> None:
+    cfg = get_cfg(overrides=["INPUT.MIN_SIZE_TEST", 512, "INPUT.MAX_SIZE_TEST", 1024])
+    assert evaluation_size(cfg, get_spec(CITYSCAPES)) == (512, 1024)
+    assert evaluation_size(cfg) == (512, 1024)
+
+
+def test_images_of_no_dataset_have_the_usual_size() -> None:
+    assert evaluation_size(get_cfg()) == (800, 1333)
+    assert evaluation_size(get_cfg(), get_spec("shapes_val")) == (800, 1333)

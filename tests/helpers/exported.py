@@ -12,9 +12,8 @@ import torch
 from helpers.tiny_model import tiny_config
 from torch import Tensor
 
-from cmpf.export.formats import ONNX_PACKAGES
-from cmpf.export.metadata import describe
 from cmpf.export.network import ExportNetwork
+from cmpf.export.programs import ONNX_PACKAGES, describe
 from cmpf.factory import build_predictor
 from cmpf.predictor import Predictor
 

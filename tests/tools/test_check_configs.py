@@ -12,7 +12,7 @@ import torch
 from cmpf.config import get_cfg
 from cmpf.data import get_spec
 from cmpf.encoders import clip_factory
-from cmpf.factory.sizes import evaluation_size
+from cmpf.factory.model import evaluation_size
 from tools import check_configs
 
 STREET, USUAL = (1024, 2560), (800, 1333)

@@ -19,8 +19,8 @@ from PIL import Image
 import cmpf
 from cmpf.shapeworld.scene import generate_scene
 from cmpf.web import Limits, running
-from cmpf.web.examples import SEEDS
-from cmpf.web.view import TASKS
+from cmpf.web.inputs import SEEDS
+from cmpf.web.panel import TASKS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")]
 

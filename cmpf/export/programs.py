@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The two kinds of files: how a program gets into one, and how one runs."""
+"""Program files of torch.export and of ONNX: written, with what the file says about itself, and run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,12 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from cmpf import __version__
+from cmpf.encoders.text import TEMPLATES
 from cmpf.errors import CMPFError, WeightsError
-from cmpf.export.network import INPUTS, OUTPUTS
+from cmpf.export.network import INPUTS, LARGEST, OUTPUTS, SMALLEST, STRIDE
+from cmpf.inference import InferenceSettings
+from cmpf.predictor import Predictor
 
 TORCH, ONNX = "torch-export", "onnx"
 ENDINGS = {TORCH: ".pt2", ONNX: ".onnx"}
@@ -25,6 +30,22 @@ METADATA = "cmpf.json"  # its name inside a file
 OPSET = 20  # the first with Gelu
 SINGLE_FILE_BYTES = 1_800_000_000  # an ONNX file ends at 2 GiB; beyond this, weights go to a second file
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+VERSION = 1  # of the form below
+INPUT_TEXTS = {
+    "image": "(1, 3, H, W) float32, RGB, 0..255, padded at the right and at the bottom",
+    "size": "(2,) int64, height and width of the image without padding",
+    "text": "(T, E) float32, one L2-normalized embedding a synonym, those of a class next to each other",
+    "class_of_row": "(T,) int64, class index of each row, non-decreasing, 0..K-1",
+    "seen": "(K,) bool, classes that share a word with train_vocabulary",
+}
+OUTPUT_TEXTS = {
+    "mask_cls": "(Q, K + 1) float32, logarithm of the class distribution of each mask, void last",
+    "mask_pred": "(Q, H/4, W/4) float32, mask logits; enlarge bilinearly to H x W, then cut the padding",
+}
+RECIPE = (
+    "each synonym goes into each template; L2-normalize CLIP's text embeddings of the prompts, take their mean over "
+    "the templates, L2-normalize it"
+)
 
 
 class Runner(Protocol):
@@ -178,3 +199,55 @@ def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def describe(predictor: Predictor, *, size: tuple[int, int] | None, pretrained: str) -> dict[str, Any]:
+    """Metadata of an export, ready for JSON.
+
+    Args:
+        size: (H, W) of all images; None = any.
+        pretrained: where CLIP's weights come from, see build_clip.
+    """
+    model = predictor.model
+    clip = model.encoders.clip
+    return {
+        "version": VERSION,
+        "made_with": {"cmpf": __version__, "torch": str(torch.__version__)},
+        "inputs": INPUT_TEXTS,
+        "outputs": OUTPUT_TEXTS,
+        "image": {
+            "size": None if size is None else list(size),
+            "multiple_of": STRIDE,
+            "smallest": SMALLEST,
+            "largest": LARGEST,
+            "short_side": predictor.short_side,
+            "max_side": predictor.max_side,
+        },
+        "text": {
+            "clip": clip.name.removeprefix("clip/"),
+            "pretrained": pretrained,
+            "width": clip.embed_dim,
+            "templates": list(TEMPLATES),
+            "recipe": RECIPE,
+        },
+        "train_vocabulary": {
+            "classes": [list(words) for words in model.train_vocabulary.classes],
+            "things": list(model.train_vocabulary.things),
+        },
+        "settings": {**asdict(model.settings), "mask_ensemble": None, "proposals": False},
+        "encoders": model.encoder_hashes(),
+    }
+
+
+def check_version(metadata: dict[str, Any], source: object) -> None:
+    """Raises WeightsError if the metadata has a form that this CMPF does not read."""
+    if metadata.get("version") != VERSION:
+        raise WeightsError(
+            f"{source}: exported in form {metadata.get('version')!r}, this CMPF reads {VERSION}; "
+            "export the model again"
+        )
+
+
+def settings_of(metadata: dict[str, Any]) -> InferenceSettings:
+    """The inference settings that the model was exported with; alpha and beta are constants of the program."""
+    return InferenceSettings(**metadata["settings"])

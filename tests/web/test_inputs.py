@@ -1,13 +1,25 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from cmpf.errors import CMPFError, ImageError, VocabularyError
-from cmpf.web.limits import MAX_CLASS_LETTERS, MAX_CLASSES, Limits, class_words, read_upload
+from cmpf.web.inputs import (
+    MAX_CLASS_LETTERS,
+    MAX_CLASSES,
+    PHOTOGRAPHS,
+    SEEDS,
+    SIZE,
+    Limits,
+    class_words,
+    read_upload,
+    write_examples,
+)
+from cmpf.web.panel import TASKS
 
 
 def save(path: Path, height: int, width: int) -> Path:
@@ -78,3 +90,22 @@ def test_too_many_and_too_long_words_are_refused() -> None:
     assert class_words(["x" * MAX_CLASS_LETTERS])
     with pytest.raises(VocabularyError, match=f"{MAX_CLASS_LETTERS + 1} letters"):
         class_words(["x" * (MAX_CLASS_LETTERS + 1)])
+
+
+def test_each_example_is_an_image_with_words_and_a_task(tmp_path: Path) -> None:
+    pytest.importorskip("skimage", reason="photographs come with scikit-image")
+    examples = write_examples(tmp_path)
+    assert [e.path.stem for e in examples] == ["shapes_1", "shapes_2", *PHOTOGRAPHS]
+    for example in examples:
+        assert example.path.parent == tmp_path
+        assert min(Image.open(example.path).size) >= 300
+        assert class_words(example.words) == list(example.words)
+        assert example.task in TASKS
+    assert Image.open(examples[0].path).size == (SIZE, SIZE)
+
+
+def test_without_scikit_image_the_generated_images_remain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert len(write_examples(tmp_path)) == len(SEEDS)

@@ -1,15 +1,24 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.exported import needs_onnx
+from helpers.exported import needs_onnx, small_predictor
 
+from cmpf.data import Vocabulary
 from cmpf.errors import CMPFError, WeightsError
-from cmpf.export import formats
-from cmpf.export.formats import check_format, check_packages, open_program
+from cmpf.export import programs
+from cmpf.export.programs import (
+    check_format,
+    check_packages,
+    check_version,
+    describe,
+    open_program,
+    settings_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +92,9 @@ def test_onnx_keeps_the_constant_that_keeps_logarithms_and_means_finite(tmp_path
         torch.zeros(1, dtype=torch.int64),
         torch.zeros(1),
     )
-    inputs = dict(zip(formats.INPUTS, zero, strict=True))
+    inputs = dict(zip(programs.INPUTS, zero, strict=True))
     program = torch.export.export(_SmallConstant(), (), kwargs=inputs)
-    formats.write_program(program, tmp_path / "a.onnx", format="onnx", metadata={"version": 1})
+    programs.write_program(program, tmp_path / "a.onnx", format="onnx", metadata={"version": 1})
     runner = open_program(tmp_path / "a.onnx", device="cpu")
     logarithm, mean = runner(inputs)
     assert runner.metadata == {"version": 1}
@@ -112,11 +121,37 @@ def test_a_large_onnx_model_keeps_its_weights_in_a_second_file(
         ) -> tuple[torch.Tensor, torch.Tensor]:
             return image @ self.weight, size + text + class_of_row + seen
 
-    inputs = dict(zip(formats.INPUTS, (torch.ones(64), *[torch.ones(2)] * 4), strict=True))
+    inputs = dict(zip(programs.INPUTS, (torch.ones(64), *[torch.ones(2)] * 4), strict=True))
     program = torch.export.export(Linear(), (), kwargs=inputs)
-    monkeypatch.setattr(formats, "SINGLE_FILE_BYTES", 4096 * 4 - 1)
-    formats.write_program(program, tmp_path / "a.onnx", format="onnx", metadata={})
+    monkeypatch.setattr(programs, "SINGLE_FILE_BYTES", 4096 * 4 - 1)
+    programs.write_program(program, tmp_path / "a.onnx", format="onnx", metadata={})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
     found, _ = open_program(tmp_path / "a.onnx", device="cpu")(inputs)
     # Column j of the weight holds 64 i + j for i = 0..63: its sum is 64 * 2016 + 64 j.
     assert found.tolist() == [64 * 2016 + 64 * j for j in range(64)]
+
+
+def test_metadata_survive_json_and_give_settings_and_training_classes_back() -> None:
+    predictor = small_predictor()
+    metadata = json.loads(json.dumps(describe(predictor, size=(64, 96), pretrained="tag")))
+    check_version(metadata, "x.onnx")
+    assert metadata["image"]["size"] == [64, 96]
+    assert (metadata["image"]["short_side"], metadata["image"]["max_side"]) == (96, 160)
+    assert metadata["text"]["clip"] == "cmpf_tiny"
+    assert metadata["text"]["pretrained"] == "tag"
+    assert len(metadata["text"]["templates"]) == 14
+    assert metadata["encoders"] == predictor.model.encoder_hashes()
+    settings = settings_of(metadata)
+    assert (settings.alpha, settings.beta) == (predictor.model.settings.alpha, predictor.model.settings.beta)
+    assert settings.mask_ensemble is None
+    found = Vocabulary(**metadata["train_vocabulary"])
+    assert found == Vocabulary(
+        classes=predictor.model.train_vocabulary.classes, things=predictor.model.train_vocabulary.things
+    )
+
+
+def test_another_form_is_refused() -> None:
+    with pytest.raises(
+        WeightsError, match=r"x\.onnx: exported in form 99, this CMPF reads 1; export the model again"
+    ):
+        check_version({"version": 99}, "x.onnx")

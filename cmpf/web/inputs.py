@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What visitors of the page may send: size and kind of images, number and length of words."""
+"""What visitors of the page may send, size and kind of images, number and length of words; and examples to try."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from PIL import Image
 
 from cmpf.errors import CMPFError, ImageError, VocabularyError
 from cmpf.formats.image import DAMAGED, read_image, resize_image, shortest_edge_size
+from cmpf.shapeworld.categories import CATEGORIES
+from cmpf.shapeworld.scene import generate_scene
 
 MAX_CLASSES = 200  # each is a pass of CLIP's text encoder
 MAX_CLASS_LETTERS = 200  # of one class with its synonyms
 _SEPARATORS = re.compile(r"[;\n\r]")
+SIZE = 512  # pixels of a side of generated examples
+SEEDS = (20, 25)  # of generated examples
+PHOTOGRAPHS = {
+    "coffee": ("cup", "spoon", "saucer", "wooden table"),
+    "chelsea": ("cat", "blanket", "wall"),
+}
 
 
 @dataclass(frozen=True)
@@ -113,3 +121,42 @@ def class_words(chips: Iterable[str] | str | None) -> list[str]:
                 f"{word[:30]}...: {len(word)} letters; a class with its synonyms may have {MAX_CLASS_LETTERS}"
             )
     return words
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image file, words for it, and the task that shows it best."""
+
+    path: Path
+    words: tuple[str, ...]
+    task: str
+
+
+def write_examples(folder: Path) -> list[Example]:
+    """Writes the images into a folder; generated ones first."""
+    found = []
+    for number, seed in enumerate(SEEDS, start=1):
+        scene = generate_scene(seed, size=SIZE, seen_only=False)
+        names = (CATEGORIES[segment.category_id].name for segment in scene.segments)
+        path = _save(scene.image, folder / f"shapes_{number}.png")
+        found.append(Example(path, tuple(dict.fromkeys(names)), "panoptic"))
+    for name, words in PHOTOGRAPHS.items():
+        photograph = _photograph(name)
+        if photograph is not None:
+            found.append(Example(_save(photograph, folder / f"{name}.png"), words, "semantic"))
+    return found
+
+
+def _photograph(name: str) -> NDArray[np.uint8] | None:
+    """A photograph that comes with scikit-image; None where it is not there, for nothing is downloaded."""
+    try:
+        from skimage import data
+    except ImportError:
+        return None
+    file = Path(data.__file__).parent / f"{name}.png"
+    return np.asarray(Image.open(file).convert("RGB")) if file.is_file() else None
+
+
+def _save(image: NDArray[np.uint8], path: Path) -> Path:
+    Image.fromarray(image).save(path)
+    return path
