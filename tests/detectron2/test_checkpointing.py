@@ -67,7 +67,9 @@ def test_detectron2s_checkpoints_load_in_detectron2_without_a_word_of_missing_en
     assert "not found in the checkpoint" not in caplog.text
 
 
-def test_weights_of_no_use_are_an_error_unless_they_are_allowed(host: Any, native: CMPF, tmp_path: Path) -> None:
+def test_weights_of_no_use_are_an_error_unless_they_are_allowed(
+    host: Any, native: CMPF, tmp_path: Path
+) -> None:
     state = {**native.trained_state_dict(), "decoder.gate.weight": torch.zeros(3)}
     torch.save({"model": state}, tmp_path / "more.pth")
     with pytest.raises(WeightsError, match=r"decoder\.gate\.weight"):
