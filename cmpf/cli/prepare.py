@@ -136,13 +136,13 @@ def _check(
     return FAILED if wrong else DONE
 
 
-def _require(paths: Sequence[Path], problem: str, fix: str) -> None:
+def _require(paths: Sequence[Path], issue: str, fix: str) -> None:
     """One error for all paths, if any is missing."""
     paths = list(dict.fromkeys(paths))
     if all(path.exists() for path in paths):
         return
     looked = ", ".join(f"{path} ({'found' if path.exists() else 'missing'})" for path in paths)
-    raise DatasetError(f"{problem}. Looked for {looked}. {fix}")
+    raise DatasetError(f"{issue}. Looked for {looked}. {fix}")
 
 
 def table() -> str:

@@ -117,6 +117,52 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert not alive(child)
 
 
+WORK = """
+import sys, time
+from pathlib import Path
+from cmpf.common.files import write_text
+from cmpf.common.processes import map_items
+
+def slow(path):
+    time.sleep(0.02)
+    write_text(path, "x" * 100_000)
+
+def main():
+    paths = [Path(sys.argv[1], f"{number}.txt") for number in range(2000)]
+    try:
+        map_items(slow, paths, jobs=2, title="texts")
+    except KeyboardInterrupt:
+        print("stopped")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_ctrl_c_leaves_whole_files_and_no_traceback(tmp_path: Path) -> None:
+    script, made = tmp_path / "work.py", tmp_path / "made"
+    script.write_text(WORK)
+    made.mkdir()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(made)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(made.glob("[0-9]*.txt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, error = process.communicate(timeout=60)
+    assert (out, error, process.returncode) == ("stopped\n", "", 0)
+    files = list(made.iterdir())
+    assert 0 < len(files) < 2000
+    assert {path.stat().st_size for path in files} == {100_000}
+
+
 def alive(process: int) -> bool:
     """Whether a process runs; one that has ended and waits for its parent does not."""
     try:

@@ -144,6 +144,24 @@ def test_what_was_prepared_passes_the_check_of_datasets(name: str, root: Path) -
     assert check_dataset(name) == []
 
 
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("val2017", "jpg"),
+        ("panoptic_val2017", "png"),
+        ("panoptic_semseg_val2017", "png"),
+    ],
+)
+def test_files_of_a_release_that_nothing_lists_are_found(folder: str, kind: str, root: Path) -> None:
+    stranger = root / "coco" / folder / f"stranger.{kind}"
+    stranger.write_bytes(next(stranger.parent.glob(f"0*.{kind}")).read_bytes())
+    try:
+        found = check_dataset("openvocab_coco_2017_val_panoptic_with_sem_seg")
+    finally:
+        stranger.unlink()
+    assert [str(issue) for issue in found] == [f"{stranger}: panoptic_val2017.json does not list it"]
+
+
 @pytest.mark.parametrize("name", dataset_names())
 def test_every_row_of_the_catalog_is_found_and_reads(name: str, root: Path) -> None:
     dataset = get_dataset(name)

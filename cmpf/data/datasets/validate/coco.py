@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,10 +69,10 @@ def check_panoptic(run: Run, *, names: FileNames) -> int:
     for found in run.examine(items, LabelRules.of(run)):
         issues.add_all(found)
     if run.released:
-        _report_unlisted(
-            dataset.folder / dataset.spec.images, {image.path for image in images.values()}, source, issues
-        )
-        _report_unlisted(truth["panoptic"], {item.png for item in items if item.png}, source, issues)
+        _report_unlisted(dataset.folder / dataset.spec.images, (item.image for item in items), source, issues)
+        _report_unlisted(truth["panoptic"], (item.png for item in items), source, issues)
+        if "semantic" in truth and names == FileNames():  # else the folder holds other files, too
+            _report_unlisted(truth["semantic"], (item.labels for item in items), source, issues)
     if categories:
         categories.report(source, issues)
     if "instances" in truth:
@@ -99,7 +99,7 @@ def check_instances(run: Run, *, lvis: bool) -> int:
     for found in run.examine(items, LabelRules.of(run)):
         issues.add_all(found)
     if run.released and not lvis:
-        _report_unlisted(folder, {image.path for image in images.values()}, source, issues)
+        _report_unlisted(folder, (item.image for item in items), source, issues)
     _check_objects(run, content, source, images)
     return len(images)
 
@@ -216,10 +216,11 @@ def _check_lvis(content: Entry, num_classes: int, source: Path, issues: Issues) 
                 issues.add(IssueKind.FORM, source, f"image {entry.get('id')} has no list {key}")
 
 
-def _report_unlisted(folder: Path, listed: set[Path], source: Path, issues: Issues) -> None:
-    """Images or PNGs of a folder that the JSON file does not know."""
+def _report_unlisted(folder: Path, listed: Iterable[Path | None], source: Path, issues: Issues) -> None:
+    """Images, PNGs or label maps of a folder that the JSON file does not know."""
+    known = set(listed)
     for path in find_images(folder, suffix="", issues=Issues()).values():
-        if path not in listed:
+        if path not in known:
             issues.add(IssueKind.UNPAIRED, path, f"{source.name} does not list it")
 
 
