@@ -56,7 +56,7 @@ setup(
         "dev": DEV,
         "demo": ["scikit-image>=0.22", "pooch>=1.8"],
         "web": ["gradio>=6.31,<7"],  # caps pillow below 13
-        "video": ["opencv-python-headless>=4.9"],
+        "video": ["av>=14"],
         "wandb": ["wandb>=0.17"],
         "supervision": ["supervision>=0.22"],
         "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],

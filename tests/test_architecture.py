@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("predictor",),
     ("engine",),
     ("factory",),
-    ("detectron2", "export", "web"),
+    ("detectron2", "export", "integrations", "web"),
     ("cli",),
 )
 # The same inside data: from words and files of ground truth to batches.

@@ -1,18 +1,28 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf doctor: what is here, what is missing and how to get it, and whether an image can be segmented."""
+"""cmpf doctor: what is here, what is missing and how to get it, and whether an image can be segmented.
+
+Nothing is imported before it is looked at, so that a damaged installation can be examined, too. Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, FAILED, add_debug
+from cmpf.cli import outcome
 
 if TYPE_CHECKING:
-    from cmpf.cli.doctor_checks import Check
     from cmpf.cli.outcome import Commands
 
 EXAMPLES = """examples:
@@ -21,7 +31,64 @@ EXAMPLES = """examples:
 
 exit code 1 if the self-test fails, or a package that CMPF cannot do without is missing or too old
 """
-STATE_WIDTH = len("missing")
+OK, MISSING, FAILED = "ok", "missing", "failed"
+VERSIONS, DEVICES, PARTS, WEIGHTS, DATASETS, SELF_TEST = GROUPS = (
+    "versions", "devices", "optional parts", "weights", "datasets", "self-test",
+)  # fmt: skip
+# Packages that CMPF cannot do without, and the oldest version that works (install_requires of setup.py).
+CORE = {
+    "torch": "2.7", "torchvision": "0.22", "open_clip_torch": "3", "timm": "1.0.9", "segment-anything": "1.0",
+    "pydantic": "2.10", "PyYAML": "6", "numpy": "1.26", "scipy": "1.11", "pillow": "10.1",
+    "pycocotools": "2.0.7", "faster-coco-eval": "1.8", "safetensors": "0.4.3", "huggingface_hub": "0.23",
+    "filelock": "3.12", "tqdm": "4.66", "tensorboard": "2.16",
+}  # fmt: skip
+TINY, SIZE, SEED = "cmpf_tiny", 256, 0  # of the self-test: its model, and side and seed of its image
+# What the shipped configurations of full size take.
+USED_CLIPS = (("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"), ("RN50x64", "openai"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    group: one of GROUPS. state: OK, MISSING (CMPF works without it) or FAILED (something that must work does not).
+    detail: what was found. fix: a command, or what to do; "" = nothing.
+    """
+
+    group: str
+    name: str
+    state: str
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An optional part: the extra of setup.py that brings it ("" = none), what for, and its package -> module."""
+
+    extra: str
+    purpose: str
+    modules: dict[str, str]
+
+    @property
+    def fix(self) -> str:
+        """The command that installs it."""
+        return f'pip install "cmpf[{self.extra}]"' if self.extra else DETECTRON2
+
+
+BUILD = "pip install --no-build-isolation --no-deps"
+DETECTRON2 = f"{BUILD} git+https://github.com/facebookresearch/detectron2 (see INSTALL.md)"
+OPTIONAL = (
+    Part("web", "cmpf serve", {"gradio": "gradio"}),
+    Part("video", "videos and webcam of cmpf predict", {"av": "av"}),
+    Part("export", "cmpf export --format onnx", {p: p for p in ("onnx", "onnxscript", "onnxruntime")}),
+    Part("cityscapes", "official evaluation of Cityscapes", {"cityscapesscripts": "cityscapesscripts"}),
+    Part("wandb", "LOG.WANDB_PROJECT", {"wandb": "wandb"}),
+    Part("supervision", "Prediction.to_supervision", {"supervision": "supervision"}),
+    Part("demo", "photographs of make demo", {"scikit-image": "skimage", "pooch": "pooch"}),
+    Part("completion", "cmpf --completion", {"shtab": "shtab"}),
+    Part("", "--engine detectron2", {"detectron2": "detectron2"}),
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -35,63 +102,199 @@ def add_parser(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_debug(parser)
+    outcome.add_debug(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the report."""
-    from cmpf.cli import doctor_checks as doctor
-
-    checks = doctor.report()
-    well = all(check.state != doctor.FAILED for check in checks)
+    checks = report()
+    failed = [f"{check.name} ({check.group})" for check in checks if check.state == FAILED]
+    well = "All is well. CMPF works without what is missing."
     if arguments.json:
-        print(json.dumps({"ok": well, "checks": [asdict(check) for check in checks]}, indent=1))
+        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=1))
     else:
-        print(text(checks))
-    return DONE if well else FAILED
+        verdict = f"Not well: {', '.join(failed)}" if failed else well
+        print(f"{text(checks)}\n\n{verdict}")
+    return outcome.FAILED if failed else outcome.DONE
 
 
 def text(checks: Sequence[Check]) -> str:
-    """The report as people read it: a paragraph a group, a line a check, its fix below; then the verdict."""
-    from cmpf.cli.doctor_checks import DATASETS, GROUPS
-
+    """The report as people read it: a paragraph a group, a line a check, its fix below."""
     blocks = []
     for group in GROUPS:
         mine = [check for check in checks if check.group == group]
-        if mine:
-            blocks.append(f"{group}\n{_lines(_with_absent_in_one(mine) if group == DATASETS else mine)}")
-    return "\n\n".join([*blocks, _verdict(checks)])
-
-
-def _lines(checks: Sequence[Check]) -> str:
-    width = max(len(check.name) for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"  {check.state:<{STATE_WIDTH}}  {check.name:<{width}}  {check.detail}")
-        if check.fix:
-            lines.append(f"{'':<{STATE_WIDTH + 4}}-> {check.fix}")
-    return "\n".join(lines)
+        mine = _with_absent_in_one(mine) if group == DATASETS else mine
+        width = max((len(check.name) for check in mine), default=0)
+        lines = [group]
+        for check in mine:
+            lines.append(f"  {check.state:<7}  {check.name:<{width}}  {check.detail}")
+            lines += [f"           -> {check.fix}"] if check.fix else []
+        blocks += ["\n".join(lines)] if mine else []
+    return "\n\n".join(blocks)
 
 
 def _with_absent_in_one(checks: Sequence[Check]) -> list[Check]:
     """Datasets of which nothing is there share a line: there are many, and few people have them all."""
-    from cmpf.cli.doctor_checks import DATASETS, MISSING, Check
-
-    absent = [check for check in checks if check.state == MISSING and check.detail.startswith("0 of ")]
-    here = [check for check in checks if check not in absent]
-    if absent:
-        detail = (
-            f"{len(absent)} more have a name; cmpf datasets lists all, cmpf datasets NAME says how to get one"
-        )
-        here.append(Check(DATASETS, "others", MISSING, detail))
+    here = [check for check in checks if check.state != MISSING or not check.detail.startswith("0 of ")]
+    if absent := len(checks) - len(here):
+        how = "cmpf datasets lists all, cmpf datasets NAME says how to get one"
+        here.append(Check(DATASETS, "others", MISSING, f"{absent} more have a name; {how}"))
     return here
 
 
-def _verdict(checks: Sequence[Check]) -> str:
-    from cmpf.cli.doctor_checks import FAILED as BAD
+def report() -> list[Check]:
+    """Everything, in the order of GROUPS. Takes some seconds: the self-test builds a model."""
+    looks = zip(GROUPS, (versions, devices, parts, weights, datasets, self_test), strict=True)
+    return [check for group, look in looks for check in _guarded(group, look)]
 
-    failed = [f"{check.name} ({check.group})" for check in checks if check.state == BAD]
-    if failed:
-        return f"Not well: {', '.join(failed)}"
-    return "All is well. CMPF works without what is missing."
+
+def versions() -> Iterator[Check]:
+    """CMPF, Python and the packages that CMPF cannot do without."""
+    from cmpf import __version__
+
+    yield Check(VERSIONS, "cmpf", OK, f"{__version__} in {Path(__file__).parent}")
+    yield Check(VERSIONS, "python", OK, f"{platform.python_version()} ({sys.executable})")
+    for package, oldest in CORE.items():
+        found, fix = _version(package), f'pip install "{package}>={oldest}"'
+        if not found:
+            yield Check(VERSIONS, package, FAILED, "not installed", fix)
+        elif _numbers(found) < _numbers(oldest):
+            yield Check(VERSIONS, package, FAILED, f"{found}, but {oldest} or newer is needed", fix)
+        else:
+            yield Check(VERSIONS, package, OK, found)
+
+
+def devices() -> Iterator[Check]:
+    """The CPU, CUDA devices, and what computes deformable attention on them."""
+    import torch
+
+    from cmpf.common.cpu import usable_cores
+    from cmpf.modeling.deformable.triton import triton_problem
+
+    cores = f"{usable_cores()} of {os.cpu_count()} cores, threads in use: {torch.get_num_threads()}"
+    yield Check(DEVICES, "cpu", OK, cores)
+    if not torch.cuda.is_available():
+        target = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
+        said = f"no device (PyTorch is built for {target}); models run on the CPU"
+        yield Check(DEVICES, "cuda", MISSING, said)
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = f"{device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}"
+        yield Check(DEVICES, f"cuda:{index}", OK, f"{device.name}, {memory}, CUDA {torch.version.cuda}")
+        problem = triton_problem(torch.device("cuda", index))
+        kind = f"PyTorch's operators ({problem})" if problem else "Triton kernels"
+        yield Check(DEVICES, "deformable attention", MISSING if problem else OK, kind)
+
+
+def parts() -> Iterator[Check]:
+    """Optional parts, and the command that installs each."""
+    for part in OPTIONAL:
+        name = part.extra or next(iter(part.modules))
+        missing = [package for package, module in part.modules.items() if not _importable(module)]
+        if missing:
+            yield Check(PARTS, name, MISSING, f"{', '.join(missing)} ({part.purpose})", part.fix)
+        else:
+            found = ", ".join(f"{package} {_version(package)}".strip() for package in part.modules)
+            yield Check(PARTS, name, OK, f"{found} ({part.purpose})")
+
+
+def weights() -> Iterator[Check]:
+    """Weights of the full-size encoders in the caches, and those that the shipped configurations would download."""
+    from cmpf.encoders.clip_factory import cached_file, clip_tags, saved_file, source_of, tag_record
+    from cmpf.encoders.sam import PUBLISHED, published_path
+    from cmpf.weights.download import cache_folder, part_of
+
+    yield Check(WEIGHTS, "folder", OK, str(cache_folder()))
+    for name, tag in clip_tags():
+        if path := cached_file(name, tag):
+            yield Check(WEIGHTS, f"CLIP {name} {tag}", OK, _size(path))
+        elif (name, tag) in USED_CLIPS:
+            fix = _download_or(source_of(tag_record(name, tag)), saved_file(name, tag))
+            yield Check(WEIGHTS, f"CLIP {name} {tag}", MISSING, "not in the caches", fix)
+    for name, url in PUBLISHED.items():
+        path = published_path(name)
+        part = part_of(path)
+        if path.is_file():
+            yield Check(WEIGHTS, f"SAM {name}", OK, _size(path))
+        else:
+            state = f"download unfinished: {_size(part)}" if part.is_file() else "not in the cache"
+            yield Check(WEIGHTS, f"SAM {name}", MISSING, state, _download_or(url, path))
+
+
+def datasets() -> Iterator[Check]:
+    """The folder of datasets, and which of the table are there."""
+    from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
+    from cmpf.data.datasets.spec import ROOT_VARIABLE
+
+    root = dataset_root()
+    given = "" if os.environ.get(ROOT_VARIABLE) else f" ({ROOT_VARIABLE} is not set)"
+    fix = f"export {ROOT_VARIABLE}=/the/folder/of/datasets"
+    if root.is_dir():
+        yield Check(DATASETS, ROOT_VARIABLE, OK, f"{root.absolute()}{given}")
+    else:
+        yield Check(DATASETS, ROOT_VARIABLE, MISSING, f"{root.absolute()}: no such folder{given}", fix)
+    for name in dataset_names():
+        dataset = locate_dataset(name)
+        found = [path.exists() for path in dataset.paths]
+        if all(found):
+            yield Check(DATASETS, name, OK, str(dataset.folder.absolute()))
+        else:
+            state = f"{sum(found)} of {len(found)} paths in {dataset.folder.absolute()}"
+            yield Check(DATASETS, name, MISSING, state, dataset.spec.command_in(dataset.folder))
+
+
+def self_test() -> Iterator[Check]:
+    """One generated image, segmented by the tiny model on the device that CMPF would choose."""
+    import cmpf
+    from cmpf.shapeworld.categories import CATEGORIES
+    from cmpf.shapeworld.scene import generate_scene
+
+    scene = generate_scene(SEED, size=SIZE, seen_only=True)
+    words = dict.fromkeys(CATEGORIES[segment.category_id].name for segment in scene.segments)
+    start = time.perf_counter()
+    predictor = cmpf.load(TINY)
+    loaded = time.perf_counter()
+    found = predictor.predict(scene.image, list(words)).segments
+    took = f"{time.perf_counter() - loaded:.2f} s, after {loaded - start:.2f} s of loading"
+    where = f"a {SIZE} x {SIZE} image on {next(predictor.model.parameters()).device}"
+    said = f"{len(found)} segments of {len(scene.segments)} in {where} in {took}"
+    yield Check(SELF_TEST, TINY, OK if found else FAILED, said)
+
+
+def _guarded(group: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    """The checks of a group; a failure ends the group and not the report."""
+    try:
+        yield from look()
+    except Exception as error:  # whatever a damaged installation throws
+        yield Check(group, "error", FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Leading numbers of a version: "2.15.0+cpu" -> (2, 15, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", text, maxsplit=1)[0]))
+
+
+def _importable(module: str) -> bool:
+    """Whether a package of this name is there; a mere folder, such as a checkout of it, has no origin."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _download_or(url: str, path: Path) -> str:
+    return f"downloaded when needed; without network save {url} as {path}"
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:,.1f} MB in {path}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,30 @@ def saved_file(name: str, tag: str) -> Path:
 def hub_folder() -> Path | None:
     """Where downloads from the Hugging Face Hub are kept; None = its own place."""
     return cache_folder() / "hub" if os.environ.get("CMPF_CACHE") else None
+
+
+def clip_tags() -> Iterator[tuple[str, str]]:
+    """(name, tag) of all published weights that build_clip can load."""
+    from open_clip.pretrained import list_pretrained_tags_by_model
+
+    for name in clip_names():
+        if not name.endswith(QUICKGELU):  # variants share the plain name's
+            yield from ((name, tag) for tag in list_pretrained_tags_by_model(name))
+
+
+def cached_file(name: str, tag: str) -> Path | None:
+    """The file of a tag's weights: one that the user has saved, or that of the Hub's cache; None = not there."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    if (own := saved_file(name, tag)).is_file():
+        return own
+    repository, _, file = str(tag_record(name, tag).get("hf_hub", "")).rpartition("/")
+    for candidate in (HF_SAFE_WEIGHTS_NAME, file or HF_WEIGHTS_NAME) if repository else ():
+        path = try_to_load_from_cache(repository, candidate, cache_dir=hub_folder())
+        if isinstance(path, str):
+            return Path(path)
+    return None
 
 
 def _works(config: dict[str, Any]) -> bool:
