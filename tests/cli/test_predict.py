@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 import cmpf
 import cmpf.inference
 import cmpf.predictor
-from cmpf.cli import main, predict
+from cmpf.cli import main, make_parser, predict
 from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.data.vocabulary import Vocabulary
@@ -98,11 +99,6 @@ def test_errors_are_one_line_and_exit_code_1(
     assert message.count("\n") == 1
 
 
-def test_debug_shows_the_traceback(photo: Path) -> None:
-    with pytest.raises(cmpf.errors.CMPFError):
-        main(["predict", "nowhere.jpg", "--vocabulary", "cat", "--debug"])
-
-
 def test_images_of_one_name_in_two_folders_do_not_replace_each_other(
     photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,12 +112,14 @@ def test_images_of_one_name_in_two_folders_do_not_replace_each_other(
     assert said.err == ""  # no progress bar where there is no terminal
 
 
+@pytest.mark.parametrize("batch", ["1", "2"])
 def test_a_damaged_image_is_named_and_the_others_are_done(
-    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
+    batch: str, photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = photo.parent / "out"
     (photo.parent / "broken.png").write_bytes(photo.read_bytes()[:60])
-    command = ["predict", str(photo.parent), "--vocabulary", "cat; dog", "--output", str(out), "--json"]
+    command = ["predict", str(photo.parent), "--vocabulary", "cat; dog", "--output", str(out), "--json",
+               "--batch-size", batch]  # fmt: skip
     assert main(command) == 1
     said = capsys.readouterr()
     assert [json.loads(line)["image"] for line in said.out.splitlines()] == [str(photo)]
@@ -197,19 +195,41 @@ def test_things_and_stuff_can_be_named(
     things: tuple[bool, ...],
 ) -> None:
     seen = []  # sky is stuff in COCO, cat and dog are things; --things names all of them
-    own = Predictor.predict
+    own = Predictor.stream
 
-    def note(self: Predictor, image: Path, words: Vocabulary, **given: Any) -> Any:
+    def note(self: Predictor, images: Sequence[Path], words: Vocabulary, **given: Any) -> Any:
         seen.append(words.is_thing)
-        return own(self, image, words, **given)
+        return own(self, images, words, **given)
 
-    monkeypatch.setattr(Predictor, "predict", note)
+    monkeypatch.setattr(Predictor, "stream", note)
     command = ["predict", str(photo), "--vocabulary", "cat; dog; sky", "--output", str(photo.parent / "out")]
     assert main([*command, *options]) == 0
     assert seen == [things]
 
 
-@pytest.mark.parametrize("argv", [[], ["predict"], ["predict", "a.jpg"], ["segment"]])
+def test_a_threshold_leaves_weak_results_out(photo: Path, loaded: dict[str, object]) -> None:
+    base = ["predict", str(photo), "--formats", "coco", "--vocabulary", "cat; dog", "--task", "instance"]
+    for threshold, folder in (("0", "all"), ("1", "none")):
+        output = ["--confidence-threshold", threshold, "--output", str(photo.parent / folder)]
+        assert main([*base, *output]) == 0
+    assert json.loads((photo.parent / "all/photo_instances.json").read_text())
+    assert json.loads((photo.parent / "none/photo_instances.json").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict"],
+        ["predict", "a.jpg"],
+        ["predict", "--vocabulary", "cat"],
+        ["predict", "a.jpg", "--vocabulary", "cat", "--webcam"],
+        ["predict", "a.jpg", "--vocabulary", "cat", "--stuff", "a", "--things", "b"],
+        ["predict", "a.jpg", "--vocabulary", "cat", "--confidence-threshold", "7"],
+        ["predict", "a.jpg", "--vocabulary", "cat", "--confidence-threshold", "high"],
+        ["predict", "a.jpg", "--vocabulary", "cat", "--batch-size", "0"],
+        ["predict", "a.jpg", "--vocabulary", "cat", "--max-frames", "some"],
+    ],
+)
 def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)
@@ -217,8 +237,10 @@ def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixtu
     assert "usage: cmpf" in capsys.readouterr().err
 
 
-def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["predict", "--help"])
-    assert stop.value.code == 0
-    assert "examples:" in capsys.readouterr().out
+def test_options_may_stand_before_and_behind_the_images() -> None:
+    for line in (
+        ["--vocabulary", "cat", "a.jpg", "b.jpg", "--json"],
+        ["a.jpg", "b.jpg", "--vocabulary", "cat"],
+    ):
+        assert make_parser().parse_args(["predict", *line]).images == ["a.jpg", "b.jpg"]
+    assert make_parser().parse_args(["predict", "--webcam", "--vocabulary", "cat"]).webcam == 0

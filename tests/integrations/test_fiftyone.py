@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -11,27 +10,30 @@ import numpy as np
 import pytest
 from helpers.tiny_model import tiny_model
 
+from cmpf.errors import CMPFError
+from cmpf.integrations.fiftyone import fiftyone_model
 from cmpf.predictor import Predictor
 
 
 @pytest.fixture
-def adapter(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def _host(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = {
         name: type(name, (SimpleNamespace,), {}) for name in ("Detection", "Detections", "Segmentation")
     }
     fiftyone = ModuleType("fiftyone")
     vars(fiftyone).update(labels, Model=type("Model", (), {}))
     monkeypatch.setitem(sys.modules, "fiftyone", fiftyone)
-    monkeypatch.delitem(sys.modules, "demo.fiftyone_adapter", raising=False)
-    module = importlib.import_module("demo.fiftyone_adapter")
-    monkeypatch.delitem(sys.modules, "demo.fiftyone_adapter")
-    return module
 
 
-def test_a_sample_gets_detections_and_a_segmentation(adapter: ModuleType) -> None:
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(model=tiny_model("no_ensemble"), short_side=64, max_side=128, mask_ensemble=None)
+
+
+@pytest.mark.usefixtures("_host")
+def test_a_sample_gets_detections_and_a_segmentation(predictor: Predictor) -> None:
     image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
-    predictor = Predictor(model=tiny_model("no_ensemble"), short_side=64, max_side=128, mask_ensemble=None)
-    model = adapter.CMPFModel(predictor, ["red circle", "sky"], min_score=0.0)
+    model = fiftyone_model(predictor, ["red circle", "sky"], min_score=0.0)
     assert (model.media_type, model.ragged_batches, model.transforms, model.preprocess) == (
         "image", True, None, False,
     )  # fmt: skip
@@ -51,8 +53,16 @@ def test_a_sample_gets_detections_and_a_segmentation(adapter: ModuleType) -> Non
         assert 0 <= detection.confidence <= 1
 
 
-def test_other_words_may_be_set(adapter: ModuleType) -> None:
-    predictor = Predictor(model=tiny_model("no_ensemble"), short_side=64, max_side=128, mask_ensemble=None)
-    model = adapter.CMPFModel(predictor, ["cat"])
+@pytest.mark.usefixtures("_host")
+def test_other_words_may_be_set(predictor: Predictor) -> None:
+    model = fiftyone_model(predictor, ["cat"])
     model.set_class_names(["dog", "bird, parrot"])
     assert model.mask_targets == {1: "dog", 2: "bird"}
+
+
+def test_without_fiftyone_the_command_that_installs_it_is_named(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(CMPFError, match="pip install fiftyone"):
+        fiftyone_model(predictor, ["cat"])
