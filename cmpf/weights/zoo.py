@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import yaml
+from annotated_types import Ge, Le, MinLen
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from cmpf.config import Config, config_root, get_cfg
 from cmpf.config.errors import Issue, Origin, as_error
@@ -21,23 +21,29 @@ from cmpf.weights.download import cache_folder, checked_asset, download
 ZOO_FILE = "model_zoo.yaml"
 
 
-@dataclass(frozen=True)
-class ZooEntry:
-    """One trained model.
+_Text = Annotated[str, MinLen(1)]
+_Address = Annotated[str, StringConstraints(pattern=r"^https?://\S+/[^/\s]+$")]
+_Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Metric = Annotated[str, StringConstraints(pattern=r"^\w+/\w+$")]
+_Figures = Annotated[dict[_Metric, Annotated[float, Ge(0), Le(100)]], MinLen(1)]
 
-    config: path under configs/. overrides: keys and values that its weights need besides. asset: file in cmpf/assets,
-    "" = none. url: where its weights are downloaded from, "" = nowhere. sha256: of that file. source: page of its
-    authors. published: dataset -> "task/metric" -> percent, as its authors report.
-    """
 
-    name: str
-    config: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    asset: str = ""
-    url: str = ""
-    sha256: str = ""
-    source: str = ""
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+class ZooEntry(BaseModel):
+    """One trained model. Every key but config may be absent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    config: _Text = Field(description="the path of a config under configs/")
+    overrides: dict[str, Any] = Field(
+        {}, description="KEY: VALUE pairs of the configuration that its weights need"
+    )
+    asset: _Text = Field("", description="the name of a file in cmpf/assets")
+    url: _Address = Field("", description="the https:// address of a file")
+    sha256: _Hash = Field("", description="64 hexadecimal digits")
+    source: _Text = Field("", description="the address of the authors' page")
+    published: dict[str, _Figures] = Field(
+        {}, description="dataset: {task/metric: percent}, as the authors report"
+    )
 
 
 def zoo(path: str | Path | None = None) -> dict[str, ZooEntry]:
@@ -53,10 +59,7 @@ def zoo(path: str | Path | None = None) -> dict[str, ZooEntry]:
     issues = [Issue(key, message, Origin(path)) for key, message in _issues(content)]
     if issues:
         raise as_error(issues)
-    return {
-        name: ZooEntry(name=name, **{key: value for key, value in entry.items() if value is not None})
-        for name, entry in content.items()
-    }
+    return {name: ZooEntry(**_given(entry)) for name, entry in content.items()}
 
 
 def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
@@ -108,77 +111,44 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"the model zoo {path} cannot be read: {reason}") from error
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_address(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"https?://\S+/[^/\s]+", value) is not None
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
-# Key -> what it may hold, as a test and in words. Every key but config may also be absent or null.
-KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "config": (_is_text, "the path of a config under configs/"),
-    "overrides": (_is_mapping, "KEY: VALUE pairs of the configuration"),
-    "asset": (_is_text, "the name of a file in cmpf/assets"),
-    "url": (_is_address, "the https:// address of a file"),
-    "sha256": (_is_hash, "64 hexadecimal digits"),
-    "source": (_is_text, "the address of the authors' page"),
-    "published": (_is_mapping, "dataset: {task/metric: percent}"),
-}
-
-
-def _issues(content: object) -> list[tuple[str, str]]:
+def _issues(content: object) -> Iterator[tuple[str, str]]:
     """What is wrong with the content of a zoo file, as (key, message)."""
     if not isinstance(content, dict) or not content:
-        return [("", "expected NAME: {config: ..., ...} entries")]
-    issues: list[tuple[str, str]] = []
+        yield "", "expected NAME: {config: ..., ...} entries"
+        return
     for name, entry in content.items():
         if isinstance(entry, dict):
-            issues += [(f"{name}.{key}", message) for key, message in _entry_issues(entry)]
+            yield from ((f"{name}.{key}", message) for key, message in _entry_issues(_given(entry)))
         else:
-            issues.append((str(name), f"expected config and weights, got {entry!r}"))
-    return issues
+            yield str(name), f"expected config and weights, got {entry!r}"
 
 
-def _entry_issues(entry: dict[Any, Any]) -> list[tuple[str, str]]:
-    issues: list[tuple[str, str]] = []
-    for key, value in entry.items():
-        if key not in KEYS:
-            near = get_close_matches(str(key), KEYS, n=1)
-            known = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
-            issues.append((str(key), f"unknown, {known}"))
-        elif value is not None and not KEYS[key][0](value):
-            issues.append((key, f"expected {KEYS[key][1]}, got {value!r}"))
-        elif key == "published" and value is not None:
-            issues += _figure_issues(value)
-    if entry.get("config") is None:
-        issues.append(("config", "is missing"))
-    if entry.get("url") is not None and entry.get("sha256") is None:
-        issues.append(("sha256", "is missing: a download must be checked"))
-    if all(entry.get(key) is None for key in ("asset", "url", "source")):
-        issues.append(("source", "is missing: asset, url or source says where the weights are"))
-    return issues
+def _given(entry: dict[Any, Any]) -> dict[str, Any]:
+    """Keys with values; null is as good as absent."""
+    return {str(key): value for key, value in entry.items() if value is not None}
 
 
-def _figure_issues(published: dict[Any, Any]) -> list[tuple[str, str]]:
-    issues = []
-    for dataset, figures in published.items():
-        if not isinstance(figures, dict) or not figures:
-            issues.append((f"published.{dataset}", f"expected task/metric: percent, got {figures!r}"))
-            continue
-        for metric, value in figures.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
-            if not re.fullmatch(r"\w+/\w+", str(metric)) or not number:
-                issues.append(
-                    (f"published.{dataset}.{metric}", f"expected task/metric: 0 to 100, got {value!r}")
-                )
-    return issues
+def _entry_issues(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    try:
+        ZooEntry.model_validate(entry)
+    except ValidationError as error:
+        for detail in error.errors():
+            keys = [str(key) for key in detail["loc"] if key != "[key]"]
+            yield ".".join(keys), _message(keys, detail["type"], detail["input"])
+    if "url" in entry and "sha256" not in entry:
+        yield "sha256", "is missing: a download must be checked"
+    if not entry.keys() & {"asset", "url", "source"}:
+        yield "source", "is missing: asset, url or source says where the weights are"
+
+
+def _message(keys: list[str], kind: str, value: object) -> str:
+    known = {name: field.description for name, field in ZooEntry.model_fields.items()}
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        near = get_close_matches(keys[0], known, n=1)
+        return f"unknown, did you mean {near[0]}?" if near else f"unknown, known are {', '.join(known)}"
+    words = (
+        known[keys[0]] if len(keys) == 1 else ("task/metric: percent", "task/metric: 0 to 100")[len(keys) - 2]
+    )
+    return f"expected {words}, got {value!r}"

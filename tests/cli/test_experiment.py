@@ -233,6 +233,14 @@ def test_the_number_of_gpus_sets_the_device(
     assert device == experiment.configuration(arguments).MODEL.DEVICE  # type: ignore[arg-type]
 
 
+def test_weights_of_no_use_can_be_allowed() -> None:
+    one_process = {"dataset": None, "num_gpus": None, "num_processes": None}
+    given = eval_namespace(
+        config_file=CONFIG, allow_unused_weights=True, eval_only=False, resume=False, **one_process
+    )
+    assert experiment.configuration(given).MODEL.ALLOW_UNUSED_WEIGHTS
+
+
 def test_more_gpus_than_there_are_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
