@@ -1,20 +1,27 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Where a model comes from: the zoo, a folder, a configuration file, or a repository of the Hugging Face Hub."""
+"""A model as a folder, here or on the Hugging Face Hub, written and found; and other places that models come from."""
 
 from __future__ import annotations
 
 import difflib
+import json
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmpf.config import find_config, get_cfg
+from cmpf.common.files import write_text
+from cmpf.config import Config, find_config, get_cfg, with_overrides
+from cmpf.data import Vocabulary, get_spec
 from cmpf.data.datasets.catalog import FILE_PREFIX
 from cmpf.errors import ModelNameError, PluginError, WeightsError, summary
 from cmpf.registry import module_name
+from cmpf.weights.saving import TrainedModel, save
 from cmpf.weights.zoo import zoo, zoo_weights
+
+logger = logging.getLogger(__name__)
 
 FOLDER_CONFIG, FOLDER_WEIGHTS, FOLDER_CARD = "config.yaml", "model_final.safetensors", "README.md"
 # The classes that the model was trained on, where its training dataset is no row of the table.
@@ -108,3 +115,77 @@ def _from_hub(repository: str, revision: str | None, need_weights: bool) -> Sour
             "page into a folder and give the folder"
         ) from error
     return _in_folder(Path(folder), f"{page}", "is it a CMPF model?", need_weights)
+
+
+def save_folder(
+    cfg: Config,
+    model: TrainedModel,
+    folder: Path,
+    *,
+    vocabulary: Vocabulary,
+    card: str,
+    metadata: Mapping[str, Any],
+) -> list[Path]:
+    """Writes a folder that `find_model` finds, and that can be uploaded to the Hub as it is.
+
+    Args:
+        cfg: what the model was built from. vocabulary: the classes that it was trained on.
+        card: the text of its README.md. metadata: what else the file of weights keeps.
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = _write_dataset(cfg, vocabulary, folder)
+    write_text(folder / FOLDER_CONFIG, _portable(cfg).dump())
+    classes = [list(words) for words in vocabulary.classes]
+    save(model, folder / FOLDER_WEIGHTS, metadata={"train_classes": classes, **metadata})
+    write_text(folder / FOLDER_CARD, card)
+    return [folder / FOLDER_CONFIG, folder / FOLDER_WEIGHTS, folder / FOLDER_CARD, *written]
+
+
+def _portable(cfg: Config) -> Config:
+    """The configuration without what holds on this machine only."""
+    for key, value in (
+        ("MODEL.CMPF.CLIP.PRETRAINED", cfg.MODEL.CMPF.CLIP.PRETRAINED),
+        ("MODEL.CMPF.SAM.CHECKPOINT", cfg.MODEL.CMPF.SAM.CHECKPOINT),
+        ("TEST.ENSEMBLE.SAM_CHECKPOINT", cfg.TEST.ENSEMBLE.SAM_CHECKPOINT),
+    ):
+        if Path(value).is_file():
+            logger.warning("%s is the file %s: others need it too, and at this place", key, value)
+    here = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": "auto", "NUM_THREADS": 0, "OUTPUT_DIR": "./output"}
+    masks = {"TEST.ENSEMBLE.SOURCE": "online", "TEST.ENSEMBLE.CACHE_DIR": ""}
+    if cfg.MODEL.CMPF.DEFORMABLE_ATTENTION == "triton":  # an error where it cannot run
+        here["MODEL.CMPF.DEFORMABLE_ATTENTION"] = "auto"
+    datasets = {"DATASETS.TRAIN": _shipped(cfg.DATASETS.TRAIN), "DATASETS.TEST": _shipped(cfg.DATASETS.TEST)}
+    plugins = {"MODEL.CMPF.PLUGINS": tuple(module_name(name) for name in cfg.MODEL.CMPF.PLUGINS)}
+    return with_overrides(cfg, {**here, **masks, **datasets, **plugins})
+
+
+def _shipped(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of datasets, where one's own is the file that lies beside the configuration."""
+    own = f"{FILE_PREFIX}{FOLDER_DATASET}"
+    return tuple(own if name.startswith(FILE_PREFIX) else name for name in names)
+
+
+def _write_dataset(cfg: Config, vocabulary: Vocabulary, folder: Path) -> list[Path]:
+    """The seen classes of a dataset that only this machine knows: they belong to the model, the images do not."""
+    name = cfg.DATASETS.TRAIN[0]
+    if not name.startswith(FILE_PREFIX):
+        for stale in (FOLDER_DATASET, FOLDER_WORDS):  # of another model that was saved here
+            (folder / stale).unlink(missing_ok=True)
+        return []
+    entry = get_spec(name)
+    flags = " ".join(str(int(thing)) for thing in vocabulary.is_thing)
+    lines = [f"{index}:{','.join(words)}" for index, words in enumerate(vocabulary.classes, start=1)]
+    write_text(folder / FOLDER_WORDS, "\n".join([f"# isthing: {flags}", *lines, ""]))
+    values = {
+        "name": entry.name,
+        "task": entry.kind,
+        "images": "images",
+        "annotations": "annotations",
+        "vocabulary": FOLDER_WORDS,
+    }
+    head = "# The classes that the model was trained on; the images are not in this folder.\n"
+    text = head + "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
+    write_text(folder / FOLDER_DATASET, text)
+    return [folder / FOLDER_DATASET, folder / FOLDER_WORDS]
