@@ -46,7 +46,6 @@ DATA_LAYERS: tuple[tuple[str, ...], ...] = (
     ("datasets", "transforms"),
     ("words", "targets", "preparation"),
     ("mapper",),
-    ("samplers",),
     ("loader",),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))

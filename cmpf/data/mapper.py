@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From a row of a dataset to what the model takes."""
+"""From a sample of a dataset to what the model takes."""
 
 from __future__ import annotations
 

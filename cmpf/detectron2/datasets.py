@@ -39,7 +39,7 @@ def register_datasets(names: Iterable[str] | None = None) -> None:
     """Enters datasets of CMPF in Detectron2's catalogs; nothing is read before someone asks.
 
     Args:
-        names: as in DATASETS.TRAIN, "file:PATH" among them; None = all rows of CMPF's table. Those that are
+        names: as in DATASETS.TRAIN, "file:PATH" among them; None = all of CMPF's table. Those that are
             registered already, by whomever, stay as they are.
     """
     for name in dataset_names() if names is None else names:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.prepared_trees import write_prepared_trees
 from PIL import Image
 
 from cmpf.data.datasets.builtin import SPECS
@@ -18,6 +19,7 @@ from cmpf.data.datasets.catalog import (
     known_vocabularies,
     locate_dataset,
 )
+from cmpf.data.datasets.summary import PathState, summarize
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 from cmpf.shapeworld.categories import CATEGORIES
@@ -137,7 +139,7 @@ def test_a_half_written_dataset_is_not_taken_for_a_whole_one(
 
 
 def test_every_row_is_found_by_its_name() -> None:
-    assert all(row.name == name for name, row in DATASETS.items())
+    assert all(spec.name == name for name, spec in DATASETS.items())
     assert len(SPECS) == len(DATASETS)
     assert dataset_names()[:2] == (
         "openvocab_coco_2017_train_panoptic_with_sem_seg",
@@ -149,7 +151,7 @@ def test_each_known_vocabulary_comes_once_coco_first() -> None:
     vocabularies = known_vocabularies()
     assert vocabularies[0] == get_vocabulary("openvocab_coco_2017_train_panoptic_with_sem_seg")
     assert len({vocabulary.key for vocabulary in vocabularies}) == len(vocabularies)
-    assert {row.vocabulary().key for row in SPECS} == {vocabulary.key for vocabulary in vocabularies}
+    assert {spec.vocabulary().key for spec in SPECS} == {vocabulary.key for vocabulary in vocabularies}
 
 
 def fruit_file(folder: Path) -> Path:
@@ -191,3 +193,63 @@ def test_coco_panoptic_has_its_80_things_and_53_kinds_of_stuff() -> None:
     vocabulary = get_vocabulary("openvocab_coco_2017_train_panoptic_with_sem_seg")
     assert (vocabulary.num_classes, len(vocabulary.things)) == (133, 80)
     assert vocabulary.names[:2] == ("person", "bicycle")
+
+
+TRAINING = Vocabulary(classes=[["aeroplane"], ["sky"]])
+NAME = "openvocab_pascal20_sem_seg_val"
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_whole_dataset_is_summed_up(prepared: Path) -> None:
+    write_prepared_trees(prepared)
+    summary = summarize(NAME, TRAINING)
+    assert (summary.name, summary.kind, summary.folder) == (NAME, "semantic", prepared / "pascal_voc_d2")
+    assert (summary.images, summary.issue) == (2, "")
+    assert [state.found for state in summary.paths] == [True, True]
+    assert len(summary.classes) == 20
+    assert summary.classes == get_vocabulary(NAME).names
+    assert (
+        set(summary.things) | set(summary.stuff)
+        == set(summary.seen) | set(summary.unseen)
+        == set(summary.classes)
+    )
+    assert (summary.ignore_label, summary.test_size, summary.evaluators) == (255, (800, 1333), ("semantic",))
+
+
+def test_classes_are_seen_against_the_training_vocabulary(prepared: Path) -> None:
+    summary = summarize(NAME, Vocabulary(classes=[["dog"], ["sky"]]))
+    assert summary.seen == ("dog",)
+    assert len(summary.unseen) == 19
+    assert summarize("shapes_val", get_vocabulary("shapes_val")).unseen == ()
+
+
+def test_a_dataset_that_is_not_there_says_what_is_missing_and_how_to_make_it(prepared: Path) -> None:
+    (prepared / "pascal_voc_d2" / "images" / "validation").mkdir(parents=True)
+    summary = summarize(NAME, TRAINING)
+    labels = prepared / "pascal_voc_d2" / "annotations_pascal20" / "validation"
+    assert summary.images is None
+    assert summary.issue == f"missing {labels}"
+    assert summary.paths == (
+        PathState(prepared / "pascal_voc_d2" / "images" / "validation", True),
+        PathState(labels, False),
+    )
+    assert summary.command == "cmpf datasets prepare pascal_voc"
+
+
+def test_a_dataset_that_is_not_whole_says_why(prepared: Path) -> None:
+    write_prepared_trees(prepared)
+    image = prepared / "pascal_voc_d2" / "images" / "validation" / "2008_000002.jpg"
+    image.unlink()
+    summary = summarize(NAME, TRAINING)
+    assert summary.images is None
+    assert "has no image " in summary.issue
+
+
+def test_an_unknown_dataset_is_an_error() -> None:
+    with pytest.raises(DatasetError, match="unknown dataset"):
+        summarize("pascal", TRAINING)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The rows of the table of datasets: where people have the files, and what is in them.
+"""The table of known datasets: where people have the files, and what is in them.
 
 Paths are those of Detectron2, OpenSeg and FC-CLIP, so prepared folders load as they are. Vocabulary files name
 the classes; a missing one is found out when the vocabulary is asked for.
@@ -7,46 +7,83 @@ the classes; a missing one is found out when the vocabulary is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.builtin_parts import (
-    BYTE_IGNORE,
-    CITYSCAPES_IDS,
-    COCO_IDS,
-    SPLITS,
-    STREET_SIZE,
-    USUAL_SIZE,
-    WORD_IGNORE,
-    in_order,
-    scripts,
-    words,
-)
 from cmpf.data.datasets.readers import FileNames, read_coco_panoptic, read_lvis, read_semantic
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
 
+VOCABULARIES = Path(__file__).resolve().parents[2] / "assets" / "vocabularies"
+BYTE_IGNORE, WORD_IGNORE = 255, 65535
+USUAL_SIZE, STREET_SIZE = (800, 1333), (1024, 2560)  # (shorter side, longest longer side) in testing
+SPLITS = {"train": "training", "val": "validation"}
+
+# COCO's category ids have gaps: 80 of 1..90, and 53 kinds of stuff.
+_COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+_COCO_STUFF = (
+    *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149),
+    *(151, 154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181),
+    *range(184, 201),
+)
+COCO_IDS = (*(identity for identity in range(1, 91) if identity not in _COCO_GAPS), *_COCO_STUFF)
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)  # label ids of train ids 0..18
+
+
+def in_order(ids: Iterable[int]) -> dict[int, int]:
+    """Category id -> its place in `ids`, which is the class index."""
+    return {identity: index for index, identity in enumerate(ids)}
+
+
+@cache
+def _from_file(name: str) -> Vocabulary:
+    return Vocabulary.from_file(VOCABULARIES / f"{name}.txt")
+
+
+def words(name: str) -> Callable[[], Vocabulary]:
+    """Reads a vocabulary file of the package when called, and only once."""
+    return partial(_from_file, name)
+
+
+def scripts(*names: str) -> str:
+    """Command that runs preparations one after the other."""
+    return " && ".join(f"cmpf datasets prepare {name}" for name in names)
+
+
+def _panoptic(
+    name: str, *, truth: tuple[str, str], beside: Mapping[str, str] | None = None, **options: Any
+) -> DatasetSpec:
+    """A dataset of segments; COCO's evaluators and the usual size, unless told otherwise.
+
+    Args:
+        truth: JSON file and folder of PNGs. beside: further ground truth, see read_coco_panoptic.
+        options: of DatasetSpec.
+    """
+    usual = {"evaluators": ("panoptic", "instance", "semantic"), "test_size": USUAL_SIZE}
+    return DatasetSpec(
+        name=name,
+        kind="panoptic",
+        truth={"annotations": truth[0], "panoptic": truth[1], **(beside or {})},
+        **{"reader": read_coco_panoptic, **usual, **options},
+    )
+
 
 def _coco(split: str) -> DatasetSpec:
-    return DatasetSpec(
-        name=f"openvocab_coco_2017_{split}_panoptic_with_sem_seg",
-        kind="panoptic",
+    return _panoptic(
+        f"openvocab_coco_2017_{split}_panoptic_with_sem_seg",
         folder="coco",
         images=f"{split}2017",
-        truth={
-            "annotations": f"annotations/panoptic_{split}2017.json",
-            "panoptic": f"panoptic_{split}2017",
+        truth=(f"annotations/panoptic_{split}2017.json", f"panoptic_{split}2017"),
+        beside={
             "semantic": f"panoptic_semseg_{split}2017",
             "instances": f"annotations/instances_{split}2017.json",
         },
-        reader=read_coco_panoptic,
         vocabulary=words("coco_panoptic"),
         command=f"{scripts('coco_semantic')} (the rest is a download, see datasets/README.md)",
-        evaluators=("panoptic", "instance", "semantic"),
         class_of_id=in_order(COCO_IDS),
-        test_size=USUAL_SIZE,
     )
 
 
@@ -56,43 +93,32 @@ def _shapes_words(seen_only: bool) -> Vocabulary:
 
 
 def _shapes(split: str, *, seen_only: bool = False) -> DatasetSpec:
-    return DatasetSpec(
-        name=f"shapes_{split}",
-        kind="panoptic",
+    return _panoptic(
+        f"shapes_{split}",
         folder="shapeworld",
         images=f"{split}/images",
-        truth={
-            "annotations": f"{split}/panoptic.json",
-            "panoptic": f"{split}/panoptic",
-            "semantic": f"{split}/semantic",
-            "instances": f"{split}/instances.json",
-        },
-        reader=read_coco_panoptic,
+        truth=(f"{split}/panoptic.json", f"{split}/panoptic"),
+        beside={"semantic": f"{split}/semantic", "instances": f"{split}/instances.json"},
         vocabulary=partial(_shapes_words, seen_only),
         command="python -m cmpf.shapeworld --out {folder} --train 4000 --val 1000 --hard-val 200",
-        evaluators=("panoptic", "instance", "semantic"),
         marker="complete.json",
+        test_size=None,
     )
 
 
 def _ade20k(split: str) -> DatasetSpec:
-    return DatasetSpec(
-        name=f"openvocab_ade20k_panoptic_{split}",
-        kind="panoptic",
+    return _panoptic(
+        f"openvocab_ade20k_panoptic_{split}",
         folder="ADEChallengeData2016",
         images=f"images/{SPLITS[split]}",
-        truth={
-            "annotations": f"ade20k_panoptic_{split}.json",
-            "panoptic": f"ade20k_panoptic_{split}",
+        truth=(f"ade20k_panoptic_{split}.json", f"ade20k_panoptic_{split}"),
+        beside={
             "semantic": f"annotations_detectron2/{SPLITS[split]}",
             "instances": f"ade20k_instance_{split}.json",
         },
-        reader=read_coco_panoptic,
         vocabulary=words("ade20k_150"),
         command=scripts("ade20k_semantic", "ade20k_panoptic", "ade20k_instances"),
-        evaluators=("panoptic", "instance", "semantic"),
         class_of_id=in_order(range(150)),  # the files' own names have changed over time, their ids have not
-        test_size=USUAL_SIZE,
     )
 
 
@@ -109,16 +135,12 @@ _CITYSCAPES_NAMES = FileNames(
 
 
 def _cityscapes(split: str) -> DatasetSpec:
-    return DatasetSpec(
-        name=f"openvocab_cityscapes_fine_panoptic_{split}",
-        kind="panoptic",
+    return _panoptic(
+        f"openvocab_cityscapes_fine_panoptic_{split}",
         folder="cityscapes",
         images=f"leftImg8bit/{split}",
-        truth={
-            "annotations": f"gtFine/cityscapes_panoptic_{split}.json",
-            "panoptic": f"gtFine/cityscapes_panoptic_{split}",
-            "semantic": f"gtFine/{split}",
-        },
+        truth=(f"gtFine/cityscapes_panoptic_{split}.json", f"gtFine/cityscapes_panoptic_{split}"),
+        beside={"semantic": f"gtFine/{split}"},
         reader=partial(read_coco_panoptic, names=_CITYSCAPES_NAMES),
         vocabulary=words("cityscapes_19"),
         command=scripts("cityscapes"),
@@ -129,17 +151,13 @@ def _cityscapes(split: str) -> DatasetSpec:
 
 
 def _mapillary(split: str) -> DatasetSpec:
-    return DatasetSpec(
-        name=f"openvocab_mapillary_vistas_panoptic_{split}",
-        kind="panoptic",
+    folder = SPLITS[split]
+    return _panoptic(
+        f"openvocab_mapillary_vistas_panoptic_{split}",
         folder="mapillary_vistas",
-        images=f"{SPLITS[split]}/images",
-        truth={
-            "annotations": f"{SPLITS[split]}/panoptic/panoptic_2018.json",
-            "panoptic": f"{SPLITS[split]}/panoptic",
-            "semantic": f"{SPLITS[split]}/labels",
-        },
-        reader=read_coco_panoptic,
+        images=f"{folder}/images",
+        truth=(f"{folder}/panoptic/panoptic_2018.json", f"{folder}/panoptic"),
+        beside={"semantic": f"{folder}/labels"},
         vocabulary=words("mapillary_vistas_65"),
         command=scripts("mapillary_vistas"),
         evaluators=("panoptic", "semantic"),
@@ -149,23 +167,16 @@ def _mapillary(split: str) -> DatasetSpec:
     )
 
 
-def _bdd_panoptic() -> DatasetSpec:
-    return DatasetSpec(
-        name="bdd10k_40_panoptic_val",
-        kind="panoptic",
-        folder="bdd100k",
-        images="images/10k/val",
-        truth={
-            "annotations": "jsons/pan_seg_val_cocofmt.json",
-            "panoptic": "labels/pan_seg/coco_pano/val",
-        },
-        reader=read_coco_panoptic,
-        vocabulary=words("bdd100k_40"),
-        command=scripts("bdd100k_panoptic"),
-        evaluators=("panoptic",),
-        class_of_id=in_order(range(1, 41)),
-        test_size=USUAL_SIZE,
-    )
+_BDD_PANOPTIC = _panoptic(
+    "bdd10k_40_panoptic_val",
+    folder="bdd100k",
+    images="images/10k/val",
+    truth=("jsons/pan_seg_val_cocofmt.json", "labels/pan_seg/coco_pano/val"),
+    vocabulary=words("bdd100k_40"),
+    command=scripts("bdd100k_panoptic"),
+    evaluators=("panoptic",),
+    class_of_id=in_order(range(1, 41)),
+)
 
 
 def _lvis(split: str) -> DatasetSpec:
@@ -184,29 +195,17 @@ def _lvis(split: str) -> DatasetSpec:
     )
 
 
-def _semantic(
-    name: str,
-    *,
-    folder: str,
-    images: str,
-    labels: str,
-    vocabulary: str,
-    script: str,
-    ignore_label: int = BYTE_IGNORE,
-) -> DatasetSpec:
-    """A row with class indices in label maps."""
+def _semantic(name: str, *, labels: str, vocabulary: str, script: str, **options: Any) -> DatasetSpec:
+    """A dataset with class indices in label maps; `options` of DatasetSpec."""
     return DatasetSpec(
         name=name,
         kind="semantic",
-        folder=folder,
-        images=images,
         truth={"labels": labels},
         reader=read_semantic,
         vocabulary=words(vocabulary),
         command=scripts(script),
         evaluators=("semantic",),
-        ignore_label=ignore_label,
-        test_size=USUAL_SIZE,
+        **{"ignore_label": BYTE_IGNORE, "test_size": USUAL_SIZE, **options},
     )
 
 
@@ -256,8 +255,8 @@ def _coco_stuff(name: str, split: str) -> DatasetSpec:
     )
 
 
-def _both(row: Callable[..., DatasetSpec]) -> tuple[DatasetSpec, DatasetSpec]:
-    return row(split="train"), row(split="val")
+def _both(make: Callable[..., DatasetSpec]) -> tuple[DatasetSpec, DatasetSpec]:
+    return make(split="train"), make(split="val")
 
 
 _BDD_SEMANTIC = _semantic(
@@ -280,7 +279,7 @@ SPECS: tuple[DatasetSpec, ...] = (
     *_both(_cityscapes),
     *_both(_mapillary),
     _BDD_SEMANTIC,
-    _bdd_panoptic(),
+    _BDD_PANOPTIC,
     *_both(partial(_context, 459, ignore_label=WORD_IGNORE)),
     *_both(partial(_context, 59, ignore_label=BYTE_IGNORE)),
     *_both(partial(_voc, 21)),

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from helpers.prepared_trees import SIZE, write_prepared_trees
 
-from cmpf.data.datasets.builtin import SPECS
+from cmpf.data.datasets.builtin import CITYSCAPES_IDS, COCO_IDS, SPECS, in_order, scripts, words
 from cmpf.data.datasets.catalog import get_dataset, get_spec
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.preparation import PREPARATIONS
 from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
 
-ON_DISK = [row.name for row in SPECS if not row.name.startswith("shapes_")]
+ON_DISK = [spec.name for spec in SPECS if not spec.name.startswith("shapes_")]
 PANOPTIC = [name for name in ON_DISK if get_spec(name).kind == "panoptic"]
 
 
@@ -104,7 +104,7 @@ def test_lvis_finds_its_images_in_both_folders_of_coco(split: str, tree: Path) -
 
 
 def test_rows_name_the_ignore_labels_and_sizes_of_their_datasets() -> None:
-    given = {row.name: (row.ignore_label, row.test_size) for row in SPECS}
+    given = {spec.name: (spec.ignore_label, spec.test_size) for spec in SPECS}
     assert given["openvocab_ade20k_full_sem_seg_val"] == (65535, (800, 1333))
     assert given["openvocab_pascal_ctx459_sem_seg_val"] == (65535, (800, 1333))
     assert given["openvocab_mapillary_vistas_panoptic_val"] == (65, (1024, 2560))
@@ -114,7 +114,7 @@ def test_rows_name_the_ignore_labels_and_sizes_of_their_datasets() -> None:
 
 
 def test_rows_name_the_evaluators_of_their_datasets() -> None:
-    given = {row.name: set(row.evaluators) for row in SPECS}
+    given = {spec.name: set(spec.evaluators) for spec in SPECS}
     every_task = {"panoptic", "instance", "semantic"}
     assert given["openvocab_ade20k_panoptic_val"] == every_task
     assert given["shapes_val"] == every_task
@@ -122,17 +122,17 @@ def test_rows_name_the_evaluators_of_their_datasets() -> None:
     assert given["openvocab_mapillary_vistas_panoptic_val"] == {"panoptic", "semantic"}
     assert given["bdd10k_40_panoptic_val"] == {"panoptic"}
     assert given["openvocab_lvis_v1_val"] == {"lvis"}
-    semantic = [row for row in SPECS if row.kind == "semantic"]
-    assert all(row.evaluators == ("semantic",) for row in semantic)
+    semantic = [spec for spec in SPECS if spec.kind == "semantic"]
+    assert all(spec.evaluators == ("semantic",) for spec in semantic)
 
 
-@pytest.mark.parametrize("row", SPECS, ids=lambda row: row.name)
-def test_every_row_is_complete(row: Any) -> None:
-    assert all(not Path(path).is_absolute() and ".." not in Path(path).parts for path in row.paths)
-    count = row.vocabulary().num_classes
-    assert row.class_of_id is None or sorted(row.class_of_id.values()) == list(range(count))
-    prepared = re.findall(r"cmpf datasets prepare (\w+)", row.command)
-    assert prepared or row.name.startswith("shapes_")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_every_row_is_complete(spec: Any) -> None:
+    assert all(not Path(path).is_absolute() and ".." not in Path(path).parts for path in spec.paths)
+    count = spec.vocabulary().num_classes
+    assert spec.class_of_id is None or sorted(spec.class_of_id.values()) == list(range(count))
+    prepared = re.findall(r"cmpf datasets prepare (\w+)", spec.command)
+    assert prepared or spec.name.startswith("shapes_")
     assert set(prepared) <= set(PREPARATIONS)
 
 
@@ -142,3 +142,26 @@ def test_an_image_that_nobody_labeled_is_named(tree: Path) -> None:
     with pytest.raises(LookupError, match=rf"{extra}: has no labels 2008_000009"):
         _ = get_dataset("openvocab_pascal20_sem_seg_val").samples
     extra.unlink()
+
+
+def test_coco_has_80_things_and_53_kinds_of_stuff_with_gaps() -> None:
+    assert len(COCO_IDS) == len(set(COCO_IDS)) == 133
+    assert list(COCO_IDS) == sorted(COCO_IDS)
+    # ids that COCO gave up before its first release
+    assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83} & set(COCO_IDS)
+    assert (COCO_IDS[79], COCO_IDS[80], COCO_IDS[-1]) == (90, 92, 200)
+
+
+def test_cityscapes_has_19_train_ids() -> None:
+    index = in_order(CITYSCAPES_IDS)
+    assert len(index) == 19
+    # road, building, traffic light, sky, person, car, bus, train and bicycle
+    assert [index[n] for n in (7, 11, 19, 23, 24, 26, 28, 31, 33)] == [0, 2, 6, 10, 11, 13, 15, 16, 18]
+
+
+def test_vocabulary_files_are_read_once() -> None:
+    assert words("coco_panoptic")() is words("coco_panoptic")()
+
+
+def test_commands_run_one_after_the_other() -> None:
+    assert scripts("a", "b") == "cmpf datasets prepare a && cmpf datasets prepare b"
