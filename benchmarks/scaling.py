@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import timed
-from benchmarks.published.attention import with_published_attention
-from benchmarks.published.heads import decode
+from benchmarks.published.network import decode, with_published_attention
 from benchmarks.published.postprocess import Sizes, restore, semantic
 from benchmarks.report import draw_panels, environment, exponent
 from benchmarks.setting import Setting, vocabulary_of

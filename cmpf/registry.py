@@ -208,6 +208,8 @@ def _from_file(path: Path, name: str) -> ModuleType:
             f"plug-in {path}: a module {name} is already imported, from {getattr(known, '__file__', 'Python itself')}; "
             "rename one of them"
         )
+    if str(path.parent) not in sys.path:  # its neighbors, and worker processes, import from there
+        sys.path.append(str(path.parent))
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"plug-in {path}: not a Python file; give the path of a .py file")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from benchmarks.cases import decoder, encoders, postprocess, system, training
+from benchmarks.cases import network, postprocess, system, training
 from benchmarks.harness import Pair
 from benchmarks.setting import Setting
 
@@ -18,14 +18,14 @@ Build = Callable[[Setting], Pair]
 
 def _cases() -> Mapping[str, Build]:
     found: dict[str, Build] = {
-        "text": encoders.text,
-        "sam_encoder": encoders.sam_encoder,
-        "clip_trunk": encoders.clip_trunk,
-        "deformable_forward": decoder.deformable_forward,
-        "deformable_backward": decoder.deformable_backward,
+        "text": network.text,
+        "sam_encoder": network.sam_encoder,
+        "clip_trunk": network.clip_trunk,
+        "deformable_forward": network.deformable_forward,
+        "deformable_backward": network.deformable_backward,
     }
     for classes in CLASS_COUNTS:
-        found[f"heads_{classes}"] = partial(decoder.heads, classes=classes)
+        found[f"heads_{classes}"] = partial(network.heads, classes=classes)
     found["losses"] = training.losses
     for classes in (150, 847):
         for size in SIZES:

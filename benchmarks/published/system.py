@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.published.attention import with_published_attention
-from benchmarks.published.heads import class_logits, decode
-from benchmarks.published.linear import plain_linear
+from benchmarks.published.network import class_logits, decode, plain_linear, with_published_attention
 from benchmarks.published.postprocess import Sizes, instances, panoptic, restore, semantic
 from benchmarks.published.training import Draw, draw_uniform, losses
 from cmpf.inference import geometric_ensemble

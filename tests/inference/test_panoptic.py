@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.published import postprocess as published
 from cmpf.inference import MaskRows, panoptic_inference, resize, restore_size
 from cmpf.types import SegmentInfo
 
@@ -34,37 +35,6 @@ def infer(mask_cls: Tensor, masks: Tensor, **changes: Any) -> tuple[list[list[in
     return ids.tolist(), segments
 
 
-def naive(
-    mask_cls: Tensor, masks: Tensor, is_thing: Tensor, object_threshold: float, overlap: float
-) -> tuple[Tensor, list[tuple[int, bool, int, int]]]:
-    """The published loop: query by query, with a memory of stuff."""
-    scores, labels = mask_cls.softmax(-1).max(-1)
-    masks = masks.sigmoid()
-    kept = [
-        q for q in range(len(scores)) if labels[q] != mask_cls.shape[1] - 1 and scores[q] > object_threshold
-    ]
-    ids = torch.zeros(masks.shape[1:], dtype=torch.int32)
-    info: list[tuple[int, bool, int, int]] = []
-    if not kept:
-        return ids, info
-    winner = torch.stack([scores[q] * masks[q] for q in kept]).argmax(0)
-    memory: dict[int, int] = {}
-    for place, q in enumerate(kept):
-        own = masks[q] >= 0.5
-        segment = (winner == place) & own
-        if segment.sum() == 0 or (winner == place).sum() / own.sum() < overlap:
-            continue
-        label = int(labels[q])
-        if not is_thing[label] and label in memory:
-            ids[segment] = memory[label]
-            continue
-        ids[segment] = len(info) + 1
-        if not is_thing[label]:
-            memory[label] = len(info) + 1
-        info.append((len(info) + 1, bool(is_thing[label]), label, 0))
-    return ids, [(i, thing, label, int((ids == i).sum())) for i, thing, label, _ in info]
-
-
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(("object_threshold", "overlap"), [(0.0, 0.8), (0.3, 0.5), (0.25, 0.0)])
 def test_random_images_agree_with_the_loop_over_queries(seed, object_threshold, overlap):
@@ -72,13 +42,15 @@ def test_random_images_agree_with_the_loop_over_queries(seed, object_threshold, 
     mask_cls = (torch.randn(12, 6) * 2).log_softmax(-1)
     masks = torch.nn.functional.interpolate(torch.randn(1, 12, 4, 4) * 3, size=(24, 32), mode="bicubic")[0]
     is_thing = torch.tensor([True, False, True, False, False])
-    ids, segments = panoptic_inference(
-        mask_cls, masks, is_thing=is_thing, object_mask_threshold=object_threshold, overlap_threshold=overlap
-    )
-    wanted_ids, wanted = naive(mask_cls, masks, is_thing, object_threshold, overlap)
+    options = {"object_mask_threshold": object_threshold, "overlap_threshold": overlap}
+    ids, segments = panoptic_inference(mask_cls, masks, is_thing=is_thing, **options)
+    wanted_ids, labels = published.panoptic(mask_cls, masks, is_thing=is_thing, **options)
     assert torch.equal(ids, wanted_ids)
     got = [(s["id"], s["isthing"], s["category_id"], s["area"]) for s in segments]
-    assert got == wanted
+    assert got == [
+        (number, bool(is_thing[label]), label, int((ids == number).sum()))
+        for number, label in enumerate(labels, start=1)
+    ]
 
 
 def test_two_things_and_stuff_are_numbered_from_one_in_query_order():

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.cases.training import fixed_places, same_places
+from benchmarks.published import training as published
 from cmpf.errors import TrainingError
-from cmpf.losses import HungarianMatcher, SetCriterion, criterion, matcher
+from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.losses import criterion as module
 from cmpf.losses.criterion import Normalizers, normalizers, stack_heads
-from cmpf.losses.points import sample_points
 from cmpf.types import DecoderOutput, Targets
 
 POINTS = 32
@@ -58,61 +58,15 @@ def targets_of(*sizes: tuple[int, int, int], classes: int = 4) -> list[Targets]:
     ]
 
 
-def fix_points(monkeypatch: pytest.MonkeyPatch, images: int) -> tuple[Tensor, Tensor]:
-    """The same points in matching and for every pair, so that a loop may come to the same numbers."""
-    generator = torch.Generator().manual_seed(7)
-    shared = torch.rand(images, POINTS, 2, generator=generator)
-    pair = torch.rand(POINTS, 2, generator=generator)
-    monkeypatch.setattr(matcher, "uniform_points", lambda *_: shared)
-    monkeypatch.setattr(criterion, "uncertain_points", lambda maps, **_: pair.expand(len(maps), -1, -1))
-    return shared, pair
-
-
-def at(maps_hw: Tensor, coords_P2: Tensor) -> Tensor:
-    return sample_points(maps_hw[None, None].float(), coords_P2[None])[0, 0]
-
-
-def naive_dice(x: Tensor, t: Tensor) -> Tensor:
-    s = x.sigmoid()
-    return 1 - (2 * (s * t).sum() + 1) / (s.sum() + t.sum() + 1)
-
-
-def naive_head(head: Any, targets: list[Targets], shared: Tensor, pair: Tensor) -> tuple[float, float, float]:
-    """One head, image by image and pair by pair."""
-    classes = head["pred_logits"].shape[-1] - 1
-    wanted = torch.full(head["pred_logits"].shape[:2], classes)
-    bce, dice = torch.zeros(()), torch.zeros(())
-    for image, target in enumerate(targets):
-        logits, masks = head["pred_logits"][image], head["pred_masks"][image]
-        cost = torch.zeros(len(masks), len(target["labels"]))
-        for q in range(len(masks)):
-            for n, (label, truth) in enumerate(zip(target["labels"], target["masks"], strict=True)):
-                x, t = at(masks[q], shared[image]), at(truth, shared[image])
-                cost[q, n] = (
-                    -2 * logits[q].softmax(0)[label]
-                    + 5 * F.binary_cross_entropy_with_logits(x, t)
-                    + 5 * naive_dice(x, t)
-                )
-        for q, n in zip(*linear_sum_assignment(cost.detach().numpy()), strict=True):
-            wanted[image, q] = target["labels"][n]
-            x, t = at(masks[q], pair), at(target["masks"][n], pair)
-            bce += F.binary_cross_entropy_with_logits(x, t)
-            dice += naive_dice(x, t)
-    weight = torch.ones(classes + 1)
-    weight[-1] = 0.1
-    ce = F.cross_entropy(head["pred_logits"].transpose(1, 2), wanted, weight)
-    number = max(sum(len(target["labels"]) for target in targets), 1)
-    return 2 * ce.item(), 5 * bce.item() / number, 5 * dice.item() / number
-
-
-def test_all_heads_agree_with_naive_loops(monkeypatch):
+def test_all_heads_agree_with_the_published_loops() -> None:
     outputs = outputs_of(heads=4, images=3, queries=6, classes=4)
-    targets = targets_of((3, 20, 16), (0, 8, 8), (8, 9, 31))  # more targets than queries in the last image
-    shared, pair = fix_points(monkeypatch, images=3)
-    losses = build(4)(outputs, targets)
-    for suffix, head in [*((f"_{i}", head) for i, head in enumerate(outputs["aux_outputs"])), ("", outputs)]:
-        got = [losses[f"loss_{name}{suffix}"].item() for name in ("ce", "mask", "dice")]
-        assert got == pytest.approx(naive_head(head, targets, shared, pair), rel=1e-4)
+    targets = targets_of((3, 20, 16), (0, 20, 16), (8, 20, 16))  # more targets than queries in the last image
+    with same_places():
+        losses = build(4)(outputs, targets)
+    wanted = published.losses(build(4), outputs, targets, draw=fixed_places)
+    assert losses.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=0.0)
 
 
 def test_ten_heads_give_the_thirty_documented_names():

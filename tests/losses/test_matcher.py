@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn import functional as F
 
+from benchmarks.published import training as published
 from cmpf.errors import TrainingError
 from cmpf.losses import HungarianMatcher, matcher
 from cmpf.losses.matcher import Matches
-from cmpf.losses.points import TargetMasks, sample_points
+from cmpf.losses.points import TargetMasks
 from cmpf.types import Targets
 
 MATCHER = HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, num_points=64)
@@ -33,23 +35,7 @@ def match(logits: Tensor, masks: Tensor, targets: list[Targets]) -> Matches:
     return MATCHER(logits, masks, targets, TargetMasks([target["masks"] for target in targets]))
 
 
-def naive_cost(logits_QK: Tensor, masks_Qhw: Tensor, target: Targets, coords_P2: Tensor) -> Tensor:
-    """Query by query and target by target, from the formulas of the paper."""
-    rows = []
-    for logit, mask in zip(logits_QK, masks_Qhw, strict=True):
-        row = []
-        for label, truth in zip(target["labels"], target["masks"], strict=True):
-            x = sample_points(mask[None, None], coords_P2[None])[0, 0]
-            t = sample_points(truth[None, None].float(), coords_P2[None])[0, 0]
-            s = x.sigmoid()
-            bce = F.binary_cross_entropy_with_logits(x, t)
-            dice = 1 - (2 * (s * t).sum() + 1) / (s.sum() + t.sum() + 1)
-            row.append(-2 * logit.softmax(0)[label] + 5 * bce + 5 * dice)
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
-
-
-def test_every_head_and_image_is_matched_as_by_the_naive_loops(monkeypatch):
+def test_every_head_and_image_is_matched_as_by_the_published_loop(monkeypatch):
     torch.manual_seed(0)
     logits, masks = torch.randn(4, 3, 6, 5), torch.randn(4, 3, 6, 8, 8) * 3
     targets = targets_of([(3, 20, 16), (0, 8, 8), (6, 9, 31), (8, 12, 12)])
@@ -58,13 +44,17 @@ def test_every_head_and_image_is_matched_as_by_the_naive_loops(monkeypatch):
     matches = match(logits, masks, targets)
     assert matches.image.tolist() == [0] * 3 + [2] * 6 + [3] * 6  # 8 targets, but only 6 queries
     first_target = [0, 3, 3, 9]
-    for image in (0, 2, 3):
-        pairs = matches.image == image
-        for head in range(3):
-            cost = naive_cost(logits[image, head], masks[image, head], targets[image], coords[image])
-            wanted = set(zip(*(x.tolist() for x in linear_sum_assignment(cost.numpy())), strict=True))
+    for head in range(3):
+        given = {"pred_logits": logits[:, head], "pred_masks": masks[:, head]}
+        draw = partial(next, iter(coords[:, None]))
+        wanted = published.match(
+            SimpleNamespace(matcher=MATCHER), given, targets, lambda *_, draw=draw: draw()
+        )
+        for image in (0, 2, 3):
+            pairs = matches.image == image
             target = matches.target[head, pairs] - first_target[image]
-            assert set(zip(matches.query[head, pairs].tolist(), target.tolist(), strict=True)) == wanted
+            found = set(zip(matches.query[head, pairs].tolist(), target.tolist(), strict=True))
+            assert found == set(zip(*(x.tolist() for x in wanted[image]), strict=True))
 
 
 def test_the_mask_decides_between_queries_of_equal_class():

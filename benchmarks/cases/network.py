@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Parts of the trained half: deformable attention, prediction heads."""
+"""The network: frozen encoders (text, SAM, CLIP), deformable attention, prediction heads."""
 
 from __future__ import annotations
 
@@ -10,14 +10,55 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import Pair
-from benchmarks.published.attention import with_published_attention
-from benchmarks.published.heads import predict
-from benchmarks.setting import Setting, vocabulary_of
+from benchmarks.published.network import encode_text, plain_linear, predict, with_published_attention
+from benchmarks.setting import Setting, clip_of, sam_of, vocabulary_of
+from cmpf.encoders.text import TEMPLATES
 from cmpf.modeling.deformable.encoder import pixel_centers
 from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
 from cmpf.modeling.heads import MaskFeatures, PredictionHead
 
+NAMES = ("cat", "traffic light", "dining table", "stop sign", "wine glass", "teddy bear", "road", "wall")
 EMBED_DIM = 768
+
+
+def text(setting: Setting) -> Pair:
+    """112 prompts: 8 names in the 14 templates."""
+    clip = clip_of(setting)
+    prompts = [template.format(name) for name in NAMES for template in TEMPLATES]
+    return Pair(
+        ours=lambda: clip.encode_text(prompts),
+        published=plain_linear()(lambda: encode_text(clip.model, clip.tokenizer, prompts, setting.device)),
+        tolerance=1e-4,
+    )
+
+
+def sam_encoder(setting: Setting) -> Pair:
+    """SAM's image encoder on one square image."""
+    sam = sam_of(setting)
+    plain = with_published_attention(sam)
+    image = setting.random(1, 3, sam.input_size, sam.input_size)
+    return Pair(ours=lambda: sam(image), published=plain_linear()(lambda: plain(image)), tolerance=1e-4)
+
+
+def clip_trunk(setting: Setting) -> Pair:
+    """CLIP's image tower on one image of 800 x 1024 pixels; published: timm's trunk, stage by stage."""
+    clip = clip_of(setting)
+    trunk = clip.model.visual.trunk
+    image = setting.random(1, 3, *setting.pick((800, 1024), (256, 320)))
+
+    @plain_linear()
+    def plain() -> list[torch.Tensor]:
+        with torch.no_grad():
+            levels = [trunk.stem(image)]
+            for stage in trunk.stages:
+                levels.append(stage(levels[-1]))
+            return [*levels[1:], trunk.norm_pre(levels[-1])]
+
+    def ours() -> list[torch.Tensor]:
+        features = clip(image)
+        return [*features.levels.values(), features.dense]
+
+    return Pair(ours=ours, published=plain, tolerance=1e-4)
 
 
 def deformable_forward(setting: Setting) -> Pair:
