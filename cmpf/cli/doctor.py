@@ -170,7 +170,7 @@ def devices() -> Iterator[Check]:
     import torch
 
     from cmpf.common.cpu import usable_cores
-    from cmpf.modeling.deformable.triton import triton_problem
+    from cmpf.modeling.deformable.triton import triton_issue
 
     cores = f"{usable_cores()} of {os.cpu_count()} cores, threads in use: {torch.get_num_threads()}"
     yield Check(DEVICES, "cpu", OK, cores)
@@ -183,9 +183,9 @@ def devices() -> Iterator[Check]:
         device = torch.cuda.get_device_properties(index)
         memory = f"{device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}"
         yield Check(DEVICES, f"cuda:{index}", OK, f"{device.name}, {memory}, CUDA {torch.version.cuda}")
-        problem = triton_problem(torch.device("cuda", index))
-        kind = f"PyTorch's operators ({problem})" if problem else "Triton kernels"
-        yield Check(DEVICES, "deformable attention", MISSING if problem else OK, kind)
+        issue = triton_issue(torch.device("cuda", index))
+        kind = f"PyTorch's operators ({issue})" if issue else "Triton kernels"
+        yield Check(DEVICES, "deformable attention", MISSING if issue else OK, kind)
 
 
 def parts() -> Iterator[Check]:

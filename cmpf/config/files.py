@@ -126,8 +126,8 @@ def _read_bases(base: Setting, path: Path, chain: tuple[Path, ...]) -> tuple[lis
 
 def _malformed(error: yaml.YAMLError, path: Path) -> Issue:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "unreadable character"
-    return Issue("", f"is not valid YAML: {problem}", Origin(path, mark.line + 1 if mark else None))
+    issue = getattr(error, "problem", None) or "unreadable character"
+    return Issue("", f"is not valid YAML: {issue}", Origin(path, mark.line + 1 if mark else None))
 
 
 class _Walker:
@@ -165,7 +165,7 @@ class _Walker:
         try:
             value = self._loader.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError) as error:  # ValueError: impossible dates
-            problem = getattr(error, "problem", None) or str(error)
-            self._issues.append(Issue(key, f"cannot be read: {problem}", origin))
+            issue = getattr(error, "problem", None) or str(error)
+            self._issues.append(Issue(key, f"cannot be read: {issue}", origin))
             return
         self._settings.append(Setting(key, value, origin))

@@ -95,17 +95,17 @@ def _merge(base: Config, settings: Iterable[Setting], issues: list[Issue]) -> Re
     origins: dict[str, Origin] = {}
     bad: set[str] = set()
     for setting in settings:
-        problem = _set(tree, setting)
+        issue = _set(tree, setting)
         origins[setting.key] = setting.origin
-        if problem:
-            issues.append(Issue(setting.key, problem, setting.origin))
+        if issue:
+            issues.append(Issue(setting.key, issue, setting.origin))
             bad.add(setting.key)
     cfg = Config.model_validate(tree)
     for relation in RELATIONS:
-        problem = "" if bad.intersection(relation.keys) else relation.issue(cfg)
-        if problem:
+        issue = "" if bad.intersection(relation.keys) else relation.issue(cfg)
+        if issue:
             given = [origins[key] for key in relation.keys if key in origins]
-            issues.append(Issue(relation.keys[0], problem, given[0] if given else Origin()))
+            issues.append(Issue(relation.keys[0], issue, given[0] if given else Origin()))
     if issues:
         raise as_error(issues)
     return Resolved(cfg, origins)

@@ -100,7 +100,7 @@ def test_a_gpu_is_named_with_what_computes_its_deformable_attention(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
-    monkeypatch.setattr(triton, "triton_problem", lambda device: problem)
+    monkeypatch.setattr(triton, "triton_issue", lambda device: problem)
     checks = by_name(doctor.devices())
     assert checks["cuda:0"].detail.startswith("Card, 24 GiB, compute capability 8.6, CUDA")
     assert (checks["deformable attention"].state, checks["deformable attention"].detail) == (state, detail)

@@ -169,7 +169,7 @@ def test_the_implementation_is_chosen_by_name_and_device_and_logged_in_one_line(
     name: str, device: str, problem: str | None, kernels: bool, line: str,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(triton, "triton_problem", lambda device: problem)
+    monkeypatch.setattr(triton, "triton_issue", lambda device: problem)
     with caplog.at_level(logging.INFO, logger="cmpf"):
         chosen = choose_deformable_attention(name, torch.device(device))
     assert chosen is (triton.triton_deformable_attention if kernels else deformable_attention)

@@ -17,7 +17,7 @@ from cmpf.modeling.deformable.module import (
     choose_deformable_attention,
 )
 from cmpf.modeling.deformable.ops import deformable_attention
-from cmpf.modeling.deformable.triton import triton_deformable_attention, triton_problem
+from cmpf.modeling.deformable.triton import triton_deformable_attention, triton_issue
 
 SHAPES = [(2, 3), (4, 6), (5, 7)]  # 6 + 24 + 35 = 65 places
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -33,9 +33,9 @@ def interpreter() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _new_trial() -> Iterator[None]:
-    triton_problem.cache_clear()
+    triton_issue.cache_clear()
     yield
-    triton_problem.cache_clear()
+    triton_issue.cache_clear()
 
 
 def inputs(
@@ -236,8 +236,8 @@ def test_a_wrong_kernel_fails_the_trial(interpreter: None, monkeypatch: pytest.M
 
 def test_what_hinders_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def problem(device: torch.device) -> str | None:
-        triton_problem.cache_clear()
-        return triton_problem(device)
+        triton_issue.cache_clear()
+        return triton_issue(device)
 
     def broken(device: torch.device) -> float:
         raise RuntimeError("Failed to find\n C compiler")
@@ -269,7 +269,7 @@ def half_of_published(device: torch.device) -> tuple[tuple[Tensor, ...], list[tu
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_results_and_gradients_on_cuda_are_those_of_float64(dtype: torch.dtype) -> None:
-    assert triton_problem(CUDA) is None
+    assert triton_issue(CUDA) is None
     assert_agrees(tuple(t.to(dtype) for t in inputs(SHAPES, queries=19, device=CUDA)), SHAPES)
     tensors, shapes = half_of_published(CUDA)  # large enough for configurations to be tried
     assert_agrees((tensors[0].to(dtype), *tensors[1:]), shapes)

@@ -35,15 +35,15 @@ def choose_deformable_attention(name: str, device: torch.device) -> AttentionFun
     # Imported here, because CPU users need no Triton.
     from cmpf.modeling.deformable import triton
 
-    problem = triton.triton_problem(device)
-    if problem is None:
+    issue = triton.triton_issue(device)
+    if issue is None:
         logger.info("deformable attention: Triton kernels")
         return triton.triton_deformable_attention
     if name == "triton":
         raise ConfigError(
-            f"MODEL.CMPF.DEFORMABLE_ATTENTION triton cannot run here, because {problem}; set it to auto or torch"
+            f"MODEL.CMPF.DEFORMABLE_ATTENTION triton cannot run here, because {issue}; set it to auto or torch"
         )
-    logger.warning("deformable attention: PyTorch instead of Triton kernels, because %s", problem)
+    logger.warning("deformable attention: PyTorch instead of Triton kernels, because %s", issue)
     return deformable_attention
 
 

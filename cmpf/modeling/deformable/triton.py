@@ -48,7 +48,7 @@ def triton_deformable_attention(
 
 
 @lru_cache(maxsize=8)
-def triton_problem(device: torch.device) -> str | None:
+def triton_issue(device: torch.device) -> str | None:
     """Why the kernels cannot run on a device, found by a small trial; None = they run.
 
     The trial tells what asking for versions cannot: an old GPU, a driver that does not fit, no C compiler for
