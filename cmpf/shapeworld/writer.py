@@ -8,13 +8,8 @@ All files are made in a working folder inside the target and moved to their plac
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cmpf.common.files import write_text
+from cmpf.common.processes import process_pool
 from cmpf.errors import DatasetError
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
 from cmpf.shapeworld.records import Record, coco_categories, write_record
@@ -94,25 +90,12 @@ def _write_scene(task: _Task) -> Record:
     return write_record(scene, task.folder, image_id=task.number)
 
 
-def _prepare_worker() -> None:
-    """Leaves Ctrl-C, which reaches the whole process group, to the parent; ends when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _records(tasks: list[_Task], jobs: int) -> Iterator[Record]:
     if jobs == 1:
         yield from map(_write_scene, tasks)
         return
     try:
-        with ProcessPoolExecutor(jobs, initializer=_prepare_worker) as pool:
+        with process_pool(jobs) as pool:
             yield from pool.map(_write_scene, tasks, chunksize=8)
     except BrokenProcessPool as error:
         raise DatasetError(
