@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
-from cmpf.data.datasets.issues import Issue
 from cmpf.data.datasets.summary import DatasetSummary
 
 METRICS = {
@@ -42,12 +41,6 @@ def table(*, as_json: bool) -> str:
 def description_json(summary: DatasetSummary) -> str:
     """All that is known of a dataset, as one JSON object."""
     return json.dumps(dataclasses.asdict(summary), default=str, ensure_ascii=False, indent=1)
-
-
-def issues_json(issues: Sequence[Issue]) -> str:
-    """Issues as a JSON list of {kind, file, message}."""
-    rows = [{"kind": issue.kind.name, "file": str(issue.file), "message": issue.message} for issue in issues]
-    return json.dumps(rows, ensure_ascii=False, indent=1)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

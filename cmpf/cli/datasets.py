@@ -122,10 +122,9 @@ def _describe(name: str, arguments: argparse.Namespace) -> int:
 
 
 def _check(name: str, arguments: argparse.Namespace) -> int:
-    from cmpf.cli.dataset_report import issues_json
     from cmpf.common.processes import default_jobs
     from cmpf.data.datasets.catalog import get_spec
-    from cmpf.data.datasets.issues import issues_text
+    from cmpf.data.datasets.issues import issues_json, issues_text
     from cmpf.data.datasets.validate import check_dataset
 
     issues = check_dataset(name, jobs=arguments.jobs or default_jobs(), progress=True)

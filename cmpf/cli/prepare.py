@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val")
 JOBS_HELP = "processes [one a core, at most 16]"
+JSON_HELP = "print issues as JSON"
 ALL_HELP = "name every issue that was found, not the first of each kind"
 
 
@@ -33,6 +34,7 @@ def main(name: str, argv: Sequence[str] | None = None) -> int:
     add_options(parser, splits=tuple(preparation.images))
     parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
     parser.add_argument("--all", action="store_true", help=ALL_HELP)
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
     arguments = parser.parse_args(argv)
     try:
         return run(name, preparation, arguments)
@@ -56,6 +58,7 @@ def add_options(parser: Any, *, splits: Sequence[str] = SPLITS) -> None:
 
 
 def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
     number = _not_negative(text)
     if number == 0:
         raise argparse.ArgumentTypeError("expected a whole number > 0, got 0")
@@ -117,23 +120,27 @@ def _check(
     jobs: int,
     arguments: argparse.Namespace,
 ) -> int:
-    from cmpf.data.datasets.issues import issues_text
+    from cmpf.data.datasets.issues import issues_json, issues_text
 
     _require(
         [path for split in splits for path in preparation.prepared(root, split)],
         f"{preparation.title}: not prepared",
         f"Make it with: cmpf datasets prepare {name}. Raw data: {preparation.download}",
     )
-    wrong = 0
+    issues = []
     for split in splits:
         expected = preparation.images[split] if arguments.images is None else arguments.images
         for report in preparation.check(root, split, images=expected, jobs=jobs):
-            title = f"{report.name}, {report.images:,} images"
-            print(issues_text(title, report.issues, everything=arguments.all))
-            wrong += len(report.issues)
-    if wrong:
-        print(f"{preparation.title}: {wrong:,} issues", file=sys.stderr)
-    return FAILED if wrong else DONE
+            issues += report.issues
+            if not arguments.json:
+                title = f"{report.name}, {report.images:,} images"
+                print(issues_text(title, report.issues, everything=arguments.all))
+    if arguments.json:
+        print(issues_json(issues))
+    if issues:
+        count = f"{len(issues):,} issue{'s' if len(issues) > 1 else ''}"
+        print(f"{preparation.title}: {count}", file=sys.stderr)
+    return FAILED if issues else DONE
 
 
 def _require(paths: Sequence[Path], issue: str, fix: str) -> None:

@@ -216,7 +216,10 @@ def test_a_dataset_is_prepared_and_checked(tmp_path: Path, capsys: pytest.Captur
     captured = capsys.readouterr()
     name = "openvocab_ade20k_panoptic_val, labels, 3 images"
     assert captured.out.startswith(f"{name}: every file was opened, nothing is wrong\n{name}: 1 issue\n")
-    assert captured.err == "ADE20K semantic: 1 issues\n"
+    assert captured.err == "ADE20K semantic: 1 issue\n"
+    assert main([*command, "--check", "--json"]) == 1
+    (issue,) = json.loads(capsys.readouterr().out)
+    assert (issue["kind"], issue["message"]) == ("COUNT", "3 images found, 2,000 expected")
 
 
 def test_columns_are_as_wide_as_their_longest_text() -> None:

@@ -125,7 +125,7 @@ def test_the_number_of_images_is_compared_with_the_release_or_the_option(
         "number of images (1): unpack or make what is missing; --images 0 accepts any number" in captured.out
     )
     assert f"  {root}/zoo/images/train: 3 images found, 4 expected\n" in captured.out
-    assert captured.err == "Zoo: 1 issues\n"
+    assert captured.err == "Zoo: 1 issue\n"
     assert run([*arguments, "--check", "--images", "3"], "LargerZoo") == 0
     assert run([*arguments, "--check", "--images", "0"], "LargerZoo") == 0
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -136,3 +137,9 @@ def issues_text(name: str, issues: Sequence[Issue], *, everything: bool = False)
         if len(shown) < len(same):
             parts.append(f"  and {len(same) - len(shown):,} more; --all names them")
     return "\n".join(parts)
+
+
+def issues_json(issues: Sequence[Issue]) -> str:
+    """Issues as a JSON list of {kind, file, message}."""
+    rows = [{"kind": issue.kind.name, "file": str(issue.file), "message": issue.message} for issue in issues]
+    return json.dumps(rows, ensure_ascii=False, indent=1)
