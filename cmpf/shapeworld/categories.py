@@ -1,13 +1,14 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The 54 categories of ShapeWorld, their synonyms, and which of them the decoder may see in training.
+"""The 54 categories of ShapeWorld, their words in captions, and which of them the decoder may see in training.
 
 Things are a shape in a material ("red circle"), stuff is a texture that fills a region. A thing is unseen for
 one of three reasons: its composition is held out (shape and material are each seen, never together), its
-shape is unseen, or its material is. The patterned materials and the strongly textured stuff are unseen.
-"""
+shape is unseen, or its material is. The patterned materials and the strongly textured stuff are unseen."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 COLORS = ("red", "yellow", "green", "blue", "purple")
@@ -120,3 +121,33 @@ def vocabulary_text(categories: tuple[Category, ...]) -> str:
     lines = [f"# ShapeWorld, {len(categories)} categories", f"# isthing: {flags}"]
     lines += [f"{category.id + 1}:{','.join(category.words)}" for category in categories]
     return "\n".join(lines) + "\n"
+
+
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
+
+
+def _enumeration(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _counted(word: str, count: int) -> str:
+    return f"a {word}" if count == 1 else f"{_COUNTS.get(count, str(count))} {word}s"
+
+
+def thing_caption(thing: str, ground: str) -> str:
+    """One thing and the stuff behind it: "a red circle on grass", "a red circle in the sky"."""
+    return f"a {thing} in the sky" if ground == "sky" else f"a {thing} on {ground}"
+
+
+def scene_caption(things: Sequence[str], stuff: Sequence[str]) -> str:
+    """All things and all stuff: "two red circles and a striped bar on grass and sand under the sky".
+
+    Args:
+        things: words in the order of drawing, at least one; a word given twice is counted.
+        stuff: words, at least one, each once; "sky" moves to the end.
+    """
+    subjects = _enumeration([_counted(word, count) for word, count in Counter(things).items()])
+    grounds = [word for word in stuff if word != "sky"]
+    if not grounds:
+        return f"{subjects} in the sky"
+    return f"{subjects} on {_enumeration(grounds)}" + (" under the sky" if "sky" in stuff else "")

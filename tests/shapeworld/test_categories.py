@@ -1,7 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The split definition: which categories there are and why the unseen ones are unseen."""
+"""The split definition: which categories there are, why the unseen ones are unseen, and sentences with their words."""
 
 from __future__ import annotations
+
+import pytest
 
 from cmpf.shapeworld.categories import (
     CATEGORIES,
@@ -12,6 +14,8 @@ from cmpf.shapeworld.categories import (
     STUFF,
     THINGS,
     UNSEEN_SHAPES,
+    scene_caption,
+    thing_caption,
     vocabulary_text,
 )
 
@@ -86,3 +90,30 @@ def test_the_vocabulary_file_has_a_flag_a_class_and_ids_from_one():
         "1:red circle,red disc,scarlet circle",
         "16:sky,cloudy sky,heaven",
     ]
+
+
+@pytest.mark.parametrize(
+    ("things", "stuff", "sentence"),
+    [
+        (["red circle"], ["grass"], "a red circle on grass"),
+        (["red circle"], ["sky"], "a red circle in the sky"),
+        (
+            ["red circle", "striped bar"],
+            ["sky", "grass"],
+            "a red circle and a striped bar on grass under the sky",
+        ),
+        (
+            ["blue ring", "red bar", "blue ring", "green bolt"],
+            ["sand", "sky", "wood"],
+            "two blue rings, a red bar and a green bolt on sand and wood under the sky",
+        ),
+        (["red bar"] * 12, ["brick", "tiles", "snow"], "12 red bars on brick, tiles and snow"),
+    ],
+)
+def test_a_scene_caption_lists_all_words(things, stuff, sentence):
+    assert scene_caption(things, stuff) == sentence
+
+
+def test_a_thing_lies_on_its_ground_but_hangs_in_the_sky():
+    assert thing_caption("yellow star", "gravel") == "a yellow star on gravel"
+    assert thing_caption("yellow star", "sky") == "a yellow star in the sky"
