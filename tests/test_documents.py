@@ -29,8 +29,7 @@ from helpers.documents import (
 from PIL import Image
 
 import cmpf
-from cmpf.cli import main, make_parser
-from cmpf.cli.completion import SHELLS
+from cmpf.cli import SHELLS, main, make_parser
 from cmpf.config import find_config, get_cfg
 from cmpf.factory import load_predictor
 from cmpf.predictor import Predictor

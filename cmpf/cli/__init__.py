@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from cmpf import __version__
 from cmpf.cli import config, datasets, doctor, export, predict, serve, train
-from cmpf.cli.completion import SHELLS, PrintCompletion
 from cmpf.cli.outcome import run_command
 
 COMMANDS = (predict, train, export, serve, datasets, config, doctor)  # in the order of the help text
+SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLES = """examples:
   cmpf doctor                                            what is installed, what is missing, does it work
   cmpf predict photo.jpg --vocabulary "cat; dog; grass"  images with their segments, in output/predict
@@ -43,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cmpf {__version__}")
     parser.add_argument(
         "--completion",
-        action=PrintCompletion,
+        action=_PrintCompletion,
         choices=SHELLS,
         default=argparse.SUPPRESS,
         help="print what makes Tab complete commands and options, and exit (extra: completion)",
@@ -52,3 +53,32 @@ def make_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints what makes the Tab key of a shell complete commands, options, choices and files, and ends the program."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.exit(1, "cmpf: --completion needs the package shtab: pip install 'cmpf[completion]'\n")
+        _complete_files(parser, shtab.FILE)
+        print(shtab.complete(parser, shell=values))
+        parser.exit()
+
+
+def _complete_files(parser: argparse.ArgumentParser, how: Any) -> None:
+    """Lets texts without choices complete as files: most are, and for the others nothing is lost."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_files(command, how)
+        elif action.choices is None and action.type is None and action.nargs != 0:
+            setattr(action, "complete", how)  # noqa: B010  (shtab looks for it; argparse does not declare it)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The command line as a whole: cmpf/cli/__init__.py."""
+"""The command line as a whole: commands, exit codes, errors, and `cmpf --completion bash` and its like."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 from cmpf import __version__
-from cmpf.cli import make_parser
+from cmpf.cli import SHELLS, main, make_parser
+from cmpf.cli.outcome import run_command
+from cmpf.errors import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("predict", "train", "eval", "export", "serve", "datasets", "config", "doctor")
@@ -139,3 +141,103 @@ def test_ctrl_c_between_images_leaves_whole_files_only(tmp_path: Path) -> None:
         else:
             with Image.open(path) as image:
                 image.load()
+
+
+def outcome(error: BaseException | None, *, code: int = 0, debug: bool = False) -> int:
+    def run(arguments: argparse.Namespace) -> int:
+        if error is not None:
+            raise error
+        return code
+
+    return run_command(argparse.Namespace(run=run, debug=debug), prefix="cmpf")
+
+
+def test_a_command_ends_with_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (outcome(None), outcome(None, code=1)) == (0, 1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (WeightsError("no weights at x"), "cmpf: no weights at x\n"),
+        (
+            ZeroDivisionError("division by zero"),
+            "cmpf: ZeroDivisionError: division by zero (--debug shows where)\n",
+        ),
+        (
+            RuntimeError("sizes differ:\n\t3\n\t4"),
+            "cmpf: RuntimeError: sizes differ: 3 4 (--debug shows where)\n",
+        ),
+        (KeyboardInterrupt(), "stopped\n"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(
+    error: BaseException, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(error) == 1
+    assert capsys.readouterr().err == line
+
+
+def test_debug_lets_errors_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        outcome(ZeroDivisionError(), debug=True)
+
+
+def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["--completion", shell])
+    assert stop.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_a_script_with_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = script(shell, capsys)
+    for word in (
+        "predict",
+        "train",
+        "eval",
+        "export",
+        "serve",
+        "datasets",
+        "doctor",
+        "panoptic",
+        "detectron2",
+    ):
+        assert word in text
+
+
+def test_bash_completes_commands_choices_and_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cmpf.sh").write_text(script("bash", capsys))
+    (tmp_path / "holiday.jpg").touch()
+
+    def completed(*words: str) -> list[str]:
+        # What bash does at a Tab: it sets the words and asks the function.
+        line = " ".join(f"'{word}'" for word in ("cmpf", *words))
+        call = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_cmpf"
+        code = f"source ./cmpf.sh; {call}; printf '%s\\n' ${{COMPREPLY[@]}}"
+        done = subprocess.run(
+            ["bash", "--norc", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        return sorted(done.stdout.split())
+
+    assert completed("do") == ["doctor"]
+    assert completed("predict", "--task", "") == ["all", "instance", "panoptic", "semantic"]
+    assert completed("train", "--engine", "nat") == ["native"]
+    assert completed("predict", "holi") == ["holiday.jpg"]
+    assert completed("export", "--weights", "holi") == ["holiday.jpg"]
+
+
+def test_without_shtab_the_command_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["--completion", "bash"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == (
+        "cmpf: --completion needs the package shtab: pip install 'cmpf[completion]'\n"
+    )
