@@ -185,9 +185,8 @@ class _Work:
         import cmpf
         from cmpf.factory import use_threads
 
-        ensemble = (
-            ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
-        )  # its SAM is part of the model
+        # The ensemble's SAM is part of the model.
+        ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
         self.predictor = cmpf.load(
             arguments.model,
             device=arguments.device,
