@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import cmpf
 from cmpf import registry, weights
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
+from cmpf.data.datasets.spec import DatasetReader
 from cmpf.data.datasets.validate import check_dataset
 from cmpf.errors import ConfigError, PluginError, WeightsError
 from cmpf.factory import build_model, load_predictor
@@ -138,7 +140,16 @@ def test_every_slot_has_a_signature_and_a_section_of_the_page() -> None:
     for slot, key in SLOTS.items():
         assert f"`{slot}`" in page
         assert key.partition(" ")[0] in page
-    assert set(SLOTS) - set(PROTOCOLS) == {"dataset_reader"}
+    protocols = {**PROTOCOLS, "dataset_reader": DatasetReader}
+    assert set(SLOTS) == set(protocols)
+    for slot, protocol in protocols.items():
+        (row,) = re.findall(rf"^\| `{slot}` .*", page, re.M)
+        named = [
+            p.name
+            for p in inspect.signature(protocol.__call__).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        ]
+        assert "what `" in row or [name for name in named if f"`{name}`" not in row] == [], slot
 
 
 # Every slot, filled by a part of the test's own.
@@ -179,8 +190,8 @@ def test_a_mask_ensemble_decides_the_votes_of_sams_masks() -> None:
     asked: list[tuple[int, float]] = []
 
     @register("mask_ensemble", "silent")
-    def silent(probs: Any, sam_probs: Any, seen: Any, *, epsilon: float, score_threshold: float) -> Any:
-        asked.append((len(sam_probs), epsilon))
+    def silent(probs: Any, sam_probs: Any, seen: Any, *, alpha: float, score_threshold: float) -> Any:
+        asked.append((len(sam_probs), alpha))
         return probs, torch.zeros(0, dtype=torch.int64)
 
     sample = {"image": random_image(), "sam_masks": torch.ones(3, 64, 96)}
