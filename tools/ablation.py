@@ -17,9 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError
-from tools.ablation_study.pool import Pool
-from tools.ablation_study.runs import Run, plan
-from tools.ablation_study.table import markdown, summarize
+from tools.ablation_study import Pool, Run, markdown, plan, summarize
 
 CONFIGS = (
     "fcclip_tiny",

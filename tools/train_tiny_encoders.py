@@ -61,8 +61,8 @@ def print_table(title: str, rows: dict[str, float]) -> None:
 def run_clip(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, stores and judges tiny CLIP."""
     from cmpf.encoders.tiny import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
-    from tools.tiny_training.clip_evaluation import name_regions, naming_table
     from tools.tiny_training.clip_training import train_clip
+    from tools.tiny_training.evaluation import name_regions, naming_table
     from tools.tiny_training.export import save_merges, save_weights
 
     def store(step: int, model: nn.Module) -> None:
@@ -89,8 +89,8 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
 def run_sam(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, stores and judges tiny SAM."""
     from cmpf.encoders.tiny import SAM_WEIGHTS, load_tiny_sam
+    from tools.tiny_training.evaluation import judge_sam
     from tools.tiny_training.export import save_weights
-    from tools.tiny_training.sam_evaluation import judge_sam
     from tools.tiny_training.sam_training import train_sam
 
     def store(step: int, model: nn.Module) -> None:

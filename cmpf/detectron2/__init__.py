@@ -15,13 +15,12 @@ except ImportError as error:
         "says how to build it from its repository. Without it, use --engine native"
     ) from error
 
-from cmpf.detectron2.checkpointing import Checkpointer
 from cmpf.detectron2.config import add_cmpf_config, detectron2_config, native_config
 from cmpf.detectron2.datasets import register_datasets
 from cmpf.detectron2.evaluation import ThingEvaluator
 from cmpf.detectron2.meta_arch import CMPF
 from cmpf.detectron2.running import obstacle, run
-from cmpf.detectron2.trainer import Trainer
+from cmpf.detectron2.trainer import Checkpointer, Trainer
 
 register_datasets()
 

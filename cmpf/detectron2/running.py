@@ -14,9 +14,8 @@ from detectron2.utils.logger import setup_logger
 
 from cmpf.common import distributed
 from cmpf.config import Config
-from cmpf.detectron2.checkpointing import Checkpointer
 from cmpf.detectron2.config import detectron2_config
-from cmpf.detectron2.trainer import Trainer
+from cmpf.detectron2.trainer import Checkpointer, Trainer
 from cmpf.engine.checkpoints import LAST_CHECKPOINT
 from cmpf.engine.evaluations import Results
 from cmpf.errors import TrainingError

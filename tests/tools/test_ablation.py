@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools import ablation
-from tools.ablation_study.pool import Pool, Process
-from tools.ablation_study.runs import Run
+from tools.ablation_study import Pool, Process, Run
 
 
 def fake_start(run: Run) -> Process:
