@@ -32,7 +32,7 @@ from cmpf.evaluation.evaluator import (
     to_array,
 )
 from cmpf.formats.coco_json import read_coco
-from cmpf.formats.masks import rle_area, rle_box, to_rle
+from cmpf.formats.masks import encode_mask, rle_area, rle_box, to_rle
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 
@@ -115,8 +115,6 @@ class InstanceEvaluator:
         }
 
     def _detections(self, sample: Sample, instances: InstanceResult) -> list[dict[str, Any]]:
-        from pycocotools import mask as coco_mask
-
         masks = to_array(instances.pred_masks).astype(np.uint8)
         boxes = to_array(instances.pred_boxes).astype(np.float64)
         scores = to_array(instances.scores).astype(np.float64)
@@ -131,7 +129,7 @@ class InstanceEvaluator:
                 {
                     "category_id": int(classes[place]),
                     "score": float(scores[place]),
-                    "segmentation": coco_mask.encode(np.asfortranarray(masks[place])),
+                    "segmentation": encode_mask(masks[place]),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                 }
             )
