@@ -11,7 +11,9 @@ from helpers.preparing import Case, files, rewrite
 from helpers.raw_datasets.cityscapes import make_cityscapes
 from PIL import Image
 
-official = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
+official = pytest.importorskip(
+    "cityscapesscripts.preparation.createPanopticImgs", reason="needs cityscapesscripts (extra: cityscapes)"
+)
 
 CASE = Case(name="cityscapes", make=(make_cityscapes,))
 TRUTH = "cityscapes/gtFine"

@@ -26,7 +26,7 @@ from cmpf.types import Sample
 from cmpf.weights import save as save_weights
 from tools import collect_results, train_net
 
-pytest.importorskip("cityscapesscripts")
+pytest.importorskip("cityscapesscripts", reason="needs cityscapesscripts (extra: cityscapes)")
 
 # What the blocks of the first image show, in reading order, three in a row; None = void.
 STREET = ("road", "car", "car", "car", None, None, "person", None, "bicycle")
