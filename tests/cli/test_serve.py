@@ -26,7 +26,12 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replaces model and server, and keeps what they are called with."""
     calls: dict[str, Any] = {}
     monkeypatch.setattr(web, "import_gradio", lambda: None)
-    monkeypatch.setattr(cmpf, "load", lambda name, **options: calls.update(model=name, **options))
+
+    def load(name: str, **options: Any) -> SimpleNamespace:
+        calls.update(model=name, **options)
+        return SimpleNamespace(cfg=None)
+
+    monkeypatch.setattr(cmpf, "load", load)
     monkeypatch.setattr(web, "serve", lambda _, **options: calls.update(
         options, term=signal.getsignal(signal.SIGTERM)
     ))  # fmt: skip

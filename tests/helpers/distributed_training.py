@@ -137,6 +137,7 @@ def _refuse() -> int:
 
 def whole_story(folder: Path) -> int:
     """Everything, in one start of processes; what each found lies in FOLDER/RANK.json."""
+    torch.set_num_threads(1)
     fix_points()
     found = {
         "agreements": agreements(),

@@ -196,6 +196,18 @@ def test_earlier_heads_predict_in_training_or_on_request_only() -> None:
     torch.testing.assert_close(trained["pred_masks"], plain["pred_masks"], atol=1e-5, rtol=1e-5)
 
 
+def test_query_injection_waits_for_the_layer_after_the_stride_eight_level() -> None:
+    inputs = decoder_inputs()
+    maps, mask_features, sam, features = inputs
+    other = (maps, mask_features, sam + 3 * random("other", *sam.shape), features)
+    three = tiny_decoder(layers=3, feature_injector=None)
+    assert torch.equal(run(three, inputs)["pred_masks"], run(three, other)["pred_masks"])
+    four = tiny_decoder(layers=4, feature_injector=None)
+    before, after = run(four, inputs), run(four, other)
+    torch.testing.assert_close(before["aux_outputs"][3], after["aux_outputs"][3])
+    assert not torch.allclose(before["pred_masks"], after["pred_masks"])
+
+
 def test_feature_injection_happens_at_every_third_layer() -> None:
     assert list(tiny_decoder(layers=9).feature_injectors) == ["0", "3", "6"]
     assert list(tiny_decoder(layers=3).feature_injectors) == ["0"]
