@@ -36,7 +36,9 @@ def alone() -> dict[str, Any]:
     """The steps of one process with the whole batch, on one thread as each of two has."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patched:
-        torch.set_num_threads(1)  # another order of sums may turn the sign of a gradient near 0, and AdamW's step
+        torch.set_num_threads(
+            1
+        )  # another order of sums may turn the sign of a gradient near 0, and AdamW's step
         for module, name in ((helper.matcher, "uniform_points"), (helper.criterion, "uncertain_points")):
             patched.setattr(module, name, getattr(module, name))
         helper.fix_points()
