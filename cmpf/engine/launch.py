@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import uuid
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as multiprocessing_of_torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -210,11 +212,23 @@ def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, fo
     """A started process: the function, and a note in `folder` if it fails."""
     if hasattr(os, "setsid"):
         os.setsid()
+    # Linux sends the death signal that PyTorch asks for once for each thread of the parent, and a second request to
+    # stop ends a process at once. So it is switched off, and a thread asks once.
+    multiprocessing_of_torch._prctl_pr_set_pdeathsig(0)  # type: ignore[attr-defined]
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     place = place_from_environment()
     if place is None:
         raise RuntimeError("the launcher has told this process no place")
+    parent = os.getppid()
     try:
-        return _in_group(function, args, place, device)
+        code = _in_group(function, args, place, device)
+        if (
+            os.getppid() != parent
+        ):  # a launcher that was killed never takes the code, and this would wait for it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
     except Exception as error:
         ours = isinstance(error, CMPFError)
         failure = Failure(
@@ -230,6 +244,14 @@ def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, fo
         if not ours:
             time.sleep(SETTLE)
         raise
+
+
+def _stop_with_parent() -> None:
+    """A process whose launcher was killed saves and ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _in_group(function: Callable[..., int], args: tuple[Any, ...], place: Place, device: str) -> int:
