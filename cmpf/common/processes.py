@@ -110,14 +110,20 @@ def _guarded(function: Callable[[Any], Any], damaged: tuple[type[Exception], ...
 def _begin(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
     """The first thing that a process of a pool does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Without its parent it would wait for work, with all its memory, for good.
+    when_parent_ends(lambda: os._exit(1))
     if initializer is not None:
         initializer(*initargs)
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work, with all its memory, for good."""
+def when_parent_ends(action: Callable[[], object]) -> None:
+    """Calls `action` in a thread once the process that started this one is gone, killed or not."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+
+    def wait() -> None:
         parent.join()
-        os._exit(1)
+        action()
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import uuid
@@ -29,6 +28,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cmpf.common.cpu import usable_cores
+from cmpf.common.files import write_text
+from cmpf.common.processes import when_parent_ends
 from cmpf.engine.cluster import TIMEOUT, Place, place_from_environment
 from cmpf.engine.interrupts import SIGNALS
 from cmpf.errors import CMPFError, ConfigError, TrainingError
@@ -215,43 +216,37 @@ def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, fo
     # Linux sends the death signal that PyTorch asks for once for each thread of the parent, and a second request to
     # stop ends a process at once. So it is switched off, and a thread asks once.
     multiprocessing_of_torch._prctl_pr_set_pdeathsig(0)  # type: ignore[attr-defined]
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
     place = place_from_environment()
     if place is None:
         raise RuntimeError("the launcher has told this process no place")
-    parent = os.getppid()
     try:
         code = _in_group(function, args, place, device)
-        if (
-            os.getppid() != parent
-        ):  # a launcher that was killed never takes the code, and this would wait for it
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        return code
     except Exception as error:
-        ours = isinstance(error, CMPFError)
-        failure = Failure(
-            rank=place.rank,
-            message=(str(error) or "error") if ours else f"{type(error).__name__}: {error}",
-            ours=ours,
-            details="" if ours else traceback.format_exc(),
-            at=time.time(),
-        )
-        note = Path(folder) / f"{place.rank}.json"
-        note.with_suffix(".part").write_text(json.dumps(asdict(failure)), encoding="utf-8")
-        note.with_suffix(".part").replace(note)
-        if not ours:
+        failure = _failure(place.rank, error)
+        write_text(Path(folder) / f"{place.rank}.json", json.dumps(asdict(failure)))
+        if not failure.ours:
             time.sleep(SETTLE)
         raise
+    launcher = multiprocessing.parent_process()
+    if launcher is not None and not launcher.is_alive():
+        # One that was killed never takes the code, and PyTorch would wait for that.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
-def _stop_with_parent() -> None:
-    """A process whose launcher was killed saves and ends."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+def _failure(rank: int, error: Exception) -> Failure:
+    """The error that is being handled, as the launcher tells it."""
+    ours = isinstance(error, CMPFError)
+    return Failure(
+        rank=rank,
+        message=(str(error) or "error") if ours else f"{type(error).__name__}: {error}",
+        ours=ours,
+        details="" if ours else traceback.format_exc(),
+        at=time.time(),
+    )
 
 
 def _in_group(function: Callable[..., int], args: tuple[Any, ...], place: Place, device: str) -> int:
