@@ -177,6 +177,20 @@ def test_a_drifted_copy_is_found_whatever_its_names() -> None:
     assert drifted({"a": one + one}) == []  # in one file they can be seen
 
 
+def test_nothing_is_imported_from_tools() -> None:
+    """Programs stand there, and Detectron2's wheel brings a package of the same name, which goes before the folder."""
+    folders = ("cmpf", "tools", "tests", "demo", "datasets", "benchmarks")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tools")
+        or (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "tools" for a in node.names))
+    ]
+    assert found == []
+
+
 def test_every_source_file_names_its_licence_and_purpose() -> None:
     for path in FILES:
         text = path.read_text(encoding="utf-8")

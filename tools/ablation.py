@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cmpf.cli.ablation import Pool, Run, markdown, plan, summarize
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError
-from tools.ablation_study import Pool, Run, markdown, plan, summarize
 
 CONFIGS = (
     "fcclip_tiny",

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError
 from cmpf.evaluation import Results, format_results
+from cmpf.evaluation.prediction_files.instances import score_instances
+from cmpf.evaluation.prediction_files.panoptic import score_panoptic
+from cmpf.evaluation.prediction_files.semantic import class_names, score_semantic
 from cmpf.evaluation.results import json_text
-from tools.prediction_files.instances import score_instances
-from tools.prediction_files.panoptic import score_panoptic
-from tools.prediction_files.semantic import class_names, score_semantic
 
 EXAMPLES = """examples:
   tools/evaluate_predictions.py --task panoptic --gt-json panoptic_val2017.json --gt-dir panoptic_val2017

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from cmpf.common.cpu import usable_cores
 from cmpf.config import Config, get_cfg
 from cmpf.errors import CMPFError, ConfigError
-from tools import sam_masks
+from cmpf.factory import sam_masks
 
 EXAMPLES = """examples:
   tools/save_sam_masks.py --config-file configs/shapes/cmpf_tiny.yaml --output output/masks --jobs 2

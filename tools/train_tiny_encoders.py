@@ -19,7 +19,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.tiny_training.scenes import (
+from cmpf.encoders.tiny_training.scenes import (
     SEEDS_PER_RUN,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
@@ -61,9 +61,9 @@ def print_table(title: str, rows: dict[str, float]) -> None:
 def run_clip(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, stores and judges tiny CLIP."""
     from cmpf.encoders.tiny import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
-    from tools.tiny_training.clip_training import train_clip
-    from tools.tiny_training.evaluation import name_regions, naming_table
-    from tools.tiny_training.export import save_merges, save_weights
+    from cmpf.encoders.tiny_training.clip_training import train_clip
+    from cmpf.encoders.tiny_training.evaluation import name_regions, naming_table
+    from cmpf.encoders.tiny_training.export import save_merges, save_weights
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, CLIP_WEIGHTS)
@@ -89,9 +89,9 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
 def run_sam(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, stores and judges tiny SAM."""
     from cmpf.encoders.tiny import SAM_WEIGHTS, load_tiny_sam
-    from tools.tiny_training.evaluation import judge_sam
-    from tools.tiny_training.export import save_weights
-    from tools.tiny_training.sam_training import train_sam
+    from cmpf.encoders.tiny_training.evaluation import judge_sam
+    from cmpf.encoders.tiny_training.export import save_weights
+    from cmpf.encoders.tiny_training.sam_training import train_sam
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, SAM_WEIGHTS)

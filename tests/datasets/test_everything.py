@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.raw_datasets import make_everything, prepare_everything
+from helpers.scripts import script
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,8 +25,8 @@ from cmpf.formats.label_map import LabelReader
 from cmpf.shapeworld.writer import WorldSpec, write_dataset
 from cmpf.types import Sample
 from cmpf.weights import save as save_weights
-from tools import collect_results, train_net
 
+collect_results, train_net = script("collect_results"), script("train_net")
 pytest.importorskip("cityscapesscripts", reason="needs cityscapesscripts (extra: cityscapes)")
 
 # What the blocks of the first image show, in reading order, three in a row; None = void.

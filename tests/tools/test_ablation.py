@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers.scripts import script
 
-from tools import ablation
-from tools.ablation_study import Pool, Process, Run
+from cmpf.cli.ablation import Pool, Process, Run
+
+ablation = script("ablation")
 
 
 def fake_start(run: Run) -> Process:

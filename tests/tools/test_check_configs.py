@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.scripts import script
 
 from cmpf.config import get_cfg
 from cmpf.data import get_spec
 from cmpf.encoders import clip_factory
 from cmpf.factory.model import evaluation_size
-from tools import check_configs
+
+check_configs = script("check_configs")
 
 STREET, USUAL = (1024, 2560), (800, 1333)
 # Target -> dataset, tasks with ground truth (panoptic, instance, semantic), shorter and longest longer side.

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+from helpers.scripts import script
 
 from cmpf.evaluation import save_results
-from tools import collect_results
+
+collect_results = script("collect_results")
 
 ADE = {"ade": {"panoptic": {"PQ": 25.0, "PQ-door": math.nan}, "sem_seg": {"mIoU": 34.0}}}
 LVIS = {"lvis": {"segm": {"AP": 19.0, "APr": 17.5}}}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.scripts import script
 from helpers.tiny_model import tiny_config, tiny_model
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,7 +17,8 @@ from cmpf import weights
 from cmpf.errors import WeightsError
 from cmpf.model import CMPF
 from cmpf.weights import Parts, read_contents, read_metadata, to_published
-from tools.convert_checkpoint import main
+
+main = script("convert_checkpoint").main
 
 FLAT = ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)
 Capture = pytest.CaptureFixture[str]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from helpers.evaluation_data import write_ids
 from helpers.lvis_reference import random_lvis
+from helpers.scripts import script
 from PIL import Image
 
-from tools import evaluate_predictions
+evaluate_predictions = script("evaluate_predictions")
 
 
 def run(*arguments: object) -> int:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.scripts import script
 
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
-from cmpf.factory import build_evaluation, build_model, build_test_loader
+from cmpf.factory import build_evaluation, build_model, build_test_loader, sam_masks
 from cmpf.shapeworld.__main__ import main as write_shapeworld
-from tools import sam_masks, save_sam_masks
+
+save_sam_masks = script("save_sam_masks")
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "shapes/cmpf_tiny"

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.scripts import script
 
 from cmpf import weights
 from cmpf.config import get_cfg
 from cmpf.factory import build_model
 from cmpf.weights.download import checked_asset
-from tools.ship_tiny_decoder import main
+
+main = script("ship_tiny_decoder").main
 
 ASSET = "cmpf_tiny_decoder.safetensors"
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.scripts import script
 
 from cmpf.encoders.tiny import load_tiny_clip, load_tiny_sam
-from tools.train_tiny_encoders import main
+
+main = script("train_tiny_encoders").main
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--scenes", "6", "--validation", "2", "--clip-steps", "1", "--sam-steps", "1"]

@@ -16,10 +16,17 @@ from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.encoders.clip import encode_tokens
 from cmpf.encoders.text import TEMPLATES
 from cmpf.encoders.tiny import build_tiny_clip_model, tiny_tokenizer
+from cmpf.encoders.tiny_training.optimization import AveragedModel, Stepper
+from cmpf.encoders.tiny_training.scenes import (
+    CLIP_MEAN,
+    CLIP_STD,
+    BatchSampler,
+    SceneBatch,
+    ScenePool,
+    network_input,
+)
 from cmpf.shapeworld import CATEGORIES, Category
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
-from tools.tiny_training.optimization import AveragedModel, Stepper
-from tools.tiny_training.scenes import CLIP_MEAN, CLIP_STD, BatchSampler, SceneBatch, ScenePool, network_input
 
 _ANY_THING = ("thing", "object", "shape")
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cmpf.encoders.tiny import build_tiny_sam
-from tools.tiny_training.sam_training import (
+from cmpf.encoders.tiny_training.sam_training import (
     all_prompts,
     boundary,
     decode_points,
@@ -20,7 +20,7 @@ from tools.tiny_training.sam_training import (
     soft_targets,
     train_sam,
 )
-from tools.tiny_training.scenes import make_batch, make_pool
+from cmpf.encoders.tiny_training.scenes import make_batch, make_pool
 
 BATCH = make_batch(make_pool(2, first_seed=7, label="test"), np.arange(2), np.zeros(2, np.bool_))
 

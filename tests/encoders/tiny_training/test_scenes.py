@@ -4,8 +4,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cmpf.shapeworld import CATEGORIES, generate_scene
-from tools.tiny_training.scenes import (
+from cmpf.encoders.tiny_training.scenes import (
     CLIP_MEAN,
     CLIP_STD,
     BatchSampler,
@@ -14,6 +13,7 @@ from tools.tiny_training.scenes import (
     make_pool,
     network_input,
 )
+from cmpf.shapeworld import CATEGORIES, generate_scene
 
 POOL = make_pool(5, first_seed=40, label="test")
 

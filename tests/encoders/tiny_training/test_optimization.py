@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tools.tiny_training.optimization import AveragedModel, Stepper, build_adamw, learning_rate
+from cmpf.encoders.tiny_training.optimization import AveragedModel, Stepper, build_adamw, learning_rate
 
 
 def test_the_rate_climbs_in_a_line_then_falls_along_a_cosine_to_a_hundredth() -> None:

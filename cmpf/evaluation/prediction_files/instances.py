@@ -21,9 +21,7 @@ from cmpf.evaluation.average_precision import (
     federated_detections,
 )
 from cmpf.evaluation.instance import NEGATIVE, NOT_EXHAUSTIVE
-from cmpf.formats.coco_json import read_json
-from cmpf.formats.masks import rle_area, rle_box, to_rle
-from tools.prediction_files.json_files import (
+from cmpf.evaluation.prediction_files.json_files import (
     Categories,
     by_key,
     field,
@@ -31,6 +29,8 @@ from tools.prediction_files.json_files import (
     ordered,
     read_categories,
 )
+from cmpf.formats.coco_json import read_json
+from cmpf.formats.masks import rle_area, rle_box, to_rle
 
 Entry = dict[str, Any]
 
@@ -142,7 +142,10 @@ class _Truth:
             "category_id": self.categories.index(category, path=path, what=what),
             "score": float(score),
         }
-        mask = None if box_areas and self.iou_type == "bbox" else _mask(entry, image, path, what)
+        if box_areas and self.iou_type == "bbox":
+            box = _box(entry, path, what)
+            return {**result, "bbox": box, "area": box[2] * box[3]}
+        mask = _mask(entry, image, path, what)
         box = _box(entry, path, what) if box_areas else rle_box(mask)
         geometry = {"segmentation": mask} if self.iou_type == "segm" else {"bbox": box}
         area = box[2] * box[3] if box_areas else float(rle_area(mask))

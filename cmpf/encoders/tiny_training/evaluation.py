@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from cmpf.common.tensors import mask_pooling, masks_to_boxes, resize_bilinear
 from cmpf.encoders.text import TEMPLATES
 from cmpf.encoders.tiny import tiny_tokenizer
+from cmpf.encoders.tiny_training.clip_training import dense_features, mask_logits, project, read
+from cmpf.encoders.tiny_training.sam_training import all_prompts, decode_points, encode_images, mask_iou
+from cmpf.encoders.tiny_training.scenes import INPUT_SIZE, SceneBatch, ScenePool, category_flags, make_batch
 from cmpf.shapeworld import CATEGORIES
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
-from tools.tiny_training.clip_training import dense_features, mask_logits, project, read
-from tools.tiny_training.sam_training import all_prompts, decode_points, encode_images, mask_iou
-from tools.tiny_training.scenes import INPUT_SIZE, SceneBatch, ScenePool, category_flags, make_batch
 
 _CHUNK = 128
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.scripts import script
 
+from cmpf.cli import ablation
+from cmpf.cli.ablation import Pool, Process, Run, markdown, plan, start, summarize
 from cmpf.errors import CMPFError, ConfigError
-from tools import ablation_study
-from tools.ablation import CONFIGS
-from tools.ablation_study import Pool, Process, Run, markdown, plan, start, summarize
+
+CONFIGS = script("ablation").CONFIGS
 
 
 def planned(
@@ -34,8 +36,8 @@ def test_four_configurations_are_trained_and_three_share_the_weights_of_one(tmp_
     assert Path(whole.cfg.MODEL.WEIGHTS) == weights
     assert whole.cfg.TEST.ENSEMBLE.ENABLED
     assert not runs["no_ensemble, seed 0"].cfg.TEST.ENSEMBLE.ENABLED
-    assert "--eval-only" in whole.arguments
-    assert "--resume" in runs["no_ensemble, seed 0"].arguments
+    assert whole.arguments[0] == "eval"
+    assert runs["no_ensemble, seed 0"].arguments[:2] == ("train", "--resume")
     assert not any(
         run.weights_from for run in list(runs.values())[:4]
     )  # those whose weights others need come first
@@ -94,7 +96,7 @@ def test_configurations_of_the_same_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    monkeypatch.setattr(ablation_study, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ablation, "POLL_SECONDS", 0.01)
     return plan(["no_ensemble", "cmpf_tiny", "fcclip_tiny"], seeds=1, iterations=2, output=tmp_path, opts=())
 
 
@@ -131,7 +133,7 @@ class Fake:
 def test_all_runs_are_worked_off_and_their_progress_is_shown(
     runs: list[Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablation_study, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(ablation, "REPORT_SECONDS", 0.0)
     fake = Fake()
     Pool(jobs=1, start=fake).work_off(runs)
     assert fake.begun == ["no_ensemble", "fcclip_tiny", "cmpf_tiny"]
@@ -191,19 +193,20 @@ def test_a_signal_stops_all_processes_in_order(runs: list[Run]) -> None:
     assert [process.returncode for process in fake.processes] == [-signal.SIGTERM] * 2
 
 
-def test_a_run_starts_train_net_with_one_thread_and_its_output_in_a_file(
+def test_a_run_is_a_command_with_one_thread_and_its_output_in_a_file(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "train_net.py").write_text(
-        "import os, sys; print(os.environ['OMP_NUM_THREADS'], os.environ['PYTHONPATH'], *sys.argv[1:4])"
+    (tmp_path / "cmpf").mkdir()
+    (tmp_path / "cmpf" / "cli.py").write_text(
+        "import os, sys; print(os.environ['OMP_NUM_THREADS'], os.environ['PYTHONPATH'], *sys.argv[1:5])"
     )
-    monkeypatch.setattr(ablation_study, "ROOT", tmp_path)
+    monkeypatch.setattr(ablation, "PARENT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     assert sys.executable
     assert start(runs[0]).wait() == 0
     output = (runs[0].folder / "console.txt").read_text().split()
-    assert output == ["1", str(tmp_path), "--config-file", "no_ensemble", "--resume"]
+    assert output == ["1", str(tmp_path), "train", "--resume", "--config-file", "no_ensemble"]
 
 
 def write(folder: Path, results: Any) -> None:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders.tiny import build_tiny_clip_model, tiny_tokenizer
-from cmpf.shapeworld import CATEGORIES
-from tools.tiny_training.clip_training import (
+from cmpf.encoders.tiny_training.clip_training import (
     NOT_A_THING,
     ClipObjective,
     PromptSampler,
@@ -26,7 +25,8 @@ from tools.tiny_training.clip_training import (
     text_to_regions,
     train_clip,
 )
-from tools.tiny_training.scenes import BatchSampler, make_pool
+from cmpf.encoders.tiny_training.scenes import BatchSampler, make_pool
+from cmpf.shapeworld import CATEGORIES
 
 RED_CIRCLE = next(category for category in CATEGORIES if category.name == "red circle")
 SKY = next(category for category in CATEGORIES if category.name == "sky")

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The ablation's study: its trainings and evaluations, running them in processes, mean and deviation over seeds."""
+"""A study of several configurations: its trainings and evaluations in processes, mean and deviation over seeds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEST_TIME_KEYS = ("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA", "ENSEMB
 class Run:
     """One training with evaluation, or an evaluation alone: a configuration with a seed.
 
-    arguments: command line of train_net.py. weights_from: None, or the run whose weights are evaluated.
+    arguments: of the command `cmpf`. weights_from: None, or the run whose weights are evaluated.
     """
 
     name: str
@@ -106,8 +106,8 @@ def plan(
             twin = trained.get(training)
             if twin is not None:
                 pairs += ["MODEL.WEIGHTS", str(twin.folder / "model_final.safetensors")]
-            mode = "--resume" if twin is None else "--eval-only"
-            arguments = ("--config-file", config, mode, *pairs)
+            command = ("train", "--resume") if twin is None else ("eval",)
+            arguments = (*command, "--config-file", config, *pairs)
             run = Run(name, seed, get_cfg(config, pairs), arguments, twin)
             trained.setdefault(training, run)
             runs.append(run)
@@ -122,7 +122,7 @@ def training_part(cfg: Config) -> str:
     )
 
 
-ROOT = Path(__file__).resolve().parents[1]
+PARENT = Path(__file__).resolve().parents[2]  # of the package
 POLL_SECONDS, REPORT_SECONDS = 0.2, 20.0
 
 Process = subprocess.Popen[bytes]
@@ -132,10 +132,11 @@ def start(run: Run) -> Process:
     """Begins a run in one thread, with its output in FOLDER/console.txt."""
     run.folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # A checkout that is not installed.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PARENT), os.environ.get("PYTHONPATH")]))
     with _console(run).open("wb") as console:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "tools" / "train_net.py"), *run.arguments],
+            [sys.executable, "-m", "cmpf.cli", *run.arguments],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,

@@ -15,9 +15,9 @@ from cmpf.data.vocabulary_file import read_vocabulary_text
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
 from cmpf.evaluation.evaluator import check_size, seen_groups
+from cmpf.evaluation.prediction_files.json_files import some, unique_names
 from cmpf.evaluation.semantic import Confusion, confusion_cells, predicted_indices, semantic_metrics
 from cmpf.formats.label_map import LabelReader, read_labels
-from tools.prediction_files.json_files import some, unique_names
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless ones; anything else in the folders is left alone
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Parts of tools/save_sam_masks.py: the list of images, making masks, doing so in several processes."""
+"""A cache of SAM's masks is filled: the list of images, making masks, doing so in several processes."""
 
 from __future__ import annotations
 

@@ -14,10 +14,7 @@ from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
 from cmpf.evaluation.evaluator import check_size
 from cmpf.evaluation.panoptic import PanopticTally, SegmentMatches, match_segments, panoptic_groups
-from cmpf.formats.coco_json import read_json
-from cmpf.formats.label_map import read_panoptic_ids
-from cmpf.types import SegmentInfo
-from tools.prediction_files.json_files import (
+from cmpf.evaluation.prediction_files.json_files import (
     Categories,
     by_key,
     field,
@@ -25,6 +22,9 @@ from tools.prediction_files.json_files import (
     read_categories,
     some,
 )
+from cmpf.formats.coco_json import read_json
+from cmpf.formats.label_map import read_panoptic_ids
+from cmpf.types import SegmentInfo
 
 
 def score_panoptic(

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from cmpf.encoders.tiny import load_tiny_clip, load_tiny_sam
-from cmpf.shapeworld import CATEGORIES
-from tools.tiny_training.evaluation import (
+from cmpf.encoders.tiny_training.evaluation import (
     Naming,
     best_overlap,
     category_texts,
@@ -18,7 +17,8 @@ from tools.tiny_training.evaluation import (
     name_regions,
     naming_table,
 )
-from tools.tiny_training.scenes import VALIDATION_SEEDS, make_pool
+from cmpf.encoders.tiny_training.scenes import VALIDATION_SEEDS, make_pool
+from cmpf.shapeworld import CATEGORIES
 
 NAMES = [category.name for category in CATEGORIES]
 

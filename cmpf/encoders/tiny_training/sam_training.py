@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from cmpf.encoders.tiny import EMBED_CHANNELS, build_tiny_sam
-from tools.tiny_training.optimization import AveragedModel, Stepper
-from tools.tiny_training.scenes import (
+from cmpf.encoders.tiny_training.optimization import AveragedModel, Stepper
+from cmpf.encoders.tiny_training.scenes import (
     INPUT_SIZE,
     SAM_MEAN,
     SAM_STD,

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cmpf.encoders.tiny_training.export import save_merges, save_weights
 from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.reading import load_checked_weights
-from tools.tiny_training.export import save_merges, save_weights
 
 
 def test_weights_come_back_rounded_to_half_precision_and_readable_by_all(tmp_path: Path) -> None:
