@@ -294,3 +294,11 @@ def test_blocks_that_need_nothing_run_as_they_are(block: Block, capsys: pytest.C
         assert program == "cmpf"
         assert main(arguments) == 0, capsys.readouterr().err
         assert capsys.readouterr().out
+
+
+def test_the_hard_images_of_shapeworld_have_one_number_everywhere() -> None:
+    files = [*DOCUMENTS, "cmpf/data/datasets/builtin.py", "demo/quickstart.py", "Makefile"]
+    texts = [(ROOT / file).read_text(encoding="utf-8") for file in files]
+    found = [number for text in texts for number in re.findall(r"--hard-val[\s\",]+(\d+)", text)]
+    assert len(found) >= 4
+    assert set(found) == {"200"}

@@ -1,9 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""AdamW with parameter groups: no weight decay on normalization layers and embeddings."""
+"""AdamW with parameter groups: weight decay of its own for normalization layers and for nn.Embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,8 @@ def build_optimizer(
         lr: learning rate of every group.
         weight_decay: of all parameters that the two groups below do not hold.
         weight_decay_norm: of normalization layers.
-        weight_decay_embed: of nn.Embedding and of bare parameters named `*embed` or `*embedding`.
+        weight_decay_embed: of nn.Embedding alone, as published: level embeddings of the deformable encoders are bare
+            parameters and decay as weights do.
     Raises:
         TrainingError: nothing in the model can be trained.
     """
@@ -47,6 +49,22 @@ def build_optimizer(
     return torch.optim.AdamW(
         [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()], lr=lr
     )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads the state that a checkpoint holds.
+
+    Raises:
+        TrainingError: it is of other parameters, or of the same ones in other groups of weight decay.
+    """
+    saved, own = ([len(g["params"]) for g in groups] for groups in (state["param_groups"], optimizer.param_groups))
+    if saved != own:
+        raise TrainingError(
+            f"the checkpoint's optimizer has groups of {saved} parameters, this model's has {own}: the model has "
+            "changed, or an earlier version of CMPF wrote it, which gave the level embeddings of the deformable "
+            "encoders no weight decay. Go on with that version, or train anew from its weights (MODEL.WEIGHTS)"
+        )
+    optimizer.load_state_dict(state)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -78,13 +96,13 @@ def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """(kind, parameter) of each parameter that requires a gradient, once."""
     seen: set[int] = set()
     for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
+        for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             if isinstance(module, NORM_LAYERS):
                 yield "norm", parameter
-            elif isinstance(module, nn.Embedding) or name.endswith(("embed", "embedding")):
+            elif isinstance(module, nn.Embedding):
                 yield "embedding", parameter
             else:
                 yield "other", parameter

@@ -20,7 +20,7 @@ from cmpf.engine.failures import IssueCounter, failure, images_of_all, record_fa
 from cmpf.engine.forward import Forward, PlainForward
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
-from cmpf.engine.optimizer import check_optimizer
+from cmpf.engine.optimizer import check_optimizer, load_optimizer
 from cmpf.engine.records import Record, max_memory
 from cmpf.engine.schedule import Schedule
 from cmpf.engine.seeding import rng_state, set_rank_rng_state
@@ -278,7 +278,7 @@ class Trainer:
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self.iteration = state["iteration"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.loader.load_state_dict(state["loader"])
         self._position = self.loader.state_dict()

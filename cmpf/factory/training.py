@@ -119,7 +119,10 @@ def _random_flip(*, settings: Input, size_divisibility: int) -> Augmentation | N
 @register("augmentation", "large_scale_jitter")
 def _large_scale_jitter(*, settings: Input, size_divisibility: int) -> Augmentation:
     return LargeScaleJitter(
-        size=settings.IMAGE_SIZE, min_scale=settings.MIN_SCALE, max_scale=settings.MAX_SCALE
+        size=settings.IMAGE_SIZE,
+        min_scale=settings.MIN_SCALE,
+        max_scale=settings.MAX_SCALE,
+        shared_offset=settings.SHARED_CROP_OFFSET,
     )
 
 

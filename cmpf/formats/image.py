@@ -121,9 +121,17 @@ def write_image(path: str | Path, image: Image.Image | NDArray[Any], **options: 
 
 
 def shortest_edge_size(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:
-    """(H, W) with the shorter side at `short_side`, or less where the longer one would exceed `max_side`."""
-    scale = min(short_side / min(height, width), max_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    """(H, W) with the shorter side at `short_side`, or less where the longer one would exceed `max_side`.
+
+    Scales twice where it must, as Detectron2's ResizeShortestEdge does: one multiplication rounds some sizes, such as
+    391 x 1024 at 1024 / 2560, to the other side of one half.
+    """
+    scale = short_side / min(height, width)
+    sides = [short_side if side == min(height, width) else side * scale for side in (height, width)]
+    if max(sides) > max_side:
+        again = max_side / max(sides)
+        sides = [side * again for side in sides]
+    return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
 
 
 def resize_image(image: RGB, size: tuple[int, int]) -> RGB:

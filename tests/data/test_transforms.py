@@ -84,6 +84,38 @@ def test_a_fixed_resize_gives_its_size_to_both() -> None:
     assert result.labels.shape == (8, 6)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_shared_offset_moves_the_crop_along_the_diagonal(shared: bool) -> None:
+    # 1.5 * 32 / 48 = 1: the image keeps its size, and 16 rows and columns are free. Labels tell where the crop began.
+    rows, columns = np.mgrid[:48, :48]
+    image = LabeledImage(np.zeros((48, 48, 3), np.uint8), rows * 48 + columns, image_pad=0, label_pad=-1)
+    jitter = LargeScaleJitter(size=32, min_scale=1.5, max_scale=1.5, shared_offset=shared)
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        labels = jitter(image, rng).labels
+        assert labels is not None
+        assert labels.shape == (32, 32)
+        found.append(divmod(int(labels[0, 0]), 48))
+    assert all(0 <= top <= 16 and 0 <= left <= 16 for top, left in found)
+    assert (len({top - left for top, left in found}) == 1) == shared
+    assert len({top for top, _ in found}) > 8
+
+
+def test_a_shared_offset_takes_the_same_share_of_each_side() -> None:
+    rows, columns = np.mgrid[:32, :64]
+    image = LabeledImage(np.zeros((32, 64, 3), np.uint8), rows * 64 + columns, image_pad=0, label_pad=-1)
+    jitter = LargeScaleJitter(size=16, min_scale=4.0, max_scale=4.0, shared_offset=True)
+    rng, expected = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(20):
+        labels = jitter(image, rng).labels
+        assert labels is not None
+        expected.uniform()  # the scale
+        share = expected.uniform()
+        # 4 * 16 / 64 = 1: the image keeps its size; 32 - 16 = 16 rows and 64 - 16 = 48 columns are free.
+        assert divmod(int(labels[0, 0]), 64) == (round(16 * share), round(48 * share))
+
+
 def test_the_test_resize_follows_the_shortest_edge_rule() -> None:
     rng = np.random.default_rng(0)
     augmentation = ResizeShortestEdge(short_side=10, max_side=25)

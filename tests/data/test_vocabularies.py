@@ -349,5 +349,28 @@ def test_seen_classes_are_those_that_coco_names() -> None:
     assert len(names) == 111  # from a look at the list: changes of either file must be looked at again
 
 
+def words_at(file: Path, place: int) -> tuple[str, ...]:
+    return Vocabulary.from_file(file).classes[place]
+
+
+def test_words_of_classes_that_were_taken_for_another_thing() -> None:
+    # WordNet: football.n.02 is the ball of American football, tights.n.01 are worn from the waist to the feet.
+    assert words_at(LVIS_FILE, 465)[:2] == ("football", "American football")
+    assert not {"rugby ball", "leotards"} & {*words_at(LVIS_FILE, 465), *words_at(LVIS_FILE, 1088)}
+    # A case of PC-459 is that of a computer, and no other class has these words.
+    classes = load("pascal_context_459").classes
+    assert classes[61][:2] == ("case", "computer case")
+    assert [words[0] for words in classes if "computer case" in words] == ["case"]
+
+
+@pytest.mark.parametrize("name", [*FACTS_OF, "lvis_v1_1203"])
+def test_the_header_says_what_the_numbers_of_the_file_are(name: str) -> None:
+    header, *lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    ids = [int(line.partition(":")[0]) for line in lines if not line.startswith("#")]
+    assert ("class index" in header) == (name in ("ade20k_847", "pascal_context_459", "pascal_context_59"))
+    # Where the header says class index, they count from 0. Own ids of these are 2978, ..., 1..459, and 2, 9, 18, ...
+    assert "class index" not in header or ids == list(range(len(ids)))
+
+
 def test_all_are_things() -> None:
     assert all(get_vocabulary("openvocab_lvis_v1_val").is_thing)

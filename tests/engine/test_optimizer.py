@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmpf.engine.optimizer import build_optimizer, check_optimizer
+from cmpf.engine.optimizer import build_optimizer, check_optimizer, load_optimizer
 from cmpf.engine.schedule import Schedule, build_schedule
 from cmpf.errors import ConfigError, TrainingError
 
@@ -45,7 +45,7 @@ def test_each_kind_of_parameter_has_its_weight_decay_and_frozen_ones_are_left_ou
         "layer_norm.weight": 0.01,
         "layer_norm.bias": 0.01,
         "queries.weight": 0.02,
-        "level_embed": 0.02,
+        "level_embed": 0.05,  # a bare parameter, as in the published code; only nn.Embedding has its own
         "logit_scale": 0.05,
     }
 
@@ -89,6 +89,21 @@ def test_a_trained_parameter_outside_the_optimizer_is_named_and_long_lists_are_c
         check_optimizer(torch.optim.SGD([model.level_embed], lr=0.1), model)
     with pytest.raises(TrainingError, match="and 3 more"):
         check_optimizer(torch.optim.SGD([model.level_embed], lr=0.1), model)
+
+
+def test_the_state_of_other_groups_is_refused_in_one_line() -> None:
+    def grouped(*sizes: int) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([{"params": [nn.Parameter(torch.ones(2)) for _ in range(n)]} for n in sizes])
+
+    optimizer, same = grouped(3, 2), grouped(3, 2)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones(2)
+    optimizer.step()
+    load_optimizer(same, optimizer.state_dict())
+    assert [s["step"].item() for s in same.state_dict()["state"].values()] == [1.0] * 5
+    with pytest.raises(TrainingError, match=r"groups of \[3, 2\] parameters, this model's has \[4, 1\]: .*MODEL\.WEIGHTS"):
+        load_optimizer(grouped(4, 1), optimizer.state_dict())
 
 
 def optimizer_with(*rates: float) -> torch.optim.Optimizer:

@@ -27,6 +27,7 @@ from cmpf.data import (
 from cmpf.engine.writers import Writer
 from cmpf.factory import build_model, build_test_loader, build_trainer
 from cmpf.factory.training import (
+    build_configured_optimizer,
     build_configured_schedule,
     build_learning_rate,
     build_train_loader,
@@ -71,6 +72,10 @@ def kinds(name: str, *overrides: object) -> list[type]:
 def test_segments_and_objects_are_jittered(folder: Path, task: str, target: type) -> None:
     name = dataset_name(folder, task)
     assert kinds(name) == [RandomHorizontalFlip, LargeScaleJitter]
+    for overrides, shared in (((), False), (("INPUT.SHARED_CROP_OFFSET", True), True)):
+        _, jitter = build_train_mapper(config(name, *overrides), get_dataset(name)).augmentations
+        assert isinstance(jitter, LargeScaleJitter)
+        assert jitter.shared_offset is shared
     assert isinstance(build_train_mapper(config(name), get_dataset(name)).target, target)
     batch = next(iter(build_train_loader(config(name))))
     assert [sample["image"].shape for sample in batch] == [(3, 64, 64)] * 2
@@ -194,6 +199,21 @@ def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) ->
     assert heard == ["training/image_0"]
     state = torch.load(tmp_path / "run" / "training_0000001.pt", weights_only=True)
     assert state["average"]["steps"] == 1
+
+
+def test_only_layers_of_norms_and_embeddings_have_a_weight_decay_of_their_own(folder: Path) -> None:
+    model = build_model(config("shapes_train"))
+    optimizer = build_configured_optimizer(config("shapes_train"), model)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: decay[id(p)] for name, p in model.named_parameters() if id(p) in decay}
+    levels = {name: value for name, value in found.items() if "level_embedding" in name}
+    assert levels == {
+        "pixel_decoder.encoder.level_embedding": 0.05,
+        "sam_branch.encoder.level_embedding": 0.05,
+        "decoder.level_embedding.weight": 0.0,
+    }
+    assert {found["decoder.query_content.weight"], found["decoder.query_position.weight"]} == {0.0}
+    assert {value for name, value in found.items() if "norm" in name} == {0.0}
 
 
 @pytest.mark.parametrize("name", ["WarmupMultiStepLR", "WarmupCosineLR"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,26 @@ def test_the_shorter_side_is_set_and_the_longer_one_limited(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert shortest_edge_size(*size, short_side=800, max_side=1333) == expected
+
+
+def scaled_twice(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """Detectron2's rule for test sizes, written out: to the shorter side, then to the longer one, then rounded."""
+    factor = short_side / min(height, width)
+    new_height, new_width = (short_side, factor * width) if height < width else (factor * height, short_side)
+    if max(new_height, new_width) > max_side:
+        factor = max_side / max(new_height, new_width)
+        new_height, new_width = new_height * factor, new_width * factor
+    return int(new_height + 0.5), int(new_width + 0.5)
+
+
+def test_sizes_are_scaled_twice_and_then_rounded() -> None:
+    # 391 x 1024 at 1024 / 2560: 1024 x 2681.78, then times 2560 / 2681.78 = 977.4999...; at once 391 * 2.5 = 977.5.
+    assert shortest_edge_size(391, 1024, short_side=1024, max_side=2560) == (977, 2560)
+    assert shortest_edge_size(1024, 391, short_side=1024, max_side=2560) == (2560, 977)
+    for short_side, max_side in ((800, 1333), (1024, 2560), (640, 2560), (480, 500)):
+        for height, width in product(range(64, 2100, 59), range(64, 2100, 53)):
+            found = shortest_edge_size(height, width, short_side=short_side, max_side=max_side)
+            assert found == scaled_twice(height, width, short_side, max_side), (height, width)
 
 
 def test_resizing_keeps_flat_color_and_gives_the_size() -> None:

@@ -25,7 +25,7 @@ FOLDER_OF = {"train": "training", "val": "validation"}
 IGNORE, CONTEXT_IGNORE = 255, 65535
 VOC_FOLDER, CONTEXT_FOLDER = "pascal_voc_d2", "pascal_ctx_d2"
 VOC_CLASSES = 20  # without background
-CONTEXT_IMAGES = {"train": 4_998, "val": 5_105}
+CONTEXT_IMAGES = {"train": 4_996, "val": 5_104}
 CONTEXT_DOWNLOAD = (
     "https://cs.stanford.edu/~roozbeh/pascal-context (trainval.tar.gz) and "
     "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (VOCtrainval_03-May-2010.tar)"

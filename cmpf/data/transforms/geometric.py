@@ -95,26 +95,32 @@ class LargeScaleJitter:
     cropped at a uniform place, a smaller one stands in the upper left corner (as in COCO panoptic training).
     """
 
-    def __init__(self, *, size: int, min_scale: float, max_scale: float) -> None:
+    def __init__(self, *, size: int, min_scale: float, max_scale: float, shared_offset: bool = False) -> None:
         """
         Args:
             size: side of the square in pixels.
             min_scale, max_scale: 0 < min_scale <= max_scale.
+            shared_offset: one random number places the crop in both axes, as Detectron2's FixedSizeCrop does, so
+                that it moves along the diagonal alone; False = each axis has its own.
         """
         self.size = size
         self.min_scale = min_scale
         self.max_scale = max_scale
+        self.shared_offset = shared_offset
 
     def __call__(self, labeled: LabeledImage, rng: np.random.Generator) -> LabeledImage:
         ratio = rng.uniform(self.min_scale, self.max_scale) * self.size / max(labeled.size)
         height, width = (max(1, round(side * ratio)) for side in labeled.size)
-        window = Window(
-            top=int(rng.integers(0, max(height - self.size, 0), endpoint=True)),
-            left=int(rng.integers(0, max(width - self.size, 0), endpoint=True)),
-            height=min(height, self.size),
-            width=min(width, self.size),
-        )
+        top, left = self._offset((max(height - self.size, 0), max(width - self.size, 0)), rng)
+        window = Window(top, left, height=min(height, self.size), width=min(width, self.size))
         return pad(resize(labeled, (height, width), window), (self.size, self.size))
+
+    def _offset(self, free: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """(top, left) of the crop, of `free` pixels (H, W) that the image is larger than it."""
+        if self.shared_offset:
+            share = rng.uniform()
+            return round(free[0] * share), round(free[1] * share)
+        return int(rng.integers(0, free[0], endpoint=True)), int(rng.integers(0, free[1], endpoint=True))
 
 
 def resize(labeled: LabeledImage, size: tuple[int, int], window: Window | None = None) -> LabeledImage:
