@@ -44,7 +44,8 @@ class Input(Section):
     MIN_SCALE: v.Positive = Field(0.1, description="panoptic and instance data: least scale of the jitter")
     MAX_SCALE: v.Positive = Field(2.0, description="panoptic and instance data: largest scale of the jitter")
     SHARED_CROP_OFFSET: v.Flag = Field(
-        False, description="panoptic and instance data: one random number places the crop in both axes, as published"
+        False,
+        description="panoptic and instance data: one random number places the crop in both axes, as published",
     )
     MIN_SIZE_TRAIN: v.Sides = Field(
         ADE20K_SIDES, description="semantic data: shorter side in training, in pixels"
@@ -117,7 +118,9 @@ class Solver(Section):
     BASE_LR: v.Positive = Field(1e-4, description="learning rate after warmup")
     WEIGHT_DECAY: v.Weight = Field(0.05, description="AdamW's weight decay")
     WEIGHT_DECAY_NORM: v.Weight = Field(0.0, description="that of normalization layers")
-    WEIGHT_DECAY_EMBED: v.Weight = Field(0.0, description="that of nn.Embedding: queries and the decoder's levels")
+    WEIGHT_DECAY_EMBED: v.Weight = Field(
+        0.0, description="that of nn.Embedding: queries and the decoder's levels"
+    )
     # 118,287 images / 16 * 50 epochs = 369,647; published 368,750
     MAX_ITER: v.Count = Field(368750, description="iterations; 50 epochs of COCO")
     LR_SCHEDULER_NAME: v.Choice[Literal["WarmupMultiStepLR", "WarmupCosineLR"]] = Field(

@@ -57,7 +57,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Raises:
         TrainingError: it is of other parameters, or of the same ones in other groups of weight decay.
     """
-    saved, own = ([len(g["params"]) for g in groups] for groups in (state["param_groups"], optimizer.param_groups))
+    saved, own = (
+        [len(g["params"]) for g in groups] for groups in (state["param_groups"], optimizer.param_groups)
+    )
     if saved != own:
         raise TrainingError(
             f"the checkpoint's optimizer has groups of {saved} parameters, this model's has {own}: the model has "

@@ -102,7 +102,9 @@ def test_the_state_of_other_groups_is_refused_in_one_line() -> None:
     optimizer.step()
     load_optimizer(same, optimizer.state_dict())
     assert [s["step"].item() for s in same.state_dict()["state"].values()] == [1.0] * 5
-    with pytest.raises(TrainingError, match=r"groups of \[3, 2\] parameters, this model's has \[4, 1\]: .*MODEL\.WEIGHTS"):
+    with pytest.raises(
+        TrainingError, match=r"groups of \[3, 2\] parameters, this model's has \[4, 1\]: .*MODEL\.WEIGHTS"
+    ):
         load_optimizer(grouped(4, 1), optimizer.state_dict())
 
 
