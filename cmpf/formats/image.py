@@ -34,6 +34,8 @@ DAMAGED = (
     struct.error,
     zlib.error,
     OverflowError,
+    LookupError,
+    RuntimeError,  # and NotImplementedError, a kind of it
 )
 # JPEGs are decoded at 1/2, 1/4 or 1/8 where they stay so many times as large as wanted; the resize evens out the rest.
 DRAFT_MARGIN = 2
@@ -102,7 +104,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
     """(H, W) of an image as read_image gives it, from the head of the file alone.
 
     Raises:
-        ImageError: the file is missing or no image.
+        ImageError: the file is missing or no image, or its head is damaged.
     """
     with _opened(_existing(path), str(path)) as opened:
         return _upright_size(opened)

@@ -37,7 +37,7 @@ def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) ->
             pixels = np.asarray(image.convert("RGB") if palette_colors and image.mode == "P" else image)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such {what}; make or fetch it again") from error
-    except (*DAMAGED, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise DatasetError(f"{path}: damaged {what} ({error}); make or fetch it again") from error
     if not (np.issubdtype(pixels.dtype, np.integer) or pixels.dtype == np.bool_):
         raise DatasetError(f"{path}: {what} of type {pixels.dtype}; save whole numbers of 8 or 16 bits")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cmpf.errors import CMPFError, ImageError, VocabularyError
-from cmpf.formats.image import DAMAGED, read_image, read_image_size, resize_image, shortest_edge_size
+from cmpf.formats.image import read_image, read_image_size, resize_image, shortest_edge_size
 from cmpf.shapeworld.categories import CATEGORIES
 from cmpf.shapeworld.scene import generate_scene
 
@@ -95,7 +95,7 @@ def _longer_side(path: Path) -> int:
     """Of the image, without decoding it; 0 for what cannot be opened, of which read_image says why."""
     try:
         return max(read_image_size(path))
-    except (*DAMAGED, ImageError):
+    except ImageError:
         return 0
 
 
