@@ -21,6 +21,7 @@ from cmpf.encoders.mobile_sam import build_mobile_sam
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.weights.download import cache_folder, download
 from cmpf.weights.reading import load_weights
+from cmpf.weights.remote import Remote
 
 OPTION = "MODEL.CMPF.SAM.CHECKPOINT"
 ENSEMBLE_OPTION = "TEST.ENSEMBLE.SAM_CHECKPOINT"
@@ -134,7 +135,7 @@ def _published_file(name: str) -> Path:
     """The published file in the cache folder, downloaded if it is not there."""
     path = published_path(name)
     try:
-        return download(PUBLISHED[name], path, sha256=_published_digits(path.name), title=f"SAM {name}")
+        return download(Remote(PUBLISHED[name], f"SAM {name}", _published_digits(path.name)), path)
     except WeightsError as error:
         raise WeightsError(
             f"{error}, or set {OPTION} (for mask proposals {ENSEMBLE_OPTION}) to the path of the file, "

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cmpf.errors import WeightsError, summary
 from cmpf.weights.download import ASSETS, checked_asset
+from cmpf.weights.remote import LIMIT, is_page, reason_of
 from cmpf.weights.saving import FORMAT_VERSION, METADATA_KEY, VERSION_KEY
 
 # What libraries raise for a file that is truncated, foreign, or made for another model.
@@ -64,6 +65,7 @@ def read_contents(path: str | Path) -> Contents:
         WeightsError: absent, damaged, or of a kind that could run code: a bare pickle, TorchScript, an object.
     """
     path = _existing(path)
+    _refuse_page(path)
     if _is_torch_or_pickle(path):
         return Contents(str(path), unwrapped(_load_torch(path), str(path)))
     return Contents(str(path), *_read_safetensors(path, tensors=True))
@@ -103,6 +105,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         WeightsError: the file is absent, damaged or a pickle.
     """
     path = _existing(path)
+    _refuse_page(path)
     if _is_torch_or_pickle(path):
         _refuse_code(path)
         return {}
@@ -162,6 +165,18 @@ def _is_bare_pickle(start: bytes) -> bool:
     return start.startswith(_PICKLES) and start != _OLD_TORCH and start[4:9] != b"\0\0\0\0{"
 
 
+def _refuse_page(path: Path) -> None:
+    """Browsers and programs save what a server says in place of a file under the file's name."""
+    with path.open("rb") as file:
+        start = file.read(LIMIT)
+    if is_page(start):
+        reason = reason_of(start.decode("utf-8", errors="replace"))
+        raise WeightsError(
+            f"{path} is a web page, not weights ({reason}). Delete it, open the address that it came from in a "
+            "browser, and save the file itself"
+        )
+
+
 def _refuse_code(path: Path) -> None:
     """Turns away what cannot be read without trusting its author."""
     if path.suffix == ".pkl" or _is_bare_pickle(_start(path)):
@@ -190,7 +205,8 @@ def _load_torch(path: Path) -> object:
     _refuse_code(path)
     try:
         with torch.serialization.safe_globals(_numpy_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped: of a file with encoders inside, only what is used is read.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = _UNSAFE.search(str(error))
         raise WeightsError(

@@ -21,6 +21,7 @@ from cmpf.encoders import sam as sam_module
 from cmpf.encoders import tiny
 from cmpf.encoders.sam import FusedAttention, SAMEncoder, build_sam, fuse_attention
 from cmpf.errors import ModelNameError, WeightsError
+from cmpf.weights.remote import Remote
 from cmpf.weights.saving import hash_weights
 
 
@@ -114,9 +115,9 @@ def test_the_published_file_is_downloaded_and_checked_by_the_digits_in_its_name(
     state["mask_decoder.iou_token.weight"] += 1
     asked: list[tuple[str, Path, str | None]] = []
 
-    def save(url: str, target: Path, *, sha256: str | None, title: str) -> Path:
-        asked.append((url, target, sha256))
-        assert title == f"SAM {name}"
+    def save(remote: Remote, target: Path) -> Path:
+        asked.append((remote.url, target, remote.sha256))
+        assert remote.title == f"SAM {name}"
         torch.save(state, target)
         return target
 

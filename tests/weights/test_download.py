@@ -7,18 +7,21 @@ import hashlib
 import io
 import logging
 import multiprocessing
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from cmpf.errors import WeightsError
 from cmpf.weights import download as module
-from cmpf.weights.download import cache_folder, download, file_sha256, part_of
+from cmpf.weights.download import cache_folder, download, file_sha256, part_of, record_of
+from cmpf.weights.remote import Remote
 
 CONTENT = bytes(range(256)) * 20  # 5120 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -29,6 +32,7 @@ class Server(ThreadingHTTPServer):
 
     ranges: whether it understands Range. breaks: after how many bytes each of the next answers ends.
     shift: how far a partial answer begins behind what was asked. asked: the Range header of each request.
+    tag: the ETag. kind: the Content-Type. pages: web pages at certain paths. paths: what was asked for.
     """
 
     def __init__(self) -> None:
@@ -36,6 +40,9 @@ class Server(ThreadingHTTPServer):
         self.ranges, self.shift, self.status = True, 0, 200
         self.content = CONTENT
         self.breaks: list[int] = []
+        self.tag, self.kind = "", "application/octet-stream"
+        self.pages: dict[str, bytes] = {}
+        self.paths: list[str] = []
         self.asked: list[str | None] = []
 
     @property
@@ -49,6 +56,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, asked = self.server, self.headers.get("Range")
         server.asked.append(asked)
+        server.paths.append(self.path)
+        if self.path in server.pages:
+            self.page(server.pages[self.path])
+            return
         total = len(server.content)
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges else None
         if start is not None and start >= total:
@@ -63,8 +74,18 @@ class Handler(BaseHTTPRequestHandler):
         if start is not None:
             self.send_header("Content-Range", f"bytes {begin}-{total - 1}/{total}")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", server.kind)
+        if server.tag:
+            self.send_header("ETag", server.tag)
         self.end_headers()
         self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
+
+    def page(self, text: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -86,7 +107,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def fetch(server: Server, target: Path, *, sha256: str | None = SHA256) -> Path:
-    return download(server.url, target, sha256=sha256, title="Tiny weights")
+    return download(Remote(server.url, "Tiny weights", sha256), target)
 
 
 @pytest.mark.parametrize("sha256", [SHA256, SHA256[:6], SHA256.upper(), None])
@@ -159,12 +180,134 @@ def test_a_part_that_is_longer_than_the_file_is_thrown_away(server: Server, tmp_
     assert server.asked == ["bytes=5124-", None]
 
 
-def test_without_a_known_hash_nothing_old_is_continued(server: Server, tmp_path: Path) -> None:
+def test_without_a_known_hash_only_the_same_version_of_a_file_is_continued(
+    server: Server, tmp_path: Path
+) -> None:
     target = tmp_path / "weights.bin"
-    part_of(target).write_bytes(b"of an older file")
-    server.breaks = [100]
-    assert fetch(server, target, sha256=None).read_bytes() == CONTENT
-    assert server.asked == [None, None]
+    part_of(target).write_bytes(b"of nobody knows what")
+    server.tag, server.breaks = '"1"', [100, 50, 0]
+    with pytest.raises(WeightsError, match="ended after 150 of 5120 bytes"):
+        fetch(server, target, sha256=None)
+    assert server.asked == [None, "bytes=100-", "bytes=150-"]
+    assert fetch(server, target, sha256=None).read_bytes() == CONTENT  # a later call goes on
+    assert server.asked[3:] == ["bytes=150-"]
+
+
+@pytest.mark.parametrize("change", [{"tag": '"2"'}, {"content": CONTENT + b"!"}])
+@pytest.mark.parametrize("sha256", [False, True])
+def test_a_file_that_was_replaced_meanwhile_is_downloaded_from_its_beginning(
+    server: Server, tmp_path: Path, change: dict[str, Any], sha256: bool
+) -> None:
+    target = tmp_path / "weights.bin"
+    server.tag, server.breaks = '"1"', [100, 0, 0]
+    with pytest.raises(WeightsError, match="ended after 100 of 5120"):
+        fetch(server, target, sha256=None)
+    vars(server).update(change)
+    whole = server.content
+    assert (
+        fetch(server, target, sha256=hashlib.sha256(whole).hexdigest() if sha256 else None).read_bytes()
+        == whole
+    )
+    assert server.asked[3:] == ["bytes=100-", None]
+    assert sorted(
+        path.name for path in tmp_path.iterdir() if not path.name.endswith((".lock", ".sha256"))
+    ) == ["weights.bin"]
+
+
+def test_the_first_hash_is_recorded_where_none_is_published_and_checked_from_then_on(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "weights.bin"
+    fetch(server, target, sha256=None)
+    assert (
+        f"has SHA-256 {SHA256}. None is published: this one is recorded in {record_of(target)}" in caplog.text
+    )
+    subprocess.run(["sha256sum", "--check", "--status", record_of(target).name], cwd=tmp_path, check=True)
+    target.unlink()
+    with caplog.at_level(logging.INFO):
+        fetch(server, target, sha256=None)
+    assert "which is that of the first download" in caplog.text
+    target.unlink()
+    server.content = CONTENT[::-1]
+    with pytest.raises(
+        WeightsError, match=rf"the first download had {SHA256} \(recorded in .*; the file was removed"
+    ):
+        fetch(server, target, sha256=None)
+    assert not target.exists()
+    record_of(target).unlink()  # as the message says
+    assert fetch(server, target, sha256=None).read_bytes() == CONTENT[::-1]
+
+
+def test_another_size_than_the_authors_state_is_noticed_before_anything_is_downloaded(
+    server: Server, tmp_path: Path
+) -> None:
+    remote = Remote(server.url, "Tiny weights", size=5000)
+    with pytest.raises(
+        WeightsError, match=r"has 5,120 bytes, its authors state 5,000: .* Nothing was downloaded"
+    ):
+        download(remote, tmp_path / "weights.bin")
+    assert list(tmp_path.glob("*.part")) == []
+
+
+QUOTA = """<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>
+Sorry, you can&#39;t view or download this file at this time.
+Too many users have viewed or downloaded this file recently.</body></html>"""
+REMOVED = "<!DOCTYPE html><html><body>Sorry, the file you have requested does not exist.</body></html>"
+CONFIRM = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
+<form id="download-form" action="{action}?id=1" method="get"><input type="submit" value="Download anyway"/>
+<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="a&amp;b"></form></body></html>"""
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "reason"),
+    [
+        (200, QUOTA, "its download quota is used up for today"),
+        (403, QUOTA, "its download quota is used up for today"),
+        (404, REMOVED, "the file was removed"),
+        (404, "<html>gone</html>", "the file was removed"),
+        (200, "<html><title>Sign in - Google Accounts</title></html>", "it asks to sign in"),
+        (200, CONFIRM.replace("download-form", "another"), "it asks to confirm the download"),
+        (200, "<html><title>Hotel &amp; Wi-Fi</title></html>", 'its title is "Hotel &amp; Wi-Fi"'),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
+def test_a_web_page_instead_of_the_file_is_an_error_that_says_what_it_is_and_what_to_do(
+    server: Server, tmp_path: Path, status: int, page: str, reason: str, kind: str
+) -> None:
+    if status != 200 and kind != "text/html; charset=utf-8":
+        return  # an error's page is known by its status
+    server.status, server.content, server.kind = status, page.encode(), kind
+    target = tmp_path / "weights.bin"
+    remote = Remote(server.url, "Tiny weights", page="https://drive.google.com/file/d/1/view")
+    with pytest.raises(WeightsError) as caught:
+        download(remote, target)
+    assert f"127.0.0.1:{server.server_port} sent a web page instead of the file ({reason})" in str(
+        caught.value
+    )
+    assert f"Open https://drive.google.com/file/d/1/view in a browser and save the file as {target}" in str(
+        caught.value
+    )
+    assert len(server.asked) == 1  # such an answer does not get better by asking again
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_page_that_only_asks_for_confirmation_is_confirmed_once(server: Server, tmp_path: Path) -> None:
+    server.pages = {"/weights.bin": CONFIRM.format(action="/download").encode()}
+    assert fetch(server, tmp_path / "weights.bin").read_bytes() == CONTENT
+    assert server.paths == ["/weights.bin", "/download?id=1&confirm=t&uuid=a%26b"]
+    server.pages["/download?id=1&confirm=t&uuid=a%26b"] = server.pages["/weights.bin"]
+    with pytest.raises(WeightsError, match="it asks to confirm the download"):
+        fetch(server, tmp_path / "again.bin")
+    assert len(server.paths) == 4
+
+
+def test_a_mirror_is_asked_under_the_hosts_name(
+    monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CMPF_MIRROR", f"http://127.0.0.1:{server.server_port}/mirror/")
+    remote = Remote("https://weights.example/download?id=1&confirm=t", "Tiny weights", SHA256)
+    assert download(remote, tmp_path / "weights.bin").read_bytes() == CONTENT
+    assert server.paths == ["/mirror/weights.example/download?id=1&confirm=t"]
 
 
 def test_content_of_another_hash_is_removed_and_both_hashes_are_named(server: Server, tmp_path: Path) -> None:
@@ -230,7 +373,7 @@ def test_a_refused_connection_names_the_address_and_the_place(server: Server, tm
     url = server.url
     server.server_close()
     with pytest.raises(WeightsError, match=r"cannot be downloaded .*refused") as caught:
-        download(url, tmp_path / "weights.bin", sha256=None, title="Tiny weights")
+        download(Remote(url, "Tiny weights"), tmp_path / "weights.bin")
     assert f"save {url} as {tmp_path / 'weights.bin'}" in str(caught.value)
 
 
@@ -244,7 +387,7 @@ def test_only_http_addresses_are_opened(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     (tmp_path / "secret").write_text("local")
     with pytest.raises(WeightsError, match="is not an address that starts with http"):
-        download(f"file://{tmp_path}/secret", tmp_path / "copy", sha256=None, title="Tiny weights")
+        download(Remote(f"file://{tmp_path}/secret", "Tiny weights"), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +158,29 @@ def test_a_truncated_file_of_torch_is_an_error_with_the_fix(
         read_contents(path)
 
 
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (
+            "<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>",
+            "its download quota is used up",
+        ),
+        ("\n<html><head><title>Sign in - Google Accounts</title></head></html>", "it asks to sign in"),
+        ("<HTML><BODY>404 Not Found</BODY></HTML>", "the file was removed"),
+        ("<html><title>Welcome  to\nWi-Fi</title></html>", 'its title is "Welcome to Wi-Fi"'),
+    ],
+)
+@pytest.mark.parametrize("read", [read_contents, read_metadata])
+def test_a_web_page_that_was_saved_as_weights_is_called_one(
+    tmp_path: Path, page: str, reason: str, read: Callable[[Path], object]
+) -> None:
+    (tmp_path / "fcclip_cocopan.pth").write_text(page)
+    with pytest.raises(WeightsError, match=rf"fcclip_cocopan\.pth is a web page, not weights \({reason}"):
+        read(tmp_path / "fcclip_cocopan.pth")
+
+
 def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.safetensors").write_text("<html>404 Not Found, or any page longer than eight bytes</html>")
+    (tmp_path / "a.safetensors").write_text("neither weights nor a web page, but longer than eight bytes")
     with pytest.raises(WeightsError, match="no safetensors file"):
         read_contents(tmp_path / "a.safetensors")
 

@@ -1,10 +1,11 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cmpf.config import Config, get_cfg
 from cmpf.data import dataset_names
@@ -13,7 +14,7 @@ from cmpf.weights.download import cache_folder
 from cmpf.weights.zoo import published_metrics, zoo, zoo_weights
 
 ADE = "openvocab_ade20k_panoptic_val"
-ENTRY = "big: {config: shapes/cmpf_tiny.yaml, source: https://example.org/authors"
+ENTRY = "big: {config: shapes/cmpf_tiny.yaml, url: 'https://example.org/models/big.safetensors?raw=1'"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -30,7 +31,7 @@ def test_the_zoo_has_the_shipped_model_and_both_published_ones() -> None:
     assert list(entries) == ["cmpf_tiny", "cmpf_convnext_large", "cmpf_r50x64"]
     assert entries["cmpf_tiny"].published == {}
     for name in ("cmpf_convnext_large", "cmpf_r50x64"):
-        assert entries[name].source == "https://github.com/chenxi52/FrozenSeg"
+        assert (entries[name].method, entries[name].licence) == ("cmpf", "none given")
         assert entries[name].overrides == {"MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS": 3}
         assert len(entries[name].published) == 10
 
@@ -68,31 +69,18 @@ def test_shipped_weights_are_there() -> None:
     assert zoo_weights("cmpf_tiny").name == "cmpf_tiny_decoder.safetensors"
 
 
-def test_weights_without_an_address_come_with_the_way_to_get_them() -> None:
-    with pytest.raises(WeightsError) as caught:
-        zoo_weights("cmpf_r50x64")
-    for part in (
-        "github.com/chenxi52/FrozenSeg",
-        "weights=FILE",
-        "MODEL.WEIGHTS",
-        "tools/convert_checkpoint.py",
-    ):
-        assert part in str(caught.value)
-
-
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ModelNameError, match=r"no model 'huge'\. It has cmpf_tiny, cmpf_convnext_large"):
         zoo_weights("huge")
 
 
 def test_downloaded_weights_lie_in_the_cache(tmp_path: Path) -> None:
-    url, sha256 = "https://example.org/models/big.safetensors?raw=1", hashlib.sha256(b"weights").hexdigest()
-    path = write(tmp_path, f'{ENTRY}, url: "{url}", sha256: "{sha256}"}}')
+    path = write(tmp_path, f"{ENTRY}}}")
     with pytest.raises(WeightsError, match=r"https://example\.org/models/big\.safetensors"):
         zoo_weights("big", path=path)  # tests are offline
     place = cache_folder() / "zoo" / "big" / "big.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(b"weights")
+    save_file({"void_embedding.weight": torch.ones(1)}, place)
     assert zoo_weights("big", path=path) == place
 
 
@@ -104,18 +92,22 @@ def test_downloaded_weights_lie_in_the_cache(tmp_path: Path) -> None:
         ("a: 1", "a: expected config and weights, got 1"),
         ("a: {asset: x.safetensors}", "a.config: is missing"),
         ("a: {config: 3, asset: x}", "a.config: expected the path of a config under configs/, got 3"),
-        ("a: {config: x.yaml}", "a.source: is missing: asset, url or source says where"),
-        ("a: {config: x, source: y, ulr: z}", r"a\.ulr: unknown, did you mean url\?"),
+        ("a: {config: x.yaml}", "a.drive: is missing: asset, url or drive says where"),
+        ("a: {config: x, asset: y, ulr: z}", r"a\.ulr: unknown, did you mean url\?"),
         (f"a: {{config: x, url: here, sha256: {'0' * 63}a}}", "a.url: expected the https:// address of a file"),
-        ("a: {config: x, url: 'https://e.org/w.pth'}", "a.sha256: is missing: a download must be checked"),
-        ("a: {config: x, source: y, sha256: 12}", "a.sha256: expected 64 hexadecimal digits, got 12"),
-        ("a: {config: x, source: y, overrides: [SEED]}", r"a\.overrides: expected KEY: VALUE pairs"),
-        ("a: {config: x, source: y, published: 3}", "a.published: expected dataset"),
-        ("a: {config: x, source: y, published: {d: 3}}", "a.published.d: expected task/metric: percent, got 3"),
-        ("a: {config: x, source: y, published: {d: {PQ: 3}}}", "a.published.d.PQ: expected task/metric"),
-        ("a: {config: x, source: y, published: {d: {p/PQ: '3'}}}", "d.p/PQ: expected task/metric: 0 to 100, got '3'"),
-        ("a: {config: x, source: y, published: {d: {p/PQ: 101}}}", "got 101"),
-        ("a: {config: x, source: y, published: {d: {p/PQ: true}}}", "got True"),
+        ("a: {config: x, drive: short}", "a.drive: expected the id of a file of Google Drive, got 'short'"),
+        ("a: {config: x, asset: y, file: ../w.pth}", "a.file: expected the name of the file, as its authors call it"),
+        ("a: {config: x, asset: y, size: 0}", "a.size: expected bytes of the file"),
+        ("a: {config: x, asset: y, method: fclip}", "a.method: expected one of cmpf, fcclip, .*, got 'fclip'"),
+        ("a: {config: x, asset: y, speed: quick}", "a.speed: expected fast, medium or slow, got 'quick'"),
+        ("a: {config: x, asset: y, sha256: 12}", "a.sha256: expected 64 hexadecimal digits, got 12"),
+        ("a: {config: x, asset: y, overrides: [SEED]}", r"a\.overrides: expected KEY: VALUE pairs"),
+        ("a: {config: x, asset: y, published: 3}", "a.published: expected dataset"),
+        ("a: {config: x, asset: y, published: {d: 3}}", "a.published.d: expected task/metric: percent, got 3"),
+        ("a: {config: x, asset: y, published: {d: {PQ: 3}}}", "a.published.d.PQ: expected task/metric"),
+        ("a: {config: x, asset: y, published: {d: {p/PQ: '3'}}}", "d.p/PQ: expected task/metric: 0 to 100, got '3'"),
+        ("a: {config: x, asset: y, published: {d: {p/PQ: 101}}}", "got 101"),
+        ("a: {config: x, asset: y, published: {d: {p/PQ: true}}}", "got True"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_refused_by_key(tmp_path: Path, text: str, issue: str) -> None:
@@ -124,9 +116,9 @@ def test_a_wrong_file_is_refused_by_key(tmp_path: Path, text: str, issue: str) -
 
 
 def test_all_issues_of_a_file_are_told_at_once(tmp_path: Path) -> None:
-    path = write(tmp_path, "a: {config: 1, asset: 2}\nb: {source: 3, color: red}")
+    path = write(tmp_path, "a: {config: 1, asset: 2}\nb: {asset: 3, color: red}")
     with pytest.raises(
-        ConfigError, match=r"5 issues in .*a\.config.*a\.asset.*b\.config.*b\.source.*b\.color"
+        ConfigError, match=r"5 issues in .*a\.config.*a\.asset.*b\.config.*b\.asset.*b\.color"
     ):
         zoo(path)
 
