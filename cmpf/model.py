@@ -22,18 +22,19 @@ from cmpf.encoders.pair import FrozenEncoders
 from cmpf.encoders.text import TextCache, VocabularyMemory, embed_vocabulary
 from cmpf.errors import TrainingError
 from cmpf.inference import InferenceSettings, geometric_ensemble, openseg_ensemble
+from cmpf.inference.mask_naming import MaskNaming
 from cmpf.inference.mask_proposals import sam_evidence
 from cmpf.inference.pipeline import image_results
 from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence, semantic_sum_size
 from cmpf.losses import SetCriterion
 from cmpf.losses.criterion import Normalizers
-from cmpf.modeling.heads import class_logits
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, ModelResult, Sample, Targets
 
 FROZEN_PREFIX = "encoders."
+CLIP_PREFIX = "encoders.clip.model."  # OpenCLIP's names follow
 
 
 class CMPF(nn.Module):
@@ -46,6 +47,7 @@ class CMPF(nn.Module):
         train_vocabulary: classes of the training labels; "seen" means named in it.
         settings: how results are computed unless a call says otherwise.
         text_cache: disk cache of text embeddings; None = none.
+        naming: how CLIP names masks; None = by its map inside each, and by the text as it is.
         class_ensemble, mask_ensemble: what fuses opinions and lets SAM's masks vote; called as the defaults are.
     """
 
@@ -60,6 +62,7 @@ class CMPF(nn.Module):
         train_vocabulary: Vocabulary,
         settings: InferenceSettings,
         text_cache: TextCache | None,
+        naming: MaskNaming | None = None,
         class_ensemble: Callable[..., Tensor] = geometric_ensemble,
         mask_ensemble: Callable[..., tuple[Tensor, Tensor]] = openseg_ensemble,
     ) -> None:
@@ -68,6 +71,7 @@ class CMPF(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.sam_branch = sam_branch
         self.decoder = decoder
+        self.naming = naming or MaskNaming()
         self.criterion = criterion
         self.void_embedding = nn.Embedding(1, encoders.clip.embed_dim)
         self.train_vocabulary = train_vocabulary
@@ -182,12 +186,11 @@ class CMPF(nn.Module):
     def classify(self, outputs: DecoderOutput, features: FrozenFeatures, request: Request) -> Tensor:
         """Log class distribution of every mask, (B, Q, K + 1): the decoder's opinion and CLIP's, fused."""
         clip = self.encoders.clip
-        embeddings, valid = clip.embed_masks(features.clip.dense, outputs["pred_masks"])
+        clip_logits, valid = self.naming(clip, features.clip.dense, outputs["pred_masks"], request.classes)
         valid_only = request.settings.ensemble_on_valid_mask or not clip.embeds_empty_masks
-        clip_logits = class_logits(embeddings, request.classes, clip.logit_scale)
         return self.class_ensemble(
             outputs["pred_logits"].float(),
-            clip_logits.float(),
+            clip_logits,
             request.seen,
             alpha=request.settings.alpha,
             beta=request.settings.beta,
@@ -218,8 +221,13 @@ class CMPF(nn.Module):
         return {kind: encoder for kind, encoder in encoders.items() if encoder is not None}
 
     def trained_state_dict(self) -> dict[str, Tensor]:
-        """The state of everything that is trained; frozen encoders are left out."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith(FROZEN_PREFIX)}
+        """The state of everything that is trained; frozen encoders are left out, a CLIP with a trained trunk is not."""
+        stored = (CLIP_PREFIX,) if self.encoders.clip.tuned else ()
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if name.startswith(stored) or not name.startswith(FROZEN_PREFIX)
+        }
 
     def encoder_hashes(self) -> dict[str, str]:
         """Name -> content hash of the frozen encoders that the trained weights belong to."""
@@ -257,6 +265,7 @@ class CMPF(nn.Module):
                 self.encoders.clip,
                 masks,
                 features.clip.dense[index : index + 1],
+                naming=self.naming,
                 classes=self._with_void(request.classes),
                 geometry=geometry,
                 size=semantic_sum_size(geometry, request.settings),

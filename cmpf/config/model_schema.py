@@ -31,6 +31,10 @@ class MaskFormerTest(Section):
     CLIP_OBJECTNESS: v.Fraction = Field(
         0.0, description="how far CLIP's certainty of a mask lowers its chance to be void (arXiv 2603.21386)"
     )
+    INSTANCE_MASK_SCORE: v.Choice[Literal["probability", "logit"]] = Field(
+        "probability",
+        description="an instance's score is its class times the mean of this inside its mask; logit = OVRCOAT's",
+    )
     MASK_RECALL: v.Flag = Field(False, description="also evaluate how many true masks have a proposal")
 
 
@@ -74,13 +78,26 @@ class SemSegHead(Section):
 
 
 class Clip(Section):
-    """The frozen CLIP."""
+    """CLIP, frozen unless TRAINED says otherwise."""
 
     NAME: v.Name = Field(
         "convnext_large_d_320", description="architecture, as OpenCLIP names it, or cmpf_tiny"
     )
     PRETRAINED: v.Text = Field(
         "laion2b_s29b_b131k_ft_soup", description='OpenCLIP\'s tag of weights, or a file; "" = random'
+    )
+    TRAINED: v.Choice[Literal["none", "trunk"]] = Field(
+        "none",
+        description="trunk = stem and stages of the image tower are trained, and checkpoints hold the whole CLIP",
+    )
+    TRAIN_LOGIT_SCALE: v.Flag = Field(
+        False, description="with TRAINED trunk: CLIP's scale of cosines is trained too"
+    )
+    LR_FACTOR: v.Factor = Field(
+        0.1, description="share of SOLVER.BASE_LR that the trunk and the scale learn with"
+    )
+    DETACHED: v.Flag = Field(
+        False, description="with TRAINED trunk: the decoder's losses do not train it, only CLIP_LOSSES do"
     )
 
 
@@ -117,6 +134,61 @@ class SamBranch(Section):
     )
 
 
+class MaskAdapter(Section):
+    """Learned pooling maps (Mask-Adapter, CVPR 2025), with MASK_EMBEDDING mask_adapter; they alone are trained."""
+
+    MAPS: v.Maps = Field(16, description="pooling maps of a mask")
+    DIM: v.Width = Field(768, description="channels of the adapter")
+    MASK_THRESHOLD: v.Share = Field(
+        0.5, description="probability above which a pixel is in the mask that it reads"
+    )
+    TRAINING: v.Choice[Literal["ground_truth", "mixed"]] = Field(
+        "ground_truth",
+        description="stage 1, true masks; or stage 2, also predicted ones that match a true one",
+    )
+    BASE_WEIGHTS: v.Text = Field(
+        "", description='checkpoint of the model that it is made for, taken when a training begins; "" = none'
+    )
+    CLASS_WEIGHT: v.Weight = Field(2.0, description="weight of the class loss")
+    CONSISTENCY_WEIGHT: v.Weight = Field(
+        5.0, description="mixed: weight of the distance of a predicted mask's embedding from the true one's"
+    )
+    DETACH_TRUTH: v.Flag = Field(
+        True, description="mixed: a true mask's embedding gets no gradient from that distance"
+    )
+
+
+class ContentTransfer(Section):
+    """Text that looks at the image (MAFT+, ECCV 2024), with TEXT_TRANSFER content_dependent."""
+
+    FORM: v.Choice[Literal["residual", "post_norm"]] = Field(
+        "residual",
+        description="text + norm(change), as panoptic MAFT+; or norm(text + change), as semantic MAFT+",
+    )
+    HEADS: v.Maps = Field(8, description="attention heads")
+    PUBLISHED_LAYOUT: v.Flag = Field(
+        False,
+        description="True = CLIP's map is read in the order of its memory, as the published weights were trained",
+    )
+
+
+class ClipLosses(Section):
+    """Losses of the names that CLIP gives to masks; 0 = off."""
+
+    CLASS_WEIGHT: v.Weight = Field(
+        0.0, description="class loss of CLIP's names of matched masks (OVRCOAT, arXiv 2603.21386)"
+    )
+    DOUBLE_SOFTMAX: v.Flag = Field(
+        False, description="of that class loss: softmax of probabilities, as OVRCOAT was trained"
+    )
+    MASK_AWARE_WEIGHT: v.Weight = Field(
+        0.0, description="CLIP's score of a mask should be its overlap with the truth (MAFT+)"
+    )
+    REPRESENTATION_WEIGHT: v.Weight = Field(
+        0.0, description="the trained trunk's pooled maps should stay those of the CLIP it started as (MAFT+)"
+    )
+
+
 class Cmpf(Section):
     """What only CMPF has."""
 
@@ -125,6 +197,18 @@ class Cmpf(Section):
     GEOMETRIC_ENSEMBLE_ALPHA: v.Fraction = Field(0.4, description="weight of CLIP's score for seen classes")
     GEOMETRIC_ENSEMBLE_BETA: v.Fraction = Field(0.8, description="weight of CLIP's score for unseen classes")
     ENSEMBLE_ON_VALID_MASK: v.Flag = Field(False, description="leave CLIP's score out where a mask is empty")
+    DECODER_CLASSES: v.Flag = Field(
+        True, description="False = CLIP alone names masks, the decoder only says what is void (MAFT+)"
+    )
+    MASK_EMBEDDING: v.Choice[Literal["pool", "mask_adapter"]] = Field(
+        "pool", description="how CLIP sees a mask: mean of its map inside it, or learned pooling maps"
+    )
+    MASK_ADAPTER: MaskAdapter = MaskAdapter()
+    TEXT_TRANSFER: v.Choice[Literal["none", "content_dependent"]] = Field(
+        "none", description="what CLIP compares masks with: the text, or the text after it has seen the image"
+    )
+    CONTENT_TRANSFER: ContentTransfer = ContentTransfer()
+    CLIP_LOSSES: ClipLosses = ClipLosses()
     QUERY_INJECTOR: QueryInjector = QueryInjector()
     FEATURE_INJECTOR: FeatureInjector = FeatureInjector()
     SAM_BRANCH: SamBranch = SamBranch()

@@ -94,6 +94,56 @@ def _ensemble_has_a_use(cfg: Config) -> str:
     return "changes semantic output only, which is off; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True"
 
 
+def _cells_of_clip(key: str, value: str) -> Relation:
+    """What reads the cells of CLIP's map in its joint space needs a CLIP that can project them."""
+
+    def issue(cfg: Config) -> str:
+        if attrgetter(key)(cfg) != value or not cfg.MODEL.CMPF.CLIP.NAME.startswith("RN"):
+            return ""
+        return (
+            f"{value} and MODEL.CMPF.CLIP.NAME {cfg.MODEL.CMPF.CLIP.NAME} do not go together: a ResNet CLIP pools by "
+            f"attention and cannot project single cells of its map; name a ConvNeXt CLIP, or set {key} "
+            f"{KEYS_OFF[key]}"
+        )
+
+    return Relation((key, "MODEL.CMPF.CLIP.NAME"), issue)
+
+
+def _pooled_otherwise(cfg: Config) -> str:
+    ours = cfg.MODEL.CMPF
+    if ours.MASK_EMBEDDING != "mask_adapter" or not cfg.TEST.ENSEMBLE.PUBLISHED_POOLING:
+        return ""
+    return (
+        "is of mask pooling and does not go together with MODEL.CMPF.MASK_EMBEDDING mask_adapter, which pools by maps "
+        "of its own; set one of them to False or pool"
+    )
+
+
+def _needs_trunk(key: str) -> Relation:
+    def issue(cfg: Config) -> str:
+        if not attrgetter(key)(cfg) or cfg.MODEL.CMPF.CLIP.TRAINED == "trunk":
+            return ""
+        return (
+            "does not go together with MODEL.CMPF.CLIP.TRAINED none, which leaves nothing that it could train; set "
+            f"trunk, or {key} {KEYS_OFF[key]}"
+        )
+
+    return Relation((key, "MODEL.CMPF.CLIP.TRAINED"), issue)
+
+
+def _transfer_learns(cfg: Config) -> str:
+    ours = cfg.MODEL.CMPF
+    weights = ours.CLIP_LOSSES
+    if ours.TEXT_TRANSFER == "none" or ours.MASK_EMBEDDING == "mask_adapter":
+        return ""
+    if weights.MASK_AWARE_WEIGHT or weights.CLASS_WEIGHT:
+        return ""
+    return (
+        "content_dependent would not learn: MASK_AWARE_WEIGHT and CLASS_WEIGHT of MODEL.CMPF.CLIP_LOSSES, whose losses "
+        "alone train it, are 0; raise one (MAFT+: MASK_AWARE_WEIGHT 1.0), or set none"
+    )
+
+
 def _cache_has_a_folder(cfg: Config) -> str:
     if cfg.TEST.ENSEMBLE.SOURCE != "cache" or cfg.TEST.ENSEMBLE.CACHE_DIR:
         return ""
@@ -121,6 +171,13 @@ def _acts(injector: str, layers: int) -> Relation:
     return Relation((f"{key}.LEVEL", f"{key}.ENABLED", heads), issue)
 
 
+KEYS_OFF = {  # the value that switches a key off
+    "MODEL.CMPF.MASK_EMBEDDING": "pool",
+    "MODEL.CMPF.TEXT_TRANSFER": "none",
+    "MODEL.CMPF.CLIP.DETACHED": "False",
+    "MODEL.CMPF.CLIP.TRAIN_LOGIT_SCALE": "False",
+    "MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT": "0",
+}
 _DECODER = Config().MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME
 _TASKS = tuple(f"MODEL.MASK_FORMER.TEST.{task}_ON" for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"))
 
@@ -144,6 +201,21 @@ RELATIONS: tuple[Relation, ...] = (
         _ensemble_has_a_use,
     ),
     Relation(("TEST.ENSEMBLE.SOURCE", "TEST.ENSEMBLE.CACHE_DIR"), _cache_has_a_folder),
+    _cells_of_clip("MODEL.CMPF.MASK_EMBEDDING", "mask_adapter"),
+    _cells_of_clip("MODEL.CMPF.TEXT_TRANSFER", "content_dependent"),
+    Relation(("TEST.ENSEMBLE.PUBLISHED_POOLING", "MODEL.CMPF.MASK_EMBEDDING"), _pooled_otherwise),
+    _needs_trunk("MODEL.CMPF.CLIP.DETACHED"),
+    _needs_trunk("MODEL.CMPF.CLIP.TRAIN_LOGIT_SCALE"),
+    _needs_trunk("MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT"),
+    Relation(
+        (
+            "MODEL.CMPF.TEXT_TRANSFER",
+            "MODEL.CMPF.CLIP_LOSSES.MASK_AWARE_WEIGHT",
+            "MODEL.CMPF.CLIP_LOSSES.CLASS_WEIGHT",
+            "MODEL.CMPF.MASK_EMBEDDING",
+        ),
+        _transfer_learns,
+    ),
     _acts("QUERY_INJECTOR", layers=2),
     _acts("FEATURE_INJECTOR", layers=1),
 )

@@ -123,13 +123,16 @@ class Solver(Section):
     )
     # 118,287 images / 16 * 50 epochs = 369,647; published 368,750
     MAX_ITER: v.Count = Field(368750, description="iterations; 50 epochs of COCO")
-    LR_SCHEDULER_NAME: v.Choice[Literal["WarmupMultiStepLR", "WarmupCosineLR"]] = Field(
+    LR_SCHEDULER_NAME: v.Choice[Literal["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"]] = Field(
         "WarmupMultiStepLR", description="schedule of the learning rate"
     )
     STEPS: v.Rising = Field(
         (327778, 355092), description="WarmupMultiStepLR: iterations at which the rate is multiplied by GAMMA"
     )
     GAMMA: v.Factor = Field(0.1, description="WarmupMultiStepLR: factor at each of STEPS")
+    POLY_POWER: v.Factor = Field(
+        0.9, description="WarmupPolyLR: power of the share of iterations that are left"
+    )
     WARMUP_ITERS: v.CountOrZero = Field(10, description="iterations of the warmup")
     WARMUP_FACTOR: v.Fraction = Field(1.0, description="share of the rate at which the warmup starts")
     CLIP_GRADIENTS: ClipGradients = ClipGradients()

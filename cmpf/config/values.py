@@ -173,6 +173,8 @@ Metric = Annotated[
 
 Count = Annotated[int, Gt(0), WHOLE, Allowed("a whole number > 0")]
 CountOrZero = Annotated[int, Ge(0), WHOLE, Allowed("a whole number >= 0")]
+Maps = Annotated[int, Ge(1), Le(256), WHOLE, Allowed("a whole number from 1 to 256")]
+Width = Annotated[int, Ge(1), Le(8192), WHOLE, Allowed("a whole number from 1 to 8192")]
 Workers = Annotated[int, Ge(-1), WHOLE, Allowed("a whole number >= 0, or -1 = by the cores")]
 Heads = Annotated[
     int, Ge(2), WHOLE, Allowed("a whole number >= 2 (decoder layers + the head before the first)")
@@ -185,6 +187,7 @@ Version = Annotated[Literal[2], WHOLE, Allowed("2")]
 Positive = Annotated[float, Gt(0), NUMBER, Allowed("a number > 0")]
 Weight = Annotated[float, Ge(0), NUMBER, Allowed("a number >= 0")]
 Fraction = Annotated[float, Ge(0), Le(1), NUMBER, Allowed("a number from 0 to 1")]
+Share = Annotated[float, Gt(0), Lt(1), NUMBER, Allowed("a number > 0 and < 1")]
 Ratio = Annotated[float, Ge(1), NUMBER, Allowed("a number >= 1")]
 Decay = Annotated[float, Ge(0), Lt(1), NUMBER, Allowed("a number >= 0 and < 1")]
 Factor = Annotated[float, Gt(0), Le(1), NUMBER, Allowed("a number > 0 and <= 1")]

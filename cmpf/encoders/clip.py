@@ -1,19 +1,23 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Frozen CLIP: dense image features, embeddings of masks and of texts, all in one joint space."""
+"""CLIP: dense image features, embeddings of masks and of texts, all in one joint space; frozen but for a trunk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from cmpf.encoders.clip_backbones import ConvNeXtBackbone, ResNetBackbone
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.errors import ModelNameError
 from cmpf.types import CLIPFeatures
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 TEXT_BATCH = 128  # prompts in one pass of the text tower
 MAX_LOGIT_SCALE = 100.0
@@ -29,11 +33,17 @@ class Backbone(Protocol):
 
     def features(self, images_B3HW: Tensor) -> CLIPFeatures: ...
 
+    def trunk(self) -> tuple[nn.Module, ...]: ...
+
     def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor: ...
+
+    def project_map(self, dense_BChw: Tensor, *, published_layout: bool) -> Tensor: ...
 
 
 class CLIP(FrozenModule):
-    """A frozen OpenCLIP model with a convolutional image tower (paper, Sec. 3.1).
+    """An OpenCLIP model with a convolutional image tower (paper, Sec. 3.1), frozen unless `train_trunk` is called.
 
     Args:
         name: OpenCLIP's name of the architecture, for messages, hashes and caches.
@@ -48,6 +58,8 @@ class CLIP(FrozenModule):
 
     def __init__(self, *, name: str, model: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
+        self.trained: tuple[nn.Module, ...] = ()  # parts of the tower whose parameters training changes
+        self.tuned = False  # its weights are no longer those of its name, so that checkpoints hold them
         self.name = f"clip/{name}"
         self.model = model
         self.tokenizer = tokenizer
@@ -59,6 +71,33 @@ class CLIP(FrozenModule):
         # From the tower itself: what a map of a single cell is projected to.
         cell = torch.zeros(1, self.dense_channels, 1, 1, device=self.device)
         self.embed_dim: int = self.embed_masks(cell, torch.ones(1, 1, 1, 1, device=self.device))[0].shape[-1]
+
+    def train_trunk(self, *, logit_scale: bool) -> None:
+        """Lets training change the stem and the stages of the image tower; heads and text tower stay frozen.
+
+        Args:
+            logit_scale: the scale of cosines too.
+        """
+        self.trained = self.backbone.trunk()
+        for part in self.trained:
+            part.requires_grad_(True)
+        self.model.logit_scale.requires_grad_(logit_scale)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode is for the stochastic depth of a trained trunk; all else, BatchNorm too, stays in eval mode."""
+        super().train(False)
+        for part in self.trained:
+            for module in part.modules():
+                if isinstance(module, DropPath):
+                    module.train(mode)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs `forward`, without autograd where nothing is trained."""
+        if not self.trained or not torch.is_grad_enabled():
+            return super().__call__(*args, **kwargs)
+        with self._autocast():
+            return nn.Module.__call__(self, *args, **kwargs)
 
     def weights(self) -> Mapping[str, Tensor]:
         """Weights under OpenCLIP's own names."""
@@ -74,7 +113,7 @@ class CLIP(FrozenModule):
     @property
     def logit_scale(self) -> Tensor:
         """CLIP's own scale of cosines, a scalar <= 100."""
-        scale: Tensor = self.model.logit_scale.detach().exp().clamp(max=MAX_LOGIT_SCALE).reshape(())
+        scale: Tensor = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE).reshape(())
         return scale
 
     def forward(self, images_B3HW: Tensor) -> CLIPFeatures:
@@ -85,7 +124,6 @@ class CLIP(FrozenModule):
         """
         return self.backbone.features(images_B3HW)
 
-    @torch.no_grad()
     def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of image regions, in float32 whatever autocast says.
 
@@ -97,7 +135,30 @@ class CLIP(FrozenModule):
             has a positive cell on the map.
         """
         with _without_autocast(dense_BChw.device):
-            return self.backbone.embed_masks(dense_BChw.float(), masks_BQHW.float())
+            return self.backbone.embed_masks(dense_BChw.float(), masks_BQHW.detach().float())
+
+    def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor:
+        """Embeddings (B, N, E) of the dense map pooled with given weights, in float32 whatever autocast says.
+
+        Args:
+            dense_BChw: `CLIPFeatures.dense`.
+            weights_BNhw: those of its cells; each map sums to 1.
+        Raises:
+            ConfigError: this CLIP pools by attention.
+        """
+        with _without_autocast(dense_BChw.device):
+            return self.backbone.embed_maps(dense_BChw.float(), weights_BNhw.float())
+
+    def project_map(self, dense_BChw: Tensor, *, published_layout: bool = False) -> Tensor:
+        """Each cell of the dense map as CLIP projects its pooled map, (B, E, h, w), not normalized, in float32.
+
+        Args:
+            published_layout: a "cell" is C consecutive numbers of the channel-first map, as MAFT+ was trained.
+        Raises:
+            ConfigError: this CLIP pools by attention.
+        """
+        with _without_autocast(dense_BChw.device):
+            return self.backbone.project_map(dense_BChw.float(), published_layout=published_layout)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:

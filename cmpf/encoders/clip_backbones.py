@@ -6,10 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmpf.common.tensors import mask_pooling, resize_bilinear
+from cmpf.errors import ConfigError
 from cmpf.types import CLIPFeatures
+
+NO_CELLS = (
+    "a ResNet CLIP pools by attention and cannot project the cells of its map, which MODEL.CMPF.MASK_EMBEDDING "
+    "mask_adapter and MODEL.CMPF.TEXT_TRANSFER content_dependent read; choose a ConvNeXt CLIP, or pool and none"
+)
 
 
 class ConvNeXtBackbone:
@@ -29,6 +35,10 @@ class ConvNeXtBackbone:
         }
         self.dense_channels: int = visual.trunk.num_features
 
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """What is trained where the trunk is: the stem and the stages, not the heads."""
+        return self.visual.trunk.stem, self.visual.trunk.stages
+
     def features(self, images_B3HW: Tensor) -> CLIPFeatures:
         """Outputs of the four stages, and the last one after the trunk's final normalization."""
         trunk = self.visual.trunk
@@ -46,9 +56,27 @@ class ConvNeXtBackbone:
         """
         masks = resize_bilinear(masks_BQHW, (dense_BChw.shape[-2], dense_BChw.shape[-1]))
         pooled = mask_pooling(dense_BChw, masks)
+        return self._project(pooled), (masks > 0).flatten(2).any(dim=-1)
+
+    def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor:
+        """Weighted sums of the dense map, (B, N, E), then the heads as above."""
+        return self._project(torch.einsum("bchw,bnhw->bnc", dense_BChw, weights_BNhw))
+
+    def project_map(self, dense_BChw: Tensor, *, published_layout: bool) -> Tensor:
+        """Each cell of the dense map through the heads, (B, E, h, w)."""
+        batch, channels, h, w = dense_BChw.shape
+        if published_layout:
+            cells = dense_BChw.reshape(batch, h * w, channels)
+        else:
+            cells = dense_BChw.flatten(2).transpose(1, 2)
+        return self._project(cells).transpose(1, 2).reshape(batch, -1, h, w)
+
+    def _project(self, vectors_BNC: Tensor) -> Tensor:
         # The heads expect a map: one of a single cell, which their own pooling leaves as it is.
-        projected = self.visual.head(self.visual.trunk.head(pooled.flatten(0, 1)[..., None, None]))
-        return projected.unflatten(0, pooled.shape[:2]), (masks > 0).flatten(2).any(dim=-1)
+        projected: Tensor = self.visual.head(
+            self.visual.trunk.head(vectors_BNC.flatten(0, 1)[..., None, None])
+        )
+        return projected.reshape(*vectors_BNC.shape[:2], -1)
 
 
 class ResNetBackbone:
@@ -62,6 +90,12 @@ class ResNetBackbone:
             f"res{level}": layer[-1].bn3.num_features for level, layer in enumerate(self._layers(), start=2)
         }
         self.dense_channels = self.channels["res5"]
+
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """What is trained where the trunk is: the stem and the layers, not the attention pool."""
+        visual = self.visual
+        stem = (visual.conv1, visual.bn1, visual.conv2, visual.bn2, visual.conv3, visual.bn3)
+        return (*stem, *self._layers())
 
     def features(self, images_B3HW: Tensor) -> CLIPFeatures:
         """Outputs of the four layers; the dense map is the last of them."""
@@ -95,6 +129,14 @@ class ResNetBackbone:
         weights_BhQP = scores_Bh1P.masked_fill(~seen_BQP[:, None], -torch.inf).softmax(dim=-1)
         embeddings_BQE = pool.c_proj((weights_BhQP @ value).transpose(1, 2).flatten(2))
         return embeddings_BQE * valid_BQ[..., None], valid_BQ
+
+    def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor:
+        """Raises ConfigError, as project_map does."""
+        raise ConfigError(NO_CELLS)
+
+    def project_map(self, dense_BChw: Tensor, *, published_layout: bool) -> Tensor:
+        """Raises ConfigError: an attention pool projects what it has attended to, not single cells."""
+        raise ConfigError(NO_CELLS)
 
     def _layers(self) -> tuple[Any, Any, Any, Any]:
         return self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4

@@ -70,8 +70,9 @@ class FrozenEncoders(nn.Module):
         return self.pixel_mean.device
 
     def hashes(self) -> dict[str, str]:
-        """Name -> content hash of the encoders that trained weights belong to."""
-        return {part.name: part.weights_hash for part in (self.clip, self.sam) if part is not None}
+        """Name -> content hash of the encoders that trained weights belong to; not of a CLIP that they bring."""
+        clip = None if self.clip.tuned else self.clip
+        return {part.name: part.weights_hash for part in (clip, self.sam) if part is not None}
 
     def forward(
         self, batch: Sequence[Sample], *, with_sam: bool

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Learning rate as a function of the iteration: multi-step or cosine, with a linear warm-up.
+"""Learning rate as a function of the iteration: multi-step, cosine or polynomial, with a linear warm-up.
 
 The function has no memory, so a resumed run has the learning rate of an uninterrupted one by construction.
 """
@@ -15,7 +15,7 @@ import torch
 
 from cmpf.errors import ConfigError
 
-NAMES = ("WarmupMultiStepLR", "WarmupCosineLR")
+NAMES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR")
 
 
 class Schedule:
@@ -68,14 +68,16 @@ def build_schedule(
     gamma: float,
     warmup_iters: int,
     warmup_factor: float,
+    power: float = 0.9,
 ) -> Schedule:
     """A schedule by the name that Detectron2's users know.
 
     Args:
-        name: "WarmupMultiStepLR" or "WarmupCosineLR".
-        max_iter: where the cosine reaches zero.
+        name: "WarmupMultiStepLR", "WarmupCosineLR" or "WarmupPolyLR".
+        max_iter: where the cosine and the polynomial reach zero.
         steps, gamma: multi-step only: iterations at which the rate is multiplied by gamma.
         warmup_iters, warmup_factor: the factor rises linearly from warmup_factor at 0 to 1 at warmup_iters.
+        power: polynomial only.
     Raises:
         ConfigError: unknown name, or numbers that make no schedule.
     """
@@ -90,6 +92,8 @@ def build_schedule(
         rise = warmup(iteration, iters=warmup_iters, start=warmup_factor)
         if name == "WarmupCosineLR":
             return rise * cosine(iteration, max_iter=max_iter)
+        if name == "WarmupPolyLR":
+            return rise * polynomial(iteration, max_iter=max_iter, power=power)
         return rise * multi_step(iteration, steps=steps, gamma=gamma)
 
     return Schedule(optimizer, factor=factor)
@@ -110,3 +114,8 @@ def multi_step(iteration: int, *, steps: Sequence[int], gamma: float) -> float:
 def cosine(iteration: int, *, max_iter: int) -> float:
     """Half a cosine wave from 1 at iteration 0 to 0 at `max_iter`."""
     return 0.5 * (1.0 + math.cos(math.pi * min(iteration, max_iter) / max_iter))
+
+
+def polynomial(iteration: int, *, max_iter: int, power: float) -> float:
+    """(1 - iteration / max_iter) to a power, 0 from `max_iter` on."""
+    return float((1.0 - min(iteration, max_iter) / max_iter) ** power)

@@ -88,6 +88,7 @@ def export_model(
     path = Path(path)
     size = check_request(path, format=format, image_size=image_size, dynamic=dynamic)
     _check_divisor(predictor.model.encoders.size_divisibility)
+    _check_parts(predictor.model)
     if pretrained is None:
         pretrained = _pretrained(predictor)
     start = time.perf_counter()
@@ -142,6 +143,21 @@ def _check_divisor(divisor: int) -> None:
             f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY {divisor}: an exported program pads images to multiples of "
             f"{STRIDE}; set it to {STRIDE}"
         )
+
+
+def _check_parts(model: CMPF) -> None:
+    """A program is fed with text embeddings of a published CLIP, and CLIP's map is pooled inside masks."""
+    naming = model.naming
+    for option, on in (
+        ("MODEL.CMPF.MASK_EMBEDDING mask_adapter", naming.mask_adapter is not None),
+        ("MODEL.CMPF.TEXT_TRANSFER content_dependent", naming.text_transfer is not None),
+        ("MODEL.CMPF.CLIP.TRAINED trunk", model.encoders.clip.tuned),
+    ):
+        if on:
+            raise CMPFError(
+                f"{option} and export do not go together: a program pools masks and compares them with the text of a "
+                "published CLIP; export a model without it, such as FC-CLIP, or predict with the model itself"
+            )
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
     own = cfg.MODEL.CMPF.CLIP
     make: parts.CLIPPart = part("clip", own.NAME, cfg, otherwise=build_clip)
     clip = make(name=own.NAME, pretrained=own.PRETRAINED)
+    clip.tuned = own.TRAINED == "trunk"
+    if (
+        clip.tuned and cfg.MODEL.CMPF.MASK_EMBEDDING != "mask_adapter"
+    ):  # which alone is trained where there is one
+        clip.train_trunk(logit_scale=own.TRAIN_LOGIT_SCALE)
     _set_speed(cfg, clip)
     return FrozenEncoders(
         clip=clip,

@@ -19,12 +19,15 @@ from cmpf.factory import parts
 from cmpf.factory.encoders import build_device, build_encoders
 from cmpf.factory.parts import part
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
+from cmpf.inference.mask_naming import MaskNaming
 from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.model import CMPF
 from cmpf.modeling.deformable.module import choose_deformable_attention
 from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
+from cmpf.modeling.mask_adapter import MaskAdapter
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
+from cmpf.modeling.text_transfer import TextTransfer
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.registry import import_plugins, module_name, origins
 from cmpf.weights.download import cache_folder
@@ -97,6 +100,7 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
         pixel_decoder=build_pixel_decoder(cfg, encoders.clip, attention),
         sam_branch=build_sam_branch(cfg, encoders.sam, attention),
         decoder=build_decoder(cfg, encoders.clip, encoders.sam),
+        naming=build_naming(cfg, encoders.clip),
         criterion=build_criterion(cfg, train_vocabulary.num_classes),
         train_vocabulary=train_vocabulary,
         settings=build_settings(cfg),
@@ -175,6 +179,24 @@ def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> Transforme
     )
 
 
+def build_naming(cfg: Config, clip: CLIP) -> MaskNaming:
+    """How CLIP names masks: mask pooling or adapter, and the text as it is or transferred."""
+    ours = cfg.MODEL.CMPF
+    adapter = transfer = None
+    if ours.MASK_EMBEDDING == "mask_adapter":
+        own = ours.MASK_ADAPTER
+        adapter = MaskAdapter(
+            embed_dim=clip.embed_dim, dim=own.DIM, maps=own.MAPS, mask_threshold=own.MASK_THRESHOLD
+        )
+    if ours.TEXT_TRANSFER == "content_dependent":
+        form = ours.CONTENT_TRANSFER
+        transfer = TextTransfer(
+            embed_dim=clip.embed_dim, heads=form.HEADS, post_norm=form.FORM == "post_norm"
+        )
+    layout = transfer is not None and ours.CONTENT_TRANSFER.PUBLISHED_LAYOUT
+    return MaskNaming(mask_adapter=adapter, text_transfer=transfer, published_layout=layout)
+
+
 def build_criterion(cfg: Config, num_classes: int) -> SetCriterion:
     """Matcher and losses; see SetCriterion for the form of outputs and targets."""
     import_plugins(cfg.MODEL.CMPF.PLUGINS)
@@ -212,10 +234,11 @@ def build_mask_ensemble(cfg: Config) -> MaskEnsembleSettings:
 
 def build_settings(cfg: Config) -> InferenceSettings:
     """Inference settings of a configuration."""
-    test = cfg.MODEL.MASK_FORMER.TEST
+    test, ours = cfg.MODEL.MASK_FORMER.TEST, cfg.MODEL.CMPF
     return InferenceSettings(
-        alpha=cfg.MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA,
-        beta=cfg.MODEL.CMPF.GEOMETRIC_ENSEMBLE_BETA,
+        # Without the decoder's classes all weight is CLIP's.
+        alpha=ours.GEOMETRIC_ENSEMBLE_ALPHA if ours.DECODER_CLASSES else 1.0,
+        beta=ours.GEOMETRIC_ENSEMBLE_BETA if ours.DECODER_CLASSES else 1.0,
         ensemble_on_valid_mask=cfg.MODEL.CMPF.ENSEMBLE_ON_VALID_MASK,
         clip_objectness=test.CLIP_OBJECTNESS,
         semantic=test.SEMANTIC_ON,
@@ -226,6 +249,7 @@ def build_settings(cfg: Config) -> InferenceSettings:
         overlap_threshold=test.OVERLAP_THRESHOLD,
         resize_before=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        instance_mask_score=test.INSTANCE_MASK_SCORE,
         mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
         proposals=test.MASK_RECALL,
     )

@@ -229,6 +229,7 @@ def build_configured_schedule(cfg: Config, optimizer: torch.optim.Optimizer) -> 
         gamma=solver.GAMMA,
         warmup_iters=solver.WARMUP_ITERS,
         warmup_factor=solver.WARMUP_FACTOR,
+        power=solver.POLY_POWER,
     )
 
 

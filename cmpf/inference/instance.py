@@ -12,7 +12,12 @@ from cmpf.types import InstanceResult
 
 
 def instance_inference(
-    mask_cls: Tensor, mask_pred: Tensor | MaskRows, *, topk: int, is_thing: Tensor | None = None
+    mask_cls: Tensor,
+    mask_pred: Tensor | MaskRows,
+    *,
+    topk: int,
+    is_thing: Tensor | None = None,
+    mask_score: str = "probability",
 ) -> InstanceResult:
     """The `topk` best pairs of query and class, void left out; a query may appear with several classes.
 
@@ -21,8 +26,9 @@ def instance_inference(
         mask_pred: (Q, H, W) mask logits, whole or made a tile of rows at a time; only the chosen ones are read.
         topk: number of pairs.
         is_thing: (K,) bool; of those pairs only things stay. None = all stay.
+        mask_score: "probability", or "logit" as OVRCOAT computes it, which may exceed 1.
     Returns:
-        Instances, best first; score = class probability * mean of sigmoid(mask) inside the mask.
+        Instances, best first; score = class probability * mean of sigmoid(mask), or of the logit, inside the mask.
     """
     probs = mask_cls.float().softmax(dim=-1)[:, :-1]
     scores, pairs = probs.flatten().topk(min(topk, probs.numel()))
@@ -31,7 +37,7 @@ def instance_inference(
         things = is_thing.to(classes.device)[classes]
         scores, queries, classes = scores[things], queries[things], classes[things]
     chosen, place = torch.unique(queries, return_inverse=True)
-    masks, quality = _masks(MaskRows.of(mask_pred), chosen)
+    masks, quality = _masks(MaskRows.of(mask_pred), chosen, logits=mask_score == "logit")
     scores = scores * quality[place]
     order = scores.argsort(descending=True, stable=True)
     return InstanceResult(
@@ -43,8 +49,8 @@ def instance_inference(
 
 
 @torch.no_grad()
-def _masks(masks: MaskRows, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen masks (N, H, W) bool, and for each the mean of its sigmoid inside it, 0 for an empty one."""
+def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool) -> tuple[Tensor, Tensor]:
+    """The chosen masks (N, H, W) bool, and the mean of the sigmoid (or logit) inside each, 0 for an empty one."""
     _, height, width = masks.shape
     result = torch.empty(len(chosen), height, width, dtype=torch.bool, device=masks.device)
     if len(chosen) == 0:
@@ -52,11 +58,11 @@ def _masks(masks: MaskRows, chosen: Tensor) -> tuple[Tensor, Tensor]:
     sums: list[Tensor] = []
 
     def cut(rows: range) -> None:
-        logits = masks.rows(rows, chosen)
-        result[:, rows.start : rows.stop] = logits > 0
-        inside = torch.gt(logits, 0, out=torch.empty_like(logits))  # in floats, which torch sums faster
-        probability = logits.sigmoid_().mul_(inside).sum(dim=2)
-        sums.append(torch.stack([probability, inside.sum(dim=2)]).double().sum(dim=2))
+        values = masks.rows(rows, chosen)
+        result[:, rows.start : rows.stop] = values > 0
+        inside = torch.gt(values, 0, out=torch.empty_like(values))  # in floats, which torch sums faster
+        quality = (values if logits else values.sigmoid_()).mul_(inside).sum(dim=2)
+        sums.append(torch.stack([quality, inside.sum(dim=2)]).double().sum(dim=2))
 
     floats = len(chosen) * masks.floats_per_row
     work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)

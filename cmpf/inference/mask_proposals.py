@@ -12,9 +12,9 @@ from cmpf.encoders.clip import CLIP
 from cmpf.encoders.pair import SharedEmbedding, sam_input
 from cmpf.encoders.sam_proposals import SAMProposer, full_size_masks
 from cmpf.errors import EvaluationError
+from cmpf.inference.mask_naming import MaskNaming
 from cmpf.inference.proposal_cache import CachedProposals, ProposalCache
 from cmpf.inference.settings import ImageGeometry, SAMEvidence
-from cmpf.modeling.heads import class_logits
 from cmpf.types import ClassEmbeddings, Sample
 
 OUTSIDE = -1.0  # logit of padding: in no mask
@@ -91,6 +91,7 @@ def sam_evidence(
     masks_MHW: Tensor,
     dense_1Chw: Tensor,
     *,
+    naming: MaskNaming,
     classes: ClassEmbeddings,
     geometry: ImageGeometry,
     size: tuple[int, int],
@@ -99,7 +100,7 @@ def sam_evidence(
     """Names SAM's masks by CLIP (paper: OpenSeg Ensemble).
 
     Args:
-        clip: gives a mask its embedding.
+        clip, naming: give a mask its class logits.
         masks_MHW: mask logits of one image without padding, at any size.
         dense_1Chw: CLIP's dense map of the padded image.
         classes: the vocabulary with void as its last class.
@@ -113,9 +114,11 @@ def sam_evidence(
         on_map = _pad(on_map, _multiples_of_32(cells), value=0.0)
     else:
         on_input = resize_bilinear(masks_MHW[None], geometry.unpadded)
-        on_map = F.interpolate(_pad(on_input, geometry.padded, value=OUTSIDE), size=cells, mode="nearest")
-    embeddings, valid = clip.embed_masks(dense_1Chw, on_map)
-    probabilities = class_logits(embeddings, classes, clip.logit_scale)[0].float().softmax(dim=-1)
+        on_map = _pad(on_input, geometry.padded, value=OUTSIDE)
+        if not naming.reads_whole_masks:
+            on_map = F.interpolate(on_map, size=cells, mode="nearest")
+    logits, valid = naming(clip, dense_1Chw, on_map, classes)
+    probabilities = logits[0].softmax(dim=-1)
     if not clip.embeds_empty_masks:
         probabilities = probabilities * valid[0, :, None]  # no vote for any class
     return SAMEvidence(masks=resize_bilinear(masks_MHW[None], size)[0], class_probs=probabilities[:, :-1])

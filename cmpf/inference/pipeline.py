@@ -76,7 +76,13 @@ def _instances(
 ) -> InstanceResult:
     # In panoptic mode only things are instances; an instance-only run has nothing but things.
     things = is_thing if settings.panoptic else None
-    return instance_inference(mask_cls, masks, topk=settings.detections_per_image, is_thing=things)
+    return instance_inference(
+        mask_cls,
+        masks,
+        topk=settings.detections_per_image,
+        is_thing=things,
+        mask_score=settings.instance_mask_score,
+    )
 
 
 def _semantic(

@@ -32,6 +32,7 @@ class InferenceSettings:
     clip_objectness: lambda of the objectness adjustment, 0 = off.
     semantic_output: "labels" or "scores".
     resize_before: resize masks to the output size before the semantic sum, not after it.
+    instance_mask_score: "probability" or "logit", see instance_inference.
     mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
     """
 
@@ -49,6 +50,7 @@ class InferenceSettings:
     detections_per_image: int
     mask_ensemble: MaskEnsembleSettings | None
     proposals: bool
+    instance_mask_score: str = "probability"  # what programs that were exported without it computed
 
 
 @dataclass(frozen=True)

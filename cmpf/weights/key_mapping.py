@@ -17,14 +17,17 @@ class Naming(Enum):
     """Who named the entries.
 
     OWN: CMPF, the trained part alone or the whole model. FROZENSEG: the published model.
-    FCCLIP: FC-CLIP, taken to name its entries as FrozenSeg does, which was built on it, but to lack the SAM
-    branch, the Feature Injectors and SAM itself. OPENCLIP: OpenCLIP's own models.
+    FCCLIP: FC-CLIP, which FrozenSeg was built on: the same names without the SAM branch, the Feature Injectors and SAM
+    itself. MASK_ADAPTER, MAFTP, OVRCOAT: FC-CLIP's names and their own. OPENCLIP: OpenCLIP's own models.
     SAM: segment-anything's own models, and MobileSAM's.
     """
 
     OWN = "CMPF"
     FROZENSEG = "FrozenSeg"
     FCCLIP = "FC-CLIP"
+    MASK_ADAPTER = "Mask-Adapter"
+    MAFTP = "MAFT+"
+    OVRCOAT = "OVRCOAT"
     OPENCLIP = "OpenCLIP"
     SAM = "segment-anything"
 
@@ -49,14 +52,25 @@ class Parts:
 
 CLIP_PREFIX, SAM_PREFIX = "backbone.clip_model.", "sam."
 OWN_CLIP_PREFIX, OWN_SAM_PREFIX, OWN_FROZEN_PREFIX = "encoders.clip.model.", "encoders.sam.sam.", "encoders."
-OWN_PREFIXES = ("pixel_decoder.", "sam_branch.", "decoder.", OWN_FROZEN_PREFIX)
+OWN_PREFIXES = ("pixel_decoder.", "sam_branch.", "decoder.", "naming.", OWN_FROZEN_PREFIX)
 SAM_PREFIXES = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 OPENCLIP_PREFIXES = ("visual.", "text.", "token_embedding.", "transformer.resblocks.")
 PARALLEL_PREFIX = "module."  # torch's DistributedDataParallel puts it before every name
 VOID = "void_embedding.weight"
+# What only one method has.
+_METHODS = {
+    "mask_adapter.": Naming.MASK_ADAPTER,
+    "cdt.": Naming.MAFTP,
+    "backbone_t.": Naming.MAFTP,
+    "frozen_backbone.": Naming.OVRCOAT,
+}
 FOREIGN_HEAD = "sem_seg_head.predictor.class_embed.weight"  # a fixed list of classes instead of an MLP
-# Weights of the loss, constants of the pixels' normalization; numbers that OpenAI's archives carry.
-NEEDLESS = re.compile(r"criterion\..*|(sam_)?pixel_(mean|std)|input_resolution|context_length|vocab_size")
+# Weights of the loss, constants of the pixels' normalization; numbers that OpenAI's archives carry; the CLIP that a
+# trained one was compared with.
+NEEDLESS = re.compile(
+    r"criterion\..*|(sam_)?pixel_(mean|std)|input_resolution|context_length|vocab_size|"
+    r"(frozen_backbone|backbone_t)\..*"
+)
 
 # Published name -> ours, without the shared prefixes; "#" stands for a number, "*" for the rest of a name.
 _DEFORMABLE_LAYER = (
@@ -118,10 +132,36 @@ _DECODER = (
     ("class_embed.*", "decoder.head.class_mlp.*"),
     ("logit_scale", "decoder.head.logit_scale"),
 )
+_MASK_ADAPTER = (
+    ("mask_downscaling.#.*", "mask_encoder.#.*"),
+    ("fuse.*", "fuse.*"),
+    *(
+        (f"cnext{index + 1}.{theirs}", f"blocks.{index}.{ours}")
+        for index in range(3)
+        for theirs, ours in (
+            ("gamma", "gamma"),
+            ("dwconv.*", "depthwise.*"),
+            ("norm.*", "norm.*"),
+            ("pwconv1.*", "expand.*"),
+            ("pwconv2.*", "contract.*"),
+        )
+    ),
+    ("norm.*", "norm.*"),
+    ("final.*", "to_maps.*"),
+)
+_TEXT_TRANSFER = (
+    ("multihead_attn.*", "attention.*"),
+    ("MLP.*", "mlp.*"),
+    ("norm.*", "norm.*"),
+)
 
 
 def _under(prefix: str, rules: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(prefix + theirs, ours) for theirs, ours in rules]
+    return _both_under(prefix, "", rules)
+
+
+def _both_under(prefix: str, own: str, rules: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(prefix + theirs, own + ours) for theirs, ours in rules]
 
 
 _SAM_RULES = [
@@ -132,6 +172,8 @@ _RULES = [
     *_under("sem_seg_head.pixel_decoder.", _PIXEL_DECODER),
     *_under("sem_seg_head.predictor.", _DECODER),
     *_SAM_RULES,
+    *_both_under("mask_adapter.", "naming.mask_adapter.", _MASK_ADAPTER),
+    *_both_under("cdt.cross_atten.", "naming.text_transfer.", _TEXT_TRANSFER),
     (VOID, VOID),
 ]
 
@@ -169,6 +211,8 @@ def detect_naming(names: Iterable[str]) -> Naming:
     if FOREIGN_HEAD not in found:
         if any_in(SAM_PREFIX) or any(_rename(name, _OF_SAM) for name in found):
             return Naming.FROZENSEG
+        if method := next((method for start, method in _METHODS.items() if any_in(start)), None):
+            return method
         published = any(name != VOID and _rename(name, _FROM_PUBLISHED) for name in found)
         if published or any_in(CLIP_PREFIX):
             return Naming.FCCLIP

@@ -4,70 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from cmpf.errors import WeightsError
-from cmpf.weights.key_mapping import Naming, Parts, split
-from cmpf.weights.reading import Contents, read_contents, unwrapped
-from cmpf.weights.report import LoadReport, PartReport, compare, shortened
-from cmpf.weights.saving import ENCODERS_KEY, TrainedModel
-
-RAW = {Naming.OPENCLIP: "clip", Naming.SAM: "sam"}  # files of one frozen encoder -> which
-OPTIONS = {"clip": "MODEL.CMPF.CLIP.NAME", "sam": "MODEL.CMPF.SAM.NAME"}
-SAM_LEVELS = "sam_branch.encoder.level_embedding"
-NO_INJECTORS = (
-    "MODEL.CMPF.QUERY_INJECTOR.ENABLED False, MODEL.CMPF.FEATURE_INJECTOR.ENABLED False and "
-    'MODEL.CMPF.SAM.NAME ""'
+from cmpf.weights.checks import (
+    OPTIONS,
+    RAW,
+    check_fit,
+    check_hashes,
+    check_injectors,
+    check_own_clip,
+    check_use,
 )
-
-
-class FrozenEncoder(Protocol):
-    """An encoder that checkpoints may fill; cmpf.encoders.frozen.FrozenModule is one."""
-
-    def weights(self) -> Mapping[str, Tensor]:
-        """Parameters and buffers under names that stay the same from one release to the next."""
-        ...
-
-    def weights_changed(self) -> None:
-        """Called after its weights were written in place: hashes of them are void."""
-        ...
-
-
-@runtime_checkable
-class ModelWithEncoders(TrainedModel, Protocol):
-    """A model whose frozen encoders checkpoints may fill; cmpf.model.CMPF is one."""
-
-    @property
-    def uses_sam(self) -> bool:
-        """Whether an injector reads SAM's embedding."""
-        ...
-
-    def frozen_encoders(self) -> Mapping[str, FrozenEncoder]:
-        """The encoders that it has: "clip", "sam"."""
-        ...
-
-    def forget_embeddings(self) -> None:
-        """Called after an encoder got other weights: text embeddings kept in memory are void."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One part of a model and what a file has for it."""
-
-    given: dict[str, Tensor]
-    own: Mapping[str, Tensor]
-    report: PartReport
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the file's weights are those of another architecture, of which none is taken."""
-        return bool(self.own and self.given) and not self.report.loaded
+from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX, Naming, Parts, split
+from cmpf.weights.reading import Contents, read_contents, unwrapped
+from cmpf.weights.report import LoadReport, Part, PartReport, compare
+from cmpf.weights.saving import FrozenEncoder, ModelWithEncoders, TrainedModel
 
 
 def load(
@@ -76,6 +31,7 @@ def load(
     *,
     strict: bool = True,
     allow_unused: bool = False,
+    may_lack: str = "",
 ) -> LoadReport:
     """Puts weights into a model, in the model's own precision and on its device.
 
@@ -89,6 +45,7 @@ def load(
         strict: False = weights may be missing or of another shape (they keep their values), and the encoders
             may be others than those the weights were trained with (an encoder of another kind stays as it is).
         allow_unused: whether the file may hold weights that the model does not have; without strict it always may.
+        may_lack: the start of the names of weights that the file need not have; "" = it must have all.
     Returns:
         What was loaded and what was not; print it.
     Raises:
@@ -98,10 +55,10 @@ def load(
     contents = _contents(path_or_state_dict)
     parts = _taken_apart(contents, model.trained_state_dict())
     if strict:
-        _check_hashes(contents, model)
-        _check_injectors(contents.source, parts.naming, model)
+        check_hashes(contents, model)
+        check_injectors(contents.source, parts.naming, model)
     encoders = model.frozen_encoders() if isinstance(model, ModelWithEncoders) else {}
-    trained = _trained_part(model, parts)
+    trained = _trained_part(model, parts, may_lack)
     frozen = {kind: _frozen_part(encoders.get(kind), getattr(parts, kind)) for kind in OPTIONS}
     report = LoadReport(
         **vars(trained.report),
@@ -111,9 +68,10 @@ def load(
         naming="own" if parts.naming is Naming.OWN else parts.naming.value,
     )
     if strict:
-        _check_fit(contents.source, parts.naming, trained, frozen, report)
+        check_own_clip(contents, parts.naming, model, report)
+        check_fit(contents.source, parts.naming, trained, frozen, report)
         if not allow_unused:
-            _check_use(contents.source, report)
+            check_use(contents.source, report)
     _copy(trained)
     for kind, part in frozen.items():
         if part.report.loaded:
@@ -140,15 +98,21 @@ def _taken_apart(contents: Contents, own: Mapping[str, Tensor]) -> Parts:
         raise WeightsError(f"{contents.source}: {error}") from error
 
 
-def _trained_part(model: TrainedModel, parts: Parts) -> _Part:
-    """Files of an encoder alone are not expected to hold what is trained."""
-    own = {} if parts.naming in RAW else model.trained_state_dict()
-    return _Part(parts.trained, own, compare(parts.trained, own))
+def _trained_part(model: TrainedModel, parts: Parts, may_lack: str) -> Part:
+    """Files of an encoder alone are not expected to hold what is trained; a trained CLIP is a part of its own."""
+    state = {} if parts.naming in RAW else model.trained_state_dict()
+    own = {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(OWN_FROZEN_PREFIX)
+        and not (may_lack and name.startswith(may_lack) and name not in parts.trained)
+    }
+    return Part(parts.trained, own, compare(parts.trained, own))
 
 
-def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> _Part:
+def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> Part:
     if not given:
-        return _Part({}, {}, PartReport())
+        return Part({}, {}, PartReport())
     own: Mapping[str, Tensor] = {} if encoder is None else encoder.weights()
     given = scalars_as(own, given)
     report = compare(given, own)
@@ -158,7 +122,7 @@ def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> _Pa
         report = PartReport(
             missing=report.missing, unexpected=report.unexpected, mismatched=report.mismatched
         )
-    return _Part(given, own, report)
+    return Part(given, own, report)
 
 
 def scalars_as(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,82 +136,7 @@ def scalars_as(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[s
     }
 
 
-def _check_fit(
-    source: str, naming: Naming, trained: _Part, frozen: Mapping[str, _Part], report: LoadReport
-) -> None:
-    fixes = []
-    for kind, part in frozen.items():
-        raw = RAW.get(naming) == kind
-        if raw and not part.own:
-            fixes.append(
-                f"The model has no {kind.upper()} that it could fill: set {OPTIONS[kind]}; SAM of the mask ensemble "
-                "alone is given by TEST.ENSEMBLE.SAM_CHECKPOINT"
-            )
-        elif part.foreign or (raw and not part.report.fits):
-            fixes.append(
-                f"It holds another {kind.upper()} than the model: set {OPTIONS[kind]} to the one in the file"
-            )
-    if not trained.report.fits:
-        fixes.append(_levels_fix(trained) or "Use the configuration that it was trained with")
-    if fixes:
-        raise WeightsError(
-            f"{source} does not fit the model: {report}. {'. '.join(fixes)}, or load with strict=False to keep "
-            "what the model has for the rest"
-        )
-
-
-def _check_use(source: str, report: LoadReport) -> None:
-    """Weights without a place are a sign of another configuration, or of a plug-in that is missing."""
-    unused = (*report.unexpected, *report.clip.unexpected, *report.sam.unexpected)
-    if unused:
-        raise WeightsError(
-            f"{source} holds {len(unused)} weights that the model does not have: {shortened(unused)}. Use the "
-            "configuration that it was trained with, or leave them out: --allow-unused-weights, "
-            "MODEL.ALLOW_UNUSED_WEIGHTS True, in Python allow_unused_weights=True (cmpf.load) or allow_unused=True "
-            "(cmpf.weights.load)"
-        )
-
-
-def _levels_fix(trained: _Part) -> str:
-    """The published SAM branch has weights for three levels, ours for one."""
-    given, own = trained.given.get(SAM_LEVELS), trained.own.get(SAM_LEVELS)
-    if given is None or own is None or len(given) == len(own):
-        return ""
-    levels = len(given) if len(given) > 1 else 0
-    return (
-        f"Its SAM branch has weights for {len(given)} levels and the model's for {len(own)}: set "
-        f"MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS {levels}"
-    )
-
-
-def _check_injectors(source: str, naming: Naming, model: TrainedModel) -> None:
-    if naming is Naming.FCCLIP and isinstance(model, ModelWithEncoders) and model.uses_sam:
-        raise WeightsError(
-            f"{source} has FC-CLIP's weights, which know neither SAM nor injectors, and this model has them on. Set "
-            f"{NO_INJECTORS}, or load with strict=False to start the SAM branch and the injectors from scratch"
-        )
-
-
-def _check_hashes(contents: Contents, model: TrainedModel) -> None:
-    """Weights mean something only together with the frozen encoders that they were trained on.
-
-    Contents decide, not names: a converted file may not know what its encoders are called.
-    """
-    trained_with: Mapping[str, str] = contents.metadata.get(ENCODERS_KEY, {})
-    if not trained_with or set(trained_with.values()) <= set((here := model.encoder_hashes()).values()):
-        return
-
-    def described(encoders: Mapping[str, str]) -> str:
-        return ", ".join(f"{name} (hash {content[:12]})" for name, content in encoders.items()) or "none"
-
-    raise WeightsError(
-        f"{contents.source} was trained with the encoders {described(trained_with)}; this model has "
-        f"{described(here)}. Set MODEL.CMPF.CLIP and MODEL.CMPF.SAM to the former, or load with "
-        "strict=False to go on with the latter"
-    )
-
-
 @torch.no_grad()
-def _copy(part: _Part) -> None:
+def _copy(part: Part) -> None:
     for name in part.report.loaded:
         part.own[name].copy_(part.given[name])

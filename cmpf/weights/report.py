@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -46,7 +47,8 @@ class LoadReport(PartReport):
     """What became of each weight of a file; the lists of PartReport are those of the trained part.
 
     clip, sam: frozen encoders that the file brought; empty where it brought none. ignored: entries of the file
-    that are no weights of the network (the criterion's class weights, preprocessing constants).
+    that are no weights of the network (the criterion's class weights, preprocessing constants, a second CLIP that a
+    trained one was compared with).
     naming: whose names the file uses.
     """
 
@@ -61,9 +63,23 @@ class LoadReport(PartReport):
             if part != PartReport():
                 lines.append(f"{title}: {part}")
         if self.ignored:
-            lines.append(f"{len(self.ignored)} ignored: {shortened(self.ignored)}")
+            lines.append(f"{len(self.ignored)} ignored: {_by_start(self.ignored)}")
         text = "; ".join(lines)
         return text if self.naming == "own" else f"{self.naming} naming: {text}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model and what a file has for it."""
+
+    given: dict[str, Tensor]
+    own: Mapping[str, Tensor]
+    report: PartReport
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the file's weights are those of another architecture, of which none is taken."""
+        return bool(self.own and self.given) and not self.report.loaded
 
 
 def compare(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> PartReport:
@@ -83,6 +99,17 @@ def shortened(names: tuple[str, ...]) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _by_start(names: tuple[str, ...]) -> str:
+    """Names, those of one module as its name and their number: a second CLIP has hundreds."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    return shortened(
+        tuple(
+            f"{count} of {start}.*" if count > 1 else next(n for n in names if n.partition(".")[0] == start)
+            for start, count in counts.items()
+        )
+    )
 
 
 def _shape(tensor: Tensor) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -31,6 +31,41 @@ class TrainedModel(Protocol):
 
     def encoder_hashes(self) -> dict[str, str]:
         """Name -> content hash of the frozen encoders."""
+        ...
+
+
+class FrozenEncoder(Protocol):
+    """An encoder that checkpoints may fill; cmpf.encoders.frozen.FrozenModule is one."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers under names that stay the same from one release to the next."""
+        ...
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of `weights()`."""
+        ...
+
+    def weights_changed(self) -> None:
+        """Called after its weights were written in place: hashes of them are void."""
+        ...
+
+
+@runtime_checkable
+class ModelWithEncoders(TrainedModel, Protocol):
+    """A model whose frozen encoders checkpoints may fill; cmpf.model.CMPF is one."""
+
+    @property
+    def uses_sam(self) -> bool:
+        """Whether an injector reads SAM's embedding."""
+        ...
+
+    def frozen_encoders(self) -> Mapping[str, FrozenEncoder]:
+        """The encoders that it has: "clip", "sam"."""
+        ...
+
+    def forget_embeddings(self) -> None:
+        """Called after an encoder got other weights: text embeddings kept in memory are void."""
         ...
 
 

@@ -110,6 +110,7 @@ def test_sam_masks_are_named_by_the_features_that_lie_under_them(
             encoders.clip,
             masks,
             features.clip.dense,
+            naming=model.naming,
             classes=model._with_void(model.class_embeddings(words)),
             geometry=geometry,
             size=(50, 75),

@@ -193,7 +193,10 @@ def test_where_widths_differ_the_decoders_input_projections_have_published_names
     ids=["empty", "foreign", "Mask2Former"],
 )
 def test_foreign_state_dicts_are_refused_with_what_is_known(names: list[str]) -> None:
-    with pytest.raises(WeightsError, match=r"no kind that CMPF knows.*FrozenSeg, FC-CLIP, OpenCLIP"):
+    with pytest.raises(
+        WeightsError,
+        match=r"no kind that CMPF knows.*FrozenSeg, FC-CLIP, Mask-Adapter, MAFT\+, OVRCOAT, OpenCLIP",
+    ):
         detect_naming(names)
 
 

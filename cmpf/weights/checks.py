@@ -1,0 +1,146 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Whether the weights of a file belong into a model; if not, the message that says why and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cmpf.errors import WeightsError
+from cmpf.weights.key_mapping import OWN_CLIP_PREFIX, Naming
+from cmpf.weights.reading import Contents
+from cmpf.weights.report import LoadReport, Part, PartReport, shortened
+from cmpf.weights.saving import ENCODERS_KEY, ModelWithEncoders, TrainedModel
+
+RAW = {Naming.OPENCLIP: "clip", Naming.SAM: "sam"}  # files of one frozen encoder -> which
+WITHOUT_SAM = (Naming.FCCLIP, Naming.MASK_ADAPTER, Naming.MAFTP, Naming.OVRCOAT)
+OPTIONS = {"clip": "MODEL.CMPF.CLIP.NAME", "sam": "MODEL.CMPF.SAM.NAME"}
+# Part -> its title, the option that it hangs on, and the option's values with it and without.
+PARTS = {
+    "naming.mask_adapter.": ("Mask-Adapter", "MODEL.CMPF.MASK_EMBEDDING", "mask_adapter", "pool"),
+    "naming.text_transfer.": (
+        "transfer of the text",
+        "MODEL.CMPF.TEXT_TRANSFER",
+        "content_dependent",
+        "none",
+    ),
+}
+SAM_LEVELS = "sam_branch.encoder.level_embedding"
+NO_INJECTORS = (
+    "MODEL.CMPF.QUERY_INJECTOR.ENABLED False, MODEL.CMPF.FEATURE_INJECTOR.ENABLED False and "
+    'MODEL.CMPF.SAM.NAME ""'
+)
+
+
+def check_fit(
+    source: str, naming: Naming, trained: Part, frozen: Mapping[str, Part], report: LoadReport
+) -> None:
+    fixes = []
+    for kind, part in frozen.items():
+        raw = RAW.get(naming) == kind
+        if raw and not part.own:
+            fixes.append(
+                f"The model has no {kind.upper()} that it could fill: set {OPTIONS[kind]}; SAM of the mask ensemble "
+                "alone is given by TEST.ENSEMBLE.SAM_CHECKPOINT"
+            )
+        elif part.foreign or (raw and not part.report.fits):
+            fixes.append(
+                f"It holds another {kind.upper()} than the model: set {OPTIONS[kind]} to the one in the file"
+            )
+    if not trained.report.fits:
+        fixes.append(
+            _levels_fix(trained) or _part_fix(trained) or "Use the configuration that it was trained with"
+        )
+    if fixes:
+        raise WeightsError(
+            f"{source} does not fit the model: {report}. {'. '.join(fixes)}, or load with strict=False to keep "
+            "what the model has for the rest"
+        )
+
+
+def check_own_clip(contents: Contents, naming: Naming, model: TrainedModel, report: LoadReport) -> None:
+    """A model whose CLIP is trained gets it with its weights, or starts from weights that were made for the CLIP that
+    it has."""
+    if naming in RAW or not any(name.startswith(OWN_CLIP_PREFIX) for name in model.trained_state_dict()):
+        return
+    if report.clip.loaded and report.clip.fits:
+        return
+    encoders = model.frozen_encoders() if isinstance(model, ModelWithEncoders) else {}
+    made_for = set(contents.metadata.get(ENCODERS_KEY, {}).values())
+    if report.clip == PartReport() and "clip" in encoders and encoders["clip"].weights_hash in made_for:
+        return
+    raise WeightsError(
+        f"{contents.source} holds no whole CLIP for this model, whose trunk is trained ({report.clip}): give weights "
+        "that were saved with MODEL.CMPF.CLIP.TRAINED trunk or made for the CLIP of MODEL.CMPF.CLIP.PRETRAINED, set "
+        "MODEL.CMPF.CLIP.TRAINED none, or load with strict=False to keep the CLIP that the model has"
+    )
+
+
+def check_use(source: str, report: LoadReport) -> None:
+    """Weights without a place are a sign of another configuration, or of a plug-in that is missing."""
+    unused = (*report.unexpected, *report.clip.unexpected, *report.sam.unexpected)
+    if unused:
+        fixes = [
+            f"It has a {title}: set {option} {value}"
+            for prefix, (title, option, value, _) in PARTS.items()
+            if any(name.startswith(prefix) for name in unused)
+        ]
+        raise WeightsError(
+            f"{source} holds {len(unused)} weights that the model does not have: {shortened(unused)}. "
+            f"{'. '.join(fixes) or 'Use the configuration that it was trained with'}, or leave them out: "
+            "--allow-unused-weights, MODEL.ALLOW_UNUSED_WEIGHTS True, in Python allow_unused_weights=True (cmpf.load) "
+            "or allow_unused=True (cmpf.weights.load)"
+        )
+
+
+def _levels_fix(trained: Part) -> str:
+    """The published SAM branch has weights for three levels, ours for one."""
+    given, own = trained.given.get(SAM_LEVELS), trained.own.get(SAM_LEVELS)
+    if given is None or own is None or len(given) == len(own):
+        return ""
+    levels = len(given) if len(given) > 1 else 0
+    return (
+        f"Its SAM branch has weights for {len(given)} levels and the model's for {len(own)}: set "
+        f"MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS {levels}"
+    )
+
+
+def _part_fix(trained: Part) -> str:
+    """Whole parts that the model has and the file lacks."""
+    fixes = [
+        f"It has no {title}: set {option} {value}"
+        for prefix, (title, option, _, value) in PARTS.items()
+        if any(name.startswith(prefix) for name in trained.report.missing)
+    ]
+    return ". ".join(fixes)
+
+
+def check_injectors(source: str, naming: Naming, model: TrainedModel) -> None:
+    if naming in WITHOUT_SAM and isinstance(model, ModelWithEncoders) and model.uses_sam:
+        raise WeightsError(
+            f"{source} has {naming.value}'s weights, which know neither SAM nor injectors, and this model has them on. "
+            f"Set {NO_INJECTORS}, or load with strict=False to start the SAM branch and the injectors from scratch"
+        )
+
+
+def check_hashes(contents: Contents, model: TrainedModel) -> None:
+    """Weights mean something only together with the frozen encoders that they were trained on.
+
+    Contents decide, not names: a converted file may not know what its encoders are called.
+    """
+    trained_with: Mapping[str, str] = contents.metadata.get(ENCODERS_KEY, {})
+    if not trained_with:
+        return
+    here = model.encoder_hashes()
+    if isinstance(model, ModelWithEncoders):  # weights to start from, where CLIP is trained on
+        here = {kind: encoder.weights_hash for kind, encoder in model.frozen_encoders().items()} | here
+    if set(trained_with.values()) <= set(here.values()):
+        return
+
+    def described(encoders: Mapping[str, str]) -> str:
+        return ", ".join(f"{name} (hash {content[:12]})" for name, content in encoders.items()) or "none"
+
+    raise WeightsError(
+        f"{contents.source} was trained with the encoders {described(trained_with)}; this model has "
+        f"{described(here)}. Set MODEL.CMPF.CLIP and MODEL.CMPF.SAM to the former, or load with "
+        "strict=False to go on with the latter"
+    )
