@@ -296,3 +296,18 @@ def test_the_mask_ensemble_agrees(kind: str, published: bool, before: bool) -> N
     seen = torch.tensor(SEEN)
     assert_same(result["sem_seg"][seen], plain["sem_seg"][seen], "scores of seen classes")
     assert distance(result["sem_seg"][~seen], plain["sem_seg"][~seen].numpy()) > 10 * TOLERANCE
+
+
+def test_unseen_classes_keep_the_factor_where_sam_found_masks_and_none_passes() -> None:
+    model = model_of("convnext")
+    one: dict[str, Any] = {**sample(64, 96, (64, 96)), "sam_masks": sam_masks(64, 96)}
+    ensemble = MaskEnsembleSettings(alpha=0.3, score_threshold=1.0, published_pooling=False)
+    settings = replace(model.settings, mask_ensemble=ensemble)
+    _, [result] = run(model, [one], settings)
+    options = Settings(published_pooling=False, epsilon=0.3, score_threshold=1.0)
+    assert_same(result["sem_seg"], reference(model, one, (64, 96), options).scores, "semantic scores")
+    _, [plain] = run(model, [one], replace(settings, mask_ensemble=None))
+    factor = torch.where(torch.tensor(SEEN), 1.0, 0.7)[:, None, None]
+    assert_same(result["sem_seg"], plain["sem_seg"] * factor, "0.7 of the scores of unseen classes")
+    _, [none] = run(model, [{**one, "sam_masks": one["sam_masks"][:0]}], settings)
+    assert torch.equal(none["sem_seg"], plain["sem_seg"])

@@ -138,7 +138,7 @@ def naive_scores(
         for y in range(height):
             for x in range(width):
                 own = sum(probs[q, c] * masks[q, y, x].sigmoid() for q in range(len(masks)))
-                if seen[c] or not kept:
+                if seen[c] or not len(sam_masks):
                     scores[c, y, x] = own
                 else:
                     sam = sum(sam_probs[m, c] * sam_masks[m, y, x].sigmoid() for m in kept)
@@ -159,12 +159,15 @@ def test_the_weighted_sum_over_all_masks_is_the_formula():
     torch.testing.assert_close(scores, wanted)
 
 
-def test_a_mask_that_is_sure_of_a_seen_class_has_no_vote():
+def test_a_mask_that_is_sure_of_a_seen_class_has_no_vote_and_unseen_classes_keep_the_factor():
+    # s(c) = 0.6, 0.3, 0.1 of one mask; the seen class stays, the unseen ones are 0.8 * s(c) + 0.2 * (an empty sum).
     sam_probs = torch.tensor([[0.98, 0.01, 0.01]])
-    probs = torch.rand(2, 3)
+    probs = torch.tensor([[0.6, 0.3, 0.1]])
     weights, kept = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, alpha=0.2, score_threshold=0.5)
     assert len(kept) == 0
-    assert torch.equal(weights, probs)
+    torch.testing.assert_close(weights, torch.tensor([[0.6, 0.24, 0.08]]))
+    wanted = naive_scores(probs, torch.ones(1, 1, 1), sam_probs, torch.ones(1, 1, 1), SEEN_CLASSES, 0.2, 0.5)
+    torch.testing.assert_close(weights[0] * torch.tensor(1.0).sigmoid(), wanted[:, 0, 0])
 
 
 def test_the_threshold_itself_is_not_enough():

@@ -157,11 +157,11 @@ def ensembled(
     """OpenSeg Ensemble: SAM's masks vote for unseen classes."""
     unseen = [k for k, known in enumerate(seen) if not known]
     kept = [m for m, row in enumerate(probabilities) if any(row[k] > threshold for k in unseen)]
-    if not kept:
+    if not len(sam_masks):
         return scores
     result = scores.clone()
     for k in unseen:
-        votes = sum(probabilities[m, k] * sam_masks[m].sigmoid() for m in kept)
+        votes = sum((probabilities[m, k] * sam_masks[m].sigmoid() for m in kept), torch.zeros_like(scores[k]))
         result[k] = (1 - epsilon) * scores[k] + epsilon * votes
     return result
 
