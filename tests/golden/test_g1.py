@@ -153,14 +153,16 @@ def test_instances_agree(pass_: tuple[DecoderOutput, ModelResult], expected: dic
 
 
 # The mask ensemble (en1.npz): the same weights but for two of them, and nine masks that SAM is said to have found.
-# Measured in float32: 1.0e-4 of the spread of all scores on one thread, 0.7e-4 without oneDNN. Against the same model in
-# float64 these golden scores are off by 0.4e-4 themselves.
+# Measured in float32: 1.0e-4 of the spread of all scores on one thread, 0.7e-4 without oneDNN. Against the same
+# model in float64 these golden scores are off by 0.4e-4 themselves.
 ENSEMBLE_TOLERANCE = 1.5e-4
 UNSEEN = torch.tensor([False, False, True, False, False, True, True, False])
 
 
 def ensembled(settings: InferenceSettings, **ensemble: Any) -> InferenceSettings:
-    chosen = MaskEnsembleSettings(**{"alpha": 0.2, "score_threshold": 0.5, "published_pooling": True, **ensemble})
+    chosen = MaskEnsembleSettings(
+        **{"alpha": 0.2, "score_threshold": 0.5, "published_pooling": True, **ensemble}
+    )
     return replace(settings, mask_ensemble=chosen)
 
 
@@ -214,7 +216,9 @@ def test_scores_of_the_mask_ensemble_agree(
     assert distance(nearest(scores[None], (12, 16))[0], golden["0.sem_grid"]) < ENSEMBLE_TOLERANCE
 
 
-def test_scores_of_the_mask_ensemble_agree_where_no_mask_passes(model: CMPF, expected: dict[str, Any]) -> None:
+def test_scores_of_the_mask_ensemble_agree_where_no_mask_passes(
+    model: CMPF, expected: dict[str, Any]
+) -> None:
     """The published sum of unseen classes is then 0.8 times that without the ensemble, which g1.npz holds."""
     sample = {"image": golden_image(), "height": 240, "width": 312, "sam_masks": round_masks()}
     settings = replace(ensembled(model.settings, score_threshold=1.0), panoptic=False, instance=False)
