@@ -18,6 +18,7 @@ from helpers import distributed_training as helper
 from helpers import dying_process
 from helpers.dying_process import die
 
+from cmpf.common import cpu
 from cmpf.engine.cluster import Place, first_host, place_from_environment
 from cmpf.engine.launch import launch
 from cmpf.errors import ConfigError, TrainingError
@@ -177,6 +178,22 @@ def wait_until_gone(number: int) -> None:
 def test_one_process_is_a_simple_call() -> None:
     assert launch(os.getpid, num_processes=1) == os.getpid()
     assert not torch.distributed.is_initialized()
+
+
+def test_processes_of_a_machine_share_the_cores_that_they_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The only process here of two on its machine, which has 64 cores and gives them 6.
+    place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**place, "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(cpu, "_QUOTA_V2", Path("absent"))
+    monkeypatch.setattr(cpu, "_QUOTA_V1", Path("absent"))
+    threads = torch.get_num_threads()
+    try:
+        assert launch(torch.get_num_threads, num_processes=1) == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
