@@ -34,8 +34,8 @@ def build_clip(*, name: str, pretrained: str) -> CLIP:
         pretrained: OpenCLIP's tag of the weights (downloaded once; "cmpf_tiny" for cmpf_tiny), the path of a
             file (.safetensors, or .pt with nothing but tensors), or "" for random weights. What is both is the
             tag. A tag of weights that were trained with QuickGELU, such as "openai", selects the "-quickgelu"
-            variant of the name. A file does not tell: the name is taken at its word, with a warning where all
-            published weights of the name are of the other kind.
+            variant of the name. A file does not tell, nor does "", where weights may come later: the name is taken
+            at its word, with a warning where all published weights of the name are of the other kind.
     Raises:
         ModelNameError: the name is unknown or not a convolutional CLIP; lists what works.
         WeightsError: the tag is unknown or of weights with another activation than the name says, or the
@@ -224,7 +224,7 @@ def variant_for(name: str, pretrained: str) -> str:
 
     Args:
         name: one that build_clip accepts.
-        pretrained: a tag, the path of a file, or "". Of a file nothing is known: the name is taken at its word.
+        pretrained: a tag, the path of a file, or "". Without a tag nothing is known: the name is taken at its word.
     Raises:
         WeightsError: the tag's weights were trained with another activation (OpenCLIP only warns).
     """
@@ -232,8 +232,7 @@ def variant_for(name: str, pretrained: str) -> str:
 
     record = tag_record(name, pretrained)
     if not record:
-        if pretrained:
-            _warn_of_unlikely_file(name, pretrained)
+        _warn_of_unlikely_name(name, pretrained)
         return name
     quick = bool(record.get("quick_gelu", False))
     if _is_quick_gelu(name) == quick:
@@ -253,8 +252,8 @@ def _is_quick_gelu(name: str) -> bool:
     return bool(open_clip.get_model_config(name).get("quick_gelu", False))
 
 
-def _warn_of_unlikely_file(name: str, path: str) -> None:
-    """A warning for a file under a plain name of which only QuickGELU weights are published."""
+def _warn_of_unlikely_name(name: str, path: str) -> None:
+    """A warning for a plain name, with a file or without weights, of which only QuickGELU weights are published."""
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -262,8 +261,8 @@ def _warn_of_unlikely_file(name: str, path: str) -> None:
     quick = [tag for tag in tags if get_pretrained_cfg(name, tag).get("quick_gelu", False)]
     if tags and quick == tags and not _is_quick_gelu(name) and name + QUICKGELU in open_clip.list_models():
         logger.warning(
-            "%s %s is read as weights trained with GELU, which the name %s stands for. All published ones of it "
-            "(%s) were trained with QuickGELU: for those name %s",
+            "%s %r: CLIP %s computes GELU, as OpenCLIP builds it under this name. All published weights of it (%s) "
+            "were trained with QuickGELU: for those name %s",
             OPTION,
             path,
             name,

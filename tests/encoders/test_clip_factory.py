@@ -378,6 +378,17 @@ def test_a_file_is_read_as_the_name_says_with_a_warning_where_that_is_unlikely(
     assert "(openai) were trained with QuickGELU: for those name RNsmall-quickgelu" in caplog.text
     caplog.clear()
     quick = build_clip(name=f"{small_resnet}-quickgelu", pretrained=str(path))
-    build_clip(name=small_resnet, pretrained="")
     assert activation(quick.model) is QuickGELU
     assert caplog.text == ""
+
+
+def test_without_weights_the_name_says_the_activation_with_a_warning_where_that_is_unlikely(
+    small_resnet: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick = build_clip(name=f"{small_resnet}-quickgelu", pretrained="")
+    assert activation(quick.model) is QuickGELU
+    assert caplog.text == ""
+    plain = build_clip(name=small_resnet, pretrained="")
+    assert activation(plain.model) is torch.nn.GELU
+    assert len(caplog.records) == 1
+    assert "(openai) were trained with QuickGELU: for those name RNsmall-quickgelu" in caplog.text

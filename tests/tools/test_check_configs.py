@@ -53,7 +53,7 @@ def test_each_target_has_its_dataset_tasks_and_size(model: str, target: str) -> 
     assert (ours.GEOMETRIC_ENSEMBLE_ALPHA, ours.GEOMETRIC_ENSEMBLE_BETA) == (0.4, 0.8)
     assert {
         "convnext_large": ("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup", False, "vit_b"),
-        "r50x64": ("RN50x64", "openai", True, "vit_b"),
+        "r50x64": ("RN50x64-quickgelu", "openai", True, "vit_b"),
     }[model] == (ours.CLIP.NAME, ours.CLIP.PRETRAINED, ours.ENSEMBLE_ON_VALID_MASK, ours.SAM.NAME)
 
 
