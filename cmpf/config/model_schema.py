@@ -236,7 +236,9 @@ class Cmpf(Section):
 class Model(Section):
     """The network, its losses and its inference."""
 
-    META_ARCHITECTURE: v.Choice[Literal["CMPF"]] = Field("CMPF", description="Detectron2's name of the model")
+    META_ARCHITECTURE: v.Choice[Literal["CMPF", "FrozenSeg", "FCCLIP"]] = Field(
+        "CMPF", description="Detectron2's name of the model; the others mean the same, for older files"
+    )
     DEVICE: v.Device = Field("auto", description="auto = cuda where there is one, else cpu")
     WEIGHTS: v.Text = Field("", description='checkpoint to start from; "" = none')
     ALLOW_UNUSED_WEIGHTS: v.Flag = Field(

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cmpf import model as native_model
+from cmpf import weights
 from cmpf.data import Vocabulary
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.conversion import to_detectron2, to_samples
@@ -21,40 +23,53 @@ from cmpf.factory.model import build_network
 from cmpf.inference import InferenceSettings
 from cmpf.model import FROZEN_PREFIX
 
+PARTS = (
+    *("encoders", "pixel_decoder", "sam_branch", "decoder", "criterion", "train_vocabulary", "settings"),
+    *("text_cache", "class_ensemble", "mask_ensemble"),
+)
+
 
 class CMPF(native_model.CMPF):
     """What `detectron2.modeling.build_model(cfg)` gives for MODEL.META_ARCHITECTURE CMPF.
 
     The network, its losses and its inference are those of cmpf.model.CMPF; what differs is the form of samples and
     results, and the state dict, which leaves the frozen encoders out: a checkpoint holds what was trained.
+    `load_state_dict` takes it, and the published models' names, and raises WeightsError where a part of what is trained
+    is missing: no checkpointer can leave half of a decoder at its random numbers without a word.
 
-    Args:
+    Args, as everywhere in Detectron2 either one configuration:
         cfg: of Detectron2, after cmpf.detectron2.add_cmpf_config. MODEL.WEIGHTS is left to a checkpointer, as in
             Detectron2's own models.
+    or parts, as of a LazyConfig:
+        parts: those of cmpf.model.CMPF.
+        bgr: images come in the order blue, green, red.
+        void_embedding: None = a new one.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        native = native_config(cfg)
-        parts = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0]))
+    @configurable  # type: ignore[untyped-decorator]
+    def __init__(
+        self, *, bgr: bool = False, void_embedding: nn.Embedding | None = None, **parts: Any
+    ) -> None:
         # The constructor draws a void embedding of its own; with it every later random number would be another than
         # in the native engine.
-        with preserved_rng():
-            super().__init__(
-                encoders=parts.encoders,
-                pixel_decoder=parts.pixel_decoder,
-                sam_branch=parts.sam_branch,
-                decoder=parts.decoder,
-                criterion=parts.criterion,
-                train_vocabulary=parts.train_vocabulary,
-                settings=parts.settings,
-                text_cache=parts.text_cache,
-                class_ensemble=parts.class_ensemble,
-                mask_ensemble=parts.mask_ensemble,
-            )
-        self.void_embedding = parts.void_embedding
-        self.bgr = cfg.INPUT.FORMAT == "BGR"
+        with preserved_rng() if void_embedding is not None else nullcontext():
+            super().__init__(**parts)
+        self.void_embedding = void_embedding or self.void_embedding
+        self.bgr = bgr
         self.register_state_dict_post_hook(_leave_frozen_out)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_take_any_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_do_not_miss_frozen)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The parts that a configuration asks for."""
+        native = native_config(cfg)
+        network = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0]))
+        return {
+            **{name: getattr(network, name) for name in PARTS},
+            "void_embedding": network.void_embedding,
+            "bgr": cfg.INPUT.FORMAT == "BGR",
+        }
 
     def forward(  # type: ignore[override]  # results in Detectron2's classes
         self,
@@ -77,7 +92,17 @@ class CMPF(native_model.CMPF):
         return [to_detectron2(result) for result in results]
 
 
-META_ARCH_REGISTRY.register(CMPF)
+class FrozenSeg(CMPF):
+    """The same, under the name in YAML files of FrozenSeg."""
+
+
+class FCCLIP(CMPF):
+    """The same, under the name in YAML files of FC-CLIP; MODEL.CMPF.SAM.NAME "" and no injectors make it one."""
+
+
+for _architecture in (CMPF, FrozenSeg, FCCLIP):
+    if _architecture.__name__ not in META_ARCH_REGISTRY:  # a program may have brought the original
+        META_ARCH_REGISTRY.register(_architecture)
 
 
 def _vocabulary_of_batch(batch: Sequence[Mapping[str, Any]]) -> Vocabulary | None:
@@ -93,6 +118,21 @@ def _vocabulary_of_batch(batch: Sequence[Mapping[str, Any]]) -> Vocabulary | Non
 
 def _is_frozen(name: str) -> bool:
     return f".{FROZEN_PREFIX}" in f".{name}"  # DistributedDataParallel puts its own name in front
+
+
+def _take_any_names(module: CMPF, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Loads a state dict of any known naming, frozen encoders included, and leaves the module's own names for torch.
+
+    Raises:
+        WeightsError: weights that are trained are missing or of another shape.
+    """
+    given = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
+    # What is of no use is the checkpointer's matter, which has a word for it.
+    report = weights.load(module, {n.removeprefix(prefix): v for n, v in given.items()}, allow_unused=True)
+    state.update({prefix + name: value.detach() for name, value in module.trained_state_dict().items()})
+    state.update(
+        {prefix + name: given[prefix + name] for name in report.unexpected if prefix + name in given}
+    )
 
 
 def _leave_frozen_out(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:

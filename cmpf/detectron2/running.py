@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -15,6 +13,7 @@ from detectron2.utils.logger import setup_logger
 from cmpf.common import distributed
 from cmpf.config import Config
 from cmpf.detectron2.config import detectron2_config
+from cmpf.detectron2.hooks import by_dataset
 from cmpf.detectron2.trainer import Checkpointer, Trainer
 from cmpf.engine.checkpoints import LAST_CHECKPOINT
 from cmpf.engine.evaluations import Results
@@ -74,7 +73,7 @@ def run(cfg: Config, *, resume: bool, eval_only: bool) -> Results | None:
         Checkpointer(model, host.OUTPUT_DIR, allow_unused=host.MODEL.ALLOW_UNUSED_WEIGHTS).load(
             host.MODEL.WEIGHTS, checkpointables=[]
         )
-        return _by_dataset(host, Trainer.test(host, model))
+        return by_dataset(host, Trainer.test(host, model))
     if not resume and last_checkpoint(cfg):
         raise TrainingError(
             f"{host.OUTPUT_DIR} holds checkpoints of an earlier run. Go on with it by --resume, or choose another "
@@ -83,7 +82,7 @@ def run(cfg: Config, *, resume: bool, eval_only: bool) -> Results | None:
     trainer = Trainer(host)
     trainer.resume_or_load(resume=resume)
     trainer.train()
-    return _by_dataset(host, getattr(trainer, "_last_eval_results", None))
+    return by_dataset(host, getattr(trainer, "_last_eval_results", None))
 
 
 def _group_by_machine() -> None:
@@ -91,11 +90,3 @@ def _group_by_machine() -> None:
     if comm.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
         places = distributed.gather(int(os.environ.get("LOCAL_RANK", "0")))
         comm.create_local_process_group(max(places) + 1)
-
-
-def _by_dataset(cfg: CfgNode, results: Any) -> Results | None:
-    """Detectron2 leaves the name out where there is one dataset."""
-    names = cfg.DATASETS.TEST
-    if not names or not results:
-        return None
-    return {names[0]: results} if len(names) == 1 else dict(results)

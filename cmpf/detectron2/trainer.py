@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage, has_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,10 +25,16 @@ from cmpf.data import Dataset, get_dataset
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
 from cmpf.detectron2.evaluation import Evaluators
+from cmpf.detectron2.hooks import GRADIENT_NORM, ScheduleHook, folder_config, run_files
 from cmpf.engine.schedule import Schedule
 from cmpf.engine.step import MixedPrecision
 from cmpf.factory.evaluation import build_evaluators, build_test_loader
-from cmpf.factory.training import build_configured_optimizer, build_configured_schedule, build_train_loader
+from cmpf.factory.training import (
+    build_configured_optimizer,
+    build_configured_schedule,
+    build_train_loader,
+    tell_changes,
+)
 from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -95,7 +103,9 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
             def clip(*_: object) -> None:
-                torch.nn.utils.clip_grad_norm_(parameters, solver.CLIP_GRADIENTS.CLIP_VALUE)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, solver.CLIP_GRADIENTS.CLIP_VALUE)
+                if has_event_storage():
+                    get_event_storage().put_scalar(GRADIENT_NORM, float(norm), smoothing_hint=False)
 
             optimizer.register_step_pre_hook(clip)
         return optimizer
@@ -117,7 +127,9 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         """Images of a dataset at their test size, each of which names the classes to look for."""
         if not is_ours(dataset_name):
             return super().build_test_loader(cfg, dataset_name)
-        return build_test_loader(native_config(cfg), _with_vocabulary(get_dataset(dataset_name)))
+        return build_test_loader(
+            native_config(cfg), _with_vocabulary(get_dataset(dataset_name), dataset_name)
+        )
 
     @classmethod
     def test(
@@ -128,11 +140,12 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         Returns:
             {task: {metric: percent}} of the only dataset, or this by dataset.
         """
-        if evaluators is None:
-            network = model.module if isinstance(model, DistributedDataParallel) else model
-            evaluators = [cls._evaluator(cfg, network, name) for name in cfg.DATASETS.TEST]
-        results: Mapping[str, Any] = super().test(cfg, model, evaluators)
-        return results
+        if evaluators is not None:
+            return cast(Mapping[str, Any], super().test(cfg, model, evaluators))
+        network = model.module if isinstance(model, DistributedDataParallel) else model
+        evaluators = [cls._evaluator(cfg, network, name) for name in cfg.DATASETS.TEST]
+        with _labels_for(network, cfg):
+            return cast(Mapping[str, Any], super().test(cfg, model, evaluators))
 
     @classmethod
     def _evaluator(cls, cfg: CfgNode, network: Any, name: str) -> DatasetEvaluator:
@@ -163,33 +176,39 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
             metric = f"{cfg.DATASETS.TEST[0]}/{cfg.TEST.BEST_METRIC}" if several else cfg.TEST.BEST_METRIC
             keeper = WeightsKeeper(self.model, cfg.OUTPUT_DIR)
             chosen.append(hooks.BestCheckpointer(cfg.TEST.EVAL_PERIOD, keeper, metric))
-        return chosen
+        return [*chosen, *run_files(cfg)]
+
+    def build_writers(self) -> list[Any]:
+        """Detectron2's, without its metrics.json, which has another form than CMPF's."""
+        off = (JSONWriter,) if self.cfg.LOG.TENSORBOARD else (JSONWriter, TensorboardXWriter)
+        return [writer for writer in super().build_writers() if not isinstance(writer, off)]
 
     def state_dict(self) -> dict[str, Any]:
-        """With the position in the training data."""
+        """With the position in the training data, and the configuration."""
         state: dict[str, Any] = super().state_dict()
+        state["config"] = folder_config(self.cfg).dump()
         if hasattr(self.data_loader, "state_dict"):
             state["loader"] = self.data_loader.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores `state_dict`."""
+        """Restores `state_dict`; says which settings are others than before."""
         super().load_state_dict(state_dict)
+        tell_changes(folder_config(self.cfg), state_dict.get("config", ""))
         if "loader" in state_dict and hasattr(self.data_loader, "load_state_dict"):
             self.data_loader.load_state_dict(state_dict["loader"])
 
 
-class ScheduleHook(hooks.LRScheduler):  # type: ignore[misc]
-    """Detectron2's hook keeps the state of torch's schedules only; this one that of CMPF's."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is."""
-        state: dict[str, Any] = self.scheduler.state_dict()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes there."""
-        self.scheduler.load_state_dict(state_dict)
+@contextmanager
+def _labels_for(network: Any, cfg: CfgNode) -> Iterator[None]:
+    """Class indices instead of a score for each class where CMPF's evaluators alone look: 847 maps are large."""
+    own = network.settings
+    if all(map(is_ours, cfg.DATASETS.TEST)):
+        network.settings = replace(own, semantic_output="labels")
+    try:
+        yield
+    finally:
+        network.settings = own
 
 
 def _possible_precision(cfg: CfgNode) -> CfgNode:
@@ -204,11 +223,11 @@ def _possible_precision(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _with_vocabulary(dataset: Dataset) -> Dataset:
-    """The same dataset, whose samples name it."""
+def _with_vocabulary(dataset: Dataset, name: str) -> Dataset:
+    """The same dataset, whose samples name it as DATASETS.TEST does: "file:PATH", not the name in the file."""
     read = dataset.spec.reader
 
     def named(**arguments: Any) -> list[Sample]:
-        return [cast(Sample, {**sample, VOCABULARY_KEY: dataset.name}) for sample in read(**arguments)]
+        return [cast(Sample, {**sample, VOCABULARY_KEY: name}) for sample in read(**arguments)]
 
     return Dataset(replace(dataset.spec, reader=named), dataset.folder, dataset.file)

@@ -23,6 +23,7 @@ from cmpf.weights.download import file_sha256
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
+DETECTRON2_ENDING = ".pth"  # of the checkpoints of Detectron2's loop, whose last_checkpoint has the same form
 _NUMBERED = re.compile(r"(?:model|training)_(\d{7,})\.(?:safetensors|pt)")
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, TypeError)
 
@@ -84,8 +85,9 @@ class Checkpointer:
         Returns:
             Its training state; None where the folder has no checkpoint at all.
         Raises:
-            TrainingError: there are checkpoints, but none is whole.
+            TrainingError: there are checkpoints, but none is whole, or they are those of Detectron2's loop.
         """
+        self._check_loop()
         iterations = self.iterations()
         issues = []
         for iteration in reversed(iterations):
@@ -108,12 +110,22 @@ class Checkpointer:
         """Makes sure that a new training mixes with no other one.
 
         Raises:
-            TrainingError: the folder holds checkpoints.
+            TrainingError: the folder holds checkpoints, of either loop.
         """
+        self._check_loop()
         if earlier := self.iterations():
             raise TrainingError(
                 f"{self.folder} holds checkpoints of an earlier run (up to iteration {earlier[-1]}). Go on with "
                 "it by --resume, or choose another OUTPUT_DIR"
+            )
+
+    def _check_loop(self) -> None:
+        pointer = self.folder / LAST_CHECKPOINT
+        name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+        if name.endswith(DETECTRON2_ENDING):
+            raise TrainingError(
+                f"{self.folder} holds checkpoints of Detectron2's loop ({name}), which alone can go on with them: "
+                "--engine detectron2 --resume, or choose another OUTPUT_DIR"
             )
 
     def iterations(self) -> list[int]:

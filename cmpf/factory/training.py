@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from cmpf import weights
@@ -51,6 +53,7 @@ from cmpf.registry import import_plugins, register
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config"  # in the metadata of trained weights
 IMAGE_PAD = 128  # gray of the area that jitter leaves free
 # In this order, as published.
 JITTER = ("random_flip", "large_scale_jitter")
@@ -156,14 +159,47 @@ def _pad(*, settings: Input, size_divisibility: int) -> Augmentation:
 
 def build_checkpointer(cfg: Config, model: CMPF) -> Checkpointer:
     """Checkpoints of the trained weights in OUTPUT_DIR, with configuration and training vocabulary in them."""
-    words = [list(words) for words in model.train_vocabulary.classes]
-    metadata = {"config": cfg.dump(), "train_classes": words, **plugin_metadata(cfg)}
+    metadata = trained_metadata(cfg, model)
+
+    def resume(path: Path) -> None:
+        weights.load(model, path)
+        tell_changes(cfg, str(weights.read_metadata(path).get(CONFIG, "")))
+
     return Checkpointer(
         Path(cfg.OUTPUT_DIR),
         save_weights=lambda path: weights.save(model, path, metadata=metadata),
-        load_weights=lambda path: weights.load(model, path),
+        load_weights=resume,
         keep=cfg.SOLVER.CHECKPOINTS_KEPT,
     )
+
+
+def trained_metadata(cfg: Config, model: CMPF) -> dict[str, Any]:
+    """What a file of trained weights says of their training."""
+    words = [list(words) for words in model.train_vocabulary.classes]
+    return {CONFIG: cfg.dump(), "train_classes": words, **plugin_metadata(cfg)}
+
+
+def tell_changes(cfg: Config, before: str) -> None:
+    """Logs which keys of the optimization a resumed training has with other values than before.
+
+    Args:
+        before: the configuration in the checkpoint, as Config.dump gives it; "" = not known.
+    """
+    earlier, now = (_solver_keys(text) for text in (before, cfg.dump()))
+    changed = [f"{key} {earlier[key]} -> {now[key]}" for key in now if earlier.get(key, now[key]) != now[key]]
+    if changed:
+        logger.warning("resumed with other settings than before: %s", ", ".join(changed))
+
+
+def _solver_keys(text: str) -> dict[str, Any]:
+    def flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(node, dict):
+            yield prefix, node
+            return
+        for name, value in node.items():
+            yield from flat(value, f"{prefix}.{name}")
+
+    return dict(flat((yaml.safe_load(text) or {}).get("SOLVER", {}), "SOLVER"))
 
 
 def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Trainer:

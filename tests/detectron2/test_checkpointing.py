@@ -67,6 +67,39 @@ def test_detectron2s_checkpoints_load_in_detectron2_without_a_word_of_missing_en
     assert "not found in the checkpoint" not in caplog.text
 
 
+@pytest.mark.parametrize("loader", [DetectionCheckpointer, d2.Checkpointer])
+def test_published_names_load_in_any_checkpointer_with_their_frozen_encoders(
+    host: Any, native: CMPF, tmp_path: Path, loader: Any
+) -> None:
+    own = {name: torch.full_like(value, 0.25) for name, value in native.trained_state_dict().items()}
+    clip = {
+        name: torch.full_like(value, 0.5)
+        for name, value in native.frozen_encoders()["clip"].weights().items()
+    }
+    published = weights.to_published(weights.Parts(trained=own, clip=clip, sam={}))
+    assert not published.keys() & own.keys() - {"void_embedding.weight"}
+    torch.save({"model": published}, tmp_path / "published.pth")
+    before = {name: value.clone() for name, value in host.frozen_encoders()["clip"].weights().items()}
+    try:
+        loader(host).load(str(tmp_path / "published.pth"))
+        assert all((value == 0.25).all() for value in host.trained_state_dict().values())
+        assert all((value == 0.5).all() for value in host.frozen_encoders()["clip"].weights().values())
+    finally:
+        with torch.no_grad():
+            for name, value in host.frozen_encoders()["clip"].weights().items():
+                value.copy_(before[name])
+
+
+@pytest.mark.parametrize("loader", [DetectionCheckpointer, d2.Checkpointer])
+def test_a_file_with_a_part_of_the_trained_weights_is_an_error(
+    host: Any, tmp_path: Path, loader: Any
+) -> None:
+    state = {name: value for name, value in host.state_dict().items() if not name.startswith("pixel_decoder")}
+    torch.save({"model": state}, tmp_path / "part.pth")
+    with pytest.raises(WeightsError, match=r"missing in the file: pixel_decoder"):
+        loader(host).load(str(tmp_path / "part.pth"))
+
+
 def test_weights_of_no_use_are_an_error_unless_they_are_allowed(
     host: Any, native: CMPF, tmp_path: Path
 ) -> None:

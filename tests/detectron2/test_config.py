@@ -5,16 +5,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import torch
 from helpers.detectron2_host import needs
 
 from cmpf.config import config_root, get_cfg
 from cmpf.config.keys import leaves
+from cmpf.data import get_spec
 from cmpf.errors import ConfigError
+from cmpf.factory.model import evaluation_size
 
 d2 = needs("cmpf.detectron2")
 d2_config = needs("detectron2.config")
 # What Detectron2 has another word or another use for, see add_cmpf_config.
-OWN_VALUES = {"MODEL.DEVICE", "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "DATALOADER.NUM_WORKERS"}
+SIZES = {"INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"}
+OWN_VALUES = {
+    "MODEL.DEVICE",
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT",
+    "DATALOADER.NUM_WORKERS",
+    *SIZES,
+}
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -31,7 +40,7 @@ def foreign_program() -> object:
     return cfg
 
 
-def test_every_shipped_yaml_file_means_the_same_in_detectron2() -> None:
+def test_every_shipped_yaml_file_means_the_same_in_detectron2(caplog: pytest.LogCaptureFixture) -> None:
     files = [path for path in config_root().rglob("*.yaml") if path.name != "model_zoo.yaml"]
     assert len(files) > 40
     for path in files:
@@ -40,6 +49,10 @@ def test_every_shipped_yaml_file_means_the_same_in_detectron2() -> None:
         there, here = dict(leaves(d2.native_config(cfg))), dict(leaves(get_cfg(path)))
         assert there.keys() == here.keys()
         assert {key for key in here if there[key] != here[key]} <= OWN_VALUES, path
+        for name in get_cfg(path).DATASETS.TEST:  # in numbers, for 0 is "do not resize" to Detectron2
+            size = evaluation_size(get_cfg(path), get_spec(name))
+            assert size == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST), path
+    assert caplog.text == ""  # "has no VERSION" among others
 
 
 def test_detectron2_keeps_all_its_keys_and_their_kinds_of_sequence() -> None:
@@ -55,8 +68,8 @@ def test_detectron2_keeps_all_its_keys_and_their_kinds_of_sequence() -> None:
 
 def test_the_values_that_differ_from_detectron2s_are_set() -> None:
     cfg = foreign_program()
-    assert (cfg.INPUT.FORMAT, cfg.MODEL.MASK_ON) == ("RGB", True)
-    assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "full_model"
+    assert (cfg.INPUT.FORMAT, cfg.INPUT.MASK_FORMAT, cfg.MODEL.MASK_ON) == ("RGB", "bitmask", True)
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)
     assert cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT == "scores"
     assert cfg.MODEL.DEVICE in ("cpu", "cuda")
 
@@ -66,8 +79,34 @@ def test_a_native_configuration_keeps_all_its_values() -> None:
     cfg = d2.detectron2_config(native)
     assert cfg.is_frozen()
     back = dict(leaves(d2.native_config(cfg)))
-    assert {key for key, value in leaves(native) if back[key] != value} == {"MODEL.DEVICE"}
-    assert cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT == "labels"
+    changed = {key for key, value in leaves(native) if back[key] != value}
+    assert changed == {"MODEL.DEVICE", "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT"}
+
+
+def test_both_ways_of_making_a_configuration_agree() -> None:
+    cfg = foreign_program()
+    cfg.merge_from_file(str(config_root() / "coco" / "cmpf" / "convnext_large_eval_cityscapes.yaml"))
+    other = d2.detectron2_config(get_cfg("coco/cmpf/convnext_large_eval_cityscapes"))
+    assert dict(flat(cfg)) == dict(flat(other))
+
+
+def test_the_size_of_datasets_that_differ_is_left_to_them() -> None:
+    names = ["openvocab_ade20k_panoptic_val", "openvocab_cityscapes_fine_panoptic_val"]
+    cfg = d2.detectron2_config(get_cfg(overrides=["DATASETS.TEST", names]))
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (0, 0)
+    cfg = d2.detectron2_config(get_cfg(overrides=["DATASETS.TEST", names[1:]]))
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (1024, 2560)
+
+
+def test_detectron2s_own_optimizer_takes_the_configuration() -> None:
+    cfg, layer = foreign_program(), torch.nn.Linear(1, 1, bias=False)
+    cfg.SOLVER.BASE_LR = 1.0
+    optimizer = needs("detectron2.solver").build_optimizer(cfg, layer)
+    layer.weight.grad = torch.full((1, 1), 5.0)
+    before = layer.weight.detach().clone()
+    optimizer.step()
+    # Clipped to 0.01, plus a weight decay of 0.05.
+    assert (before - layer.weight.detach()).item() == pytest.approx(0.01 + 0.05 * before.item(), abs=1e-6)
 
 
 def test_issues_in_our_keys_are_found_in_detectron2_too() -> None:

@@ -10,7 +10,7 @@ from helpers.tiny_model import random_image, tiny_model, training_sample
 
 from cmpf import model as native_model
 from cmpf.data import Vocabulary, get_vocabulary
-from cmpf.errors import VocabularyError
+from cmpf.errors import VocabularyError, WeightsError
 
 d2 = needs("cmpf.detectron2")
 structures = needs("detectron2.structures")
@@ -32,6 +32,9 @@ def test_detectron2_finds_the_model_by_its_name(host: Any) -> None:
     cfg = host_config()
     assert cfg.MODEL.META_ARCHITECTURE == "CMPF"
     assert modeling.META_ARCH_REGISTRY.get("CMPF") is d2.CMPF
+    for older in ("FrozenSeg", "FCCLIP"):
+        assert issubclass(modeling.META_ARCH_REGISTRY.get(older), d2.CMPF)
+        assert older == host_config(["MODEL.META_ARCHITECTURE", older]).MODEL.META_ARCHITECTURE
     assert type(host) is d2.CMPF
 
 
@@ -118,7 +121,8 @@ def test_the_state_holds_what_is_trained_and_loads_without_the_rest(host: Any) -
     assert set(state) == {name for name, p in host.named_parameters() if p.requires_grad}
     assert host.load_state_dict(state, strict=True).missing_keys == []
     lacking = {name: value for name, value in state.items() if name != "void_embedding.weight"}
-    assert host.load_state_dict(lacking, strict=False).missing_keys == ["void_embedding.weight"]
+    with pytest.raises(WeightsError, match=r"1 missing in the file: void_embedding\.weight"):
+        host.load_state_dict(lacking, strict=False)
 
 
 def test_classes_of_a_dataset_that_only_detectron2_knows_can_be_trained() -> None:

@@ -14,6 +14,7 @@ from cmpf.errors import TrainingError
 from cmpf.evaluation import Results
 
 d2 = needs("cmpf.detectron2")
+OWN = Path(__file__).resolve().parents[1] / "data" / "own_dataset" / "fruit_val.yaml"
 ASSETS = Path(factory.__file__).parent.parent / "assets"
 SHORT = (
     *("SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 1),
@@ -47,6 +48,14 @@ def test_the_shipped_weights_evaluate_as_in_the_native_engine(shapeworld: Path, 
     theirs = d2.run(cfg, resume=False, eval_only=True)
     assert native["shapes_val"]["panoptic"]["PQ"] > 5
     assert same(native, theirs) > 100
+
+
+def test_a_dataset_of_ones_own_is_trained_on_and_evaluated(tmp_path: Path) -> None:
+    datasets = ("DATASETS.TRAIN", [f"file:{OWN}"], "DATASETS.TEST", [f"file:{OWN}"])
+    results = d2.run(small_config(tmp_path / "run", *datasets), resume=False, eval_only=False)
+    assert results is not None
+    assert results.keys() == {"fruit_val"}
+    assert "PQ" in results["fruit_val"]["panoptic"]
 
 
 def test_a_run_leaves_weights_that_give_its_results_in_both_engines(shapeworld: Path, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import torch
 from helpers.detectron2_host import SMALL, host_config, needs
 from helpers.tiny_model import tiny_config
 
+import cmpf
 from cmpf import factory
 from cmpf.engine.optimizer import build_optimizer
 from cmpf.engine.schedule import build_schedule
 from cmpf.engine.seeding import seed_everything
+from cmpf.errors import TrainingError
 from cmpf.evaluation import Results
 
 d2 = needs("cmpf.detectron2")
@@ -47,7 +49,8 @@ def by_hand() -> dict[str, torch.Tensor]:
     schedule = build_schedule(
         "WarmupCosineLR", optimizer, max_iter=STEPS, steps=(), gamma=0.1, warmup_iters=2, warmup_factor=0.05
     )
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    # In the engines' order; in another one the norm differs in its last bit.
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     batches = iter(factory.build_train_loader(cfg))
     for _ in range(STEPS):
         losses = model.losses(next(batches))
@@ -76,7 +79,7 @@ def test_default_trainer_trains_shapeworld_to_the_weights_of_a_loop_by_hand(
 
 
 def test_it_evaluates_with_our_evaluators_and_keeps_the_best(shapeworld: Path, tmp_path: Path) -> None:
-    trainer = trained(tmp_path, "MODEL.MASK_FORMER.TEST.MASK_RECALL", False)
+    trainer = trained(tmp_path, "MODEL.MASK_FORMER.TEST.MASK_RECALL", False, "LOG.PERIOD", 2)
     results: Results = trainer._last_eval_results
     assert results.keys() == {"panoptic", "segm", "bbox", "sem_seg"}
     assert 0 <= results["panoptic"]["PQ"] <= 100
@@ -85,8 +88,46 @@ def test_it_evaluates_with_our_evaluators_and_keeps_the_best(shapeworld: Path, t
     assert best["model"].keys() == trainer.model.state_dict().keys()
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"  # from there a training goes on
     written = {key: value for line in metrics(tmp_path) for key, value in line.items()}
-    assert written["panoptic/PQ"] == pytest.approx(results["panoptic"]["PQ"])
-    assert {"loss_ce", "loss_ce_0", "loss_dice_1", "total_loss", "lr"} <= written.keys()
+    assert written["shapes_val/panoptic/PQ"] == pytest.approx(results["panoptic"]["PQ"])
+    # The form of the other loop's, and the iterations of LOG.PERIOD 2.
+    expected = {
+        "iteration",
+        "total_loss",
+        "loss_ce",
+        "loss_ce_0",
+        "loss_dice_1",
+        "lr",
+        "grad_norm",
+        "data_time",
+    }
+    expected |= {"time", "eta_seconds", "max_mem_mb"}
+    assert expected <= written.keys()
+    assert [line["iteration"] for line in metrics(tmp_path) if "lr" in line] == [2, 4]
+    assert {task: values.keys() for task, values in json.loads((tmp_path / "results.json").read_text())[
+        "shapes_val"
+    ].items()} == {task: values.keys() for task, values in results.items()}  # fmt: skip
+
+
+def test_the_folder_of_a_run_is_a_model_like_any_other(shapeworld: Path, tmp_path: Path) -> None:
+    trainer = trained(tmp_path, "DATASETS.TEST", ())
+    seed_everything(5)  # of the encoders, which no checkpoint holds
+    model = cmpf.load(str(tmp_path), device="cpu").model
+    assert {name: torch.equal(value, trainer.model.state_dict()[name]) for name, value in
+            model.trained_state_dict().items()} == dict.fromkeys(trainer.model.state_dict(), True)  # fmt: skip
+    cfg = tiny_config("fcclip_tiny", [*SMALL, *SHORT, "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", ()])
+    native = factory.build_trainer(cfg, factory.build_model(cfg), writers=[])
+    for begin in (native.resume, native.train):
+        with pytest.raises(TrainingError, match=r"Detectron2's loop \(model_final\.pth\).*--engine detec"):
+            begin()
+
+
+def test_other_settings_of_a_resumed_training_are_said(
+    shapeworld: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(tmp_path, "DATASETS.TEST", (), steps=2)
+    assert "other settings" not in caplog.text
+    trained(tmp_path, "DATASETS.TEST", (), "SOLVER.IMS_PER_BATCH", 1, resume=True, steps=2)
+    assert "resumed with other settings than before: SOLVER.IMS_PER_BATCH 2 -> 1" in caplog.text
 
 
 def test_a_stopped_training_goes_on_where_it_was(shapeworld: Path, tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_no_whole_checkpoint_at_all_is_an_error_that_names_each(tmp_path: Path) 
         checkpointer(tmp_path, Weights()).load_newest()
 
 
+def test_checkpoints_of_detectron2s_loop_are_neither_resumed_nor_mixed_with(tmp_path: Path) -> None:
+    made = checkpointer(tmp_path, Weights())
+    (tmp_path / "last_checkpoint").write_text("model_0000099.pth")
+    for begin in (made.load_newest, made.check_unused):
+        with pytest.raises(
+            TrainingError, match=r"Detectron2's loop \(model_0000099\.pth\).*--engine detectron2 --res"
+        ):
+            begin()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000099.pth"
+
+
 def test_at_least_one_checkpoint_must_be_kept(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at least 1 checkpoint must be kept, got 0"):
         checkpointer(tmp_path, Weights(), keep=0)

@@ -226,3 +226,26 @@ def test_steps_after_the_end_of_a_training_are_warned_about(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == (name == "WarmupMultiStepLR")
     assert all("SOLVER.STEPS [20, 30] are never reached" in warning for warning in warnings)
+
+
+def test_a_resumed_training_says_which_settings_are_others_than_before(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = dataset_name(folder, "panoptic")
+    own = ["DATASETS.TRAIN", [name], "DATASETS.TEST", [], "OUTPUT_DIR", str(tmp_path / "run")]
+
+    def trainer(*changes: object) -> Any:
+        cfg = tiny_config("fcclip_tiny", [*own, *changes])
+        return build_trainer(cfg, build_model(cfg), writers=[])
+
+    torch.manual_seed(0)
+    trainer("SOLVER.IMS_PER_BATCH", 2).save()
+    torch.manual_seed(0)
+    assert trainer("SOLVER.IMS_PER_BATCH", 2, "SOLVER.CHECKPOINT_PERIOD", 7).resume()
+    assert "SOLVER.CHECKPOINT_PERIOD 100 -> 7" in caplog.text
+    assert "IMS_PER_BATCH" not in caplog.text
+    torch.manual_seed(0)
+    assert trainer("SOLVER.IMS_PER_BATCH", 3, "SOLVER.MAX_ITER", 9).resume()
+    assert "other settings than before: " in caplog.text
+    assert "SOLVER.IMS_PER_BATCH 2 -> 3" in caplog.text
+    assert "SOLVER.MAX_ITER 300 -> 9" in caplog.text
