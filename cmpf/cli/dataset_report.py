@@ -30,6 +30,8 @@ def table(*, as_json: bool) -> str:
         dataset = locate_dataset(name)
         found = [path.exists() for path in dataset.paths]
         state = "yes" if all(found) else f"{sum(found)} of {len(found)} paths" if any(found) else "no"
+        if dataset.spec.alias_of and not as_json:
+            state += f" (the same as {dataset.spec.alias_of})"
         rows.append((name, dataset.spec.kind, str(dataset.vocabulary.num_classes), state))
     if as_json:
         keys = ("name", "kind", "classes", "on_disk")
@@ -65,7 +67,7 @@ def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
         ("images", "not there, or not whole" if summary.images is None else f"{summary.images:,}"),
         ("folder", str(summary.folder)),
         ("kind", summary.kind),
-        ("evaluation", ", ".join(METRICS[name] for name in summary.evaluators)),
+        ("evaluation", ", ".join(METRICS[name] for name in summary.evaluators) or "by a test server alone"),
         (
             "test size",
             f"shorter side {size[0]}, longer side at most {size[1]}"

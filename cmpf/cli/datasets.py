@@ -123,16 +123,15 @@ def _describe(name: str, arguments: argparse.Namespace) -> int:
 
 def _check(name: str, arguments: argparse.Namespace) -> int:
     from cmpf.common.processes import default_jobs
-    from cmpf.data.datasets.catalog import get_spec
     from cmpf.data.datasets.issues import issues_json, issues_text
-    from cmpf.data.datasets.validate import check_dataset
+    from cmpf.data.datasets.validate import report_of
 
-    issues = check_dataset(name, jobs=arguments.jobs or default_jobs(), progress=True)
+    report = report_of(name, jobs=arguments.jobs or default_jobs(), progress=True)
     if arguments.json:
-        print(issues_json(issues))
+        print(issues_json(report.issues))
     else:
-        print(issues_text(get_spec(name).name, issues, everything=arguments.all))
-    return FAILED if issues else DONE
+        print(issues_text(report.name, report.issues, notes=report.notes, everything=arguments.all))
+    return FAILED if report.issues else DONE
 
 
 def _prepare(name: str | None, arguments: argparse.Namespace) -> int:
@@ -144,7 +143,10 @@ def _prepare(name: str | None, arguments: argparse.Namespace) -> int:
     preparation = get_preparation(name)
     if arguments.split not in ("all", *preparation.images):
         arguments.usage_error(f"--split {arguments.split}: {name} has {', '.join(preparation.images)}")
-    return prepare.run(name, preparation, arguments)
+    for option, (owner, _) in prepare.OWN_OPTIONS.items():
+        if getattr(arguments, option) and name != owner:
+            arguments.usage_error(f"--{option.replace('_', '-')}: an option of {owner} alone, not of {name}")
+    return prepare.run(name, arguments)
 
 
 def _show(name: str, arguments: argparse.Namespace) -> int:

@@ -19,6 +19,14 @@ SPLITS = ("train", "val")
 JOBS_HELP = "processes [one a core, at most 16]"
 JSON_HELP = "print issues as JSON"
 ALL_HELP = "name every issue that was found, not the first of each kind"
+# Option of one preparation -> its name, and what the option does.
+OWN_OPTIONS = {
+    "full_size": ("ade20k_full", "images as large as released [shorter side at most 512, as published]"),
+    "exact_areas": (
+        "ade20k_panoptic",
+        "areas of stuff as in the PNGs [before things are pasted, as published]",
+    ),
+}
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> int:
@@ -31,23 +39,35 @@ def main(name: str, argv: Sequence[str] | None = None) -> int:
         description=preparation.description(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser, splits=tuple(preparation.images))
+    add_options(parser, splits=tuple(preparation.images), name=name)
     parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
     parser.add_argument("--all", action="store_true", help=ALL_HELP)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     arguments = parser.parse_args(argv)
     try:
-        return run(name, preparation, arguments)
+        return run(name, arguments)
     except CMPFError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
 
 
-def add_options(parser: Any, *, splits: Sequence[str] = SPLITS) -> None:
-    """Options of a preparation, for a parser or a group of one; `splits` = what --split takes beside "all"."""
+def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") -> None:
+    """Options of a preparation, for a parser or a group of one.
+
+    Args:
+        splits: what --split takes beside "all".
+        name: of the preparation; "" = with the options that only some have.
+    """
     parser.add_argument("--root", help="folder of all datasets [$DETECTRON2_DATASETS, else ./datasets]")
     parser.add_argument("--split", default="all", choices=["all", *splits], help="[all]")
     parser.add_argument("--overwrite", action="store_true", help="make again what is there")
+    parser.add_argument(
+        "--force", action="store_true", help="make again what is there, JSON files of other programs, too"
+    )
+    for option, (owner, text) in OWN_OPTIONS.items():
+        if name in ("", owner):
+            whose = "" if name else f"{owner}: "
+            parser.add_argument(f"--{option.replace('_', '-')}", action="store_true", help=f"{whose}{text}")
     parser.add_argument("--check", action="store_true", help="make nothing, verify the prepared tree")
     parser.add_argument(
         "--images",
@@ -71,7 +91,7 @@ def _not_negative(text: str) -> int:
     return int(text)
 
 
-def run(name: str, preparation: Preparation, arguments: argparse.Namespace) -> int:
+def run(name: str, arguments: argparse.Namespace) -> int:
     """Makes what is not there yet, or with --check verifies what is; damaged items are named at the end.
 
     Raises:
@@ -79,21 +99,32 @@ def run(name: str, preparation: Preparation, arguments: argparse.Namespace) -> i
     """
     from cmpf.common.processes import default_jobs
     from cmpf.data.datasets.catalog import dataset_root
+    from cmpf.data.preparation import get_preparation
 
+    own = {
+        option: True
+        for option, (owner, _) in OWN_OPTIONS.items()
+        if owner == name and getattr(arguments, option)
+    }
+    preparation = get_preparation(name, **own)
     root = Path(arguments.root).expanduser() if arguments.root else dataset_root()
     splits = list(preparation.images) if arguments.split == "all" else [arguments.split]
     jobs = arguments.jobs or default_jobs()
     try:
         if arguments.check:
             return _check(name, preparation, root, splits, jobs, arguments)
-        return _make(preparation, root, splits, jobs=jobs, overwrite=arguments.overwrite)
+        return _make(
+            preparation, root, splits, jobs=jobs, overwrite=arguments.overwrite, force=arguments.force
+        )
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return FAILED
 
 
-def _make(preparation: Preparation, root: Path, splits: list[str], *, jobs: int, overwrite: bool) -> int:
-    from cmpf.data.preparation.making import make
+def _make(
+    preparation: Preparation, root: Path, splits: list[str], *, jobs: int, overwrite: bool, force: bool
+) -> int:
+    from cmpf.data.preparation.making import check_replaceable, make
 
     _require(
         [path for split in splits for path in preparation.raw(root, split)],
@@ -103,6 +134,9 @@ def _make(preparation: Preparation, root: Path, splits: list[str], *, jobs: int,
     steps = [step for split in splits for step in preparation.plan(root, split)]
     if not steps:
         print(f"{preparation.title}: the release is used as it is; verify it with --check")
+    if not force:
+        check_replaceable(steps, overwrite=overwrite)
+    overwrite = overwrite or force
     issues = [issue for step in steps for issue in make(step, jobs=jobs, overwrite=overwrite)]
     if issues:
         print(f"error: {len(issues)} of the items could not be made:", file=sys.stderr)
@@ -134,7 +168,7 @@ def _check(
             issues += report.issues
             if not arguments.json:
                 title = f"{report.name}, {report.images:,} images"
-                print(issues_text(title, report.issues, everything=arguments.all))
+                print(issues_text(title, report.issues, notes=report.notes, everything=arguments.all))
     if arguments.json:
         print(issues_json(issues))
     if issues:

@@ -118,8 +118,9 @@ def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluat
         evaluator = make(dataset=dataset, seen=seen, tasks=tasks)
         evaluators += [] if evaluator is None else [evaluator]
     if not evaluators:
+        offers = ", ".join(dataset.spec.evaluators) or "no ground truth, which only a test server has"
         raise ConfigError(
-            f"{dataset.name}: nothing to evaluate. It offers {', '.join(dataset.spec.evaluators)}; switch on one of "
+            f"{dataset.name}: nothing to evaluate. It offers {offers}; switch on one of "
             "PANOPTIC_ON, INSTANCE_ON (instance, lvis, cityscapes) and SEMANTIC_ON (semantic, cityscapes) in "
             "MODEL.MASK_FORMER.TEST, or name an evaluator in TEST.EVALUATORS"
         )

@@ -19,6 +19,7 @@ from cmpf.formats.masks import Mask, encode_mask, mask_box
 
 Entry: TypeAlias = dict[str, Any]
 LISTS = ("images", "annotations", "categories")  # what a file of ground truth has
+TEST_LISTS = ("images", "categories")  # what a file of a test split has
 # Kind -> the key of its annotations that the other kinds do not have.
 _SIGNS = {
     "panoptic": "segments_info",
@@ -67,8 +68,11 @@ def kind_issue(content: Any, wanted: str) -> str:
     """Why the content of a JSON file is no COCO ground truth of a kind, or "".
 
     Args:
-        wanted: "panoptic" or "instances" (COCO's or LVIS's).
+        wanted: "panoptic", "instances" (COCO's or LVIS's), or "test images", which have no annotations.
     """
+    if wanted == "test images":
+        missing = missing_list(content, TEST_LISTS)
+        return "" if missing is None else f"holds no list of test images: it has no list {missing!r}"
     missing = missing_list(content)
     if isinstance(content, list):
         found = "a list, as results of a model do"

@@ -139,6 +139,8 @@ def test_what_training_sees_is_drawn_at_its_size(own: Path, capsys: pytest.Captu
         ["check", "a", "b"],
         ["show", "a", "--n", "0"],
         ["prepare", "bdd100k_panoptic", "--split", "train"],
+        ["prepare", "ade20k_semantic", "--full-size"],
+        ["prepare", "ade20k_full", "--exact-areas"],
     ],
 )
 def test_wrong_words_are_usage_errors(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

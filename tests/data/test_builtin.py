@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from helpers.prepared_trees import SIZE, write_prepared_trees
 
-from cmpf.data.datasets.builtin import CITYSCAPES_IDS, COCO_IDS, SPECS, in_order, scripts, words
+from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import get_dataset, get_spec
+from cmpf.data.datasets.facts import ADE20K_THINGS, CITYSCAPES_IDS, COCO_IDS, in_order, scripts, words
+from cmpf.data.datasets.validate import check_dataset
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.preparation import PREPARATIONS
 from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
@@ -50,17 +52,96 @@ CLASSES = {
     "openvocab_pascal_ctx59_sem_seg_{}": (0, 58),
     "openvocab_pascal21_sem_seg_{}": (0, 20),
     "openvocab_pascal20_sem_seg_{}": (0, 19),
+    "openvocab_ade20k_sem_seg_{}": (7, 149),
     "openvocab_coco_stuff_164k_sem_seg_{}": (0, 170),
 }
 EXPECTED = {name.format(split): pair for name, pair in CLASSES.items() for split in ("train", "val")} | {
     "bdd10k_val_sem_seg": (13, 18),
     "bdd10k_40_panoptic_val": (34, 0),
     "openvocab_coco_stuff_164k_sem_seg": (0, 170),
+    "openvocab_coco_2017_train_stuff_sem_seg": (0, 170),
+    "openvocab_coco_2017_test_stuff_sem_seg": (0, 170),
 }
+# Datasets of objects alone: the class of the one object that an image has, of so many.
+OBJECTS = {
+    **{f"openvocab_coco_2017_{split}": ("toothbrush", 79, 80) for split in ("train", "val")},
+    **{f"openvocab_ade20k_instance_{split}": ("bed", 0, 100) for split in ("train", "val")},
+}
+LVIS = [f"openvocab_lvis_v1_{split}" for split in ("train", "val", "test_dev", "test_challenge")]
 
 
-def test_every_dataset_but_lvis_is_expected_below() -> None:
-    assert set(ON_DISK) == set(EXPECTED) | {"openvocab_lvis_v1_train", "openvocab_lvis_v1_val"}
+def test_every_dataset_is_expected_below() -> None:
+    assert set(ON_DISK) == {*EXPECTED, *OBJECTS, *LVIS}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_datasets_of_objects_have_the_things_alone(name: str) -> None:
+    dataset, (word, index, count) = get_dataset(name), OBJECTS[name]
+    assert (len(dataset.vocabulary), dataset.vocabulary.names[index]) == (count, word)
+    assert all(dataset.vocabulary.is_thing)
+    mapper = DatasetMapper(augmentations=[], target=InstanceTargets(), image_pad=0)
+    for sample in dataset.samples_for(*dataset.spec.evaluators):
+        targets = mapper(sample, np.random.default_rng(0))["targets"]
+        assert targets["labels"].tolist() == [index]
+        assert int(targets["masks"].sum()) == (SIZE[0] - 2) * SIZE[1] // 2
+    assert check_dataset(name) == []
+
+
+def test_things_of_ade20k_are_in_the_order_of_its_classes() -> None:
+    everything = get_spec("openvocab_ade20k_panoptic_val").vocabulary()
+    objects = get_spec("openvocab_ade20k_instance_val").vocabulary()
+    assert everything.things == ADE20K_THINGS
+    assert [everything.classes[index] for index in ADE20K_THINGS] == list(objects.classes)
+
+
+@pytest.mark.parametrize("part", ["dev", "challenge"])
+def test_test_images_of_lvis_come_without_ground_truth(part: str, tree: Path) -> None:
+    dataset = get_dataset(f"openvocab_lvis_v1_test_{part}")
+    first = dataset.samples[0]
+    assert first["file_name"] == str(tree / f"coco/test2017/{16 if part == 'dev' else 63:012d}.jpg")
+    assert "annotations" not in first
+    assert "neg_category_ids" not in first
+    assert dataset.spec.evaluators == ()
+    assert check_dataset(dataset.name) == []
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("openvocab_coco_stuff_164k_sem_seg", "openvocab_coco_2017_test_stuff_sem_seg"),
+        ("openvocab_coco_stuff_164k_sem_seg_val", "openvocab_coco_2017_test_stuff_sem_seg"),
+        ("openvocab_coco_stuff_164k_sem_seg_train", "openvocab_coco_2017_train_stuff_sem_seg"),
+    ],
+)
+def test_names_of_earlier_versions_mean_the_same_datasets(alias: str, name: str) -> None:
+    assert get_spec(alias).alias_of == name
+    assert list(get_dataset(alias).samples) == list(get_dataset(name).samples)
+    assert get_spec(name).alias_of == ""
+
+
+def test_images_of_coco_stuff_without_a_label_map_are_left_out_with_a_line_in_the_log(
+    tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    extra = tree / "coco" / "val2017" / "000000000632.jpg"
+    extra.write_bytes((tree / "coco" / "val2017" / "000000000139.jpg").read_bytes())
+    labels = tree / "coco" / "stuffthingmaps_detectron2" / "val2017"
+    name = "openvocab_coco_2017_test_stuff_sem_seg"
+    try:
+        found = [Path(sample["file_name"]).stem for sample in get_dataset(name).samples]
+        issues = check_dataset(name)
+    finally:
+        extra.unlink()
+    assert found == ["000000000139", "000000000285"]
+    expected = f"{extra.parent}: 1 of 3 images have no label map in {labels} and are left out: 000000000632"
+    assert {record.getMessage() for record in caplog.records} == {expected}
+    assert issues == []
+    orphan = labels / "000000000999.png"
+    orphan.write_bytes((labels / "000000000139.png").read_bytes())
+    try:
+        with pytest.raises(LookupError, match=f"{orphan}: has no image 000000000999"):
+            _ = get_dataset(name).samples
+    finally:
+        orphan.unlink()
 
 
 @pytest.mark.parametrize("name", list(EXPECTED))

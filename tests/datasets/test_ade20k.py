@@ -14,9 +14,11 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from cmpf.data.datasets.catalog import get_vocabulary
-from cmpf.data.preparation.ade20k import CLASSES, STUFF, THINGS, read_instances
-from cmpf.data.preparation.ade20k_full import OBJECTS, objects
+from cmpf.data.datasets.facts import ADE20K_THINGS
+from cmpf.data.preparation.ade20k import CLASSES, read_instances
+from cmpf.data.preparation.ade20k_full import OBJECTS, objects, resize_between_pixels, shrunk_size
 from cmpf.errors import DatasetError
+from tools import evaluate_predictions
 
 # Places in the published list of the instance benchmark's 100 classes (1-based), and its names there.
 PUBLISHED = {
@@ -43,10 +45,10 @@ OTHER_WORDS = {"windowpane": "window", "airplane": "plane"}
 
 
 def test_the_100_things_are_in_the_order_of_the_instance_benchmark() -> None:
-    assert len(THINGS) == 100
-    assert len(STUFF) == CLASSES - 100
+    assert len(ADE20K_THINGS) == 100
+    assert CLASSES == 150
     names = get_vocabulary("openvocab_ade20k_panoptic_val").names
-    found = {place: names[THINGS[place - 1]] for place in PUBLISHED}
+    found = {place: names[ADE20K_THINGS[place - 1]] for place in PUBLISHED}
     expected = {place: OTHER_WORDS.get(word, word) for place, word in PUBLISHED.items()}
     assert {place: (name, expected[place]) for place, name in found.items() if name != expected[place]} == {}
 
@@ -64,7 +66,7 @@ def test_instances_are_classes_of_the_150_and_numbers(tmp_path: Path) -> None:
 
 def test_things_are_those_of_the_vocabulary() -> None:
     flags = get_vocabulary("openvocab_ade20k_panoptic_val").is_thing
-    assert tuple(index for index, flag in enumerate(flags) if flag) == THINGS
+    assert tuple(index for index, flag in enumerate(flags) if flag) == ADE20K_THINGS
 
 
 @pytest.mark.parametrize("wrong", [0, 101])
@@ -150,15 +152,110 @@ def test_categories_are_the_150_classes_with_100_things(root: Path) -> None:
     assert categories[2] == {"id": 2, "name": "sky", "isthing": 0}
 
 
-def test_labels_and_instances_of_different_releases_are_refused(
-    root: Path, capsys: pytest.CaptureFixture[str]
+def test_labels_and_instances_that_disagree_are_a_warning(
+    root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in (root / FOLDER / "annotations_instance").rglob("*.png"):
         rewrite(path, lambda values: np.where(values[..., :1] > 0, values + np.uint8([5, 0, 0]), values))
-    assert PANOPTIC.run(root, "--split", "val") == 1
-    error = capsys.readouterr().err
-    assert "annotations and annotations_instance agree on 0 of 6,240 pixels" in error  # 3 x (2 x 704 + 672)
-    assert not (root / FOLDER / "ade20k_panoptic_val.json").exists()
+    assert PANOPTIC.run(root, "--split", "val") == 0
+    expected = (
+        "annotations and annotations_instance agree on 0 of 6,240 pixels of instances"  # 3 x (2 x 704 + 672)
+    )
+    assert [record.getMessage()[: len(expected)] for record in caplog.records] == [expected]
+    assert (root / FOLDER / "ade20k_panoptic_val.json").exists()
+
+
+def hide_stuff(root: Path) -> None:
+    """Lets the labels say wall where the first bed is, and floor, nowhere else, where the window is."""
+    for path in (root / FOLDER / "annotations").rglob("*.png"):
+
+        def change(labels: np.ndarray) -> np.ndarray:
+            labels[:22, 32:64] = 1
+            labels[22:43, :32] = 4
+            return labels
+
+        rewrite(path, change)
+
+
+def stuff_of(root: Path) -> dict[int, tuple[int, list[int]]]:
+    """Segment id -> area and box of the stuff of the first image."""
+    content = json.loads((root / FOLDER / "ade20k_panoptic_val.json").read_text())
+    segments = content["annotations"][0]["segments_info"]
+    return {s["id"]: (s["area"], s["bbox"]) for s in segments if s["id"] % 256 == 0}
+
+
+def perfect_quality(root: Path) -> float:
+    """PQ of a prediction that is the PNG itself."""
+    folder = root / FOLDER / "ade20k_panoptic_val"
+    truth = folder.with_name(f"{folder.name}.json")
+    content = json.loads(truth.read_text())
+    for annotation in content["annotations"]:
+        ids = np.array(Image.open(folder / annotation["file_name"])).astype(int) @ (1, 256, 65536)
+        annotation["segments_info"] = [s for s in annotation["segments_info"] if (ids == s["id"]).any()]
+    prediction = root / "prediction.json"
+    prediction.write_text(json.dumps(content))
+    places = ["--gt-json", truth, "--gt-dir", folder, "--pred-json", prediction, "--pred-dir", folder]
+    numbers = root / "numbers.json"
+    arguments = ["--task", "panoptic", *map(str, places), "--json", str(numbers)]
+    assert evaluate_predictions.main(arguments) == 0
+    return float(json.loads(numbers.read_text())["panoptic"]["PQ"])
+
+
+def test_areas_of_stuff_are_taken_before_things_are_pasted_as_published(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hide_stuff(root)
+    assert PANOPTIC.run(root) == 0
+    # Wall: the first two blocks of row 0 and the last of row 2. Floor has no pixel left, and stays. Sky is not hidden.
+    published = {
+        256: (22 * 32 * 2 + 21 * 32, [0, 0, 96, 64]),
+        768: (21 * 32 * 2, [32, 22, 64, 42]),
+        1024: (21 * 32, [0, 22, 32, 21]),
+    }
+    assert stuff_of(root) == published
+    # Classes: bed 100, window 100, sky 100, floor 0, wall: IoU 1376 / 2080 = 0.66154. (300 + 66.154) / 5 = 73.231.
+    assert perfect_quality(root) == pytest.approx(73.231, abs=1e-3)
+    capsys.readouterr()
+    assert PANOPTIC.check(root, "--split", "val") == 0
+    assert (
+        "areas of stuff are as published, taken before things were pasted over it" in capsys.readouterr().out
+    )
+
+
+def test_exact_areas_are_those_of_the_png(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hide_stuff(root)
+    assert PANOPTIC.run(root, "--exact-areas") == 0
+    assert stuff_of(root) == {
+        256: (22 * 32 + 21 * 32, [0, 0, 96, 64]),
+        768: (21 * 32 * 2, [32, 22, 64, 42]),
+    }
+    assert perfect_quality(root) == 100
+    capsys.readouterr()
+    assert PANOPTIC.check(root, "--split", "val") == 0
+    assert "areas of stuff are those of the PNGs; published results are" in capsys.readouterr().out
+
+
+def test_areas_that_things_cannot_explain_are_an_issue(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hide_stuff(root)
+    assert PANOPTIC.run(root) == 0
+    path = root / FOLDER / "ade20k_panoptic_val.json"
+    content = json.loads(path.read_text())
+    segments = {s["id"]: s for s in content["annotations"][0]["segments_info"]}
+    # Things have 2 * 704 + 672 = 2,080 pixels. Sky, 1,344 pixels, could have lost no more than these; a bed, none.
+    segments[768]["area"] = 1344 + 2081
+    segments[2051]["area"] += 1
+    path.write_text(json.dumps(content))
+    assert PANOPTIC.check(root, "--split", "val") == 1
+    out = capsys.readouterr().out
+    assert (
+        "area of segment id 768 (3425 pixels in ade20k_panoptic_val.json, 1344 in the PNG), 2051 (705" in out
+    )
+    segments[768]["area"] = 1344 + 2080
+    segments[2051]["area"] -= 1
+    path.write_text(json.dumps(content))
+    assert PANOPTIC.check(root, "--split", "val") == 0
 
 
 @pytest.mark.parametrize(
@@ -234,9 +331,10 @@ def test_the_file_is_written_only_when_every_image_is_whole(
 def test_overwrite_makes_the_file_again(root: Path) -> None:
     assert INSTANCES.run(root) == 0
     before = (root / JSON).read_text()
-    (root / JSON).write_text("{}")
+    changed = before.replace("flag", "banner")
+    (root / JSON).write_text(changed)
     assert INSTANCES.run(root) == 0
-    assert (root / JSON).read_text() == "{}"
+    assert (root / JSON).read_text() == changed
     assert INSTANCES.run(root, "--overwrite") == 0
     assert (root / JSON).read_text() == before
 
@@ -308,3 +406,97 @@ def test_a_missing_image_is_made_again(tmp_path: Path) -> None:
     assert FULL.run(tmp_path) == 0
     assert image.exists()
     assert FULL.check(tmp_path) == 0
+
+
+def write_large_scene(root: Path, *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Replaces the bedroom of val by a larger one; returns its pixels and its train ids, wall left and bed right."""
+    folder = root / FULL_FOLDER / "images/ADE/validation/home_or_hotel/bedroom"
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    small.resize((width, height), Image.Resampling.BICUBIC).save(folder / "ADE_val_00000001.jpg", quality=100)
+    objects = np.full((height, width), 2978)
+    objects[:, width // 2 :] = 165
+    segments = np.stack([objects // 256 * 10, objects % 256, np.ones_like(objects)], axis=-1)
+    Image.fromarray(segments.astype(np.uint8)).save(folder / "ADE_val_00000001_seg.png")
+    return np.array(Image.open(folder / "ADE_val_00000001.jpg")), np.where(objects == 165, 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "new"),
+    [
+        (600, 900, (512, 768)),
+        (1025, 515, (1019, 512)),
+        (513, 513, (512, 512)),
+        (512, 700, None),
+        (90, 600, None),
+    ],
+)
+def test_images_with_a_shorter_side_above_512_are_shrunk_with_their_labels(
+    tmp_path: Path, height: int, width: int, new: tuple[int, int] | None
+) -> None:
+    FULL.write(tmp_path)
+    pixels, train_ids = write_large_scene(tmp_path, height=height, width=width)
+    assert FULL.run(tmp_path, "--split", "val") == 0
+    base = tmp_path / FULL_FOLDER
+    image = base / "images_detectron2/validation/ADE_val_00000001.jpg"
+    labels = np.array(Image.open(base / "annotations_detectron2/validation/ADE_val_00000001.tif"))
+    released = base / "images/ADE/validation/home_or_hotel/bedroom/ADE_val_00000001.jpg"
+    assert image.samefile(released) == (new is None)
+    assert np.array_equal(np.array(Image.open(released)), pixels)
+    with Image.open(image) as opened:
+        assert (opened.format, opened.size) == ("JPEG", (new or (height, width))[::-1])
+        shown = np.array(opened).astype(int)
+    expected = np.zeros_like(labels)
+    # Nearest: the pixel at the upper left corner of what the new pixel covers.
+    for y in range(labels.shape[0]):
+        row = train_ids[y * height // labels.shape[0]]
+        expected[y] = [row[x * width // labels.shape[1]] for x in range(labels.shape[1])]
+    assert np.array_equal(labels, expected)
+    # Bilinear between the four pixels around the center of the new one, but for what JPEG changes.
+    y, x = 100, 200
+    v, u = (y + 0.5) * height / labels.shape[0] - 0.5, (x + 0.5) * width / labels.shape[1] - 0.5
+    if new is not None:
+        (j, b), (i, a) = divmod(v, 1), divmod(u, 1)
+        four = pixels[int(j) : int(j) + 2, int(i) : int(i) + 2].astype(float)
+        mixed = np.tensordot([1 - b, b], np.tensordot([1 - a, a], four, axes=(0, 1)), axes=(0, 0))
+        assert np.abs(shown[y, x] - mixed).max() <= 4
+    assert FULL.check(tmp_path, "--split", "val") == 0
+
+
+def test_full_size_keeps_large_images_as_they_are(tmp_path: Path) -> None:
+    FULL.write(tmp_path)
+    write_large_scene(tmp_path, height=600, width=900)
+    assert FULL.run(tmp_path, "--split", "val", "--full-size") == 0
+    base = tmp_path / FULL_FOLDER
+    image = base / "images_detectron2/validation/ADE_val_00000001.jpg"
+    assert image.samefile(base / "images/ADE/validation/home_or_hotel/bedroom/ADE_val_00000001.jpg")
+    labels = Image.open(base / "annotations_detectron2/validation/ADE_val_00000001.tif")
+    assert labels.size == (900, 600)
+    # The other form is made only where that is asked for, and does not reach through the hard link into the release.
+    released = image.read_bytes()
+    assert FULL.run(tmp_path, "--split", "val") == 0
+    assert image.read_bytes() == released
+    assert FULL.run(tmp_path, "--split", "val", "--overwrite") == 0
+    assert Image.open(image).size == (768, 512)
+    raw = base / "images/ADE/validation/home_or_hotel/bedroom/ADE_val_00000001.jpg"
+    assert raw.read_bytes() == released
+
+
+def test_shrunk_pixels_are_mixed_by_their_distance() -> None:
+    # 3 -> 2 columns: centers at 0.25 and 1.75 of the old ones: 0.75 * 0 + 0.25 * 100, and 0.25 * 100 + 0.75 * 40.
+    line = np.array([[[0] * 3, [100] * 3, [40] * 3]], dtype=np.uint8)
+    assert resize_between_pixels(line, (1, 2))[0, :, 0].tolist() == [25, 55]
+    assert resize_between_pixels(line.transpose(1, 0, 2), (2, 1))[:, 0, 0].tolist() == [25, 55]
+    assert shrunk_size(683, 1024) == (512, 768)  # 1024 * 512 / 683 = 767.6
+    assert shrunk_size(1200, 600) == (1024, 512)
+
+
+def test_an_image_that_does_not_fit_to_its_objects_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FULL.write(tmp_path)
+    write_large_scene(tmp_path, height=600, width=900)
+    image = tmp_path / FULL_FOLDER / "images/ADE/validation/home_or_hotel/bedroom/ADE_val_00000001.jpg"
+    rewrite(image, lambda values: values[:-1])
+    assert FULL.run(tmp_path, "--split", "val") == 1
+    assert f"{image}: of size (599, 900), objects of size (600, 900)" in capsys.readouterr().err

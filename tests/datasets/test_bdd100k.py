@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.preparing import Case, files, rewrite
-from helpers.raw_datasets.bdd100k import CROWD, make_bdd100k
+from helpers.raw_datasets.bdd100k import CROWD, make_bdd100k, make_converted_bdd100k
 from PIL import Image
 
-from cmpf.data import get_vocabulary
+from cmpf.data import DatasetMapper, PanopticTargets, get_dataset, get_vocabulary
+from cmpf.data.datasets.validate import check_dataset
 from cmpf.data.preparation.bdd100k import CATEGORY_OF
+from cmpf.errors import DatasetError
 
 PANOPTIC = Case(name="bdd100k_panoptic", make=(make_bdd100k,))
 NAME = "7d06fefd-f7be05a6"
 BITMASK = f"bdd100k/labels/pan_seg/bitmasks/val/{NAME}.png"
-PNG = f"bdd100k/labels/pan_seg/coco_pano/val/{NAME}.png"
+PNG = f"bdd100k/jsons/pan_seg/masks/val/{NAME}.png"
 JSON = "bdd100k/jsons/pan_seg_val_cocofmt.json"
 
 
@@ -110,6 +112,84 @@ def test_the_check_compares_the_json_file_with_the_pngs(
     out = capsys.readouterr().out
     assert f"  {root / JSON}: category id 41, which categories does not list, is no class" in out
     assert " in the PNG, but not in pan_seg_val_cocofmt.json" in out
+
+
+def test_the_json_file_of_bdd100ks_own_converter_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bdd100k(tmp_path)
+    make_converted_bdd100k(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    dataset = get_dataset("bdd10k_40_panoptic_val")
+    first = dataset.samples[0]
+    assert first["file_name"] == str(tmp_path / f"bdd100k/images/10k/val/{NAME}.jpg")
+    assert first["pan_seg_file_name"] == str(tmp_path / PNG)
+    assert (first["image_id"], first["height"], first["width"]) == (1, 64, 96)
+    # Road, road, car, car, person, car, sky, caravan; the eighth block is void.
+    found = {
+        segment["id"]: (segment["category_id"], segment["iscrowd"]) for segment in first["segments_info"]
+    }
+    assert found == {
+        1: (6, 0), 2: (6, 0), 3: (34, 0), 4: (34, 0), 5: (30, 1), 6: (34, 1), 7: (29, 0), 9: (35, 0),
+    }  # fmt: skip
+    mapper = DatasetMapper(augmentations=[], target=PanopticTargets(), image_pad=0)
+    targets = mapper(first, np.random.default_rng(0))["targets"]
+    assert targets["labels"].tolist() == [6, 6, 34, 34, 29, 35]  # without crowds
+    assert check_dataset("bdd10k_40_panoptic_val") == []
+
+
+def test_a_missing_image_of_a_converted_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bdd100k(tmp_path)
+    make_converted_bdd100k(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    image = tmp_path / f"bdd100k/images/10k/val/{NAME}.jpg"
+    image.unlink()
+    with pytest.raises(DatasetError, match=rf"missing file \(1\): {image}: no such image"):
+        _ = get_dataset("bdd10k_40_panoptic_val").samples
+    assert [str(issue) for issue in check_dataset("bdd10k_40_panoptic_val")] == [
+        f"{image}: no such image, but pan_seg_val_cocofmt.json lists it"
+    ]
+
+
+def test_what_another_program_made_is_replaced_only_by_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bdd100k(tmp_path)
+    downloaded = make_converted_bdd100k(tmp_path)
+    before = files(tmp_path)
+    assert PANOPTIC.run(tmp_path) == 0, "everything is there"
+    assert files(tmp_path) == before
+    (tmp_path / PNG).unlink()
+    before.pop(PNG)
+    for options in ((), ("--overwrite",)):
+        assert PANOPTIC.run(tmp_path, *options) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {downloaded}: not written by this command (a download?), so kept")
+        assert "--force" in error
+        assert error.count("\n") == 1
+        assert files(tmp_path) == before
+    assert PANOPTIC.run(tmp_path, "--force") == 0
+    assert files(tmp_path)[JSON] != before[JSON]
+    assert PANOPTIC.check(tmp_path) == 0
+    # What this command wrote, it replaces.
+    (tmp_path / PNG).unlink()
+    assert PANOPTIC.run(tmp_path) == 0
+    assert PANOPTIC.check(tmp_path) == 0
+
+
+def test_pngs_of_another_program_are_not_described_as_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bdd100k(tmp_path)
+    make_converted_bdd100k(tmp_path).unlink()
+    before = files(tmp_path)
+    assert PANOPTIC.run(tmp_path) == 1
+    assert f"{tmp_path / PNG}: not made of {tmp_path / BITMASK} by this command" in capsys.readouterr().err
+    assert files(tmp_path) == before
+    assert PANOPTIC.run(tmp_path, "--overwrite") == 0
+    assert PANOPTIC.check(tmp_path) == 0
 
 
 SEMANTIC = Case(name="bdd100k_semantic", make=(make_bdd100k,))

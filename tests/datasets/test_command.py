@@ -149,6 +149,20 @@ def test_wrong_use_ends_with_2(
     assert message in capsys.readouterr().err
 
 
+def test_only_the_preparation_that_has_an_option_offers_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("ade20k_full", "ade20k_panoptic"):
+        with pytest.raises(SystemExit):
+            prepare.main(name, ["--help"])
+        text = capsys.readouterr().out
+        assert ("--full-size" in text, "--exact-areas" in text) == (
+            name == "ade20k_full",
+            name == "ade20k_panoptic",
+        )
+    with pytest.raises(SystemExit):
+        prepare.main("ade20k_semantic", ["--full-size"])
+    assert "unrecognized arguments: --full-size" in capsys.readouterr().err
+
+
 def test_an_empty_raw_folder_is_an_error_of_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (root / "zoo/raw/val").iterdir():
         path.unlink()

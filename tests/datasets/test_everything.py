@@ -4,25 +4,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.raw_datasets import make_everything, prepare_everything
+from helpers.documents import DOCUMENTS, ROOT, SHELL, blocks, command_lines, own_program
+from helpers.raw_datasets import make_everything
 from helpers.scripts import script
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.cli import prepare
+from cmpf.cli import main, prepare
 from cmpf.config import get_cfg
 from cmpf.data import Dataset, dataset_names, get_dataset
+from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.validate import check_dataset
 from cmpf.data.preparation import PREPARATIONS
 from cmpf.factory import build_model
 from cmpf.formats.label_map import LabelReader
-from cmpf.shapeworld.writer import WorldSpec, write_dataset
+from cmpf.shapeworld import __main__ as shapeworld
 from cmpf.types import Sample
 from cmpf.weights import save as save_weights
 
@@ -48,13 +51,21 @@ SEMANTIC = {
         *("wool", None, "unknown object"),
         *("wood", "accordion", "aeroplane"),
     ),
-    "openvocab_pascal_ctx59_sem_seg_val": (None, None, None, "wood", None, "aeroplane"),
+    "openvocab_pascal_ctx59_sem_seg_val": (
+        "wall",
+        "wall",
+        "person",
+        None,
+        None,
+        "wood",
+    ),  # of PASCAL in Detail
     "openvocab_pascal21_sem_seg_val": (
         *("tv monitor", None, "dog"),
         *("background", "background", "aeroplane"),
     ),
     "openvocab_pascal20_sem_seg_val": ("tv monitor", None, "dog", None, None, "aeroplane"),
-    "openvocab_coco_stuff_164k_sem_seg": ("person", "car", "wood", "banner", None, "stop sign"),
+    "openvocab_ade20k_sem_seg_val": ("wall", "bed", "bed", "window", None, "sky", "flag", "sky", "wall"),
+    "openvocab_coco_2017_test_stuff_sem_seg": ("person", "car", "wood", "banner", None, "stop sign"),
 }
 FULL, MASKS = ("panoptic", "segm", "bbox", "sem_seg"), ("segm", "bbox")
 TASKS = {
@@ -88,14 +99,40 @@ TINY = (
 )
 
 
+DOCUMENT = "datasets/README.md"
+SIZES = {"--train": "1", "--val": "1", "--hard-val": "1"}  # of ShapeWorld, where the document has thousands
+
+
+def documented_commands() -> list[tuple[str, list[str]]]:
+    """(program, arguments) of every command of datasets/README.md, but for those that explain NAME."""
+    assert DOCUMENT in DOCUMENTS
+    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+    lines = [c for block in blocks(DOCUMENT, text) if block.language in SHELL for c in command_lines(block)]
+    return [own for line in lines if "NAME" not in line and (own := own_program(line))]
+
+
+def follow(program: str, arguments: list[str]) -> int:
+    """Exit code of one documented command; the raw trees have fewer images than the releases, which --check counts."""
+    if program == "-m cmpf.shapeworld":
+        values = [
+            SIZES.get(before, value) for before, value in zip(["", *arguments], arguments, strict=False)
+        ]
+        return shapeworld.main([*values, "--jobs", "1"])
+    assert (program, arguments[:2]) == ("cmpf", ["datasets", "prepare"])
+    return main([*arguments, "--jobs", "1", *(["--images", "0"] if "--check" in arguments else [])])
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of all prepared datasets."""
-    root = tmp_path_factory.mktemp("datasets")
-    make_everything(root)
-    prepare_everything(root)
-    write_dataset(root / "shapeworld", WorldSpec(train=1, val=1, hard_val=1), progress=False)
-    return root
+    """The root of all datasets, made from raw trees by the commands of datasets/README.md, in its order."""
+    folder = tmp_path_factory.mktemp("everything")
+    make_everything(folder / "datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DETECTRON2_DATASETS", raising=False)
+        failed = [command for command in documented_commands() if follow(*command) != 0]
+    assert failed == []
+    return folder / "datasets"
 
 
 @pytest.fixture
@@ -134,6 +171,24 @@ def panoptic_classes(sample: Sample) -> NDArray[np.integer]:
     return classes
 
 
+def test_the_document_has_a_command_for_every_preparation_and_a_heading_for_every_dataset() -> None:
+    prepared = {arguments[2] for program, arguments in documented_commands() if program == "cmpf"}
+    assert prepared == set(PREPARATIONS)
+    headings = re.findall(r"^## .*", (ROOT / DOCUMENT).read_text(encoding="utf-8"), flags=re.M)
+    named = {
+        name for heading in headings for words in re.findall(r"`([^`]+)`", heading) for name in spelt(words)
+    }
+    assert named == {spec.name for spec in SPECS if not spec.alias_of}
+
+
+def spelt(words: str) -> list[str]:
+    """a_{b,c} -> a_b, a_c."""
+    match = re.search(r"\{([^}]+)\}", words)
+    if match is None:
+        return [words]
+    return [name for part in match[1].split(",") for name in spelt(words.replace(match[0], part, 1))]
+
+
 @pytest.mark.parametrize("name", PREPARATIONS)
 def test_what_every_preparation_made_passes_its_own_check(name: str, root: Path) -> None:
     arguments = ["--root", str(root), "--check", "--images", "0", "--jobs", "1"]
@@ -167,6 +222,7 @@ def test_files_of_a_release_that_nothing_lists_are_found(folder: str, kind: str,
 def test_every_row_of_the_catalog_is_found_and_reads(name: str, root: Path) -> None:
     dataset = get_dataset(name)
     assert dataset.samples
+    assert dataset.spec.evaluators or "test" in name  # of LVIS' test images nobody has the ground truth
     for sample in dataset.samples_for(*dataset.spec.evaluators):
         assert Path(sample["file_name"]).is_file()
         if "sem_seg_file_name" in sample:
@@ -194,6 +250,8 @@ def test_label_maps_have_the_classes_of_the_release(name: str, root: Path) -> No
     [
         ("openvocab_coco_2017_val_panoptic_with_sem_seg", ["person", "person", "car"]),
         ("openvocab_ade20k_panoptic_val", ["bed", "bed", "window"]),
+        ("openvocab_coco_2017_val", ["person", "person", "car"]),
+        ("openvocab_ade20k_instance_val", ["bed", "bed", "window"]),
         ("openvocab_lvis_v1_val", ["person", "car", "aerosol can"]),
     ],
 )

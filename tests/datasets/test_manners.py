@@ -84,7 +84,7 @@ PANOPTIC = (
         name="bdd100k_panoptic",
         make=(make_bdd100k,),
         raw="bdd100k/labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png",
-        target="bdd100k/labels/pan_seg/coco_pano/val/7d06fefd-f7be05a6.png",
+        target="bdd100k/jsons/pan_seg/masks/val/7d06fefd-f7be05a6.png",
         made=("bdd100k/jsons/pan_seg_val_cocofmt.json",),
     ),
 )

@@ -18,8 +18,9 @@ from helpers.raw_datasets.pascal import (
 )
 from PIL import Image
 
-from cmpf.data import get_vocabulary
-from cmpf.data.preparation.pascal import CONTEXT_59
+from cmpf.data import get_dataset, get_vocabulary
+from cmpf.data.preparation import pascal_context
+from cmpf.data.preparation.pascal_context import CONTEXT_59, Context59, Context459
 
 VOC = Case(name="pascal_voc", make=(make_pascal_voc,))
 DEVKIT, FOLDER = "VOCdevkit/VOC2012", "pascal_voc_d2"
@@ -264,3 +265,61 @@ def test_a_missing_mat_is_named_and_the_rest_done(tmp_path: Path, capsys: pytest
     assert FULL.run(tmp_path) == 1
     assert f"{tmp_path / MAT}: no such file; unpack trainval.tar.gz again" in capsys.readouterr().err
     assert len(list((tmp_path / "pascal_ctx_d2/annotations_ctx459").rglob("*.tif"))) == 3
+
+
+def context_images(root: Path) -> list[str]:
+    images = root / "pascal_ctx_d2/images"
+    return sorted(str(path.relative_to(images)) for path in images.rglob("*.jpg"))
+
+
+def context_labels(root: Path, classes: int) -> list[str]:
+    labels = root / f"pascal_ctx_d2/annotations_ctx{classes}"
+    return sorted(str(path.relative_to(labels).with_suffix(".jpg")) for path in labels.rglob("*.*"))
+
+
+@pytest.mark.parametrize("order", [(59, 459), (459, 59)])
+@pytest.mark.parametrize("kept", [True, False])
+def test_both_preparations_make_the_images_of_the_59_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...], kept: bool
+) -> None:
+    make_pascal_context(tmp_path)
+    make_pascal_in_detail(tmp_path, left_out=("2008_000003",))  # listed for val, and with a *.mat
+    cases = {59: MATS, 459: FULL}
+    assert cases[order[0]].run(tmp_path) == 0
+    if not kept and order[0] == 59:
+        (tmp_path / JSON).unlink()
+    assert cases[order[1]].run(tmp_path) == 0
+    expected = ["training/2008_000008.jpg", "training/2008_000015.jpg", "validation/2008_000002.jpg"]
+    assert (
+        context_images(tmp_path) == context_labels(tmp_path, 59) == context_labels(tmp_path, 459) == expected
+    )
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for classes in order:
+        assert len(get_dataset(f"openvocab_pascal_ctx{classes}_sem_seg_val").samples) == 1
+        assert cases[classes].check(tmp_path) == 0
+
+
+def test_a_stopped_run_of_459_classes_goes_on_with_all_images(tmp_path: Path) -> None:
+    make_pascal_context(tmp_path)
+    assert FULL.run(tmp_path) == 0
+    for place in ("annotations_ctx459/validation/2008_000003.tif", "images/validation/2008_000003.jpg"):
+        (tmp_path / "pascal_ctx_d2" / place).unlink()
+    assert FULL.run(tmp_path) == 0
+    assert "validation/2008_000003.jpg" in context_labels(tmp_path, 459)
+
+
+def test_the_numbers_of_images_are_those_of_published_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Context59.images == Context459.images == {"train": 4_996, "val": 5_104}
+    MATS.write(tmp_path)
+    assert MATS.run(tmp_path) == 0
+    # All images that have a *.mat are two more in train and one more in val: as good, and said.
+    monkeypatch.setattr(pascal_context, "MAT_IMAGES", {"train": 2, "val": 2})
+    monkeypatch.setattr(Context59, "images", {"train": 2, "val": 1})
+    assert MATS.run(tmp_path, "--check") == 0
+    expected = "2 images have labels; published results are on 1 of them, those of trainval_merged.json"
+    assert expected in capsys.readouterr().out
+    monkeypatch.setattr(pascal_context, "MAT_IMAGES", {"train": 2, "val": 3})
+    assert MATS.run(tmp_path, "--check") == 1
+    assert "2 images found, 1 expected" in capsys.readouterr().out

@@ -203,6 +203,10 @@ BENCHMARKS = {
     "openvocab_pascal20_sem_seg_val": SEMANTIC_NUMBERS,
     "openvocab_lvis_v1_val": ["segm/AP", "bbox/AP"],
     "openvocab_coco_stuff_164k_sem_seg": SEMANTIC_NUMBERS,
+    "openvocab_coco_2017_test_stuff_sem_seg": SEMANTIC_NUMBERS,
+    "openvocab_ade20k_sem_seg_val": SEMANTIC_NUMBERS,
+    "openvocab_ade20k_instance_val": ["segm/AP", "bbox/AP"],
+    "openvocab_coco_2017_val": ["segm/AP", "bbox/AP"],
 }
 
 
@@ -235,6 +239,13 @@ def test_lvis_has_means_over_frequencies_from_its_file(trees: Path) -> None:
     defined = [results["segm"][f"AP{letter}"] for letter in "rcf" if results["segm"][f"AP{letter}"] >= 0]
     assert defined == pytest.approx([100] * len(defined))
     assert defined
+
+
+def test_images_without_ground_truth_are_not_evaluated(trees: Path) -> None:
+    dataset = get_dataset("openvocab_lvis_v1_test_dev")
+    expected = "openvocab_lvis_v1_test_dev: nothing to evaluate. It offers no ground truth, which only a test server has"
+    with pytest.raises(ConfigError, match=expected):
+        build_evaluators(tiny_config(overrides=ALL), TRAINED_ON, dataset)
 
 
 def test_tasks_that_are_off_leave_their_half_of_cityscapes_out(trees: Path) -> None:

@@ -206,7 +206,7 @@ def _bdd(root: Path, size: tuple[int, int]) -> None:
         ],
         size=size,
         annotations="jsons/pan_seg_val_cocofmt.json",
-        pngs="labels/pan_seg/coco_pano/val",
+        pngs="jsons/pan_seg/masks/val",
         classes=((35, 34), (1, 0)),
     )
     for s in stems:
@@ -269,6 +269,19 @@ def _lvis(root: Path, split: str) -> None:
     _write_json(root / "lvis" / f"lvis_v1_{split}.json", content)
 
 
+def _lvis_test(root: Path, part: str, number: int, size: tuple[int, int]) -> None:
+    """Lists images alone; test-dev and test-challenge share COCO's folder of test images."""
+    images = []
+    for identity in (number, number + 1):
+        path = root / "coco" / "test2017" / f"{identity:012d}.jpg"
+        _write_image(path, size)
+        url = f"http://images.cocodataset.org/test2017/{path.name}"
+        images.append({"id": identity, "coco_url": url, "height": size[0], "width": size[1]})
+    categories = [{"id": i, "name": f"c{i}"} for i in range(1, 1204)]
+    content = {"info": {}, "licenses": [], "images": images, "categories": categories}
+    _write_json(root / "lvis" / f"lvis_v1_image_info_test_{part}.json", content)
+
+
 def write_prepared_trees(root: Path, *, size: tuple[int, int] = SIZE) -> Path:
     """Writes all datasets of the table but ShapeWorld below a root, two images each, and returns the root.
 
@@ -281,4 +294,6 @@ def write_prepared_trees(root: Path, *, size: tuple[int, int] = SIZE) -> Path:
     _bdd(root, size)
     for split in SPLITS:
         _lvis(root, split)
+    for part, number in (("dev", 16), ("challenge", 63)):
+        _lvis_test(root, part, number, size)
     return root

@@ -7,50 +7,45 @@ the classes; a missing one is found out when the vocabulary is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.readers import FileNames, read_coco_panoptic, read_lvis, read_semantic
+from cmpf.data.datasets.builtin_semantic import (
+    BDD_SEMANTIC,
+    STUFF_TEST,
+    STUFF_TRAIN,
+    ade20k_full,
+    ade20k_semantic,
+    context,
+    voc,
+)
+from cmpf.data.datasets.facts import (
+    ADE20K_THINGS,
+    BYTE_IGNORE,
+    CITYSCAPES_IDS,
+    COCO_IDS,
+    COCO_THINGS,
+    SPLITS,
+    STREET_SIZE,
+    USUAL_SIZE,
+    WORD_IGNORE,
+    in_order,
+    scripts,
+    things_of,
+    words,
+)
+from cmpf.data.datasets.readers import (
+    FileNames,
+    read_coco_instances,
+    read_coco_panoptic,
+    read_lvis,
+)
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
-
-VOCABULARIES = Path(__file__).resolve().parents[2] / "assets" / "vocabularies"
-BYTE_IGNORE, WORD_IGNORE = 255, 65535
-USUAL_SIZE, STREET_SIZE = (800, 1333), (1024, 2560)  # (shorter side, longest longer side) in testing
-SPLITS = {"train": "training", "val": "validation"}
-
-# COCO's category ids have gaps: 80 of 1..90, and 53 kinds of stuff.
-_COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-_COCO_STUFF = (
-    *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149),
-    *(151, 154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181),
-    *range(184, 201),
-)
-COCO_IDS = (*(identity for identity in range(1, 91) if identity not in _COCO_GAPS), *_COCO_STUFF)
-CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)  # label ids of train ids 0..18
-
-
-def in_order(ids: Iterable[int]) -> dict[int, int]:
-    """Category id -> its place in `ids`, which is the class index."""
-    return {identity: index for index, identity in enumerate(ids)}
-
-
-@cache
-def _from_file(name: str) -> Vocabulary:
-    return Vocabulary.from_file(VOCABULARIES / f"{name}.txt")
-
-
-def words(name: str) -> Callable[[], Vocabulary]:
-    """Reads a vocabulary file of the package when called, and only once."""
-    return partial(_from_file, name)
-
-
-def scripts(*names: str) -> str:
-    """Command that runs preparations one after the other."""
-    return " && ".join(f"cmpf datasets prepare {name}" for name in names)
 
 
 def _panoptic(
@@ -118,6 +113,7 @@ def _ade20k(split: str) -> DatasetSpec:
         },
         vocabulary=words("ade20k_150"),
         command=scripts("ade20k_semantic", "ade20k_panoptic", "ade20k_instances"),
+        hidden_stuff=True,
         class_of_id=in_order(range(150)),  # the files' own names have changed over time, their ids have not
     )
 
@@ -167,11 +163,17 @@ def _mapillary(split: str) -> DatasetSpec:
     )
 
 
+def _with_ending(name: str, *, ending: str) -> str:
+    return str(Path(name).with_suffix(ending))
+
+
 _BDD_PANOPTIC = _panoptic(
     "bdd10k_40_panoptic_val",
     folder="bdd100k",
     images="images/10k/val",
-    truth=("jsons/pan_seg_val_cocofmt.json", "labels/pan_seg/coco_pano/val"),
+    truth=("jsons/pan_seg_val_cocofmt.json", "jsons/pan_seg/masks/val"),
+    # BDD100K's own converter names the PNG in `images`, too, and leaves sizes out.
+    reader=partial(read_coco_panoptic, names=FileNames(image_of_png=partial(_with_ending, ending=".jpg"))),
     vocabulary=words("bdd100k_40"),
     command=scripts("bdd100k_panoptic"),
     evaluators=("panoptic",),
@@ -179,79 +181,64 @@ _BDD_PANOPTIC = _panoptic(
 )
 
 
-def _lvis(split: str) -> DatasetSpec:
-    return DatasetSpec(
-        name=f"openvocab_lvis_v1_{split}",
-        kind="instance",
-        folder="",  # images lie in coco/train2017 and coco/val2017, annotations in lvis/
-        images="coco",
-        truth={"annotations": f"lvis/lvis_v1_{split}.json"},
-        reader=read_lvis,
-        vocabulary=words("lvis_v1_1203"),
-        command=scripts("lvis"),
-        evaluators=("lvis",),
-        class_of_id=in_order(range(1, 1204)),
-        test_size=USUAL_SIZE,
-    )
+def _instances(name: str, *, annotations: str, **options: Any) -> DatasetSpec:
+    """A dataset of objects alone; COCO's evaluator, unless told otherwise. `options` of DatasetSpec."""
+    usual = {"reader": read_coco_instances, "evaluators": ("instance",), "test_size": USUAL_SIZE}
+    return DatasetSpec(name=name, kind="instance", truth={"annotations": annotations}, **{**usual, **options})
 
 
-def _semantic(name: str, *, labels: str, vocabulary: str, script: str, **options: Any) -> DatasetSpec:
-    """A dataset with class indices in label maps; `options` of DatasetSpec."""
-    return DatasetSpec(
-        name=name,
-        kind="semantic",
-        truth={"labels": labels},
-        reader=read_semantic,
-        vocabulary=words(vocabulary),
-        command=scripts(script),
-        evaluators=("semantic",),
-        **{"ignore_label": BYTE_IGNORE, "test_size": USUAL_SIZE, **options},
-    )
-
-
-def _ade20k_full(split: str) -> DatasetSpec:
-    return _semantic(
-        f"openvocab_ade20k_full_sem_seg_{split}",
-        folder="ADE20K_2021_17_01",
-        images=f"images_detectron2/{SPLITS[split]}",
-        labels=f"annotations_detectron2/{SPLITS[split]}",
-        vocabulary="ade20k_847",
-        script="ade20k_full",
-        ignore_label=WORD_IGNORE,
-    )
-
-
-def _context(classes: int, split: str, *, ignore_label: int) -> DatasetSpec:
-    return _semantic(
-        f"openvocab_pascal_ctx{classes}_sem_seg_{split}",
-        folder="pascal_ctx_d2",
-        images=f"images/{SPLITS[split]}",
-        labels=f"annotations_ctx{classes}/{SPLITS[split]}",
-        vocabulary=f"pascal_context_{classes}",
-        script=f"pascal_context_{classes}",
-        ignore_label=ignore_label,
-    )
-
-
-def _voc(classes: int, split: str) -> DatasetSpec:
-    return _semantic(
-        f"openvocab_pascal{classes}_sem_seg_{split}",
-        folder="pascal_voc_d2",
-        images=f"images/{SPLITS[split]}",
-        labels=f"annotations_pascal{classes}/{SPLITS[split]}",
-        vocabulary=f"pascal_voc_{classes}",
-        script="pascal_voc",
-    )
-
-
-def _coco_stuff(name: str, split: str) -> DatasetSpec:
-    return _semantic(
-        name,
+def _coco_instances(split: str) -> DatasetSpec:
+    return _instances(
+        f"openvocab_coco_2017_{split}",
         folder="coco",
         images=f"{split}2017",
-        labels=f"stuffthingmaps_detectron2/{split}2017",
-        vocabulary="coco_stuff_171",
-        script="coco_stuff",
+        annotations=f"annotations/instances_{split}2017.json",
+        vocabulary=things_of("coco_panoptic"),
+        command=f"{scripts('coco_semantic --check')} (images and annotations are a download, see datasets/README.md)",
+        class_of_id=in_order(COCO_THINGS),
+    )
+
+
+def _ade20k_instances(split: str) -> DatasetSpec:
+    return _instances(
+        f"openvocab_ade20k_instance_{split}",
+        folder="ADEChallengeData2016",
+        images=f"images/{SPLITS[split]}",
+        annotations=f"ade20k_instance_{split}.json",
+        vocabulary=things_of("ade20k_150"),
+        command=scripts("ade20k_instances"),
+        class_of_id=in_order(ADE20K_THINGS),
+    )
+
+
+# Images lie in coco/{train,val,test}2017, annotations in lvis/.
+_lvis_objects = partial(
+    _instances,
+    folder="",
+    images="coco",
+    vocabulary=words("lvis_v1_1203"),
+    class_of_id=in_order(range(1, 1204)),
+)
+
+
+def _lvis(split: str) -> DatasetSpec:
+    return _lvis_objects(
+        f"openvocab_lvis_v1_{split}",
+        annotations=f"lvis/lvis_v1_{split}.json",
+        reader=read_lvis,
+        command=scripts("lvis"),
+        evaluators=("lvis",),
+    )
+
+
+def _lvis_test(part: str) -> DatasetSpec:
+    """Images whose ground truth only the server of the challenge has."""
+    return _lvis_objects(
+        f"openvocab_lvis_v1_test_{part}",
+        annotations=f"lvis/lvis_v1_image_info_test_{part}.json",
+        reader=partial(read_lvis, annotated=False),
+        command=f"{scripts('lvis')} (which verifies train and val; test is a download, see datasets/README.md)",
+        evaluators=(),
     )
 
 
@@ -259,33 +246,35 @@ def _both(make: Callable[..., DatasetSpec]) -> tuple[DatasetSpec, DatasetSpec]:
     return make(split="train"), make(split="val")
 
 
-_BDD_SEMANTIC = _semantic(
-    "bdd10k_val_sem_seg",
-    folder="bdd100k",
-    images="images/10k/val",
-    labels="labels/sem_seg/masks/val",
-    vocabulary="bdd100k_19",
-    script="bdd100k_semantic",
-)
-_STUFF = "openvocab_coco_stuff_164k_sem_seg"
+# Names of earlier versions -> the spec that they mean.
+_ALIASES = {
+    "openvocab_coco_stuff_164k_sem_seg": STUFF_TEST,
+    "openvocab_coco_stuff_164k_sem_seg_train": STUFF_TRAIN,
+    "openvocab_coco_stuff_164k_sem_seg_val": STUFF_TEST,
+}
 
 SPECS: tuple[DatasetSpec, ...] = (
     *_both(_coco),
+    *_both(_coco_instances),
     _shapes("train", seen_only=True),
     _shapes("val"),
     _shapes("hard_val"),
     *_both(_ade20k),
-    *_both(_ade20k_full),
+    *_both(ade20k_semantic),
+    *_both(_ade20k_instances),
+    *_both(ade20k_full),
     *_both(_cityscapes),
     *_both(_mapillary),
-    _BDD_SEMANTIC,
+    BDD_SEMANTIC,
     _BDD_PANOPTIC,
-    *_both(partial(_context, 459, ignore_label=WORD_IGNORE)),
-    *_both(partial(_context, 59, ignore_label=BYTE_IGNORE)),
-    *_both(partial(_voc, 21)),
-    *_both(partial(_voc, 20)),
+    *_both(partial(context, 459, ignore_label=WORD_IGNORE)),
+    *_both(partial(context, 59, ignore_label=BYTE_IGNORE)),
+    *_both(partial(voc, 21)),
+    *_both(partial(voc, 20)),
     *_both(_lvis),
-    _coco_stuff(_STUFF, "val"),  # the name without a split means the test images
-    _coco_stuff(f"{_STUFF}_train", "train"),
-    _coco_stuff(f"{_STUFF}_val", "val"),
+    _lvis_test("dev"),
+    _lvis_test("challenge"),
+    STUFF_TRAIN,
+    STUFF_TEST,
+    *(replace(spec, name=alias, alias_of=spec.name) for alias, spec in _ALIASES.items()),
 )

@@ -64,6 +64,7 @@ class Issues:
 
     def __init__(self) -> None:
         self.found: list[Issue] = []
+        self.notes: dict[str, None] = {}  # what is worth saying and no issue, each once, in order
         self._absent: set[Path] = set()
 
     def add(self, kind: IssueKind, file: Path, message: str) -> None:
@@ -75,6 +76,11 @@ class Issues:
         """Those that were found elsewhere, such as in another process."""
         for issue in issues:
             self.add(issue.kind, issue.file, issue.message)
+
+    def merge(self, other: Issues) -> None:
+        """All that another one has collected, such as in another process."""
+        self.add_all(other.found)
+        self.notes.update(other.notes)
 
     def add_doubles(self, file: Path, what: str, values: Iterable[Hashable]) -> None:
         """One for each value that comes more than once; `what` names it, as in "image id {}"."""
@@ -120,15 +126,20 @@ def named(values: Iterable[object]) -> str:
     return ", ".join(listed[:_NAMED_VALUES]) + (f" and {more} more" if more > 0 else "")
 
 
-def issues_text(name: str, issues: Sequence[Issue], *, everything: bool = False) -> str:
+def issues_text(
+    name: str, issues: Sequence[Issue], *, notes: Sequence[str] = (), everything: bool = False
+) -> str:
     """Issues by kind, with what to do about each kind.
 
     Args:
         name: of the dataset, or the part of it that was looked at.
+        notes: what is worth saying and no issue, one line each.
         everything: name all; else the first twenty of each kind.
     """
     if not issues:
-        return f"{name}: every file was opened, nothing is wrong"
+        return "\n".join(
+            [f"{name}: every file was opened, nothing is wrong", *(f"  {note}" for note in notes)]
+        )
     parts = [f"{name}: {len(issues):,} issue{'s' if len(issues) > 1 else ''}"]
     for kind, same in by_kind(issues).items():
         shown = same if everything else same[:_NAMED_ISSUES]
@@ -136,7 +147,7 @@ def issues_text(name: str, issues: Sequence[Issue], *, everything: bool = False)
         parts += [f"  {issue}" for issue in shown]
         if len(shown) < len(same):
             parts.append(f"  and {len(same) - len(shown):,} more; --all names them")
-    return "\n".join(parts)
+    return "\n".join([*parts, *notes])
 
 
 def issues_json(issues: Sequence[Issue]) -> str:

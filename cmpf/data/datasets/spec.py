@@ -51,12 +51,15 @@ class DatasetSpec:
     vocabulary: makes the classes; reads no file of the dataset.
     command: makes the dataset; {folder} stands for its folder.
     evaluators: kinds of evaluation, of "panoptic", "instance", "semantic", "lvis" and "cityscapes" (official
-        scripts, mIoU and AP).
+        scripts, mIoU and AP); none where nobody but a server has the ground truth.
     class_of_id: category id in the JSON files, or value in the label maps of a semantic dataset -> class
         index; None = by name, or equal.
     ignore_label: value of unlabeled pixels in semantic label maps.
     test_size: (shorter side, longest longer side) in testing; None = 800 and 1333. INPUT.MIN_SIZE_TEST goes before it.
     marker: a file that says that the dataset is whole; "" = none.
+    hidden_stuff: areas of stuff in the JSON file may be those before things were pasted over it, as the published
+        files of ADE20K have them.
+    alias_of: the name of the spec that this one repeats under an earlier name; "" = it is no alias.
     """
 
     name: str
@@ -72,6 +75,8 @@ class DatasetSpec:
     ignore_label: int = 255
     test_size: tuple[int, int] | None = None
     marker: str = ""
+    hidden_stuff: bool = False
+    alias_of: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:

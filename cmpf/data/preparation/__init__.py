@@ -45,8 +45,8 @@ PREPARATIONS: Mapping[str, tuple[str, str]] = {
     "ade20k_full": ("ade20k_full", "Full"),
     "cityscapes": ("cityscapes", "Cityscapes"),
     "pascal_voc": ("pascal", "Voc"),
-    "pascal_context_459": ("pascal", "Context459"),
-    "pascal_context_59": ("pascal", "Context59"),
+    "pascal_context_459": ("pascal_context", "Context459"),
+    "pascal_context_59": ("pascal_context", "Context59"),
     "bdd100k_panoptic": ("bdd100k", "Panoptic"),
     "bdd100k_semantic": ("bdd100k", "Semantic"),
     "mapillary_vistas": ("mapillary_vistas", "MapillaryVistas"),
@@ -54,8 +54,10 @@ PREPARATIONS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def get_preparation(name: str) -> Preparation:
+def get_preparation(name: str, **options: bool) -> Preparation:
     """
+    Args:
+        options: of the preparation's class, such as full_size of ade20k_full.
     Raises:
         DatasetError: unknown name; lists all.
     """
@@ -64,5 +66,5 @@ def get_preparation(name: str) -> Preparation:
         hint = f"did you mean {near[0]}? " if near else ""
         raise DatasetError(f"{name}: not known; {hint}can be prepared: {', '.join(PREPARATIONS)}")
     module, kind = PREPARATIONS[name]
-    preparation: Preparation = getattr(import_module(f"{__name__}.{module}"), kind)()
+    preparation: Preparation = getattr(import_module(f"{__name__}.{module}"), kind)(**options)
     return preparation

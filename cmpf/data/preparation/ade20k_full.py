@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import lookup_table, place, read_channels, stems
 from cmpf.data.preparation.spec import Item, Preparation, Step
+from cmpf.errors import DatasetError
+from cmpf.formats.image import RGB, read_image, write_image
 from cmpf.formats.label_map import write_labels
 
 FOLDER = "ADE20K_2021_17_01"
 FOLDER_OF = {"train": "training", "val": "validation"}
 IGNORE = 65535
+SHORT_SIDE = 512  # of the images of published results; longer ones are shrunk
+JPEG_QUALITY = 95
 OBJECTS = 255 // 10 * 256 + 256  # R and G are bytes
 INDEX_FILE = Path(__file__).resolve().parents[2] / "assets" / "ade20k_full_index.txt"
 
@@ -28,12 +33,20 @@ class Full(Preparation):
 
     Raw: the release ADE20K_2021_17_01 of groups.csail.mit.edu/vision/datasets/ADE20K, images/ADE/{training,validation}/
     PLACE/SCENE/ADE_*.jpg with *_seg.png beside them. The object of a pixel is R / 10 * 256 + G (whole-number division).
-    The label is the train id of that object, 65535 for all other objects.
+    The label is the train id of that object, 65535 for all other objects. Images whose shorter side is above 512 are
+    made that small, as in published results (image bilinear, saved as JPEG, label nearest); --full-size keeps them.
     """
 
     title = "ADE20K full (A-847)"
     download = "https://groups.csail.mit.edu/vision/datasets/ADE20K (registration)"
     images: ClassVar[Mapping[str, int]] = {"train": 25_574, "val": 2_000}
+
+    def __init__(self, *, full_size: bool = False) -> None:
+        """
+        Args:
+            full_size: images and label maps as large as in the release.
+        """
+        self.full_size = full_size
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """The released tree."""
@@ -51,7 +64,8 @@ class Full(Preparation):
             )
             for stem, path in stems(self.raw(root, split)[0], "_seg.png", recursive=True).items()
         ]
-        return [Step(title=f"labels of {split}", items=items, convert=number_objects)]
+        convert = number_objects if self.full_size else number_and_shrink
+        return [Step(title=f"labels of {split}", items=items, convert=convert)]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
         """The dataset."""
@@ -67,8 +81,56 @@ def objects() -> tuple[int, ...]:
 
 def number_objects(item: Item) -> None:
     """Objects -> train ids; the image is linked, or copied to another disk."""
+    write_labels(item.target, _train_ids(item.source))
+    place(item.sources[1], item.targets[1])
+
+
+def number_and_shrink(item: Item) -> None:
+    """Objects -> train ids; the image is linked, or copied to another disk. Both are shrunk if they are large.
+
+    Raises:
+        DatasetError: image and objects are of different sizes.
+    """
+    labels = _train_ids(item.source)
+    height, width = labels.shape
+    if min(height, width) <= SHORT_SIDE:
+        write_labels(item.target, labels)
+        place(item.sources[1], item.targets[1])
+        return
+    size = shrunk_size(height, width)
+    image = read_image(item.sources[1])
+    if image.shape[:2] != labels.shape:
+        raise DatasetError(
+            f"{item.sources[1]}: of size {image.shape[:2]}, objects of size {labels.shape}; unpack the release again"
+        )
+    # As published: every pixel is drawn from the four around its center, or from the one at its upper left corner.
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, labels.shape, strict=True))
+    write_labels(item.target, labels[rows[:, None], columns])
+    write_image(item.targets[1], resize_between_pixels(image, size), quality=JPEG_QUALITY)
+
+
+def shrunk_size(height: int, width: int) -> tuple[int, int]:
+    """(H, W) with the shorter side at 512."""
+    scale = SHORT_SIDE / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def resize_between_pixels(image: RGB, size: tuple[int, int]) -> RGB:
+    """(H, W, 3) resized to (H', W') = `size`, bilinear between four pixels whatever the scale, so not antialiased."""
+    values = image.astype(np.float32)
+    for axis, (old, new) in enumerate(zip(image.shape[:2], size, strict=True)):
+        centers = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+        below = np.floor(centers).astype(np.int64)
+        above = np.minimum(below + 1, old - 1)
+        share = (centers - below).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        values = values.take(below, axis) * (1 - share) + values.take(above, axis) * share
+    return np.rint(values).astype(np.uint8)
+
+
+def _train_ids(path: Path) -> NDArray[np.uint16]:
+    """(H, W) train ids of the objects in a *_seg.png."""
     train_ids = {index: label for label, index in enumerate(objects())}
     table = lookup_table(train_ids, default=IGNORE, size=OBJECTS, dtype=np.uint16)
-    values = read_channels(item.source, 3)
-    write_labels(item.target, table[values[..., 0] // 10 * 256 + values[..., 1]])
-    place(item.sources[1], item.targets[1])
+    values = read_channels(path, 3)
+    labels: NDArray[np.uint16] = table[values[..., 0] // 10 * 256 + values[..., 1]]
+    return labels

@@ -58,9 +58,7 @@ class Panoptic(Preparation):
         return [
             Step(
                 title=f"panoptic PNGs of {split}",
-                items=folder_items(
-                    _bitmasks(root, split), folder / "labels" / "pan_seg" / "coco_pano" / split
-                ),
+                items=folder_items(_bitmasks(root, split), folder / "jsons" / "pan_seg" / "masks" / split),
                 convert=number_segments,
                 describe=describe_segments,
                 assemble=panoptic_file,
@@ -139,9 +137,13 @@ def read_bitmask(path: Path) -> Bitmask:
 
 def number_segments(item: Item) -> None:
     """Category and number -> segment id."""
-    bitmask = read_bitmask(item.source)
+    write_panoptic_ids(item.target, segment_ids(read_bitmask(item.source)))
+
+
+def segment_ids(bitmask: Bitmask) -> NDArray[np.int64]:
+    """(H, W) category + 256 number of the object, which is 0 for stuff; 0 where nothing is annotated."""
     number = np.where(bitmask.category > LAST_STUFF, bitmask.number, 0)
-    write_panoptic_ids(item.target, np.where(bitmask.category > 0, bitmask.category + NUMBERS * number, 0))
+    return np.where(bitmask.category > 0, bitmask.category + NUMBERS * number, 0)
 
 
 def number_classes(item: Item) -> None:
@@ -150,8 +152,18 @@ def number_classes(item: Item) -> None:
 
 
 def describe_segments(item: Item) -> dict[str, Any]:
-    """Image and segments of the PNG; a crowd is what the bitmask marks in all its pixels."""
-    ids, crowd = read_panoptic_ids(item.target), read_bitmask(item.source).crowd
+    """Image and segments of the PNG; a crowd is what the bitmask marks in all its pixels.
+
+    Raises:
+        DatasetError: the PNG is of another program, which numbers segments in another way.
+    """
+    bitmask = read_bitmask(item.source)
+    ids, crowd = read_panoptic_ids(item.target), bitmask.crowd
+    if not np.array_equal(ids, segment_ids(bitmask)):
+        raise DatasetError(
+            f"{item.target}: not made of {item.source} by this command; make it again with --overwrite, or keep it "
+            "with the JSON file that belongs to it"
+        )
     crowds = set(np.unique(ids[crowd]).tolist()) - set(np.unique(ids[~crowd]).tolist())
     segments = segments_info(ids, lambda value: value % NUMBERS)
     return {

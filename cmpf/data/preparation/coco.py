@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.readers import read_semantic
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import folder_items, lookup_table, read_bytes
 from cmpf.data.preparation.spec import (
@@ -101,8 +103,9 @@ class CocoStuff(Preparation):
         return [Step(title=f"labels of {split}", items=items, convert=close_gaps)]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
-        """The dataset."""
-        return [get_spec(f"openvocab_coco_stuff_164k_sem_seg_{split}")]
+        """The dataset; here every image has a label map."""
+        name = f"openvocab_coco_2017_{'test' if split == 'val' else split}_stuff_sem_seg"
+        return [replace(get_spec(name), reader=read_semantic)]
 
 
 class Lvis(Preparation):

@@ -3,16 +3,41 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from cmpf.common.processes import Result, map_items
 from cmpf.data.preparation.files import present, sweep_unfinished
 from cmpf.data.preparation.spec import Item, Step
+from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import write_json
 from cmpf.formats.image import DAMAGED
 
+# First in every JSON file that is made here, so that files of other programs are told by their first bytes.
+_INFO = {"description": "made by cmpf datasets prepare"}
 _LEFTOVER_SECONDS = 3600  # unfinished files older than that belong to no run under way
+
+
+def check_replaceable(steps: Sequence[Step], *, overwrite: bool) -> None:
+    """Makes sure that no JSON file of another program would be replaced: with its PNGs it may be a download.
+
+    Args:
+        overwrite: see `make`.
+    Raises:
+        DatasetError: names the files.
+    """
+    found = [
+        step.json
+        for step in steps
+        if step.json is not None and _is_foreign(step.json) and (overwrite or _unmade(step, overwrite=False))
+    ]
+    if found:
+        raise DatasetError(
+            f"{', '.join(map(str, found))}: not written by this command (a download?), so kept, and nothing was made; "
+            "verify it with --check, or replace it and its PNGs with --force"
+        )
 
 
 def make(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
@@ -20,7 +45,7 @@ def make(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
 
     Args:
         jobs: processes.
-        overwrite: make again what is there.
+        overwrite: make again what is there; see check_replaceable.
     Raises:
         DatasetError: the disk is full, or what was made does not fit together.
     """
@@ -49,9 +74,18 @@ def _write_json(step: Step, *, jobs: int) -> list[str]:
     results = map_items(step.describe, step.items, jobs=jobs, title=step.json.name, damaged=DAMAGED)
     issues = _errors(step.items, results)
     if not issues:
-        write_json(step.json, step.assemble([result.value for result in results]))
+        write_json(step.json, {"info": _INFO, **step.assemble([result.value for result in results])})
         print(f"{step.json}: written, {len(results):,} images")
     return issues
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a JSON file is there that `make` has not written."""
+    if not path.is_file():
+        return False
+    mark = json.dumps({"info": _INFO}).removesuffix("}").encode()
+    with path.open("rb") as opened:
+        return opened.read(len(mark)) != mark
 
 
 def _unmade(step: Step, *, overwrite: bool) -> list[Item]:

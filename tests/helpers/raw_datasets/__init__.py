@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from helpers.raw_datasets.ade20k import make_ade20k, make_ade20k_full
 from helpers.raw_datasets.bdd100k import make_bdd100k
 from helpers.raw_datasets.cityscapes import make_cityscapes
-from helpers.raw_datasets.coco import make_coco, make_coco_stuff, make_lvis
+from helpers.raw_datasets.coco import make_coco, make_coco_stuff, make_lvis, make_lvis_test
 from helpers.raw_datasets.mapillary_vistas import make_mapillary_vistas
-from helpers.raw_datasets.pascal import make_pascal_context, make_pascal_voc
-
-from cmpf.cli import prepare
-from cmpf.data.preparation import PREPARATIONS, get_preparation
+from helpers.raw_datasets.pascal import NAMES, make_pascal_context, make_pascal_in_detail, make_pascal_voc
 
 MAKERS = (
     make_coco,
     make_coco_stuff,
     make_lvis,
+    make_lvis_test,
     make_ade20k,
     make_ade20k_full,
     make_cityscapes,
@@ -26,6 +25,8 @@ MAKERS = (
     make_bdd100k,
     make_pascal_voc,
     make_pascal_context,
+    # Both annotations of PASCAL Context are there, and the lists have one image that the JSON file has not.
+    partial(make_pascal_in_detail, left_out=NAMES["val"][1:]),
 )
 
 
@@ -33,15 +34,3 @@ def make_everything(root: Path) -> None:
     """Every raw dataset under one root."""
     for make in MAKERS:
         make(root)
-
-
-def prepare_everything(root: Path, *, split: str = "all") -> None:
-    """Runs every preparation on what make_everything wrote.
-
-    Raises:
-        RuntimeError: one failed.
-    """
-    for name in PREPARATIONS:
-        chosen = split if split in get_preparation(name).images else "all"
-        if prepare.main(name, ["--root", str(root), "--jobs", "1", "--split", chosen]) != 0:
-            raise RuntimeError(f"{name} failed")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from helpers.raw_datasets.common import blocks, photo, write_json, write_png
+from helpers.raw_datasets.common import blocks, photo, segment, write_id_png, write_json, write_png
 
 NAMES = {
     "train": ("0004a4c0-d4dff0ad", "00054602-3bf57337"),
@@ -26,6 +26,30 @@ OBJECTS = (
     (0, 0, 0, 255),
     (36, 0, 8, 255),
 )
+
+
+def make_converted_bdd100k(root: Path) -> Path:
+    """Panoptic PNGs and JSON of val as BDD100K's own converter leaves them; returns the JSON file.
+
+    Images have the numbers 1..N, the names of the PNGs, and no sizes; ids count the objects of an image.
+    """
+    jsons = root / "bdd100k" / "jsons"
+    ids = blocks(range(1, len(OBJECTS) + 1))
+    category = blocks([entry[0] for entry in OBJECTS])
+    images, annotations = [], []
+    for number, name in enumerate(NAMES["val"], start=1):
+        write_id_png(jsons / "pan_seg" / "masks" / "val" / f"{name}.png", np.where(category > 0, ids, 0))
+        images.append({"id": number, "file_name": f"{name}.png"})
+        segments = [
+            segment(ids, place, entry[0], int(entry[1] & (CROWD | IGNORED) > 0))
+            for place, entry in enumerate(OBJECTS, start=1)
+            if entry[0]
+        ]
+        annotations.append({"image_id": number, "file_name": f"{name}.png", "segments_info": segments})
+    categories = [{"id": i, "name": f"category {i}", "isthing": int(i > 30)} for i in range(1, 41)]
+    content = {"type": "instances", "images": images, "annotations": annotations, "categories": categories}
+    write_json(jsons / "pan_seg_val_cocofmt.json", content)
+    return jsons / "pan_seg_val_cocofmt.json"
 
 
 def make_bdd100k(root: Path, *, bitmasks: bool = True, masks: bool = True) -> None:

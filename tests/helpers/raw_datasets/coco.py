@@ -63,6 +63,7 @@ SEGMENTS = (
     (0, 0, 0),
     (200, 16711935, 0),
 )
+LVIS_TEST = {"dev": (16, 19), "challenge": (63, 69)}  # images of test2017
 STUFF_VALUES = (0, 2, 181, 91, 255, 12)  # person, car, wood, banner, unlabeled, stop sign: id less one
 
 
@@ -105,6 +106,23 @@ def make_lvis(root: Path) -> None:
             "categories": [_lvis_category(i, n) for i, n in enumerate(released("lvis"), start=1)],
         }
         write_json(root / "lvis" / f"lvis_v1_{split}.json", content)
+
+
+def make_lvis_test(root: Path) -> None:
+    """The lists of LVIS' test images, and COCO's test images."""
+    for part, numbers in LVIS_TEST.items():
+        for number in numbers:
+            photo(root / "coco" / "test2017" / f"{name(number)}.jpg", seed=number)
+        content = {
+            "info": {"version": "1.0"},
+            "licenses": [],
+            "images": [
+                {key: value for key, value in _image("test2017", n).items() if key != "file_name"}
+                for n in numbers
+            ],
+            "categories": [_lvis_category(i, n) for i, n in enumerate(released("lvis"), start=1)],
+        }
+        write_json(root / "lvis" / f"lvis_v1_image_info_test_{part}.json", content)
 
 
 def _make_split(folder: Path, split: str, numbers: tuple[int, ...]) -> None:

@@ -12,7 +12,9 @@ from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers.categories import Categories, check_class_of_id
 from cmpf.data.datasets.readers.folders import check_files
 from cmpf.data.vocabulary import Vocabulary
-from cmpf.formats.coco_json import coco_form, image_name, lvis_image_name, read_coco
+from cmpf.errors import ImageError
+from cmpf.formats.coco_json import LISTS, TEST_LISTS, coco_form, image_name, lvis_image_name, read_coco
+from cmpf.formats.image import read_image_size
 from cmpf.formats.masks import segmentation_issue
 from cmpf.types import Sample, SegmentInfo
 
@@ -28,10 +30,36 @@ class FileNames:
     """How a dataset names its files: entry of `images` in the JSON file -> path below the folder.
 
     image: below the folder of images. semantic: below the folder of label maps.
+    image_of_png: `file_name` of an entry of `annotations` -> `file_name` of its image, where entries of `images` cannot
+        be relied on: they may name something else, and leave sizes out.
     """
 
     image: Callable[[Mapping[str, Any]], str] = image_name
     semantic: Callable[[Mapping[str, Any]], str] = _stem_png
+    image_of_png: Callable[[str], str] | None = None
+
+    def complete(self, content: Mapping[str, Any], folder: Path) -> None:
+        """Corrects the entries of `images` of a panoptic file as image_of_png says; sizes are those of the files.
+
+        Entries that are not in COCO's form stay as they are. An image that cannot be opened gets the size 0 x 0;
+        whoever opens it next says why.
+        """
+        if self.image_of_png is None:
+            return
+        entries = [e for e in (*content["images"], *content["annotations"]) if isinstance(e, dict)]
+        pngs = {e["image_id"]: e["file_name"] for e in entries if {"image_id", "file_name"} <= e.keys()}
+        for image in entries:
+            if image.get("id") in pngs and "image_id" not in image:
+                image["file_name"] = self.image_of_png(pngs[image["id"]])
+                if not {"height", "width"} <= image.keys():
+                    image["height"], image["width"] = _size(folder / self.image(image))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        return read_image_size(path)
+    except ImageError:
+        return 0, 0
 
 
 COCO_NAMES = FileNames()
@@ -64,7 +92,7 @@ def read_coco_panoptic(
         names: for datasets whose JSON file does not name the files as they are.
     Returns:
         Samples with file_name, image_id, height, width, pan_seg_file_name, segments_info and, where asked
-        for, sem_seg_file_name and annotations. No image is opened.
+        for, sem_seg_file_name and annotations. No image is opened, but for sizes that the file leaves out.
     Raises:
         DatasetError: a file is no COCO JSON; or images without annotation, annotations without image,
             doubled ids or files, missing files, unknown categories: all in one message, the first few of each
@@ -74,6 +102,7 @@ def read_coco_panoptic(
     check_class_of_id(class_of_id, vocabulary, annotations, issues)
     content = read_coco(annotations)
     with coco_form(annotations):
+        names.complete(content, images)
         categories = Categories(content, vocabulary, class_of_id)
         samples = _image_samples(content, images, names.image, annotations, issues)
         if semantic is not None:
@@ -116,13 +145,17 @@ def read_lvis(
     annotations: Path,
     vocabulary: Vocabulary,
     class_of_id: Mapping[int, int] | None = None,
+    annotated: bool = True,
 ) -> list[Sample]:
     """Samples of an LVIS file: as read_coco_instances, and with what LVIS's AP needs.
 
     Samples also have neg_category_ids (classes known to be absent) and not_exhaustive_category_ids (classes of which
     not every object is marked), as class indices. See lvis_image_name for the files of the images.
+
+    Args:
+        annotated: False = the file lists images of a test split, whose ground truth nobody has: samples have none.
     """
-    return _read_instances(images, annotations, vocabulary, class_of_id, lvis=True)
+    return _read_instances(images, annotations, vocabulary, class_of_id, lvis=True, annotated=annotated)
 
 
 def _read_instances(
@@ -132,19 +165,21 @@ def _read_instances(
     class_of_id: Mapping[int, int] | None,
     *,
     lvis: bool = False,
+    annotated: bool = True,
 ) -> list[Sample]:
     issues = Issues()
     check_class_of_id(class_of_id, vocabulary, annotations, issues)
-    content = read_coco(annotations)
+    content = read_coco(annotations, LISTS if annotated else TEST_LISTS)
     with coco_form(annotations):
         categories = Categories(content, vocabulary, class_of_id)
         samples = _image_samples(
             content, images, lvis_image_name if lvis else image_name, annotations, issues
         )
-        for image in content["images"] if lvis else ():
+        for image in content["images"] if lvis and annotated else ():
             for key in _LVIS_LISTS:
                 samples[image["id"]][key] = categories.indices(image[key], f"{key} of image {image['id']}")  # type: ignore[literal-required]
-        _add_instances(samples, content, annotations, categories, issues)
+        if annotated:
+            _add_instances(samples, content, annotations, categories, issues)
     return _checked(samples, annotations, issues)
 
 

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cmpf.data.datasets.issues import IssueKind, Issues
+from cmpf.data.datasets.issues import IssueKind, Issues, named
 from cmpf.data.datasets.readers.categories import check_class_of_id
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 from cmpf.types import Sample
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _KINDS = {
@@ -79,6 +82,7 @@ def read_semantic(
     class_of_id: Mapping[int, int] | None = None,
     image_suffix: str = "",
     label_suffix: str = "",
+    labeled_only: bool = False,
 ) -> list[Sample]:
     """Samples of a dataset with one label map an image, in the order of their names.
 
@@ -89,6 +93,7 @@ def read_semantic(
         vocabulary: its size limits the values of class_of_id.
         class_of_id: value in the label maps -> class index; applied when they are opened, not here.
         image_suffix, label_suffix: files without them do not count.
+        labeled_only: images without labels are left out, which the log says; else they are refused.
     Returns:
         Samples with file_name, image_id (the common path) and sem_seg_file_name. No image is opened, so
         sizes are not known.
@@ -101,12 +106,20 @@ def read_semantic(
     image_files = find_images(images, suffix=image_suffix, issues=issues)
     truths = find_images(labels, suffix=label_suffix, issues=issues)
     if not image_files and not truths:
-        named = f" named *{image_suffix}" if image_suffix else ""
+        wanted = f" named *{image_suffix}" if image_suffix else ""
         raise DatasetError(
-            f"{images}: no images{named} in it (of {', '.join(IMAGE_SUFFIXES)}), and no labels in {labels}; "
+            f"{images}: no images{wanted} in it (of {', '.join(IMAGE_SUFFIXES)}), and no labels in {labels}; "
             "prepare the dataset again"
         )
-    for key in sorted(image_files.keys() - truths.keys()):
+    unlabeled = sorted(image_files.keys() - truths.keys())
+    if labeled_only and unlabeled and truths:
+        logger.warning(
+            "%s: %d of %d images have no label map in %s and are left out: %s",
+            *(images, len(unlabeled), len(image_files), labels, named(unlabeled)),
+        )
+        image_files = {key: path for key, path in image_files.items() if key in truths}
+        unlabeled = []
+    for key in unlabeled:
         issues.add(IssueKind.UNPAIRED, image_files[key], f"has no labels {key}{label_suffix}.* in {labels}")
     for key in sorted(truths.keys() - image_files.keys()):
         issues.add(IssueKind.UNPAIRED, truths[key], f"has no image {key}{image_suffix}.* in {images}")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,21 @@ READERS = (read_coco_instances, read_coco_panoptic, read_lvis, read_semantic)
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found: name of the dataset, how many images it lists, what is wrong, folder of its images."""
+    """What a check found.
+
+    name: of the dataset. images: how many it lists. issues: what is wrong. folder: of its images.
+    notes: what is worth saying and no issue.
+    """
 
     name: str
     images: int
     issues: list[Issue]
     folder: Path
+    notes: tuple[str, ...] = ()
+
+    def with_note(self, note: str) -> Report:
+        """The same, with one more note."""
+        return replace(self, notes=(*self.notes, note))
 
     def with_count(self, expected: int) -> Report:
         """The same, with an issue if there are other than `expected` images; 0 = any number."""
@@ -41,7 +50,7 @@ class Report:
             return self
         message = f"{self.images:,} images found, {expected:,} expected"
         count = Issue(IssueKind.COUNT, self.folder, message)
-        return Report(self.name, self.images, [count, *self.issues], self.folder)
+        return replace(self, issues=[count, *self.issues])
 
 
 def check_dataset(name: str, *, jobs: int = 1, progress: bool = False) -> list[Issue]:
@@ -57,7 +66,12 @@ def check_dataset(name: str, *, jobs: int = 1, progress: bool = False) -> list[I
         DatasetError: unknown name, or the YAML file itself is wrong.
         VocabularyError: the vocabulary file is missing or wrong.
     """
-    return validate(locate_dataset(name), released=name in DATASETS, jobs=jobs, progress=progress).issues
+    return report_of(name, jobs=jobs, progress=progress).issues
+
+
+def report_of(name: str, *, jobs: int = 1, progress: bool = False) -> Report:
+    """As check_dataset, with all that the check found."""
+    return validate(locate_dataset(name), released=name in DATASETS, jobs=jobs, progress=progress)
 
 
 def validate(dataset: Dataset, *, released: bool, jobs: int = 1, progress: bool = False) -> Report:
@@ -76,7 +90,8 @@ def validate(dataset: Dataset, *, released: bool, jobs: int = 1, progress: bool 
     images = _check(run)
     if not issues.found:
         _read(dataset, issues)
-    return Report(dataset.name, images, issues.found, dataset.folder / dataset.spec.images)
+    folder = dataset.folder / dataset.spec.images
+    return Report(dataset.name, images, issues.found, folder, tuple(issues.notes))
 
 
 def _check(run: Run) -> int:
@@ -88,7 +103,7 @@ def _check(run: Run) -> int:
         return _check_semantic(run, **options)
     if spec.kind == "panoptic":
         return check_panoptic(run, names=options.get("names", FileNames()))
-    return check_instances(run, lvis=function is read_lvis)
+    return check_instances(run, lvis=function is read_lvis, annotated=options.get("annotated", True))
 
 
 def _parts(reader: Any) -> tuple[Any, dict[str, Any]]:
@@ -107,7 +122,9 @@ def _read(dataset: Dataset, issues: Issues) -> None:
         issues.add(IssueKind.OTHER, dataset.folder, str(error))
 
 
-def _check_semantic(run: Run, *, image_suffix: str = "", label_suffix: str = "") -> int:
+def _check_semantic(
+    run: Run, *, image_suffix: str = "", label_suffix: str = "", labeled_only: bool = False
+) -> int:
     """Images and label maps of two folders; see read_semantic."""
     folder, spec, issues = run.dataset.folder, run.dataset.spec, run.issues
     images, labels = folder / spec.images, folder / spec.truth["labels"]
@@ -125,8 +142,8 @@ def _check_semantic(run: Run, *, image_suffix: str = "", label_suffix: str = "")
     names = sorted(image_files.keys() | truths.keys())
     items = [Files(image=image_files.get(name), labels=truths.get(name)) for name in names]
     for name, issues_of_files in zip(names, run.examine(items, LabelRules.of(run)), strict=True):
-        issues.add_all(issues_of_files)
-        if name not in truths and truths:
+        issues.merge(issues_of_files)
+        if name not in truths and truths and not labeled_only:
             message = f"has no labels {name}{label_suffix}.* in {labels}"
             issues.add(IssueKind.UNPAIRED, image_files[name], message)
         if name not in image_files and image_files:

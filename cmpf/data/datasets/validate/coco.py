@@ -16,6 +16,7 @@ from cmpf.data.datasets.readers.categories import Categories
 from cmpf.data.datasets.readers.folders import find_images
 from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.files import Files, LabelRules, Run
+from cmpf.data.datasets.validate.segments import EXACT_STUFF, HIDDEN_STUFF
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import image_name, kind_issue, lvis_image_name, read_json
 from cmpf.formats.masks import decode_mask, segmentation_issue
@@ -47,6 +48,7 @@ def check_panoptic(run: Run, *, names: FileNames) -> int:
     content = read_truth(source, "panoptic", issues)
     if content is None:
         return 0
+    names.complete(content, dataset.folder / dataset.spec.images)
     images = listed_images(content, dataset.folder / dataset.spec.images, names.image, source, issues)
     annotations = _paired(content, images, source, issues)
     categories = _categories(content, dataset, source, issues)
@@ -67,7 +69,9 @@ def check_panoptic(run: Run, *, names: FileNames) -> int:
             )
         )
     for found in run.examine(items, LabelRules.of(run)):
-        issues.add_all(found)
+        issues.merge(found)
+    if dataset.spec.hidden_stuff and HIDDEN_STUFF not in issues.notes:
+        issues.notes[EXACT_STUFF] = None
     if run.released:
         _report_unlisted(dataset.folder / dataset.spec.images, (item.image for item in items), source, issues)
         _report_unlisted(truth["panoptic"], (item.png for item in items), source, issues)
@@ -80,36 +84,34 @@ def check_panoptic(run: Run, *, names: FileNames) -> int:
     return len(images)
 
 
-def check_instances(run: Run, *, lvis: bool) -> int:
+def check_instances(run: Run, *, lvis: bool, annotated: bool = True) -> int:
     """Every image and mask that an instances JSON file names; returns how many images it lists.
 
     Args:
         lvis: the file is in the form of LVIS, which has more fields, and names images in its own way.
+        annotated: False = it lists images of a test split alone.
     """
     dataset, issues = run.dataset, run.issues
     source = dataset.folder / dataset.spec.truth["annotations"]
-    content = read_truth(source, "instances", issues)
+    content = read_truth(source, "instances" if annotated else "test images", issues)
     if content is None:
         return 0
     folder = dataset.folder / dataset.spec.images
     images = listed_images(content, folder, lvis_image_name if lvis else image_name, source, issues)
-    if lvis:
+    if lvis and annotated:
         _check_lvis(content, dataset.vocabulary.num_classes, source, issues)
     items = [Files(image=image.path, source=source, size=image.size) for image in images.values()]
     for found in run.examine(items, LabelRules.of(run)):
-        issues.add_all(found)
+        issues.merge(found)
     if run.released and not lvis:
         _report_unlisted(folder, (item.image for item in items), source, issues)
-    _check_objects(run, content, source, images)
+    if annotated:
+        _check_objects(run, content, source, images)
     return len(images)
 
 
 def read_truth(path: Path, wanted: str, issues: Issues) -> dict[str, Any] | None:
-    """The content of a JSON file of ground truth; None and an issue if it is another kind of file.
-
-    Args:
-        wanted: "panoptic" or "instances".
-    """
+    """The content of a JSON file of ground truth; None and an issue if it is another kind of file, see kind_issue."""
     if path.is_dir():
         issues.add(IssueKind.JSON_KIND, path, f"is a folder; expected a COCO {wanted} JSON file")
         return None

@@ -3,29 +3,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from cmpf.common.processes import map_items
-from cmpf.data.datasets.issues import Issue, IssueKind, Issues, named
+from cmpf.data.datasets.issues import IssueKind, Issues, named
 from cmpf.data.datasets.spec import Dataset
+from cmpf.data.datasets.validate.segments import compare_ids
 from cmpf.errors import DatasetError, ImageError
 from cmpf.formats.image import DAMAGED, read_image
-from cmpf.formats.label_map import MAX_LABEL, VOID_ID, read_labels, read_panoptic_ids
+from cmpf.formats.label_map import MAX_LABEL, read_labels, read_panoptic_ids
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BITS = ("1", "L", "P")
 _HOLDS_IDS = ("RGB", "RGBA", "L", "P", "I", "I;16", "I;16B")  # modes that segment ids can be read from
 MAX_BYTE = 255
 Size = tuple[int, int]  # (H, W)
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,18 @@ class Run:
     jobs: int
     progress: bool
 
-    def examine(self, items: Sequence[Files], labels: LabelRules) -> Iterator[list[Issue]]:
+    def examine(self, items: Sequence[Files], labels: LabelRules) -> Iterator[Issues]:
         """What is wrong with the files of each image."""
-        return self.each(partial(examine, labels=labels, released=self.released), items)
+        rules = partial(examine, labels=labels, released=self.released, hidden=self._hidden_stuff())
+        return self.each(rules, items)
 
-    def each(self, function: Callable[[Any], list[Issue]], items: Sequence[Any]) -> Iterator[list[Issue]]:
+    def _hidden_stuff(self) -> frozenset[int]:
+        """Category ids of stuff whose area may be that before things were pasted over it."""
+        spec, is_thing = self.dataset.spec, self.dataset.vocabulary.is_thing
+        classes = spec.class_of_id or {}
+        return frozenset(i for i, index in classes.items() if spec.hidden_stuff and not is_thing[index])
+
+    def each(self, function: Callable[[Any], Found], items: Sequence[Any]) -> Iterator[Found]:
         """What a function of a module tells of each item, in several processes."""
         results = map_items(function, items, jobs=self.jobs, title=self.dataset.name, progress=self.progress)
         for result in results:
@@ -69,17 +77,21 @@ class Files:
     segments: Sequence[Mapping[str, Any]] = ()
 
 
-def examine(files: Files, *, labels: LabelRules, released: bool) -> list[Issue]:
-    """Opens the files of one image and tells what is wrong with them."""
+def examine(
+    files: Files, *, labels: LabelRules, released: bool, hidden: frozenset[int] = frozenset()
+) -> Issues:
+    """Opens the files of one image and tells what is wrong with them; `hidden` = categories as of _hidden_stuff."""
     issues = Issues()
     size = _image_size(files.image, files.source, issues) if files.image is not None else None
     if files.image is not None and files.source is not None and files.size is not None:
         _compare_sizes(files.source, f"says of {files.image.name}", files.size, size, issues)
     if files.png is not None and files.source is not None:
-        _check_panoptic_png(files, files.png, files.source, size, issues, released)
+        ids = _panoptic_ids(files.png, size, issues)
+        if ids is not None and not (released and not files.segments and not ids.any()):
+            compare_ids(ids, files.segments, files.png, files.source, issues, hidden)
     if files.labels is not None:
         labels.check(files.labels, size, issues)
-    return issues.found
+    return issues
 
 
 def _image_size(path: Path, source: Path | None, issues: Issues) -> Size | None:
@@ -206,52 +218,21 @@ class LabelRules:
         return f"allowed are {words} and the ignore label {self.ignore_label}{hint}"
 
 
-def _check_panoptic_png(
-    files: Files, path: Path, source: Path, image: Size | None, issues: Issues, released: bool
-) -> None:
+def _panoptic_ids(path: Path, image: Size | None, issues: Issues) -> NDArray[Any] | None:
+    """Segment ids of a PNG; image = size of its image, or None. None if it cannot be read."""
     form = _file_form(path, "panoptic PNG", issues)
     if form is None:
-        return
+        return None
     image_format, mode = form
     if mode != "RGB" or image_format == "JPEG":
         what = "a JPEG, which changes the ids" if image_format == "JPEG" else f"an image of mode {mode}"
         issues.add(IssueKind.NOT_RGB, path, f"is {what}; segment ids are read from R, G and B")
     if mode not in _HOLDS_IDS or image_format == "JPEG":
-        return
+        return None
     try:
         ids = read_panoptic_ids(path)
     except DatasetError as error:
         issues.add(IssueKind.DAMAGED, path, _without_name(error, path))
-        return
+        return None
     _compare_sizes(path, "has", (ids.shape[0], ids.shape[1]), image, issues)
-    if not (released and not files.segments and not ids.any()):
-        _compare_ids(ids, files.segments, path, source, issues)
-
-
-def _compare_ids(
-    ids: NDArray[Any], segments: Sequence[Mapping[str, Any]], path: Path, source: Path, issues: Issues
-) -> None:
-    """Ids in a PNG and in its annotation must be the same, and each belong to one segment."""
-    values, counts = np.unique(ids, return_counts=True)
-    pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    pixels.pop(VOID_ID, None)
-    listed = Counter(segment["id"] for segment in segments)
-
-    def report(what: str, wrong: list[Any]) -> None:
-        if wrong:
-            issues.add(IssueKind.IDS, path, what.format(named(wrong)))
-
-    report(f"segment id {{}} given twice in {source.name}", [i for i, n in listed.items() if n > 1])
-    report(f"segment id {{}} in {source.name}, but 0 means void", [i for i in listed if i == VOID_ID])
-    if not pixels:
-        issues.add(IssueKind.EMPTY, path, "every pixel is void: no segment is drawn")
-        return
-    report(f"segment id {{}} in the PNG, but not in {source.name}", sorted(pixels.keys() - listed.keys()))
-    lost = [i for i in listed if i not in pixels and i != VOID_ID]
-    report(f"segment id {{}} in {source.name}, but without a pixel in the PNG", lost)
-    areas = [
-        f"{s['id']} ({s['area']} pixels in {source.name}, {pixels[s['id']]} in the PNG)"
-        for s in segments
-        if s["id"] in pixels and "area" in s and s["area"] != pixels[s["id"]] and listed[s["id"]] == 1
-    ]
-    report("area of segment id {}: two segments may share the id", areas)
+    return ids
