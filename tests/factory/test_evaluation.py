@@ -243,7 +243,7 @@ def test_lvis_has_means_over_frequencies_from_its_file(trees: Path) -> None:
 
 def test_images_without_ground_truth_are_not_evaluated(trees: Path) -> None:
     dataset = get_dataset("openvocab_lvis_v1_test_dev")
-    expected = "openvocab_lvis_v1_test_dev: nothing to evaluate. It offers no ground truth, which only a test server has"
+    expected = "test_dev: nothing to evaluate. It offers no ground truth, which only a test server has"
     with pytest.raises(ConfigError, match=expected):
         build_evaluators(tiny_config(overrides=ALL), TRAINED_ON, dataset)
 
