@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("factory",),
     ("detectron2", "export", "integrations", "web"),
     ("cli",),
+    ("__main__",),
 )
 # The same inside data: from words and files of ground truth to batches.
 DATA_LAYERS: tuple[tuple[str, ...], ...] = (

@@ -24,7 +24,7 @@ from cmpf.errors import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("predict", "train", "eval", "export", "serve", "datasets", "config", "doctor")
-COMMAND = [sys.executable, "-m", "cmpf.cli"]
+COMMAND = [sys.executable, "-m", "cmpf"]
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:

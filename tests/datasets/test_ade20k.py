@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.preparing import Case, rewrite, truncate
 from helpers.raw_datasets.ade20k import make_ade20k, make_ade20k_full
+from helpers.scripts import script
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -18,7 +19,8 @@ from cmpf.data.datasets.facts import ADE20K_THINGS
 from cmpf.data.preparation.ade20k import CLASSES, read_instances
 from cmpf.data.preparation.ade20k_full import OBJECTS, objects, resize_between_pixels, shrunk_size
 from cmpf.errors import DatasetError
-from tools import evaluate_predictions
+
+evaluate_predictions = script("evaluate_predictions")
 
 # Places in the published list of the instance benchmark's 100 classes (1-based), and its names there.
 PUBLISHED = {
