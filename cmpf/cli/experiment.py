@@ -28,8 +28,8 @@ from cmpf.engine.seeding import seed_everything, seed_rank
 from cmpf.engine.wandb_writer import WandbWriter
 from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ConfigError
-from cmpf.evaluation import clear_results, format_results, save_results
-from cmpf.factory.evaluation import build_evaluators, inference_over
+from cmpf.evaluation import clear_results, format_results, save_results, verify_results
+from cmpf.factory.evaluation import build_evaluators, build_views, inference_over
 from cmpf.model import CMPF
 from cmpf.weights.hub import find_model
 from cmpf.weights.zoo import published_metrics
@@ -76,6 +76,8 @@ def as_eval_only(arguments: argparse.Namespace) -> argparse.Namespace:
         own += ["MODEL.WEIGHTS", str(weights)]
     if arguments.output:
         own += ["OUTPUT_DIR", arguments.output]
+    if arguments.tta:
+        own += ["TEST.AUG.ENABLED", "True"]
     given = vars(arguments) | {"config_file": str(config_file), "opts": [*own, *arguments.opts]}
     return argparse.Namespace(**given)
 
@@ -137,6 +139,7 @@ def _run(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> 
         save_results(results, folder, published=published)
         table = format_results(results, published=published)
         logger.info("results, also in %s:\n%s", folder / "results.md", table)
+        verify_results(results, cfg.TEST.EXPECTED_RESULTS)
     return 0
 
 
@@ -204,7 +207,7 @@ def _profile_evaluation(cfg: Config, model: CMPF, steps: int, logger: logging.Lo
     """Measures an evaluation of the first test dataset."""
     dataset, folder = get_dataset(cfg.DATASETS.TEST[0]), Path(cfg.OUTPUT_DIR)
     profile = profile_evaluation(
-        inference_over(model, dataset),
+        inference_over(model, dataset, build_views(cfg)),
         factory.build_test_loader(cfg, dataset),
         build_evaluators(cfg, model, dataset),
         iterations=steps,

@@ -122,6 +122,11 @@ def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     _add_config_file(which, required=False)
     parser.add_argument("--weights", metavar="FILE", help="trained weights [those of the model]")
     parser.add_argument("--output", metavar="DIR", help="folder for the results [OUTPUT_DIR]")
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation of semantic results: the mean over the sizes and the mirror image of TEST.AUG",
+    )
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:

@@ -144,6 +144,23 @@ def _transfer_learns(cfg: Config) -> str:
     )
 
 
+def _augmented_are_semantic(cfg: Config) -> str:
+    test = cfg.MODEL.MASK_FORMER.TEST
+    others = ("PANOPTIC_ON", "INSTANCE_ON", "MASK_RECALL")
+    on = [f"MODEL.MASK_FORMER.TEST.{key} False" for key in others if getattr(test, key)]
+    if not cfg.TEST.AUG.ENABLED or (test.SEMANTIC_ON and not on):
+        return ""
+    on += [] if test.SEMANTIC_ON else [f"{_TASKS[0]} True"]
+    return f"test-time augmentation is for semantic results alone, whose scores can be averaged; set {', '.join(on)}"
+
+
+def _augmented_masks_are_made(cfg: Config) -> str:
+    ensemble = cfg.TEST.ENSEMBLE
+    if not (cfg.TEST.AUG.ENABLED and ensemble.ENABLED and ensemble.SOURCE == "cache"):
+        return ""
+    return "cached masks of SAM belong to one size of an image; set TEST.ENSEMBLE.SOURCE online"
+
+
 def _cache_has_a_folder(cfg: Config) -> str:
     if cfg.TEST.ENSEMBLE.SOURCE != "cache" or cfg.TEST.ENSEMBLE.CACHE_DIR:
         return ""
@@ -201,6 +218,10 @@ RELATIONS: tuple[Relation, ...] = (
         _ensemble_has_a_use,
     ),
     Relation(("TEST.ENSEMBLE.SOURCE", "TEST.ENSEMBLE.CACHE_DIR"), _cache_has_a_folder),
+    Relation(("TEST.AUG.ENABLED", *_TASKS, "MODEL.MASK_FORMER.TEST.MASK_RECALL"), _augmented_are_semantic),
+    Relation(
+        ("TEST.AUG.ENABLED", "TEST.ENSEMBLE.ENABLED", "TEST.ENSEMBLE.SOURCE"), _augmented_masks_are_made
+    ),
     _cells_of_clip("MODEL.CMPF.MASK_EMBEDDING", "mask_adapter"),
     _cells_of_clip("MODEL.CMPF.TEXT_TRANSFER", "content_dependent"),
     Relation(("TEST.ENSEMBLE.PUBLISHED_POOLING", "MODEL.CMPF.MASK_EMBEDDING"), _pooled_otherwise),

@@ -181,6 +181,17 @@ class Ensemble(Section):
     MIN_AREA: v.CountOrZero = Field(100, description="masks of fewer pixels go")
 
 
+class Aug(Section):
+    """Test-time augmentation of semantic results: the mean of the scores of several views of an image."""
+
+    ENABLED: v.Flag = Field(False, description="whether evaluations use it; `cmpf eval --tta` switches it on")
+    MIN_SIZES: v.Sides = Field(
+        (400, 500, 600, 700, 800, 900, 1000, 1100, 1200), description="shorter side of each view, in pixels"
+    )
+    MAX_SIZE: v.Count = Field(4000, description="most pixels of the longer side of a view")
+    FLIP: v.Flag = Field(True, description="every view also mirrored, left to right")
+
+
 class Test(Section):
     """Evaluation."""
 
@@ -193,6 +204,10 @@ class Test(Section):
     EVALUATORS: v.Parts = Field((), description="evaluators beside those of the dataset; see docs/plugins.md")
     IMS_PER_BATCH: v.Count = Field(1, description="images in one pass, in each process")
     DETECTIONS_PER_IMAGE: v.Count = Field(100, description="most instances of an image")
+    AUG: Aug = Aug()
+    EXPECTED_RESULTS: v.Expectations = Field(
+        (), description="(task, metric, percent, tolerance); other results of an evaluation are an error"
+    )
     ENSEMBLE: Ensemble = Ensemble()
 
 

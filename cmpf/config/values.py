@@ -153,6 +153,7 @@ SEQUENCE, NAMES = (
 _Literal = TypeVar("_Literal")
 _Number = Annotated[float, NUMBER]
 _Positive = Annotated[float, Gt(0), NUMBER]
+_Tolerance = Annotated[float, Ge(0), NUMBER]
 
 Flag = Annotated[bool, BeforeValidator(_flag), Allowed("True or False")]
 Choice = Annotated[_Literal, TEXT]  # Choice[Literal["a", "b"]]
@@ -208,6 +209,11 @@ Rising = Annotated[
 Names = Annotated[tuple[Name, ...], NAMES, Allowed('a list of dataset names, such as ("shapes_val",)')]
 Modules = Annotated[tuple[Name, ...], NAMES, Allowed('a list of modules, such as ("my_package.my_parts",)')]
 Parts = Annotated[tuple[Name, ...], NAMES, Allowed('a list of registered names, such as ("random_flip",)')]
+Expectations = Annotated[
+    tuple[tuple[Annotated[str, Len(1)], Annotated[str, Len(1)], _Number, _Tolerance], ...],
+    SEQUENCE,
+    Allowed('a list of (task, metric, percent, tolerance), such as [["panoptic", "PQ", 45.2, 0.5]]'),
+]
 FreeTree = Annotated[Tree, Allowed("keys and YAML values of your own")]
 SomeNames = Annotated[
     tuple[Name, ...], Len(1), NAMES, Allowed('at least one dataset name, such as ("shapes_train",)')

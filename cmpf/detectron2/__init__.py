@@ -17,7 +17,7 @@ except ImportError as error:
 
 from cmpf.detectron2.config import add_cmpf_config, detectron2_config, native_config
 from cmpf.detectron2.datasets import register_datasets
-from cmpf.detectron2.evaluation import ThingEvaluator
+from cmpf.detectron2.evaluation import SemanticSegmentorWithTTA, ThingEvaluator
 from cmpf.detectron2.meta_arch import CMPF
 from cmpf.detectron2.running import obstacle, run
 from cmpf.detectron2.trainer import Checkpointer, Trainer
@@ -27,6 +27,7 @@ register_datasets()
 __all__ = [
     "CMPF",
     "Checkpointer",
+    "SemanticSegmentorWithTTA",
     "ThingEvaluator",
     "Trainer",
     "add_cmpf_config",

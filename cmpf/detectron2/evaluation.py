@@ -6,13 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
-from cmpf.detectron2.conversion import to_result
+from cmpf.detectron2.conversion import to_detectron2, to_result, to_samples
+from cmpf.detectron2.meta_arch import CMPF, vocabulary_of_batch
 from cmpf.evaluation import Evaluator, Results
-from cmpf.types import Sample
+from cmpf.inference import InferenceSettings
+from cmpf.inference.augmented import Views, augmented_semantic
+from cmpf.types import ModelResult, Sample
 
 
 class Evaluators(DatasetEvaluator):  # type: ignore[misc]
@@ -39,6 +43,31 @@ class Evaluators(DatasetEvaluator):  # type: ignore[misc]
     def evaluate(self) -> Results:
         """{task: {metric: percent}}."""
         return {task: metrics for e in self._evaluators for task, metrics in e.evaluate().items()}
+
+
+class SemanticSegmentorWithTTA:
+    """A model with test-time augmentation of its semantic results, for inference_on_dataset and the like.
+
+    Args:
+        cfg: of Detectron2, with add_cmpf_config; TEST.AUG says which views of each image are averaged.
+        model: CMPF, with scores or class indices as its semantic results.
+    """
+
+    def __init__(self, cfg: CfgNode, model: CMPF) -> None:
+        aug = cfg.TEST.AUG
+        self._views = Views(short_sides=tuple(aug.MIN_SIZES), max_side=aug.MAX_SIZE, flip=aug.FLIP)
+        self._model = model
+
+    def __call__(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """`sem_seg` of each image; the images best at the size of their files, as each view is resized from them."""
+        model, vocabulary = self._model, vocabulary_of_batch(batch)
+
+        def look(samples: list[Sample], settings: InferenceSettings) -> list[ModelResult]:
+            return model.infer(samples, vocabulary, settings)
+
+        samples = to_samples(batch, bgr=model.bgr, classes=model.train_vocabulary)
+        results = augmented_semantic(look, samples, views=self._views, settings=model.settings)
+        return [to_detectron2(result) for result in results]
 
 
 class ThingEvaluator(COCOEvaluator):  # type: ignore[misc]

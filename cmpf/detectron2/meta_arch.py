@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -23,10 +24,7 @@ from cmpf.factory.model import build_network
 from cmpf.inference import InferenceSettings
 from cmpf.model import FROZEN_PREFIX
 
-PARTS = (
-    *("encoders", "pixel_decoder", "sam_branch", "decoder", "criterion", "train_vocabulary", "settings"),
-    *("text_cache", "class_ensemble", "mask_ensemble"),
-)
+PARTS = tuple(inspect.signature(native_model.CMPF).parameters)
 
 
 class CMPF(native_model.CMPF):
@@ -88,7 +86,7 @@ class CMPF(native_model.CMPF):
         samples = to_samples(batch, bgr=self.bgr, classes=self.train_vocabulary)
         if self.training:
             return self.losses(samples)
-        results = self.infer(samples, vocabulary or _vocabulary_of_batch(batch), settings)
+        results = self.infer(samples, vocabulary or vocabulary_of_batch(batch), settings)
         return [to_detectron2(result) for result in results]
 
 
@@ -105,7 +103,12 @@ for _architecture in (CMPF, FrozenSeg, FCCLIP):
         META_ARCH_REGISTRY.register(_architecture)
 
 
-def _vocabulary_of_batch(batch: Sequence[Mapping[str, Any]]) -> Vocabulary | None:
+def vocabulary_of_batch(batch: Sequence[Mapping[str, Any]]) -> Vocabulary | None:
+    """The classes of the dataset that the samples name; None where they name none.
+
+    Raises:
+        VocabularyError: they name several.
+    """
     names = {sample.get(VOCABULARY_KEY) for sample in batch}
     if len(names) > 1:
         raise VocabularyError(

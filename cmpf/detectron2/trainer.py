@@ -24,7 +24,7 @@ from cmpf import weights
 from cmpf.data import Dataset, get_dataset
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
-from cmpf.detectron2.evaluation import Evaluators
+from cmpf.detectron2.evaluation import Evaluators, SemanticSegmentorWithTTA
 from cmpf.detectron2.hooks import GRADIENT_NORM, ScheduleHook, folder_config, run_files
 from cmpf.engine.schedule import Schedule
 from cmpf.engine.step import MixedPrecision
@@ -135,17 +135,18 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
     ) -> Mapping[str, Any]:
-        """Evaluates on every dataset of DATASETS.TEST, by default with CMPF's evaluators.
+        """Evaluates on every dataset of DATASETS.TEST, by default with CMPF's evaluators, with TEST.AUG if it is on.
 
         Returns:
             {task: {metric: percent}} of the only dataset, or this by dataset.
         """
+        network: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        looking = SemanticSegmentorWithTTA(cfg, network) if cfg.TEST.AUG.ENABLED else model
         if evaluators is not None:
-            return cast(Mapping[str, Any], super().test(cfg, model, evaluators))
-        network = model.module if isinstance(model, DistributedDataParallel) else model
+            return cast(Mapping[str, Any], super().test(cfg, looking, evaluators))
         evaluators = [cls._evaluator(cfg, network, name) for name in cfg.DATASETS.TEST]
         with _labels_for(network, cfg):
-            return cast(Mapping[str, Any], super().test(cfg, model, evaluators))
+            return cast(Mapping[str, Any], super().test(cfg, looking, evaluators))
 
     @classmethod
     def _evaluator(cls, cfg: CfgNode, network: Any, name: str) -> DatasetEvaluator:

@@ -8,7 +8,7 @@ from cmpf.evaluation.evaluator import Evaluator, Metrics, Results, evaluate
 from cmpf.evaluation.instance import InstanceEvaluator, LVISEvaluator, read_frequencies
 from cmpf.evaluation.mask_recall import MaskRecallEvaluator
 from cmpf.evaluation.panoptic import PanopticEvaluator
-from cmpf.evaluation.results import Published, clear_results, format_results, save_results
+from cmpf.evaluation.results import Published, clear_results, format_results, save_results, verify_results
 from cmpf.evaluation.semantic import SemanticEvaluator
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "format_results",
     "read_frequencies",
     "save_results",
+    "verify_results",
 ]

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmpf.common.files import write_text
+from cmpf.errors import EvaluationError
 from cmpf.evaluation.evaluator import Metrics, Results
 
 NUMBERS, TABLE = "results.json", "results.md"
 _Row = list[str]
+Expectation = tuple[str, str, float, float]  # task, metric, percent, tolerance
 Published = Mapping[str, Mapping[str, float]]  # dataset -> "task/metric" -> percent
 # Columns of the first table, where any dataset has them; metrics with a published value are added.
 HEADLINES = (
@@ -63,6 +65,29 @@ def save_results(
     target = Path(folder)
     write_text(target / TABLE, format_results(results, published=published, markdown=True))
     write_text(target / NUMBERS, json_text(results))
+
+
+def verify_results(results: Mapping[str, Results], expected: Sequence[Expectation]) -> None:
+    """Makes sure that an evaluation gave what it should.
+
+    Args:
+        results: dataset -> task -> metric -> percent.
+        expected: (task, metric, percent, tolerance); of several datasets the first counts, or that of a task written
+            "DATASET/TASK".
+    Raises:
+        EvaluationError: names every figure that is missing, not a number, or further away than its tolerance.
+    """
+    first = next(iter(results), "")
+    misses = []
+    for task, metric, value, tolerance in expected:
+        dataset, _, name = task.rpartition("/")
+        found = results.get(dataset or first, {}).get(name, {}).get(metric)
+        if found is None:
+            misses.append(f"{task}/{metric} was not measured")
+        elif not abs(found - value) <= tolerance:
+            misses.append(f"{task}/{metric} is {found:.4f}, not {value:g} ± {tolerance:g}")
+    if misses:
+        raise EvaluationError(f"the results are not those of TEST.EXPECTED_RESULTS: {'; '.join(misses)}")
 
 
 def clear_results(folder: str | Path) -> None:

@@ -29,6 +29,8 @@ from cmpf.factory.encoders import build_device
 from cmpf.factory.model import evaluation_size
 from cmpf.factory.parts import EvaluatorPart, part
 from cmpf.factory.workers import loader_workers
+from cmpf.inference import InferenceSettings
+from cmpf.inference.augmented import Views, augmented_semantic
 from cmpf.model import CMPF
 from cmpf.registry import import_plugins, register
 from cmpf.types import ModelResult, Sample
@@ -62,21 +64,38 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
     return run
 
 
-def inference_over(model: CMPF, dataset: Dataset) -> Callable[[list[Sample]], list[ModelResult]]:
-    """The model, looking for the classes of a dataset."""
+def inference_over(
+    model: CMPF, dataset: Dataset, views: Views | None = None
+) -> Callable[[list[Sample]], list[ModelResult]]:
+    """The model, looking for the classes of a dataset.
 
-    def infer(batch: list[Sample]) -> list[ModelResult]:
-        return model.infer(batch, dataset.vocabulary)
+    Args:
+        views: of each image, whose semantic results are averaged; None = the image as it is.
+    """
 
-    return infer
+    def look(batch: list[Sample], settings: InferenceSettings | None = None) -> list[ModelResult]:
+        return model.infer(batch, dataset.vocabulary, settings)
+
+    def average(batch: list[Sample]) -> list[ModelResult]:
+        return augmented_semantic(look, batch, views=views, settings=model.settings) if views else look(batch)
+
+    return average
+
+
+def build_views(cfg: Config) -> Views | None:
+    """The views of test-time augmentation, None where it is off."""
+    aug = cfg.TEST.AUG
+    return Views(short_sides=aug.MIN_SIZES, max_side=aug.MAX_SIZE, flip=aug.FLIP) if aug.ENABLED else None
 
 
 def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
-    """This process's share of a dataset, at test size, one image a batch as in the published evaluation."""
+    """This process's share of a dataset, one image a batch as in the published evaluation.
+
+    Images have the test size; with TEST.AUG that of their files, of which each view is made.
+    """
     short_side, max_side = evaluation_size(cfg, dataset.spec)
-    mapper = DatasetMapper(
-        augmentations=[ResizeShortestEdge(short_side=short_side, max_side=max_side)], target=None, image_pad=0
-    )
+    resize = [] if cfg.TEST.AUG.ENABLED else [ResizeShortestEdge(short_side=short_side, max_side=max_side)]
+    mapper = DatasetMapper(augmentations=resize, target=None, image_pad=0)
     return data_test_loader(
         dataset.samples_for(*_truth_readers(cfg, dataset)),
         mapper=mapper,
@@ -200,7 +219,7 @@ def _frequencies(dataset: Dataset) -> tuple[str, ...]:
 def _evaluate(cfg: Config, model: CMPF, dataset: Dataset, evaluators: Sequence[Evaluator]) -> Results:
     loader = build_test_loader(cfg, dataset)
     began = time.perf_counter()
-    results = evaluate(inference_over(model, dataset), loader, evaluators, progress=True)
+    results = evaluate(inference_over(model, dataset, build_views(cfg)), loader, evaluators, progress=True)
     for evaluator in evaluators:
         evaluator.reset()  # a training goes on after this: its memory is not for finished results
     seconds = time.perf_counter() - began

@@ -130,6 +130,19 @@ def test_training_into_a_used_folder_is_one_line_of_error(
     assert error.count("\n") == 1
 
 
+def test_other_results_than_the_expected_ones_are_saved_and_exit_code_1(
+    parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for figure, code in (("41", 0), ("40.5", 1)):  # measured: 41.5
+        expected = f'[["panoptic", "PQ", {figure}, 0.75]]'
+        line = ("--eval-only", "MODEL.WEIGHTS", "w.safetensors", "TEST.EXPECTED_RESULTS", expected)
+        assert run(tmp_path, *line) == code
+        assert json.loads((tmp_path / "results.json").read_text()) == RESULTS
+    assert capsys.readouterr().err == (
+        "error: the results are not those of TEST.EXPECTED_RESULTS: panoptic/PQ is 41.5000, not 40.5 ± 0.75\n"
+    )
+
+
 def test_evaluating_alone_takes_the_weights_named_and_saves_results(parts: Parts, tmp_path: Path) -> None:
     assert run(tmp_path, "--eval-only", "MODEL.WEIGHTS", "some.safetensors") == 0
     assert parts.weights == "some.safetensors"
@@ -299,7 +312,7 @@ def eval_namespace(**given: Any) -> Any:
         "model": None,
         "config_file": None,
         "weights": None,
-        "output": None,
+        "output": None, "tta": False,
         "opts": ["SEED", "1"],
         "plugin": [],
         "allow_unused_weights": False,

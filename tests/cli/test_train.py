@@ -35,11 +35,12 @@ def test_the_script_and_the_command_take_the_same_arguments(received: list[argpa
 
 
 def test_eval_is_an_evaluation_with_key_value_behind_its_options(received: list[argparse.Namespace]) -> None:
-    line = ["--weights", "w.safetensors", "--output", "out", "SEED", "3"]
+    line = ["--weights", "w.safetensors", "--output", "out", "--tta", "SEED", "3"]
     assert main(["eval", "--config-file", "x", *line]) == 0
     (arguments,) = received
     assert (arguments.eval_only, arguments.resume, arguments.config_file) == (True, False, "x")
-    assert arguments.opts == ["MODEL.WEIGHTS", "w.safetensors", "OUTPUT_DIR", "out", "SEED", "3"]
+    tta = ["TEST.AUG.ENABLED", "True"]
+    assert arguments.opts == ["MODEL.WEIGHTS", "w.safetensors", "OUTPUT_DIR", "out", *tta, "SEED", "3"]
 
 
 @pytest.mark.parametrize(

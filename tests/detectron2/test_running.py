@@ -9,7 +9,7 @@ from helpers.detectron2_host import SMALL, needs
 from helpers.tiny_model import tiny_config
 
 from cmpf import factory
-from cmpf.config import Config, get_cfg
+from cmpf.config import Config, get_cfg, with_overrides
 from cmpf.errors import TrainingError
 from cmpf.evaluation import Results
 
@@ -48,6 +48,27 @@ def test_the_shipped_weights_evaluate_as_in_the_native_engine(shapeworld: Path, 
     theirs = d2.run(cfg, resume=False, eval_only=True)
     assert native["shapes_val"]["panoptic"]["PQ"] > 5
     assert same(native, theirs) > 100
+
+
+def test_augmented_semantic_results_are_those_of_the_native_engine(shapeworld: Path, tmp_path: Path) -> None:
+    tasks = [f"MODEL.MASK_FORMER.TEST.{key}" for key in ("PANOPTIC_ON", "INSTANCE_ON", "MASK_RECALL")]
+    overrides = [part for key in tasks for part in (key, False)]
+    overrides += ["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64, 96), "OUTPUT_DIR", str(tmp_path)]
+    overrides += ["MODEL.WEIGHTS", str(ASSETS / "cmpf_tiny_decoder.safetensors"), "MODEL.DEVICE", "cpu"]
+    cfg = get_cfg("no_ensemble", overrides)
+    native = factory.build_evaluation(cfg, factory.build_model(cfg))()
+    plain = with_overrides(cfg, {"TEST.AUG.ENABLED": False})
+    assert native["shapes_val"]["sem_seg"]["mIoU"] > 5
+    assert native != factory.build_evaluation(plain, factory.build_model(plain))()
+    assert same(native, d2.run(cfg, resume=False, eval_only=True)) > 20
+
+
+def test_other_results_than_the_expected_ones_are_left_to_the_command(
+    shapeworld: Path, tmp_path: Path
+) -> None:
+    cfg = small_config(tmp_path, "TEST.EXPECTED_RESULTS", [("panoptic", "PQ", 100, 0)])
+    assert d2.run(cfg, resume=False, eval_only=False) is not None
+    assert (tmp_path / "results.json").is_file()
 
 
 def test_a_dataset_of_ones_own_is_trained_on_and_evaluated(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.evaluation import clear_results, format_results, save_results
+from cmpf.errors import EvaluationError
+from cmpf.evaluation import clear_results, format_results, save_results, verify_results
 
 RESULTS = {
     "shapes_val": {
@@ -112,3 +113,22 @@ def test_clearing_removes_both_files_and_nothing_else(tmp_path: Path) -> None:
     clear_results(tmp_path)
     clear_results(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+
+
+MEASURED = {"a": {"panoptic": {"PQ": 40.0, "SQ": math.nan}}, "b": {"sem_seg": {"mIoU": 30.0}}}
+
+
+def test_expected_results_within_their_tolerance_pass() -> None:
+    # |40 - 40.5| = 0.5; the task of another dataset than the first is written with its name
+    verify_results(MEASURED, [("panoptic", "PQ", 40.5, 0.5), ("b/sem_seg", "mIoU", 30.0, 0.0)])
+    verify_results(MEASURED, [])
+
+
+def test_every_other_result_is_named() -> None:
+    expected = [("panoptic", "PQ", 40.6, 0.5), ("panoptic", "SQ", 1.0, 5.0), ("sem_seg", "mIoU", 30.0, 1.0)]
+    with pytest.raises(EvaluationError) as caught:
+        verify_results(MEASURED, expected)
+    assert str(caught.value) == (
+        "the results are not those of TEST.EXPECTED_RESULTS: panoptic/PQ is 40.0000, not 40.6 ± 0.5; "
+        "panoptic/SQ is nan, not 1 ± 5; sem_seg/mIoU was not measured"
+    )
