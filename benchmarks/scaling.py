@@ -23,7 +23,7 @@ from benchmarks.published.postprocess import Sizes, restore, semantic
 from benchmarks.report import draw_panels, environment, exponent
 from benchmarks.setting import Setting, vocabulary_of
 from cmpf.common.files import replacing
-from cmpf.inference import semantic_labels
+from cmpf.inference import MaskRows, semantic_labels
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 
@@ -158,7 +158,9 @@ def _build(setting: Setting, point: Point) -> tuple[Callable[[], Any], Callable[
             found = decoder(pixels.multi_scale, pixels.mask_features, words)
             for logits, masks in zip(found["pred_logits"], found["pred_masks"], strict=True):
                 weights = logits.softmax(dim=-1)[:, :-1]
-                semantic_labels(weights, masks, padded=size, unpadded=size, output=size, resize_before=True)
+                semantic_labels(
+                    weights, MaskRows(masks, padded=size, unpadded=size, output=size), output=size
+                )
 
     def published() -> None:
         with torch.no_grad():

@@ -25,7 +25,7 @@ from cmpf.inference import InferenceSettings, geometric_ensemble, openseg_ensemb
 from cmpf.inference.mask_naming import MaskNaming
 from cmpf.inference.mask_proposals import sam_evidence
 from cmpf.inference.pipeline import image_results
-from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence, semantic_sum_size
+from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence
 from cmpf.losses import SetCriterion
 from cmpf.losses.criterion import Normalizers
 from cmpf.modeling.pixel_decoder import PixelDecoder
@@ -254,11 +254,13 @@ class CMPF(nn.Module):
         geometry: ImageGeometry,
         request: Request,
     ) -> SAMEvidence | None:
-        """SAM's masks of one image and CLIP's opinion of them; None = ensemble off, or no mask."""
+        """SAM's masks of one image and CLIP's opinion of them; None = no result reads them, or no mask."""
         ensemble = request.settings.mask_ensemble
+        if ensemble is None or not request.settings.reads_sam_masks:
+            return None
         with record_function("SAM masks"):
-            masks = None if ensemble is None else self.encoders.masks(sample, features)
-        if ensemble is None or masks is None or len(masks) == 0:
+            masks = self.encoders.masks(sample, features)
+        if masks is None or len(masks) == 0:
             return None
         with record_function("mask ensemble"):
             return sam_evidence(
@@ -268,7 +270,6 @@ class CMPF(nn.Module):
                 naming=self.naming,
                 classes=self._with_void(request.classes),
                 geometry=geometry,
-                size=semantic_sum_size(geometry, request.settings),
                 published_pooling=ensemble.published_pooling,
             )
 

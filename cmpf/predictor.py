@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cmpf.model import CMPF
 
 TASKS = ("all", "panoptic", "semantic", "instance")
+MIN_ISLAND_SHARE = 0.1
 SINGLE = (str, Path, Image.Image, np.ndarray)
 Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"
 
@@ -67,6 +68,7 @@ class Predictor:
         short_side, max_side: images are resized so that their shorter side has `short_side` pixels, or less where
             the longer one would exceed `max_side`.
         mask_ensemble: what `ensemble=True` means; None = the model has no SAM for it.
+        min_island_share: see InferenceSettings.
         known: vocabularies that tell things from stuff, beside the model's training vocabulary.
         saver: what save_pretrained calls; None = this predictor cannot be saved.
         cfg: the configuration that all this was built from; None = built by hand.
@@ -79,6 +81,7 @@ class Predictor:
         short_side: int,
         max_side: int,
         mask_ensemble: MaskEnsembleSettings | None,
+        min_island_share: float = MIN_ISLAND_SHARE,
         known: Sequence[Vocabulary] = (),
         saver: Saver | None = None,
         cfg: Config | None = None,
@@ -87,6 +90,7 @@ class Predictor:
         self.short_side = short_side
         self.max_side = max_side
         self.mask_ensemble = mask_ensemble
+        self.min_island_share = min_island_share
         self.known = (model.train_vocabulary, *known)
         self.saver = saver
         self.cfg = cfg
@@ -113,7 +117,8 @@ class Predictor:
             vocabulary: classes to look for: a list of "name" or "name, synonym, synonym", the same in one string
                 separated by ";", a vocabulary file, a dataset's name or YAML file, or a Vocabulary.
             task: "panoptic", "semantic", "instance", or "all" [default] of them in one pass.
-            ensemble: add SAM's own masks (OpenSeg Ensemble, semantic results only); None = as the model's config says.
+            ensemble: add SAM's own masks for unseen classes (OpenSeg Ensemble in semantic results, candidates in
+                panoptic and instance results); None = as the model's config says.
             things, stuff: class names which are (not) counted one by one. Without them, words of the training
                 vocabulary and of known datasets keep their kind and all others are things.
             batch_size: images per forward pass [1].
@@ -204,14 +209,15 @@ class Predictor:
                 "--opts TEST.ENSEMBLE.ENABLED True"
             )
         own = self.model.settings
-        on = own.mask_ensemble if ensemble is None else (self.mask_ensemble if ensemble else None)
+        wanted = own.mask_ensemble is not None if ensemble is None else ensemble
         return replace(
             own,
             panoptic=task in ("all", "panoptic"),
             semantic=task in ("all", "semantic"),
             instance=task in ("all", "instance"),
             semantic_output="labels",
-            mask_ensemble=on,
+            min_island_share=self.min_island_share,
+            mask_ensemble=self.mask_ensemble if wanted else None,
             proposals=False,
         )
 

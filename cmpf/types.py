@@ -13,7 +13,7 @@ pixels, the lower right corner exclusive.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class Targets(TypedDict):
     masks: Tensor  # (N, H, W) bool, at the size of the sample's image
 
 
+MaskOrigin = Literal["decoder", "sam"]  # whose mask it is
+
+
 class SegmentInfo(TypedDict, total=False):
     """One segment of a panoptic image: Detectron2's keys, plus the score."""
 
@@ -35,6 +38,7 @@ class SegmentInfo(TypedDict, total=False):
     iscrowd: int
     area: int  # pixels
     score: float  # 0..1
+    source: MaskOrigin  # predictions only
     bbox: list[int]  # ground truth only: COCO's [x, y, width, height]
 
 
@@ -124,13 +128,15 @@ class ClassEmbeddings:
 class InstanceResult:
     """Instances of one image, best first (the fields of Detectron2's Instances).
 
-    pred_masks (N, H, W) bool; pred_boxes (N, 4) float xyxy, tight; scores (N,) float 0..1; pred_classes (N,) int64.
+    pred_masks (N, H, W) bool; pred_boxes (N, 4) float xyxy, tight; scores (N,) float 0..1; pred_classes (N,) int64;
+    of_sam (N,) bool, whether the mask is SAM's and not the decoder's; None = all are the decoder's.
     """
 
     pred_masks: Tensor
     pred_boxes: Tensor
     scores: Tensor
     pred_classes: Tensor
+    of_sam: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.scores.shape[0])

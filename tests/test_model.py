@@ -16,6 +16,7 @@ from cmpf.encoders.sam import SAMEncoder
 from cmpf.errors import TrainingError
 from cmpf.factory.encoders import build_proposal_cache
 from cmpf.inference import MaskEnsembleSettings
+from cmpf.inference.mask_proposals import at_size
 from cmpf.model import CMPF
 from cmpf.types import Sample, Targets
 
@@ -138,7 +139,15 @@ def test_seen_means_that_a_synonym_is_a_training_word(model: CMPF) -> None:
 
 
 def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensemble = MaskEnsembleSettings(alpha=0.5, score_threshold=0.0, published_pooling=False)
+    ensemble = MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.5,
+        score_threshold=0.0,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=False,
+    )
     settings = replace(model.settings, mask_ensemble=ensemble, proposals=True, semantic_output="scores")
     monkeypatch.setattr(
         model.encoders.mask_source.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called")
@@ -156,7 +165,15 @@ def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pyte
 
 
 def test_published_pooling_looks_at_another_place(model: CMPF) -> None:
-    ensemble = MaskEnsembleSettings(alpha=0.5, score_threshold=0.0, published_pooling=False)
+    ensemble = MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.5,
+        score_threshold=0.0,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=False,
+    )
     settings = replace(model.settings, mask_ensemble=ensemble, semantic_output="scores")
     masks = torch.full((1, 64, 96), -5.0)
     masks[0, 32:, 64:] = 5.0
@@ -259,9 +276,9 @@ def test_without_injectors_sam_does_not_run_for_masks_that_are_there(
     cached_config = [*ensemble, "TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", str(tmp_path)]
     sam, source = online.encoders.sam, online.encoders.mask_source
     cache = build_proposal_cache(tiny_config(overrides=ensemble), str(tmp_path), sam_hash=sam.weights_hash)
-    cache.store(path, source.propose(sample["image"], device=online.device))
+    cache.store(path, source.masks(sample, shared=lambda _: None, device=online.device))
     calls.clear()
-    (given,) = online.infer([{**sample, "sam_masks": masks}], WORDS)
+    (given,) = online.infer([{**sample, "sam_masks": at_size(masks, random_image().shape[1:])}], WORDS)
     (cached,) = tiny_model(overrides=cached_config).infer([sample], WORDS)
     assert calls == []
     for result in (given, cached):

@@ -27,7 +27,15 @@ WORDS = ["red circle, scarlet disc", "unicorn", "sky"]
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
+    ensemble = MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.2,
+        score_threshold=0.5,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=False,
+    )
     return Predictor(model=tiny_model(), short_side=64, max_side=128, mask_ensemble=ensemble)
 
 

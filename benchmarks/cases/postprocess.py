@@ -25,7 +25,7 @@ def semantic(setting: Setting, classes: int, size: Size) -> Pair:
     weights = mask_cls.softmax(dim=-1)[:, :-1]
     height, width = sizes.output
     return Pair(
-        ours=lambda: semantic_labels(weights, masks, **sizes._asdict(), resize_before=True),
+        ours=lambda: semantic_labels(weights, MaskRows(masks, **sizes._asdict()), output=sizes.output),
         published=lambda: published.semantic(mask_cls, published.restore(masks, sizes)),
         tolerance=0.0,
         share=2e-3,  # pixels where two classes are equal to rounding

@@ -95,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
     kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
     add("--weights", metavar="FILE", help="trained weights that replace the model's own")
     add("--task", default="all", choices=TASKS, help="what to compute [%(default)s]")
-    add("--ensemble", action="store_true", help="add SAM's own masks (semantic results)")
+    add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
     add("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
     add("--batch-size", type=_positive, default=1, metavar="N", help="images or frames in one pass [1]")
     add("--max-frames", type=_positive, metavar="N", help="of a video or webcam [all]")

@@ -88,10 +88,17 @@ def _some_task(cfg: Config) -> str:
 
 
 def _ensemble_has_a_use(cfg: Config) -> str:
-    test = cfg.MODEL.MASK_FORMER.TEST
-    if not cfg.TEST.ENSEMBLE.ENABLED or test.SEMANTIC_ON or test.MASK_RECALL:
+    ensemble, test = cfg.TEST.ENSEMBLE, cfg.MODEL.MASK_FORMER.TEST
+    if (
+        not ensemble.ENABLED
+        or test.MASK_RECALL
+        or any(getattr(test, f"{t.upper()}_ON") for t in ensemble.TASKS)
+    ):
         return ""
-    return "changes semantic output only, which is off; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True"
+    return (
+        f"takes part in {', '.join(ensemble.TASKS)} results only, which are off; set "
+        f"MODEL.MASK_FORMER.TEST.{ensemble.TASKS[0].upper()}_ON True or name others in TEST.ENSEMBLE.TASKS"
+    )
 
 
 def _cells_of_clip(key: str, value: str) -> Relation:
@@ -214,7 +221,7 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(("SOLVER.ACCUMULATION_STEPS", "SOLVER.IMS_PER_BATCH"), _parts_of_a_batch),
     Relation(_TASKS, _some_task),
     Relation(
-        ("TEST.ENSEMBLE.ENABLED", _TASKS[0], "MODEL.MASK_FORMER.TEST.MASK_RECALL"),
+        ("TEST.ENSEMBLE.ENABLED", "TEST.ENSEMBLE.TASKS", *_TASKS, "MODEL.MASK_FORMER.TEST.MASK_RECALL"),
         _ensemble_has_a_use,
     ),
     Relation(("TEST.ENSEMBLE.SOURCE", "TEST.ENSEMBLE.CACHE_DIR"), _cache_has_a_folder),

@@ -161,9 +161,22 @@ class Log(Section):
 
 
 class Ensemble(Section):
-    """The OpenSeg Ensemble: SAM's own masks vote on semantic results."""
+    """The OpenSeg Ensemble: SAM's own masks vote on semantic results and are candidates for the others."""
 
     ENABLED: v.Flag = Field(False, description="whether it takes part")
+    TASKS: v.Tasks = Field(
+        ("semantic",),
+        description='evaluated results that it takes part in; ("semantic",) = published. A Predictor uses all',
+    )
+    DECODER_SHARE: v.Fraction = Field(
+        0.3, description="candidates: weight of the decoder's opinion where one of its masks covers SAM's"
+    )
+    MAX_OVERLAP: v.Fraction = Field(
+        0.5, description="candidates: IoU above which the surer of two masks of a class stays; 1 = both stay"
+    )
+    PANOPTIC_OVERLAP_THRESHOLD: v.Fraction = Field(
+        0.5, description="replaces MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD where candidates take part"
+    )
     ALPHA: v.Fraction = Field(0.2, description="SAM's share in the score of unseen classes")
     SCORE_THRESHOLD: v.Fraction = Field(0.5, description="unseen probability that a mask must exceed to vote")
     MAX_MASKS: v.Count = Field(50, description="most masks of an image")
@@ -175,6 +188,11 @@ class Ensemble(Section):
     CACHE_DIR: v.Text = Field("", description="folder of the cache")
     PUBLISHED_POOLING: v.Flag = Field(False, description="pool CLIP's features as the published code does")
     POINTS_PER_SIDE: v.Count = Field(32, description="SAM is asked at a grid of points, so many a side")
+    COARSE_POINTS_PER_SIDE: v.CountOrZero = Field(
+        0,
+        description="a grid that is asked first; of the other one then only points that no mask covers. 0 = all at "
+        "once, as published",
+    )
     PRED_IOU_THRESH: v.Fraction = Field(0.8, description="least quality that SAM gives a mask itself")
     STABILITY_THRESH: v.Fraction = Field(0.7, description="least stability of a mask")
     NMS_THRESH: v.Fraction = Field(0.7, description="IoU of boxes above which the worse mask goes")
@@ -207,6 +225,11 @@ class Test(Section):
     AUG: Aug = Aug()
     EXPECTED_RESULTS: v.Expectations = Field(
         (), description="(task, metric, percent, tolerance); other results of an evaluation are an error"
+    )
+    MIN_ISLAND_SHARE: v.Fraction = Field(
+        0.0,
+        description="islands of a mask below this share of its largest one are removed; 0 = none, as published. "
+        "A Predictor whose configuration says 0 uses 0.1",
     )
     ENSEMBLE: Ensemble = Ensemble()
 

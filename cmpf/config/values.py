@@ -214,6 +214,12 @@ Expectations = Annotated[
     SEQUENCE,
     Allowed('a list of (task, metric, percent, tolerance), such as [["panoptic", "PQ", 45.2, 0.5]]'),
 ]
+Tasks = Annotated[
+    tuple[Literal["semantic", "panoptic", "instance"], ...],
+    Len(1),
+    NAMES,
+    Allowed('a list of semantic, panoptic and instance, such as ("semantic",)'),
+]
 FreeTree = Annotated[Tree, Allowed("keys and YAML values of your own")]
 SomeNames = Annotated[
     tuple[Name, ...], Len(1), NAMES, Allowed('at least one dataset name, such as ("shapes_train",)')

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cmpf.common.tensors import device_constant, normalize_and_pad
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
+from cmpf.encoders.sam_proposals import Proposals
 from cmpf.types import FrozenFeatures, Sample
 
 SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -23,8 +24,8 @@ SharedEmbedding = Callable[[SAMEncoder], "Tensor | None"]
 class MaskSource(Protocol):
     """Where SAM's automatic masks of an image come from."""
 
-    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Tensor:
-        """Mask logits (M, H, W) at the size of the sample's image, on a device.
+    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Proposals:
+        """The masks of one image, on a device.
 
         Args:
             sample: one image, `image` (3, H, W) RGB 0..255.
@@ -97,8 +98,8 @@ class FrozenEncoders(nn.Module):
         embedding = start_beside(partial(self._embed, self.sam, batch), self.device)
         return FrozenFeatures(clip=self.clip(images), sam=embedding()), padded, sizes
 
-    def masks(self, sample: Sample, features: FrozenFeatures) -> Tensor | None:
-        """SAM's mask logits (M, H, W) of one image: its own `sam_masks`, else the source's; None = no source.
+    def masks(self, sample: Sample, features: FrozenFeatures) -> Proposals | None:
+        """SAM's masks of one image: its own `sam_masks`, else the source's; None = no source.
 
         SAM runs only where neither the sample nor a cache has masks; then not again if it has already seen this
         image alone, for the injectors.
@@ -107,7 +108,9 @@ class FrozenEncoders(nn.Module):
             sample: one image of a batch. features: those of the batch.
         """
         if "sam_masks" in sample:
-            return sample["sam_masks"].to(self.device)
+            logits = sample["sam_masks"].to(self.device)
+            size = (logits.shape[1], logits.shape[2])
+            return Proposals(logits, padded=size, unpadded=size)
         if self.mask_source is None:
             return None
 

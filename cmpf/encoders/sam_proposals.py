@@ -3,23 +3,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
-from cmpf.common.tensors import masks_to_boxes, resize_bilinear
+from cmpf.common.regions import remove_small_regions
+from cmpf.common.tensors import masks_to_boxes
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.sam import SAMEncoder
 
-_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=np.int8)
+
+@dataclass(frozen=True)
+class Proposals:
+    """SAM's masks of one image at SAM's own resolution; at the image's they would be the largest tensors of all.
+
+    logits: (M, h, w) float32 over the padded image, the largest mask first.
+    padded, unpadded: (H, W) of the padded image and of the image at its top left. Equal where there is no padding.
+    """
+
+    logits: Tensor
+    padded: tuple[int, int]
+    unpadded: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.logits)
 
 
-MASKS_AT_ONCE = 16  # at full size; bounds memory
+@dataclass(frozen=True)
+class _Found:
+    """Mask logits (N, h, w), SAM's own estimate of their IoU (N,), boxes (N, 4) in cells."""
+
+    logits: Tensor
+    quality: Tensor
+    boxes: Tensor
+
+    @classmethod
+    def nothing(cls, embedding_1Shw: Tensor) -> _Found:
+        """SAM's masks are four times as large as its embedding."""
+        height, width = embedding_1Shw.shape[-2:]
+        empty = embedding_1Shw.new_zeros
+        return cls(empty(0, 4 * height, 4 * width), empty(0), empty(0, 4))
+
+    def joined(self, other: _Found) -> _Found:
+        return _Found(
+            torch.cat([self.logits, other.logits]),
+            torch.cat([self.quality, other.quality]),
+            torch.cat([self.boxes, other.boxes]),
+        )
 
 
 class SAMProposer(FrozenModule):
@@ -32,6 +65,8 @@ class SAMProposer(FrozenModule):
     Args:
         encoder: the SAM; may be the one that also makes the model's features.
         points_per_side: side of the square point grid over the image.
+        coarse_points_per_side: side of a grid that is asked first; of the other one then only the points that no
+            mask found so far covers. 0 = there is one grid.
         iou_threshold: least IoU that SAM predicts for its own mask.
         stability_threshold: least IoU of the mask cut at `+stability_offset` with the one cut at minus that.
         nms_threshold: box IoU above which the one of lower predicted IoU goes.
@@ -46,6 +81,7 @@ class SAMProposer(FrozenModule):
         *,
         encoder: SAMEncoder,
         points_per_side: int,
+        coarse_points_per_side: int,
         iou_threshold: float,
         stability_threshold: float,
         nms_threshold: float,
@@ -57,6 +93,7 @@ class SAMProposer(FrozenModule):
         super().__init__()
         self.encoder = encoder
         self.points_per_side = points_per_side
+        self.coarse_points_per_side = coarse_points_per_side
         self.iou_threshold = iou_threshold
         self.stability_threshold = stability_threshold
         self.nms_threshold = nms_threshold
@@ -66,48 +103,25 @@ class SAMProposer(FrozenModule):
         self.stability_offset = stability_offset
         self.freeze()
 
+    @torch.no_grad()
     def forward(
         self, embedding_1Shw: Tensor, *, padded: tuple[int, int], unpadded: tuple[int, int]
-    ) -> Tensor:
+    ) -> Proposals:
         """Masks of one image, in float32 whatever autocast says.
 
         Args:
             embedding_1Shw: what `encoder` makes of the padded image.
             padded: (H, W) of the padded image that the encoder squashed to its square.
             unpadded: (H, W) of the image without padding, at its top left.
-        Returns:
-            (M, H, W) logits at the unpadded size, the largest mask first; M = 0 where nothing was found.
-        """
-        logits, flipped = self.compact(embedding_1Shw, padded=padded, unpadded=unpadded)
-        return full_size_masks(logits, flipped, side=self.encoder.input_size, padded=padded)
-
-    @torch.no_grad()
-    def compact(
-        self, embedding_1Shw: Tensor, *, padded: tuple[int, int], unpadded: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """The same masks in their smallest exact form, for `full_size_masks`; arguments as of `forward`.
-
-        Returns:
-            (M, 4h, 4w) float32 logits as SAM's mask decoder gave them; (M, H, W) bool at the unpadded size, the
-            pixels where cleaning turned inside to outside or the other way.
         """
         with torch.autocast(embedding_1Shw.device.type, enabled=False):
             embedding = embedding_1Shw.float()
-            points = self.point_grid(padded, unpadded).to(embedding.device)
-            found = []
-            for batch in _batches(points, self.points_per_batch):
-                logits, quality = self.masks_at(embedding, batch)
-                found.append(self._good_ones(logits.flatten(0, 1), quality.flatten(), padded, unpadded))
-            logits, quality, boxes = (torch.cat(parts) for parts in zip(*found, strict=True))
-            logits = logits[nms(boxes, quality, self.nms_threshold)]
-            return self._clean_and_largest(logits, padded, unpadded)
-
-    def point_grid(self, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
-        """Centers of a grid over the unpadded image, row by row: (N, 2) x and y in SAM's input."""
-        steps = (torch.arange(self.points_per_side) + 0.5) / self.points_per_side
-        x = steps * (self.encoder.input_size * unpadded[1] / padded[1])
-        y = steps * (self.encoder.input_size * unpadded[0] / padded[0])
-        return torch.cartesian_prod(y, x).flip(1)
+            points = point_grid(self.points_per_side, self.encoder.input_size, padded, unpadded)
+            coarse = point_grid(self.coarse_points_per_side, self.encoder.input_size, padded, unpadded)
+            found = self._good_ones(embedding, coarse, padded, unpadded)
+            found = found.joined(self._good_ones(embedding, self._uncovered(points, found), padded, unpadded))
+            logits = found.logits[nms(found.boxes, found.quality, self.nms_threshold)]
+            return Proposals(self._clean_and_largest(logits, padded, unpadded), padded, unpadded)
 
     @torch.no_grad()
     def masks_at(self, embedding_1Shw: Tensor, points_N2: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,130 +145,72 @@ class SAMProposer(FrozenModule):
         )
         return logits, quality
 
-    def to_image(self, logits_Nhw: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
-        """Low-resolution logits at the unpadded size (N, H, W), by way of SAM's input as SAM itself does."""
-        return _to_image(logits_Nhw, self.encoder.input_size, padded, unpadded)
-
     def _good_ones(
-        self, logits: Tensor, quality: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Low-resolution logits, predicted IoU and boxes of the masks that pass both thresholds."""
-        promising = quality >= self.iou_threshold
-        logits, quality = logits[promising], quality[promising]
-        passed, boxes = [quality.new_zeros(0, dtype=torch.bool)], [quality.new_zeros(0, 4)]
-        for chunk in _batches(logits, MASKS_AT_ONCE):
-            large = self.to_image(chunk, padded, unpadded)
-            smaller = (large > self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
-            larger = (large > -self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
+        self, embedding: Tensor, points_N2: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
+    ) -> _Found:
+        """The masks at these points that pass both thresholds."""
+        found = _Found.nothing(embedding)
+        for first in range(0, len(points_N2), self.points_per_batch):
+            points = points_N2[first : first + self.points_per_batch].to(embedding.device)
+            logits, quality = self.masks_at(embedding, points)
+            promising = quality >= self.iou_threshold
+            logits, quality = logits[promising], quality[promising]
+            inside = _inside(logits, padded, unpadded)
+            smaller = (inside > self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
+            larger = (inside > -self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
+            boxes = masks_to_boxes(inside > 0)
             stable = smaller / larger.clamp(min=1) >= self.stability_threshold
-            around = masks_to_boxes(large > 0)
-            passed.append(stable & (around[:, 2] > around[:, 0]))  # an empty mask has an empty box
-            boxes.append(around)
-        keep = torch.cat(passed)
-        return logits[keep], quality[keep], torch.cat(boxes)[keep]
+            keep = stable & (boxes[:, 2] > boxes[:, 0])  # an empty mask has an empty box
+            found = found.joined(_Found(logits[keep], quality[keep], boxes[keep]))
+        return found
+
+    def _uncovered(self, points_N2: Tensor, found: _Found) -> Tensor:
+        """Points that lie in no mask."""
+        if not len(found.logits):
+            return points_N2
+        height, width = found.logits.shape[1:]
+        x = (points_N2[:, 0] * (width / self.encoder.input_size)).long()
+        y = (points_N2[:, 1] * (height / self.encoder.input_size)).long()
+        return points_N2[~(found.logits[:, y, x] > 0).any(dim=0).cpu()]
 
     def _clean_and_largest(
         self, logits: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Removes small regions, then masks that became duplicates; returns what `compact` returns."""
-        if not len(logits):
-            return logits, torch.zeros(0, *unpadded, dtype=torch.bool, device=logits.device)
-        cleaned, unchanged, boxes = [], [], []
-        for chunk in _batches(logits, MASKS_AT_ONCE):
-            for before in (self.to_image(chunk, padded, unpadded) > 0).cpu():
-                mask = torch.from_numpy(remove_small_regions(before.numpy(), min_area=self.min_area))
-                cleaned.append(mask)
-                unchanged.append(bool((mask == before).all()))
-                boxes.append(masks_to_boxes(mask[None])[0])
+    ) -> Tensor:
+        """Removes small regions, then masks that became duplicates; the largest ones, largest first."""
+        before = _inside(logits, padded, unpadded) > 0
+        cell = padded[0] * padded[1] / (logits.shape[1] * logits.shape[2])  # its area in pixels
+        after = remove_small_regions(before.cpu().numpy(), min_area=self.min_area / cell)
+        cleaned = torch.from_numpy(after).to(logits.device)
         # Among duplicates those stay that are SAM's own.
-        kept = nms(torch.stack(boxes), torch.tensor(unchanged, dtype=torch.float32), self.nms_threshold)
-        areas = torch.stack([cleaned[index].sum() for index in kept.tolist()])
+        unchanged = (cleaned == before).flatten(1).all(dim=1)
+        kept = nms(masks_to_boxes(cleaned).float(), unchanged.float(), self.nms_threshold)
+        areas = cleaned[kept].flatten(1).sum(dim=1)
         largest = kept[areas.argsort(descending=True, stable=True)[: self.max_masks]]
-        masks = torch.stack([cleaned[index] for index in largest.tolist()]).to(logits.device)
-        logits = logits[largest.to(logits.device)]
-        return logits, masks ^ (self.to_image(logits, padded, unpadded) > 0)
+        logits, cleaned = logits[largest].clone(), cleaned[largest]
+        height, width = cleaned.shape[1:]
+        logits[:, :height, :width] = _with_sign(logits[:, :height, :width], cleaned)
+        return logits
 
 
-def full_size_masks(logits_Mhw: Tensor, flipped_MHW: Tensor, *, side: int, padded: tuple[int, int]) -> Tensor:
-    """Mask logits at the size of the image.
+def point_grid(side: int, input_size: int, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
+    """Centers of a grid over the unpadded image, row by row: (side * side, 2) x and y in SAM's square input.
 
     Args:
-        logits_Mhw: float32 logits as SAM's mask decoder gave them.
-        flipped_MHW: bool at the wanted size: there the sign is the other than that of the resized logits.
-        side: side of SAM's square input.
-        padded: (H, W) of the padded image that was squashed to that square.
-    Returns:
-        (M, H, W) logits.
+        input_size: side of that square, which the padded image is squashed to.
     """
-    if not len(logits_Mhw):
-        return logits_Mhw.new_zeros(flipped_MHW.shape)
-    large = _to_image(logits_Mhw, side, padded, (flipped_MHW.shape[-2], flipped_MHW.shape[-1]))
-    return _with_sign(large, (large > 0) ^ flipped_MHW)
+    steps = (torch.arange(side) + 0.5) / max(side, 1)
+    x = steps * (input_size * unpadded[1] / padded[1])
+    y = steps * (input_size * unpadded[0] / padded[0])
+    return torch.cartesian_prod(y, x).flip(1)
 
 
-def _to_image(logits_Nhw: Tensor, side: int, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
-    square = resize_bilinear(logits_Nhw[:, None], (side, side))
-    return resize_bilinear(square, padded)[:, 0, : unpadded[0], : unpadded[1]]
-
-
-def _batches(tensor: Tensor, size: int) -> Iterator[Tensor]:
-    return (tensor[start : start + size] for start in range(0, len(tensor), size))
+def _inside(logits_Nhw: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
+    """The cells that show the image, not the padding at its right and bottom."""
+    height, width = logits_Nhw.shape[1:]
+    return logits_Nhw[:, : -(-height * unpadded[0] // padded[0]), : -(-width * unpadded[1] // padded[1])]
 
 
 def _with_sign(logits: Tensor, masks: Tensor) -> Tensor:
     """Logits that are positive exactly inside the masks; where the sign was other, its amount stays."""
     amount = logits.abs().clamp(min=torch.finfo(logits.dtype).tiny)
     return torch.where(masks, amount, -amount)
-
-
-def remove_small_regions(mask_HW: NDArray[np.bool_], *, min_area: int) -> NDArray[np.bool_]:
-    """Fills holes, then drops islands, of fewer than `min_area` pixels; the same rule as segment-anything's.
-
-    Regions are 8-connected. Background that touches the image's edge is a hole like any other. Where every
-    island is small, the largest one stays.
-
-    Args:
-        mask_HW: the mask; not changed.
-        min_area: in pixels; 0 = keep everything.
-    Returns:
-        The cleaned mask.
-    """
-    if min_area == 0 or not mask_HW.any():
-        return mask_HW
-    # Rows above the mask are all alike, and so are those below it and the columns beside it. One of each,
-    # with their number as its weight, makes a small mask cheap and keeps areas and connections exact.
-    row_of, first_rows, row_counts = _collapse(np.asarray(mask_HW.any(axis=1)))
-    column_of, first_columns, column_counts = _collapse(np.asarray(mask_HW.any(axis=0)))
-    mask = mask_HW[np.ix_(first_rows, first_columns)]
-    cell_areas = np.outer(row_counts, column_counts)
-    labels, areas = _regions(~mask, cell_areas)
-    mask = mask | (~mask & (areas < min_area)[labels])
-    labels, areas = _regions(mask, cell_areas)
-    kept = areas >= min_area
-    if not kept[1:].any():
-        kept[1 + np.argmax(areas[1:])] = True
-    mask = mask & kept[labels]
-    cleaned: NDArray[np.bool_] = mask[np.ix_(row_of, column_of)]
-    return cleaned
-
-
-def _collapse(occupied: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Lines before the first and after the last occupied one become a single line each.
-
-    Returns:
-        For each line its number afterwards; for each number the first line behind it, and how many there are.
-    """
-    lines = np.nonzero(occupied)[0]
-    clipped = np.clip(np.arange(len(occupied)), lines[0] - 1, lines[-1] + 1)
-    _, first, new_number, counts = np.unique(
-        clipped, return_index=True, return_inverse=True, return_counts=True
-    )
-    return new_number, first, counts
-
-
-def _regions(mask: NDArray[np.bool_], cell_areas: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Number of each cell's region, 0 = outside, and the areas of all regions, that of the outside first."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBORS)
-    return labels, np.bincount(labels.ravel(), weights=cell_areas.ravel(), minlength=count + 1)

@@ -20,6 +20,7 @@ from cmpf.inference.proposal_cache import ProposalCache
 # Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.
 PROPOSAL_KEYS = (
     "POINTS_PER_SIDE",
+    "COARSE_POINTS_PER_SIDE",
     "PRED_IOU_THRESH",
     "STABILITY_THRESH",
     "NMS_THRESH",
@@ -103,6 +104,7 @@ def build_online_masks(cfg: Config, sam: SAMEncoder | None) -> OnlineMasks:
     proposer = SAMProposer(
         encoder=sam,
         points_per_side=ensemble.POINTS_PER_SIDE,
+        coarse_points_per_side=ensemble.COARSE_POINTS_PER_SIDE,
         iou_threshold=ensemble.PRED_IOU_THRESH,
         stability_threshold=ensemble.STABILITY_THRESH,
         nms_threshold=ensemble.NMS_THRESH,

@@ -226,8 +226,12 @@ def build_mask_ensemble(cfg: Config) -> MaskEnsembleSettings:
     """What an OpenSeg Ensemble means in this configuration, on or off."""
     ensemble = cfg.TEST.ENSEMBLE
     return MaskEnsembleSettings(
+        tasks=frozenset(ensemble.TASKS),
         alpha=ensemble.ALPHA,
         score_threshold=ensemble.SCORE_THRESHOLD,
+        decoder_share=ensemble.DECODER_SHARE,
+        max_overlap=ensemble.MAX_OVERLAP,
+        overlap_threshold=ensemble.PANOPTIC_OVERLAP_THRESHOLD,
         published_pooling=ensemble.PUBLISHED_POOLING,
     )
 
@@ -250,6 +254,7 @@ def build_settings(cfg: Config) -> InferenceSettings:
         resize_before=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         instance_mask_score=test.INSTANCE_MASK_SCORE,
+        min_island_share=cfg.TEST.MIN_ISLAND_SHARE,
         mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
         proposals=test.MASK_RECALL,
     )

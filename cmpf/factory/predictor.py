@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from cmpf.config import Config, get_cfg
 from cmpf.data import known_vocabularies
 from cmpf.factory.model import build_mask_ensemble, build_model, evaluation_size
+from cmpf.inference import MaskEnsembleSettings
 from cmpf.model import CMPF
-from cmpf.predictor import Predictor, Saver
+from cmpf.predictor import MIN_ISLAND_SHARE, TASKS, Predictor, Saver
 from cmpf.weights.hub import find_model
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,17 @@ def build_predictor(cfg: Config) -> Predictor:
         model=model,
         short_side=short_side,
         max_side=max_side,
-        mask_ensemble=build_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
+        mask_ensemble=_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
+        min_island_share=cfg.TEST.MIN_ISLAND_SHARE or MIN_ISLAND_SHARE,
         known=list(known_vocabularies()),
         saver=_saver(cfg),
         cfg=cfg,
     )
+
+
+def _mask_ensemble(cfg: Config) -> MaskEnsembleSettings:
+    """The configured one in every result: who segments own images wants masks, not the published arithmetic."""
+    return replace(build_mask_ensemble(cfg), tasks=frozenset(TASKS) - {"all"})
 
 
 def _saver(cfg: Config) -> Saver:

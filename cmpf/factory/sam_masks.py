@@ -109,7 +109,8 @@ class MaskMaker:
                 return Outcome(source.file, KEPT)
         except (ImageError, DatasetError) as error:
             return Outcome(source.file, DAMAGED, str(error))
-        self._cache.store(source.file, self._masks.propose(image, device=self._device))
+        proposals = self._masks.masks({"image": image}, shared=lambda _: None, device=self._device)
+        self._cache.store(source.file, proposals)
         return Outcome(source.file, MADE)
 
 

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from cmpf.errors import CMPFError
 from cmpf.formats.masks import encode_mask, mask_box
-from cmpf.types import InstanceResult, SegmentInfo
+from cmpf.types import InstanceResult, MaskOrigin, SegmentInfo
 
 
 @dataclass(frozen=True)
 class Segment:
     """One segment of the panoptic image.
 
-    id: value in `panoptic`; bbox: [x, y, width, height] in pixels (COCO's order); score: 0..1; area: pixels.
+    id: value in `panoptic`; bbox: [x, y, width, height] in pixels (COCO's order); score: 0..1; area: pixels;
+    source: whose mask it is, "decoder" or "sam".
     """
 
     id: int
@@ -31,16 +32,19 @@ class Segment:
     score: float
     area: int
     bbox: tuple[int, int, int, int]
+    source: MaskOrigin = "decoder"
 
 
 @dataclass(frozen=True)
 class Instances:
-    """Instances, best first: masks (N, H, W) bool, boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) classes."""
+    """Instances, best first: masks (N, H, W) bool, boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) classes,
+    sources (N,) "decoder" or "sam", whose mask each is."""
 
     masks: NDArray[np.bool_]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
+    sources: NDArray[np.str_]
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -48,7 +52,17 @@ class Instances:
     def above(self, threshold: float) -> Instances:
         """Those with at least this score."""
         keep = self.scores >= threshold
-        return Instances(self.masks[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
+        return self.chosen(keep)
+
+    def chosen(self, places: NDArray[Any]) -> Instances:
+        """Some of them: indices, or a flag for each."""
+        return Instances(
+            self.masks[places],
+            self.boxes[places],
+            self.scores[places],
+            self.labels[places],
+            self.sources[places],
+        )
 
 
 def segments_of(
@@ -68,6 +82,7 @@ def segments_of(
                 score=float(info["score"]),
                 area=int(np.count_nonzero(mask)),
                 bbox=(x, y, width, height),
+                source=info.get("source", "decoder"),
             )
         )
     return tuple(segments)
@@ -79,18 +94,21 @@ def instances_of(result: InstanceResult) -> Instances:
     def array(values: Tensor, dtype: Any) -> NDArray[Any]:
         return values.cpu().numpy().astype(dtype)
 
+    of_sam = np.zeros(len(result), np.bool_) if result.of_sam is None else array(result.of_sam, np.bool_)
     return Instances(
         masks=array(result.pred_masks, np.bool_),
         boxes=array(result.pred_boxes, np.float32),
         scores=array(result.scores, np.float32),
         labels=array(result.pred_classes, np.int64),
+        sources=np.where(of_sam, "sam", "decoder"),
     )
 
 
 def coco_results(found: Instances, image_id: str | int) -> list[dict[str, Any]]:
-    """COCO results: image_id, category_id (class index), segmentation (RLE), bbox [x, y, width, height], score."""
+    """COCO results: image_id, category_id (class index), segmentation (RLE), bbox [x, y, w, h], score, source."""
     results = []
-    for mask, box, score, label in zip(found.masks, found.boxes, found.scores, found.labels, strict=True):
+    values = (found.masks, found.boxes, found.scores, found.labels, found.sources)
+    for mask, box, score, label, source in zip(*values, strict=True):
         x0, y0, x1, y1 = (float(v) for v in box)
         results.append(
             {
@@ -99,6 +117,7 @@ def coco_results(found: Instances, image_id: str | int) -> list[dict[str, Any]]:
                 "segmentation": encode_mask(mask),
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": float(score),
+                "source": str(source),
             }
         )
     return results
@@ -107,7 +126,14 @@ def coco_results(found: Instances, image_id: str | int) -> list[dict[str, Any]]:
 def coco_panoptic(segments: Sequence[Segment], image_id: str | int, file_name: str) -> dict[str, Any]:
     """The JSON beside a COCO panoptic PNG: one annotation, and the categories that occur in it."""
     infos = [
-        {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": list(s.bbox), "iscrowd": 0}
+        {
+            "id": s.id,
+            "category_id": s.category_id,
+            "area": s.area,
+            "bbox": list(s.bbox),
+            "iscrowd": 0,
+            "source": s.source,
+        }
         for s in segments
     ]
     categories = {

@@ -18,6 +18,7 @@ def instance_inference(
     topk: int,
     is_thing: Tensor | None = None,
     mask_score: str = "probability",
+    of_decoder: int | None = None,
 ) -> InstanceResult:
     """The `topk` best pairs of query and class, void left out; a query may appear with several classes.
 
@@ -27,6 +28,7 @@ def instance_inference(
         topk: number of pairs.
         is_thing: (K,) bool; of those pairs only things stay. None = all stay.
         mask_score: "probability", or "logit" as OVRCOAT computes it, which may exceed 1.
+        of_decoder: how many of the masks, the first ones, are the decoder's; the others are SAM's. None = all.
     Returns:
         Instances, best first; score = class probability * mean of sigmoid(mask), or of the logit, inside the mask.
     """
@@ -45,6 +47,7 @@ def instance_inference(
         pred_boxes=masks_to_boxes(masks)[place[order]],
         scores=scores[order],
         pred_classes=classes[order],
+        of_sam=None if of_decoder is None else queries[order] >= of_decoder,
     )
 
 

@@ -1,10 +1,14 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""OpenSeg Ensemble: SAM's own masks, named by CLIP, vote for unseen classes (paper: OpenSeg Ensemble)."""
+"""SAM's own masks, named by CLIP, vote for unseen classes (paper: OpenSeg Ensemble), or are candidates for them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from cmpf.common.tensors import resize_bilinear
 
 
 def openseg_ensemble(
@@ -38,3 +42,89 @@ def openseg_ensemble(
     kept = (unseen_probs > score_threshold).any(dim=-1).nonzero()[:, 0]
     own_share = torch.where(seen_K, 1.0, 1.0 - alpha).to(class_probs_QK.dtype)
     return torch.cat([class_probs_QK * own_share, alpha * unseen_probs[kept]]), kept
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks that compete for segments and instances: the decoder's, then SAM's.
+
+    mask_cls: (Q' + M', K + 1) log class distributions, last column void.
+    decoder, sam: (Q',), (M',) indices of the masks that stayed.
+    """
+
+    mask_cls: Tensor
+    decoder: Tensor
+    sam: Tensor
+
+
+def join_candidates(
+    mask_cls_QK1: Tensor,
+    decoder_masks_Qhw: Tensor,
+    sam_probs_MK1: Tensor,
+    sam_masks_Mhw: Tensor,
+    seen_K: Tensor,
+    *,
+    score_threshold: float,
+    decoder_share: float,
+    max_overlap: float,
+) -> Candidates:
+    """SAM's masks beside the decoder's, for classes that the decoder never learned.
+
+    The decoder was trained on seen classes, so that objects of unseen ones often have no mask of its own. SAM's masks
+    stand in for those only: as candidates for seen classes they lower the results (ShapeWorld).
+
+    Args:
+        mask_cls_QK1: log class distributions of the decoder's masks, last column void.
+        decoder_masks_Qhw, sam_masks_Mhw: mask logits over the same padded image, at any two resolutions.
+        sam_probs_MK1: CLIP's class probabilities of SAM's masks, last column void.
+        seen_K: bool, classes that training named.
+        score_threshold: SAM masks whose best unseen probability is not above this are no candidates.
+        decoder_share: weight, 0..1, of the decoder's distribution where one of its masks covers a candidate; the two
+            are fused as in the class ensemble, by their geometric mean. 0 = CLIP alone names candidates.
+        max_overlap: of a candidate and another mask of the same best class with a larger IoU the surer one stays
+            (SAM proposes nested masks at each point). 1 = all stay.
+    """
+    kept = ((sam_probs_MK1[:, :-1] * ~seen_K) > score_threshold).any(dim=-1).nonzero()[:, 0]
+    everything = torch.arange(len(mask_cls_QK1), device=kept.device)
+    if len(kept) == 0:
+        return Candidates(mask_cls_QK1, everything, kept)
+    size = (decoder_masks_Qhw.shape[1], decoder_masks_Qhw.shape[2])
+    candidates = resize_bilinear(sam_masks_Mhw[kept][None].float(), size)[0]
+    everyone = torch.cat([decoder_masks_Qhw.float(), candidates]) > 0
+    overlap, own = _overlaps(candidates > 0, everyone), len(mask_cls_QK1)
+    share, partner = overlap[:, :own].max(dim=1)
+    weight = torch.where(share > COVERED, decoder_share, 0.0)[:, None]
+    named = torch.log(sam_probs_MK1[kept] + 1e-8).to(mask_cls_QK1)
+    theirs = torch.where(weight > 0, weight * mask_cls_QK1[partner], 0.0)
+    named = ((1 - weight) * named + theirs).log_softmax(dim=-1)
+    mask_cls = torch.cat([mask_cls_QK1, named])
+    stay = _surest(mask_cls, overlap > max_overlap)
+    return Candidates(mask_cls[stay], everything[stay[:own]], kept[stay[own:]])
+
+
+COVERED = 0.5  # IoU at which two masks show the same thing
+
+
+def _overlaps(masks_Nhw: Tensor, others_Phw: Tensor) -> Tensor:
+    """IoU (N, P) of every mask with every other."""
+    masks, others = masks_Nhw.flatten(1).float(), others_Phw.flatten(1).float()
+    common = masks @ others.T
+    return common / (masks.sum(dim=1)[:, None] + others.sum(dim=1) - common).clamp(min=1)
+
+
+def _surest(mask_cls_NK1: Tensor, overlaps_MN: Tensor) -> Tensor:
+    """Which masks (N,) bool have no surer rival that stayed.
+
+    Args:
+        mask_cls_NK1: the last M of them are candidates.
+        overlaps_MN: bool, candidates by masks that show the same; rivals if they are of one class, too.
+    """
+    scores, labels = mask_cls_NK1[:, :-1].max(dim=-1)
+    first = len(labels) - len(overlaps_MN)
+    rivals = torch.zeros(len(labels), len(labels), dtype=torch.bool)
+    rivals[first:] = (overlaps_MN & (labels[first:, None] == labels)).cpu()
+    rivals |= rivals.T.clone()
+    stay = torch.zeros(len(labels), dtype=torch.bool)
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        stay[index] = not (rivals[index] & stay).any()
+    return stay.to(labels.device)

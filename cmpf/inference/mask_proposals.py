@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.common.tensors import resize_bilinear
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.pair import SharedEmbedding, sam_input
-from cmpf.encoders.sam_proposals import SAMProposer, full_size_masks
+from cmpf.encoders.sam_proposals import Proposals, SAMProposer
 from cmpf.errors import EvaluationError
 from cmpf.inference.mask_naming import MaskNaming
-from cmpf.inference.proposal_cache import CachedProposals, ProposalCache
+from cmpf.inference.proposal_cache import ProposalCache
+from cmpf.inference.resize import restore_size
 from cmpf.inference.settings import ImageGeometry, SAMEvidence
 from cmpf.types import ClassEmbeddings, Sample
 
@@ -36,27 +38,14 @@ class OnlineMasks(nn.Module):
         self.proposer = proposer
         self.size_divisibility = size_divisibility
 
-    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Tensor:
+    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Proposals:
         """See MaskSource."""
-        embedding, padded, unpadded = self._embed(sample["image"], shared, device)
-        masks: Tensor = self.proposer(embedding, padded=padded, unpadded=unpadded)
-        return masks
-
-    def propose(self, image_3HW: Tensor, *, device: torch.device) -> CachedProposals:
-        """The masks of an image in the form that the cache keeps."""
-        embedding, padded, unpadded = self._embed(image_3HW, lambda _: None, device)
-        logits, flipped = self.proposer.compact(embedding, padded=padded, unpadded=unpadded)
-        return CachedProposals(logits, flipped, padded, self.proposer.encoder.input_size)
-
-    def _embed(
-        self, image_3HW: Tensor, shared: SharedEmbedding, device: torch.device
-    ) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-        """SAM's embedding of an image, its size with padding and without."""
-        pixels = sam_input([image_3HW], divisor=self.size_divisibility, device=device)
+        pixels = sam_input([sample["image"]], divisor=self.size_divisibility, device=device)
         embedding = shared(self.proposer.encoder)
         if embedding is None:
             embedding = self.proposer.encoder(pixels)
-        return embedding, _size(pixels), _size(image_3HW)
+        proposals: Proposals = self.proposer(embedding, padded=_size(pixels), unpadded=_size(sample["image"]))
+        return proposals
 
 
 class CachedMasks:
@@ -69,7 +58,7 @@ class CachedMasks:
     def __init__(self, cache: ProposalCache) -> None:
         self.cache = cache
 
-    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Tensor:
+    def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Proposals:
         """See MaskSource.
 
         Raises:
@@ -81,47 +70,56 @@ class CachedMasks:
                 "has no file_name; set TEST.ENSEMBLE.SOURCE online, or give the sample sam_masks"
             )
         found = self.cache.load(sample["file_name"], input_size=_size(sample["image"]))
-        return full_size_masks(
-            found.logits.to(device), found.flipped.to(device), side=found.side, padded=found.padded
-        )
+        return replace(found, logits=found.logits.to(device))
 
 
 def sam_evidence(
     clip: CLIP,
-    masks_MHW: Tensor,
+    proposals: Proposals,
     dense_1Chw: Tensor,
     *,
     naming: MaskNaming,
     classes: ClassEmbeddings,
     geometry: ImageGeometry,
-    size: tuple[int, int],
     published_pooling: bool,
 ) -> SAMEvidence:
     """Names SAM's masks by CLIP (paper: OpenSeg Ensemble).
 
     Args:
         clip, naming: give a mask its class logits.
-        masks_MHW: mask logits of one image without padding, at any size.
+        proposals: SAM's masks of one image.
         dense_1Chw: CLIP's dense map of the padded image.
         classes: the vocabulary with void as its last class.
-        size: (H, W) of the semantic sum, which the masks are brought to.
         published_pooling: pad the mask at the map's size with zeros to a multiple of 32, which the pooling
             then shrinks to the map once more, as in the published code; it no longer lies over what it shows.
     """
     cells = (dense_1Chw.shape[-2], dense_1Chw.shape[-1])
     if published_pooling:
-        on_map = F.interpolate(masks_MHW[None], size=cells, mode="nearest")
+        on_map = F.interpolate(at_size(proposals, proposals.unpadded)[None], size=cells, mode="nearest")
         on_map = _pad(on_map, _multiples_of_32(cells), value=0.0)
     else:
-        on_input = resize_bilinear(masks_MHW[None], geometry.unpadded)
-        on_map = _pad(on_input, geometry.padded, value=OUTSIDE)
+        on_map = over_input(proposals, geometry)[None]
         if not naming.reads_whole_masks:
             on_map = F.interpolate(on_map, size=cells, mode="nearest")
     logits, valid = naming(clip, dense_1Chw, on_map, classes)
     probabilities = logits[0].softmax(dim=-1)
     if not clip.embeds_empty_masks:
         probabilities = probabilities * valid[0, :, None]  # no vote for any class
-    return SAMEvidence(masks=resize_bilinear(masks_MHW[None], size)[0], class_probs=probabilities[:, :-1])
+    return SAMEvidence(proposals=proposals, class_probs=probabilities)
+
+
+def over_input(proposals: Proposals, geometry: ImageGeometry) -> Tensor:
+    """Logits (M, h, w) over the padded input, at whatever resolution is at hand; padding is in no mask."""
+    if (proposals.padded, proposals.unpadded) == (geometry.padded, geometry.unpadded):
+        return proposals.logits
+    return _pad(at_size(proposals, geometry.unpadded), geometry.padded, value=OUTSIDE)
+
+
+def at_size(proposals: Proposals, size: tuple[int, int]) -> Tensor:
+    """Logits (M, H, W) of the image without padding."""
+    return restore_size(
+        proposals.logits[None], padded=proposals.padded, unpadded=proposals.unpadded, output=size
+    )[0]
 
 
 def _size(image: Tensor) -> tuple[int, int]:

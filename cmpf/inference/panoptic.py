@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmpf.inference.resize import MaskRows, best_of, work_in_tiles
-from cmpf.types import SegmentInfo
+from cmpf.types import MaskOrigin, SegmentInfo
 
 
 def panoptic_inference(
@@ -19,6 +19,7 @@ def panoptic_inference(
     is_thing: Tensor,
     object_mask_threshold: float,
     overlap_threshold: float,
+    of_decoder: int | None = None,
 ) -> tuple[Tensor, list[SegmentInfo]]:
     """Gives each pixel to the kept query with the largest score * sigmoid(mask).
 
@@ -28,9 +29,10 @@ def panoptic_inference(
         is_thing: (K,) bool; segments of one stuff class merge.
         object_mask_threshold: queries whose best class is void or scores no more than this are left out.
         overlap_threshold: a query is dropped when it wins less than this share of the area of its own mask.
+        of_decoder: how many of the masks, the first ones, are the decoder's; the others are SAM's. None = all.
     Returns:
         ids (H, W) int32, 0 = void, and the segments, numbered from 1 in the order of queries. The score of
-        merged stuff is the mean over its pixels.
+        merged stuff is the mean over its pixels, its source the one of its largest part.
     """
     masks = MaskRows.of(mask_pred)
     scores, labels = mask_cls.float().softmax(dim=-1).max(dim=-1)
@@ -44,6 +46,7 @@ def panoptic_inference(
             scores.double(),
             labels.double(),
             is_thing.to(labels.device)[labels].double(),
+            kept.double(),
             own_area.double(),
             _count(winner, torch.ones_like(winner), len(kept)).double(),
             _count(winner, inside.long(), len(kept)).double(),
@@ -51,8 +54,16 @@ def panoptic_inference(
         dim=1,
     ).tolist()  # the one transfer: what happens per query happens on the host
     queries = [
-        _Query(score, int(label), bool(thing), int(own), int(won), int(area))
-        for score, label, thing, own, won, area in table
+        _Query(
+            score=score,
+            label=int(label),
+            is_thing=bool(thing),
+            source="decoder" if of_decoder is None or index < of_decoder else "sam",
+            own_area=int(own),
+            won_area=int(won),
+            area=int(area),
+        )
+        for score, label, thing, index, own, won, area in table
     ]
     ids, segments = _number(queries, overlap_threshold)
     lookup = torch.tensor(ids, dtype=torch.int32, device=masks.device)
@@ -66,6 +77,7 @@ class _Query:
     score: float
     label: int
     is_thing: bool
+    source: MaskOrigin
     own_area: int
     won_area: int
     area: int
@@ -104,6 +116,7 @@ def _number(queries: list[_Query], overlap_threshold: float) -> tuple[list[int],
     ids: list[int] = []
     segments: list[SegmentInfo] = []
     stuff: dict[int, SegmentInfo] = {}
+    largest: dict[int, int] = {}  # class of stuff -> area of its largest part
     for query in queries:
         if query.area == 0 or query.won_area / query.own_area < overlap_threshold:
             ids.append(0)
@@ -116,7 +129,9 @@ def _number(queries: list[_Query], overlap_threshold: float) -> tuple[list[int],
                 isthing=query.is_thing,
                 area=query.area,
                 score=query.score,
+                source=query.source,
             )
+            largest[query.label] = query.area
             segments.append(segment)
             if not query.is_thing:
                 stuff[query.label] = segment
@@ -124,5 +139,7 @@ def _number(queries: list[_Query], overlap_threshold: float) -> tuple[list[int],
             area = segment["area"] + query.area
             segment["score"] += (query.score - segment["score"]) * query.area / area
             segment["area"] = area
+            if query.area > largest[query.label]:
+                largest[query.label], segment["source"] = query.area, query.source
         ids.append(segment["id"])
     return ids, segments

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cmpf.common.regions import remove_islands
 from cmpf.common.tensors import resize_bilinear
 from cmpf.inference.instance import instance_inference
-from cmpf.inference.mask_ensemble import openseg_ensemble
+from cmpf.inference.mask_ensemble import join_candidates, openseg_ensemble
+from cmpf.inference.mask_proposals import at_size, over_input
 from cmpf.inference.panoptic import panoptic_inference
 from cmpf.inference.resize import MaskRows, restore_size
 from cmpf.inference.semantic import semantic_labels
 from cmpf.inference.settings import ImageGeometry, InferenceSettings, SAMEvidence, semantic_sum_size
-from cmpf.types import InstanceResult, ModelResult
+from cmpf.types import InstanceResult, ModelResult, SegmentInfo
 
 MaskEnsemble = Callable[..., tuple[Tensor, Tensor]]  # called as openseg_ensemble is
 
@@ -44,22 +48,83 @@ def image_results(
     result: ModelResult = {}
     if settings.semantic:
         result["sem_seg"] = _semantic(mask_cls, mask_pred, geometry, seen, settings, sam, mask_ensemble)
-    if not (settings.panoptic or settings.instance or settings.proposals):
-        return result
-    masks = MaskRows(mask_pred, padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output)
-    if settings.panoptic:
-        result["panoptic_seg"] = panoptic_inference(
-            mask_cls,
-            masks,
-            is_thing=is_thing,
-            object_mask_threshold=settings.object_mask_threshold,
-            overlap_threshold=settings.overlap_threshold,
-        )
-    if settings.instance:
-        result["instances"] = _instances(mask_cls, masks, is_thing, settings)
     if settings.proposals:
         result["proposals"] = _proposals(mask_pred, geometry, sam)
+    if settings.panoptic or settings.instance:
+        share = settings.min_island_share
+        cleaned = without_islands(mask_pred, min_share=share)
+        if sam is not None:
+            sam_masks = without_islands(sam.proposals.logits, min_share=share)
+            sam = replace(sam, proposals=replace(sam.proposals, logits=sam_masks))
+        competing = partial(_competing, mask_cls, cleaned, geometry, seen, settings, sam)
+        if settings.panoptic:
+            result["panoptic_seg"] = _panoptic(competing("panoptic"), is_thing, settings)
+        if settings.instance:
+            result["instances"] = _instances(competing("instance"), is_thing, settings)
     return result
+
+
+@dataclass(frozen=True)
+class _Competing:
+    """Masks (N, H, W) that compete for a result, the decoder's first, and their classes (N, K + 1)."""
+
+    mask_cls: Tensor
+    masks: MaskRows
+    of_decoder: int
+
+
+def _competing(
+    mask_cls: Tensor,
+    mask_pred: Tensor,
+    geometry: ImageGeometry,
+    seen: Tensor,
+    settings: InferenceSettings,
+    sam: SAMEvidence | None,
+    task: str,
+) -> _Competing:
+    """The decoder's masks, and SAM's where they are candidates for the task."""
+    rows = partial(MaskRows, padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output)
+    ensemble = settings.ensemble_for(task)
+    if ensemble is None or sam is None:
+        return _Competing(mask_cls, rows(mask_pred), len(mask_cls))
+    found = join_candidates(
+        mask_cls,
+        mask_pred,
+        sam.class_probs,
+        over_input(sam.proposals, geometry),
+        seen,
+        score_threshold=ensemble.score_threshold,
+        decoder_share=ensemble.decoder_share,
+        max_overlap=ensemble.max_overlap,
+    )
+    masks = rows(mask_pred[found.decoder]).joined(sam.rows(found.sam, geometry.output))
+    return _Competing(found.mask_cls, masks, len(found.decoder))
+
+
+def _panoptic(
+    competing: _Competing, is_thing: Tensor, settings: InferenceSettings
+) -> tuple[Tensor, list[SegmentInfo]]:
+    ensemble = settings.ensemble_for("panoptic")
+    return panoptic_inference(
+        competing.mask_cls,
+        competing.masks,
+        is_thing=is_thing,
+        object_mask_threshold=settings.object_mask_threshold,
+        overlap_threshold=settings.overlap_threshold if ensemble is None else ensemble.overlap_threshold,
+        of_decoder=competing.of_decoder,
+    )
+
+
+def _instances(competing: _Competing, is_thing: Tensor, settings: InferenceSettings) -> InstanceResult:
+    # In panoptic mode only things are instances; an instance-only run has nothing but things.
+    return instance_inference(
+        competing.mask_cls,
+        competing.masks,
+        topk=settings.detections_per_image,
+        is_thing=is_thing if settings.panoptic else None,
+        mask_score=settings.instance_mask_score,
+        of_decoder=competing.of_decoder,
+    )
 
 
 def _proposals(mask_pred: Tensor, geometry: ImageGeometry, sam: SAMEvidence | None) -> Tensor:
@@ -67,22 +132,21 @@ def _proposals(mask_pred: Tensor, geometry: ImageGeometry, sam: SAMEvidence | No
     masks = restore_size(
         mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output
     )[0]
-    sam_masks = masks[:0] if sam is None else resize_bilinear(sam.masks[None], geometry.output)[0]
+    sam_masks = masks[:0] if sam is None else at_size(sam.proposals, geometry.output)
     return torch.cat([masks, sam_masks]) > 0
 
 
-def _instances(
-    mask_cls: Tensor, masks: MaskRows, is_thing: Tensor, settings: InferenceSettings
-) -> InstanceResult:
-    # In panoptic mode only things are instances; an instance-only run has nothing but things.
-    things = is_thing if settings.panoptic else None
-    return instance_inference(
-        mask_cls,
-        masks,
-        topk=settings.detections_per_image,
-        is_thing=things,
-        mask_score=settings.instance_mask_score,
-    )
+def without_islands(mask_logits_Qhw: Tensor, *, min_share: float) -> Tensor:
+    """Masks (Q, h, w) whose islands, regions below a share of the largest one, lie outside: their sign is turned.
+
+    Islands far from its object spoil a mask's box; an occluded object may have several parts, so that large ones stay.
+    At the network's resolution a region has the same parts and fewer cells.
+    """
+    if min_share == 0:
+        return mask_logits_Qhw
+    inside = mask_logits_Qhw > 0
+    kept = torch.from_numpy(remove_islands(inside.cpu().numpy(), min_share=min_share))
+    return torch.where(inside & ~kept.to(inside.device), -mask_logits_Qhw, mask_logits_Qhw)
 
 
 def _semantic(
@@ -97,27 +161,18 @@ def _semantic(
     """Labels (H, W) or scores (K, H, W) at the output size, with SAM's masks added when there are any."""
     weights = F.softmax(mask_cls, dim=-1)[:, :-1]
     size = semantic_sum_size(geometry, settings)
-    if settings.mask_ensemble is not None and sam is not None and len(sam.masks):
-        # Both kinds of masks enter one sum, so they are first brought to one size.
+    masks = MaskRows(mask_pred, padded=geometry.padded, unpadded=geometry.unpadded, output=size)
+    ensemble = settings.ensemble_for("semantic")
+    if ensemble is not None and sam is not None and len(sam.proposals):
         weights, kept = mask_ensemble(
             weights,
-            sam.class_probs,
+            sam.class_probs[:, :-1],
             seen,
-            alpha=settings.mask_ensemble.alpha,
-            score_threshold=settings.mask_ensemble.score_threshold,
+            alpha=ensemble.alpha,
+            score_threshold=ensemble.score_threshold,
         )
-        masks = restore_size(mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=size)
-        mask_pred = torch.cat([masks[0], sam.masks[kept]])
-        geometry = ImageGeometry(padded=size, unpadded=size, output=geometry.output)
+        masks = masks.joined(sam.rows(kept, size))
     if settings.semantic_output == "labels":
-        return semantic_labels(
-            weights,
-            mask_pred,
-            padded=geometry.padded,
-            unpadded=geometry.unpadded,
-            output=geometry.output,
-            resize_before=size == geometry.output,
-        )
-    masks = restore_size(mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=size)[0]
-    scores = torch.einsum("qk,qhw->khw", weights, masks.sigmoid())
+        return semantic_labels(weights, masks, output=geometry.output)
+    scores = torch.einsum("qk,qhw->khw", weights, masks.rows(range(size[0])).sigmoid())
     return resize_bilinear(scores[None], geometry.output)[0]

@@ -138,7 +138,7 @@ class Prediction:
         Args:
             formats: any of "overlay" (PNG image), "panoptic" (COCO panoptic PNG + JSON), "coco" (COCO results JSON
                 of the instances), "semantic" (16-bit PNG of class indices), "instances" (NPZ of masks, boxes, scores,
-                labels and class names).
+                labels, sources and class names).
             name: what the names of the files begin with; None = the image's own name.
         Raises:
             CMPFError: a format is unknown, its task did not run, or a file would replace the image itself.
@@ -158,7 +158,7 @@ class Prediction:
         return [path for format_ in chosen for path in WRITERS[format_](self, folder, name)]
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """Instances as COCO results: image_id (the file's stem), category_id, segmentation (RLE), bbox xywh, score."""
+        """Instances as COCO results: image_id (the file's stem), category_id, RLE, bbox xywh, score, source."""
         return conversions.coco_results(self.instances, self.stem)
 
     def to_hf(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def _write_coco(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
 
 
 def _write_instances(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
-    """NAME_instances.npz for numpy: masks, boxes, scores, labels, and names of all classes."""
+    """NAME_instances.npz for numpy: masks, boxes, scores, labels, sources, and names of all classes."""
     path, found = folder / f"{stem}_instances.npz", prediction.instances
     with replacing(path) as temporary:
         np.savez_compressed(
@@ -245,6 +245,7 @@ def _write_instances(prediction: Prediction, folder: Path, stem: str) -> list[Pa
             boxes=found.boxes,
             scores=found.scores,
             labels=found.labels,
+            sources=found.sources,
             names=np.array(prediction.names, dtype=str),  # text, not objects: read without pickle
         )
     return [path]

@@ -1,10 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Disk cache of SAM's mask proposals (paper: OpenSeg Ensemble): one .npz file an image, without pickle.
 
-A file holds what SAM's mask decoder gave, at its own low resolution, and the pixels whose sign the removal of
-small regions turned. Both together are exact: masks from the cache are those of the call that made it, bit for
-bit. Logits lie in four byte planes, because deflate finds something in signs and exponents and nothing in
-float32 values as they are (78 against 90 percent of the raw size, tiny SAM on ShapeWorld).
+A file holds the masks at SAM's own low resolution, exactly: masks from the cache are those of the call that made
+it, bit for bit. Logits lie in four byte planes, because deflate finds something in signs and exponents and nothing
+in float32 values as they are (78 against 90 percent of the raw size, tiny SAM on ShapeWorld).
 """
 
 from __future__ import annotations
@@ -15,19 +14,18 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cmpf.common.files import replacing
+from cmpf.encoders.sam_proposals import Proposals
 from cmpf.errors import EvaluationError, ImageError
 
-FORMAT, VERSION = "cmpf-sam-masks", 1
+FORMAT, VERSION = "cmpf-sam-masks", 2
 BYTES = 4  # of a float32
 # What numpy and zipfile raise for files that are truncated, foreign, or hold Python objects.
 UNREADABLE = (
@@ -44,21 +42,6 @@ UNREADABLE = (
     zipfile.BadZipFile,
 )
 Settings = Mapping[str, "str | int | float | None"]
-
-
-@dataclass(frozen=True)
-class CachedProposals:
-    """SAM's masks of one image, before they are brought to its size.
-
-    logits: (M, h, w) float32, as SAM's mask decoder gave them, the largest mask first.
-    flipped: (M, H, W) bool at the input's size without padding: there the sign is the other one.
-    padded: (H, W) of the padded image. side: of SAM's square input. Both in pixels.
-    """
-
-    logits: Tensor
-    flipped: Tensor
-    padded: tuple[int, int]
-    side: int
 
 
 class ProposalCache:
@@ -101,7 +84,7 @@ class ProposalCache:
         self._check_settings(path, header["settings"])
         return True
 
-    def load(self, image: str | Path, *, input_size: tuple[int, int]) -> CachedProposals:
+    def load(self, image: str | Path, *, input_size: tuple[int, int]) -> Proposals:
         """Masks of an image, on the CPU.
 
         Raises:
@@ -122,24 +105,21 @@ class ProposalCache:
         self._check_settings(path, header["settings"])
         return proposals
 
-    def store(self, image: str | Path, proposals: CachedProposals) -> None:
-        """Writes the masks of an image, whole or not at all; the input size is that of `flipped`."""
-        flipped = proposals.flipped.cpu().numpy()
+    def store(self, image: str | Path, proposals: Proposals) -> None:
+        """Writes the masks of an image, whole or not at all."""
         logits = np.ascontiguousarray(proposals.logits.cpu().numpy(), dtype="<f4")
         header = {
             "format": FORMAT,
             "version": VERSION,
             "settings": self.settings,
-            "masks": list(flipped.shape),
             "padded": list(proposals.padded),
-            "side": proposals.side,
+            "unpadded": list(proposals.unpadded),
         }
-        with replacing(self.path(image, flipped.shape[1:])) as temporary:
+        with replacing(self.path(image, proposals.unpadded)) as temporary:
             np.savez_compressed(
                 temporary,
                 header=np.array(json.dumps(header)),
                 logits=np.moveaxis(logits.view(np.uint8).reshape(*logits.shape, BYTES), -1, 0),
-                flipped=np.packbits(flipped),
             )
 
     def _check_settings(self, path: Path, found: Settings) -> None:
@@ -171,7 +151,7 @@ def _digest(image: str | Path) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], CachedProposals]:
+def _read(path: Path) -> tuple[dict[str, Any], Proposals]:
     """Header and masks of a file; raises one of UNREADABLE when it is not a whole file of this version."""
     with np.load(path, allow_pickle=False) as file:
         header = json.loads(str(file["header"]))
@@ -180,28 +160,18 @@ def _read(path: Path) -> tuple[dict[str, Any], CachedProposals]:
             raise ValueError(f"is {found}, this CMPF reads {FORMAT} version {VERSION}")
         if not isinstance(header["settings"], dict):
             raise ValueError("has no settings")
-        planes, bits = file["logits"], file["flipped"]
-    count, height, width = (int(size) for size in header["masks"])
-    if planes.dtype != np.uint8 or planes.ndim != 4 or planes.shape[:2] != (BYTES, count):
-        raise ValueError(
-            f"logits are {planes.dtype} {planes.shape}, expected uint8 {BYTES} x {count} x h x w"
-        )
-    top, left = header["padded"]
-    return header, CachedProposals(
-        logits=torch.from_numpy(_floats(planes)),
-        flipped=torch.from_numpy(_flags(bits, (count, height, width))),
-        padded=(int(top), int(left)),
-        side=int(header["side"]),
-    )
+        planes = file["logits"]
+    if planes.dtype != np.uint8 or planes.ndim != 4 or len(planes) != BYTES:
+        raise ValueError(f"logits are {planes.dtype} {planes.shape}, expected uint8 {BYTES} x M x h x w")
+    padded, unpadded = (_size(header[key]) for key in ("padded", "unpadded"))
+    return header, Proposals(torch.from_numpy(_floats(planes)), padded, unpadded)
+
+
+def _size(values: Any) -> tuple[int, int]:
+    height, width = values
+    return int(height), int(width)
 
 
 def _floats(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
     flat = np.moveaxis(planes, 0, -1).reshape(-1)
     return flat.view("<f4").astype(np.float32, copy=False).reshape(planes.shape[1:])
-
-
-def _flags(bits: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    total = shape[0] * shape[1] * shape[2]
-    if bits.dtype != np.uint8 or bits.shape != ((total + 7) // 8,):
-        raise ValueError(f"signs are {bits.dtype} {bits.shape}, expected one bit for each of {shape}")
-    return np.unpackbits(bits, count=total).reshape(shape).astype(np.bool_)

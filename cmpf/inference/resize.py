@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,12 +61,16 @@ class MaskRows:
         unpadded: tuple[int, int],
         output: tuple[int, int],
     ) -> None:
-        self._masks = mask_logits_Qhw
-        self._padded, self._unpadded, self._output = padded, unpadded, output
+        self._sources = [_Source(mask_logits_Qhw, padded, unpadded)]
         self.shape = (mask_logits_Qhw.shape[0], *output)
         self.device = mask_logits_Qhw.device
         # A row of the output may need more rows of the input.
         self.floats_per_row = max(padded[1], output[1]) * max(1.0, unpadded[0] / output[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the output."""
+        return self.shape[1], self.shape[2]
 
     @classmethod
     def of(cls, masks: Tensor | MaskRows) -> MaskRows:
@@ -74,15 +80,49 @@ class MaskRows:
         size = (masks.shape[1], masks.shape[2])
         return cls(masks, padded=size, unpadded=size, output=size)
 
-    def rows(self, rows: range, queries_N: Tensor) -> Tensor:
-        """(N, len(rows), W) float: some rows of some masks, what `restore_size` has there."""
-        inner = source_rows(rows, source=self._unpadded[0], target=self._output[0])
-        tile = source_rows(inner, source=self._masks.shape[1], target=self._padded[0])
-        masks = self._masks[:, tile.start : tile.stop][queries_N].float()
-        masks = resize_rows(masks, inner, tile=tile, source=self._masks.shape[1], target=self._padded)[
-            ..., : self._unpadded[1]
-        ]
-        return resize_rows(masks, rows, tile=inner, source=self._unpadded[0], target=self._output)
+    def joined(self, other: MaskRows) -> MaskRows:
+        """These masks and, numbered after them, those of another source; both of one output size."""
+        both = copy(self)
+        both._sources = [*self._sources, *other._sources]
+        both.shape = (self.shape[0] + other.shape[0], *self.size)
+        both.floats_per_row = max(self.floats_per_row, other.floats_per_row)
+        return both
+
+    def rows(self, rows: range, queries_N: Tensor | None = None) -> Tensor:
+        """(N, len(rows), W) float: some rows of some masks, None = all; what `restore_size` has there.
+
+        Masks of several sources come in the order of their numbers, whatever that of `queries_N`.
+        """
+        if len(self._sources) == 1:
+            return self._sources[0].rows(rows, queries_N, self.size)
+        found, first = [], 0
+        for source in self._sources:
+            own = queries_N
+            if own is not None:
+                own = own[(own >= first) & (own < first + len(source.masks))] - first
+            found.append(source.rows(rows, own, self.shape[1:]))
+            first += len(source.masks)
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Masks (Q, h, w) of one size, and how they lie in the image; see `restore_size`."""
+
+    masks: Tensor
+    padded: tuple[int, int]
+    unpadded: tuple[int, int]
+
+    def rows(self, rows: range, queries_N: Tensor | None, output: tuple[int, int]) -> Tensor:
+        height = self.masks.shape[1]
+        inner = source_rows(rows, source=self.unpadded[0], target=output[0])
+        tile = source_rows(inner, source=height, target=self.padded[0])
+        masks = self.masks[:, tile.start : tile.stop]
+        masks = (masks if queries_N is None else masks[queries_N]).float()
+        masks = resize_rows(masks, inner, tile=tile, source=height, target=self.padded)
+        return resize_rows(
+            masks[..., : self.unpadded[1]], rows, tile=inner, source=self.unpadded[0], target=output
+        )
 
 
 def source_rows(rows: range, *, source: int, target: int) -> range:

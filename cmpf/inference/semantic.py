@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmpf.inference.resize import best_of, resize_rows, source_rows, work_in_tiles
+from cmpf.inference.resize import MaskRows, best_of, resize_rows, source_rows, work_in_tiles
 
 
 def semantic_inference(mask_cls: Tensor, mask_pred: Tensor) -> Tensor:
@@ -22,52 +22,29 @@ def semantic_inference(mask_cls: Tensor, mask_pred: Tensor) -> Tensor:
     return torch.einsum("qk,qhw->khw", weights, mask_pred.sigmoid())
 
 
-def semantic_labels(
-    weights_QK: Tensor,
-    mask_pred_Qhw: Tensor,
-    *,
-    padded: tuple[int, int],
-    unpadded: tuple[int, int],
-    output: tuple[int, int],
-    resize_before: bool,
-) -> Tensor:
+def semantic_labels(weights_QK: Tensor, masks: MaskRows, *, output: tuple[int, int]) -> Tensor:
     """The best class of each pixel, in tiles of rows: neither masks nor scores ever exist in full size.
 
     Args:
         weights_QK: class weights of the masks, without void.
-        mask_pred_Qhw: mask logits as the network gives them.
-        padded, unpadded, output: (H, W) as in `restore_size`.
-        resize_before: resize masks to the output size before the sum over masks; else the sums after it.
+        masks: Q masks at the size at which they are summed into class scores; the sums are then resized.
+        output: (H, W) of the result.
     Returns:
         (H, W) int64 at the output size, class index.
     """
     queries, classes = weights_QK.shape
-    width = max(output[1], unpadded[1], padded[1])
-    # A tile of the output may need more rows of the input than it has itself.
-    growth = max(1.0, unpadded[0] / output[0])
-    labels = torch.empty(output, dtype=torch.int64, device=mask_pred_Qhw.device)
-    floats = (queries + classes) * width * growth
+    height, width = masks.shape[1:]
+    labels = torch.empty(output, dtype=torch.int64, device=masks.device)
+    # A row of the output may need more rows of the sums.
+    sums = classes * max(output[1], width) * max(1.0, height / output[0])
+    floats = queries * masks.floats_per_row * max(1.0, height / output[0]) + sums
 
     def label(rows: range) -> None:
-        inner = source_rows(rows, source=unpadded[0], target=output[0])
-        maps = _input_rows(mask_pred_Qhw, inner, padded=padded)[..., : unpadded[1]]
-        if not resize_before:
-            maps = _sum(weights_QK, maps)
-        maps = resize_rows(maps, rows, tile=inner, source=unpadded[0], target=output)
-        if resize_before:
-            maps = _sum(weights_QK, maps)
-        labels[rows.start : rows.stop] = best_of(maps)
+        inner = source_rows(rows, source=height, target=output[0])
+        scores = torch.einsum("qk,qhw->khw", weights_QK, masks.rows(inner).sigmoid())
+        labels[rows.start : rows.stop] = best_of(
+            resize_rows(scores, rows, tile=inner, source=height, target=output)
+        )
 
     work_in_tiles(output[0], label, floats_per_row=floats, device=labels.device)
     return labels
-
-
-def _input_rows(masks_Qhw: Tensor, rows: range, *, padded: tuple[int, int]) -> Tensor:
-    """Rows of the masks upsampled to the padded input."""
-    height = masks_Qhw.shape[1]
-    tile = source_rows(rows, source=height, target=padded[0])
-    return resize_rows(masks_Qhw[:, tile.start : tile.stop], rows, tile=tile, source=height, target=padded)
-
-
-def _sum(weights_QK: Tensor, masks_Qhw: Tensor) -> Tensor:
-    return torch.einsum("qk,qhw->khw", weights_QK, masks_Qhw.sigmoid())

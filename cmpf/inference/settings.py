@@ -7,19 +7,29 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cmpf.encoders.sam_proposals import Proposals
+from cmpf.inference.resize import MaskRows
 from cmpf.types import ClassEmbeddings
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskEnsembleSettings:
-    """OpenSeg Ensemble.
+    """OpenSeg Ensemble, and SAM's masks as candidates for segments and instances.
 
-    alpha: weight of SAM's masks for unseen classes. score_threshold: unseen probability that a mask must exceed.
+    tasks: results that SAM's masks take part in, of "semantic", "panoptic" and "instance".
+    alpha: weight of SAM's masks for unseen classes in the semantic sum.
+    score_threshold: unseen probability that a mask must exceed.
+    decoder_share, max_overlap: of candidates, see join_candidates.
+    overlap_threshold: that of panoptic results in which candidates take part.
     published_pooling: pool CLIP's features as the published code does, see sam_evidence.
     """
 
+    tasks: frozenset[str]
     alpha: float
     score_threshold: float
+    decoder_share: float
+    max_overlap: float
+    overlap_threshold: float
     published_pooling: bool
 
 
@@ -33,6 +43,8 @@ class InferenceSettings:
     semantic_output: "labels" or "scores".
     resize_before: resize masks to the output size before the semantic sum, not after it.
     instance_mask_score: "probability" or "logit", see instance_inference.
+    min_island_share: islands of a mask below this share of its largest one are removed, see
+        without_islands; 0 = none.
     mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
     """
 
@@ -50,7 +62,27 @@ class InferenceSettings:
     detections_per_image: int
     mask_ensemble: MaskEnsembleSettings | None
     proposals: bool
-    instance_mask_score: str = "probability"  # what programs that were exported without it computed
+    # What programs that were exported without these computed:
+    instance_mask_score: str = "probability"
+    min_island_share: float = 0.0
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """The results asked for."""
+        on = {"semantic": self.semantic, "panoptic": self.panoptic, "instance": self.instance}
+        return frozenset(task for task, wanted in on.items() if wanted)
+
+    def ensemble_for(self, task: str) -> MaskEnsembleSettings | None:
+        """The mask ensemble where it takes part in a result."""
+        ensemble = self.mask_ensemble
+        return ensemble if ensemble is not None and task in ensemble.tasks else None
+
+    @property
+    def reads_sam_masks(self) -> bool:
+        """Whether anything asked for reads SAM's masks; else SAM need not make them."""
+        return self.mask_ensemble is not None and (
+            self.proposals or bool(self.tasks & self.mask_ensemble.tasks)
+        )
 
 
 @dataclass(frozen=True)
@@ -74,10 +106,22 @@ class ImageGeometry:
 
 @dataclass(frozen=True)
 class SAMEvidence:
-    """SAM's masks of one image: logits (M, H, W) at the semantic sum's size, class probabilities (M, K)."""
+    """SAM's masks of one image, and CLIP's class probabilities of them: (M, K + 1), last column void.
 
-    masks: Tensor
+    A mask that CLIP cannot see has zeros only.
+    """
+
+    proposals: Proposals
     class_probs: Tensor
+
+    def rows(self, kept_M: Tensor, output: tuple[int, int]) -> MaskRows:
+        """Some of the masks at an output size (H, W)."""
+        return MaskRows(
+            self.proposals.logits[kept_M],
+            padded=self.proposals.padded,
+            unpadded=self.proposals.unpadded,
+            output=output,
+        )
 
 
 def semantic_sum_size(geometry: ImageGeometry, settings: InferenceSettings) -> tuple[int, int]:

@@ -30,6 +30,7 @@ def _parser() -> _Parser:
     parser.add_argument("--train", type=int, required=True, help="training images (seen categories only)")
     parser.add_argument("--val", type=int, required=True, help="validation images (all categories)")
     parser.add_argument("--hard-val", type=int, default=0, help="crowded validation images (default 0)")
+    parser.add_argument("--tune", type=int, default=0, help="images to choose thresholds on (default 0)")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images (default 0)")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels (default 128)")
     parser.add_argument("--jobs", type=int, default=None, help="processes (default: all processors)")
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             train=arguments.train,
             val=arguments.val,
             hard_val=arguments.hard_val,
+            tune=arguments.tune,
             seed=arguments.seed,
             size=arguments.size,
         )

@@ -29,7 +29,8 @@ from cmpf.shapeworld.scene import MAX_SIZE, MIN_SIZE, generate_scene
 # Raised whenever equal arguments begin to give other images: old folders are not taken for new ones.
 VERSION = 1
 MARKER = "complete.json"
-SPLITS = ("train", "val", "hard_val")
+# A split's place seeds its scenes: new ones go to the end.
+SPLITS = ("train", "val", "hard_val", "tune")
 VOCABULARIES = {
     "vocabulary_all.txt": CATEGORIES,
     "vocabulary_seen.txt": tuple(category for category in CATEGORIES if category.seen),
@@ -49,6 +50,7 @@ class WorldSpec:
     train: int
     val: int
     hard_val: int = 0
+    tune: int = 0
     seed: int = 0
     size: int = 128
     version: int = VERSION
@@ -58,7 +60,9 @@ class WorldSpec:
             if getattr(self, name) < 0:
                 raise DatasetError(f"{name} = {getattr(self, name)}: must be 0 or more")
         if sum(self.counts.values()) == 0:
-            raise DatasetError("train, val and hard_val are all 0: ask for at least one image")
+            raise DatasetError(
+                f"{', '.join(SPLITS[:-1])} and {SPLITS[-1]} are all 0: ask for at least one image"
+            )
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise DatasetError(f"size = {self.size}: must be between {MIN_SIZE} and {MAX_SIZE} pixels")
 
@@ -178,8 +182,9 @@ def _is_there(out: Path, spec: WorldSpec) -> bool:
     if not marker:
         raise DatasetError(f"{out / MARKER} cannot be read: {fix}")
     wanted = asdict(spec)
+    found = dict.fromkeys(SPLITS, 0) | marker  # markers of before a split was added do not name it
     different = [
-        f"{key} {marker.get(key)}, not {wanted[key]}" for key in wanted if marker.get(key) != wanted[key]
+        f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]
     ]
     if different:
         raise DatasetError(f"{out} holds another ShapeWorld ({'; '.join(different)}): {fix}")

@@ -90,7 +90,7 @@ class Segmenter:
             path: of the uploaded file; None = there is no image yet.
             chips: see class_words.
             task: one of TASKS.
-            ensemble: add SAM's own masks, which only semantic results know.
+            ensemble: add SAM's own masks, where the model has them.
         """
         try:
             return self._segment(path, chips, task, ensemble)
@@ -121,10 +121,8 @@ class Segmenter:
         words = class_words(chips)
         upload = read_upload(path, self.limits)
         start = time.perf_counter()
-        semantic = task == "semantic" and self.predictor.mask_ensemble is not None
-        prediction = self.predictor.predict(
-            upload.pixels, words, task=task, ensemble=bool(ensemble) if semantic else False
-        )
+        with_sam = bool(ensemble) and self.predictor.mask_ensemble is not None
+        prediction = self.predictor.predict(upload.pixels, words, task=task, ensemble=with_sam)
         view = view_of(prediction, task, name=upload.name)
         return result_panel(view, upload, seconds=time.perf_counter() - start)
 
@@ -188,8 +186,8 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
         elem_id="cmpf-task",
     )
     ensemble = gradio.Checkbox(
-        value=False,
-        label="Add SAM's own masks (semantic task only)",
+        value=predictor.mask_ensemble is not None,
+        label="Add SAM's own masks for what was never trained",
         visible=predictor.mask_ensemble is not None,
         elem_id="cmpf-ensemble",
     )

@@ -29,6 +29,7 @@ MIN_SCORE, MAX_OVERLAP = 0.3, 0.7  # of shown instances, as draw_instances has t
 _Parts = tuple[Prediction, "NDArray[np.int32]", "list[Row]", Any]
 OPACITY = 60  # percent, at first
 MANY_MISSING = 12  # words named below the image; the rest is counted
+MASK_NAMES = {"decoder": "decoder", "sam": "SAM"}
 WELCOME = (
     "<div class='cmpf-empty'><p><strong>The result appears here.</strong></p>"
     "<p>Drop an image, name what to look for, press Segment.</p></div>"
@@ -40,7 +41,8 @@ class Row:
     """One segment in the table.
 
     id: its value in View.ids; color: as in the image; kind: "thing" or "stuff" where the task tells them apart;
-    score: 0..1, None for semantic results; share: of the image's pixels, 0..1.
+    score: 0..1, None for semantic results; share: of the image's pixels, 0..1; source: whose mask it is, "" where
+    masks are summed.
     """
 
     id: int
@@ -49,6 +51,7 @@ class Row:
     kind: str
     score: float | None
     share: float
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def _panoptic(prediction: Prediction, name: str) -> _Parts:
             kind="thing" if segment.isthing else "stuff",
             score=segment.score,
             share=segment.area / prediction.panoptic.size,
+            source=segment.source,
         )
         for segment, color in zip(segments, colors, strict=True)
     ]
@@ -126,6 +130,7 @@ def _semantic(prediction: Prediction, name: str) -> _Parts:
         boxes=masks_to_boxes(torch.from_numpy(masks)).numpy(),
         scores=np.ones(len(classes), dtype=np.float32),
         labels=classes.astype(np.int64),
+        sources=np.full(len(classes), "decoder"),
     )
     return prediction, labels.astype(np.int32) + 1, rows, _with_categories(whole, prediction, name)
 
@@ -134,7 +139,7 @@ def _instance(prediction: Prediction, name: str) -> _Parts:
     """Only instances that the image shows, also in the file: what one sees is what one gets."""
     every = prediction.instances
     chosen = worth_showing(every.masks, every.scores, MIN_SCORE, MAX_OVERLAP)
-    found = Instances(every.masks[chosen], every.boxes[chosen], every.scores[chosen], every.labels[chosen])
+    found = every.chosen(np.array(chosen, dtype=np.int64))
     areas = found.masks.sum(axis=(1, 2))
     ids = np.zeros(prediction.image.shape[:2], dtype=np.int32)
     for place in np.argsort(-areas, kind="stable"):  # small ones on top, as they are drawn
@@ -147,6 +152,7 @@ def _instance(prediction: Prediction, name: str) -> _Parts:
             kind="",
             score=float(found.scores[place]),
             share=float(areas[place]) / ids.size,
+            source=str(found.sources[place]),
         )
         for place, color in enumerate(shades([int(label) for label in found.labels]))
     ]
@@ -232,17 +238,20 @@ def _table(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     kinds, scores = any(row.kind for row in rows), any(row.score is not None for row in rows)
-    head = ["Segment", *["Kind"] * kinds, *["Score"] * scores, "Area"]
+    sources = any(row.source == "sam" for row in rows)  # else all are the decoder's
+    head = ["Segment", *["Kind"] * kinds, *["Mask"] * sources, *["Score"] * scores, "Area"]
     cells = "".join(f"<th scope='col'>{title}</th>" for title in head)
-    body = "".join(_row(row, kinds=kinds, scores=scores) for row in rows)
+    body = "".join(_row(row, kinds=kinds, sources=sources, scores=scores) for row in rows)
     return f"<div class='cmpf-rows'><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _row(row: Row, *, kinds: bool, scores: bool) -> str:
+def _row(row: Row, *, kinds: bool, sources: bool, scores: bool) -> str:
     color = "#{:02x}{:02x}{:02x}".format(*row.color)
     parts = [f"<td><i style='background:{color}'></i>{escape(row.name)}</td>"]
     if kinds:
         parts.append(f"<td>{row.kind}</td>")
+    if sources:
+        parts.append(f"<td>{MASK_NAMES[row.source]}</td>")
     if scores:
         percent = 100 * (row.score or 0.0)
         parts.append(f"<td><b style='--share:{percent:.0f}%;--tint:{color}'></b>{percent:.0f}%</td>")

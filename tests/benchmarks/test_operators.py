@@ -55,7 +55,7 @@ def losses(classes: int, queries: int, *, layers: int = 3, targets: int = 2) -> 
 
 def semantic(classes: int, queries: int) -> Callable[[], Any]:
     weights, masks = SETTING.random(queries, classes).softmax(-1), blobs(SETTING, queries, (16, 16))
-    return lambda: semantic_labels(weights, masks, **SIZES, resize_before=True)
+    return lambda: semantic_labels(weights, MaskRows(masks, **SIZES), output=SIZES["output"])
 
 
 def panoptic(classes: int, queries: int) -> Callable[[], Any]:

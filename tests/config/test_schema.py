@@ -163,7 +163,7 @@ NO_TASK = [
         (NO_TASK, "all three of SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON are off"),
         (
             [*NO_TASK[:2], "TEST.ENSEMBLE.ENABLED", "True"],
-            "TEST.ENSEMBLE.ENABLED: changes semantic output only, which is off",
+            "TEST.ENSEMBLE.ENABLED: takes part in semantic results only, which are off",
         ),
         (
             ["TEST.ENSEMBLE.SOURCE", "cache"],

@@ -17,6 +17,7 @@ from cmpf.data import Vocabulary
 from cmpf.encoders import pair
 from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD, FrozenEncoders, sam_input, start_beside
 from cmpf.encoders.sam import SAMEncoder
+from cmpf.encoders.sam_proposals import Proposals
 from cmpf.errors import EvaluationError
 from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks, sam_evidence
 from cmpf.inference.proposal_cache import ProposalCache
@@ -108,17 +109,15 @@ def test_sam_masks_are_named_by_the_features_that_lie_under_them(
     with torch.no_grad():
         evidence = sam_evidence(
             encoders.clip,
-            masks,
+            Proposals(masks, (100, 150), (100, 150)),
             features.clip.dense,
             naming=model.naming,
             classes=model._with_void(model.class_embeddings(words)),
             geometry=geometry,
-            size=(50, 75),
             published_pooling=False,
         )
         expected = naive_probabilities(model, features, masks, geometry, words)
-    torch.testing.assert_close(evidence.class_probs, expected, rtol=1e-4, atol=1e-5)
-    assert evidence.masks.shape == (3, 50, 75)
+    torch.testing.assert_close(evidence.class_probs[:, :-1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_hashes_name_the_encoders_that_the_weights_belong_to(encoders: FrozenEncoders) -> None:
@@ -165,10 +164,10 @@ def test_masks_of_an_image_do_not_depend_on_its_batch(finder: FrozenEncoders) ->
         expected = finder.masks(sample, alone)
         assert expected is not None
         assert len(expected) > 0
-        assert expected.shape[1:] == sample["image"].shape[1:]
+        assert expected.unpadded == sample["image"].shape[1:]
         found = finder.masks(sample, together)
         assert found is not None
-        assert torch.equal(found, expected)
+        assert torch.equal(found.logits, expected.logits)
 
 
 def test_sam_runs_once_for_features_and_masks_of_an_image_alone(
@@ -183,7 +182,7 @@ def test_sam_runs_once_for_features_and_masks_of_an_image_alone(
     assert sam_calls == [(1, 3, 64, 96)] * 2
     assert shared is not None
     assert own is not None
-    assert torch.equal(shared, own)
+    assert torch.equal(shared.logits, own.logits)
 
 
 def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(
@@ -195,7 +194,7 @@ def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(
     samples = [saved_image(tmp_path, seed) for seed in (1, 2)]
     features, _, _ = finder(samples, with_sam=False)
     for sample in samples:
-        cache.store(sample["file_name"], source.propose(sample["image"], device=finder.device))
+        cache.store(sample["file_name"], source.masks(sample, shared=lambda _: None, device=finder.device))
     online = [finder.masks(sample, features) for sample in samples]
     sam_calls.clear()
     cached = CachedMasks(cache)
@@ -203,7 +202,8 @@ def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(
         found = cached.masks(sample, shared=lambda _: None, device=finder.device)
         assert expected is not None
         assert len(expected) > 0
-        assert found.numpy().tobytes() == expected.numpy().tobytes()
+        assert found.logits.numpy().tobytes() == expected.logits.numpy().tobytes()
+        assert (found.padded, found.unpadded) == (expected.padded, expected.unpadded)
     assert sam_calls == []
 
 

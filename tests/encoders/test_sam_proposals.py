@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.encoders import random_images, small_sam
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.encoders.sam import SAMEncoder
-from cmpf.encoders.sam_proposals import SAMProposer, remove_small_regions
+from cmpf.encoders.sam import SAMEncoder, build_sam
+from cmpf.encoders.sam_proposals import Proposals, SAMProposer, point_grid
+from cmpf.inference.mask_proposals import at_size
+from cmpf.shapeworld.scene import generate_scene
 
 SIDE = 64  # of the fake SAM's input; its low-resolution masks are 16 x 16, one cell 4 x 4 pixels
 
@@ -23,6 +24,7 @@ SIDE = 64  # of the fake SAM's input; its low-resolution masks are 16 x 16, one 
 def options(**changes: Any) -> dict[str, Any]:
     return {
         "points_per_side": 4,
+        "coarse_points_per_side": 0,
         "iou_threshold": 0.8,
         "stability_threshold": 0.7,
         "nms_threshold": 0.7,
@@ -74,8 +76,7 @@ class FakeSAM(nn.Module):
 
 def propose(answer: Any, *, size: tuple[int, int] = (SIDE, SIDE), **changes: Any) -> Tensor:
     proposer = SAMProposer(encoder=SAMEncoder(name="fake", sam=FakeSAM(answer)), **options(**changes))
-    masks: Tensor = proposer(torch.zeros(1, 8, 4, 4), padded=size, unpadded=size)
-    return masks
+    return at_size(proposer(torch.zeros(1, 8, 4, 4), padded=size, unpadded=size), size)
 
 
 def block(y0: int, x0: int, y1: int, x1: int, *, amount: float = 20.0) -> Tensor:
@@ -110,50 +111,38 @@ def test_one_point_gives_the_logits_of_segment_anythings_predictor() -> None:
     found, found_quality = proposer.masks_at(predictor.get_image_embedding(), torch.tensor([[100.0, 37.0]]))
     torch.testing.assert_close(found[0].numpy(), low, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found_quality[0].numpy(), quality, atol=1e-5, rtol=1e-5)
-    large = proposer.to_image(found[0], (256, 256), (256, 256))
+    large = at_size(Proposals(found[0], (256, 256), (256, 256)), (256, 256))
     torch.testing.assert_close(large.numpy(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("nms_threshold", "least"), [(0.7, 1), (1.0, 3)])
-def test_a_square_image_gives_the_masks_of_segment_anythings_generator(
-    nms_threshold: float, least: int
-) -> None:
+def test_a_square_image_gives_nearly_the_masks_of_segment_anythings_generator() -> None:
+    """Theirs filters at the size of the image, ours at that of SAM's masks, so that one at a threshold may differ."""
     from segment_anything import SamAutomaticMaskGenerator
 
-    encoder = small_sam()
-    with torch.no_grad():
-        encoder.sam.mask_decoder.output_upscaling[3].weight.mul_(30)  # logits as large as a trained SAM's
-    image = (random_images(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
-    normalized = (image.permute(2, 0, 1).float() - encoder.sam.pixel_mean) / encoder.sam.pixel_std
-    embedding = encoder(normalized[None])
-    proposer = SAMProposer(
-        encoder=encoder, **options(iou_threshold=-9, nms_threshold=nms_threshold, max_masks=9999)
-    )
-    quality = proposer.masks_at(embedding, proposer.point_grid((256, 256), (256, 256)))[1]
-    threshold = float(quality.median())
-    assert threshold > 0, "segment-anything does not filter by a threshold of zero or less"
-    proposer.iou_threshold = threshold
-    found = proposer(embedding, padded=(256, 256), unpadded=(256, 256)) > 0
+    encoder = build_sam(name="cmpf_tiny", checkpoint="")  # trained: its masks are smooth
+    image = generate_scene(3, size=256, seen_only=False, hard=False).image
+    thresholds = {"points_per_side": 8, "stability_threshold": 0.6, "iou_threshold": 0.6}
+    normalized = (torch.from_numpy(image).permute(2, 0, 1) - encoder.sam.pixel_mean) / encoder.sam.pixel_std
+    proposer = SAMProposer(encoder=encoder, **options(**thresholds, max_masks=9999))
+    found = at_size(proposer(encoder(normalized[None]), padded=(256, 256), unpadded=(256, 256)), (256, 256))
     generator = SamAutomaticMaskGenerator(
-        encoder.sam,
-        points_per_side=4,
-        pred_iou_thresh=threshold,
-        stability_score_thresh=0.7,
-        box_nms_thresh=nms_threshold,
+        encoder.sam, points_per_side=8, pred_iou_thresh=0.6, stability_score_thresh=0.6, box_nms_thresh=0.7
     )
-    expected = {record["segmentation"].tobytes() for record in generator.generate(image.numpy())}
-    assert len(expected) >= least
-    assert {mask.numpy().tobytes() for mask in found} == expected
+    theirs = torch.stack([torch.from_numpy(r["segmentation"]) for r in generator.generate(image)]).flatten(1)
+    ours = (found > 0).flatten(1)
+    common = ours.float() @ theirs.float().T
+    overlap = common / (ours.sum(1)[:, None] + theirs.sum(1) - common)
+    assert min(overlap.shape) >= 4
+    assert (overlap.amax(0) > 0.95).float().mean() >= 0.75
+    assert (overlap.amax(1) > 0.95).float().mean() >= 0.75
 
 
 def test_the_point_grid_covers_the_image_without_its_padding() -> None:
-    proposer = SAMProposer(encoder=SAMEncoder(name="fake", sam=FakeSAM(None)), **options(points_per_side=2))
     # 48 x 96 pixels inside 64 x 128: SAM's square shows them at 48 x 48 of its 64 x 64.
-    grid = proposer.point_grid((64, 128), (48, 96))
+    grid = point_grid(2, 64, (64, 128), (48, 96))
     assert grid.tolist() == [[12.0, 12.0], [36.0, 12.0], [12.0, 36.0], [36.0, 36.0]]
     # Twice as many points across: steps of 12.
-    proposer.points_per_side = 4
-    assert proposer.point_grid((64, 128), (48, 96))[:, 0].unique().tolist() == [6.0, 18.0, 30.0, 42.0]
+    assert point_grid(4, 64, (64, 128), (48, 96))[:, 0].unique().tolist() == [6.0, 18.0, 30.0, 42.0]
 
 
 def test_points_are_asked_in_batches_and_their_number_changes_nothing() -> None:
@@ -167,10 +156,10 @@ def test_points_are_asked_in_batches_and_their_number_changes_nothing() -> None:
         proposer = SAMProposer(
             encoder=SAMEncoder(name="fake", sam=sam), **options(points_per_batch=points_per_batch)
         )
-        results.append(proposer(torch.zeros(1, 8, 4, 4), padded=(64, 64), unpadded=(64, 64)))
+        results.append(proposer(torch.zeros(1, 8, 4, 4), padded=(64, 64), unpadded=(64, 64)).logits)
         assert sam.calls == calls
-        torch.testing.assert_close(torch.cat(sam.points), proposer.point_grid((64, 64), (64, 64)))
-    assert results[0].shape == (16, 64, 64)
+        torch.testing.assert_close(torch.cat(sam.points), point_grid(4, 64, (64, 64), (64, 64)))
+    assert results[0].shape == (16, 16, 16)
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
@@ -182,9 +171,8 @@ def test_masks_of_low_predicted_iou_go_and_the_threshold_itself_stays() -> None:
 
 
 def test_unstable_masks_go() -> None:
-    # 8 x 8 cells of 2, two cells of -0.5 around them, -20 outside. Between cell centers logits are linear:
-    # the cut at 1 lies 0.4 of a cell outside the first centers, that at -1 lies 0.03 outside the last of the
-    # ring: (7.8 / 11.05) ** 2 = 0.50. Cuts at 0.1 and -0.1 lie at 0.76 and 0.84: (8.52 / 8.68) ** 2 = 0.96.
+    # 8 x 8 cells of 2, two cells of -0.5 around them, -20 outside: cut at 1 and at -1 (8 / 12) ** 2 = 0.44, cut at 0.1
+    # and at -0.1 the same cells.
     unstable = block(2, 2, 14, 14)
     unstable = torch.where(unstable > 0, torch.tensor(-0.5), unstable)
     unstable[4:12, 4:12] = 2.0
@@ -204,16 +192,14 @@ def test_of_two_masks_with_nearly_the_same_box_the_one_of_higher_predicted_iou_s
 
 def test_small_islands_turn_outside_and_small_holes_inside() -> None:
     logits = block(2, 2, 10, 10)
-    logits[5, 5] = -20.0  # a hole of 12 pixels, where bilinear weights exceed one half
-    logits[13, 13] = 20.0  # an island of 12 pixels
+    logits[5, 5] = -20.0  # a hole of one cell, 16 pixels
+    logits[13, 13] = 20.0  # an island of one cell
     whole = propose(only_first((logits, 0.9)))
     clean = propose(only_first((logits, 0.9)), min_area=100)
     assert whole[0, 22, 22] < 0 < whole[0, 54, 54]
     assert clean[0, 22, 22] > 0 > clean[0, 54, 54]
-    torch.testing.assert_close(clean.abs(), whole.abs())
-    same = (whole > 0) == (clean > 0)
-    assert int((~same).sum()) == 24
-    assert torch.equal(whole[same], clean[same])
+    assert torch.equal(clean, propose(only_first((block(2, 2, 10, 10), 0.9))))
+    assert torch.equal(propose(only_first((logits, 0.9)), min_area=16), whole)
 
 
 def test_masks_that_become_duplicates_by_cleaning_go_and_sams_own_stays() -> None:
@@ -247,15 +233,11 @@ def test_logits_are_mapped_back_from_the_square_to_the_padded_image_and_cut() ->
     encoder = small_sam()
     proposer = SAMProposer(encoder=encoder, **options(iou_threshold=-99, stability_threshold=0.0))
     embedding = encoder(random_images(1, 3, 96, 160))
-    found = proposer(embedding, padded=(96, 160), unpadded=(90, 150))
-    assert found.shape[1:] == (90, 150)
-    low, _ = proposer.masks_at(embedding, proposer.point_grid((96, 160), (90, 150)))
+    found = at_size(proposer(embedding, padded=(96, 160), unpadded=(90, 150)), (90, 150))
+    low, _ = proposer.masks_at(embedding, point_grid(4, 256, (96, 160), (90, 150)))
     candidates = F.interpolate(
-        low.flatten(0, 1)[:, None], size=(256, 256), mode="bilinear", align_corners=False
-    )
-    candidates = F.interpolate(candidates, size=(96, 160), mode="bilinear", align_corners=False)[
-        :, 0, :90, :150
-    ]
+        low.flatten(0, 1)[:, None], size=(96, 160), mode="bilinear", align_corners=False
+    )[:, 0, :90, :150]
     for mask in found:
         distance = (candidates - mask).abs().flatten(1).amax(dim=1).min()
         assert float(distance) < 1e-4
@@ -263,20 +245,20 @@ def test_logits_are_mapped_back_from_the_square_to_the_padded_image_and_cut() ->
 
 @pytest.mark.parametrize("min_area", [0, 100, 2000])
 def test_random_proposals_are_sorted_distinct_and_without_small_regions(min_area: int) -> None:
-    from scipy import ndimage
 
     encoder = small_sam()
     proposer = SAMProposer(
         encoder=encoder, **options(iou_threshold=-99, stability_threshold=0.0, min_area=min_area, max_masks=7)
     )
-    found = proposer(encoder(random_images(1, 3, 128, 128)), padded=(128, 128), unpadded=(128, 128)) > 0
+    proposals = proposer(encoder(random_images(1, 3, 128, 128)), padded=(128, 128), unpadded=(128, 128))
+    found = proposals.logits > 0  # cells of 2 x 2 pixels
     areas = found.flatten(1).sum(1)
     assert 0 < len(found) <= 7
     assert areas.tolist() == sorted(areas.tolist(), reverse=True)
     for mask in found.numpy():
         labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
         sizes = np.bincount(labels.ravel())[1:]
-        assert count == 1 or sizes.min() >= min_area
+        assert count == 1 or 4 * sizes.min() >= min_area
 
 
 def test_the_proposer_is_frozen_shares_its_encoder_and_ignores_autocast() -> None:
@@ -285,92 +267,26 @@ def test_the_proposer_is_frozen_shares_its_encoder_and_ignores_autocast() -> Non
     assert proposer.encoder is encoder
     assert not any(module.training for module in proposer.modules())
     embedding = encoder(random_images(1, 3, 64, 64))
-    expected = proposer(embedding, padded=(64, 64), unpadded=(64, 64))
+    expected = proposer(embedding, padded=(64, 64), unpadded=(64, 64)).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = proposer(embedding, padded=(64, 64), unpadded=(64, 64))
+        found = proposer(embedding, padded=(64, 64), unpadded=(64, 64)).logits
     assert found.dtype == torch.float32
     assert not found.requires_grad
     torch.testing.assert_close(found, expected)
 
 
-def mask(*rows: str) -> NDArray[np.bool_]:
-    return np.array([[character == "#" for character in row] for row in rows])
+def test_after_a_coarse_grid_only_points_are_asked_that_no_mask_covers() -> None:
+    def answer(number: int) -> tuple[Tensor, list[float]]:
+        """The first coarse point finds the left half of the image, the second and third nothing good."""
+        left = block(0, 0, 16, 8) if number == 0 else block(8, 8, 16, 16)
+        return left.expand(3, -1, -1), [0.9 if number in (0, 3) else 0.0, 0.0, 0.0]
 
-
-def plain_rule(given: NDArray[np.bool_], min_area: int) -> NDArray[np.bool_]:
-    """segment-anything's rule, region by region on the full image."""
-    result = given.copy()
-    labels, count = ndimage.label(~result, structure=np.ones((3, 3)))
-    for region in range(1, count + 1):
-        if (labels == region).sum() < min_area:
-            result[labels == region] = True
-    labels, count = ndimage.label(result, structure=np.ones((3, 3)))
-    areas = [(labels == region).sum() for region in range(1, count + 1)]
-    kept = [index for index, area in enumerate(areas) if area >= min_area] or [int(np.argmax(areas))]
-    return np.isin(labels, [index + 1 for index in kept])
-
-
-def test_a_small_hole_is_filled_and_a_small_island_goes() -> None:
-    given = mask(
-        "........",
-        ".####...",
-        ".#.##..#",
-        ".####...",
-        "........",
+    sam = FakeSAM(answer)
+    proposer = SAMProposer(
+        encoder=SAMEncoder(name="fake", sam=sam), **options(points_per_side=4, coarse_points_per_side=2)
     )
-    expected = mask(
-        "........",
-        ".####...",
-        ".####...",
-        ".####...",
-        "........",
-    )
-    assert (remove_small_regions(given, min_area=2) == expected).all()
-
-
-def test_regions_of_just_the_least_area_stay() -> None:
-    given = mask("##..####", "....#..#", "....####")  # an island and a hole of 2 pixels
-    assert (remove_small_regions(given, min_area=2) == given).all()
-    assert remove_small_regions(given, min_area=3).sum() == 12  # 3 x 4 filled, island gone
-
-
-def test_regions_that_touch_at_a_corner_are_one() -> None:
-    given = mask("##......", "##......", "..##....", "..##....")
-    assert (remove_small_regions(given, min_area=8) == given).all()
-
-
-def test_the_largest_of_small_islands_stays() -> None:
-    given = mask("##......", "......#.", "......#.", "......#.")
-    expected = mask("........", "......#.", "......#.", "......#.")
-    assert (remove_small_regions(given, min_area=5) == expected).all()
-
-
-def test_zero_area_empty_and_full_masks_are_left_alone() -> None:
-    given = mask("#.#", "...")
-    assert (remove_small_regions(given, min_area=0) == given).all()
-    assert not remove_small_regions(np.zeros((3, 4), dtype=bool), min_area=5).any()
-    assert remove_small_regions(np.ones((3, 4), dtype=bool), min_area=5).all()
-
-
-def test_a_small_background_around_the_mask_is_filled_to_the_edge() -> None:
-    given = np.zeros((4, 6), dtype=bool)
-    given[1:3, 1:5] = True  # 24 - 8 = 16 pixels of background in one ring
-    assert (remove_small_regions(given, min_area=16) == given).all()
-    assert remove_small_regions(given, min_area=17).all()
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_random_masks_agree_with_the_rule_on_the_full_image(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    given = np.zeros((30, 26), dtype=bool)
-    y0, x0 = generator.integers(0, 20, 2)
-    height, width = generator.integers(1, 12, 2)
-    part = generator.random((height, width)) < generator.uniform(0.2, 0.95)
-    given[y0 : y0 + height, x0 : x0 + width] = part[: 30 - y0, : 26 - x0]
-    if not given.any():
-        given[y0, x0] = True
-    before = given.copy()
-    for min_area in (1, 3, 10, 300, 900):
-        cleaned = remove_small_regions(given, min_area=min_area)
-        assert (cleaned == plain_rule(given, min_area)).all()
-    assert (given == before).all()
+    found = proposer(torch.zeros(1, 8, 4, 4), padded=(64, 64), unpadded=(64, 64))
+    assert len(found) == 2
+    # Of the fine grid at 8, 24, 40, 56 only those of the upper right quarter are left.
+    assert sam.calls == [4, 4]
+    assert torch.cat(sam.points)[4:].tolist() == [[40, 8], [56, 8], [40, 24], [56, 24]]

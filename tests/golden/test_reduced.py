@@ -284,7 +284,15 @@ def test_the_mask_ensemble_agrees(kind: str, published: bool, before: bool) -> N
     # CLIP's map has 10 x 12 cells; of the 32 x 32 padded ones, the fifth column blends the 12th, 11.5 = 4.5 * 32 / 12
     # - 0.5, with the zeros beside it.
     one: dict[str, Any] = {**sample(300, 380, (150, 190)), "sam_masks": sam_masks(150, 190)}
-    ensemble = MaskEnsembleSettings(alpha=0.3, score_threshold=0.1, published_pooling=published)
+    ensemble = MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.3,
+        score_threshold=0.1,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=published,
+    )
     settings = replace(
         model.settings, panoptic=False, instance=False, resize_before=before, mask_ensemble=ensemble
     )

@@ -22,6 +22,7 @@ def prediction() -> Prediction:
         boxes=np.array([[0, 0, 3, 4]], np.float32),
         scores=np.array([0.9], np.float32),
         labels=np.array([0]),
+        sources=np.array(["decoder"]),
     )
     return Prediction(
         image=np.full((6, 8, 3), 128, np.uint8),

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from cmpf.inference import geometric_ensemble, openseg_ensemble
+from cmpf.inference.mask_ensemble import Candidates, join_candidates
 
 SEEN = torch.tensor([True, False, True, False])
 
@@ -197,3 +199,75 @@ def test_epsilon_zero_and_one_are_the_two_extremes():
     full, _ = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, alpha=1.0, score_threshold=0.5)
     torch.testing.assert_close(full[:2], probs * torch.tensor([1.0, 0.0, 0.0]))
     torch.testing.assert_close(full[2:], torch.tensor([[0.0, 0.8, 0.1]]))
+
+
+def join(mask_cls: Tensor, masks: Tensor, sam_probs: Tensor, sam_masks: Tensor, **changes: Any) -> Candidates:
+    options: dict[str, Any] = {"score_threshold": 0.5, "decoder_share": 0.0, "max_overlap": 1.0, **changes}
+    return join_candidates(
+        mask_cls, masks, sam_probs, sam_masks, torch.tensor([True, False, False]), **options
+    )
+
+
+def columns(*ranges: tuple[int, int]) -> Tensor:
+    """Masks of 4 x 8 cells, each over a range of columns."""
+    masks = torch.full((len(ranges), 4, 8), -5.0)
+    for mask, (first, last) in zip(masks, ranges, strict=True):
+        mask[:, first:last] = 5.0
+    return masks
+
+
+DECODER = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log()
+
+
+def test_only_masks_that_are_surely_of_an_unseen_class_are_candidates() -> None:
+    # Sure of the seen class 0; not sure; exactly at the threshold; above it; nothing that CLIP could see.
+    sam = torch.tensor(
+        [[0.9, 0.0, 0.0, 0.1], [0.2, 0.4, 0.3, 0.1], [0.5, 0.5, 0, 0], [0.0, 0.3, 0.6, 0.1], [0.0] * 4]
+    )
+    found = join(DECODER, columns((0, 4)), sam, columns(*[(4, 8)] * 5))
+    assert found.sam.tolist() == [3]
+    assert found.decoder.tolist() == [0]
+    torch.testing.assert_close(found.mask_cls[0], DECODER[0])
+    torch.testing.assert_close(found.mask_cls[1].exp(), sam[3], atol=1e-6, rtol=1e-6)
+
+
+def test_without_a_candidate_the_decoders_masks_are_the_same_tensor() -> None:
+    found = join(DECODER, columns((0, 4)), torch.zeros(0, 4), torch.zeros(0, 4, 8))
+    assert found.mask_cls is DECODER
+    assert len(found.sam) == 0
+
+
+def test_where_a_decoder_mask_covers_a_candidate_their_opinions_are_fused() -> None:
+    sam = torch.tensor([[0.0625, 0.8, 0.0375, 0.1]])
+    covered = join(DECODER, columns((0, 4)), sam, columns((0, 5)), decoder_share=0.5)  # IoU 4 / 5
+    apart = join(DECODER, columns((0, 4)), sam, columns((2, 8)), decoder_share=0.5)  # IoU 2 / 8
+    # sqrt(0.7 * 0.0625), sqrt(0.1 * 0.8), sqrt(0.1 * 0.0375), sqrt(0.1 * 0.1), brought to the sum 1
+    roots = torch.tensor([0.20917, 0.28284, 0.06124, 0.1])
+    torch.testing.assert_close(covered.mask_cls[1].exp(), roots / roots.sum(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(apart.mask_cls[1].exp(), sam[0], atol=1e-6, rtol=1e-6)
+
+
+def test_of_two_masks_of_one_class_that_overlap_the_surer_stays() -> None:
+    decoder = torch.tensor([[0.1, 0.85, 0.05, 0.0], [0.1, 0.8, 0.1, 0.0]]).log()
+    sam = torch.tensor([[0.0, 0.9, 0.1, 0.0], [0.0, 0.6, 0.4, 0.0], [0.0, 0.05, 0.95, 0.0]])
+    masks, sam_masks = columns((0, 6), (0, 5)), columns((0, 4), (0, 3), (0, 4))
+    # Class 1, by certainty: SAM 0 (columns 0-4) > decoder 0 (0-6, IoU 4 / 6) > decoder 1 (0-5, 4 / 5) > SAM 1 (3 / 4).
+    found = join(decoder, masks, sam, sam_masks, max_overlap=0.7)
+    assert (found.decoder.tolist(), found.sam.tolist()) == ([0], [0, 2])
+    everyone = join(decoder, masks, sam, sam_masks)
+    assert (everyone.decoder.tolist(), everyone.sam.tolist()) == ([0, 1], [0, 1, 2])
+
+
+def test_decoder_masks_are_no_rivals_of_each_other_nor_is_one_that_went_a_rival() -> None:
+    decoder = torch.tensor([[0.1, 0.9, 0.0, 0.0], [0.1, 0.8, 0.1, 0.0]]).log()
+    sam = torch.tensor([[0.0, 0.85, 0.15, 0.0], [0.0, 0.7, 0.3, 0.0]])
+    # Decoder 0 beats SAM 0, which would have beaten SAM 1: that one overlaps neither decoder mask enough, and stays.
+    found = join(decoder, columns((0, 4), (0, 4)), sam, columns((0, 6), (2, 8)), max_overlap=0.49)
+    assert (found.decoder.tolist(), found.sam.tolist()) == ([0, 1], [1])
+
+
+def test_masks_of_two_resolutions_are_compared_over_the_same_image() -> None:
+    sam = torch.tensor([[0.0, 0.9, 0.1, 0.0]])
+    decoder = torch.tensor([[0.1, 0.8, 0.1, 0.0]]).log()
+    fine = torch.nn.functional.interpolate(columns((0, 4))[None], scale_factor=4.0)[0]
+    assert join(decoder, columns((0, 4)), sam, fine, max_overlap=0.9).decoder.tolist() == []

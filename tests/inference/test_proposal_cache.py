@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from cmpf.encoders.sam_proposals import Proposals
 from cmpf.errors import EvaluationError, ImageError
-from cmpf.inference.proposal_cache import CachedProposals, ProposalCache
+from cmpf.inference.proposal_cache import ProposalCache
 
 SETTINGS = {"TEST.ENSEMBLE.SAM_NAME": "vit_h", "TEST.ENSEMBLE.MIN_AREA": 100, "SAM weights": "abc"}
 SIZE = (5, 7)
@@ -25,13 +26,12 @@ def cache(folder: Path, **changes: Any) -> ProposalCache:
     )
 
 
-def proposals(masks: int = 3, size: tuple[int, int] = SIZE) -> CachedProposals:
+def proposals(masks: int = 3, size: tuple[int, int] = SIZE) -> Proposals:
     generator = torch.Generator().manual_seed(0)
-    return CachedProposals(
+    return Proposals(
         logits=20 * torch.randn(masks, 4, 4, generator=generator),
-        flipped=torch.rand(masks, *size, generator=generator) > 0.8,
         padded=(32, 64),
-        side=16,
+        unpadded=size,
     )
 
 
@@ -52,9 +52,7 @@ def test_what_was_stored_comes_back_bit_for_bit(tmp_path: Path, image: Path, mas
     found = cache(tmp_path).load(image, input_size=SIZE)
     assert found.logits.shape == (masks, 4, 4)
     assert found.logits.numpy().tobytes() == stored.logits.numpy().tobytes()
-    assert torch.equal(found.flipped, stored.flipped)
-    assert found.flipped.dtype == torch.bool
-    assert (found.padded, found.side) == ((32, 64), 16)
+    assert (found.padded, found.unpadded) == ((32, 64), SIZE)
 
 
 def test_images_of_one_name_in_two_folders_do_not_collide(tmp_path: Path, image: Path) -> None:
@@ -215,11 +213,11 @@ def rewrite(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"version": 2}, "is cmpf-sam-masks version 2, this CMPF reads cmpf-sam-masks version 1"),
+        ({"version": 1}, "is cmpf-sam-masks version 1, this CMPF reads cmpf-sam-masks version 2"),
         ({"settings": "none"}, "has no settings"),
-        ({"masks": [2, 5, 7]}, "expected uint8 4 x 2 x h x w"),
+        ({"padded": [1, 2, 3]}, "too many values to unpack"),
+        ({"logits": np.zeros((3, 3, 4, 4), np.uint8)}, "expected uint8 4 x M x h x w"),
         ({"logits": np.zeros((4, 3, 4, 4))}, "logits are float64"),
-        ({"flipped": np.zeros(3, np.uint8)}, "signs are uint8 (3,), expected one bit for each of (3, 5, 7)"),
     ],
 )
 def test_a_file_whose_parts_do_not_fit_is_refused(

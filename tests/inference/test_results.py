@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cmpf.encoders.sam_proposals import Proposals
 from cmpf.inference import (
     InferenceSettings,
     MaskEnsembleSettings,
@@ -140,6 +141,18 @@ def plain_sums(
     return F.interpolate(scores[None], size=output, mode="bilinear")[0]
 
 
+def rows_at_sum(
+    masks: Tensor,
+    *,
+    padded: tuple[int, int],
+    unpadded: tuple[int, int],
+    output: tuple[int, int],
+    resize_before: bool,
+) -> MaskRows:
+    size = output if resize_before else unpadded
+    return MaskRows(masks, padded=padded, unpadded=unpadded, output=size)
+
+
 def test_scores_are_the_sum_of_class_probability_times_mask():
     # Two masks, two classes and void; the softmax of these logarithms is the numbers themselves.
     mask_cls = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
@@ -164,7 +177,7 @@ def test_labels_are_the_best_scores_of_the_full_formula(output, resize_before, m
     scores = plain_sums(weights, masks, **sizes)
     for floats in (1, 100_000, 10**9):  # one row at a time, several tiles, one tile
         monkeypatch.setattr(resize, "CPU_FLOATS", floats)
-        labels = semantic_labels(weights, masks, **sizes)
+        labels = semantic_labels(weights, rows_at_sum(masks, **sizes), output=output)
         assert labels.shape == output
         assert labels.dtype == torch.int64
         # Where two classes are equal to rounding either may win.
@@ -179,9 +192,7 @@ def test_a_hand_drawn_image_gets_the_label_of_its_mask():
     masks[0, :, :2] = BIG
     masks[1, :, 2:] = BIG
     weights = torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.2, 0.8]])
-    labels = semantic_labels(
-        weights, masks, padded=(4, 4), unpadded=(4, 4), output=(4, 4), resize_before=False
-    )
+    labels = semantic_labels(weights, MaskRows.of(masks), output=(4, 4))
     assert labels.tolist() == [[0, 0, 2, 2]] * 4
 
 
@@ -204,8 +215,9 @@ def test_no_tensor_grows_with_the_image(resize_before, monkeypatch):
     monkeypatch.setattr(resize, "CPU_FLOATS", 2_000_000)
     weights, masks = torch.rand(100, 847), torch.randn(100, 16, 20)
     with LargestTensors() as mode:
+        sizes = {"padded": (64, 80), "unpadded": (64, 80), "output": (256, 320)}
         semantic_labels(
-            weights, masks, padded=(64, 80), unpadded=(64, 80), output=(256, 320), resize_before=resize_before
+            weights, rows_at_sum(masks, **sizes, resize_before=resize_before), output=sizes["output"]
         )
     assert mode.largest <= 2_500_000
 
@@ -232,6 +244,7 @@ SETTINGS = InferenceSettings(
     overlap_threshold=0.8,
     resize_before=False,
     detections_per_image=10,
+    min_island_share=0.0,
     mask_ensemble=None,
     proposals=False,
 )
@@ -310,11 +323,20 @@ def sam_evidence(probability: float) -> SAMEvidence:
     masks = torch.full((1, *GEOMETRY.unpadded), -6.0)
     masks[:, :, :25] = 6.0
     rest = (1 - probability) / 2
-    return SAMEvidence(masks=masks, class_probs=torch.tensor([[rest, rest, probability]]))
+    proposals = Proposals(masks, GEOMETRY.unpadded, GEOMETRY.unpadded)
+    return SAMEvidence(proposals=proposals, class_probs=torch.tensor([[rest, rest, probability, 0.0]]))
 
 
 def test_sam_masks_add_to_unseen_classes_only(predictions) -> None:
-    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
+    ensemble = MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.2,
+        score_threshold=0.5,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=False,
+    )
     settings = replace(SETTINGS, semantic_output="scores", resize_before=False, mask_ensemble=ensemble)
     geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
     sam = sam_evidence(0.9)
@@ -322,24 +344,125 @@ def test_sam_masks_add_to_unseen_classes_only(predictions) -> None:
     plain = plain_scores(predictions, geometry.unpadded, geometry=geometry)
     torch.testing.assert_close(scores[:2], plain[:2])
     # unseen class 2: (1 - 0.2) * plain + 0.2 * 0.9 * sigmoid(mask)
-    torch.testing.assert_close(scores[2], 0.8 * plain[2] + 0.2 * 0.9 * sam.masks[0].sigmoid())
+    torch.testing.assert_close(scores[2], 0.8 * plain[2] + 0.2 * 0.9 * sam.proposals.logits[0].sigmoid())
 
 
-@pytest.mark.parametrize(
-    "sam", [sam_evidence(0.4), SAMEvidence(torch.zeros(0, 30, 50), torch.zeros(0, K)), None]
-)
-def test_without_a_sure_sam_mask_the_scores_stay_plain(predictions, sam: SAMEvidence | None) -> None:
-    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
+NO_MASKS = SAMEvidence(Proposals(torch.zeros(0, 30, 50), (30, 50), (30, 50)), torch.zeros(0, K + 1))
+
+
+@pytest.mark.parametrize("sam", [NO_MASKS, None, sam_evidence(0.4)])
+def test_without_a_sure_sam_mask_unseen_classes_keep_their_share_of_the_plain_scores(
+    predictions, sam: SAMEvidence | None
+) -> None:
+    ensemble = MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.2,
+        score_threshold=0.5,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=False,
+    )
     settings = replace(SETTINGS, semantic_output="scores", mask_ensemble=ensemble)
     geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
     scores = results(predictions, settings, sam, geometry)["sem_seg"]
-    torch.testing.assert_close(scores, plain_scores(predictions, geometry.unpadded, geometry=geometry))
+    share = torch.ones(K, 1, 1)
+    share[2] = 0.8 if sam is not None and len(sam.proposals) else 1.0  # 1 - alpha, for the unseen class
+    plain = plain_scores(predictions, geometry.unpadded, geometry=geometry)
+    torch.testing.assert_close(scores, share * plain)
 
 
 def test_sam_masks_are_proposals_too(predictions) -> None:
-    ensemble = MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)
+    ensemble = MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.2,
+        score_threshold=0.5,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=False,
+    )
     settings = replace(SETTINGS, proposals=True, mask_ensemble=ensemble)
     proposals = results(predictions, settings, sam_evidence(0.1))["proposals"]
     assert proposals.shape == (Q + 1, *GEOMETRY.output)
     assert proposals[-1, :, :48].all()
     assert not proposals[-1, :, 52:].any()
+
+
+CANDIDATES = MaskEnsembleSettings(
+    tasks=frozenset({"panoptic", "instance"}),
+    alpha=0.2,
+    score_threshold=0.5,
+    decoder_share=0.0,
+    max_overlap=1.0,
+    overlap_threshold=0.5,
+    published_pooling=False,
+)
+
+
+def halves() -> tuple[Tensor, Tensor]:
+    """One decoder mask, over the right half of the image, surely of the seen class 0; GEOMETRY without padding."""
+    mask_pred = torch.full((1, 8, 16), -BIG)
+    mask_pred[:, :, 7:] = BIG
+    return torch.tensor([[0.97, 0.01, 0.01, 0.01]]).log(), mask_pred
+
+
+def test_a_sam_mask_of_an_unseen_class_becomes_a_segment_and_an_instance() -> None:
+    settings = replace(SETTINGS, semantic=False, panoptic=True, instance=True, mask_ensemble=CANDIDATES)
+    found = results(halves(), settings, sam_evidence(0.9))
+    ids, segments = found["panoptic_seg"]
+    assert [(s["category_id"], s["source"]) for s in segments] == [(0, "decoder"), (2, "sam")]
+    assert segments[1]["score"] == pytest.approx(0.9, abs=1e-4)
+    assert (ids[:, 5] == 2).all()
+    assert (ids[:, 90] == 1).all()
+    instances = found["instances"]
+    best = [
+        (int(c), bool(of_sam)) for c, of_sam in zip(instances.pred_classes, instances.of_sam, strict=True)
+    ]
+    assert best[:2] == [(0, False), (2, True)]
+    assert float(instances.scores[1]) == pytest.approx(0.9, abs=0.01)  # its sigmoid is 0.9975 inside
+
+
+@pytest.mark.parametrize(
+    ("tasks", "of_sam"),
+    [({"semantic"}, (False, False)), ({"panoptic"}, (True, False)), ({"instance"}, (False, True))],
+)
+def test_candidates_enter_only_the_results_that_they_are_configured_for(
+    tasks: set[str], of_sam: tuple[bool, bool]
+) -> None:
+    ensemble = replace(CANDIDATES, tasks=frozenset(tasks))
+    settings = replace(SETTINGS, panoptic=True, instance=True, mask_ensemble=ensemble)
+    found = results(halves(), settings, sam_evidence(0.9))
+    panoptic = any(segment["source"] == "sam" for segment in found["panoptic_seg"][1])
+    assert (panoptic, bool(found["instances"].of_sam.any())) == of_sam
+
+
+def test_the_overlap_threshold_of_candidates_is_their_own() -> None:
+    # The decoder's mask of class 0 covers everything, SAM's surer one its left half: 50 of 100 columns are left.
+    mask_cls, mask_pred = torch.tensor([[0.8, 0.1, 0.05, 0.05]]).log(), torch.full((1, 8, 16), BIG)
+    settings = replace(SETTINGS, semantic=False, panoptic=True)
+    for overlap_threshold, names in ((0.4, [0, 2]), (0.6, [2])):
+        ensemble = replace(CANDIDATES, overlap_threshold=overlap_threshold)
+        found = results((mask_cls, mask_pred), replace(settings, mask_ensemble=ensemble), sam_evidence(0.95))
+        assert [s["category_id"] for s in found["panoptic_seg"][1]] == names
+
+
+def test_islands_leave_a_mask_before_its_box_is_made() -> None:
+    mask_cls, mask_pred = halves()
+    mask_pred[0, 1, 1] = BIG  # one cell, of 8 * 9 = 72 of the right part
+    settings = replace(SETTINGS, semantic=False, instance=True)
+    boxes = [
+        results((mask_cls, mask_pred), replace(settings, min_island_share=share))["instances"].pred_boxes[0]
+        for share in (0.0, 0.01, 0.1)
+    ]
+    assert boxes[0][0] < 10
+    assert torch.equal(boxes[0], boxes[1])
+    assert boxes[2][0] > 40
+
+
+def test_sam_is_asked_only_where_a_result_reads_its_masks() -> None:
+    on = replace(SETTINGS, mask_ensemble=replace(CANDIDATES, tasks=frozenset({"panoptic"})))
+    assert not on.reads_sam_masks  # semantic only
+    assert replace(on, panoptic=True).reads_sam_masks
+    assert replace(on, proposals=True).reads_sam_masks
+    assert not replace(on, panoptic=True, mask_ensemble=None).reads_sam_masks

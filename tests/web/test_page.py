@@ -98,14 +98,25 @@ def test_an_unexpected_error_tells_its_kind_and_logs_the_rest(
     assert "inner detail" in caplog.text
 
 
-def test_the_ensemble_is_asked_for_only_where_it_exists_and_the_task_is_semantic(photo: str) -> None:
+def test_the_ensemble_is_asked_for_only_where_it_exists(photo: str) -> None:
     recorder = Recorder(ZeroDivisionError())
     segmenter = Segmenter(recorder, Limits())  # type: ignore[arg-type]
-    for settings in (None, MaskEnsembleSettings(alpha=0.2, score_threshold=0.5, published_pooling=False)):
+    for settings in (
+        None,
+        MaskEnsembleSettings(
+            tasks=frozenset({"semantic"}),
+            alpha=0.2,
+            score_threshold=0.5,
+            decoder_share=0.0,
+            max_overlap=1.0,
+            overlap_threshold=0.5,
+            published_pooling=False,
+        ),
+    ):
         recorder.mask_ensemble = settings
         for task in ("panoptic", "semantic"):
             segmenter(photo, ["cat"], task, ensemble=True)
-    assert [call["ensemble"] for call in recorder.calls] == [False, False, False, True]
+    assert [call["ensemble"] for call in recorder.calls] == [False, False, True, True]
     assert recorder.calls[0]["words"] == ["cat"]
     assert recorder.calls[0]["shape"] == (40, 56, 3)
 

@@ -90,6 +90,7 @@ def test_instances_are_those_of_the_image_and_small_ones_lie_on_top() -> None:
         boxes=np.zeros((4, 4), dtype=np.float32),
         scores=np.array([0.9, 0.8, 0.7, 0.2], dtype=np.float32),
         labels=np.array([1, 2, 1, 0]),
+        sources=np.array(["decoder", "sam", "decoder", "decoder"]),
     )
     view = view_of(prediction(instances_result=found), "instance", name="farm")
     # The third covers the same pixels as the first, and the fourth has less than 30 percent: both are left out.
@@ -107,7 +108,7 @@ def test_a_result_without_segments_is_the_plain_image(task: str) -> None:
         panoptic_result=(np.zeros((H, W), dtype=np.int32), ()),
         instances_result=Instances(
             np.zeros((0, H, W), dtype=bool), np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.float32),
-            np.zeros(0, dtype=np.int64),
+            np.zeros(0, dtype=np.int64), np.zeros(0, dtype=str),
         ),
     )  # fmt: skip
     view = view_of(nothing, task, name="farm")

@@ -259,6 +259,7 @@ SPECS: tuple[DatasetSpec, ...] = (
     _shapes("train", seen_only=True),
     _shapes("val"),
     _shapes("hard_val"),
+    _shapes("tune"),
     *_both(_ade20k),
     *_both(ade20k_semantic),
     *_both(_ade20k_instances),
