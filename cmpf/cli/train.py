@@ -32,6 +32,11 @@ SCRIPT, TRAIN, EVAL = "tools/train_net.py", "cmpf train", "cmpf eval"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line of tools/train_net.py and returns its exit code."""
+    return run_command(script_parser().parse_args(argv), prefix="error")
+
+
+def script_parser() -> argparse.ArgumentParser:
+    """The parser of tools/train_net.py."""
     parser = argparse.ArgumentParser(
         prog=SCRIPT.rpartition("/")[2],
         description="Trains or evaluates a model.",
@@ -44,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _add_common_arguments(parser)
     parser.set_defaults(run=run, program=SCRIPT)
-    return run_command(parser.parse_args(argv), prefix="error")
+    return parser
 
 
 def add_parser(commands: Commands) -> None:
