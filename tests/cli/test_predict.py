@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.own_dataset import SOURCE
-from helpers.tiny_model import tiny_model
 from PIL import Image
 
-import cmpf
 import cmpf.inference
 import cmpf.predictor
 from cmpf.cli import main, make_parser, predict
@@ -31,81 +29,65 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """Replaces cmpf.load by a model with random weights, and keeps what it was called with."""
-    calls: dict[str, object] = {}
-    predictor = Predictor(model=tiny_model("no_ensemble"), short_side=64, max_side=128, mask_ensemble=None)
-
-    def load(model: str, *, device: str | None, weights: str | None, **_: object) -> Predictor:
-        calls.update(model=model, device=device, weights=weights)
-        return predictor
-
-    monkeypatch.setattr(cmpf, "load", load)
-    return calls
+def run(*arguments: str) -> int:
+    """cmpf predict with the tiny model at a small size, without SAM's own masks."""
+    small = ("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128", "TEST.ENSEMBLE.ENABLED", "False")
+    return main(["predict", *arguments, "--device", "cpu", "--opts", *small, "NUM_THREADS", "1"])
 
 
 def test_predict_writes_what_was_asked_for_and_says_where(
-    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
+    photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = photo.parent / "out"
-    code = main(["predict", str(photo), "--vocabulary", "cat; dog; sky", "--output", str(out),
-                 "--formats", "overlay", "semantic", "--device", "cpu"])  # fmt: skip
-    assert code == 0
+    words = ("--vocabulary", "cat; dog; sky")
+    assert run(str(photo), *words, "--output", str(out), "--formats", "overlay", "semantic") == 0
     assert sorted(p.name for p in out.iterdir()) == ["photo.png", "photo_semantic.png"]
     assert str(out / "photo.png") in capsys.readouterr().out
-    assert loaded == {"model": "cmpf_tiny", "device": "cpu", "weights": None}
 
 
-def test_json_output_is_one_object_an_image(
-    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_output_is_one_object_an_image(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pattern = str(photo.parent / "*.png")
-    assert main(["predict", pattern, "--vocabulary", "cat;dog", "--json", "--task", "panoptic",
-                 "--output", str(photo.parent / "out")]) == 0  # fmt: skip
+    output = ("--output", str(photo.parent / "out"))
+    assert run(pattern, "--vocabulary", "cat;dog", "--json", "--task", "panoptic", *output) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert set(json.loads(line)) == {"image", "files", "found"}
 
 
 @pytest.mark.parametrize("given", [str(SOURCE / "fruit_val.yaml"), "shapes_train"])
 def test_the_classes_of_a_dataset_can_be_looked_for(
-    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str], given: str
+    photo: Path, capsys: pytest.CaptureFixture[str], given: str
 ) -> None:
-    command = ["predict", str(photo), "--vocabulary", given, "--output", str(photo.parent / "out")]
-    assert main([*command, "--formats", "semantic", "--task", "semantic"]) == 0
+    output = ("--output", str(photo.parent / "out"), "--formats", "semantic", "--task", "semantic")
+    assert run(str(photo), "--vocabulary", given, *output) == 0
     words = get_vocabulary(dataset_name(given)).names
     found = capsys.readouterr().out.partition(": ")[2].partition(" ->")[0]
     assert {part.split(" ", 1)[1] for part in found.split(", ")} <= set(words)
 
 
-def test_a_missing_dataset_file_is_named(
-    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", str(photo), "--vocabulary", "nowhere.yaml"]) == 1
+def test_a_missing_dataset_file_is_named(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(photo), "--vocabulary", "nowhere.yaml") == 1
     assert "nowhere.yaml: no such dataset file" in capsys.readouterr().err
 
 
-def test_errors_are_one_line_and_exit_code_1(
-    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", "nowhere/*.jpg", "--vocabulary", "cat"]) == 1
+def test_errors_are_one_line_and_exit_code_1(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Said before the model is loaded, which would be an error, too.
+    assert run("nowhere/*.jpg", "--vocabulary", "cat", "--model", "nowhere") == 1
     message = capsys.readouterr().err
     assert message.startswith("cmpf: nowhere/*.jpg: no such image")
     assert message.count("\n") == 1
-    assert loaded == {}  # said before the model is loaded
-    assert main(["predict", str(photo), "--vocabulary", "cat;dog;cat"]) == 1
+    assert run(str(photo), "--vocabulary", "cat;dog;cat") == 1
     message = capsys.readouterr().err
     assert "'cat' is repeated" in message
     assert message.count("\n") == 1
 
 
 def test_images_of_one_name_in_two_folders_do_not_replace_each_other(
-    photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
+    photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = photo.parent / "more", photo.parent / "out"
     folder.mkdir()
     shutil.copy(photo, folder / photo.name)
-    assert main(["predict", str(photo), str(folder), "--vocabulary", "cat; dog", "--output", str(out)]) == 0
+    assert run(str(photo), str(folder), "--vocabulary", "cat; dog", "--output", str(out)) == 0
     assert sorted(path.name for path in out.iterdir()) == ["photo.png", "photo_2.png"]
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 2
@@ -114,25 +96,24 @@ def test_images_of_one_name_in_two_folders_do_not_replace_each_other(
 
 @pytest.mark.parametrize("batch", ["1", "2"])
 def test_a_damaged_image_is_named_and_the_others_are_done(
-    batch: str, photo: Path, loaded: dict[str, object], capsys: pytest.CaptureFixture[str]
+    batch: str, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = photo.parent / "out"
     (photo.parent / "broken.png").write_bytes(photo.read_bytes()[:60])
-    command = ["predict", str(photo.parent), "--vocabulary", "cat; dog", "--output", str(out), "--json",
-               "--batch-size", batch]  # fmt: skip
-    assert main(command) == 1
+    words = ("--vocabulary", "cat; dog")
+    command = (str(photo.parent), *words, "--output", str(out), "--json", "--batch-size", batch)
+    assert run(*command) == 1
     said = capsys.readouterr()
     assert [json.loads(line)["image"] for line in said.out.splitlines()] == [str(photo)]
     assert said.err.startswith(f"cmpf: {photo.parent / 'broken.png'}")
     assert said.err.count("\n") == 1
     assert [path.name for path in out.iterdir()] == ["photo.png"]
     with pytest.raises(ImageError):
-        main([*command, "--debug"])
+        run(*command, "--debug")
 
 
 def test_stopping_while_a_file_is_written_leaves_no_half_file(
     photo: Path,
-    loaded: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -142,7 +123,7 @@ def test_stopping_while_a_file_is_written_leaves_no_half_file(
 
     monkeypatch.setattr(Image.Image, "save", interrupted)
     out = photo.parent / "out"
-    assert main(["predict", str(photo), "--vocabulary", "cat; dog", "--output", str(out)]) == 1
+    assert run(str(photo), "--vocabulary", "cat; dog", "--output", str(out)) == 1
     assert capsys.readouterr().err == "stopped\n"
     assert list(out.iterdir()) == []
 
@@ -150,24 +131,9 @@ def test_stopping_while_a_file_is_written_leaves_no_half_file(
 def test_the_ensemble_can_be_switched_on_where_the_configuration_has_it_off(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "predict",
-        str(photo),
-        "--vocabulary",
-        "red circle; bamboo",
-        "--task",
-        "semantic",
-        "--device",
-        "cpu",
-    ]
-    model = [
-        "--model",
-        "shapes/no_ensemble.yaml",
-        "--output",
-        str(photo.parent / "out"),
-        "--formats",
-        "semantic",
-    ]
+    command = ["predict", str(photo), "--vocabulary", "red circle; bamboo", "--task", "semantic"]
+    model = ["--device", "cpu", "--model", "shapes/no_ensemble.yaml", "--formats", "semantic"]
+    model += ["--output", str(photo.parent / "out")]
     assert main([*command, *model, "--ensemble", "--opts", "INPUT.MIN_SIZE_TEST", "64"]) == 0
     assert (photo.parent / "out" / "photo_semantic.png").is_file()
     assert main([*command, *model, "--opts", "TEST.ENSEMBLE.ENABLD", "True"]) == 1
@@ -189,7 +155,6 @@ def test_choices_and_formats_are_those_of_the_library() -> None:
 )
 def test_things_and_stuff_can_be_named(
     photo: Path,
-    loaded: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
     options: list[str],
     things: tuple[bool, ...],
@@ -202,16 +167,16 @@ def test_things_and_stuff_can_be_named(
         return own(self, images, words, **given)
 
     monkeypatch.setattr(Predictor, "stream", note)
-    command = ["predict", str(photo), "--vocabulary", "cat; dog; sky", "--output", str(photo.parent / "out")]
-    assert main([*command, *options]) == 0
+    words, output = ("--vocabulary", "cat; dog; sky"), ("--output", str(photo.parent / "out"))
+    assert run(str(photo), *words, *output, *options) == 0
     assert seen == [things]
 
 
-def test_a_threshold_leaves_weak_results_out(photo: Path, loaded: dict[str, object]) -> None:
-    base = ["predict", str(photo), "--formats", "coco", "--vocabulary", "cat; dog", "--task", "instance"]
+def test_a_threshold_leaves_weak_results_out(photo: Path) -> None:
+    base = (str(photo), "--formats", "coco", "--vocabulary", "cat; dog", "--task", "instance")
     for threshold, folder in (("0", "all"), ("1", "none")):
-        output = ["--confidence-threshold", threshold, "--output", str(photo.parent / folder)]
-        assert main([*base, *output]) == 0
+        output = ("--confidence-threshold", threshold, "--output", str(photo.parent / folder))
+        assert run(*base, *output) == 0
     assert json.loads((photo.parent / "all/photo_instances.json").read_text())
     assert json.loads((photo.parent / "none/photo_instances.json").read_text()) == []
 
