@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,7 +13,10 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +25,11 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
+from PIL import Image
 
+from cmpf.cli import main
 from cmpf.errors import CMPFError
-from cmpf.web import Limits, running, serve, server
+from cmpf.web import Limits, running
 from cmpf.web.server import ANALYTICS, FOLDER
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")  # its use of pandas
@@ -214,18 +220,79 @@ def test_an_impossible_place_is_the_same_error(place: dict[str, Any]) -> None:
         pass
 
 
-def test_serve_says_where_it_listens_and_ends_with_an_interrupt(
+# cmpf serve
+
+
+def served(visit: Callable[[str], object], *words: str) -> tuple[int, str]:
+    """Runs the command, calls `visit` with the address that it prints, and ends it as a system does.
+
+    Returns:
+        Exit code and output of the command.
+    """
+    out, ended = io.StringIO(), threading.Event()
+
+    def visitor() -> None:
+        while " (Ctrl-C stops it)" not in out.getvalue():
+            assert not ended.wait(0.1), "the command ended before its page was there"
+        try:
+            visit(out.getvalue().split(" listens on ")[1].split()[0])
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool, redirect_stdout(out):
+        visiting = pool.submit(visitor)
+        try:
+            code = main(["serve", "--device", "cpu", *words])
+        finally:
+            ended.set()
+    visiting.result()
+    return code, out.getvalue()
+
+
+def test_serve_shows_the_tiny_model_to_this_machine_until_it_is_told_to_end() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+    code, out = served(lambda address: seen.append((address, Path(os.environ[FOLDER]), get(address))))
+    ((address, folder, (status, page)),) = seen
+    assert (code, status) == (0, 200)
+    assert address.startswith("http://127.0.0.1:")
+    assert b"for photographs start cmpf serve with a full-size --model" in page
+    assert out == f"CMPF listens on {address} (Ctrl-C stops it)\nstopped\n"
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_options_of_serve_reach_model_page_and_server(tmp_path: Path) -> None:
+    weights = str(files("cmpf") / "assets" / "cmpf_tiny_decoder.safetensors")
+    options = ("--model", "shapes/cmpf_tiny.yaml", "--weights", weights, "--host", "0.0.0.0")
+    limits = ("--max-side", "99", "--max-upload-mb", "1")
+    Image.new("RGB", (100, 20)).save(tmp_path / "wide.png")
+    found = {}
+
+    def visit(address: str) -> None:
+        found["page"] = get(address)[1].decode()
+        visitor = Visitor(address)
+        found["large"] = visitor.upload(bytes(2**20 + 1))[0]
+        visitor.join({"path": visitor.upload((tmp_path / "wide.png").read_bytes(), "wide.png")[1]})
+        (found["panel"],) = visitor.result()["output"]["data"]
+
+    code, out = served(visit, *options, *limits)
+    assert code == 0
+    assert "Everyone who can reach 0.0.0.0 can use this page" in out
+    assert "Model: shapes/cmpf_tiny.yaml" in found["page"]
+    assert found["large"] == 413
+    assert "wide.png: its longer side has 100 pixels and this page takes up to 99" in found["panel"]
+
+
+def test_missing_gradio_and_wrong_limits_are_one_line_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Interrupted:
-        def wait(self) -> None:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(server, "threading", SimpleNamespace(Event=Interrupted))
-    serve(Slow())  # type: ignore[arg-type]
-    out = capsys.readouterr().out
-    assert "CMPF listens on http://127.0.0.1:" in out
-    assert out.endswith("stopped\n")
+    assert main(["serve", "--queue", "0", "--model", "nowhere"]) == 1
+    assert capsys.readouterr().err == "cmpf: queue must be at least 1, got 0\n"
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["serve", "--model", "nowhere"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("cmpf: the web page needs Gradio, which cannot be imported")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.slow
