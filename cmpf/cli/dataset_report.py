@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
+from cmpf.data.datasets.published import published_files
 from cmpf.data.datasets.summary import DatasetSummary
+from cmpf.weights.vocabularies import FETCH, is_there, vocabulary_path
 
 METRICS = {
     "panoptic": "PQ",
@@ -20,6 +22,7 @@ METRICS = {
     "cityscapes": "AP and mIoU by the official scripts",
 }
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
+_BY = {"published": "(as in the papers)", "words": "(by equal words)"}
 _WIDTH = 100
 
 
@@ -38,6 +41,17 @@ def table(*, as_json: bool) -> str:
         return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)
     lines = columns([("name", "kind", "classes", "on disk"), *rows])
     return f"root: {dataset_root()} (DETECTRON2_DATASETS)\n\n{lines}"
+
+
+def vocabulary_table(*, as_json: bool) -> str:
+    """The published vocabulary files, where they lie, and whether they are there."""
+    keys = ("name", "on_disk", "path")
+    rows = [(key, "yes" if is_there(key) else "no", str(vocabulary_path(key))) for key in published_files()]
+    if as_json:
+        return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)
+    missing = [row for row in rows if row[1] == "no"]
+    fix = f"\n\n{len(missing)} are not there, get them with: {FETCH}" if missing else ""
+    return columns([("words of", "there", "file"), *rows]) + fix
 
 
 def description_json(summary: DatasetSummary) -> str:
@@ -75,7 +89,10 @@ def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
             else "the usual: shorter side 800, longer side at most 1333",
         ),
         ("classes", f"{len(summary.classes)}: {len(summary.things)} things, {len(summary.stuff)} stuff"),
-        ("seen", f"{len(summary.seen)} seen, {len(summary.unseen)} unseen, against {against}"),
+        (
+            "seen",
+            f"{len(summary.seen)} seen, {len(summary.unseen)} unseen, against {against} {_BY[summary.seen_by]}",
+        ),
     ]
     if "semantic" in summary.evaluators or "cityscapes" in summary.evaluators:
         facts.insert(5, ("ignore label", str(summary.ignore_label)))

@@ -21,11 +21,13 @@ EXAMPLES = """examples:
   cmpf datasets check fruit_val.yaml                open every file and tell what is wrong; exit code 1 if so
   cmpf datasets prepare                             what can be made of a release
   cmpf datasets prepare ade20k_panoptic --check     verify what was made; without --check make it
+  cmpf datasets vocabularies --fetch                download the words that the papers used
   cmpf datasets show fruit_val.yaml --n 8 --output images/        draw ground truth
   cmpf datasets show fruit_train.yaml --augmented --config-file configs/shapes/cmpf_tiny.yaml
 """
 COCO = "openvocab_coco_2017_train_panoptic_with_sem_seg"
-CHECK, SHOW, PREPARE = "check", "show", "prepare"
+CHECK, SHOW, PREPARE, VOCABULARIES = "check", "show", "prepare", "vocabularies"
+PUBLISHED = "published"
 FILE_ENDINGS = (".yaml", ".yml")
 OVERVIEW = "overview.png"
 
@@ -36,7 +38,7 @@ def add_parser(commands: Commands) -> None:
         "datasets",
         help="list, check, show and prepare datasets",
         description="Lists datasets, describes one, checks its files, draws its ground truth, or makes it.",
-        usage="cmpf datasets [check | show | prepare] [NAME | FILE.yaml] [options]",
+        usage="cmpf datasets [check | show | prepare | vocabularies] [NAME | FILE.yaml] [options]",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,6 +46,12 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--classes", action="store_true", help="list the names of the classes")
     parser.add_argument(
         "--against", default=COCO, metavar="NAME", help=f"dataset whose classes are the seen ones [{COCO}]"
+    )
+    parser.add_argument(
+        "--seen",
+        choices=(PUBLISHED, "words"),
+        default=PUBLISHED,
+        help="which classes are seen: as in the papers where that is known, or those with equal words [%(default)s]",
     )
     parser.add_argument("--json", action="store_true", help="print JSON (list, description and issues)")
     checking = parser.add_argument_group("check and prepare")
@@ -60,6 +68,9 @@ def add_parser(commands: Commands) -> None:
         "--config-file", metavar="FILE", help="whose augmentations; a YAML file or its name [the defaults]"
     )
     prepare.add_options(parser.add_argument_group("prepare"))
+    parser.add_argument_group("vocabularies").add_argument(
+        "--fetch", action="store_true", help="download what is not there; each file is checked by its SHA-256"
+    )
     add_plugin(parser)
     add_debug(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
@@ -69,9 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Does what the words ask for."""
     import_plugins(arguments.plugin)
     words = list(arguments.words)
-    action = words.pop(0) if words and words[0] in (CHECK, SHOW, PREPARE) else ""
+    action = words.pop(0) if words and words[0] in (CHECK, SHOW, PREPARE, VOCABULARIES) else ""
     if len(words) > 1 or (action in (CHECK, SHOW) and not words):
         arguments.usage_error(f"expected {action or 'at most'} one dataset, got {' '.join(words) or 'none'}")
+    if action == VOCABULARIES:
+        return _vocabularies(arguments, words)
+    if arguments.fetch:
+        arguments.usage_error("--fetch: an option of cmpf datasets vocabularies alone")
     if action == PREPARE:
         return _prepare(words[0] if words else None, arguments)
     if not words:
@@ -108,12 +123,29 @@ def _list(*, as_json: bool) -> int:
     return DONE
 
 
+def _vocabularies(arguments: argparse.Namespace, words: list[str]) -> int:
+    from cmpf.cli.dataset_report import vocabulary_table
+    from cmpf.weights.vocabularies import fetch_vocabularies
+
+    if words:
+        arguments.usage_error(
+            f"vocabularies takes no dataset, got {words[0]}; all files are fetched together"
+        )
+    if arguments.fetch:
+        fetch_vocabularies()
+    print(vocabulary_table(as_json=arguments.json))
+    return DONE
+
+
 def _describe(name: str, arguments: argparse.Namespace) -> int:
     from cmpf.cli.dataset_report import description, description_json
-    from cmpf.data.datasets.catalog import get_vocabulary
+    from cmpf.data.datasets.catalog import get_spec
+    from cmpf.data.datasets.published import published_seen
     from cmpf.data.datasets.summary import summarize
 
-    summary = summarize(name, get_vocabulary(dataset_name(arguments.against)))
+    training = get_spec(dataset_name(arguments.against))
+    seen = published_seen(get_spec(name), training) if arguments.seen == PUBLISHED else None
+    summary = summarize(name, training.vocabulary(), published_seen=seen)
     if arguments.json:
         print(description_json(summary))
     else:

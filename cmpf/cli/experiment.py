@@ -19,7 +19,6 @@ from cmpf.cli.processes import device_overrides, in_processes, process_flags
 from cmpf.common import distributed
 from cmpf.common.files import write_text
 from cmpf.config import Config, get_cfg
-from cmpf.data import get_dataset
 from cmpf.engine.checkpoints import last_weights
 from cmpf.engine.evaluations import Results
 from cmpf.engine.logs import FILE_ONLY, environment_report, logging_to
@@ -30,6 +29,7 @@ from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ConfigError
 from cmpf.evaluation import clear_results, format_results, save_results, verify_results
 from cmpf.factory.evaluation import build_evaluators, build_views, inference_over
+from cmpf.factory.vocabularies import build_dataset
 from cmpf.model import CMPF
 from cmpf.weights.hub import find_model
 from cmpf.weights.zoo import published_metrics
@@ -205,7 +205,7 @@ def _writers(cfg: Config, logger: logging.Logger) -> list[Writer]:
 
 def _profile_evaluation(cfg: Config, model: CMPF, steps: int, logger: logging.Logger) -> None:
     """Measures an evaluation of the first test dataset."""
-    dataset, folder = get_dataset(cfg.DATASETS.TEST[0]), Path(cfg.OUTPUT_DIR)
+    dataset, folder = build_dataset(cfg, cfg.DATASETS.TEST[0]), Path(cfg.OUTPUT_DIR)
     profile = profile_evaluation(
         inference_over(model, dataset, build_views(cfg)),
         factory.build_test_loader(cfg, dataset),

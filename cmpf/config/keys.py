@@ -51,6 +51,8 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
 
 
 KEYS: dict[str, Key] = {key.name: key for key in _walk(Config, "")}
+# A mapping with names of the user's in it; a file may have one name in a line, as in a section.
+MAPPINGS = tuple(name for name, key in KEYS.items() if "{" in key.allowed)
 FREE = next(name for name, key in KEYS.items() if key.field.annotation is Tree)
 
 

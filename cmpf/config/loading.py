@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from cmpf.config.errors import Issue, Origin, as_error, nearest_key, quoted
 from cmpf.config.files import BASE_KEY, Setting, find_config, read_yaml
-from cmpf.config.keys import FREE, KEYS
+from cmpf.config.keys import FREE, KEYS, MAPPINGS
 from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.config.values import literal
@@ -115,6 +115,7 @@ def _set(tree: dict[str, Any], setting: Setting) -> str:
     """Writes one setting; returns what is wrong with it, or ""."""
     if setting.key == FREE or setting.key.startswith(f"{FREE}."):
         return _set_free(tree, setting)
+    setting = _of_mapping(tree, setting)
     key = KEYS.get(setting.key)
     if key is None:
         return _unknown(setting)
@@ -123,6 +124,17 @@ def _set(tree: dict[str, Any], setting: Setting) -> str:
     except ValidationError:
         return f"expected {key.allowed}, got {quoted(setting.value)}"
     return ""
+
+
+def _of_mapping(tree: dict[str, Any], setting: Setting) -> Setting:
+    """One line of a mapping as the whole mapping, with the lines before it."""
+    for key in MAPPINGS:
+        if setting.key.startswith(f"{key}."):
+            before = reduce(getitem, key.split("."), tree)
+            lines = dict(before) if isinstance(before, dict) else {}
+            lines[setting.key.removeprefix(f"{key}.")] = setting.value
+            return Setting(key, lines, setting.origin)
+    return setting
 
 
 def _set_free(tree: dict[str, Any], setting: Setting) -> str:

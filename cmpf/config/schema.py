@@ -80,6 +80,14 @@ class Datasets(Section):
     TEST: v.Names = Field(
         ("openvocab_coco_2017_val_panoptic_with_sem_seg",), description="evaluated one after the other"
     )
+    SEEN: v.Choice[Literal["published", "words"]] = Field(
+        "published",
+        description="what tells seen classes: the papers, of known datasets after training on COCO panoptic, and equal "
+        "words of all others; or equal words always",
+    )
+    VOCABULARIES: v.Vocabularies = Field(
+        "own", description="words of the classes: the papers' where known, CMPF's own, or those of files"
+    )
 
 
 class Dataloader(Section):

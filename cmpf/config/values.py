@@ -139,6 +139,13 @@ def _names(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, str) and value else _sequence(value)
 
 
+def _vocabularies(value: Any) -> Any:
+    value = literal(value)
+    if isinstance(value, str) and value not in ("published", "own"):
+        raise ValueError("neither published nor own")
+    return value
+
+
 def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
     if any(a >= b for a, b in pairwise(values)):
         raise ValueError("not rising")
@@ -207,6 +214,12 @@ Rising = Annotated[
     tuple[Count, ...], AfterValidator(_rising), SEQUENCE, Allowed("a list of rising whole numbers > 0")
 ]
 Names = Annotated[tuple[Name, ...], NAMES, Allowed('a list of dataset names, such as ("shapes_val",)')]
+Vocabularies = Annotated[
+    str | dict[Name, Name],
+    Len(1),
+    BeforeValidator(_vocabularies),
+    Allowed("published, own, or {dataset: vocabulary file}"),
+]
 Modules = Annotated[tuple[Name, ...], NAMES, Allowed('a list of modules, such as ("my_package.my_parts",)')]
 Parts = Annotated[tuple[Name, ...], NAMES, Allowed('a list of registered names, such as ("random_flip",)')]
 Expectations = Annotated[

@@ -25,7 +25,7 @@ class Vocabulary:
     names: (K,) the first word of each class, made unique: see `_unique_names`.
     is_thing: (K,) whether objects of the class are counted one by one.
     seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary that it
-        was made with; None without one, which leaves it to the model that predicts.
+        was made with, or as published; None without one, which leaves it to the model that predicts.
     key: content hash of `classes`; vocabularies with equal keys have equal text embeddings.
     """
 
@@ -41,18 +41,21 @@ class Vocabulary:
         classes: Sequence[Sequence[str]],
         things: Iterable[int] | None = None,
         seen_against: Vocabulary | None = None,
+        repeats: bool = False,
     ) -> None:
         """
         Args:
             classes: see FORM.
             things: indices of the thing classes; None = all, an empty list = none.
             seen_against: the training vocabulary; None = the one of the model that predicts.
+            repeats: take classes with the same words, of which the first wins; published vocabularies may have some.
         Raises:
             VocabularyError: no class, an empty word, two classes with the same words, or a thing that is not
                 there.
         """
         tidy = _tidy_classes(classes)
-        _check_repeats(tidy)
+        if not repeats:
+            _check_repeats(tidy)
         object.__setattr__(self, "classes", tidy)
         object.__setattr__(self, "names", _unique_names(tidy))
         object.__setattr__(self, "is_thing", _thing_flags(things, len(tidy)))
@@ -83,13 +86,25 @@ class Vocabulary:
 
     def with_things(self, things: Iterable[int]) -> Vocabulary:
         """The same classes, seen as before, of which the given indices are things."""
-        changed = Vocabulary(classes=self.classes, things=things)
-        object.__setattr__(changed, "seen", self.seen)
+        return Vocabulary(classes=self.classes, things=things, repeats=True).with_seen(self.seen)
+
+    def with_seen(self, seen: Sequence[bool] | None) -> Vocabulary:
+        """The same classes, of which those flagged count as seen, whatever the model was trained on; None = it decides.
+
+        Raises:
+            VocabularyError: not one flag a class.
+        """
+        if seen is not None and len(seen) != self.num_classes:
+            raise VocabularyError(
+                f"{len(seen)} flags of seen classes for {self.num_classes} classes; give one a class"
+            )
+        changed = Vocabulary(classes=self.classes, things=self.things, repeats=True)
+        object.__setattr__(changed, "seen", None if seen is None else tuple(map(bool, seen)))
         return changed
 
     def seen_against(self, training: Vocabulary) -> Vocabulary:
         """The same classes with `seen` set for another training vocabulary."""
-        return Vocabulary(classes=self.classes, things=self.things, seen_against=training)
+        return self.with_seen(self.seen_in(training))
 
     @classmethod
     def from_words(

@@ -40,12 +40,13 @@ def read_vocabulary_text(path: str | Path) -> str:
 
 
 def parse_vocabulary_text(
-    text: str, *, source: str
+    text: str, *, source: str, repeats: bool = False
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[bool, ...] | None]:
     """Classes, and thing flags if the text has them.
 
     Args:
         source: name of the file in error messages.
+        repeats: take classes with the same words, which some published files have.
     Returns:
         Synonyms of each class; (K,) flags or None.
     Raises:
@@ -68,7 +69,7 @@ def parse_vocabulary_text(
                 )
             if words[0] == PLACEHOLDER:
                 continue
-            if (earlier := line_of.setdefault(word_set(words), number)) != number:
+            if (earlier := line_of.setdefault(word_set(words), number)) != number and not repeats:
                 raise VocabularyError(
                     f"{where}: class {words[0]!r} has the same words as line {earlier}; name each class once, or "
                     "give one of them a word that the other lacks"

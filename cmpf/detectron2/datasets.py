@@ -12,10 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
+from cmpf.config import Config
 from cmpf.data import Dataset, Vocabulary, dataset_names, get_dataset, get_vocabulary
 from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
 from cmpf.data.datasets.readers.categories import Categories
 from cmpf.errors import DatasetError
+from cmpf.factory.vocabularies import build_dataset
 from cmpf.formats.coco_json import read_coco
 
 VOCABULARY_KEY = "vocabulary"  # of a sample: the dataset whose classes are to be looked for
@@ -138,8 +140,8 @@ def _ids_by_name(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
     return {identity: index for identity, index in found.items() if index is not None}
 
 
-def vocabulary_of(name: str) -> Vocabulary:
-    """The classes of a dataset of CMPF, or of one that another program has registered in Detectron2.
+def vocabulary_of(name: str, *, cfg: Config | None = None) -> Vocabulary:
+    """The classes of a dataset of CMPF as a configuration asks for, or of one that another program has registered.
 
     Of the latter, thing_classes are things and stuff_classes are stuff. Where both lists are equal, things are
     the classes in thing_dataset_id_to_contiguous_id.
@@ -148,7 +150,7 @@ def vocabulary_of(name: str) -> Vocabulary:
         DatasetError: neither knows its classes, or the two lists number different classes alike.
     """
     if is_ours(name):
-        return get_vocabulary(name)
+        return get_vocabulary(name) if cfg is None else build_dataset(cfg, name).vocabulary
     metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else Metadata(name=name)
     things, stuff = list(metadata.get("thing_classes") or ()), list(metadata.get("stuff_classes") or ())
     if not things and not stuff:

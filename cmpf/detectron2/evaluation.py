@@ -12,7 +12,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
 from cmpf.detectron2.conversion import to_detectron2, to_result, to_samples
-from cmpf.detectron2.meta_arch import CMPF, vocabulary_of_batch
+from cmpf.detectron2.meta_arch import CMPF
 from cmpf.evaluation import Evaluator, Results
 from cmpf.inference import InferenceSettings
 from cmpf.inference.augmented import Views, augmented_semantic
@@ -60,7 +60,7 @@ class SemanticSegmentorWithTTA:
 
     def __call__(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`sem_seg` of each image; the images best at the size of their files, as each view is resized from them."""
-        model, vocabulary = self._model, vocabulary_of_batch(batch)
+        model, vocabulary = self._model, self._model.vocabulary_of_batch(batch)
 
         def look(samples: list[Sample], settings: InferenceSettings) -> list[ModelResult]:
             return model.infer(samples, vocabulary, settings)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -42,11 +43,17 @@ class CMPF(native_model.CMPF):
         parts: those of cmpf.model.CMPF.
         bgr: images come in the order blue, green, red.
         void_embedding: None = a new one.
+        vocabularies: gives the classes of a dataset that a batch names.
     """
 
     @configurable  # type: ignore[untyped-decorator]
     def __init__(
-        self, *, bgr: bool = False, void_embedding: nn.Embedding | None = None, **parts: Any
+        self,
+        *,
+        bgr: bool = False,
+        void_embedding: nn.Embedding | None = None,
+        vocabularies: Callable[[str], Vocabulary] = vocabulary_of,
+        **parts: Any,
     ) -> None:
         # The constructor draws a void embedding of its own; with it every later random number would be another than
         # in the native engine.
@@ -54,6 +61,7 @@ class CMPF(native_model.CMPF):
             super().__init__(**parts)
         self.void_embedding = void_embedding or self.void_embedding
         self.bgr = bgr
+        self._dataset_words = vocabularies
         self.register_state_dict_post_hook(_leave_frozen_out)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_take_any_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_do_not_miss_frozen)  # type: ignore[no-untyped-call]
@@ -62,11 +70,12 @@ class CMPF(native_model.CMPF):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The parts that a configuration asks for."""
         native = native_config(cfg)
-        network = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0]))
+        network = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0], cfg=native))
         return {
             **{name: getattr(network, name) for name in PARTS},
             "void_embedding": network.void_embedding,
             "bgr": cfg.INPUT.FORMAT == "BGR",
+            "vocabularies": partial(vocabulary_of, cfg=native),
         }
 
     def forward(  # type: ignore[override]  # results in Detectron2's classes
@@ -86,8 +95,23 @@ class CMPF(native_model.CMPF):
         samples = to_samples(batch, bgr=self.bgr, classes=self.train_vocabulary)
         if self.training:
             return self.losses(samples)
-        results = self.infer(samples, vocabulary or vocabulary_of_batch(batch), settings)
+        results = self.infer(samples, vocabulary or self.vocabulary_of_batch(batch), settings)
         return [to_detectron2(result) for result in results]
+
+    def vocabulary_of_batch(self, batch: Sequence[Mapping[str, Any]]) -> Vocabulary | None:
+        """The classes of the dataset that the samples name, as the configuration asks for; None where they name none.
+
+        Raises:
+            VocabularyError: they name several.
+        """
+        names = {sample.get(VOCABULARY_KEY) for sample in batch}
+        if len(names) > 1:
+            raise VocabularyError(
+                f"a batch with samples of {' and '.join(sorted(map(str, names)))}: all samples of a batch are searched "
+                "for the same classes; give them in batches of their own"
+            )
+        name = next(iter(names), None)
+        return None if name is None else self._dataset_words(name)
 
 
 class FrozenSeg(CMPF):
@@ -101,22 +125,6 @@ class FCCLIP(CMPF):
 for _architecture in (CMPF, FrozenSeg, FCCLIP):
     if _architecture.__name__ not in META_ARCH_REGISTRY:  # a program may have brought the original
         META_ARCH_REGISTRY.register(_architecture)
-
-
-def vocabulary_of_batch(batch: Sequence[Mapping[str, Any]]) -> Vocabulary | None:
-    """The classes of the dataset that the samples name; None where they name none.
-
-    Raises:
-        VocabularyError: they name several.
-    """
-    names = {sample.get(VOCABULARY_KEY) for sample in batch}
-    if len(names) > 1:
-        raise VocabularyError(
-            f"a batch with samples of {' and '.join(sorted(map(str, names)))}: all samples of a batch are searched for "
-            "the same classes; give them in batches of their own"
-        )
-    name = next(iter(names), None)
-    return None if name is None else vocabulary_of(name)
 
 
 def _is_frozen(name: str) -> bool:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cmpf import weights
-from cmpf.data import Dataset, get_dataset
+from cmpf.data import Dataset
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
 from cmpf.detectron2.evaluation import Evaluators, SemanticSegmentorWithTTA
@@ -35,6 +35,7 @@ from cmpf.factory.training import (
     build_train_loader,
     tell_changes,
 )
+from cmpf.factory.vocabularies import build_dataset
 from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -127,9 +128,8 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         """Images of a dataset at their test size, each of which names the classes to look for."""
         if not is_ours(dataset_name):
             return super().build_test_loader(cfg, dataset_name)
-        return build_test_loader(
-            native_config(cfg), _with_vocabulary(get_dataset(dataset_name), dataset_name)
-        )
+        native = native_config(cfg)
+        return build_test_loader(native, _with_vocabulary(build_dataset(native, dataset_name), dataset_name))
 
     @classmethod
     def test(
@@ -152,7 +152,8 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
     def _evaluator(cls, cfg: CfgNode, network: Any, name: str) -> DatasetEvaluator:
         if not is_ours(name):
             return cls.build_evaluator(cfg, name)
-        return Evaluators(build_evaluators(native_config(cfg), network, get_dataset(name)))
+        native = native_config(cfg)
+        return Evaluators(build_evaluators(native, network, build_dataset(native, name)))
 
     def build_hooks(self) -> list[Any]:
         """Detectron2's hooks, but a schedule that resumes, N checkpoints kept, and the best one by TEST.BEST_METRIC."""
@@ -231,4 +232,4 @@ def _with_vocabulary(dataset: Dataset, name: str) -> Dataset:
     def named(**arguments: Any) -> list[Sample]:
         return [cast(Sample, {**sample, VOCABULARY_KEY: name}) for sample in read(**arguments)]
 
-    return Dataset(replace(dataset.spec, reader=named), dataset.folder, dataset.file)
+    return Dataset(replace(dataset.spec, reader=named), dataset.folder, dataset.file, dataset.words)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cmpf.common import distributed
 from cmpf.config import Config
-from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
+from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge
 from cmpf.data.loader import InferenceLoader
 from cmpf.data.loader import build_test_loader as data_test_loader
 from cmpf.errors import ConfigError
@@ -28,6 +28,7 @@ from cmpf.evaluation import (
 from cmpf.factory.encoders import build_device
 from cmpf.factory.model import evaluation_size
 from cmpf.factory.parts import EvaluatorPart, part
+from cmpf.factory.vocabularies import build_dataset
 from cmpf.factory.workers import loader_workers
 from cmpf.inference import InferenceSettings
 from cmpf.inference.augmented import Views, augmented_semantic
@@ -45,7 +46,7 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
         DatasetError: a dataset is unknown or not on disk; found out here, not after hours of training.
         EvaluationError: an evaluator lacks a package or a file; found out here too.
     """
-    datasets = [get_dataset(name) for name in cfg.DATASETS.TEST]
+    datasets = [build_dataset(cfg, name) for name in cfg.DATASETS.TEST]
     for dataset in datasets:
         dataset.require(*_truth_readers(cfg, dataset))
     # Built once: LVIS' and Cityscapes' read files of the dataset.

@@ -10,7 +10,7 @@ import torch
 
 from cmpf import weights
 from cmpf.config import Config
-from cmpf.data import DatasetSpec, Vocabulary, get_vocabulary
+from cmpf.data import DatasetSpec, Vocabulary
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
@@ -18,6 +18,7 @@ from cmpf.errors import WeightsError
 from cmpf.factory import parts
 from cmpf.factory.encoders import build_device, build_encoders
 from cmpf.factory.parts import part
+from cmpf.factory.vocabularies import build_train_vocabulary
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.inference.mask_naming import MaskNaming
 from cmpf.losses import HungarianMatcher, SetCriterion
@@ -108,11 +109,6 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
         class_ensemble=part("class_ensemble", cfg.MODEL.CMPF.CLASS_ENSEMBLE_NAME, cfg),
         mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg),
     )
-
-
-def build_train_vocabulary(cfg: Config) -> Vocabulary:
-    """Classes of the (first) training dataset; needs no dataset on disk."""
-    return get_vocabulary(cfg.DATASETS.TRAIN[0])
 
 
 def build_pixel_decoder(

@@ -56,6 +56,20 @@ def test_a_dataset_that_is_not_there_is_described_all_the_same(
     assert out.endswith("fix: cmpf datasets prepare pascal_voc\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "count", "by"), [([], 64, "published"), (["--seen", "words"], 74, "words")]
+)
+def test_seen_classes_are_those_of_the_papers_unless_words_are_asked_for(
+    own: Path, capsys: pytest.CaptureFixture[str], options: list[str], count: int, by: str
+) -> None:
+    assert main(["datasets", "openvocab_ade20k_panoptic_val", "--json", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (len(found["seen"]), len(found["unseen"]), found["seen_by"]) == (count, 150 - count, by)
+    assert main(["datasets", "openvocab_ade20k_panoptic_val", *options]) == 0
+    label = {"published": "as in the papers", "words": "by equal words"}[by]
+    assert f"({label})\n" in capsys.readouterr().out
+
+
 def test_an_own_dataset_is_described_with_its_classes_against_another_dataset(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +153,8 @@ def test_what_training_sees_is_drawn_at_its_size(own: Path, capsys: pytest.Captu
         ["check", "a", "b"],
         ["show", "a", "--n", "0"],
         ["prepare", "bdd100k_panoptic", "--split", "train"],
+        ["vocabularies", "openvocab_ade20k_panoptic_val"],
+        ["openvocab_ade20k_panoptic_val", "--fetch"],
         ["prepare", "ade20k_semantic", "--full-size"],
         ["prepare", "ade20k_full", "--exact-areas"],
     ],
@@ -147,7 +163,7 @@ def test_wrong_words_are_usage_errors(words: list[str], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stop:
         main(["datasets", *words])
     assert stop.value.code == 2
-    assert "usage: cmpf datasets [check | show | prepare]" in capsys.readouterr().err
+    assert "usage: cmpf datasets [check | show | prepare | vocabularies]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("action", [[], ["check"], ["show"]])

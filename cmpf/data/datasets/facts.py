@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
+from cmpf.data.datasets.published import Shipped
 from cmpf.data.vocabulary import Vocabulary
 
 VOCABULARIES = Path(__file__).resolve().parents[2] / "assets" / "vocabularies"
@@ -47,7 +48,7 @@ def _from_file(name: str) -> Vocabulary:
 
 def words(name: str) -> Callable[[], Vocabulary]:
     """Reads a vocabulary file of the package when called, and only once."""
-    return partial(_from_file, name)
+    return Shipped(name, _from_file)
 
 
 @cache
@@ -58,7 +59,7 @@ def _things_from_file(name: str) -> Vocabulary:
 
 def things_of(name: str) -> Callable[[], Vocabulary]:
     """The things alone of a vocabulary file of the package, for a dataset of objects."""
-    return partial(_things_from_file, name)
+    return Shipped(name, _things_from_file)
 
 
 def scripts(*names: str) -> str:

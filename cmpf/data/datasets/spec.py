@@ -111,11 +111,13 @@ class Dataset:
     """A dataset on disk.
 
     spec: what describes it. folder: where it lies. file: the YAML file that its spec comes from, if any.
+    words: the vocabulary to look for, where it is another than the spec's; files are read by the spec's.
     """
 
     spec: DatasetSpec
     folder: Path
     file: Path | None = None
+    words: Vocabulary | None = None
     _read: dict[frozenset[str], PackedSamples] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -131,7 +133,7 @@ class Dataset:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Its classes; category ids of the samples are indices of it."""
-        return self.spec.vocabulary()
+        return self.words or self.spec.vocabulary()
 
     @property
     def samples(self) -> PackedSamples:
@@ -156,7 +158,7 @@ class Dataset:
             self.require(*evaluators)
             found = self.spec.reader(
                 images=self.folder / self.spec.images,
-                vocabulary=self.vocabulary,
+                vocabulary=self.spec.vocabulary(),
                 class_of_id=self.spec.class_of_id,
                 **{argument: self.folder / path for argument, path in truth.items()},
             )

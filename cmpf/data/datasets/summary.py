@@ -28,8 +28,9 @@ class DatasetSummary:
     images: how many there are; None = it is not there or not whole.
     issue: why not; "" = it is there, and its files fit together (no image was opened).
     command: what makes it.
-    classes: names, in the order of the class indices; things and stuff, and seen and unseen classes (by the
-        training vocabulary), each are all of them.
+    classes: names, in the order of the class indices; things and stuff, and seen and unseen classes, each are all of
+        them.
+    seen_by: what tells seen from unseen classes: "published", or "words" that are equal.
     ignore_label, test_size, evaluators: see DatasetSpec.
     """
 
@@ -45,24 +46,28 @@ class DatasetSummary:
     stuff: tuple[str, ...]
     seen: tuple[str, ...]
     unseen: tuple[str, ...]
+    seen_by: str
     ignore_label: int
     test_size: tuple[int, int] | None
     evaluators: tuple[str, ...]
 
 
-def summarize(name: str, training: Vocabulary) -> DatasetSummary:
+def summarize(
+    name: str, training: Vocabulary, *, published_seen: tuple[bool, ...] | None = None
+) -> DatasetSummary:
     """What there is to know of a dataset. Reads its annotations, opens no image.
 
     Args:
         name: of a dataset of the table, or "file:PATH".
         training: classes are seen if they share a word with it.
+        published_seen: (K,) the flags of the papers, which go before it.
     Raises:
         DatasetError: unknown name, or a wrong YAML file.
         VocabularyError: the vocabulary file is missing or wrong.
     """
     dataset = locate_dataset(name)
     spec, vocabulary = dataset.spec, dataset.vocabulary
-    seen = vocabulary.seen_in(training)
+    seen = vocabulary.seen_in(training) if published_seen is None else published_seen
     paths = tuple(PathState(path, path.exists()) for path in dataset.paths)
     images, issue = _images(dataset, paths)
     return DatasetSummary(
@@ -78,6 +83,7 @@ def summarize(name: str, training: Vocabulary) -> DatasetSummary:
         stuff=_chosen(vocabulary, vocabulary.is_thing, False),
         seen=_chosen(vocabulary, seen, True),
         unseen=_chosen(vocabulary, seen, False),
+        seen_by="words" if published_seen is None else "published",
         ignore_label=spec.ignore_label,
         test_size=spec.test_size,
         evaluators=spec.evaluators,
