@@ -63,6 +63,9 @@ class ZooEntry(BaseModel):
     published: dict[str, _Figures] = Field(
         {}, description="dataset: {task/metric: percent}, as the authors report"
     )
+    with_ensemble: dict[str, _Figures] = Field(
+        {}, description="dataset: {task/metric: percent}, as the authors report with the OpenSeg Ensemble"
+    )
 
 
 def zoo(path: str | Path | None = None) -> dict[str, ZooEntry]:
@@ -187,12 +190,26 @@ def published_metrics(cfg: Config, *, path: str | Path | None = None) -> dict[st
     """What the authors report for the model of a configuration: dataset -> "task/metric" -> percent.
 
     Returns:
-        The figures of the first entry of the same architecture; {} if there is none.
+        The figures of the first entry of the same architecture; {} if there is none. With the OpenSeg Ensemble semantic
+        figures are those that were measured with it, and without it the others.
     """
+    entry = published_entry(cfg, path=path)
+    if entry is None:
+        return {}
+    figures = {dataset: dict(of_dataset) for dataset, of_dataset in entry.published.items()}
+    if cfg.TEST.ENSEMBLE.ENABLED:
+        for dataset, of_dataset in figures.items():
+            plain = {metric: value for metric, value in of_dataset.items() if not metric.startswith("sem_seg/")}
+            figures[dataset] = plain | entry.with_ensemble.get(dataset, {})
+    return {dataset: of_dataset for dataset, of_dataset in figures.items() if of_dataset}
+
+
+def published_entry(cfg: Config, *, path: str | Path | None = None) -> ZooEntry | None:
+    """The first entry with figures of the same architecture as a configuration's; None if there is none."""
     for entry in zoo(path).values():
         if entry.published and _architecture(get_cfg(entry.config)) == _architecture(cfg):
-            return {dataset: dict(figures) for dataset, figures in entry.published.items()}
-    return {}
+            return entry
+    return None
 
 
 def _architecture(cfg: Config) -> tuple[object, ...]:
