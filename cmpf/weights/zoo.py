@@ -199,7 +199,9 @@ def published_metrics(cfg: Config, *, path: str | Path | None = None) -> dict[st
     figures = {dataset: dict(of_dataset) for dataset, of_dataset in entry.published.items()}
     if cfg.TEST.ENSEMBLE.ENABLED:
         for dataset, of_dataset in figures.items():
-            plain = {metric: value for metric, value in of_dataset.items() if not metric.startswith("sem_seg/")}
+            plain = {
+                metric: value for metric, value in of_dataset.items() if not metric.startswith("sem_seg/")
+            }
             figures[dataset] = plain | entry.with_ensemble.get(dataset, {})
     return {dataset: of_dataset for dataset, of_dataset in figures.items() if of_dataset}
 

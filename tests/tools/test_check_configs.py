@@ -47,7 +47,9 @@ def test_each_target_has_its_dataset_tasks_and_size(model: str, target: str) -> 
     assert tuple(t in tasks for t in "pis") == (test.PANOPTIC_ON, test.INSTANCE_ON, test.SEMANTIC_ON)
     assert evaluation_size(cfg, get_spec(name)) == size
     assert BEST[tasks[0]] == cfg.TEST.BEST_METRIC
-    assert cfg.TEST.DETECTIONS_PER_IMAGE == 100  # LVIS' evaluator would take 300; published models give it 100
+    assert (
+        cfg.TEST.DETECTIONS_PER_IMAGE == 100
+    )  # LVIS' evaluator would take 300; published models give it 100
     # 0.4 is published for this dataset alone.
     assert (0.4 if target == "bdd_panop" else 0.0) == test.OBJECT_MASK_THRESHOLD
     assert test.OVERLAP_THRESHOLD == 0.8
