@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmpf.errors import DatasetError
 from cmpf.formats.label_map import NO_CLASS, VOID_ID, ClassMap, LabelReader, SegmentIds, read_panoptic_ids
 from cmpf.formats.masks import decode_mask
 from cmpf.types import Sample, SegmentInfo, Targets
@@ -76,6 +77,11 @@ class InstanceTargets:
 
 
 def _objects(sample: Sample) -> list[dict[str, Any]]:
+    if "annotations" not in sample:
+        raise DatasetError(
+            f"{sample['file_name']}: no annotations; its dataset lists images alone, as LVIS' test splits do, so "
+            "there is nothing to learn or to draw: take another one"
+        )
     return [annotation for annotation in sample["annotations"] if not annotation.get("iscrowd", 0)]
 
 

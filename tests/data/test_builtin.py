@@ -16,6 +16,7 @@ from cmpf.data.datasets.validate import check_dataset
 from cmpf.data.mapper import DatasetMapper
 from cmpf.data.preparation import PREPARATIONS
 from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
+from cmpf.errors import DatasetError
 
 ON_DISK = [spec.name for spec in SPECS if not spec.name.startswith("shapes_")]
 PANOPTIC = [name for name in ON_DISK if get_spec(name).kind == "panoptic"]
@@ -103,6 +104,10 @@ def test_test_images_of_lvis_come_without_ground_truth(part: str, tree: Path) ->
     assert "neg_category_ids" not in first
     assert dataset.spec.evaluators == ()
     assert check_dataset(dataset.name) == []
+    with pytest.raises(DatasetError, match=r"\.jpg: no annotations; its dataset lists images alone"):
+        DatasetMapper(augmentations=[], target=InstanceTargets(), image_pad=0)(
+            first, np.random.default_rng(0)
+        )
 
 
 @pytest.mark.parametrize(

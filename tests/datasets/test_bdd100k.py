@@ -166,7 +166,9 @@ def test_what_another_program_made_is_replaced_only_by_force(
     for options in ((), ("--overwrite",)):
         assert PANOPTIC.run(tmp_path, *options) == 1
         error = capsys.readouterr().err
-        assert error.startswith(f"error: {downloaded}: not written by this command (a download?), so kept")
+        assert error.startswith(
+            f"error: {downloaded}: not known to be of this command (a download, or of an earlier version), so kept"
+        )
         assert "--force" in error
         assert error.count("\n") == 1
         assert files(tmp_path) == before

@@ -23,7 +23,6 @@ FOLDER = "ADE20K_2021_17_01"
 FOLDER_OF = {"train": "training", "val": "validation"}
 IGNORE = 65535
 SHORT_SIDE = 512  # of the images of published results; longer ones are shrunk
-JPEG_QUALITY = 95
 OBJECTS = 255 // 10 * 256 + 256  # R and G are bytes
 INDEX_FILE = Path(__file__).resolve().parents[2] / "assets" / "ade20k_full_index.txt"
 
@@ -103,10 +102,11 @@ def number_and_shrink(item: Item) -> None:
         raise DatasetError(
             f"{item.sources[1]}: of size {image.shape[:2]}, objects of size {labels.shape}; unpack the release again"
         )
-    # As published: every pixel is drawn from the four around its center, or from the one at its upper left corner.
+    # As published: image pixels are mixed of the four around their center, labels are those at the upper left corner,
+    # and the JPEG has Pillow's usual quality.
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, labels.shape, strict=True))
     write_labels(item.target, labels[rows[:, None], columns])
-    write_image(item.targets[1], resize_between_pixels(image, size), quality=JPEG_QUALITY)
+    write_image(item.targets[1], resize_between_pixels(image, size))
 
 
 def shrunk_size(height: int, width: int) -> tuple[int, int]:

@@ -35,8 +35,8 @@ def check_replaceable(steps: Sequence[Step], *, overwrite: bool) -> None:
     ]
     if found:
         raise DatasetError(
-            f"{', '.join(map(str, found))}: not written by this command (a download?), so kept, and nothing was made; "
-            "verify it with --check, or replace it and its PNGs with --force"
+            f"{', '.join(map(str, found))}: not known to be of this command (a download, or of an earlier version), "
+            "so kept, and nothing was made; verify it with --check, or replace it and its PNGs with --force"
         )
 
 

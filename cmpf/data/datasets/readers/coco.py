@@ -46,10 +46,13 @@ class FileNames:
         """
         if self.image_of_png is None:
             return
-        entries = [e for e in (*content["images"], *content["annotations"]) if isinstance(e, dict)]
-        pngs = {e["image_id"]: e["file_name"] for e in entries if {"image_id", "file_name"} <= e.keys()}
-        for image in entries:
-            if image.get("id") in pngs and "image_id" not in image:
+        images, annotations = (
+            [e for e in content[k] if isinstance(e, dict)] for k in ("images", "annotations")
+        )
+        known = [e for e in annotations if {"image_id", "file_name"} <= e.keys()]
+        pngs = {e["image_id"]: e["file_name"] for e in known if isinstance(e["image_id"], int | str)}
+        for image in images:
+            if isinstance(image.get("id"), int | str) and image["id"] in pngs:
                 image["file_name"] = self.image_of_png(pngs[image["id"]])
                 if not {"height", "width"} <= image.keys():
                     image["height"], image["width"] = _size(folder / self.image(image))
