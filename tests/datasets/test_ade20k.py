@@ -16,6 +16,7 @@ from pycocotools import mask as rle
 
 from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.data.datasets.facts import ADE20K_THINGS
+from cmpf.data.preparation import get_preparation
 from cmpf.data.preparation.ade20k import CLASSES, read_instances
 from cmpf.data.preparation.ade20k_full import OBJECTS, objects, resize_between_pixels, shrunk_size
 from cmpf.errors import DatasetError
@@ -502,3 +503,23 @@ def test_an_image_that_does_not_fit_to_its_objects_is_named(
     rewrite(image, lambda values: values[:-1])
     assert FULL.run(tmp_path, "--split", "val") == 1
     assert f"{image}: of size (599, 900), objects of size (600, 900)" in capsys.readouterr().err
+
+
+def test_the_full_release_is_a_file_of_the_users_own_name() -> None:
+    document = (Path(__file__).parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
+    for text in (document, get_preparation("ade20k_full").download):
+        assert "{username}_{hash}.zip" in text
+        assert "ADE20K_2021_17_01.zip" not in text
+
+
+def test_pngs_of_another_program_are_not_described_as_ones_own(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert PANOPTIC.run(root, "--split", "val") == 0
+    json_file = root / FOLDER / "ade20k_panoptic_val.json"
+    json_file.unlink()
+    png = root / FOLDER / "ade20k_panoptic_val" / PANOPTIC_NAME
+    rewrite(png, lambda values: values + np.uint8(1))
+    assert PANOPTIC.run(root, "--split", "val") == 1
+    assert f"{png}: not what this command makes of " in capsys.readouterr().err
+    assert not json_file.exists()

@@ -188,7 +188,7 @@ def test_pngs_of_another_program_are_not_described_as_ones_own(
     make_converted_bdd100k(tmp_path).unlink()
     before = files(tmp_path)
     assert PANOPTIC.run(tmp_path) == 1
-    assert f"{tmp_path / PNG}: not made of {tmp_path / BITMASK} by this command" in capsys.readouterr().err
+    assert f"{tmp_path / PNG}: not what this command makes of {tmp_path / BITMASK}" in capsys.readouterr().err
     assert files(tmp_path) == before
     assert PANOPTIC.run(tmp_path, "--overwrite") == 0
     assert PANOPTIC.check(tmp_path) == 0

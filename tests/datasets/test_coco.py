@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.preparing import Case, rewrite
 from helpers.raw_datasets.coco import make_coco, make_coco_stuff, make_lvis
 from PIL import Image
 
+from cmpf.data import SemanticTargets, get_dataset
+from cmpf.data.datasets.validate import check_dataset
 from cmpf.data.preparation.coco import STUFF_CLASSES
+from cmpf.evaluation import SemanticEvaluator
 
 PANOPTIC = Case(name="coco_semantic", make=(make_coco,))
 LABELS = "coco/panoptic_semseg_val2017/000000000139.png"
@@ -202,3 +206,30 @@ def test_a_file_without_addresses_is_refused(lvis_root: Path, capsys: pytest.Cap
     (lvis_root / LVIS_JSON).write_text(json.dumps(content))
     assert LVIS.check(lvis_root) == 1
     assert f"{lvis_root / LVIS_JSON}: entry 0 of images: has no 'file_name'" in capsys.readouterr().out
+
+
+def test_an_image_of_coco_stuff_without_a_labeled_pixel_is_made_read_and_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_coco(tmp_path)
+    make_coco_stuff(tmp_path)
+    name = "000000000285"
+    rewrite(tmp_path / f"coco/stuffthingmaps/val2017/{name}.png", lambda values: np.full_like(values, 255))
+    case = Case(name="coco_stuff", make=())
+    assert case.run(tmp_path) == 0
+    assert case.check(tmp_path) == 0
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    dataset = get_dataset("openvocab_coco_2017_test_stuff_sem_seg")
+    assert check_dataset(dataset.name) == []
+    classes = dataset.vocabulary.num_classes
+    source = SemanticTargets(num_classes=classes, ignore_label=255)
+    evaluator = SemanticEvaluator(
+        class_names=dataset.vocabulary.names, seen=[True] * classes, ignore_label=255
+    )
+    evaluator.reset()
+    for sample in dataset.samples:
+        labels = source.read(sample)
+        assert (labels < 0).all() == (name in sample["file_name"])
+        evaluator.process([sample], [{"sem_seg": torch.from_numpy(np.maximum(labels, 0))}])
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
+    assert source.build(source.read(dataset.samples[1]), dataset.samples[1])["labels"].tolist() == []

@@ -299,6 +299,17 @@ def test_both_preparations_make_the_images_of_the_59_classes(
         assert cases[classes].check(tmp_path) == 0
 
 
+@pytest.mark.parametrize("key", ["phase", "file_name"])
+def test_459_classes_refuse_a_spoilt_json_file_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    make_pascal_context(tmp_path)
+    make_pascal_in_detail(tmp_path)
+    edit(tmp_path, lambda content: content["images"][0].pop(key))
+    assert FULL.run(tmp_path) == 1
+    assert f"error: {tmp_path / JSON}: not in COCO's form: an entry has no '{key}'" in capsys.readouterr().err
+
+
 def test_a_stopped_run_of_459_classes_goes_on_with_all_images(tmp_path: Path) -> None:
     make_pascal_context(tmp_path)
     assert FULL.run(tmp_path) == 0

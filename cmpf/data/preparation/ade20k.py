@@ -19,12 +19,13 @@ from cmpf.data.preparation.files import (
     image_entry,
     read_bytes,
     read_channels,
+    read_own_ids,
     stems,
 )
 from cmpf.data.preparation.spec import Item, Preparation, Step, instances_part, labels_part, panoptic_part
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import category_entries, instance_entry, segments_info
-from cmpf.formats.label_map import read_labels, read_panoptic_ids, write_labels, write_panoptic_ids
+from cmpf.formats.label_map import read_labels, write_labels, write_panoptic_ids
 
 logger = logging.getLogger(__name__)
 
@@ -192,13 +193,16 @@ def read_instances(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def instances_over_stuff(item: Item) -> None:
     """Labels and instances -> segment ids."""
+    write_panoptic_ids(item.target, _segment_ids(item))
+
+
+def _segment_ids(item: Item) -> NDArray[np.int64]:
+    """(H, W) ids of the instances, over those of the stuff."""
     labels = _labels(item.source)  # 1..150, 0 = other
     category, number = read_instances(item.sources[1])
     if labels.shape != number.shape:
         raise DatasetError(f"{item.sources[1]}: of size {number.shape}, labels of size {labels.shape}")
-    write_panoptic_ids(
-        item.target, np.where(number > 0, NUMBERS * (category + 1) + number, _stuff_ids(labels))
-    )
+    return np.where(number > 0, NUMBERS * (category + 1) + number, _stuff_ids(labels))
 
 
 def _stuff_ids(labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -209,14 +213,14 @@ def _stuff_ids(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def describe_segments(item: Item) -> dict[str, Any]:
     """Segments with areas and boxes as published: stuff as the labels have it, things as the PNG has them."""
-    ids = read_panoptic_ids(item.target)
+    ids = read_own_ids(item, _segment_ids(item))
     things = np.where(ids % NUMBERS > 0, ids, 0)
     return _described(item, ids, _segments(_stuff_ids(_labels(item.source))) + _segments(things))
 
 
 def describe_exactly(item: Item) -> dict[str, Any]:
     """Segments of the PNG with the areas and boxes that they have there."""
-    ids = read_panoptic_ids(item.target)
+    ids = read_own_ids(item, _segment_ids(item))
     return _described(item, ids, _segments(ids))
 
 

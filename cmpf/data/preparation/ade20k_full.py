@@ -37,7 +37,7 @@ class Full(Preparation):
     """
 
     title = "ADE20K full (A-847)"
-    download = "https://groups.csail.mit.edu/vision/datasets/ADE20K (registration)"
+    download = "https://groups.csail.mit.edu/vision/datasets/ADE20K (registration; {username}_{hash}.zip)"
     images: ClassVar[Mapping[str, int]] = {"train": 25_574, "val": 2_000}
 
     def __init__(self, *, full_size: bool = False) -> None:

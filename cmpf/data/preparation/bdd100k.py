@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.spec import DatasetSpec
-from cmpf.data.preparation.files import folder_items, image_entry, lookup_table, read_channels
+from cmpf.data.preparation.files import folder_items, image_entry, lookup_table, read_channels, read_own_ids
 from cmpf.data.preparation.spec import Item, Preparation, Step
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import category_entries, segments_info
-from cmpf.formats.label_map import read_panoptic_ids, write_labels, write_panoptic_ids
+from cmpf.formats.label_map import write_labels, write_panoptic_ids
 
 FOLDER = "bdd100k"
 IMAGES = {"val": 1_000}
@@ -152,18 +152,9 @@ def number_classes(item: Item) -> None:
 
 
 def describe_segments(item: Item) -> dict[str, Any]:
-    """Image and segments of the PNG; a crowd is what the bitmask marks in all its pixels.
-
-    Raises:
-        DatasetError: the PNG is of another program, which numbers segments in another way.
-    """
+    """Image and segments of the PNG; a crowd is what the bitmask marks in all its pixels."""
     bitmask = read_bitmask(item.source)
-    ids, crowd = read_panoptic_ids(item.target), bitmask.crowd
-    if not np.array_equal(ids, segment_ids(bitmask)):
-        raise DatasetError(
-            f"{item.target}: not made of {item.source} by this command; make it again with --overwrite, or keep it "
-            "with the JSON file that belongs to it"
-        )
+    ids, crowd = read_own_ids(item, segment_ids(bitmask)), bitmask.crowd
     crowds = set(np.unique(ids[crowd]).tolist()) - set(np.unique(ids[~crowd]).tolist())
     segments = segments_info(ids, lambda value: value % NUMBERS)
     return {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cmpf.common.files import TEMPORARY, replacing
 from cmpf.data.preparation.spec import Item
 from cmpf.errors import DatasetError
-from cmpf.formats.label_map import read_pixels
+from cmpf.formats.label_map import SegmentIds, read_panoptic_ids, read_pixels
 
 
 def stems(folder: Path, ending: str, *, recursive: bool = False) -> dict[str, Path]:
@@ -103,6 +103,21 @@ def read_channels(path: Path, count: int) -> NDArray[np.int64]:
             f"{path}: {pixels.dtype} of shape {pixels.shape}; expected {count} channels of 8 bits"
         )
     return pixels.astype(np.int64)
+
+
+def read_own_ids(item: Item, expected: NDArray[np.integer[Any]]) -> SegmentIds:
+    """(H, W) segment ids of the panoptic PNG that is the target of an item.
+
+    Raises:
+        DatasetError: missing or damaged; or not the expected ids, so that another program made it, by other rules.
+    """
+    ids = read_panoptic_ids(item.target)
+    if not np.array_equal(ids, expected):
+        raise DatasetError(
+            f"{item.target}: not what this command makes of {item.source}; make it again with --overwrite, or keep it "
+            "with the JSON file that belongs to it"
+        )
+    return ids
 
 
 def lookup_table(mapping: Mapping[int, int], *, default: int, size: int, dtype: Any) -> NDArray[Any]:

@@ -87,10 +87,9 @@ class Context459(Preparation):
         """
         json = merged_json(root)
         if json.is_file():
-            return [
-                Path(image["file_name"]).stem
-                for image in images_of(json, read_coco(json, ("images",)), split)
-            ]
+            with coco_form(json):
+                content = read_coco(json, ("images",))
+                return [Path(image["file_name"]).stem for image in images_of(json, content, split)]
         of_59 = root / CONTEXT_FOLDER / f"annotations_ctx{len(CONTEXT_59)}" / FOLDER_OF[split]
         if self.classes == CONTEXT_LABELS and of_59.is_dir():
             return list(stems(of_59, ".png"))
