@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
+from cmpf.clip_training import ClipTuning, adapter_losses
 from cmpf.common.evaluation_mode import EvaluationMode
 from cmpf.common.tensors import device_constant
 from cmpf.data.vocabulary import Vocabulary
@@ -26,12 +27,12 @@ from cmpf.inference.mask_naming import MaskNaming
 from cmpf.inference.mask_proposals import sam_evidence
 from cmpf.inference.pipeline import image_results
 from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence
-from cmpf.losses import SetCriterion
-from cmpf.losses.criterion import Normalizers
+from cmpf.losses import AdapterCriterion, SetCriterion
+from cmpf.losses.criterion import Normalizers, padded_targets
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
-from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, ModelResult, Sample, Targets
+from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, ModelResult, Sample
 
 FROZEN_PREFIX = "encoders."
 CLIP_PREFIX = "encoders.clip.model."  # OpenCLIP's names follow
@@ -43,11 +44,12 @@ class CMPF(nn.Module):
     Args:
         encoders: the frozen half.
         pixel_decoder, sam_branch, decoder: the trained half; sam_branch is None without Feature Injector.
-        criterion: losses; None in a model that is only used for inference.
+        criterion: losses, of Mask-Adapter where that is trained; None in a model that is only used for inference.
         train_vocabulary: classes of the training labels; "seen" means named in it.
         settings: how results are computed unless a call says otherwise.
         text_cache: disk cache of text embeddings; None = none.
         naming: how CLIP names masks; None = by its map inside each, and by the text as it is.
+        tuning: losses of these names beside the criterion's; None = none.
         class_ensemble, mask_ensemble: what fuses opinions and lets SAM's masks vote; called as the defaults are.
     """
 
@@ -58,11 +60,12 @@ class CMPF(nn.Module):
         pixel_decoder: PixelDecoder,
         sam_branch: SAMBranch | None,
         decoder: TransformerDecoder,
-        criterion: SetCriterion | None,
+        criterion: SetCriterion | AdapterCriterion | None,
         train_vocabulary: Vocabulary,
         settings: InferenceSettings,
         text_cache: TextCache | None,
         naming: MaskNaming | None = None,
+        tuning: ClipTuning | None = None,
         class_ensemble: Callable[..., Tensor] = geometric_ensemble,
         mask_ensemble: Callable[..., tuple[Tensor, Tensor]] = openseg_ensemble,
     ) -> None:
@@ -71,7 +74,7 @@ class CMPF(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.sam_branch = sam_branch
         self.decoder = decoder
-        self.naming = naming or MaskNaming()
+        self.naming, self.tuning = naming or MaskNaming(), tuning or ClipTuning()
         self.criterion = criterion
         self.void_embedding = nn.Embedding(1, encoders.clip.embed_dim)
         self.train_vocabulary = train_vocabulary
@@ -111,11 +114,30 @@ class CMPF(nn.Module):
                 "this model was built without losses; build it with cmpf.factory.build_model(cfg)"
             )
         with record_function("frozen encoders"):
-            features, padded, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
-        outputs = self.decode(features, self.class_embeddings(self.train_vocabulary))
-        targets = [_padded_targets(sample["targets"], padded, self.device) for sample in batch]
+            images, _ = self.encoders.images(batch)
+            features = self.encoders.features(batch, images, with_sam=self.decoder.uses_sam)
+        classes = self.class_embeddings(self.train_vocabulary)
+        targets = [padded_targets(sample["targets"], like=images) for sample in batch]
+        if isinstance(self.criterion, AdapterCriterion):
+            return adapter_losses(
+                self.criterion,
+                self.naming,
+                self.encoders.clip,
+                features,
+                self._with_void(classes),
+                targets,
+                predict=torch.no_grad()(lambda: self.decode(features, classes)["pred_masks"]),
+                divisors=normalizers,
+            )
+        outputs = self.decode(self.tuning.for_decoder(features), classes)
         with record_function("losses"):
+            self.tuning.add_names(outputs, self.naming, self.encoders.clip, features, classes)
             losses: dict[str, Tensor] = self.criterion(outputs, targets, normalizers)
+            if self.tuning.on:
+                divisors = normalizers or self.criterion.normalizers(
+                    targets, queries=self.decoder.num_queries, device=self.device
+                )
+                losses |= self.tuning.losses(outputs, features, images, targets, divisors)
         return losses
 
     def infer(
@@ -272,13 +294,6 @@ class CMPF(nn.Module):
                 geometry=geometry,
                 published_pooling=ensemble.published_pooling,
             )
-
-
-def _padded_targets(targets: Targets, size: tuple[int, int], device: torch.device) -> Targets:
-    """Targets on the device, with masks (N, H, W) of the padded input, so that they lie under the predictions."""
-    masks = targets["masks"].to(device, non_blocking=True)
-    masks = F.pad(masks, (0, size[1] - masks.shape[-1], 0, size[0] - masks.shape[-2]))
-    return {"labels": targets["labels"].to(device, non_blocking=True), "masks": masks}
 
 
 def _output_size(sample: Sample) -> tuple[int, int]:

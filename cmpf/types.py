@@ -13,10 +13,13 @@ pixels, the lower right corner exclusive.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 
 class Targets(TypedDict):
@@ -83,6 +86,11 @@ class FrozenFeatures:
     clip: CLIPFeatures
     sam: Tensor | None
 
+    def detached(self) -> FrozenFeatures:
+        """The same without CLIP's gradient."""
+        levels = {name: level.detach() for name, level in self.clip.levels.items()}
+        return FrozenFeatures(clip=CLIPFeatures(levels=levels, dense=self.clip.dense.detach()), sam=self.sam)
+
 
 class HeadOutput(TypedDict):
     """Predictions of one head."""
@@ -95,6 +103,7 @@ class DecoderOutput(HeadOutput):
     """Predictions of the last head, and of the earlier ones (deep supervision), first to last."""
 
     aux_outputs: list[HeadOutput]
+    clip_logits: NotRequired[Tensor]  # (B, Q, K), CLIP's names of the masks, where training asks for them
 
 
 @dataclass(frozen=True)

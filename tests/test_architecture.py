@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("weights",),
     ("encoders", "evaluation"),
     ("inference",),
+    ("clip_training",),
     ("model",),
     ("predictor",),
     ("engine",),

@@ -27,6 +27,9 @@ CONFIGS = (
     "cmpf_tiny",
     "objectness_half",
     "objectness_full",
+    "mask_adapter_tiny",
+    "maftp_tiny",
+    "ovrcoat_tiny",
 )
 
 
@@ -97,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[f"shapes/{name}" for name in CONFIGS],
         metavar="FILE",
-        help="[all seven]",
+        help="[all ten]",
     )
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to all configurations"

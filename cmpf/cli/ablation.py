@@ -20,7 +20,14 @@ from cmpf.engine.interrupts import StopRequest
 from cmpf.errors import CMPFError, ConfigError
 
 # Keys outside TEST that act on inference alone.
-TEST_TIME_KEYS = ("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA", "ENSEMBLE_ON_VALID_MASK")
+TEST_TIME_KEYS = (
+    "GEOMETRIC_ENSEMBLE_ALPHA",
+    "GEOMETRIC_ENSEMBLE_BETA",
+    "ENSEMBLE_ON_VALID_MASK",
+    "DECODER_CLASSES",
+)
+# What is trained on top of another configuration's model -> which.
+BASES = {"mask_adapter_tiny": "fcclip_tiny"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Run:
     """One training with evaluation, or an evaluation alone: a configuration with a seed.
 
     arguments: of the command `cmpf`. weights_from: None, or the run whose weights are evaluated.
+    base: None, or the run on whose model an adapter is trained.
     """
 
     name: str
@@ -35,6 +43,7 @@ class Run:
     cfg: Config
     arguments: tuple[str, ...]
     weights_from: Run | None
+    base: Run | None = None
 
     @property
     def title(self) -> str:
@@ -45,6 +54,10 @@ class Run:
     def folder(self) -> Path:
         """Where it writes."""
         return Path(self.cfg.OUTPUT_DIR)
+
+    def ready(self) -> bool:
+        """Whether the weights that it needs are there."""
+        return all(run is None or run.finished() for run in (self.weights_from, self.base))
 
     def finished(self) -> bool:
         """Whether its results are there.
@@ -102,16 +115,34 @@ def plan(
                 *length,
                 *opts,
             ]
+            base = _base(name, runs, seed)
+            if base is not None:
+                pairs += ["MODEL.CMPF.MASK_ADAPTER.BASE_WEIGHTS", str(_final_weights(base))]
             training = training_part(get_cfg(config, pairs))
             twin = trained.get(training)
             if twin is not None:
-                pairs += ["MODEL.WEIGHTS", str(twin.folder / "model_final.safetensors")]
+                pairs += ["MODEL.WEIGHTS", str(_final_weights(twin))]
             command = ("train", "--resume") if twin is None else ("eval",)
             arguments = (*command, "--config-file", config, *pairs)
-            run = Run(name, seed, get_cfg(config, pairs), arguments, twin)
+            run = Run(name, seed, get_cfg(config, pairs), arguments, twin, base)
             trained.setdefault(training, run)
             runs.append(run)
     return sorted(runs, key=lambda run: run.weights_from is not None)
+
+
+def _base(name: str, earlier: Sequence[Run], seed: int) -> Run | None:
+    if name not in BASES:
+        return None
+    found = [run for run in earlier if (run.name, run.seed) == (BASES[name], seed)]
+    if not found:
+        raise ConfigError(
+            f"{name} is trained on the model of {BASES[name]}: name that configuration before it"
+        )
+    return found[0]
+
+
+def _final_weights(run: Run) -> Path:
+    return (run.weights_from or run).folder / "model_final.safetensors"
 
 
 def training_part(cfg: Config) -> str:
@@ -188,8 +219,7 @@ class Pool:
     def _begin(self, waiting: list[Run], pool: ThreadPoolExecutor) -> None:
         """Fills the free places; whoever needs another run's weights waits for them."""
         for run in list(waiting):
-            ready = run.weights_from is None or run.weights_from.finished()
-            if ready and len(self._running) < self._jobs:
+            if run.ready() and len(self._running) < self._jobs:
                 waiting.remove(run)
                 print(f"begun: {run.title}", flush=True)
                 process = self._start(run)

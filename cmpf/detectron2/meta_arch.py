@@ -23,7 +23,7 @@ from cmpf.engine.seeding import preserved_rng
 from cmpf.errors import VocabularyError
 from cmpf.factory.model import build_network
 from cmpf.inference import InferenceSettings
-from cmpf.model import FROZEN_PREFIX
+from cmpf.model import CLIP_PREFIX, FROZEN_PREFIX
 
 PARTS = tuple(inspect.signature(native_model.CMPF).parameters)
 
@@ -146,9 +146,11 @@ def _take_any_names(module: CMPF, state: dict[str, Any], prefix: str, *_: object
     )
 
 
-def _leave_frozen_out(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+def _leave_frozen_out(module: Any, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    tuned = prefix + CLIP_PREFIX if module.encoders.clip.tuned else None
     for name in [name for name in state if name.startswith(prefix + FROZEN_PREFIX)]:
-        del state[name]
+        if tuned is None or not name.startswith(tuned):
+            del state[name]
 
 
 def _do_not_miss_frozen(module: nn.Module, incompatible: Any) -> None:

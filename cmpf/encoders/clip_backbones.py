@@ -76,7 +76,7 @@ class ConvNeXtBackbone:
         projected: Tensor = self.visual.head(
             self.visual.trunk.head(vectors_BNC.flatten(0, 1)[..., None, None])
         )
-        return projected.reshape(*vectors_BNC.shape[:2], -1)
+        return projected.reshape(*vectors_BNC.shape[:2], projected.shape[-1])
 
 
 class ResNetBackbone:

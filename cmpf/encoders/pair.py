@@ -86,17 +86,25 @@ class FrozenEncoders(nn.Module):
         Returns:
             Features; the padded size (H, W) of the batch; the B sizes without padding.
         """
-        images, sizes = normalize_and_pad(
+        images, sizes = self.images(batch)
+        padded = (images.shape[-2], images.shape[-1])
+        return self.features(batch, images, with_sam=with_sam), padded, sizes
+
+    def images(self, batch: Sequence[Sample]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """CLIP's input (B, 3, H, W), normalized and padded, and the B sizes without padding."""
+        return normalize_and_pad(
             [sample["image"] for sample in batch],
             mean=self.pixel_mean,
             std=self.pixel_std,
             divisor=self.size_divisibility,
         )
-        padded = (images.shape[-2], images.shape[-1])
+
+    def features(self, batch: Sequence[Sample], images: Tensor, *, with_sam: bool) -> FrozenFeatures:
+        """Features of a batch of which CLIP's input is made already."""
         if not with_sam or self.sam is None:
-            return FrozenFeatures(clip=self.clip(images), sam=None), padded, sizes
+            return FrozenFeatures(clip=self.clip(images), sam=None)
         embedding = start_beside(partial(self._embed, self.sam, batch), self.device)
-        return FrozenFeatures(clip=self.clip(images), sam=embedding()), padded, sizes
+        return FrozenFeatures(clip=self.clip(images), sam=embedding())
 
     def masks(self, sample: Sample, features: FrozenFeatures) -> Proposals | None:
         """SAM's masks of one image: its own `sam_masks`, else the source's; None = no source.

@@ -96,7 +96,7 @@ class CMPFForward:
 
 
 class TrainedPart(nn.Module):
-    """A model as seen by DistributedDataParallel: its parameters and buffers without the frozen encoders'.
+    """A model as seen by DistributedDataParallel: its parameters and buffers without those of encoders that are frozen.
 
     Args:
         model: its losses are computed as always, encoders included.
@@ -107,6 +107,11 @@ class TrainedPart(nn.Module):
         for name, part in model.named_children():
             if part is not model.encoders:
                 self.add_module(name, part)
+        clip = model.encoders.clip
+        for index, part in enumerate(clip.trained):
+            self.add_module(f"clip_trunk_{index}", part)
+        if clip.model.logit_scale.requires_grad:
+            self.clip_logit_scale = clip.model.logit_scale
         self._whole = (model,)  # inside a tuple nn.Module does not find it
 
     def forward(self, batch: Sequence[Sample], normalizers: Normalizers) -> dict[str, Tensor]:

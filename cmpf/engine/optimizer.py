@@ -26,28 +26,44 @@ NORM_LAYERS = (
 
 
 def build_optimizer(
-    model: nn.Module, *, lr: float, weight_decay: float, weight_decay_norm: float, weight_decay_embed: float
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    weight_decay_norm: float,
+    weight_decay_embed: float,
+    slow: str = "",
+    slow_factor: float = 1.0,
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that require a gradient (spec: default betas).
 
     Args:
         model: its frozen parameters (requires_grad False) are left out.
-        lr: learning rate of every group.
+        lr: learning rate, of all but the slow parameters.
         weight_decay: of all parameters that the two groups below do not hold.
         weight_decay_norm: of normalization layers.
         weight_decay_embed: of nn.Embedding alone, as published: level embeddings of the deformable encoders are bare
             parameters and decay as weights do.
+        slow: the start of the names of parameters that learn with `slow_factor` times lr; "" = none.
     Raises:
         TrainingError: nothing in the model can be trained.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
+    slow_ones = {id(p) for name, p in model.named_parameters() if slow and name.startswith(slow)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     decay_of_kind = {"norm": weight_decay_norm, "embedding": weight_decay_embed, "other": weight_decay}
     for kind, parameter in _trained_parameters(model):
-        groups.setdefault(decay_of_kind[kind], []).append(parameter)
+        factor = slow_factor if id(parameter) in slow_ones else 1.0
+        groups.setdefault((factor, decay_of_kind[kind]), []).append(parameter)
     if not groups:
         raise TrainingError("the model has no parameter that requires a gradient: there is nothing to train")
+    # The slow ones last: the rate of the first group is the one that logs show.
+    ordered = sorted(groups.items(), key=lambda group: group[0][0] != 1.0)
     return torch.optim.AdamW(
-        [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()], lr=lr
+        [
+            {"params": parameters, "weight_decay": decay, "lr": lr * factor}
+            for (factor, decay), parameters in ordered
+        ],
+        lr=lr,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cmpf.factory.evaluation import build_evaluation as build_evaluation
     from cmpf.factory.evaluation import build_test_loader as build_test_loader
-    from cmpf.factory.model import build_criterion as build_criterion
+    from cmpf.factory.losses import build_criterion as build_criterion
     from cmpf.factory.model import build_model as build_model
     from cmpf.factory.model import build_settings as build_settings
     from cmpf.factory.model import use_threads as use_threads
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "evaluation": ("build_evaluation", "build_test_loader"),
-    "model": ("build_criterion", "build_model", "build_settings", "use_threads"),
+    "losses": ("build_criterion",),
+    "model": ("build_model", "build_settings", "use_threads"),
     "predictor": ("build_predictor", "load_predictor"),
     "training": ("build_train_loader", "build_trainer"),
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 
 from cmpf.config import Config
+from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.pair import FrozenEncoders, MaskSource
@@ -40,14 +41,12 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
     """The frozen half: CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, proposals if TEST.ENSEMBLE is on."""
     sam = build_sam_encoder(cfg)
     own = cfg.MODEL.CMPF.CLIP
-    make: parts.CLIPPart = part("clip", own.NAME, cfg, otherwise=build_clip)
-    clip = make(name=own.NAME, pretrained=own.PRETRAINED)
+    clip = build_clip_encoder(cfg)
     clip.tuned = own.TRAINED == "trunk"
     if (
         clip.tuned and cfg.MODEL.CMPF.MASK_EMBEDDING != "mask_adapter"
     ):  # which alone is trained where there is one
         clip.train_trunk(logit_scale=own.TRAIN_LOGIT_SCALE)
-    _set_speed(cfg, clip)
     return FrozenEncoders(
         clip=clip,
         sam=sam,
@@ -56,6 +55,15 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
         pixel_std=cfg.MODEL.PIXEL_STD,
         size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
     )
+
+
+def build_clip_encoder(cfg: Config) -> CLIP:
+    """The CLIP of a configuration, frozen, with the weights that it is published with."""
+    own = cfg.MODEL.CMPF.CLIP
+    make: parts.CLIPPart = part("clip", own.NAME, cfg, otherwise=build_clip)
+    clip = make(name=own.NAME, pretrained=own.PRETRAINED)
+    _set_speed(cfg, clip)
+    return clip
 
 
 def build_sam_encoder(cfg: Config) -> SAMEncoder | None:

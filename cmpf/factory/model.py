@@ -17,11 +17,11 @@ from cmpf.encoders.text import TextCache
 from cmpf.errors import WeightsError
 from cmpf.factory import parts
 from cmpf.factory.encoders import build_device, build_encoders
+from cmpf.factory.losses import build_criterion, build_tuning
 from cmpf.factory.parts import part
 from cmpf.factory.vocabularies import build_train_vocabulary
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.inference.mask_naming import MaskNaming
-from cmpf.losses import HungarianMatcher, SetCriterion
 from cmpf.model import CMPF
 from cmpf.modeling.deformable.module import choose_deformable_attention
 from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
@@ -96,19 +96,25 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
     train_vocabulary = train_vocabulary or build_train_vocabulary(cfg)
     encoders = build_encoders(cfg)
     attention = choose_deformable_attention(cfg.MODEL.CMPF.DEFORMABLE_ATTENTION, build_device(cfg))
-    return CMPF(
+    model = CMPF(
         encoders=encoders,
         pixel_decoder=build_pixel_decoder(cfg, encoders.clip, attention),
         sam_branch=build_sam_branch(cfg, encoders.sam, attention),
         decoder=build_decoder(cfg, encoders.clip, encoders.sam),
         naming=build_naming(cfg, encoders.clip),
         criterion=build_criterion(cfg, train_vocabulary.num_classes),
+        tuning=build_tuning(cfg),
         train_vocabulary=train_vocabulary,
         settings=build_settings(cfg),
         text_cache=TextCache(cache_folder() / "text"),
         class_ensemble=part("class_ensemble", cfg.MODEL.CMPF.CLASS_ENSEMBLE_NAME, cfg),
         mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg),
     )
+    if model.naming.mask_adapter is not None:  # which is made for a model that is trained already
+        for trained in (model.pixel_decoder, model.sam_branch, model.decoder, model.naming.text_transfer):
+            if trained is not None:
+                trained.requires_grad_(False)
+    return model
 
 
 def build_pixel_decoder(
@@ -191,31 +197,6 @@ def build_naming(cfg: Config, clip: CLIP) -> MaskNaming:
         )
     layout = transfer is not None and ours.CONTENT_TRANSFER.PUBLISHED_LAYOUT
     return MaskNaming(mask_adapter=adapter, text_transfer=transfer, published_layout=layout)
-
-
-def build_criterion(cfg: Config, num_classes: int) -> SetCriterion:
-    """Matcher and losses; see SetCriterion for the form of outputs and targets."""
-    import_plugins(cfg.MODEL.CMPF.PLUGINS)
-    former = cfg.MODEL.MASK_FORMER
-    make: parts.CriterionPart = part("criterion", cfg.MODEL.CMPF.CRITERION_NAME, cfg)
-    matcher = HungarianMatcher(
-        class_weight=former.CLASS_WEIGHT,
-        mask_weight=former.MASK_WEIGHT,
-        dice_weight=former.DICE_WEIGHT,
-        num_points=former.TRAIN_NUM_POINTS,
-    )
-    return make(  # type: ignore[no-any-return]
-        num_classes=num_classes,
-        matcher=matcher,
-        class_weight=former.CLASS_WEIGHT,
-        mask_weight=former.MASK_WEIGHT,
-        dice_weight=former.DICE_WEIGHT,
-        no_object_weight=former.NO_OBJECT_WEIGHT,
-        num_points=former.TRAIN_NUM_POINTS,
-        oversample_ratio=former.OVERSAMPLE_RATIO,
-        importance_sample_ratio=former.IMPORTANCE_SAMPLE_RATIO,
-        deep_supervision=former.DEEP_SUPERVISION,
-    )
 
 
 def build_mask_ensemble(cfg: Config) -> MaskEnsembleSettings:

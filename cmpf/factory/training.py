@@ -48,7 +48,7 @@ from cmpf.factory.model import plugin_metadata
 from cmpf.factory.parts import AugmentationPart, part
 from cmpf.factory.training_images import image_drawer
 from cmpf.factory.workers import loader_workers
-from cmpf.model import CMPF
+from cmpf.model import CMPF, FROZEN_PREFIX
 from cmpf.registry import import_plugins, register
 
 logger = logging.getLogger(__name__)
@@ -209,6 +209,8 @@ def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Tra
         DatasetError: a training or test dataset is unknown or not on disk.
     """
     solver = cfg.SOLVER
+    if base := cfg.MODEL.CMPF.MASK_ADAPTER.BASE_WEIGHTS:
+        logger.info("weights of %s: %s", base, weights.load(model, base, may_lack="naming.mask_adapter."))
     optimizer = build_configured_optimizer(cfg, model)
     schedule = build_configured_schedule(cfg, optimizer)
     return Trainer(
@@ -243,6 +245,8 @@ def build_configured_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Ada
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+        slow=FROZEN_PREFIX,  # of the encoders only a trunk is trained
+        slow_factor=cfg.MODEL.CMPF.CLIP.LR_FACTOR,
     )
 
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Training losses: bipartite matching, point sampling and the set criterion of Mask2Former."""
+"""Training losses: Mask2Former's matching, points and set criterion, and those of CLIP's names of masks."""
 
+from cmpf.losses.adapter import AdapterCriterion
 from cmpf.losses.criterion import SetCriterion
 from cmpf.losses.matcher import HungarianMatcher
 
-__all__ = ["HungarianMatcher", "SetCriterion"]
+__all__ = ["AdapterCriterion", "HungarianMatcher", "SetCriterion"]

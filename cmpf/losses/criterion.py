@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from cmpf.errors import TrainingError
+from cmpf.losses.clip_names import clip_class_loss
 from cmpf.losses.matcher import HungarianMatcher, Matches
 from cmpf.losses.points import TargetMasks, sample_points, uncertain_points
 from cmpf.types import DecoderOutput, Targets
@@ -28,10 +29,12 @@ class Normalizers:
 
     targets: (), number of targets, at least 1: divides the mask losses.
     class_weight: (), sum of the class weights of one head's queries: divides the classification loss.
+    images: (), number of images: divides what is a mean over images.
     """
 
     targets: Tensor
     class_weight: Tensor
+    images: Tensor
 
 
 def normalizers(
@@ -48,12 +51,14 @@ def normalizers(
     counts = [len(target["labels"]) for target in targets]
     matched = sum(min(count, queries) for count in counts)
     class_weight = matched + no_object_weight * (len(counts) * queries - matched)
-    sums = torch.tensor([sum(counts), class_weight], dtype=torch.float32, device=device)
+    sums = torch.tensor([sum(counts), class_weight, len(counts)], dtype=torch.float32, device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)
         sums = sums / dist.get_world_size()
-    number, weight = sums.unbind()
-    return Normalizers(targets=number.clamp(min=1.0), class_weight=weight.clamp(min=1e-8))
+    number, weight, images = sums.unbind()
+    return Normalizers(
+        targets=number.clamp(min=1.0), class_weight=weight.clamp(min=1e-8), images=images.clamp(min=1.0)
+    )
 
 
 class SetCriterion(nn.Module):
@@ -67,6 +72,8 @@ class SetCriterion(nn.Module):
         num_points: P, places a mask at which its losses are computed.
         oversample_ratio, importance_sample_ratio: how the places are chosen, see `uncertain_points`.
         deep_supervision: score the earlier heads too.
+        clip_class_weight: factor of the loss of CLIP's names of the last head's matched masks; 0 = none.
+        double_softmax: of that loss, see clip_class_loss.
     """
 
     def __init__(
@@ -82,6 +89,8 @@ class SetCriterion(nn.Module):
         oversample_ratio: float,
         importance_sample_ratio: float,
         deep_supervision: bool = True,
+        clip_class_weight: float = 0.0,
+        double_softmax: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -92,6 +101,7 @@ class SetCriterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.deep_supervision = deep_supervision
+        self.clip_class_weight, self.double_softmax = clip_class_weight, double_softmax
 
     def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
         """What the losses of a batch with Q queries an image are divided by; see the function of this name."""
@@ -111,7 +121,8 @@ class SetCriterion(nn.Module):
             normalizers: what the losses are divided by, where this is a part of a larger batch; None = by the
                 numbers of this batch.
         Returns:
-            loss_ce, loss_mask, loss_dice of the last head, and with suffix _0, _1, ... of the earlier heads.
+            loss_ce, loss_mask, loss_dice of the last head, and with suffix _0, _1, ... of the earlier heads; loss_clip
+            where it is on and outputs have clip_logits.
         Raises:
             TrainingError: targets that do not fit together, or matching costs that are not finite.
         """
@@ -134,6 +145,12 @@ class SetCriterion(nn.Module):
             *earlier, last = (values * self.weights[name]).unbind()
             losses[name] = last
             losses.update({f"{name}_{index}": value for index, value in enumerate(earlier)})
+        if self.clip_class_weight and "clip_logits" in outputs:
+            clip_logits = outputs["clip_logits"][matches.image, matches.query[-1]]
+            loss = clip_class_loss(
+                clip_logits, labels[matches.target[-1]], double_softmax=self.double_softmax
+            )
+            losses["loss_clip"] = self.clip_class_weight * loss / number
         return losses
 
     def _check(self, outputs: DecoderOutput, targets: Sequence[Targets]) -> None:
@@ -178,6 +195,13 @@ class SetCriterion(nn.Module):
         dice = 1 - (2 * (s * t).sum(dim=1) + 1) / (s.sum(dim=1) + t.sum(dim=1) + 1)
         shape = matches.target.shape
         return bce.view(shape).sum(dim=1), dice.view(shape).sum(dim=1)
+
+
+def padded_targets(targets: Targets, *, like: Tensor) -> Targets:
+    """Targets on the device of the padded images (B, 3, H, W), with masks of their size, to lie under predictions."""
+    masks = targets["masks"].to(like.device, non_blocking=True)
+    masks = F.pad(masks, (0, like.shape[-1] - masks.shape[-1], 0, like.shape[-2] - masks.shape[-2]))
+    return {"labels": targets["labels"].to(like.device, non_blocking=True), "masks": masks}
 
 
 def stack_heads(maps: Sequence[Tensor]) -> Tensor:

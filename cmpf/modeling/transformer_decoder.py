@@ -179,7 +179,11 @@ class TransformerDecoder(nn.Module):
             queries = layer(queries, positions, keys, values, attend)
         heads.append(self.head(queries))
         *aux_outputs, final = self._predict(heads, masks, embeddings)
-        return {**final, "aux_outputs": aux_outputs}
+        return {
+            "pred_logits": final["pred_logits"],
+            "pred_masks": final["pred_masks"],
+            "aux_outputs": aux_outputs,
+        }
 
     def _predict(
         self, heads: Sequence[tuple[Tensor, Tensor]], masks: MaskFeatures, embeddings: ClassEmbeddings

@@ -27,7 +27,7 @@ def planned(
     return {run.title: run for run in plan(configs, seeds=seeds, iterations=12, output=output, opts=opts)}
 
 
-def test_four_configurations_are_trained_and_three_share_the_weights_of_one(tmp_path: Path) -> None:
+def test_seven_configurations_are_trained_and_three_share_the_weights_of_one(tmp_path: Path) -> None:
     runs = planned(tmp_path)
     shared = {run.name: run.weights_from.name for run in runs.values() if run.weights_from is not None}
     assert shared == dict.fromkeys(("cmpf_tiny", "objectness_half", "objectness_full"), "no_ensemble")
@@ -39,14 +39,28 @@ def test_four_configurations_are_trained_and_three_share_the_weights_of_one(tmp_
     assert whole.arguments[0] == "eval"
     assert runs["no_ensemble, seed 0"].arguments[:2] == ("train", "--resume")
     assert not any(
-        run.weights_from for run in list(runs.values())[:4]
+        run.weights_from for run in list(runs.values())[:7]
     )  # those whose weights others need come first
+
+
+def test_mask_adapter_is_trained_on_the_model_of_its_seed_when_that_is_there(tmp_path: Path) -> None:
+    run = planned(tmp_path, seeds=2)["mask_adapter_tiny, seed 1"]
+    assert run.base is not None
+    assert run.base.title == "fcclip_tiny, seed 1"
+    weights = tmp_path / "fcclip_tiny" / "seed1" / "model_final.safetensors"
+    assert Path(run.cfg.MODEL.CMPF.MASK_ADAPTER.BASE_WEIGHTS) == weights
+    assert not run.ready()
+    run.base.folder.mkdir(parents=True)
+    (run.base.folder / "results.json").write_text("{}")
+    assert run.ready()
+    with pytest.raises(ConfigError, match="mask_adapter_tiny is trained on the model of fcclip_tiny"):
+        planned(tmp_path, configs=("mask_adapter_tiny",))
 
 
 def test_every_seed_has_its_own_runs_folder_and_weights(tmp_path: Path) -> None:
     runs = planned(tmp_path, seeds=3)
-    assert len(runs) == 21
-    assert len({run.folder for run in runs.values()}) == 21
+    assert len(runs) == 30
+    assert len({run.folder for run in runs.values()}) == 30
     assert {run.cfg.SEED for run in runs.values()} == {0, 1, 2}
     assert all(run.weights_from is None or run.weights_from.seed == run.seed for run in runs.values())
 

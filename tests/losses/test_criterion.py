@@ -179,7 +179,7 @@ def test_losses_are_divided_by_the_normalizers_of_the_whole_batch_where_they_are
     alone = judge(outputs, targets)
     torch.manual_seed(0)
     # Alone: 2 targets, and class weights 2 * 1 + 3 * 0.1 = 2.3.
-    whole = Normalizers(targets=torch.tensor(4.0), class_weight=torch.tensor(4.6))
+    whole = Normalizers(targets=torch.tensor(4.0), class_weight=torch.tensor(4.6), images=torch.tensor(1.0))
     part = judge(outputs, targets, whole)
     assert part["loss_dice"].item() == pytest.approx(alone["loss_dice"].item() * 2 / 4)
     assert part["loss_mask"].item() == pytest.approx(alone["loss_mask"].item() * 2 / 4)
@@ -285,7 +285,7 @@ def test_a_batch_without_targets_divides_by_one() -> None:
 
 def test_both_are_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def all_reduce(sums: Tensor) -> None:
-        sums += torch.tensor([6.0, 6.5])  # what another process has
+        sums += torch.tensor([6.0, 6.5, 3.0])  # what another process has
 
     monkeypatch.setattr(module.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)

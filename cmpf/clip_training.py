@@ -1,0 +1,125 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What trains CLIP's names of masks: its trunk, the text's transfer (OVRCOAT, MAFT+) or pooling maps (Mask-Adapter)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cmpf.encoders.clip import CLIP
+from cmpf.errors import TrainingError
+from cmpf.inference.mask_naming import MaskNaming, adapted_embeddings
+from cmpf.losses.adapter import AdapterCriterion
+from cmpf.losses.clip_names import mask_aware_loss, representation_loss
+from cmpf.losses.criterion import Normalizers
+from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, Targets
+
+
+@dataclass(kw_only=True)
+class ClipTuning:
+    """Losses of CLIP's own names beside those of the decoder.
+
+    Args:
+        detached: the decoder's losses do not train CLIP.
+        names: the criterion reads CLIP's names of the decoder's masks.
+        mask_aware, representation: factors of the losses; 0 = off.
+        teacher: makes the CLIP that training started from, with its original weights; called once.
+    """
+
+    detached: bool = False
+    names: bool = False
+    mask_aware: float = 0.0
+    representation: float = 0.0
+    teacher: Callable[[], CLIP] | None = None
+    _teacher: CLIP | None = field(default=None, init=False, repr=False)
+
+    @property
+    def on(self) -> bool:
+        """Whether it has losses of its own."""
+        return self.mask_aware > 0 or self.representation > 0
+
+    def for_decoder(self, features: FrozenFeatures) -> FrozenFeatures:
+        """What the decoder reads."""
+        return features.detached() if self.detached else features
+
+    def add_names(
+        self,
+        outputs: DecoderOutput,
+        naming: MaskNaming,
+        clip: CLIP,
+        features: FrozenFeatures,
+        classes: ClassEmbeddings,
+    ) -> None:
+        """CLIP's logits of the decoder's masks, without void, where a loss reads them."""
+        if self.names or self.mask_aware:
+            outputs["clip_logits"], _ = naming(clip, features.clip.dense, outputs["pred_masks"], classes)
+
+    def losses(
+        self,
+        outputs: DecoderOutput,
+        features: FrozenFeatures,
+        images: Tensor,
+        targets: Sequence[Targets],
+        divisors: Normalizers,
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name.
+
+        Args:
+            images: (B, 3, H, W), what `features` were made of.
+            targets: masks at the padded input's size.
+        """
+        found = {}
+        if self.mask_aware:
+            loss = mask_aware_loss(outputs["clip_logits"], outputs["pred_masks"].detach(), targets)
+            found["loss_mask_aware"] = self.mask_aware * loss / divisors.targets
+        if self.representation:
+            with torch.no_grad():
+                original = self._original(images.device)(images).dense
+            loss = representation_loss(features.clip.dense, original)
+            found["loss_representation"] = self.representation * loss / divisors.images
+        return found
+
+    def _original(self, device: torch.device) -> CLIP:
+        """Made at the first loss, since results never need it."""
+        if self._teacher is None:
+            if self.teacher is None:
+                raise TrainingError(
+                    "the representation loss needs the CLIP that training started from: give a teacher"
+                )
+            self._teacher = self.teacher().to(device)
+        return self._teacher
+
+
+def adapter_losses(
+    criterion: AdapterCriterion,
+    naming: MaskNaming,
+    clip: CLIP,
+    features: FrozenFeatures,
+    classes: ClassEmbeddings,
+    targets: Sequence[Targets],
+    *,
+    predict: Callable[[], Tensor],
+    divisors: Normalizers | None,
+) -> dict[str, Tensor]:
+    """Losses of Mask-Adapter.
+
+    Args:
+        classes: with void as the last one.
+        targets: masks at the padded input's size.
+        predict: gives the decoder's mask logits; called in stage 2 only.
+        divisors: of the whole batch, where this is a part of it.
+    """
+    examples = criterion.examples(targets, predict)
+    projected = naming.projected(clip, features.clip.dense)
+    if naming.mask_adapter is None or projected is None:
+        raise TrainingError("the losses of Mask-Adapter need one: set MODEL.CMPF.MASK_EMBEDDING mask_adapter")
+    embeddings = adapted_embeddings(
+        naming.mask_adapter, clip, features.clip.dense, projected, examples.inside
+    )
+    logits = naming.logits(clip, embeddings, projected, classes)
+    if divisors is None:
+        divisors = criterion.normalizers(targets, queries=1, device=logits.device)
+    return criterion(logits, embeddings, examples, divisors)  # type: ignore[no-any-return]

@@ -1,0 +1,82 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Wires the losses: those of the decoder, and those of CLIP's names of masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cmpf.clip_training import ClipTuning
+from cmpf.config import Config
+from cmpf.encoders.clip import CLIP
+from cmpf.errors import ConfigError
+from cmpf.factory import parts
+from cmpf.factory.encoders import build_clip_encoder
+from cmpf.factory.parts import part
+from cmpf.losses import AdapterCriterion, HungarianMatcher, SetCriterion
+from cmpf.registry import import_plugins
+
+
+def build_tuning(cfg: Config) -> ClipTuning:
+    """Losses of CLIP's names of masks beside those of the decoder."""
+    own, weights_of = cfg.MODEL.CMPF.CLIP, cfg.MODEL.CMPF.CLIP_LOSSES
+
+    def teacher() -> CLIP:
+        if not own.PRETRAINED:
+            raise ConfigError(
+                "MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT compares the trunk with the CLIP that training starts "
+                f'from, and MODEL.CMPF.CLIP.PRETRAINED "" names none; give the tag or file of CLIP {own.NAME}, or set '
+                "the weight to 0"
+            )
+        return build_clip_encoder(cfg)
+
+    return ClipTuning(
+        detached=own.DETACHED,
+        names=weights_of.CLASS_WEIGHT > 0,
+        mask_aware=weights_of.MASK_AWARE_WEIGHT,
+        representation=weights_of.REPRESENTATION_WEIGHT,
+        teacher=teacher,
+    )
+
+
+def build_criterion(cfg: Config, num_classes: int) -> SetCriterion | AdapterCriterion:
+    """Matcher and losses, see SetCriterion for the form of outputs and targets; or those of Mask-Adapter."""
+    import_plugins(cfg.MODEL.CMPF.PLUGINS)
+    if cfg.MODEL.CMPF.MASK_EMBEDDING == "mask_adapter":
+        own = cfg.MODEL.CMPF.MASK_ADAPTER
+        return AdapterCriterion(
+            mixed=own.TRAINING == "mixed",
+            class_weight=own.CLASS_WEIGHT,
+            consistency_weight=own.CONSISTENCY_WEIGHT,
+            detach_truth=own.DETACH_TRUTH,
+        )
+    former = cfg.MODEL.MASK_FORMER
+    make: parts.CriterionPart = part("criterion", cfg.MODEL.CMPF.CRITERION_NAME, cfg)
+    matcher = HungarianMatcher(
+        class_weight=former.CLASS_WEIGHT,
+        mask_weight=former.MASK_WEIGHT,
+        dice_weight=former.DICE_WEIGHT,
+        num_points=former.TRAIN_NUM_POINTS,
+    )
+    return make(  # type: ignore[no-any-return]
+        num_classes=num_classes,
+        matcher=matcher,
+        class_weight=former.CLASS_WEIGHT,
+        mask_weight=former.MASK_WEIGHT,
+        dice_weight=former.DICE_WEIGHT,
+        no_object_weight=former.NO_OBJECT_WEIGHT,
+        num_points=former.TRAIN_NUM_POINTS,
+        oversample_ratio=former.OVERSAMPLE_RATIO,
+        importance_sample_ratio=former.IMPORTANCE_SAMPLE_RATIO,
+        deep_supervision=former.DEEP_SUPERVISION,
+        **_clip_class_loss(cfg),
+    )
+
+
+def _clip_class_loss(cfg: Config) -> dict[str, Any]:
+    """Only where it is on: the criterion of a plug-in need not know it."""
+    own = cfg.MODEL.CMPF.CLIP_LOSSES
+    return (
+        {"clip_class_weight": own.CLASS_WEIGHT, "double_softmax": own.DOUBLE_SOFTMAX}
+        if own.CLASS_WEIGHT
+        else {}
+    )
