@@ -48,8 +48,7 @@ class CMPF(nn.Module):
         train_vocabulary: classes of the training labels; "seen" means named in it.
         settings: how results are computed unless a call says otherwise.
         text_cache: disk cache of text embeddings; None = none.
-        naming: how CLIP names masks; None = by its map inside each, and by the text as it is.
-        tuning: losses of these names beside the criterion's; None = none.
+        naming: how CLIP names masks; None = by its map in each and the text as it is. tuning: losses of these names.
         class_ensemble, mask_ensemble: what fuses opinions and lets SAM's masks vote; called as the defaults are.
     """
 
