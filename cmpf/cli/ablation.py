@@ -55,6 +55,11 @@ class Run:
         """Where it writes."""
         return Path(self.cfg.OUTPUT_DIR)
 
+    @property
+    def weights(self) -> str:
+        """The file of its trained weights."""
+        return str((self.weights_from or self).folder / "model_final.safetensors")
+
     def ready(self) -> bool:
         """Whether the weights that it needs are there."""
         return all(run is None or run.finished() for run in (self.weights_from, self.base))
@@ -115,34 +120,21 @@ def plan(
                 *length,
                 *opts,
             ]
-            base = _base(name, runs, seed)
+            base = next((r for r in runs if (r.name, r.seed) == (BASES.get(name), seed)), None)
             if base is not None:
-                pairs += ["MODEL.CMPF.MASK_ADAPTER.BASE_WEIGHTS", str(_final_weights(base))]
+                pairs += ["MODEL.CMPF.MASK_ADAPTER.BASE_WEIGHTS", base.weights]
+            elif name in BASES:
+                raise ConfigError(f"{name} is trained on the model of {BASES[name]}: name that before it")
             training = training_part(get_cfg(config, pairs))
             twin = trained.get(training)
             if twin is not None:
-                pairs += ["MODEL.WEIGHTS", str(_final_weights(twin))]
+                pairs += ["MODEL.WEIGHTS", twin.weights]
             command = ("train", "--resume") if twin is None else ("eval",)
             arguments = (*command, "--config-file", config, *pairs)
             run = Run(name, seed, get_cfg(config, pairs), arguments, twin, base)
             trained.setdefault(training, run)
             runs.append(run)
     return sorted(runs, key=lambda run: run.weights_from is not None)
-
-
-def _base(name: str, earlier: Sequence[Run], seed: int) -> Run | None:
-    if name not in BASES:
-        return None
-    found = [run for run in earlier if (run.name, run.seed) == (BASES[name], seed)]
-    if not found:
-        raise ConfigError(
-            f"{name} is trained on the model of {BASES[name]}: name that configuration before it"
-        )
-    return found[0]
-
-
-def _final_weights(run: Run) -> Path:
-    return (run.weights_from or run).folder / "model_final.safetensors"
 
 
 def training_part(cfg: Config) -> str:
