@@ -17,6 +17,7 @@ from PIL import Image
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.words import Words, read_words
 from cmpf.errors import CMPFError, ImageError
+from cmpf.formats.addresses import UrlPolicy
 from cmpf.formats.image import ImageSource, read_image, resize_shortest_edge
 from cmpf.formats.image_files import folder_images
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings, Prediction, prediction_of
@@ -42,7 +43,7 @@ class Options(TypedDict, total=False):
     things: Iterable[str] | None
     stuff: Iterable[str] | None
     batch_size: int
-    allow_urls: bool
+    allow_urls: UrlPolicy
 
 
 class Saver(Protocol):
@@ -122,7 +123,7 @@ class Predictor:
             things, stuff: class names which are (not) counted one by one. Without them, words of the training
                 vocabulary and of known datasets keep their kind and all others are things.
             batch_size: images per forward pass [1].
-            allow_urls: whether addresses may be downloaded [False].
+            allow_urls: whether addresses may be downloaded, "private" = those of this network, too [False].
         Returns:
             A Prediction for one image, a list for a list or a folder, in its order.
         Raises:
@@ -142,7 +143,7 @@ class Predictor:
         things: Iterable[str] | None = None,
         stuff: Iterable[str] | None = None,
         batch_size: int = 1,
-        allow_urls: bool = False,
+        allow_urls: UrlPolicy = False,
     ) -> Iterator[Prediction]:
         """Predictions one by one, so that thousands of images or the frames of a video fit into memory.
 
@@ -227,7 +228,7 @@ class Predictor:
         classes: Vocabulary,
         settings: InferenceSettings,
         batch_size: int,
-        allow_urls: bool,
+        allow_urls: UrlPolicy,
     ) -> Iterator[Prediction]:
         while chunk := list(islice(sources, batch_size)):
             images = [read_image(source, allow_urls=allow_urls) for _, source in chunk]

@@ -46,7 +46,7 @@ DATA_LAYERS: tuple[tuple[str, ...], ...] = (
     ("vocabulary_file",),
     ("vocabulary",),
     ("datasets", "transforms"),
-    ("words", "targets", "preparation"),
+    ("words", "targets", "preparation", "sampling"),
     ("mapper",),
     ("loader",),
 )

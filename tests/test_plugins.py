@@ -401,6 +401,9 @@ def test_the_example_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> No
     predict = ("-m", "cmpf.cli", "predict", "my_fruit/images/val/bowl_01.jpg", "--vocabulary", "apple; pear")
     done = run(*predict, "--model", "saved")
     assert done.returncode == 1
+    assert "folder saved needs the plug-in my_parts: code" in done.stderr
+    done = run(*predict, "--model", "saved", "--plugin", "my_parts")
+    assert done.returncode == 1
     assert "plug-in my_parts" in done.stderr
     assert "It was my_parts.py when the weights were saved" in done.stderr
     done = run(*predict, "--model", "saved", "--plugin", "my_fruit/my_parts.py")

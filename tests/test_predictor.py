@@ -184,7 +184,7 @@ def test_addresses_are_downloaded_only_when_that_is_allowed(
         url = f"http://127.0.0.1:{server.server_port}/a.png"
         with pytest.raises(ImageError, match="addresses are not downloaded"):
             predictor.predict(url, WORDS)
-        assert predictor.predict(url, WORDS, task="semantic", allow_urls=True).semantic.shape == (40, 56)
+        assert predictor.predict(url, WORDS, task="semantic", allow_urls="private").semantic.shape == (40, 56)
         server.shutdown()
 
 

@@ -7,6 +7,7 @@ import argparse
 import logging
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cmpf.cli.processes import device_overrides, in_processes, process_flags
 from cmpf.common import distributed
 from cmpf.common.files import write_text
 from cmpf.config import Config, get_cfg
-from cmpf.engine.checkpoints import last_weights
+from cmpf.engine.checkpoints import last_weights, training_lock
 from cmpf.engine.evaluations import Results
 from cmpf.engine.logs import FILE_ONLY, environment_report, logging_to
 from cmpf.engine.profiling import TRACE_FILE, Profile, profile_evaluation, profile_training
@@ -33,6 +34,8 @@ from cmpf.factory.vocabularies import build_dataset
 from cmpf.model import CMPF
 from cmpf.weights.hub import find_model
 from cmpf.weights.zoo import published_metrics
+
+EVALUATIONS = Path("output/eval")  # where results of a model go that has no configuration of the user's
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -76,6 +79,8 @@ def as_eval_only(arguments: argparse.Namespace) -> argparse.Namespace:
         own += ["MODEL.WEIGHTS", str(weights)]
     if arguments.output:
         own += ["OUTPUT_DIR", arguments.output]
+    elif arguments.model:  # whoever made the model does not choose where this machine is written to
+        own += ["OUTPUT_DIR", str(EVALUATIONS / Path(arguments.model).resolve().name)]
     if arguments.tta:
         own += ["TEST.AUG.ENABLED", "True"]
     given = vars(arguments) | {"config_file": str(config_file), "opts": [*own, *arguments.opts]}
@@ -121,6 +126,15 @@ def _datasets(arguments: argparse.Namespace) -> list[Any]:
 
 
 def _run(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> int:
+    if arguments.eval_only:
+        return _run_alone(arguments, cfg, logger)
+    with ExitStack() as stack:
+        distributed.on_main(lambda: stack.enter_context(training_lock(Path(cfg.OUTPUT_DIR))))
+        return _run_alone(arguments, cfg, logger)
+
+
+def _run_alone(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> int:
+    """What a process does in a folder that no other training writes into."""
     folder = Path(cfg.OUTPUT_DIR)
     logger.info("environment:\n%s", environment_report(), extra=FILE_ONLY)
     if distributed.is_main():

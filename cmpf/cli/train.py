@@ -126,7 +126,9 @@ def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--model", metavar="NAME", help="zoo name, or folder that a training wrote")
     _add_config_file(which, required=False)
     parser.add_argument("--weights", metavar="FILE", help="trained weights [those of the model]")
-    parser.add_argument("--output", metavar="DIR", help="folder for the results [OUTPUT_DIR]")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder for the results [OUTPUT_DIR; with --model output/eval/NAME]"
+    )
     parser.add_argument(
         "--tta",
         action="store_true",

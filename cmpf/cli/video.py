@@ -22,6 +22,7 @@ from tqdm import tqdm
 from cmpf.common.files import TEMPORARY, replacing, write_text
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
+from cmpf.formats.image import open_image
 from cmpf.formats.video import Frame, VideoReader, write_video
 from cmpf.inference import Prediction
 
@@ -118,7 +119,7 @@ def _join(reader: VideoReader, path: Path, part: Path, target: Path, expected: i
     frames = sorted(part.glob("frame_*.jpg"))
     if not frames:
         raise ImageError(f"{path}: not one frame could be read; is it a whole video?")
-    write_video(target, (np.asarray(Image.open(frame)) for frame in frames), rate=reader.rate)
+    write_video(target, (np.asarray(open_image(frame)) for frame in frames), rate=reader.rate)
     _clear_part(part)
     cut = reader.count and len(frames) < expected * 0.99
     warning = f"{path} says it has {reader.count} frames, {len(frames)} could be read" if cut else ""

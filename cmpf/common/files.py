@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,26 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     if durable:
         _sync_folder(path.parent)
+
+
+def read_text(path: str | Path, *, limit: int, encoding: str = "utf-8-sig") -> str:
+    """Text of a file that somebody else may have made.
+
+    Args:
+        limit: bytes; more are refused before they are read.
+    Raises:
+        OSError: it cannot be read, is no regular file (reading a pipe would wait for good), or is larger.
+        UnicodeDecodeError: it is of another encoding.
+    """
+    status = Path(path).stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    if status.st_size > limit:
+        issue = f"{status.st_size:,} bytes, and up to {limit:,} are read"
+        raise OSError(errno.EFBIG, issue, str(path))
+    return Path(path).read_text(encoding=encoding)
 
 
 def write_text(path: str | Path, text: str) -> None:

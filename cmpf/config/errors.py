@@ -12,6 +12,8 @@ from typing import Any
 
 from cmpf.errors import ConfigError
 
+SHOWN_ISSUES = 50
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -52,7 +54,10 @@ def as_error(issues: Sequence[Issue]) -> ConfigError:
     files = {issue.origin.file if issue.origin else None for issue in issues}
     only = next(iter(files)) if len(files) == 1 else None
     where = f" in {shown(only)}" if only else ""
-    return ConfigError(f"{count}{where}: " + " · ".join(issue.text(with_file=not only) for issue in issues))
+    texts = [issue.text(with_file=not only) for issue in issues[:SHOWN_ISSUES]]
+    if len(issues) > SHOWN_ISSUES:
+        texts.append(f"and {len(issues) - SHOWN_ISSUES:,} more")
+    return ConfigError(f"{count}{where}: " + " · ".join(texts))
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:

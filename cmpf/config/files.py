@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import yaml
 
+from cmpf.common.yaml_files import BoundedLoader, read_yaml_text
 from cmpf.config.errors import Issue, Origin, shown
 from cmpf.errors import ConfigError
 
 BASE_KEY = "_BASE_"
+MAX_FILES = 100  # that one configuration may be made of
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -70,19 +73,23 @@ class Setting:
     origin: Origin
 
 
-def read_yaml(path: Path, *, chain: tuple[Path, ...] = ()) -> tuple[list[Setting], list[Issue]]:
+def read_yaml(
+    path: Path, *, bases: bool = True, chain: tuple[Path, ...] = (), count: Counter[str] | None = None
+) -> tuple[list[Setting], list[Issue]]:
     """Settings of a file, those of its bases first, so that later ones win.
 
     Args:
         path: an existing file.
+        bases: whether it may have any.
         chain: files whose `_BASE_` led here, to find circles.
+        count: "files" read so far.
     Returns:
         Settings in order, and what is wrong with the files themselves (not with keys or values).
     """
     path = path.resolve()
     place = Origin(path)
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = BoundedLoader(read_yaml_text(path))
         root = loader.get_single_node()
     except OSError as error:
         return [], [Issue("", f"cannot be read: {error.strerror}", place)]
@@ -94,14 +101,20 @@ def read_yaml(path: Path, *, chain: tuple[Path, ...] = ()) -> tuple[list[Setting
         return [], [Issue("", "holds no settings; expected KEY: value lines", place)]
     settings, issues = _Walker(loader, path).walk(root)
     inherited: list[Setting] = []
+    count = Counter() if count is None else count
     for base in [setting for setting in settings if setting.key == BASE_KEY]:
-        more, wrong = _read_bases(base, path, (*chain, path))
+        if not bases:
+            issues.append(Issue(BASE_KEY, "a model's configuration stands alone; remove it", base.origin))
+            continue
+        more, wrong = _read_bases(base, path, (*chain, path), count)
         inherited += more
         issues += wrong
     return inherited + [setting for setting in settings if setting.key != BASE_KEY], issues
 
 
-def _read_bases(base: Setting, path: Path, chain: tuple[Path, ...]) -> tuple[list[Setting], list[Issue]]:
+def _read_bases(
+    base: Setting, path: Path, chain: tuple[Path, ...], count: Counter[str]
+) -> tuple[list[Setting], list[Issue]]:
     names = base.value if isinstance(base.value, list) else [base.value]
     settings: list[Setting] = []
     issues: list[Issue] = []
@@ -112,13 +125,18 @@ def _read_bases(base: Setting, path: Path, chain: tuple[Path, ...]) -> tuple[lis
             )
             continue
         target = (path.parent / Path(name).expanduser()).resolve()
+        count["files"] += 1
+        if count["files"] > MAX_FILES:
+            issue = f"leads to more than {MAX_FILES} files; name fewer of them"
+            issues.append(Issue(BASE_KEY, issue, base.origin))
+            break
         if target in chain:
             circle = " -> ".join(shown(file) for file in (*chain[chain.index(target) :], target))
             issues.append(Issue(BASE_KEY, f"the files go in a circle: {circle}", base.origin))
         elif not target.is_file():
             issues.append(Issue(BASE_KEY, f"no such file: {shown(target)}", base.origin))
         else:
-            more, wrong = read_yaml(target, chain=chain)
+            more, wrong = read_yaml(target, chain=chain, count=count)
             settings += more
             issues += wrong
     return settings, issues
@@ -164,7 +182,7 @@ class _Walker:
     def _leaf(self, key: str, node: yaml.Node, origin: Origin) -> None:
         try:
             value = self._loader.construct_object(node, deep=True)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: impossible dates
+        except yaml.YAMLError as error:
             issue = getattr(error, "problem", None) or str(error)
             self._issues.append(Issue(key, f"cannot be read: {issue}", origin))
             return

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cmpf.config.errors import Issue, Origin, as_error, nearest_key, quoted
+from cmpf.common.yaml_files import load_yaml
+from cmpf.config.errors import SHOWN_ISSUES, Issue, Origin, as_error, nearest_key, quoted
 from cmpf.config.files import BASE_KEY, Setting, find_config, read_yaml
 from cmpf.config.keys import FREE, KEYS, MAPPINGS
 from cmpf.config.relations import RELATIONS
@@ -53,9 +54,9 @@ def get_cfg(
     return with_overrides(cfg, {PLUGINS_KEY: merged(cfg.MODEL.CMPF.PLUGINS, plugins)})
 
 
-def resolve(path: str | Path | None, overrides: Sequence[Any] = ()) -> Resolved:
-    """The same as `get_cfg`, and where each value comes from."""
-    settings, issues = _read(path) if path is not None else ([], [])
+def resolve(path: str | Path | None, overrides: Sequence[Any] = (), *, bases: bool = True) -> Resolved:
+    """The same as `get_cfg`, and where each value comes from; without `bases` the file may name no other ones."""
+    settings, issues = _read(path, bases) if path is not None else ([], [])
     given, odd = _pairs(overrides)
     return _merge(Config(), settings + given, issues + odd)
 
@@ -69,9 +70,9 @@ def with_overrides(cfg: Config, changes: Mapping[str, Any]) -> Config:
     return _merge(cfg, [Setting(key, value, Origin()) for key, value in changes.items()], []).cfg
 
 
-def _read(path: str | Path) -> tuple[list[Setting], list[Issue]]:
+def _read(path: str | Path, bases: bool) -> tuple[list[Setting], list[Issue]]:
     try:
-        return read_yaml(find_config(path))
+        return read_yaml(find_config(path), bases=bases)
     except ConfigError as error:
         return [], [Issue("", str(error), None)]
 
@@ -95,7 +96,7 @@ def _merge(base: Config, settings: Iterable[Setting], issues: list[Issue]) -> Re
     origins: dict[str, Origin] = {}
     bad: set[str] = set()
     for setting in settings:
-        issue = _set(tree, setting)
+        issue = _set(tree, setting, hint=len(issues) < SHOWN_ISSUES)
         origins[setting.key] = setting.origin
         if issue:
             issues.append(Issue(setting.key, issue, setting.origin))
@@ -111,14 +112,14 @@ def _merge(base: Config, settings: Iterable[Setting], issues: list[Issue]) -> Re
     return Resolved(cfg, origins)
 
 
-def _set(tree: dict[str, Any], setting: Setting) -> str:
-    """Writes one setting; returns what is wrong with it, or ""."""
+def _set(tree: dict[str, Any], setting: Setting, *, hint: bool) -> str:
+    """Writes one setting; returns what is wrong with it, or "". hint: look for the key that was meant."""
     if setting.key == FREE or setting.key.startswith(f"{FREE}."):
         return _set_free(tree, setting)
     setting = _of_mapping(tree, setting)
     key = KEYS.get(setting.key)
     if key is None:
-        return _unknown(setting)
+        return _unknown(setting, hint)
     try:
         _put(tree, setting.key, key.read(setting.value))
     except ValidationError:
@@ -143,7 +144,7 @@ def _set_free(tree: dict[str, Any], setting: Setting) -> str:
     if setting.origin.file is None and isinstance(value, str):
         value = literal(value)
         with suppress(yaml.YAMLError):  # an ordinary text
-            value = yaml.safe_load(value) if isinstance(value, str) else value
+            value = load_yaml(value) if isinstance(value, str) else value
     given: dict[str, Any] = {}
     _put(given, setting.key, value)
     try:
@@ -166,10 +167,10 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _unknown(setting: Setting) -> str:
+def _unknown(setting: Setting, hint: bool) -> str:
     if any(key.startswith(setting.key + ".") for key in KEYS):
         return "" if setting.value == {} else f"is a section of keys, got the value {quoted(setting.value)}"
     owner = next((key for key in KEYS if setting.key.startswith(key + ".")), None)
     if owner:
         return f"{owner} is a key with a value, not a section"
-    return f"unknown, did you mean {nearest_key(setting.key, KEYS)}?"
+    return f"unknown, did you mean {nearest_key(setting.key, KEYS)}?" if hint else "unknown"

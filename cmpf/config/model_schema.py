@@ -41,14 +41,16 @@ class MaskFormerTest(Section):
 class MaskFormer(Section):
     """The transformer decoder and its losses."""
 
-    NHEADS: v.Count = Field(8, description="attention heads of the decoder")
-    DIM_FEEDFORWARD: v.Count = Field(2048, description="hidden width of the decoder's feed-forward layers")
+    NHEADS: v.Few = Field(8, description="attention heads of the decoder")
+    DIM_FEEDFORWARD: v.SmallCount = Field(
+        2048, description="hidden width of the decoder's feed-forward layers"
+    )
     DEC_LAYERS: v.Heads = Field(
         10,
         description="prediction heads, as Mask2Former counts: 10 = 9 decoder layers + the head before the first",
     )
-    NUM_OBJECT_QUERIES: v.Count = Field(250, description="queries, that is most masks of an image")
-    HIDDEN_DIM: v.Count = Field(256, description="width of the queries")
+    NUM_OBJECT_QUERIES: v.SmallCount = Field(250, description="queries, that is most masks of an image")
+    HIDDEN_DIM: v.SmallCount = Field(256, description="width of the queries")
     DEEP_SUPERVISION: v.Flag = Field(True, description="losses after every decoder layer, not only the last")
     NO_OBJECT_WEIGHT: v.Weight = Field(0.1, description="weight of the void class in the class loss")
     CLASS_WEIGHT: v.Weight = Field(2.0, description="weight of the class loss, and in matching")
@@ -68,13 +70,15 @@ class SemSegHead(Section):
 
     PIXEL_DECODER_NAME: v.Name = Field("deformable", description="which pixel decoder; see docs/plugins.md")
     TRANSFORMER_DECODER_NAME: v.Name = Field("masked_attention", description="which transformer decoder")
-    CONVS_DIM: v.Count = Field(256, description="channels of the pixel decoder")
-    MASK_DIM: v.Count = Field(256, description="channels of mask features and mask embeddings")
-    NORM_GROUPS: v.Count = Field(32, description="groups of the group normalization")
-    TRANSFORMER_ENC_LAYERS: v.Count = Field(6, description="layers of the deformable encoder")
-    DIM_FEEDFORWARD: v.Count = Field(1024, description="hidden width of the encoder's feed-forward layers")
-    DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: v.Count = Field(8, description="heads of deformable attention")
-    DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: v.Count = Field(4, description="points a head and level")
+    CONVS_DIM: v.SmallCount = Field(256, description="channels of the pixel decoder")
+    MASK_DIM: v.SmallCount = Field(256, description="channels of mask features and mask embeddings")
+    NORM_GROUPS: v.SmallCount = Field(32, description="groups of the group normalization")
+    TRANSFORMER_ENC_LAYERS: v.Few = Field(6, description="layers of the deformable encoder")
+    DIM_FEEDFORWARD: v.SmallCount = Field(
+        1024, description="hidden width of the encoder's feed-forward layers"
+    )
+    DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: v.Few = Field(8, description="heads of deformable attention")
+    DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: v.Few = Field(4, description="points a head and level")
 
 
 class Clip(Section):
@@ -128,7 +132,7 @@ class FeatureInjector(Section):
 class SamBranch(Section):
     """The encoder of SAM's features, which the Feature Injector reads."""
 
-    LAYERS: v.Count = Field(6, description="layers")
+    LAYERS: v.Few = Field(6, description="layers")
     FLAT_LEVELS: v.FlatLevels = Field(
         0, description="3 = the published checkpoints' attention over a flat map"
     )

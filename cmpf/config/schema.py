@@ -38,7 +38,7 @@ class Input(Section):
     AUGMENTATIONS: v.Parts = Field(
         (), description="in this order, in place of those for the kind of data; see docs/plugins.md"
     )
-    IMAGE_SIZE: v.Count = Field(
+    IMAGE_SIZE: v.Side = Field(
         1024, description="panoptic and instance data: training crop, square, in pixels"
     )
     MIN_SCALE: v.Positive = Field(0.1, description="panoptic and instance data: least scale of the jitter")
@@ -53,19 +53,19 @@ class Input(Section):
     MIN_SIZE_TRAIN_SAMPLING: v.Choice[Literal["choice", "range"]] = Field(
         "choice", description="semantic data: one of MIN_SIZE_TRAIN, or any side between its two"
     )
-    MAX_SIZE_TRAIN: v.Count = Field(2048, description="semantic data: most pixels of the longer side")
+    MAX_SIZE_TRAIN: v.Side = Field(2048, description="semantic data: most pixels of the longer side")
     CROP: Crop = Crop()
     COLOR_AUG_SSD: v.Flag = Field(True, description="semantic data: SSD's color augmentation")
-    SIZE_DIVISIBILITY: v.Count = Field(
+    SIZE_DIVISIBILITY: v.Side = Field(
         32, description="semantic data: images are padded to the crop size, and to multiples of this"
     )
     RANDOM_FLIP: v.Choice[Literal["horizontal", "none"]] = Field(
         "horizontal", description="all data: random flips"
     )
-    MIN_SIZE_TEST: v.CountOrZero = Field(
+    MIN_SIZE_TEST: v.SideOrZero = Field(
         0, description="shorter side in testing; 0 = the dataset's own, 800 where it has none"
     )
-    MAX_SIZE_TEST: v.CountOrZero = Field(
+    MAX_SIZE_TEST: v.SideOrZero = Field(
         0, description="most pixels of the longer side in testing; 0 = the dataset's own, or 1333"
     )
 
@@ -94,6 +94,11 @@ class Dataloader(Section):
     """Processes that read images."""
 
     NUM_WORKERS: v.Workers = Field(-1, description="processes that read images")
+    ON_ERROR: v.Choice[Literal["stop", "skip"]] = Field(
+        "stop",
+        description="a training image that cannot be read: stop and save, or take the next one, "
+        "up to 0.1 % of the images",
+    )
 
 
 class ClipGradients(Section):
@@ -122,7 +127,7 @@ class Ema(Section):
 class Solver(Section):
     """Optimizer, schedule, checkpoints."""
 
-    IMS_PER_BATCH: v.Count = Field(16, description="images of a batch, over all processes")
+    IMS_PER_BATCH: v.SmallCount = Field(16, description="images of a batch, over all processes")
     BASE_LR: v.Positive = Field(1e-4, description="learning rate after warmup")
     WEIGHT_DECAY: v.Weight = Field(0.05, description="AdamW's weight decay")
     WEIGHT_DECAY_NORM: v.Weight = Field(0.0, description="that of normalization layers")
@@ -145,7 +150,7 @@ class Solver(Section):
     WARMUP_FACTOR: v.Fraction = Field(1.0, description="share of the rate at which the warmup starts")
     CLIP_GRADIENTS: ClipGradients = ClipGradients()
     AMP: Amp = Amp()
-    ACCUMULATION_STEPS: v.Count = Field(
+    ACCUMULATION_STEPS: v.SmallCount = Field(
         1, description="parts that a process cuts its share of a batch into, to save memory"
     )
     REFERENCE_BATCH_SIZE: v.CountOrZero = Field(
@@ -162,7 +167,7 @@ class Log(Section):
 
     PERIOD: v.Count = Field(20, description="iterations in one line of the log")
     TENSORBOARD: v.Flag = Field(True, description="write events for TensorBoard")
-    PICTURES: v.CountOrZero = Field(
+    PICTURES: v.FewOrZero = Field(
         4, description="training images shown with predictions at each TEST.EVAL_PERIOD; 0 = none"
     )
     WANDB_PROJECT: v.Text = Field("", description='project of Weights & Biases; "" = off')
@@ -187,7 +192,7 @@ class Ensemble(Section):
     )
     ALPHA: v.Fraction = Field(0.2, description="SAM's share in the score of unseen classes")
     SCORE_THRESHOLD: v.Fraction = Field(0.5, description="unseen probability that a mask must exceed to vote")
-    MAX_MASKS: v.Count = Field(50, description="most masks of an image")
+    MAX_MASKS: v.SmallCount = Field(50, description="most masks of an image")
     SAM_NAME: v.Name = Field("vit_h", description="the SAM that makes them")
     SAM_CHECKPOINT: v.Text = Field("", description='file of its weights, or random; "" = the published file')
     SOURCE: v.Choice[Literal["online", "cache"]] = Field(
@@ -195,8 +200,8 @@ class Ensemble(Section):
     )
     CACHE_DIR: v.Text = Field("", description="folder of the cache")
     PUBLISHED_POOLING: v.Flag = Field(False, description="pool CLIP's features as the published code does")
-    POINTS_PER_SIDE: v.Count = Field(32, description="SAM is asked at a grid of points, so many a side")
-    COARSE_POINTS_PER_SIDE: v.CountOrZero = Field(
+    POINTS_PER_SIDE: v.Few = Field(32, description="SAM is asked at a grid of points, so many a side")
+    COARSE_POINTS_PER_SIDE: v.FewOrZero = Field(
         0,
         description="a grid that is asked first; of the other one then only points that no mask covers. 0 = all at "
         "once, as published",
@@ -228,8 +233,8 @@ class Test(Section):
         "panoptic/PQ", description='what chooses the best checkpoint; "" = none is kept'
     )
     EVALUATORS: v.Parts = Field((), description="evaluators beside those of the dataset; see docs/plugins.md")
-    IMS_PER_BATCH: v.Count = Field(1, description="images in one pass, in each process")
-    DETECTIONS_PER_IMAGE: v.Count = Field(100, description="most instances of an image")
+    IMS_PER_BATCH: v.SmallCount = Field(1, description="images in one pass, in each process")
+    DETECTIONS_PER_IMAGE: v.SmallCount = Field(100, description="most instances of an image")
     AUG: Aug = Aug()
     EXPECTED_RESULTS: v.Expectations = Field(
         (), description="(task, metric, percent, tolerance); other results of an evaluation are an error"
@@ -247,8 +252,8 @@ class Config(Section):
 
     VERSION: v.Version = Field(2, description="of the form of configurations, as Detectron2 counts")
     OUTPUT_DIR: v.Name = Field("./output", description="folder for everything that a run writes")
-    SEED: v.CountOrZero = Field(0, description="of all random numbers")
-    NUM_THREADS: v.CountOrZero = Field(0, description="CPU threads of torch; 0 = torch's own choice")
+    SEED: v.Seed = Field(0, description="of all random numbers")
+    NUM_THREADS: v.FewOrZero = Field(0, description="CPU threads of torch; 0 = torch's own choice")
     MODEL: Model = Model()
     INPUT: Input = Input()
     DATASETS: Datasets = Datasets()

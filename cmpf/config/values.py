@@ -179,15 +179,35 @@ Metric = Annotated[
     Allowed('task/metric, such as panoptic/PQ, or ""'),
 ]
 
-Count = Annotated[int, Gt(0), WHOLE, Allowed("a whole number > 0")]
-CountOrZero = Annotated[int, Ge(0), WHOLE, Allowed("a whole number >= 0")]
+# Upper bounds are far above what anybody trains, and below what a machine could only fail to allocate or start.
+Count = Annotated[int, Gt(0), Le(10**9), WHOLE, Allowed("a whole number > 0, up to 1,000,000,000")]
+CountOrZero = Annotated[int, Ge(0), Le(10**9), WHOLE, Allowed("a whole number >= 0, up to 1,000,000,000")]
+Seed = Annotated[int, Ge(0), Lt(2**63), WHOLE, Allowed("a whole number >= 0, below 2^63")]
+SmallCount = Annotated[int, Gt(0), Le(65536), WHOLE, Allowed("a whole number > 0, up to 65,536")]
+Side = Annotated[int, Gt(0), Le(65536), WHOLE, Allowed("a whole number > 0, up to 65,536 pixels")]
+SideOrZero = Annotated[int, Ge(0), Le(65536), WHOLE, Allowed("a whole number >= 0, up to 65,536 pixels")]
 Maps = Annotated[int, Ge(1), Le(256), WHOLE, Allowed("a whole number from 1 to 256")]
 Width = Annotated[int, Ge(1), Le(8192), WHOLE, Allowed("a whole number from 1 to 8192")]
-Workers = Annotated[int, Ge(-1), WHOLE, Allowed("a whole number >= 0, or -1 = by the cores")]
-Heads = Annotated[
-    int, Ge(2), WHOLE, Allowed("a whole number >= 2 (decoder layers + the head before the first)")
+Few = Annotated[int, Gt(0), Le(1024), WHOLE, Allowed("a whole number > 0, up to 1,024")]
+FewOrZero = Annotated[int, Ge(0), Le(1024), WHOLE, Allowed("a whole number >= 0, up to 1,024")]
+Workers = Annotated[
+    int, Ge(-1), Le(1024), WHOLE, Allowed("a whole number >= 0, up to 1,024, or -1 = by the cores")
 ]
-Divisibility = Annotated[int, Gt(0), MultipleOf(32), WHOLE, Allowed("a multiple of 32, the coarsest stride")]
+Heads = Annotated[
+    int,
+    Ge(2),
+    Le(1024),
+    WHOLE,
+    Allowed("a whole number >= 2, up to 1,024 (decoder layers + the head before the first)"),
+]
+Divisibility = Annotated[
+    int,
+    Gt(0),
+    Le(65536),
+    MultipleOf(32),
+    WHOLE,
+    Allowed("a multiple of 32, the coarsest stride, up to 65,536"),
+]
 Level = Annotated[Literal[0, 1, 2], WHOLE, Allowed("0, 1 or 2 (strides 32, 16, 8)")]
 FlatLevels = Annotated[Literal[0, 3], WHOLE, Allowed("0 (correct attention) or 3 (published arithmetic)")]
 Version = Annotated[Literal[2], WHOLE, Allowed("2")]
@@ -208,7 +228,7 @@ ThreePositive = Annotated[
 ]
 TwoPositive = Annotated[tuple[_Positive, _Positive], SEQUENCE, Allowed("two numbers > 0, such as (512, 512)")]
 Sides = Annotated[
-    tuple[Count, ...], Len(1), SEQUENCE, Allowed("a list of whole numbers > 0, such as (512, 640)")
+    tuple[Side, ...], Len(1, 1000), SEQUENCE, Allowed("a list of whole numbers > 0, such as (512, 640)")
 ]
 Rising = Annotated[
     tuple[Count, ...], AfterValidator(_rising), SEQUENCE, Allowed("a list of rising whole numbers > 0")

@@ -1,9 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Loaders: batches as lists of samples, read by this process or by worker processes; and which images come when.
-
-Which batch comes n-th, and how it is augmented, depends on seed and n alone; the number of workers only
-changes how fast it comes.
-"""
+"""Loaders: batches as lists of samples, read by this process or by worker processes; what cannot be read among them."""
 
 from __future__ import annotations
 
@@ -11,121 +7,90 @@ import logging
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from cmpf.data.mapper import DatasetMapper
-from cmpf.errors import CMPFError, DatasetError
+from cmpf.data.sampling import Place, TrainingSampler, augmentation_rng, inference_share
+from cmpf.errors import CMPFError, DatasetError, ImageError
 from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
-# First numbers of the keys of independent random streams of one seed.
-_ORDER, _AUGMENTATION = 0, 1
+SKIPPED_SHARE = 0.001  # of a dataset's images that may be left out, one at least
+MAX_SKIPPED_AT_ONCE = 10  # neighbors that are tried in place of an image
 
 
-class Place(NamedTuple):
-    """One draw of the training stream: its number since the start of training, and the image drawn."""
+@dataclass(frozen=True)
+class Drawn:
+    """A sample, or None; and for each image that could not be read instead its index and the error."""
 
-    position: int
-    sample: int
-
-
-def epoch_order(num_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of 0..num_samples - 1 for each seed and epoch."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(_ORDER, epoch))
-    return np.random.default_rng(sequence).permutation(num_samples)
-
-
-def augmentation_rng(seed: int, position: int) -> np.random.Generator:
-    """Randomness of the draw at a place of the stream, whichever process makes it."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_AUGMENTATION, position)))
-
-
-class TrainingSampler:
-    """Endless batches of one rank out of one stream that all ranks share.
-
-    The stream is one permutation of the images after another. Global batch n holds the places
-    n * total_batch_size and following; each rank takes its part, rank 0 the first. So the images of a step
-    do not depend on the number of ranks either.
-    """
-
-    def __init__(
-        self, *, num_samples: int, total_batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """
-        Args:
-            num_samples: images of the dataset.
-            total_batch_size: over all ranks; world_size divides it.
-            seed: 0 or more.
-        Raises:
-            DatasetError: no images, or numbers that do not fit together.
-        """
-        _check_rank(rank, world_size)
-        if num_samples < 1:
-            raise DatasetError("the training dataset holds no image; check how it was prepared")
-        if total_batch_size < 1 or total_batch_size % world_size:
-            raise DatasetError(
-                f"total batch size {total_batch_size} cannot be divided among {world_size} processes; "
-                f"choose a multiple of {world_size} (SOLVER.IMS_PER_BATCH)"
-            )
-        if seed < 0:
-            raise DatasetError(f"seed {seed}: the order of images needs a seed of 0 or more")
-        self.num_samples = num_samples
-        self.total_batch_size = total_batch_size
-        self.seed = seed
-        self._batch = total_batch_size // world_size
-        self._rank = rank
-
-    def batches(self, start: int) -> Iterator[list[Place]]:
-        """This rank's batches from the place `start` of the stream on, 0 for a new training."""
-        first = start + self._rank * self._batch
-        epoch, order = -1, np.zeros(0, dtype=np.int64)
-        while True:
-            batch = []
-            for position in range(first, first + self._batch):
-                needed, offset = divmod(position, self.num_samples)
-                if needed != epoch:
-                    epoch, order = needed, epoch_order(self.num_samples, seed=self.seed, epoch=needed)
-                batch.append(Place(position, int(order[offset])))
-            yield batch
-            first += self.total_batch_size
-
-
-def inference_share(num_samples: int, *, rank: int, world_size: int) -> range:
-    """The images of one rank: contiguous, each image at one rank, sizes differ by one at most.
-
-    Raises:
-        DatasetError: rank and world_size do not fit together.
-    """
-    _check_rank(rank, world_size)
-    smaller, larger = divmod(num_samples, world_size)
-    start = rank * smaller + min(rank, larger)
-    return range(start, start + smaller + (rank < larger))
-
-
-def _check_rank(rank: int, world_size: int) -> None:
-    if not 0 <= rank < world_size:
-        raise DatasetError(f"rank {rank} of {world_size} processes: ranks are 0..{world_size - 1}")
+    sample: Sample | None
+    issues: tuple[tuple[int, CMPFError], ...] = ()
 
 
 class MappedDataset(Dataset[Any]):
     """Samples through the mapper. Issues of the data come back as values: an exception that crosses a process
-    boundary turns into a page of traceback, and the message that names the file is lost in it."""
+    boundary turns into a page of traceback, and the message that names the file is lost in it.
 
-    def __init__(self, samples: Sequence[Sample], mapper: DatasetMapper, seed: int) -> None:
+    Args:
+        seed: of the augmentations.
+        skip: an image that cannot be read is replaced by the next one of the dataset that can.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], mapper: DatasetMapper, seed: int, *, skip: bool = False
+    ) -> None:
         self._samples = samples
         self._mapper = mapper
         self._seed = seed
+        self.skip = skip
 
-    def __getitem__(self, place: Place) -> Sample | CMPFError:
-        try:
-            return self._mapper(self._samples[place.sample], augmentation_rng(self._seed, place.position))
-        except CMPFError as error:
-            return error
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, place: Place) -> Drawn:
+        issues: list[tuple[int, CMPFError]] = []
+        for step in range(min(len(self), MAX_SKIPPED_AT_ONCE) if self.skip else 1):
+            index = (place.sample + step) % len(self)
+            rng = augmentation_rng(self._seed, place.position)
+            try:
+                return Drawn(self._mapper(self._samples[index], rng), tuple(issues))
+            except CMPFError as error:
+                issues.append((index, error))
+            except MemoryError as error:
+                name = self._samples[index].get("file_name", "")
+                issues.append((index, ImageError(f"{name}: too large for this machine's memory ({error})")))
+        return Drawn(None, tuple(issues))
+
+
+class SkippedImages:
+    """Counts the images of a dataset that cannot be read, and says when there are too many.
+
+    Args:
+        count: images of the dataset.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._skipped: set[int] = set()
+
+    def add(self, index: int, error: CMPFError) -> None:
+        """Logs an image once.
+
+        Raises:
+            DatasetError: more than 0.1 % of the images, and more than one, cannot be read.
+        """
+        if index in self._skipped:
+            return
+        self._skipped.add(index)
+        if len(self._skipped) > max(1, SKIPPED_SHARE * self._count):
+            raise DatasetError(
+                f"{error}. This is image {len(self._skipped)} of {self._count:,} that cannot be read, more than "
+                f"{SKIPPED_SHARE:.1%}: the dataset is damaged; cmpf datasets check lists them all"
+            ) from error
+        logger.warning("left out, number %d: %s", len(self._skipped), error)
 
 
 @dataclass(frozen=True)
@@ -212,6 +177,7 @@ def build_train_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    skip_unreadable: bool = False,
 ) -> TrainLoader:
     """An endless, shuffled training loader.
 
@@ -221,6 +187,7 @@ def build_train_loader(
         total_batch_size: images of a step over all ranks; each gets total_batch_size / world_size.
         seed: of the order and of the augmentations, 0 or more.
         num_workers, pin_memory: see Reading.
+        skip_unreadable: see MappedDataset.
     Raises:
         DatasetError: an empty dataset, or numbers that do not fit together.
     """
@@ -232,7 +199,8 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return TrainLoader(dataset=MappedDataset(samples, mapper, seed), sampler=sampler, reading=reading)
+    dataset = MappedDataset(samples, mapper, seed, skip=skip_unreadable)
+    return TrainLoader(dataset=dataset, sampler=sampler, reading=reading)
 
 
 def build_test_loader(
@@ -278,11 +246,17 @@ def _batches(
         # draw other points in its losses than an uninterrupted one.
         generator=torch.Generator(),
     )
+    skipped = SkippedImages(len(dataset))
     for batch in loader:
-        for sample in batch:
-            if isinstance(sample, CMPFError):
-                raise sample
-        yield batch
+        for index, error in (issue for drawn in batch for issue in drawn.issues):
+            if not dataset.skip:
+                raise error
+            skipped.add(index, error)
+        samples = [drawn.sample for drawn in batch]
+        if any(sample is None for sample in samples):
+            error = next(drawn.issues[-1][1] for drawn in batch if drawn.sample is None)
+            raise DatasetError(f"{error}; nor could the {MAX_SKIPPED_AT_ONCE - 1} images after it be read")
+        yield samples
 
 
 def _as_it_is(batch: list[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cmpf.common import distributed
 from cmpf.common.files import write_text
-from cmpf.errors import TrainingError
+from cmpf.errors import CMPFError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,19 @@ def failure(issue: str, *, batch: Any, folder: Path, weights: Path) -> TrainingE
     return TrainingError(
         f"{issue}. Images of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "
         "Look at these images or lower the learning rate; --resume goes on with the next batch"
+    )
+
+
+def unreadable_image(error: CMPFError | None, weights: Path) -> TrainingError:
+    """The error that ends a training over an image; all processes must call it, each with its own error if it has one.
+
+    Args:
+        weights: of the checkpoint that was left.
+    """
+    messages = [text for text in distributed.gather(None if error is None else str(error)) if text]
+    return TrainingError(
+        f"{messages[0]}. Checkpoint: {weights}. Repair the image and go on with --resume, or leave out what cannot be "
+        "read: DATALOADER.ON_ERROR skip"
     )
 
 

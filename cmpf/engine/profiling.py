@@ -103,6 +103,7 @@ def profile_evaluation(
             outputs = infer(batch)
         with record_function("evaluators"):
             for evaluator in evaluators:
+                evaluator.reset()  # images come again
                 evaluator.process(batch, outputs)
         return len(batch)
 

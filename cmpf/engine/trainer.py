@@ -16,7 +16,7 @@ from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.contracts import TrainingEnd, TrainLoader
 from cmpf.engine.ema import WeightAverage
 from cmpf.engine.evaluations import Evaluations, Results
-from cmpf.engine.failures import IssueCounter, failure, images_of_all, record_failure
+from cmpf.engine.failures import IssueCounter, failure, images_of_all, record_failure, unreadable_image
 from cmpf.engine.forward import Forward, PlainForward
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
@@ -26,7 +26,7 @@ from cmpf.engine.schedule import Schedule
 from cmpf.engine.seeding import rng_state, set_rank_rng_state
 from cmpf.engine.step import StepResult, TrainStep
 from cmpf.engine.writers import Images, Reporter, Writer
-from cmpf.errors import TrainingError
+from cmpf.errors import CMPFError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -130,16 +130,16 @@ class Trainer:
         Raises:
             TrainingError: OUTPUT_DIR holds another run's checkpoints and resume() was not called; losses or
                 gradients are not finite ten times in a row, or the model reports an issue: then a checkpoint
-                is left, and failed_batch.json names the images of the batch.
+                is left, and failed_batch.json names the images of the batch; or an image cannot be read: then a
+                checkpoint is left, too.
         """
         if self.iteration == 0 and not self._saved:
             distributed.on_main(self.checkpointer.check_unused)
-        logger.info(
-            "training from iteration %d to %d in %s",
-            self.iteration,
-            self.max_iter,
-            self.step.precision.dtype,
-        )
+        if self.iteration < self.max_iter:
+            dtype = self.step.precision.dtype
+            logger.info("training from iteration %d to %d in %s", self.iteration, self.max_iter, dtype)
+        else:
+            logger.info("iteration %d of %d: nothing is left to train", self.iteration, self.max_iter)
         self.model.train()
         self._reporter.start(self.iteration, self.max_iter)
         try:
@@ -207,14 +207,23 @@ class Trainer:
             self.save()
 
     def _fetch(self, batches: Iterator[Any], stop: StopRequest) -> Any | None:
-        """The next batch; None where a process has none, because a signal ended its loader's workers."""
+        """The next batch; None where a process has none, because a signal ended its loader's workers.
+
+        Raises:
+            TrainingError: an image or its ground truth cannot be read; a checkpoint is left.
+        """
+        batch = unreadable = None
         try:
             batch = next(batches)
+        except CMPFError as error:
+            unreadable = error
         except RuntimeError:
             # A signal to the whole process group ends the loader's workers too; then the stop is what counts.
             if not stop.requested:
                 raise
-            batch = None
+        if distributed.any_process(unreadable is not None):
+            self.save()
+            raise unreadable_image(unreadable, self.checkpointer.weights_path(self.iteration)) from unreadable
         if distributed.any_process(batch is None):
             return None
         self._position = self.loader.state_dict()

@@ -27,7 +27,9 @@ from cmpf.evaluation.evaluator import (
     seen_groups,
     to_array,
 )
+from cmpf.evaluation.instance import checked_instances
 from cmpf.evaluation.semantic import best_labels, predicted_indices, semantic_metrics
+from cmpf.evaluation.values import new_image
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 _TRAIN_IDS, _LABEL_IDS, _INSTANCE_IDS = "_labelTrainIds", "_labelIds", "_instanceIds"
@@ -97,6 +99,7 @@ class CityscapesEvaluator:
         for number, sample in enumerate(inputs):
             pair = [sample], [outputs[number]] if number < len(outputs) else []
             image_id = required(sample, "image_id")
+            new_image(image_id, self._files, describe(sample))
             true_labels, true_instances = self._truth(sample)
             stem = f"{len(self._files)}_{true_labels.stem.removesuffix(_LABEL_IDS)}"
             labels = instances = None
@@ -131,11 +134,10 @@ class CityscapesEvaluator:
         Image.fromarray(self._label_ids[indices]).save(path)
 
     def _write_instances(self, path: Path, sample: Sample, found: InstanceResult) -> None:
-        masks, scores = to_array(found.pred_masks).astype(bool), to_array(found.scores)
-        check_size(describe(sample), masks.shape[1:], (required(sample, "height"), required(sample, "width")))
+        masks, _, scores, classes = checked_instances(sample, found)
         lines = []
         for number, (mask, score, category) in enumerate(
-            zip(masks, scores.tolist(), to_array(found.pred_classes).tolist(), strict=True)
+            zip(masks, scores.tolist(), classes.tolist(), strict=True)
         ):
             if not 0 <= category < len(self._names):
                 raise EvaluationError(

@@ -34,8 +34,9 @@ _SWITCHES = {
 class Evaluator(Protocol):
     """Detectron2's protocol: reset, process batch after batch, evaluate once.
 
-    Each keeps one small statistic for each image id, so that an image that is seen twice (padding of a
-    distributed sampler) counts once, and one process and many give the same numbers.
+    Each keeps one small statistic for each image id, so that an image that several processes see (padding of a
+    distributed sampler) counts once, and one process and many give the same numbers. In one process an image that
+    comes twice is an error, as is a prediction that holds what no result can be (cmpf/evaluation/values.py).
     Metric names: plain for all classes, `S_` for seen and `U_` for unseen ones (left out when no seen flags
     were given), `metric-class name` for one class.
     """
@@ -75,7 +76,8 @@ def evaluate(
         evaluators: each is reset first; no two may report the same task.
         progress: show a bar on the terminal (first process only).
     Raises:
-        EvaluationError: prediction and ground truth do not fit together, or two evaluators report one task.
+        EvaluationError: prediction and ground truth do not fit together, two evaluators report one task, or there is
+            no image.
     """
     for evaluator in evaluators:
         evaluator.reset()
@@ -88,10 +90,15 @@ def evaluate(
             disable=not (progress and first),
             mininterval=0.1 if sys.stderr.isatty() else QUIET_INTERVAL,
         )
+        images = 0
         for batch in bar:
+            images += len(batch)
             outputs = model_call(batch)
             for evaluator in evaluators:
                 evaluator.process(batch, outputs)
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    if sum(gather_by_image({rank: images}).values()) == 0:
+        raise EvaluationError("no image was evaluated; check how the dataset was prepared")
     results: Results = {}
     for evaluator in evaluators:
         for task, metrics in evaluator.evaluate().items():

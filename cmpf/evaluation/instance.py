@@ -31,9 +31,20 @@ from cmpf.evaluation.evaluator import (
     required,
     to_array,
 )
+from cmpf.evaluation.values import (
+    binary_masks,
+    equally_many,
+    finite_numbers,
+    new_image,
+    whole_numbers,
+)
 from cmpf.formats.coco_json import read_coco
 from cmpf.formats.masks import encode_mask, rle_area, rle_box, to_rle
 from cmpf.types import InstanceResult, ModelResult, Sample
+
+Masks = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,8 @@ class InstanceEvaluator:
             annotations = [self._annotation(sample, a) for a in required(sample, "annotations")]
             detections = self._detections(sample, instances)
             record = _ImageRecord(height, width, annotations, detections, self._facts(sample))
-            self._records[required(sample, "image_id")] = record
+            new_image(image_id := required(sample, "image_id"), self._records, describe(sample))
+            self._records[image_id] = record
 
     def _facts(self, sample: Sample) -> dict[str, Any]:
         """Fields of a sample that the entry of its image needs besides its size."""
@@ -115,11 +127,7 @@ class InstanceEvaluator:
         }
 
     def _detections(self, sample: Sample, instances: InstanceResult) -> list[dict[str, Any]]:
-        masks = to_array(instances.pred_masks).astype(np.uint8)
-        boxes = to_array(instances.pred_boxes).astype(np.float64)
-        scores = to_array(instances.scores).astype(np.float64)
-        classes = to_array(instances.pred_classes).astype(np.int64)
-        check_size(describe(sample), masks.shape[1:], (sample["height"], sample["width"]))
+        masks, boxes, scores, classes = checked_instances(sample, instances)
         for category in np.unique(classes).tolist():
             self._check_class(sample, "prediction", category)
         detections = []
@@ -170,6 +178,26 @@ class InstanceEvaluator:
 
     def _metrics(self, precision: Precision) -> Metrics:
         return average_precisions(precision, self._names, self._seen)
+
+
+def checked_instances(sample: Sample, instances: InstanceResult) -> tuple[Masks, Numbers, Numbers, Ids]:
+    """Masks (N, H, W), boxes (N, 4) (x0, y0, x1, y1), scores (N,) and class indices (N,) of a prediction.
+
+    Raises:
+        EvaluationError: they are not equally many, or of another size than the sample, or hold what they cannot.
+    """
+    where = describe(sample)
+    size = (required(sample, "height"), required(sample, "width"))
+    masks, boxes = to_array(instances.pred_masks), to_array(instances.pred_boxes)
+    scores, classes = to_array(instances.scores), to_array(instances.pred_classes)
+    equally_many(where, masks=len(masks), boxes=len(boxes), scores=len(scores), classes=len(classes))
+    check_size(where, masks.shape[1:], size)
+    return (
+        binary_masks(masks, f"{where}: predicted masks"),
+        finite_numbers(boxes, f"{where}: predicted boxes"),
+        finite_numbers(scores, f"{where}: scores"),
+        whole_numbers(classes, f"{where}: predicted classes"),
+    )
 
 
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"

@@ -23,7 +23,9 @@ from cmpf.evaluation.evaluator import (
     percent_ratio,
     required,
     seen_groups,
+    to_array,
 )
+from cmpf.evaluation.values import binary_masks, new_image
 from cmpf.formats.label_map import LabelReader, read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 
@@ -75,10 +77,14 @@ class MaskRecallEvaluator:
         """Adds a batch; see Evaluator."""
         for sample, proposals in paired(inputs, outputs, "proposals"):
             places, classes, counted = self._true_segments(sample)
-            masks = torch.as_tensor(proposals).bool()
+            image_id = required(sample, "image_id")
+            new_image(image_id, self._found, describe(sample))
+            masks = torch.as_tensor(proposals)
+            if masks.dtype != torch.bool:
+                masks = torch.from_numpy(binary_masks(to_array(masks), f"{describe(sample)}: proposals"))
             check_size(describe(sample), masks.shape[1:], places.shape)
             best = best_ious(masks, torch.from_numpy(places), len(classes)).numpy()
-            self._found[required(sample, "image_id")] = (classes[counted], best[counted])
+            self._found[image_id] = (classes[counted], best[counted])
 
     def _true_segments(self, sample: Sample) -> tuple[Ids, Ids, npt.NDArray[np.bool_]]:
         """Places (H, W), 0 = void and i + 1 = segment i; for each segment its class and whether it counts."""

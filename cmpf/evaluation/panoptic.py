@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from cmpf.evaluation.evaluator import (
     seen_groups,
     to_array,
 )
+from cmpf.evaluation.values import new_image, whole_numbers
 from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 
@@ -62,7 +64,9 @@ class PanopticEvaluator:
         for sample, (ids, segments) in paired(inputs, outputs, "panoptic_seg"):
             image_id = required(sample, "image_id")
             path = required(sample, "pan_seg_file_name")
-            truth, predicted = read_panoptic_ids(path).astype(np.int64), to_array(ids).astype(np.int64)
+            new_image(image_id, self._matches, describe(sample))
+            truth = read_panoptic_ids(path).astype(np.int64)
+            predicted = whole_numbers(to_array(ids), f"{describe(sample)}: predicted segment ids")
             check_size(str(path), predicted.shape, truth.shape)
             true_segments: list[SegmentInfo] = required(sample, "segments_info")
             self._check_classes(path, "ground truth", true_segments)
@@ -74,6 +78,10 @@ class PanopticEvaluator:
 
     def _check_classes(self, where: str, side: str, segments: Sequence[SegmentInfo]) -> None:
         for segment in segments:
+            for key in ("id", "category_id"):
+                number: object = segment[key]  # type: ignore[literal-required]
+                if isinstance(number, bool) or not isinstance(number, int | np.integer):
+                    raise EvaluationError(f"{where}: {side} segment with {key} {number!r}, no whole number")
             if not 0 <= segment["category_id"] < len(self._names):
                 raise EvaluationError(
                     f"{where}: {side} segment {segment['id']} has class index {segment['category_id']}; "
@@ -161,7 +169,8 @@ def match_segments(
         true_segments, predicted_segments: their `id` and contiguous `category_id`; in the truth also `iscrowd`
             and `area`.
     Raises:
-        EvaluationError: an id in an image is not listed, or twice, or a listed prediction has no pixel.
+        EvaluationError: an id in an image is not listed, or twice, a listed prediction has no pixel, or a true area is
+            listed that is smaller than what the image shows, with which IoU could exceed 1.
     """
     true_position = _positions(true_ids, [s["id"] for s in true_segments], "ground truth")
     predicted_position = _positions(predicted_ids, [s["id"] for s in predicted_segments], "prediction")
@@ -177,6 +186,13 @@ def match_segments(
         )
     measured = overlap.sum(axis=1)[1:].tolist()
     listed = [s.get("area", area) for s, area in zip(true_segments, measured, strict=True)]
+    for segment, area, pixels in zip(true_segments, listed, measured, strict=True):
+        number = isinstance(area, int | float | np.integer) and not isinstance(area, bool)
+        if not number or not math.isfinite(area) or area != int(area) or area < pixels:
+            raise EvaluationError(
+                f"ground truth lists segment {segment['id']} with area {area!r} and shows {pixels} pixels of it; make "
+                "the list again"
+            )
     true_area = np.array(listed, dtype=np.int64)
     on_void, shared = overlap[0, 1:], overlap[1:, 1:]
     true_class = np.array([s["category_id"] for s in true_segments], dtype=np.int64)

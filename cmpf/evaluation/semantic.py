@@ -25,6 +25,7 @@ from cmpf.evaluation.evaluator import (
     seen_groups,
     to_array,
 )
+from cmpf.evaluation.values import finite_numbers, new_image, whole_numbers
 from cmpf.formats.label_map import LabelReader
 from cmpf.types import ModelResult, Sample
 
@@ -74,6 +75,7 @@ class SemanticEvaluator:
         count = len(self._names)
         for sample, prediction in paired(inputs, outputs, "sem_seg"):
             image_id = required(sample, "image_id")
+            new_image(image_id, self._cells, describe(sample))
             path = required(sample, "sem_seg_file_name")
             truth = self._read_labels(path).astype(np.int64)
             labels = to_array(best_labels(sample, prediction, count))
@@ -101,7 +103,7 @@ def best_labels(
     """(H, W) labels of a semantic output, which may be scores (K, H, W).
 
     Raises:
-        EvaluationError: another number of score maps.
+        EvaluationError: another number of score maps, or a pixel whose scores are NaN or infinite.
     """
     if prediction.ndim != 3:
         return prediction
@@ -110,6 +112,11 @@ def best_labels(
             f"{describe(sample)}: {prediction.shape[0]} score maps for {num_classes} classes; "
             "predict with the vocabulary of the dataset"
         )
+    best = prediction.max(0)
+    # One NaN among the scores of a pixel is its largest one, for NumPy and for torch.
+    finite_numbers(
+        to_array(best if isinstance(best, np.ndarray) else best.values), f"{describe(sample)}: scores"
+    )
     return prediction.argmax(0)
 
 
@@ -117,12 +124,13 @@ def predicted_indices(labels: npt.NDArray[Any], *, num_classes: int, ignore_labe
     """Class indices (H, W) of predicted labels; `num_classes` stands for "no class".
 
     Args:
-        labels: (H, W) class indices; other values than 0..num_classes - 1 and the ignore label are refused.
+        labels: (H, W) class indices, whole numbers of any type; other values than 0..num_classes - 1 and the ignore
+            label are refused.
         where: opens the error message; names the file.
     Raises:
         EvaluationError: an impossible label.
     """
-    indices: Ids = labels.astype(np.int64)
+    indices: Ids = whole_numbers(labels, f"{where}: predicted labels")
     outside = (indices < 0) | (indices >= num_classes)
     wrong = indices[outside & (indices != ignore_label)]
     if wrong.size:

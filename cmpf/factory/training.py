@@ -76,6 +76,7 @@ def build_train_loader(cfg: Config) -> TrainLoader:
         pin_memory=build_device(cfg).type == "cuda",
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        skip_unreadable=cfg.DATALOADER.ON_ERROR == "skip",
     )
 
 

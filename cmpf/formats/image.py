@@ -6,9 +6,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,15 @@ from PIL import Image, UnidentifiedImageError
 
 from cmpf.common.files import replacing
 from cmpf.errors import ImageError
+from cmpf.formats.addresses import UrlPolicy, download, is_address
 
 RGB: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, where Pillow begins to warn of decompression bombs
-MAX_DOWNLOAD = 200 * 2**20  # bytes
-DOWNLOAD_SECONDS = 30.0
+# What Pillow opens, whatever a file's name says: decoders that are common, maintained and start no other program, as
+# that of EPS starts Ghostscript. MPO, of cameras with two lenses, is a kind of JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 # What Pillow raises for damaged files, depending on the format and the place of the damage.
 DAMAGED = (
     Image.DecompressionBombError,
@@ -33,9 +35,11 @@ DAMAGED = (
     EOFError,
     struct.error,
     zlib.error,
-    OverflowError,
+    ArithmeticError,
     LookupError,
+    AttributeError,
     RuntimeError,  # and NotImplementedError, a kind of it
+    MemoryError,
 )
 # JPEGs are decoded at 1/2, 1/4 or 1/8 where they stay so many times as large as wanted; the resize evens out the rest.
 DRAFT_MARGIN = 2
@@ -48,7 +52,7 @@ _TURNS = {
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls: bool = False) -> RGB:
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls: UrlPolicy = False) -> RGB:
     """Any image as RGB.
 
     EXIF orientation is applied; gray, palette, 16-bit and CMYK images are converted, transparency is laid
@@ -58,7 +62,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
         source: path, PIL image, or array: uint8, uint16 or bool (H, W); uint8 (H, W, 1), (H, W, 3) RGB or
             (H, W, 4) RGBA. An http(s) address only with allow_urls.
         max_pixels: larger images are refused before they are decoded.
-        allow_urls: download addresses.
+        allow_urls: download addresses; "private" = those of this machine and its network, too.
     Returns:
         (H, W, 3) uint8, a copy of its own.
     Raises:
@@ -73,7 +77,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
             f"cannot read an image from {type(source).__name__}; "
             "give a path, a PIL image or a uint8 array (H, W, 3)"
         )
-    if urlsplit(str(source)).scheme in ("http", "https", "ftp", "data", "file"):
+    if is_address(str(source)):
         return _from_url(str(source), max_pixels, allow_urls)
     with _opened(_existing(source), str(source)) as image:
         return _decode(image, str(source), max_pixels)
@@ -98,6 +102,25 @@ def read_small_image(
             opened.draft(None, (DRAFT_MARGIN * wanted[1], DRAFT_MARGIN * wanted[0]))
         image = _decode(opened, str(path), max_pixels)
     return resize_shortest_edge(image, short_side=short_side, max_side=max_side, size=size), size
+
+
+def open_image(file: str | Path | io.BytesIO) -> Image.Image:
+    """Image.open with the decoders of FORMATS only.
+
+    Raises:
+        OSError: the file cannot be opened, or is no regular file. UnidentifiedImageError, and others of DAMAGED: it is
+            no image of these formats, or a damaged one.
+    """
+    if not isinstance(file, io.BytesIO) and Path(file).exists() and not Path(file).is_file():
+        raise OSError(f"{file} is no regular file")  # reading a pipe would wait for good
+    return Image.open(file, formats=_formats())
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow was built with; it fails on the names of others."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
@@ -171,12 +194,14 @@ def _existing(source: str | Path) -> Path:
 def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
     """An image of which the head has been read."""
     try:
-        return Image.open(file)
+        return open_image(file)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too large, {error}; make it smaller") from error
     except UnidentifiedImageError as error:
         empty = isinstance(file, Path) and file.stat().st_size == 0
-        reason = "the file is empty" if empty else "not an image of a kind that Pillow can read"
+        reason = (
+            "the file is empty" if empty else f"not an image of a kind that is read ({', '.join(FORMATS)})"
+        )
         raise ImageError(f"{name}: {reason}; convert it to JPEG or PNG, or fetch it again") from error
     except DAMAGED as error:
         raise ImageError(f"{name}: cannot be opened ({error}); check or fetch it again") from error
@@ -258,24 +283,6 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> RGB:
     return np.array(_to_rgb(Image.fromarray(np.ascontiguousarray(array)), name))
 
 
-def _from_url(url: str, max_pixels: int, allow_urls: bool) -> RGB:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ImageError(f"{url[:100]}: give a plain path or an http(s) address")
-    if not allow_urls:
-        raise ImageError(
-            f"{url}: addresses are not downloaded; save the image and give its path, "
-            "or allow it with allow_urls=True"
-        )
-    from http.client import HTTPException
-    from urllib.request import Request, urlopen
-
-    request = Request(url, headers={"User-Agent": "cmpf"})
-    try:
-        with urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
-            content = response.read(MAX_DOWNLOAD + 1)
-    except (OSError, ValueError, HTTPException) as error:
-        raise ImageError(f"{url}: download failed ({error}); check the address and the network") from error
-    if len(content) > MAX_DOWNLOAD:
-        raise ImageError(f"{url}: more than {MAX_DOWNLOAD // 2**20} MiB; make the image smaller")
-    with _opened(io.BytesIO(content), url) as image:
+def _from_url(url: str, max_pixels: int, allow_urls: UrlPolicy) -> RGB:
+    with _opened(io.BytesIO(download(url, allow_urls)), url) as image:
         return _decode(image, url, max_pixels)

@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cmpf.errors import DatasetError
-from cmpf.formats.image import DAMAGED, RGB, write_image
+from cmpf.formats.image import DAMAGED, RGB, open_image, write_image
 
 ClassMap: TypeAlias = NDArray[np.int32]  # (H, W) class index, or NO_CLASS
 SegmentIds: TypeAlias = NDArray[np.int32]  # (H, W) segment id, or VOID_ID
@@ -33,7 +32,7 @@ def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) ->
         DatasetError: the file is missing or damaged, or holds no whole numbers; names it.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             pixels = np.asarray(image.convert("RGB") if palette_colors and image.mode == "P" else image)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such {what}; make or fetch it again") from error

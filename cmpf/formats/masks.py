@@ -14,30 +14,68 @@ from cmpf.errors import DatasetError
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W)
 RLE: TypeAlias = dict[str, Any]  # size [H, W] and packed counts
 POLYGON_NUMBERS = 6  # three points; pycocotools takes four numbers for a box
+FAR_AWAY = 10  # sides of the image that a point of a polygon may lie outside
+MAX_PACKED_LETTERS = 7  # of one run length: 35 bits
 
 
 def segmentation_issue(segmentation: Any, *, height: int, width: int) -> str:
-    """What is wrong with the form of a `segmentation`, or ""; nothing is decoded."""
+    """What is wrong with a `segmentation`, or ""; no mask is made."""
     if isinstance(segmentation, list):
         lengths = [len(polygon) if isinstance(polygon, list) else 0 for polygon in segmentation]
         if not lengths or min(lengths) < POLYGON_NUMBERS or any(length % 2 for length in lengths):
             return "a polygon needs three points, x and y of each"
-        return ""
+        return _points_issue(segmentation, height, width)
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
         return "neither polygons nor run lengths with size and counts"
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         return f"run lengths of size {size} in an image of {[height, width]}"
     if isinstance(counts, list):
-        if not all(isinstance(count, int) and count >= 0 for count in counts):
+        if not all(type(count) is int and count >= 0 for count in counts):
             return "run lengths that are no whole numbers of 0 or more"
         if sum(counts) != height * width:
             return f"run lengths of {sum(counts)} pixels in an image of {height * width}"
+        return ""
+    return _packed_issue(counts, height * width)
+
+
+def _points_issue(polygons: list[list[Any]], height: int, width: int) -> str:
+    """Coordinates that are no numbers, or so far away that pycocotools would need gigabytes for the edges between."""
+    far = FAR_AWAY * max(height, width)
+    for polygon in polygons:
+        for value in polygon:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -far <= value <= far:
+                return f"a polygon with the coordinate {str(value)[:40]} in an image of {[height, width]}"
+    return ""
+
+
+def _packed_issue(counts: Any, pixels: int) -> str:
+    """What is wrong with packed run lengths. pycocotools reads memory that is not its own where they are too short."""
+    try:
+        text = counts.encode("ascii") if isinstance(counts, str) else bytes(memoryview(counts))
+    except (TypeError, UnicodeEncodeError):
+        return "packed run lengths that are no ASCII text"
+    # Six bits a letter: five of the number, lowest first, and one that says that more follow.
+    values = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if values.size == 0 or values.min() < 0 or values.max() > 63 or values[-1] & 32:
+        return "packed run lengths that are cut off or damaged"
+    ends = np.flatnonzero((values & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > MAX_PACKED_LETTERS:
+        return "packed run lengths that are damaged"
+    shifts = 5 * (np.arange(values.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((values & 31) << shifts, starts)
+    runs -= np.where(values[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    for first in (1, 2):  # from the fourth on, each is the difference to the last but one
+        runs[first::2] = np.cumsum(runs[first::2])
+    if (runs < 0).any() or int(runs.sum()) != pixels:
+        return f"packed run lengths of {int(runs.sum())} pixels, or negative ones, in an image of {pixels}"
     return ""
 
 
 def to_rle(segmentation: Any, *, height: int, width: int, where: str) -> RLE:
-    """A `segmentation` of any of the three forms as packed run lengths.
+    """A `segmentation` of any of the three forms as packed run lengths, which can be unpacked.
 
     Args:
         height, width: of the image.
@@ -45,10 +83,7 @@ def to_rle(segmentation: Any, *, height: int, width: int, where: str) -> RLE:
     Raises:
         DatasetError: it has another form or another size, or run lengths that cannot be unpacked.
     """
-    rle = _packed(segmentation, height, width, where)
-    if not isinstance(segmentation, list):
-        _unpacked(rle, where)  # damaged ones fail here, where their file is known
-    return rle
+    return _packed(segmentation, height, width, where)
 
 
 def decode_mask(segmentation: Any, *, height: int, width: int, where: str) -> Mask:

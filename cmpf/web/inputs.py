@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cmpf.errors import CMPFError, ImageError, VocabularyError
-from cmpf.formats.image import read_image, read_image_size, resize_image, shortest_edge_size
+from cmpf.formats.image import (
+    open_image,
+    read_image,
+    read_image_size,
+    resize_image,
+    shortest_edge_size,
+)
 from cmpf.shapeworld.categories import CATEGORIES
 from cmpf.shapeworld.scene import generate_scene
 
@@ -153,7 +159,7 @@ def _photograph(name: str) -> NDArray[np.uint8] | None:
     except ImportError:
         return None
     file = Path(data.__file__).parent / f"{name}.png"
-    return np.asarray(Image.open(file).convert("RGB")) if file.is_file() else None
+    return np.asarray(open_image(file).convert("RGB")) if file.is_file() else None
 
 
 def _save(image: NDArray[np.uint8], path: Path) -> Path:

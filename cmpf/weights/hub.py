@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cmpf.common.files import write_text
-from cmpf.config import Config, find_config, get_cfg, with_overrides
+from cmpf.config import Config, find_config, with_overrides
 from cmpf.data import Vocabulary, get_spec
 from cmpf.data.datasets.catalog import FILE_PREFIX
-from cmpf.errors import ModelNameError, PluginError, WeightsError, summary
+from cmpf.errors import ModelNameError, WeightsError, summary
 from cmpf.registry import module_name
+from cmpf.weights.foreign import check_foreign
 from cmpf.weights.saving import TrainedModel, save
 from cmpf.weights.zoo import zoo, zoo_weights
 
@@ -45,8 +46,8 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
         The weights are None where the config names them.
     Raises:
         ModelNameError: nothing has this name, or the folder or repository is no model. WeightsError: the weights of
-            a zoo model or the repository cannot be had. PluginError: a repository asks for a plug-in that the user
-            does not name; what others publish imports no code by itself.
+            a zoo model or the repository cannot be had. ConfigError, PluginError: a folder or repository names files
+            of this machine, or code that the user does not name; see check_foreign.
     """
     known = zoo()
     if model in known:
@@ -56,14 +57,12 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
     path = Path(model)
     if model and path.is_dir():
         return _in_folder(
-            path, f"folder {model}", "train_net.py and save_pretrained write both", need_weights
+            path, f"folder {model}", "train_net.py and save_pretrained write both", need_weights, plugins
         )
     if path.suffix in (".yaml", ".yml"):
         return find_config(model), [], None
     if (name := HUB_NAME.fullmatch(model)) and not path.exists():
-        source = _from_hub(name["repo"], name["revision"], need_weights)
-        _check_plugins(model, source[0], plugins)
-        return source
+        return _from_hub(name["repo"], name["revision"], need_weights, plugins)
     near = difflib.get_close_matches(model, known, n=1, cutoff=0.4)
     hint = f", did you mean {near[0]}?" if near else "."
     raise ModelNameError(
@@ -72,30 +71,19 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
     )
 
 
-def _in_folder(folder: Path, title: str, origin: str, need_weights: bool) -> Source:
+def _in_folder(folder: Path, title: str, origin: str, need_weights: bool, plugins: Sequence[str]) -> Source:
     wanted = (FOLDER_CONFIG, FOLDER_WEIGHTS) if need_weights else (FOLDER_CONFIG,)
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ModelNameError(f"{title} holds no {' and no '.join(missing)}; {origin}")
+    check_foreign(title, folder / FOLDER_CONFIG, dataset=folder / FOLDER_DATASET, plugins=plugins)
     overrides: list[Any] = []
     if (dataset := folder / FOLDER_DATASET).is_file():
         overrides = ["DATASETS.TRAIN", [f"{FILE_PREFIX}{dataset.absolute()}"]]
     return folder / FOLDER_CONFIG, overrides, folder / FOLDER_WEIGHTS if need_weights else None
 
 
-def _check_plugins(model: str, config: Path, given: Sequence[str]) -> None:
-    allowed = {module_name(plugin) for plugin in given}
-    wanted = [plugin for plugin in get_cfg(config).MODEL.CMPF.PLUGINS if module_name(plugin) not in allowed]
-    if wanted:
-        flags = " ".join(f"--plugin {plugin}" for plugin in wanted)
-        raise PluginError(
-            f"{model} needs the plug-in{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}: code, which no model of "
-            f"the Hub brings or may choose. Get it from the model's authors, read it, and name it: {flags}, in Python "
-            f"plugins={wanted!r}"
-        )
-
-
-def _from_hub(repository: str, revision: str | None, need_weights: bool) -> Source:
+def _from_hub(repository: str, revision: str | None, need_weights: bool, plugins: Sequence[str]) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -114,7 +102,7 @@ def _from_hub(repository: str, revision: str | None, need_weights: bool) -> Sour
             f"({summary(error, 150)}).{offline} Without network, copy {FOLDER_CONFIG} and {FOLDER_WEIGHTS} of that "
             "page into a folder and give the folder"
         ) from error
-    return _in_folder(Path(folder), f"{page}", "is it a CMPF model?", need_weights)
+    return _in_folder(Path(folder), page, "is it a CMPF model?", need_weights, plugins)
 
 
 def save_folder(

@@ -20,7 +20,7 @@ from cmpf.weights.checks import (
     check_use,
 )
 from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX, Naming, Parts, split
-from cmpf.weights.reading import Contents, read_contents, unwrapped
+from cmpf.weights.reading import Contents, check_values, read_contents, unwrapped
 from cmpf.weights.report import LoadReport, Part, PartReport, compare
 from cmpf.weights.saving import FrozenEncoder, ModelWithEncoders, TrainedModel
 
@@ -72,6 +72,8 @@ def load(
         check_fit(contents.source, parts.naming, trained, frozen, report)
         if not allow_unused:
             check_use(contents.source, report)
+    for part in (trained, *frozen.values()):
+        check_values(contents.source, {name: part.given[name] for name in part.report.loaded}, part.own)
     _copy(trained)
     for kind, part in frozen.items():
         if part.report.loaded:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cmpf.errors import WeightsError, summary
 from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.remote import LIMIT, is_page, reason_of
-from cmpf.weights.saving import FORMAT_VERSION, METADATA_KEY, VERSION_KEY
+from cmpf.weights.saving import ENCODERS_KEY, FORMAT_VERSION, METADATA_KEY, VERSION_KEY
 
 # What libraries raise for a file that is truncated, foreign, or made for another model.
 UNREADABLE = (
@@ -78,10 +78,45 @@ def load_weights(model: nn.Module, path: Path) -> None:
         WeightsError: the file cannot be read or belongs to another model.
     """
     tensors = read_contents(path).tensors
+    check_values(str(path), tensors, model.state_dict())
     try:
         model.load_state_dict(tensors)
     except UNREADABLE as error:
         raise WeightsError(f"{path}: does not fit the model, is it another size? {summary(error)}") from error
+
+
+def check_values(source: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Makes sure that weights are numbers that the model can compute with, in place of which it would give any result.
+
+    Args:
+        source: of the weights, for messages.
+        given: weights by name; those that are not in `own` do not matter.
+        own: those of the model. Where one of its own is not finite (the mask of causal attention), another may be so.
+    Raises:
+        WeightsError: quantized, complex or whole numbers in place of floating-point ones, or the other way round; NaN
+            or infinity.
+    """
+    for name, value in given.items():
+        if (place := own.get(name)) is None:
+            continue
+        if value.is_floating_point() != place.is_floating_point() or value.is_complex():
+            raise WeightsError(
+                f"{source}: {name} is of type {str(value.dtype).removeprefix('torch.')}, the model's is "
+                f"{str(place.dtype).removeprefix('torch.')}; save the weights unquantized, in float16, bfloat16 or "
+                "float32"
+            )
+        if not _is_finite(value) and _is_finite(place):
+            raise WeightsError(
+                f"{source}: {name} holds NaN or infinity, with which every result would be meaningless; take an "
+                "earlier checkpoint"
+            )
+
+
+def _is_finite(values: Tensor) -> bool:
+    if not values.is_floating_point():
+        return True
+    values = values if values.element_size() > 1 else values.float()  # torch does not ask numbers of 8 bits
+    return bool(values.isfinite().all())
 
 
 def load_checked_weights(name: str, *, folder: Path = ASSETS) -> dict[str, Tensor]:
@@ -239,8 +274,10 @@ def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], 
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            if not isinstance(metadata, dict) or not isinstance(metadata.get(ENCODERS_KEY, {}), dict):
+                raise ValueError(f"its metadata under {METADATA_KEY!r} are of another form")
             values = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path} is truncated, damaged or no safetensors file ({error}). {_DAMAGED}"
         ) from error

@@ -13,6 +13,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from cmpf.common.yaml_files import load_yaml, read_yaml_text
 from cmpf.config import Config, config_root, get_cfg
 from cmpf.config.errors import Issue, Origin, as_error
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
@@ -227,7 +228,7 @@ def _architecture(cfg: Config) -> tuple[object, ...]:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return load_yaml(read_yaml_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the model zoo {path} cannot be read: {reason}") from error

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,77 @@ def test_configs_inside_an_installed_package_come_before_a_folder_beside_it(tmp_
     assert config_root() == tmp_path / "site-packages" / "configs"
     (package / "configs").mkdir(parents=True)
     assert config_root() == package / "configs"
+
+
+# Files that somebody wrote to stop us.
+
+
+def bomb(layers: int, *, opening: str, closing: str) -> str:
+    """Aliases of aliases: ten times as many values with every line."""
+    lines = ["  a0: &a0 " + opening + closing]
+    for n in range(1, layers):
+        parts = ", ".join([f"*a{n - 1}"] * 10)
+        if opening == "{":
+            parts = ", ".join(f"K{k}: *a{n - 1}" for k in range(10))
+        lines.append(f"  a{n}: &a{n} {opening}{parts}{closing}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "MODEL:\n" + bomb(9, opening="{", closing="}"),
+            "more than 30,000 keys and values behind its aliases",
+        ),
+        (
+            "MODEL:\n" + bomb(9, opening="[", closing="]"),
+            "more than 30,000 keys and values behind its aliases",
+        ),
+        ("SEED: " + "[" * 60 + "]" * 60, "nested more than 50 deep"),
+        ("SEED: [" + "0," * 30_001 + "]", "more than 30,000 keys and values"),
+        ("SEED: '" + "a" * 10_001 + "'", "a value of more than 10,000 letters"),
+        ("#" * 2**20 + "\nSEED: 1", "1,048,584 bytes, and up to 1,048,576 are read"),
+        ("".join(f"KEY{n}: 1\n" for n in range(10_000)), r"10000 issues .*KEY0: unknown.* · and 9,950 more"),
+        ("SEED: !!int abc", "SEED: cannot be read: 'abc' is no int"),
+        ("SEED: !!bool abc", "SEED: cannot be read: 'abc' is no bool"),
+        ("SEED: !!timestamp abc", "SEED: cannot be read: 'abc' is no timestamp"),
+        ("SEED: 2001-99-99", "SEED: cannot be read: '2001-99-99' is no timestamp"),
+        ("SEED: " + "9" * 5000, "SEED: cannot be read: '9+' is no int"),
+    ],
+)
+def test_a_file_that_would_take_minutes_or_all_memory_is_refused(tmp_path, text, message):
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match=message):
+        get_cfg(write(tmp_path, "bomb.yaml", text))
+    assert time.perf_counter() - started < 10
+
+
+def test_bases_that_multiply_are_refused(tmp_path):
+    write(tmp_path, "b0.yaml", "SEED: 1\n")
+    for n in range(1, 12):
+        write(tmp_path, f"b{n}.yaml", f"_BASE_: [{', '.join([f'b{n - 1}.yaml'] * 8)}]\n")
+    with pytest.raises(ConfigError, match="leads to more than 100 files"):
+        get_cfg(tmp_path / "b11.yaml")
+
+
+def test_ordinary_aliases_and_merged_keys_are_read(tmp_path):
+    text = "MODEL:\n  MASK_FORMER: &m {NHEADS: 4}\n  SEM_SEG_HEAD:\n    NORM_GROUPS: 16\nSEED: &s 3\nNUM_THREADS: *s\n"
+    cfg = get_cfg(write(tmp_path, "a.yaml", text))
+    assert (cfg.SEED, cfg.NUM_THREADS, cfg.MODEL.MASK_FORMER.NHEADS) == (3, 3, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    issues = issues_of(tmp_path / "pipe.yaml")
+    assert issues == ["cannot be read: no regular file"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("NUM_THREADS", 100_000), ("MODEL.MASK_FORMER.DEC_LAYERS", 10**6), ("INPUT.IMAGE_SIZE", 10**9)],
+)
+def test_numbers_beyond_any_machine_are_refused(key, value):
+    with pytest.raises(ConfigError, match=f"{key}: expected a whole number .*up to .*got {value}"):
+        get_cfg(overrides=[key, value])

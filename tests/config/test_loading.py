@@ -75,7 +75,7 @@ def test_all_issues_of_all_files_and_overrides_come_in_one_error(tmp_path):
     assert 'base.yaml line 2: SOLVER.BASE_LR: expected a number > 0, got "fast"' in message
     unknown = "child.yaml line 4: MODEL.MASK_FORMR.NHEADS: unknown, did you mean MODEL.MASK_FORMER.NHEADS?"
     assert unknown in message
-    assert "child.yaml line 5: SEED: expected a whole number >= 0, got -1" in message
+    assert "child.yaml line 5: SEED: expected a whole number >= 0, below 2^63, got -1" in message
     assert 'override: TEST.ENSEMBLE.ALPHA: expected a number from 0 to 1, got "1.5"' in message
     assert "override: SEED: has no value; overrides are KEY VALUE pairs" in message
 

@@ -15,17 +15,9 @@ from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 
 from cmpf.data import loader
 from cmpf.data.datasets.readers import read_coco_panoptic
-from cmpf.data.loader import (
-    Place,
-    TrainingSampler,
-    TrainLoader,
-    augmentation_rng,
-    build_test_loader,
-    build_train_loader,
-    epoch_order,
-    inference_share,
-)
+from cmpf.data.loader import SkippedImages, TrainLoader, build_test_loader, build_train_loader
 from cmpf.data.mapper import DatasetMapper
+from cmpf.data.sampling import Place, TrainingSampler, augmentation_rng, epoch_order, inference_share
 from cmpf.data.targets import PanopticTargets
 from cmpf.data.transforms.geometric import (
     LabeledImage,
@@ -356,3 +348,42 @@ def test_inference_shares_cover_each_image_once_and_differ_by_one(num_samples: i
 def test_an_impossible_inference_rank_is_refused() -> None:
     with pytest.raises(DatasetError, match="rank 1 of 1"):
         inference_share(5, rank=1, world_size=1)
+
+
+# Images that cannot be read.
+
+
+def test_an_unreadable_image_is_skipped_for_the_next_one_and_named_once(
+    samples: list[Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(samples[2]["file_name"]).write_bytes(b"no image")
+    loader = train_loader(samples, skip_unreadable=True, total_batch_size=5)
+    with caplog.at_level(logging.WARNING):
+        batches = [batch for batch, _ in zip(loader, range(3), strict=False)]
+    names = [sorted(sample["file_name"] for sample in batch) for batch in batches]
+    # Each of the five images is drawn once an epoch; number 3 stands in for number 2.
+    assert names == [sorted(samples[i]["file_name"] for i in (0, 1, 3, 3, 4))] * 3
+    assert [r.getMessage() for r in caplog.records if "left out, number 1" in r.getMessage()] != []
+    assert caplog.text.count(samples[2]["file_name"]) == 1
+
+
+def test_too_many_unreadable_images_stop_and_name_the_dataset_damaged(samples: list[Sample]) -> None:
+    for sample in samples[1:3]:
+        Path(sample["file_name"]).write_bytes(b"no image")
+    message = r"This is image 2 of 5 that cannot be read, more than 0\.1%: the dataset is damaged"
+    with pytest.raises(DatasetError, match=message):
+        next(iter(train_loader(samples, skip_unreadable=True, total_batch_size=5)))
+
+
+def test_a_thousandth_of_the_images_may_be_skipped() -> None:
+    skipped = SkippedImages(3000)
+    for index in (5, 5, 7, 9):
+        skipped.add(index, DatasetError("x"))
+    with pytest.raises(DatasetError, match="image 4 of 3,000"):
+        skipped.add(11, DatasetError("x"))
+
+
+def test_without_skipping_the_first_unreadable_image_is_the_error(samples: list[Sample]) -> None:
+    Path(samples[2]["file_name"]).write_bytes(b"no image")
+    with pytest.raises(ImageError, match=samples[2]["file_name"]):
+        next(iter(train_loader(samples, total_batch_size=5)))

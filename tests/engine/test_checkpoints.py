@@ -1,15 +1,19 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from cmpf.engine.checkpoints import Checkpointer, last_weights
+from cmpf.engine.checkpoints import Checkpointer, last_weights, training_lock
 from cmpf.errors import TrainingError
 
 
@@ -197,3 +201,142 @@ def test_a_folder_without_the_last_weights_is_an_error(tmp_path: Path) -> None:
     saved(tmp_path, 1).weights_path(1).unlink()
     with pytest.raises(TrainingError, match=r"names model_0000001\.safetensors, which is missing"):
         last_weights(tmp_path)
+
+
+def test_without_the_pointer_the_newest_whole_weights_are_found(tmp_path: Path) -> None:
+    made = saved(tmp_path, 1, 2)
+    (tmp_path / "last_checkpoint").unlink()
+    assert last_weights(tmp_path) == made.weights_path(2)
+    made.state_path(2).unlink()
+    assert last_weights(tmp_path) == made.weights_path(1)
+
+
+def test_the_last_weights_are_those_that_their_state_names(tmp_path: Path) -> None:
+    made = saved(tmp_path, 1)
+    made.weights_path(1).write_text("other weights")
+    with pytest.raises(
+        TrainingError, match=r"model_0000001\.safetensors is truncated, damaged or of another run"
+    ):
+        last_weights(tmp_path)
+
+
+# What can go wrong while files are written: each operation of a save in its turn ends the process, or fails as on a
+# full disk.
+
+
+class Operations:
+    """Calls of the operating system that change files, counted; the chosen one raises."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int, error: BaseException) -> None:
+        self.count = 0
+        self._fail_at, self._error = fail_at, error
+        for owner, name in (
+            (os, "replace"),
+            (os, "fsync"),
+            (os, "unlink"),
+            (Path, "replace"),
+            (Path, "unlink"),
+            (Path, "write_text"),
+            (torch, "save"),
+        ):
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            if self.count >= self._fail_at:  # a dead process does nothing afterwards either
+                raise self._error
+            return call(*arguments, **options)
+
+        return counted
+
+
+class Dead(BaseException):
+    """In place of kill -9."""
+
+
+@pytest.mark.parametrize(
+    "error", [Dead(), OSError(errno.ENOSPC, "No space left on device")], ids=["kill", "full"]
+)
+@pytest.mark.parametrize("earlier", [[], [1], [1, 2, 3]])
+def test_whatever_operation_of_a_save_is_the_last_training_can_go_on(
+    tmp_path: Path, error: BaseException, earlier: list[int]
+) -> None:
+    ends: list[int] = []
+    for operation in range(1, 60):
+        folder = tmp_path / str(operation)
+        saved(folder, *earlier)
+        new = max(earlier, default=0) + 1
+        with pytest.MonkeyPatch.context() as patch:
+            operations = Operations(patch, fail_at=operation, error=error)
+            try:
+                saved(folder, new)
+            except (Dead, TrainingError, OSError):
+                assert operations.count >= operation
+        if operations.count < operation:
+            break  # the save had no further operation
+        weights = Weights()
+        made = checkpointer(folder, weights)
+        state = made.load_newest()  # raised for ever after a first save that had written weights only
+        reached = 0 if state is None else state["iteration"]
+        ends.append(reached)
+        assert reached in (new, max(earlier, default=0))
+        assert weights.value == (f"weights {reached}" if reached else "")
+        made.check_unused() if reached == 0 else None
+        made.save(reached + 1, {"iteration": reached + 1})
+        assert last_weights(folder) == made.weights_path(reached + 1)
+        assert not list(folder.glob(".tmp*"))
+    assert len(ends) >= 8
+    assert ends == sorted(ends)
+    assert set(ends) == {new, max(earlier, default=0)}
+
+
+def test_a_first_save_that_did_not_end_is_moved_aside_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = saved(tmp_path, 5)
+    made.state_path(5).unlink()
+    (tmp_path / "last_checkpoint").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert made.load_newest() is None
+    assert "the first save in" in caplog.text
+    assert (tmp_path / "unfinished_model_0000005.safetensors").read_text() == "weights 5"
+    made.check_unused()
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"training_0000001\.pt cannot be written .*make room .*--resume"):
+        saved(tmp_path, 1)
+
+
+# One training a folder.
+
+
+def test_a_second_training_in_the_same_folder_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from cmpf.engine.checkpoints import training_lock\n"
+        "with training_lock(pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "locked\n"
+    message = f"another training writes into {tmp_path} .*another OUTPUT_DIR"
+    with pytest.raises(TrainingError, match=message), training_lock(tmp_path):
+        pass
+    first.kill()  # the lock goes with its process
+    first.wait()
+    with training_lock(tmp_path):
+        pass

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from cmpf.engine.records import Record
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import MetricsFile, Writer
-from cmpf.errors import TrainingError
+from cmpf.errors import ImageError, TrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -448,3 +448,31 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path
     # The killed run's schedule had another end; only what does not depend on it is compared here.
     whole.train()
     assert trainer.loader.state_dict() == whole.loader.state_dict()
+
+
+def test_an_unreadable_image_ends_the_training_with_a_checkpoint(tmp_path: Path) -> None:
+    def spoil(position: int, batch: list[dict[str, Any]]) -> None:
+        if position == 3 and not (tmp_path / "repaired").exists():
+            raise ImageError("b/c.jpg: damaged or truncated; fetch or make it again")
+
+    trainer = toy_trainer(tmp_path, max_iter=6, loader=ToyLoader(spoil))
+    message = r"b/c\.jpg: damaged .* Checkpoint: .*model_0000003\.safetensors\. .*--resume, .*ON_ERROR skip"
+    with pytest.raises(TrainingError, match=message):
+        trainer.train()
+    (tmp_path / "repaired").touch()
+    resumed = toy_trainer(tmp_path, max_iter=6, loader=ToyLoader(spoil))
+    assert resumed.resume()
+    assert resumed.train().finished
+    undisturbed = toy_trainer(tmp_path / "other", max_iter=6, loader=ToyLoader())
+    undisturbed.train()
+    assert fingerprint(resumed)["weights"] == fingerprint(undisturbed)["weights"]
+
+
+def test_nothing_left_to_train_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    toy_trainer(tmp_path, max_iter=6).train()
+    again = toy_trainer(tmp_path, max_iter=4)
+    assert again.resume()
+    with caplog.at_level(logging.INFO):
+        again.train()
+    assert "iteration 6 of 4: nothing is left to train" in caplog.text
+    assert "from iteration 6 to 4" not in caplog.text

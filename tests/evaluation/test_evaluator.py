@@ -60,10 +60,17 @@ def test_the_model_is_called_without_gradients_and_evaluators_start_afresh(tmp_p
 
 
 def test_progress_is_shown_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate(lambda batch: [], [], [judge()], progress=True)
+    batches = [[semantic_sample(tmp_path, np.zeros((2, 2), np.uint8))]]
+    answer = [{"sem_seg": torch.zeros(2, 2)}]
+    evaluate(lambda batch: answer, batches, [judge()], progress=True)
     assert "evaluate" in capsys.readouterr().err
-    evaluate(lambda batch: [], [], [judge()], progress=False)
+    evaluate(lambda batch: answer, batches, [judge()], progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_no_image_at_all_is_no_result() -> None:
+    with pytest.raises(EvaluationError, match="no image was evaluated; check how the dataset was prepared"):
+        evaluate(lambda batch: [], [], [judge()], progress=False)
 
 
 def test_a_model_that_drops_an_image_is_an_error(tmp_path: Path) -> None:
@@ -72,9 +79,10 @@ def test_a_model_that_drops_an_image_is_an_error(tmp_path: Path) -> None:
         evaluate(lambda batch: [{"sem_seg": torch.zeros(1, 1)}], [samples], [judge()], progress=False)
 
 
-def test_two_evaluators_of_one_task_are_an_error() -> None:
+def test_two_evaluators_of_one_task_are_an_error(tmp_path: Path) -> None:
+    batches = [[semantic_sample(tmp_path, np.zeros((2, 2), np.uint8))]]
     with pytest.raises(EvaluationError, match="two evaluators report the task 'sem_seg'"):
-        evaluate(lambda batch: [], [], [judge(), judge()], progress=False)
+        evaluate(lambda batch: [{"sem_seg": torch.zeros(2, 2)}], batches, [judge(), judge()], progress=False)
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "semantic"])

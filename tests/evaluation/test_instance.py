@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 from typing import Any
@@ -279,3 +280,27 @@ def test_objects_without_any_detection_score_zero_and_no_object_scores_nan() -> 
     assert math.isnan(average_precisions(nothing_there, list("abcd"), None)["AP"])
     nothing = coco_precision([], [], [], num_classes=CLASSES, iou_type="bbox")
     assert math.isnan(average_precisions(nothing, list("abcd"), None)["AP"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": torch.tensor([math.nan])}, "scores: nan; expected finite numbers"),
+        ({"scores": torch.tensor([0.9, 0.8])}, "1 masks, 1 boxes, 2 scores, 1 classes; expected one of each"),
+        (
+            {"pred_boxes": torch.tensor([[0, 0, math.inf, 1]])},
+            "predicted boxes: inf; expected finite numbers",
+        ),
+        ({"pred_classes": torch.tensor([0.9])}, r"predicted classes: 0\.9; expected whole numbers"),
+        ({"pred_classes": torch.tensor([True])}, "predicted classes of type bool; expected whole numbers"),
+        ({"pred_masks": torch.full((1, 60, 80), 0.3)}, r"predicted masks: 0\.3, .*; expected True and False"),
+    ],
+)
+def test_predictions_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
+    given = output(((10, 10, 30, 30), 0, 0.9))["instances"]
+    judge = InstanceEvaluator(class_names=NAMES)
+    with pytest.raises(EvaluationError, match=f"1.jpg: {message}"):
+        judge.process([sample([])], [{"instances": dataclasses.replace(given, **change)}])
+    judge.process([sample([])], [{"instances": given}])
+    with pytest.raises(EvaluationError, match="image_id 1 came before"):
+        judge.process([sample([])], [{"instances": given}])

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.evaluation_data import panoptic_output, panoptic_sample, random_panoptic, segment, shaken
 from helpers.panoptic_reference import naive_quality
 from PIL import Image
@@ -79,18 +81,47 @@ def test_random_images_agree_with_the_definition_read_aloud(tmp_path: Path, crow
     assert 20 < got["PQ"] < 80  # the comparison is not one of trivial numbers
 
 
-def test_an_image_processed_twice_counts_once(tmp_path: Path) -> None:
-    generator = np.random.default_rng(5)
-    once, twice = evaluator(), evaluator()
-    for number in range(3):
-        truth = random_panoptic(generator, size=(16, 16), classes=3, crowds=True)
-        guess = shaken(generator, *truth, classes=3)
-        batch = [panoptic_sample(tmp_path, *truth, image_id=number)], [panoptic_output(*guess)]
-        once.process(*batch)
-        for _ in range(number):
-            twice.process(*batch)
-        twice.process(*batch)
-    assert repr(once.evaluate()) == repr(twice.evaluate())
+def test_an_image_that_comes_twice_is_an_error_until_reset(tmp_path: Path) -> None:
+    truth = random_panoptic(np.random.default_rng(5), size=(16, 16), classes=3, crowds=True)
+    batch = [panoptic_sample(tmp_path, *truth, image_id=7)], [panoptic_output(*truth)]
+    judge = evaluator()
+    judge.process(*batch)
+    with pytest.raises(EvaluationError, match="image_id 7 came before"):
+        judge.process(*batch)
+    judge.reset()
+    judge.process(*batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": torch.tensor([[1.5, 2.0]])}, r"predicted segment ids: 1\.5; expected whole numbers"),
+        ({"ids": torch.tensor([[float("nan"), 2.0]])}, "predicted segment ids: nan; expected whole numbers"),
+        ({"category_id": 1.9}, r"prediction segment with category_id 1\.9, no whole number"),
+        ({"category_id": True}, "prediction segment with category_id True, no whole number"),
+    ],
+)
+def test_predictions_that_are_no_whole_numbers_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    truth = np.array([[1, 2]]), [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 0}]
+    ids = change.pop("ids", torch.tensor([[1.0, 2.0]]))
+    guess = [{**segment, **(change if segment["id"] == 1 else {})} for segment in truth[1]]
+    with pytest.raises(EvaluationError, match=message):
+        evaluator().process([panoptic_sample(tmp_path, *truth)], [{"panoptic_seg": (ids, guess)}])
+
+
+@pytest.mark.parametrize("area", [1, 0, -4, 2.5, True, math.nan, "4"])
+def test_a_listed_area_with_which_iou_could_exceed_1_is_refused(area: Any) -> None:
+    ids = np.array([[1, 1, 1, 1]])
+    listed = [{"id": 1, "category_id": 0, "area": area}]
+    with pytest.raises(
+        EvaluationError, match=r"ground truth lists segment 1 with area .* and shows 4 pixels"
+    ):
+        match_segments(ids, listed, ids, [{"id": 1, "category_id": 0}])
+    # One that is too large makes IoU smaller, as panopticapi has it: 4 / (8 + 4 - 4).
+    listed[0]["area"] = 7
+    assert match_segments(ids, listed, ids, [{"id": 1, "category_id": 0}]).matched_ious.tolist() == [4 / 7]
 
 
 def test_no_image_gives_nan_and_never_zero() -> None:

@@ -37,9 +37,12 @@ def test_categories_are_in_the_order_of_their_ids() -> None:
     assert categories.names == ("a", "4", "b")
     assert categories.index(9, path=PATH, what="x") == 2
     with pytest.raises(
-        EvaluationError, match=r"p\.json: segment 1 has category_id \[9\], which gt\.json does not list"
+        EvaluationError, match=r"p\.json: segment 1 has category_id 7, which gt\.json does not list"
     ):
-        categories.index([9], path=Path("p.json"), what="segment 1")
+        categories.index(7, path=Path("p.json"), what="segment 1")
+    for value in ([9], True, None):
+        with pytest.raises(EvaluationError, match=r"segment 1 has category_id .*; expected a whole number"):
+            categories.index(value, path=Path("p.json"), what="segment 1")
     with pytest.raises(EvaluationError, match=r"gt\.json: no category in it"):
         read_categories({"categories": []}, PATH)
 

@@ -184,3 +184,31 @@ def test_an_ignore_label_among_the_classes_stays_a_class_where_it_is_predicted()
     assert predicted_indices(np.array([[0, 1]]), num_classes=2, ignore_label=0, where="x").tolist() == [
         [0, 1]
     ]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_no_result(tmp_path: Path, bad: float) -> None:
+    truth = np.zeros((2, 2), dtype=np.uint8)
+    scores = torch.zeros(4, 2, 2)
+    scores[2, 1, 1] = bad  # argmax takes NaN for the largest number
+    for given in (scores, scores.numpy()):
+        with pytest.raises(EvaluationError, match=f"scores: {bad}; expected finite numbers"):
+            evaluator().process([semantic_sample(tmp_path, truth)], [{"sem_seg": given}])
+    scores[2, 1, 1] = -math.inf  # the logarithm of 0 is a score, as long as another class has more
+    evaluator().process([semantic_sample(tmp_path, truth)], [{"sem_seg": scores}])
+
+
+def test_labels_are_whole_numbers(tmp_path: Path) -> None:
+    sample = semantic_sample(tmp_path, np.zeros((1, 2), dtype=np.uint8))
+    for values, message in (
+        ([[0.7, 0.0]], r"predicted labels: 0\.7; expected whole numbers"),
+        ([[math.nan, 0.0]], "predicted labels: nan; expected whole numbers"),
+        ([[True, False]], "predicted labels of type bool; expected whole numbers"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            evaluator().process([sample], [{"sem_seg": torch.tensor(values)}])
+    judge = evaluator()
+    judge.process([sample], [{"sem_seg": torch.tensor([[0.0, 1.0]])}])
+    assert judge.evaluate()["sem_seg"]["pACC"] == 50
+    with pytest.raises(EvaluationError, match=r"image_id .* came before"):
+        judge.process([sample], [{"sem_seg": torch.tensor([[0.0, 1.0]])}])

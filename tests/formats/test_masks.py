@@ -73,13 +73,42 @@ def test_good_forms_have_no_issue() -> None:
 def test_packed_runs_that_go_beyond_the_image_are_refused() -> None:
     large = coco_mask.encode(np.asfortranarray(np.ones((9, 9), np.uint8)))
     segmentation = {"size": [3, 4], "counts": large["counts"].decode("ascii")}
-    with pytest.raises(DatasetError, match="cannot be decoded"):
+    message = "a.json: mask 7: packed run lengths of 81 pixels, or negative ones, in an image of 12; repair"
+    with pytest.raises(DatasetError, match=message):
         decode_mask(segmentation, height=3, width=4, where="a.json: mask 7")
-    with pytest.raises(DatasetError, match="cannot be decoded"):
-        to_rle(segmentation, height=3, width=4, where="")
+    with pytest.raises(DatasetError, match=message):
+        to_rle(segmentation, height=3, width=4, where="a.json: mask 7")
 
 
 def test_what_is_written_is_json_and_reads_as_it_was() -> None:
     written = json.loads(json.dumps(encode_mask(MASK.astype(bool))))
     assert written == PACKED
     assert mask_box(MASK.astype(bool)) == [1, 1, 2, 2]
+
+
+# Of run lengths that end too early pycocotools shows memory that is not the mask's; a point far away takes all memory.
+@pytest.mark.parametrize(
+    "counts", ["", "0", "42", "4212", "~~~", "\xe9", "P" * 40, "o" * 99, b"\xff\xfe", 5, None, "0000o"]
+)
+def test_packed_runs_that_are_not_those_of_the_image_are_refused(counts: Any) -> None:
+    with pytest.raises(DatasetError, match=r"mask 7: packed run lengths .*; repair the annotations"):
+        to_rle({"size": [3, 4], "counts": counts}, height=3, width=4, where="a.json: mask 7")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e9, float("nan"), float("inf"), "1", None, True, [1]])
+def test_polygons_with_impossible_points_are_refused(value: Any) -> None:
+    polygon = [[1.0, 1.0, 3.0, 1.0, 3.0, value]]
+    with pytest.raises(
+        DatasetError, match=r"mask 7: a polygon with the coordinate .* in an image of \[3, 4\]"
+    ):
+        to_rle(polygon, height=3, width=4, where="a.json: mask 7")
+
+
+def test_random_masks_keep_their_packed_runs() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = (int(side) for side in generator.integers(1, 60, 2))
+        # Stripes of up to hundreds of pixels, and single ones, so that differences are large and of both signs.
+        mask = np.repeat(generator.random((height, 6)) < generator.random(), 10, axis=1)[:, :width]
+        rle = encode_mask(np.ascontiguousarray(np.pad(mask, ((0, 0), (0, width - mask.shape[1])))))
+        assert segmentation_issue(rle, height=height, width=width) == ""

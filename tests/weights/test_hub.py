@@ -5,10 +5,11 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import yaml
 from helpers.tiny_model import tiny_config
 from huggingface_hub import constants
 
-from cmpf.errors import ModelNameError, WeightsError
+from cmpf.errors import ConfigError, ModelNameError, PluginError, WeightsError
 from cmpf.weights.hub import FOLDER_CONFIG, FOLDER_DATASET, FOLDER_WEIGHTS, HUB_FILES, find_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -106,3 +107,76 @@ def test_impossible_repositories_are_refused(hub_cache: Path, name: str) -> None
 def test_other_names_list_what_a_model_may_be(name: str) -> None:
     with pytest.raises(ModelNameError, match=r"is unknown.*\.yaml config.*a folder with.*USER/REPOSITORY"):
         find_model(name, need_weights=True)
+
+
+# What a model of somebody else may not decide.
+
+
+def changed(folder: Path, key: str, value: object) -> None:
+    """Writes one key of the configuration in a model's folder."""
+    content = yaml.safe_load((folder / FOLDER_CONFIG).read_text())
+    *sections, last = key.split(".")
+    part = content
+    for section in sections:
+        part = part[section]
+    part[last] = value
+    (folder / FOLDER_CONFIG).write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.CMPF.CLIP.PRETRAINED", "/home/you/clip.safetensors"),
+        ("MODEL.CMPF.SAM.CHECKPOINT", "../sam.pth"),
+        ("TEST.ENSEMBLE.SAM_CHECKPOINT", "~/sam.pth"),
+        ("TEST.ENSEMBLE.CACHE_DIR", "masks"),
+        ("DATASETS.TRAIN", ["file:/etc/passwd"]),
+        ("DATASETS.TEST", ["shapes_val", "C:\\secret.yaml"]),
+    ],
+)
+@pytest.mark.parametrize("hub", [True, False])
+def test_a_model_of_somebody_else_names_no_file_of_this_machine(
+    hub_cache: Path, tmp_path: Path, hub: bool, key: str, value: object
+) -> None:
+    folder = (
+        cached_repository(hub_cache, repository="user/repo") if hub else model_folder(tmp_path / "theirs")
+    )
+    changed(folder, key, value)
+    with pytest.raises(
+        ConfigError, match=f"may not name files of this machine, but has {key} .*--config-file"
+    ):
+        find_model("user/repo" if hub else str(folder), need_weights=True)
+    changed(folder, "OUTPUT_DIR", str(folder))  # as a training writes it, that went into this very folder
+    assert find_model("user/repo" if hub else str(folder), need_weights=True)[0] == folder / FOLDER_CONFIG
+
+
+def test_a_bare_name_that_is_a_file_here_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder(tmp_path / "theirs")
+    changed(folder, "MODEL.CMPF.CLIP.PRETRAINED", "secret")
+    find_model(str(folder), need_weights=True)  # a tag, which CLIP knows or not
+    (tmp_path / "secret").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"CLIP\.PRETRAINED secret"):
+        find_model(str(folder), need_weights=True)
+
+
+def test_a_model_of_somebody_else_has_no_base_and_its_words_lie_beside_it(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "theirs")
+    (folder / FOLDER_DATASET).write_text("images: ../..\nvocabulary: /etc/passwd\nannotations: here.json\n")
+    message = rf"images \.\./\.\. in {FOLDER_DATASET}, vocabulary /etc/passwd in {FOLDER_DATASET}\."
+    with pytest.raises(ConfigError, match=message):
+        find_model(str(folder), need_weights=True)
+    with (folder / FOLDER_CONFIG).open("a") as file:
+        file.write("_BASE_: /etc/hostname\n")
+    with pytest.raises(ConfigError, match="_BASE_: a model's configuration stands alone"):
+        find_model(str(folder), need_weights=True)
+
+
+@pytest.mark.parametrize("plugin", ["evil", "./evil.py"])
+def test_a_folder_brings_no_code_even_if_a_training_wrote_it(tmp_path: Path, plugin: str) -> None:
+    folder = model_folder(tmp_path / "theirs")
+    changed(folder, "OUTPUT_DIR", str(folder))
+    changed(folder, "MODEL.CMPF.PLUGINS", [plugin])
+    with pytest.raises(PluginError, match=f"needs the plug-in {plugin}: code, .*--plugin {plugin}"):
+        find_model(str(folder), need_weights=True)
+    assert find_model(str(folder), need_weights=True, plugins=["elsewhere/evil.py"])[2] is not None

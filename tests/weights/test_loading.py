@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from cmpf.data import Vocabulary
 from cmpf.errors import WeightsError
 from cmpf.model import CMPF
 from cmpf.weights import LoadReport, PartReport, Parts, key_mapping, load, read_metadata, save, to_published
+from cmpf.weights.reading import load_weights
 from cmpf.weights.report import compare
 
 FLAT = ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)
@@ -437,3 +438,40 @@ def test_names_and_shapes_are_compared() -> None:
     assert not report.fits
     assert compare(own, own).fits
     assert compare({**own, "more": torch.zeros(1)}, own).fits
+
+
+# Numbers that no model can compute with.
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda value: torch.full_like(value, torch.nan), "holds NaN or infinity"),
+        (lambda value: torch.full_like(value, torch.inf), "holds NaN or infinity"),
+        (lambda value: value.to(torch.int8), "is of type int8, the model's is float32"),
+        (lambda value: value.to(torch.complex64), "is of type complex64, the model's is float32"),
+        (lambda value: value > 0, "is of type bool, the model's is float32"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_that_are_no_numbers_are_refused_and_change_nothing(
+    tmp_path: Path, make: Callable[[Tensor], Tensor], message: str, strict: bool
+) -> None:
+    model, toy = WeightsToy(hashes={}), WeightsToy(hashes={})
+    state = {**toy.trained_state_dict(), "layer.weight": make(toy.layer.weight.detach())}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=f"layer.weight {message}"):
+        load(model, tmp_path / "w.pth", strict=strict)
+    with pytest.raises(WeightsError, match=f"layer.weight {message}"):
+        load_weights(model, tmp_path / "w.pth")  # that of an encoder alone
+    assert equal(model.state_dict(), before)
+
+
+def test_counts_are_whole_and_infinity_stays_where_the_model_has_it() -> None:
+    model = WeightsToy(hashes={})
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))  # as causal attention has it
+    load(model, model.trained_state_dict())
+    fractional = {**model.trained_state_dict(), "norm.num_batches_tracked": torch.tensor(0.5)}
+    with pytest.raises(WeightsError, match=r"num_batches_tracked is of type float32, the model's is int64"):
+        load(model, fractional)

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from cmpf.common.yaml_files import load_yaml, read_yaml_text
 from cmpf.data.datasets.custom_values import (
     WrongValueError,
     class_words,
@@ -91,8 +92,8 @@ def read_dataset_file(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        source = path.read_text(encoding="utf-8-sig")
-        content = yaml.safe_load(source)
+        source = read_yaml_text(path)
+        content = load_yaml(source)
         node = yaml.compose(source, Loader=yaml.SafeLoader)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such dataset file (looked at {path.absolute()})") from error

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,14 +24,18 @@ from cmpf.evaluation.prediction_files.json_files import (
     Categories,
     by_key,
     field,
+    identity,
     listed,
+    number,
     ordered,
     read_categories,
+    whole,
 )
 from cmpf.formats.coco_json import read_json
 from cmpf.formats.masks import rle_area, rle_box, to_rle
 
 Entry = dict[str, Any]
+MAX_SIDE = 65536  # pixels
 
 
 def score_instances(*, gt_json: Path, pred_json: Path, iou_type: IoUType, lvis: bool) -> Results:
@@ -71,17 +74,25 @@ class _Truth:
         self.path, self.iou_type, self.lvis = path, iou_type, lvis
         self.categories: Categories = read_categories(content, path)
         images = by_key(listed(content, "images", path), "id", path=path, what="image")
+        if not images:
+            raise EvaluationError(f"{path}: no image in it")
         # In the order of the ids: official tools settle equal scores of two images by it.
-        self.images = {
-            identity: self._image(images[identity], n) for n, identity in enumerate(ordered(images), 1)
-        }
+        self.images = {key: self._image(images[key], n) for n, key in enumerate(ordered(images), 1)}
         entries = by_key(listed(content, "annotations", path), "id", path=path, what="annotation")
         self.annotations = [self._annotation(entry) for entry in entries.values()]
         self.frequencies = self._frequencies() if lvis else None
 
     def _image(self, image: Entry, number: int) -> Entry:
         what = f"image {image['id']}"
-        size = {key: int(field(image, key, path=self.path, what=what)) for key in ("height", "width")}
+        size = {
+            key: whole(
+                field(image, key, path=self.path, what=what),
+                f"{self.path}: {what} has {key}",
+                least=1,
+                most=MAX_SIDE,
+            )
+            for key in ("height", "width")
+        }
         lists = (
             {key: self._classes(image, key, what) for key in (NEGATIVE, NOT_EXHAUSTIVE)} if self.lvis else {}
         )
@@ -89,6 +100,8 @@ class _Truth:
 
     def _classes(self, image: Entry, key: str, what: str) -> list[int]:
         identities = field(image, key, path=self.path, what=what)
+        if not isinstance(identities, list):
+            raise EvaluationError(f"{self.path}: {what} has {key} {identities!r}; expected a list")
         return [self.categories.index(identity, path=self.path, what=what) for identity in identities]
 
     def _frequencies(self) -> list[str]:
@@ -99,11 +112,11 @@ class _Truth:
         return letters
 
     def _image_of(self, entry: Entry, path: Path, what: str) -> Entry:
-        identity = field(entry, "image_id", path=path, what=what)
-        if identity not in self.images:
+        image = identity(entry, "image_id", path=path, what=what)
+        if image not in self.images:
             listed_in = "it does not list" if path == self.path else f"{self.path} does not list"
-            raise EvaluationError(f"{path}: {what} has image_id {identity!r}, which {listed_in}")
-        return self.images[identity]
+            raise EvaluationError(f"{path}: {what} has image_id {image!r}, which {listed_in}")
+        return self.images[image]
 
     def _annotation(self, entry: Entry) -> Entry:
         what = f"annotation {entry['id']}"
@@ -112,7 +125,7 @@ class _Truth:
         result: Entry = {
             "image_id": image["id"],
             "category_id": self.categories.index(category, path=self.path, what=what),
-            "iscrowd": int(entry.get("iscrowd", 0)),
+            "iscrowd": whole(entry.get("iscrowd", 0), f"{self.path}: {what} has iscrowd", most=1),
         }
         if self.iou_type == "segm":
             result["segmentation"] = _mask(entry, image, self.path, what)
@@ -120,7 +133,10 @@ class _Truth:
         else:
             result["bbox"] = _box(entry, self.path, what)
             measured = result["bbox"][2] * result["bbox"][3]
-        return {**result, "area": float(entry.get("area", measured))}
+        area = number(entry.get("area", measured), f"{self.path}: {what} has area")
+        if area < 0:
+            raise EvaluationError(f"{self.path}: {what} has area {area:g}; expected a number >= 0")
+        return {**result, "area": area}
 
     def read_results(self, path: Path) -> list[Entry]:
         """Entries of a result file with image numbers, class indices, areas, and one geometry."""
@@ -134,13 +150,11 @@ class _Truth:
     def _result(self, entry: Entry, path: Path, what: str, box_areas: bool) -> Entry:
         image = self._image_of(entry, path, what)
         category = field(entry, "category_id", path=path, what=what)
-        score = field(entry, "score", path=path, what=what)
-        if not isinstance(score, int | float) or not math.isfinite(score):
-            raise EvaluationError(f"{path}: {what} has score {score!r}; expected a number")
+        score = number(field(entry, "score", path=path, what=what), f"{path}: {what} has score")
         result: Entry = {
             "image_id": image["id"],
             "category_id": self.categories.index(category, path=path, what=what),
-            "score": float(score),
+            "score": score,
         }
         if box_areas and self.iou_type == "bbox":
             box = _box(entry, path, what)
@@ -174,8 +188,9 @@ def _mask(entry: Entry, image: Entry, path: Path, what: str) -> Entry:
 
 def _box(entry: Entry, path: Path, what: str) -> list[float]:
     box = field(entry, "bbox", path=path, what=what)
-    try:
-        x, y, width, height = (float(value) for value in box)
-    except (TypeError, ValueError) as error:
-        raise EvaluationError(f"{path}: {what} has bbox {box!r}; expected [x, y, width, height]") from error
+    if not isinstance(box, list) or len(box) != 4:
+        raise EvaluationError(f"{path}: {what} has bbox {box!r}; expected [x, y, width, height]")
+    x, y, width, height = (number(value, f"{path}: {what} has in its bbox") for value in box)
+    if width < 0 or height < 0:
+        raise EvaluationError(f"{path}: {what} has bbox {box!r}; width and height must be >= 0")
     return [x, y, width, height]

@@ -12,6 +12,7 @@ from typing import Any
 from cmpf.errors import EvaluationError
 
 NAMED = 3  # examples in an error message
+_LARGEST = 1e300  # NaN is no number below it
 
 
 def listed(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def by_key(
     found: dict[Any, dict[str, Any]] = {}
     doubled = []
     for entry in entries:
-        value = field(entry, key, path=path, what=what)
+        value = identity(entry, key, path=path, what=what)
         if value in found:
             doubled.append(value)
         found[value] = entry
@@ -55,6 +56,42 @@ def field(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
     if key not in entry:
         raise EvaluationError(f"{path}: {what} without {key!r}: {str(dict(entry))[:100]}")
     return entry[key]
+
+
+def whole(value: Any, what: str, *, least: int = 0, most: int = 2**53) -> int:
+    """A number of a JSON file that has no fraction; 7.0 is 7, True and "7" are none.
+
+    Args:
+        what: opens the error message; names the file and the entry.
+    Raises:
+        EvaluationError: it is something else.
+    """
+    if number(value, what) != int(value) or not least <= value <= most:
+        raise EvaluationError(f"{what} {value!r}; expected a whole number from {least:,} to {most:,}")
+    return int(value)
+
+
+def number(value: Any, what: str) -> float:
+    """A finite number of a JSON file.
+
+    Args:
+        what: opens the error message; names the file and the entry.
+    Raises:
+        EvaluationError: it is something else, such as NaN, True or a text.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+        raise EvaluationError(f"{what} {str(value)[:40]}; expected a number")
+    return float(value)
+
+
+def identity(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
+    """An id: a whole number, or a text.
+
+    Raises:
+        EvaluationError: it is missing or something else.
+    """
+    value = field(entry, key, path=path, what=what)
+    return value if isinstance(value, str) else whole(value, f"{path}: {what} has {key}", least=-(2**53))
 
 
 def some(values: Iterable[object]) -> str:
@@ -82,12 +119,13 @@ class Categories:
         Raises:
             EvaluationError: the ground truth does not know it; names `path` and `what`.
         """
-        try:
-            return self.index_of[category]
-        except (KeyError, TypeError) as error:
+        if isinstance(category, bool) or not isinstance(category, int | float | str):
+            raise EvaluationError(f"{path}: {what} has category_id {category!r}; expected a whole number")
+        if category not in self.index_of:
             raise EvaluationError(
                 f"{path}: {what} has category_id {category!r}, which {self.path} does not list"
-            ) from error
+            )
+        return self.index_of[category]
 
 
 def read_categories(content: Any, path: Path) -> Categories:

@@ -21,6 +21,7 @@ from cmpf.evaluation.prediction_files.json_files import (
     listed,
     read_categories,
     some,
+    whole,
 )
 from cmpf.formats.coco_json import read_json
 from cmpf.formats.label_map import read_panoptic_ids
@@ -70,18 +71,19 @@ class _Side:
         """Segments with class indices."""
         image = f"of image {self._annotation['image_id']}"
         for entry in listed(self._annotation, "segments_info", self.json_file):
-            what = f"segment {entry.get('id')} {image}"
+            number = field(entry, "id", path=self.json_file, what=f"segment {image}")
+            what = f"segment {number} {image}"
             segment: SegmentInfo = {
-                "id": int(field(entry, "id", path=self.json_file, what=f"segment {image}")),
+                "id": whole(number, f"{self.json_file}: segment {image} has id"),
                 "category_id": categories.index(
                     field(entry, "category_id", path=self.json_file, what=what),
                     path=self.json_file,
                     what=what,
                 ),
-                "iscrowd": int(entry.get("iscrowd", 0)),
+                "iscrowd": whole(entry.get("iscrowd", 0), f"{self.json_file}: {what} has iscrowd", most=1),
             }
             if "area" in entry:
-                segment["area"] = int(entry["area"])
+                segment["area"] = whole(entry["area"], f"{self.json_file}: {what} has area")
             yield segment
 
 
@@ -91,6 +93,8 @@ def _annotations(content: Any, path: Path) -> dict[Any, dict[str, Any]]:
 
 def _check_images(truth: Iterable[Any], predictions: Iterable[Any], gt_json: Path, pred_json: Path) -> None:
     true_ids, found_ids = dict.fromkeys(truth), dict.fromkeys(predictions)
+    if not true_ids:
+        raise EvaluationError(f"{gt_json}: no image in it")
     missing = [i for i in true_ids if i not in found_ids]
     if missing:
         raise EvaluationError(

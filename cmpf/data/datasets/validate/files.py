@@ -18,7 +18,7 @@ from cmpf.data.datasets.issues import IssueKind, Issues, named
 from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.segments import compare_ids
 from cmpf.errors import DatasetError, ImageError
-from cmpf.formats.image import DAMAGED, read_image
+from cmpf.formats.image import DAMAGED, open_image, read_image
 from cmpf.formats.label_map import MAX_LABEL, read_labels, read_panoptic_ids
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -114,7 +114,7 @@ def _file_form(path: Path, what: str, issues: Issues) -> tuple[str, str] | None:
         issues.add(IssueKind.MISSING, path, f"no such {what}")
         return None
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return str(image.format), image.mode
     except DAMAGED as error:
         issues.add(IssueKind.DAMAGED, path, f"damaged {what} ({error})")
