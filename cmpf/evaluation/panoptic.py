@@ -79,7 +79,7 @@ class PanopticEvaluator:
     def _check_classes(self, where: str, side: str, segments: Sequence[SegmentInfo]) -> None:
         for segment in segments:
             for key in ("id", "category_id"):
-                number: object = segment[key]  # type: ignore[literal-required]
+                number: object = segment[key]
                 if isinstance(number, bool) or not isinstance(number, int | np.integer):
                     raise EvaluationError(f"{where}: {side} segment with {key} {number!r}, no whole number")
             if not 0 <= segment["category_id"] < len(self._names):

@@ -11,7 +11,18 @@ from threading import Timer
 from typing import Any, Literal, TypeAlias
 from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request, build_opener, getproxies
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    UnknownHandler,
+    getproxies,
+)
 
 from cmpf.errors import ImageError, summary
 
@@ -112,15 +123,16 @@ def _opener(*, public_only: bool, sockets: list[socket.socket]) -> OpenerDirecto
 
     class PlainHandler(HTTPHandler):
         def http_open(self, request: Request) -> http.client.HTTPResponse:
-            return self.do_open(Plain, request)  # type: ignore[arg-type, return-value]
+            return self.do_open(Plain, request)
 
     class EncryptedHandler(HTTPSHandler):
         def https_open(self, request: Request) -> http.client.HTTPResponse:
-            return self.do_open(Encrypted, request)  # type: ignore[arg-type, return-value]
+            return self.do_open(Encrypted, request)
 
-    opener = build_opener(PlainHandler, EncryptedHandler)
-    for name in ("ftp", "file", "data"):
-        opener.handle_open.pop(name, None)
+    opener = OpenerDirector()
+    handlers = (ProxyHandler, UnknownHandler, HTTPDefaultErrorHandler, HTTPRedirectHandler, HTTPErrorProcessor)
+    for handler in (*handlers, PlainHandler, EncryptedHandler):
+        opener.add_handler(handler())
     return opener
 
 
