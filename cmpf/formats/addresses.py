@@ -130,7 +130,13 @@ def _opener(*, public_only: bool, sockets: list[socket.socket]) -> OpenerDirecto
             return self.do_open(Encrypted, request)
 
     opener = OpenerDirector()
-    handlers = (ProxyHandler, UnknownHandler, HTTPDefaultErrorHandler, HTTPRedirectHandler, HTTPErrorProcessor)
+    handlers = (
+        ProxyHandler,
+        UnknownHandler,
+        HTTPDefaultErrorHandler,
+        HTTPRedirectHandler,
+        HTTPErrorProcessor,
+    )
     for handler in (*handlers, PlainHandler, EncryptedHandler):
         opener.add_handler(handler())
     return opener

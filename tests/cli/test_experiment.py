@@ -318,7 +318,10 @@ def test_eval_takes_configuration_and_weights_of_a_folder_that_a_training_wrote(
     assert found.opts == [*own, "SEED", "1"]
     assert (found.eval_only, found.resume) == (True, False)
     other = evaluation("--model", folder, "--weights", "other.safetensors", "SEED", "1")
-    here = ["OUTPUT_DIR", f"output/eval/{trained.folder.name}"]  # a folder may be somebody else's: it does not choose
+    here = [
+        "OUTPUT_DIR",
+        f"output/eval/{trained.folder.name}",
+    ]  # a folder may be somebody else's: it does not choose
     assert other.opts == ["MODEL.WEIGHTS", "other.safetensors", *here, "SEED", "1"]
 
 
