@@ -5,8 +5,8 @@
     class GatedQueryInjector(QueryInjector): ...
 
 `MODEL.CMPF.QUERY_INJECTOR.NAME: gated` selects it, once MODEL.CMPF.PLUGINS or --plugin names the module that it is in.
-CMPF's own parts are registered in the same way. What each slot's part is called with, and what it has to give, stands
-in cmpf/factory/parts.py and docs/plugins.md.
+CMPF's own parts are registered in the same way. A slot's part is called as CMPF's own is; docs/plugins.md says what it
+has to give.
 """
 
 from __future__ import annotations
@@ -110,18 +110,19 @@ def find(slot: str, name: str) -> Callable[..., Any]:
     )
 
 
-def bound(slot: str, name: str, *, protocol: Any, extra: Any = None) -> Any:
+def bound(slot: str, name: str, *, like: Part, extra: Any = None) -> Part:
     """The part of a slot, ready to be called as the slot says.
 
     Args:
-        protocol: a class whose __call__ has the parameters that it will be called with, positional ones without a name.
+        like: a function or class with the parameters that it will be called with; those that may be given by position
+            are given so.
         extra: MODEL.CMPF.EXTRA, handed to a part that has a parameter of this name.
     Raises:
         ConfigError: unknown name. PluginError: the part's parameters are not those of the slot.
     """
     part = find(slot, name)
-    parameters = list(inspect.signature(protocol.__call__).parameters.values())[1:]  # without self
-    unnamed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    parameters = inspect.signature(like).parameters.values()
+    unnamed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     signature = inspect.signature(part)
     own = {"extra": extra} if "extra" in signature.parameters else {}
@@ -133,7 +134,7 @@ def bound(slot: str, name: str, *, protocol: Any, extra: Any = None) -> Any:
             f"is called with {', '.join(unnamed + named)}, and with extra where it has such a parameter; see "
             "docs/plugins.md"
         ) from error
-    return partial(part, **own) if own else part
+    return partial(part, **own) if own else part  # type: ignore[return-value]
 
 
 def import_plugins(names: Iterable[str], *, saved: Mapping[str, str] | None = None) -> list[ModuleType]:

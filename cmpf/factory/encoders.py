@@ -13,7 +13,6 @@ from cmpf.encoders.pair import FrozenEncoders, MaskSource
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.errors import ConfigError
-from cmpf.factory import parts
 from cmpf.factory.parts import part
 from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks
 from cmpf.inference.proposal_cache import ProposalCache
@@ -60,7 +59,7 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
 def build_clip_encoder(cfg: Config) -> CLIP:
     """The CLIP of a configuration, frozen, with the weights that it is published with."""
     own = cfg.MODEL.CMPF.CLIP
-    make: parts.CLIPPart = part("clip", own.NAME, cfg, otherwise=build_clip)
+    make = part("clip", own.NAME, cfg, like=build_clip, otherwise=build_clip)
     clip = make(name=own.NAME, pretrained=own.PRETRAINED)
     _set_speed(cfg, clip)
     return clip
@@ -142,7 +141,7 @@ def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> P
 
 
 def _build_sam(cfg: Config, name: str, checkpoint: str) -> SAMEncoder:
-    make: parts.SAMPart = part("sam", name, cfg, otherwise=build_sam)
+    make = part("sam", name, cfg, like=build_sam, otherwise=build_sam)
     sam = make(name=name, checkpoint=checkpoint)
     _set_speed(cfg, sam)
     return sam

@@ -27,7 +27,7 @@ from cmpf.evaluation import (
 )
 from cmpf.factory.encoders import build_device
 from cmpf.factory.model import evaluation_size
-from cmpf.factory.parts import EvaluatorPart, part
+from cmpf.factory.parts import part
 from cmpf.factory.vocabularies import build_dataset
 from cmpf.factory.workers import loader_workers
 from cmpf.inference import InferenceSettings
@@ -133,7 +133,7 @@ def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluat
     recall = ("mask_recall",) if test.MASK_RECALL else ()
     evaluators: list[Evaluator] = []
     for name in dict.fromkeys((*dataset.spec.evaluators, *recall, *cfg.TEST.EVALUATORS)):
-        make: EvaluatorPart = part("evaluator", name, cfg)
+        make = part("evaluator", name, cfg, like=_panoptic)
         seen = dataset.vocabulary.seen_for(model.train_vocabulary)
         evaluator = make(dataset=dataset, seen=seen, tasks=tasks)
         evaluators += [] if evaluator is None else [evaluator]

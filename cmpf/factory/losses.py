@@ -9,7 +9,6 @@ from cmpf.clip_training import ClipTuning
 from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
 from cmpf.errors import ConfigError
-from cmpf.factory import parts
 from cmpf.factory.encoders import build_clip_encoder
 from cmpf.factory.parts import part
 from cmpf.losses import AdapterCriterion, HungarianMatcher, SetCriterion
@@ -50,14 +49,14 @@ def build_criterion(cfg: Config, num_classes: int) -> SetCriterion | AdapterCrit
             detach_truth=own.DETACH_TRUTH,
         )
     former = cfg.MODEL.MASK_FORMER
-    make: parts.CriterionPart = part("criterion", cfg.MODEL.CMPF.CRITERION_NAME, cfg)
+    make = part("criterion", cfg.MODEL.CMPF.CRITERION_NAME, cfg, like=SetCriterion)
     matcher = HungarianMatcher(
         class_weight=former.CLASS_WEIGHT,
         mask_weight=former.MASK_WEIGHT,
         dice_weight=former.DICE_WEIGHT,
         num_points=former.TRAIN_NUM_POINTS,
     )
-    return make(  # type: ignore[no-any-return]
+    return make(
         num_classes=num_classes,
         matcher=matcher,
         class_weight=former.CLASS_WEIGHT,

@@ -15,16 +15,16 @@ from cmpf.encoders.clip import CLIP
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
 from cmpf.errors import WeightsError
-from cmpf.factory import parts
 from cmpf.factory.encoders import build_device, build_encoders
 from cmpf.factory.losses import build_criterion, build_tuning
 from cmpf.factory.parts import part
 from cmpf.factory.vocabularies import build_train_vocabulary
-from cmpf.inference import InferenceSettings, MaskEnsembleSettings
+from cmpf.inference import InferenceSettings, MaskEnsembleSettings, geometric_ensemble, openseg_ensemble
 from cmpf.inference.mask_naming import MaskNaming
 from cmpf.model import CMPF
 from cmpf.modeling.deformable.module import choose_deformable_attention
 from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
+from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.mask_adapter import MaskAdapter
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
@@ -107,8 +107,10 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
         train_vocabulary=train_vocabulary,
         settings=build_settings(cfg),
         text_cache=TextCache(cache_folder() / "text"),
-        class_ensemble=part("class_ensemble", cfg.MODEL.CMPF.CLASS_ENSEMBLE_NAME, cfg),
-        mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg),
+        class_ensemble=part(
+            "class_ensemble", cfg.MODEL.CMPF.CLASS_ENSEMBLE_NAME, cfg, like=geometric_ensemble
+        ),
+        mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg, like=openseg_ensemble),
     )
     if model.naming.mask_adapter is not None:  # which is made for a model that is trained already
         for trained in (model.pixel_decoder, model.sam_branch, model.decoder, model.naming.text_transfer):
@@ -122,8 +124,8 @@ def build_pixel_decoder(
 ) -> PixelDecoder:
     """Pixel decoder over CLIP's levels (paper, Sec. 3.1)."""
     head = cfg.MODEL.SEM_SEG_HEAD
-    make: parts.PixelDecoderPart = part("pixel_decoder", head.PIXEL_DECODER_NAME, cfg)
-    return make(  # type: ignore[no-any-return]
+    make = part("pixel_decoder", head.PIXEL_DECODER_NAME, cfg, like=PixelDecoder)
+    return make(
         in_channels=clip.channels,
         dim=head.CONVS_DIM,
         mask_dim=head.MASK_DIM,
@@ -160,9 +162,9 @@ def build_sam_branch(
 def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> TransformerDecoder:
     """Transformer decoder with both injectors as configured (paper, Sec. 3.2 and 3.3)."""
     former, head, ours = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.CMPF
-    make: parts.TransformerDecoderPart = part("transformer_decoder", head.TRANSFORMER_DECODER_NAME, cfg)
+    make = part("transformer_decoder", head.TRANSFORMER_DECODER_NAME, cfg, like=TransformerDecoder)
     query, feature = ours.QUERY_INJECTOR, ours.FEATURE_INJECTOR
-    return make(  # type: ignore[no-any-return]
+    return make(
         in_channels=head.CONVS_DIM,
         dim=former.HIDDEN_DIM,
         mask_dim=head.MASK_DIM,
@@ -173,9 +175,11 @@ def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> Transforme
         dim_feedforward=former.DIM_FEEDFORWARD,
         sam_channels=sam.embed_channels if sam else 0,
         sam_feature_channels=head.CONVS_DIM,
-        query_injector=part("query_injector", query.NAME, cfg) if query.ENABLED else None,
+        query_injector=part("query_injector", query.NAME, cfg, like=QueryInjector) if query.ENABLED else None,
         query_injector_level=query.LEVEL,
-        feature_injector=part("feature_injector", feature.NAME, cfg) if feature.ENABLED else None,
+        feature_injector=part("feature_injector", feature.NAME, cfg, like=FeatureInjector)
+        if feature.ENABLED
+        else None,
         feature_injector_level=feature.LEVEL,
         keep_positions=feature.KEEP_POSITIONS,
     )

@@ -45,7 +45,7 @@ from cmpf.engine.writers import Writer
 from cmpf.factory.encoders import build_device
 from cmpf.factory.evaluation import build_evaluation
 from cmpf.factory.model import plugin_metadata
-from cmpf.factory.parts import AugmentationPart, part
+from cmpf.factory.parts import part
 from cmpf.factory.training_images import image_drawer
 from cmpf.factory.workers import loader_workers
 from cmpf.model import CMPF, FROZEN_PREFIX
@@ -109,7 +109,7 @@ def _augmentations(cfg: Config, names: Sequence[str]) -> list[Augmentation]:
     divisor = math.lcm(cfg.INPUT.SIZE_DIVISIBILITY, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
     found: list[Augmentation] = []
     for name in names:
-        make: AugmentationPart = part("augmentation", name, cfg)
+        make = part("augmentation", name, cfg, like=_random_flip)
         augmentation = make(settings=cfg.INPUT, size_divisibility=divisor)
         found += [] if augmentation is None else [augmentation]
     return found

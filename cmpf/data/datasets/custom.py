@@ -32,7 +32,7 @@ from cmpf.data.datasets.custom_values import (
     with_things,
 )
 from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, read_lvis, read_semantic
-from cmpf.data.datasets.spec import DatasetReader, DatasetSpec, Kind
+from cmpf.data.datasets.spec import DatasetSpec, Kind
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError, VocabularyError
 from cmpf.registry import bound, register, registered
@@ -188,12 +188,11 @@ def _own_reader(values: Mapping[str, Any]) -> _Parts:
     """A reader that nobody has registered is looked for once more when samples are read: plug-ins come later."""
     name = values["reader"]
 
-    def reader() -> Any:
-        return bound("dataset_reader", name, protocol=DatasetReader)
+    def reader() -> Callable[..., list[Sample]]:
+        return bound("dataset_reader", name, like=read_coco_instances)
 
     def read(**arguments: Any) -> list[Sample]:
-        samples: list[Sample] = reader()(**arguments)
-        return samples
+        return reader()(**arguments)
 
     known = reader() if name in registered("dataset_reader") else read
     return {"annotations": values["annotations"]}, known, ("lvis" if name == "lvis" else values["task"],)

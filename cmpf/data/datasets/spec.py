@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from cmpf.data.datasets.samples import PackedSamples
 from cmpf.data.vocabulary import Vocabulary
@@ -20,22 +20,6 @@ ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
 # Evaluator -> the ground truth beside panoptic PNGs that only it reads: arguments of read_coco_panoptic.
 BESIDE = {"instance": "instances", "semantic": "semantic", "cityscapes": "semantic"}
-
-
-class DatasetReader(Protocol):
-    """What a YAML file may name as `reader`: all samples of a dataset, with the keys that its task needs.
-
-    annotations: a file or a folder. class_of_id: the file's label_map.
-    """
-
-    def __call__(
-        self,
-        *,
-        images: Path,
-        annotations: Path,
-        vocabulary: Vocabulary,
-        class_of_id: Mapping[int, int] | None,
-    ) -> list[Sample]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
