@@ -21,6 +21,7 @@ from cmpf.formats.addresses import UrlPolicy
 from cmpf.formats.image import ImageSource, read_image, resize_shortest_edge
 from cmpf.formats.image_files import folder_images
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings, Prediction, prediction_of
+from cmpf.inference.mask_sequence import HELD_PIXELS
 from cmpf.types import Sample
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ class Predictor:
             instance=task in ("all", "instance"),
             semantic_output="labels",
             min_island_share=self.min_island_share,
+            held_pixels=HELD_PIXELS,
             mask_ensemble=self.mask_ensemble if wanted else None,
             proposals=False,
         )

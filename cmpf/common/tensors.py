@@ -67,10 +67,14 @@ def masks_to_boxes(masks_NHW: Tensor) -> Tensor:
         return torch.zeros(masks_NHW.shape[0], 4, device=masks_NHW.device)
     # Maxima of bytes are vectorised on the CPU, `any` of bool is not (40 times slower).
     masks = masks_NHW.to(torch.uint8)
-    rows, columns = masks.amax(dim=2).bool(), masks.amax(dim=1).bool()
-    height, width = masks.shape[1], masks.shape[2]
-    y = torch.arange(height, device=masks.device)
-    x = torch.arange(width, device=masks.device)
+    return filled_to_boxes(masks.amax(dim=2).bool(), masks.amax(dim=1).bool())
+
+
+def filled_to_boxes(rows: Tensor, columns: Tensor) -> Tensor:
+    """The boxes of masks_to_boxes, from the rows (N, H) and columns (N, W) in which a mask has a pixel."""
+    height, width = rows.shape[1], columns.shape[1]
+    y = torch.arange(height, device=rows.device)
+    x = torch.arange(width, device=rows.device)
     x0 = torch.where(columns, x, width).amin(dim=1)
     y0 = torch.where(rows, y, height).amin(dim=1)
     x1 = torch.where(columns, x + 1, 0).amax(dim=1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cmpf.errors import CMPFError
 from cmpf.formats.masks import encode_mask, mask_box
+from cmpf.inference.mask_sequence import MaskSequence
 from cmpf.types import InstanceResult, MaskOrigin, SegmentInfo
 
 
@@ -38,9 +39,12 @@ class Segment:
 @dataclass(frozen=True)
 class Instances:
     """Instances, best first: masks (N, H, W) bool, boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) classes,
-    sources (N,) "decoder" or "sam", whose mask each is."""
+    sources (N,) "decoder" or "sam", whose mask each is.
 
-    masks: NDArray[np.bool_]
+    Masks of a very large image are a MaskSequence, which makes each when it is read and else reads as the array does.
+    """
+
+    masks: NDArray[np.bool_] | MaskSequence
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -96,7 +100,7 @@ def instances_of(result: InstanceResult) -> Instances:
 
     of_sam = np.zeros(len(result), np.bool_) if result.of_sam is None else array(result.of_sam, np.bool_)
     return Instances(
-        masks=array(result.pred_masks, np.bool_),
+        masks=array(result.pred_masks, np.bool_) if result.lazy_masks is None else result.lazy_masks,
         boxes=array(result.pred_boxes, np.float32),
         scores=array(result.scores, np.float32),
         labels=array(result.pred_classes, np.int64),
@@ -171,7 +175,7 @@ def supervision_detections(found: Instances, names: Sequence[str]) -> Any:
         raise CMPFError("to_supervision needs the package supervision: pip install supervision") from error
     return supervision.Detections(
         xyxy=found.boxes,
-        mask=found.masks,
+        mask=np.asarray(found.masks),
         confidence=found.scores,
         class_id=found.labels,
         data={"class_name": np.array([names[int(label)] for label in found.labels], dtype=str)},

@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmpf.common.tensors import masks_to_boxes
+from cmpf.common.tensors import filled_to_boxes, masks_to_boxes
+from cmpf.inference.mask_sequence import MaskSequence
 from cmpf.inference.resize import MaskRows, work_in_tiles
 from cmpf.types import InstanceResult
 
@@ -19,6 +20,7 @@ def instance_inference(
     is_thing: Tensor | None = None,
     mask_score: str = "probability",
     of_decoder: int | None = None,
+    held_pixels: int | None = None,
 ) -> InstanceResult:
     """The `topk` best pairs of query and class, void left out; a query may appear with several classes.
 
@@ -29,6 +31,7 @@ def instance_inference(
         is_thing: (K,) bool; of those pairs only things stay. None = all stay.
         mask_score: "probability", or "logit" as OVRCOAT computes it, which may exceed 1.
         of_decoder: how many of the masks, the first ones, are the decoder's; the others are SAM's. None = all.
+        held_pixels: with more pixels in all masks together, masks are left to `lazy_masks`; None = never.
     Returns:
         Instances, best first; score = class probability * mean of sigmoid(mask), or of the logit, inside the mask.
     """
@@ -39,35 +42,47 @@ def instance_inference(
         things = is_thing.to(classes.device)[classes]
         scores, queries, classes = scores[things], queries[things], classes[things]
     chosen, place = torch.unique(queries, return_inverse=True)
-    masks, quality = _masks(MaskRows.of(mask_pred), chosen, logits=mask_score == "logit")
+    source = MaskRows.of(mask_pred)
+    lazy = held_pixels is not None and len(queries) * source.size[0] * source.size[1] > held_pixels
+    masks, boxes, quality = _masks(source, chosen, logits=mask_score == "logit", keep=not lazy)
     scores = scores * quality[place]
     order = scores.argsort(descending=True, stable=True)
     return InstanceResult(
-        pred_masks=masks[place[order]],
-        pred_boxes=masks_to_boxes(masks)[place[order]],
+        pred_masks=masks if lazy else masks[place[order]],
+        pred_boxes=boxes[place[order]],
         scores=scores[order],
         pred_classes=classes[order],
         of_sam=None if of_decoder is None else queries[order] >= of_decoder,
+        lazy_masks=MaskSequence(source, queries[order]) if lazy else None,
     )
 
 
 @torch.no_grad()
-def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool) -> tuple[Tensor, Tensor]:
-    """The chosen masks (N, H, W) bool, and the mean of the sigmoid (or logit) inside each, 0 for an empty one."""
+def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The chosen masks (N, H, W) bool, or none where they are not to be kept; the boxes of all; and the mean of the
+    sigmoid (or logit) inside each, 0 for an empty one."""
     _, height, width = masks.shape
-    result = torch.empty(len(chosen), height, width, dtype=torch.bool, device=masks.device)
+    kept = len(chosen) if keep else 0
+    result = torch.empty(kept, height, width, dtype=torch.bool, device=masks.device)
     if len(chosen) == 0:
-        return result, torch.zeros(0, device=masks.device)
+        return result, masks_to_boxes(result), torch.zeros(0, device=masks.device)
     sums: list[Tensor] = []
+    filled_rows: list[Tensor] = []  # (N, rows of the tile) bool
+    filled_columns: list[Tensor] = []  # (N, W) bool
 
     def cut(rows: range) -> None:
         values = masks.rows(rows, chosen)
-        result[:, rows.start : rows.stop] = values > 0
         inside = torch.gt(values, 0, out=torch.empty_like(values))  # in floats, which torch sums faster
+        of_rows, of_columns = inside.amax(dim=2) > 0, inside.amax(dim=1) > 0
+        if keep:
+            result[:, rows.start : rows.stop] = values > 0
         quality = (values if logits else values.sigmoid_()).mul_(inside).sum(dim=2)
         sums.append(torch.stack([quality, inside.sum(dim=2)]).double().sum(dim=2))
+        filled_rows.append(of_rows)
+        filled_columns.append(of_columns)
 
     floats = len(chosen) * masks.floats_per_row
     work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)
     total, area = torch.stack(sums).sum(dim=0)
-    return result, (total / (area + 1e-6)).float()
+    boxes = filled_to_boxes(torch.cat(filled_rows, dim=1), torch.stack(filled_columns).any(dim=0))
+    return result, boxes, (total / (area + 1e-6)).float()

@@ -123,6 +123,7 @@ def _instances(competing: _Competing, is_thing: Tensor, settings: InferenceSetti
         topk=settings.detections_per_image,
         is_thing=is_thing if settings.panoptic else None,
         mask_score=settings.instance_mask_score,
+        held_pixels=settings.held_pixels,
         of_decoder=competing.of_decoder,
     )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +18,14 @@ from PIL import Image
 from cmpf.common.files import replacing
 from cmpf.errors import CMPFError
 from cmpf.formats.coco_json import write_json
-from cmpf.formats.image import write_image
+from cmpf.formats.image import resize_image, write_image
 from cmpf.formats.label_map import write_labels, write_panoptic_ids
 from cmpf.inference import conversions
 from cmpf.inference.conversions import Instances, Segment
 from cmpf.types import ModelResult, SegmentInfo
 
 T = TypeVar("T")
+DRAWN_PIXELS = 16_000_000  # more are not drawn: a mask for each label would take gigabytes
 # Which result each task leaves; the order is that in which `plot` looks for one.
 RESULTS = {"panoptic": "panoptic_result", "semantic": "semantic_result", "instance": "instances_result"}
 
@@ -101,7 +103,7 @@ class Prediction:
         )
 
     def plot(self, task: str | None = None, *, opacity: float = 0.55) -> Image.Image:
-        """The image with its segments drawn over it.
+        """The image with its segments drawn over it; an image of more than 16 megapixels is drawn smaller.
 
         Args:
             task: "panoptic", "semantic" or "instance"; None = the first of them that ran.
@@ -110,25 +112,39 @@ class Prediction:
         from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
 
         task = task or self.tasks[0]
+        height, width = self.image.shape[:2]
+        step = math.ceil(math.sqrt(height * width / DRAWN_PIXELS))
+        image = resize_image(self.image, (-(-height // step), -(-width // step)))
         if task == "panoptic":
+            ids = self.panoptic[::step, ::step]
+            there = set(np.unique(ids).tolist())
             segments: list[SegmentInfo] = [
                 {"id": s.id, "category_id": s.category_id, "isthing": s.isthing, "score": s.score}
                 for s in self.segments
+                if s.id in there
             ]
-            return draw_panoptic(self.image, self.panoptic, segments, names=self.names, opacity=opacity)
+            return draw_panoptic(image, ids, segments, names=self.names, opacity=opacity)
         if task == "semantic":
-            return draw_semantic(self.image, self.semantic, names=self.names, opacity=opacity)
+            return draw_semantic(image, self.semantic[::step, ::step], names=self.names, opacity=opacity)
         if task == "instance":
             found = self.instances
             return draw_instances(
-                self.image,
-                found.masks,
+                image,
+                found.masks if step == 1 else self._thinned(step),
                 labels=found.labels,
                 scores=found.scores,
                 names=self.names,
                 opacity=opacity,
             )
         raise CMPFError(f'task "{task}" is unknown; choose one of {", ".join(self.tasks)}')
+
+    def _thinned(self, step: int) -> NDArray[np.bool_]:
+        """Every step-th row and column of each instance's mask."""
+        height, width = self.image.shape[:2]
+        masks = np.zeros((len(self.instances), -(-height // step), -(-width // step)), dtype=np.bool_)
+        for place, mask in enumerate(self.instances.masks):
+            masks[place] = mask[::step, ::step]
+        return masks
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = ("overlay",), *, name: str | None = None

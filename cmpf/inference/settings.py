@@ -45,6 +45,7 @@ class InferenceSettings:
     instance_mask_score: "probability" or "logit", see instance_inference.
     min_island_share: islands of a mask below this share of its largest one are removed, see
         without_islands; 0 = none.
+    held_pixels: see instance_inference; None = masks are always held.
     mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
     """
 
@@ -65,6 +66,7 @@ class InferenceSettings:
     # What programs that were exported without these computed:
     instance_mask_score: str = "probability"
     min_island_share: float = 0.0
+    held_pixels: int | None = None
 
     @property
     def tasks(self) -> frozenset[str]:

@@ -19,6 +19,8 @@ from cmpf.visualization.palette import class_color, shades
 
 ImageLike = npt.NDArray[np.uint8] | Image.Image
 Mask = npt.NDArray[np.bool_]
+Masks = Any  # an array (N, H, W) of bool, or what reads like it: a shape, and a mask (H, W) at each index
+_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)  # bits of a byte
 _GRID_SIDE = 160  # cells a side on which pieces of a semantic region are told apart
 _PIECE_SHARE = 0.005  # of the image; smaller pieces beside the largest one get no label of their own
 
@@ -100,7 +102,7 @@ def draw_semantic(
 
 def draw_instances(
     image: ImageLike,
-    masks: npt.NDArray[np.bool_],
+    masks: Masks,
     *,
     labels: npt.NDArray[np.integer[Any]],
     scores: npt.NDArray[np.floating[Any]],
@@ -117,7 +119,7 @@ def draw_instances(
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
-        masks: (N, H, W) bool.
+        masks: (N, H, W) bool, or what reads like it.
         labels: (N,) class indices.
         scores: (N,), 0..1.
         names, opacity, legend: see draw_panoptic.
@@ -185,16 +187,19 @@ def pieces_of(mask: Mask) -> list[Mask]:
 
 
 def worth_showing(
-    masks: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating[Any]], min_score: float, max_overlap: float
+    masks: Masks, scores: npt.NDArray[np.floating[Any]], min_score: float, max_overlap: float
 ) -> list[int]:
     """Indices of instances to draw, best first: not empty, good enough, no other guess at a drawn one."""
-    chosen: list[int] = []
-    areas = masks.sum(axis=(1, 2))
+    chosen: dict[
+        int, tuple[npt.NDArray[np.uint8], int]
+    ] = {}  # bits of the mask, which are an eighth of it; area
     for i in np.argsort(-scores, kind="stable").tolist():
-        if scores[i] < min_score or areas[i] == 0:
-            continue
-        shared = [int((masks[i] & masks[j]).sum()) for j in chosen]
-        ious = [s / (areas[i] + areas[j] - s) for s, j in zip(shared, chosen, strict=True)]
-        if all(iou <= max_overlap for iou in ious):
-            chosen.append(i)
-    return chosen
+        if scores[i] < min_score:
+            break
+        bits = np.packbits(masks[i])
+        area = int(_ONES[bits].sum(dtype=np.int64))
+        shared = [int(_ONES[bits & other].sum(dtype=np.int64)) for other, _ in chosen.values()]
+        ious = [s / (area + b - s) for s, (_, b) in zip(shared, chosen.values(), strict=True) if area]
+        if area and all(iou <= max_overlap for iou in ious):
+            chosen[i] = bits, area
+    return list(chosen)

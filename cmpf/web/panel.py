@@ -140,7 +140,7 @@ def _instance(prediction: Prediction, name: str) -> _Parts:
     every = prediction.instances
     chosen = worth_showing(every.masks, every.scores, MIN_SCORE, MAX_OVERLAP)
     found = every.chosen(np.array(chosen, dtype=np.int64))
-    areas = found.masks.sum(axis=(1, 2))
+    areas = np.array([np.count_nonzero(mask) for mask in found.masks])
     ids = np.zeros(prediction.image.shape[:2], dtype=np.int32)
     for place in np.argsort(-areas, kind="stable"):  # small ones on top, as they are drawn
         ids[found.masks[place]] = place + 1
