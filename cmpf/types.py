@@ -138,8 +138,8 @@ class InstanceResult:
     """Instances of one image, best first (the fields of Detectron2's Instances).
 
     pred_masks (N, H, W) bool; pred_boxes (N, 4) float xyxy, tight; scores (N,) float 0..1; pred_classes (N,) int64;
-    of_sam (N,) bool, whether the mask is SAM's and not the decoder's; None = all are the decoder's; lazy_masks: of a very
-    large image, where it was allowed, the masks as something that makes each when it is read (MaskSequence), and
+    of_sam (N,) bool, whether the mask is SAM's and not the decoder's; None = all are the decoder's; lazy_masks: of a
+    very large image, where it was allowed, the masks as something that makes each when it is read (MaskSequence), and
     pred_masks is (0, H, W).
     """
 

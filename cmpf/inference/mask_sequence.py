@@ -21,8 +21,8 @@ HELD_PIXELS = 2**28
 class MaskSequence:
     """Reads as an array (N, H, W) of bool does, one mask at a time.
 
-    `masks[3]` is the fourth mask (H, W); a list, a slice or flags give a sequence of some; iteration gives one after the
-    other; numpy.asarray(masks) makes all, which takes N * H * W bytes.
+    `masks[3]` is the fourth mask (H, W); a list, a slice or flags give a sequence of some; iteration gives one after
+    the other; numpy.asarray(masks) makes all, which takes N * H * W bytes.
 
     Args:
         masks: at the network's resolution.
