@@ -27,7 +27,7 @@ $(TEST_READY): $(READY) requirements-test.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python demo/quickstart.py --output output/demo $(if $(WORDS),--words "$(WORDS)")
+	$(BIN)/python demo/quickstart.py --output output/demo $(if $(WORDS),--words "$(WORDS)") $(if $(PHOTO),--photo "$(PHOTO)")
 
 test: export OMP_NUM_THREADS := 1
 test: $(TEST_READY)

@@ -54,8 +54,8 @@ setup(
     install_requires=CORE,
     extras_require={
         "dev": DEV,
-        "demo": ["scikit-image>=0.22", "pooch>=1.8"],
-        "web": ["gradio>=6.31,<7"],  # caps pillow below 13
+        # gradio caps pillow below 13; the page's examples are photographs of scikit-image, where pooch keeps them.
+        "web": ["gradio>=6.31,<7", "scikit-image>=0.22", "pooch>=1.8"],
         "video": ["av>=14"],
         "wandb": ["wandb>=0.17"],
         "supervision": ["supervision>=0.22"],

@@ -12,7 +12,13 @@ from string import Template
 from cmpf.common.files import replacing
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
-VIEWS = (("input", "input"), ("panoptic", "panoptic"), ("semantic", "semantic"), ("instance", "instances"))
+VIEWS = (
+    ("input", "input"),
+    ("decoder", "panoptic, the decoder alone"),
+    ("panoptic", "panoptic, with SAM's masks"),
+    ("semantic", "semantic"),
+    ("instance", "instances"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ def write_page(
 
 def _example(example: Example) -> str:
     figures = "".join(
-        f'<figure><img src="images/{escape(example.name)}_{view}.png" alt="{escape(example.name)}, {title}">'
-        f"<figcaption>{title}</figcaption></figure>"
+        f'<figure><img src="images/{escape(example.name)}_{view}.png" alt="{escape(example.name)}, {escape(title)}">'
+        f"<figcaption>{escape(title)}</figcaption></figure>"
         for view, title in VIEWS
     )
     words = "".join(

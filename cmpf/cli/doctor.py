@@ -79,13 +79,16 @@ class Part:
 BUILD = "pip install --no-build-isolation --no-deps"
 DETECTRON2 = f"{BUILD} git+https://github.com/facebookresearch/detectron2 (see INSTALL.md)"
 OPTIONAL = (
-    Part("web", "cmpf serve", {"gradio": "gradio"}),
+    Part(
+        "web",
+        "cmpf serve and its examples",
+        {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"},
+    ),
     Part("video", "videos and webcam of cmpf predict", {"av": "av"}),
     Part("export", "cmpf export --format onnx", {p: p for p in ("onnx", "onnxscript", "onnxruntime")}),
     Part("cityscapes", "official evaluation of Cityscapes", {"cityscapesscripts": "cityscapesscripts"}),
     Part("wandb", "LOG.WANDB_PROJECT", {"wandb": "wandb"}),
     Part("supervision", "Prediction.to_supervision", {"supervision": "supervision"}),
-    Part("demo", "photographs of make demo", {"scikit-image": "skimage", "pooch": "pooch"}),
     Part("completion", "cmpf --completion", {"shtab": "shtab"}),
     Part("", "--engine detectron2", {"detectron2": "detectron2"}),
 )

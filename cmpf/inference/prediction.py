@@ -102,7 +102,7 @@ class Prediction:
             instances_result=None if found is None else found.above(threshold),
         )
 
-    def plot(self, task: str | None = None, *, opacity: float = 0.55) -> Image.Image:
+    def plot(self, task: str | None = None, *, opacity: float = 0.45) -> Image.Image:
         """The image with its segments drawn over it; an image of more than 16 megapixels is drawn smaller.
 
         Args:

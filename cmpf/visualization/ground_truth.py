@@ -59,7 +59,7 @@ def draw_ground_truth(
     for region in shown:
         canvas.check("ground truth", region.mask.shape)
     categories = [checked_class(region.category, names) for region in shown]
-    colors = shades(categories)
+    colors = shades(categories, names)
     masks = _painted(canvas, shown, colors, opacity)
     labels = [
         Label(names[region.category] + (" (crowd)" if region.crowd else ""), color, piece)

@@ -31,7 +31,7 @@ def draw_panoptic(
     segments: Sequence[SegmentInfo],
     *,
     names: Sequence[str],
-    opacity: float = 0.55,
+    opacity: float = 0.45,
     legend: bool = False,
 ) -> Image.Image:
     """The image with its segments tinted, outlined and named; void stays as it is.
@@ -57,7 +57,7 @@ def draw_panoptic(
     categories = [int(info["category_id"]) for info in segments]
     for category in categories:
         checked_class(category, names)
-    colors = shades(categories)
+    colors = shades(categories, names)
     canvas.fill_regions(regions, [None, *colors], opacity)
     labels = [
         Label(names[category], color, regions == place)
@@ -71,7 +71,7 @@ def draw_semantic(
     labels: npt.NDArray[np.integer[Any]],
     *,
     names: Sequence[str],
-    opacity: float = 0.55,
+    opacity: float = 0.45,
     legend: bool = False,
 ) -> Image.Image:
     """The image with its classes tinted, outlined and named.
@@ -90,7 +90,7 @@ def draw_semantic(
         checked_class(extreme, names)
     categories = np.flatnonzero(np.bincount(labels.reshape(-1).astype(np.int64))).tolist()
     regions = canvas.enlarge_regions(_places(labels, categories) - 1, len(categories))
-    colors = [class_color(category) for category in categories]
+    colors = [class_color(category, names[category]) for category in categories]
     canvas.fill_regions(regions, colors, opacity)
     wanted = [
         Label(names[category], colors[place], piece)
@@ -107,7 +107,7 @@ def draw_instances(
     labels: npt.NDArray[np.integer[Any]],
     scores: npt.NDArray[np.floating[Any]],
     names: Sequence[str],
-    opacity: float = 0.55,
+    opacity: float = 0.45,
     legend: bool = False,
     min_score: float = 0.3,
     max_overlap: float = 0.7,
@@ -135,7 +135,9 @@ def draw_instances(
     enlarged = [canvas.enlarge_mask(masks[i]) for i in shown]
     wanted = [
         Label(f"{names[category]} {100 * float(scores[i]):.0f}%", color, mask)
-        for i, category, color, mask in zip(shown, categories, shades(categories), enlarged, strict=True)
+        for i, category, color, mask in zip(
+            shown, categories, shades(categories, names), enlarged, strict=True
+        )
     ]
     for label in sorted(wanted, key=lambda label: -int(label.mask.sum())):
         canvas.fill_mask(label.mask, label.color, opacity)
@@ -167,7 +169,7 @@ def finished(
     image = draw_labels(canvas.image(), labels)
     if not legend:
         return image
-    return add_legend(image, [(names[c], class_color(c)) for c in sorted(set(categories))])
+    return add_legend(image, [(names[c], class_color(c, names[c])) for c in sorted(set(categories))])
 
 
 def pieces_of(mask: Mask) -> list[Mask]:

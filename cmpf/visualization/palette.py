@@ -19,30 +19,63 @@ _CHROMA = (0.12, 0.16, 0.20)
 _HUES = 60
 _FIRST: OKLCH = (0.68, 0.20, 258.0)  # class 0 is blue
 _LIGHTNESS_WEIGHT = 0.6  # lightness of the image below shines through, so it tells classes apart less well
+# The basic color terms of English.
+_NAMED: dict[str, OKLCH] = {
+    "red": (0.58, 0.20, 27.0),
+    "orange": (0.72, 0.16, 55.0),
+    "yellow": (0.84, 0.16, 98.0),
+    "green": (0.62, 0.18, 145.0),
+    "blue": (0.55, 0.20, 262.0),
+    "purple": (0.52, 0.20, 305.0),
+    "violet": (0.52, 0.20, 295.0),
+    "pink": (0.74, 0.15, 355.0),
+    "brown": (0.50, 0.09, 60.0),
+    "black": (0.42, 0.0, 0.0),
+    "white": (0.90, 0.0, 0.0),
+    "gray": (0.65, 0.0, 0.0),
+    "grey": (0.65, 0.0, 0.0),
+}
 # Changes of lightness and hue for the first, second, ... instance of a class.
 _SHADES = ((0.0, 0.0), (-0.08, 8.0), (0.08, -8.0), (-0.04, -16.0), (0.04, 16.0), (-0.12, 0.0))
 
 
-def class_color(index: int) -> Color:
-    """Color of a class (index >= 0): each is as far as possible from all those before it."""
-    return shade(index, 0)
+def class_color(index: int, name: str = "") -> Color:
+    """Color of a class (index >= 0): as far as possible from all those before it, or the one that its name says."""
+    return shade(index, 0, name)
 
 
-def shade(index: int, number: int) -> Color:
+def shade(index: int, number: int, name: str = "") -> Color:
     """Color of the number-th instance (from 0) of a class; number 0 has the class's own color."""
-    lightness, chroma, hue = _palette()[index % len(_palette())]
-    lighter, turn = _SHADES[number % len(_SHADES)]
-    return oklch_to_rgb((min(max(lightness + lighter, 0.42), 0.9), chroma, hue + turn))
+    return _shaded(_base(index, name), number)
 
 
-def shades(categories: Sequence[int]) -> list[Color]:
-    """The colors of segments of these classes: one of each class, lighter and darker where it comes again."""
-    seen: Counter[int] = Counter()
+def shades(categories: Sequence[int], names: Sequence[str]) -> list[Color]:
+    """The colors of segments of these classes: lighter and darker where one comes again.
+
+    Args:
+        names: name of each class index.
+    """
+    seen: Counter[OKLCH] = Counter()
     colors = []
     for category in categories:
-        colors.append(shade(category, seen[category]))
-        seen[category] += 1
+        base = _base(category, names[category])
+        colors.append(_shaded(base, seen[base]))
+        seen[base] += 1
     return colors
+
+
+def _base(index: int, name: str) -> OKLCH:
+    """A red circle under a blue tint would contradict its label."""
+    for word in name.lower().replace("-", " ").split():
+        if word in _NAMED:
+            return _NAMED[word]
+    return _palette()[index % len(_palette())]
+
+
+def _shaded(base: OKLCH, number: int) -> Color:
+    lightness, chroma, hue = base
+    lighter, turn = _SHADES[number % len(_SHADES)]
+    return oklch_to_rgb((min(max(lightness + lighter, 0.42), 0.9), chroma, hue + turn))
 
 
 def mix(color: Color, other: Color, share: float) -> Color:

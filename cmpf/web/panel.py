@@ -21,7 +21,7 @@ from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.inference import Instances, Prediction
 from cmpf.inference.conversions import coco_panoptic, coco_results
 from cmpf.visualization.overlay import worth_showing
-from cmpf.visualization.palette import Color, shade, shades
+from cmpf.visualization.palette import Color, class_color, shades
 from cmpf.web.inputs import Upload
 
 TASKS = ("panoptic", "semantic", "instance")
@@ -94,7 +94,7 @@ def view_of(prediction: Prediction, task: str, *, name: str) -> View:
 
 def _panoptic(prediction: Prediction, name: str) -> _Parts:
     segments = prediction.segments
-    colors = shades([segment.category_id for segment in segments])
+    colors = shades([segment.category_id for segment in segments], prediction.names)
     rows = [
         Row(
             id=segment.id,
@@ -117,7 +117,7 @@ def _semantic(prediction: Prediction, name: str) -> _Parts:
         Row(
             id=int(index) + 1,
             name=prediction.names[index],
-            color=shade(int(index), 0),
+            color=class_color(int(index), prediction.names[index]),
             kind="",
             score=None,
             share=float(count) / labels.size,
@@ -154,7 +154,7 @@ def _instance(prediction: Prediction, name: str) -> _Parts:
             share=float(areas[place]) / ids.size,
             source=str(found.sources[place]),
         )
-        for place, color in enumerate(shades([int(label) for label in found.labels]))
+        for place, color in enumerate(shades([int(label) for label in found.labels], prediction.names))
     ]
     shown = replace(prediction, instances_result=found)
     return shown, ids, rows, _with_categories(found, prediction, name)

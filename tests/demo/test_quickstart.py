@@ -7,9 +7,11 @@ import json
 import math
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import cmpf
 from cmpf import weights
 from cmpf.config import get_cfg
 from cmpf.factory import build_model
@@ -39,16 +41,17 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
 
     def run(*command: str) -> None:
         noted.append(command)
-        if command[0] == "tools/train_net.py":
-            output = Path(command[command.index("OUTPUT_DIR") + 1])
-            output.mkdir(parents=True)
-            model = build_model(get_cfg("cmpf_tiny", ["MODEL.DEVICE", "cpu"]))
-            weights.save(model, output / "model_final.safetensors", metadata={})
-            lines = [
-                {"iteration": i, "loss_ce": 9.0 / i, "loss_mask": 1.0, "loss_dice": 2.0} for i in (20, 40)
-            ]
-            (output / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if command[0] != "tools/train_net.py":
+            return
+        output = Path(command[command.index("OUTPUT_DIR") + 1])
+        if "--eval-only" in command:
             (output / "results.json").write_text(json.dumps({"shapes_val": RESULTS}))
+            return
+        output.mkdir(parents=True)
+        model = build_model(get_cfg("cmpf_tiny", ["MODEL.DEVICE", "cpu"]))
+        weights.save(model, output / "model_final.safetensors", metadata={})
+        lines = [{"iteration": i, "loss_ce": 9.0 / i, "loss_mask": 1.0, "loss_dice": 2.0} for i in (20, 40)]
+        (output / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     monkeypatch.setattr(quickstart, "run", run)
     return noted
@@ -60,19 +63,42 @@ def test_the_demo_ends_in_a_page_with_all_its_images_and_reuses_a_finished_train
     output = tmp_path / "out"
     assert quickstart.main(["--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert [f"[{n}/4]" in said for n in range(1, 5)] == [True] * 4
+    assert [f"[{n}/5]" in said for n in range(1, 6)] == [True] * 5
     assert str(output / "index.html") in said
     page = (output / "index.html").read_text(encoding="utf-8")
     images = {path.name for path in (output / "images").iterdir()}
-    assert len(images) == (quickstart.EXAMPLES + 2) * len(VIEWS)  # the photographs too
+    assert len(images) == quickstart.EXAMPLES * len(VIEWS)
     assert all(f"images/{name}" in page for name in images)
-    for text in ("astronaut", "coffee", "means nothing", "<svg", "42.0"):
+    for text in ("fcclip_convnext_large", "<svg", "42.0"):
         assert text in page
 
     assert quickstart.main(["--output", str(output), "--words", "red circle; unicorn"]) == 0
-    assert [command[0] for command in commands] == ["-m", "tools/train_net.py", "-m"]
+    assert [command[0] for command in commands] == ["-m", "tools/train_net.py", "tools/train_net.py", "-m"]
     assert "reusing it" in capsys.readouterr().out
     assert '<span class="word unseen">unicorn</span>' in (output / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_photograph_needs_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        quickstart.main(["--photo", "cup.jpg"])
+    assert '--photo needs words to look for: --words "cup; spoon; table"' in capsys.readouterr().err
+
+
+def test_a_photograph_is_segmented_by_the_full_size_model(
+    commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = cmpf.load
+
+    def by_name(model: str, **options: Any) -> cmpf.Predictor:
+        loaded.append(model)
+        return load("cmpf_tiny", **options)
+
+    monkeypatch.setattr(cmpf, "load", by_name)
+    photo = str(Path(quickstart.ROOT) / "demo/shapes.jpg")
+    assert quickstart.main(["--output", str(tmp_path / "out"), "--words", "cup", "--photo", photo]) == 0
+    assert loaded[-1] == "fcclip_convnext_large"
+    assert "images/shapes_panoptic.png" in (tmp_path / "out/index.html").read_text(encoding="utf-8")
 
 
 def test_a_failing_step_ends_the_demo_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:

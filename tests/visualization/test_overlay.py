@@ -11,7 +11,7 @@ from cmpf.errors import ImageError, VocabularyError
 from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
 from cmpf.visualization.canvas import MIN_LONG_SIDE, Canvas
 from cmpf.visualization.overlay import worth_showing
-from cmpf.visualization.palette import class_color, mix, oklch_to_rgb, shade
+from cmpf.visualization.palette import class_color, mix, oklch_to_rgb, shade, shades
 
 GRAY = np.full((128, 96, 3), 120, dtype=np.uint8)
 NAMES = ("sky", "grass", "red circle", "striped star")
@@ -168,9 +168,9 @@ def test_instances_of_one_class_have_different_shades() -> None:
     drawn = np.asarray(
         draw_panoptic(gray((640, 640)), halves((640, 640)), segments, names=NAMES, opacity=1.0)
     )
-    assert near(drawn[20, 20], shade(2, 0))
-    assert near(drawn[20, 600], shade(2, 1))
-    assert shade(2, 0) != shade(2, 1)
+    assert near(drawn[20, 20], shade(2, 0, NAMES[2]))
+    assert near(drawn[20, 600], shade(2, 1, NAMES[2]))
+    assert shade(2, 0, NAMES[2]) != shade(2, 1, NAMES[2])
 
 
 def test_an_image_of_void_stays_as_it_is() -> None:
@@ -215,7 +215,7 @@ def test_smaller_instances_lie_on_larger_ones() -> None:
             opacity=1.0,
         )
     )
-    assert near(drawn[260, 260], class_color(2))
+    assert near(drawn[260, 260], class_color(2, NAMES[2]))
     assert near(drawn[590, 60], class_color(3))
 
 
@@ -305,3 +305,17 @@ def test_a_color_outside_srgb_is_brought_inside_without_another_hue() -> None:
 def test_mixing() -> None:
     assert mix((0, 100, 200), (100, 200, 0), 0.5) == (50, 150, 100)
     assert mix((0, 100, 200), (100, 200, 0), 0.0) == (0, 100, 200)
+
+
+def test_a_name_with_a_color_word_has_that_color_whatever_its_index() -> None:
+    assert class_color(0, "red circle") == class_color(7, "Red-tailed hawk") != class_color(7, "tail of a hawk")
+    assert class_color(7, "hundred birds") == class_color(7)  # the word itself, not a part of another
+    red, green, blue = class_color(3, "blue ring")
+    assert blue > max(red, green)
+
+
+def test_two_classes_of_one_color_word_are_told_apart_by_shades() -> None:
+    first, second, other = shades([0, 1, 2], ["red ring", "red star", "sky"])
+    assert first == class_color(5, "red")
+    assert second == shade(5, 1, "red") != first
+    assert other == class_color(2)
