@@ -308,7 +308,9 @@ def test_mixing() -> None:
 
 
 def test_a_name_with_a_color_word_has_that_color_whatever_its_index() -> None:
-    assert class_color(0, "red circle") == class_color(7, "Red-tailed hawk") != class_color(7, "tail of a hawk")
+    assert (
+        class_color(0, "red circle") == class_color(7, "Red-tailed hawk") != class_color(7, "tail of a hawk")
+    )
     assert class_color(7, "hundred birds") == class_color(7)  # the word itself, not a part of another
     red, green, blue = class_color(3, "blue ring")
     assert blue > max(red, green)
