@@ -79,11 +79,7 @@ class Part:
 BUILD = "pip install --no-build-isolation --no-deps"
 DETECTRON2 = f"{BUILD} git+https://github.com/facebookresearch/detectron2 (see INSTALL.md)"
 OPTIONAL = (
-    Part(
-        "web",
-        "cmpf serve and its examples",
-        {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"},
-    ),
+    Part("web", "cmpf serve", {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"}),
     Part("video", "videos and webcam of cmpf predict", {"av": "av"}),
     Part("export", "cmpf export --format onnx", {p: p for p in ("onnx", "onnxscript", "onnxruntime")}),
     Part("cityscapes", "official evaluation of Cityscapes", {"cityscapesscripts": "cityscapesscripts"}),
