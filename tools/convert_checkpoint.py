@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Converts checkpoints: published ones (FrozenSeg, FC-CLIP) to CMPF's small safetensors files, or back.
+"""Converts checkpoints: published ones (FrozenSeg, FC-CLIP and its kin) to CMPF's small safetensors files, or back.
 
 Exit codes: 0 done; 1 error (one line; --debug shows the traceback); 2 usage.
 """
@@ -40,6 +40,7 @@ from cmpf.weights import (
 )
 from cmpf.weights import load as load_weights
 from cmpf.weights.download import file_sha256
+from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
 from cmpf.weights.saving import hash_weights
 
 EXAMPLES = """examples:
@@ -53,6 +54,7 @@ the names of the encoders. Without it the encoders inside the input are recorded
 """
 ENDINGS = {"cmpf": (".safetensors",), "published": (".pth", ".pt", ".safetensors")}
 RAW = {Naming.OPENCLIP: "MODEL.CMPF.CLIP.PRETRAINED", Naming.SAM: "MODEL.CMPF.SAM.CHECKPOINT"}
+TUNED = (Naming.MAFTP, Naming.OVRCOAT)  # methods that train their CLIP
 # What a whole encoder has; the hash of less would fit no model.
 TOWERS = {
     "clip": (("visual.",), ("transformer.", "text.")),
@@ -62,11 +64,15 @@ TOWERS = {
 
 @dataclass(frozen=True)
 class Converted:
-    """A checkpoint taken apart. encoders: name -> content hash, as far as known. lines: what to tell the user."""
+    """A checkpoint taken apart. encoders: name -> content hash, as far as known. lines: what to tell the user.
+
+    tuned: its CLIP was trained too, and belongs into the file.
+    """
 
     parts: Parts
     encoders: dict[str, str]
     lines: list[str]
+    tuned: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +109,9 @@ def convert(arguments: argparse.Namespace) -> list[str]:
         origin = {"file": source.name, "naming": parts.naming.value, "sha256": file_sha256(source)}
         kept = {k: v for k, v in contents.metadata.items() if k not in ("format_version", "encoders")}
         metadata: dict[str, Any] = {**kept, "converted_from": origin}
-        write(converted.parts.trained, target, encoders=converted.encoders, metadata=metadata)
+        clip = converted.parts.clip if converted.tuned else {}
+        weights = converted.parts.trained | {OWN_CLIP_PREFIX + name: value for name, value in clip.items()}
+        write(weights, target, encoders=converted.encoders, metadata=metadata)
     return [*converted.lines, f"{target}: {target.stat().st_size / 1e6:.1f} MB"]
 
 
@@ -136,7 +144,9 @@ def _by_names(contents: Contents, parts: Parts) -> Converted:
         unknown = tuple(n for n in parts.trained if n in contents.tensors and n != "void_embedding.weight")
     trained = {name: value for name, value in parts.trained.items() if name not in unknown}
     encoders = dict(contents.metadata.get("encoders", {}))
-    for kind, weights in (("clip", parts.clip), ("sam", parts.sam)):
+    own = parts.naming is Naming.OWN and bool(contents.metadata)  # of ours only a tuned CLIP is in a file
+    tuned = bool(parts.clip) and (own or parts.naming in TUNED)
+    for kind, weights in (("clip", {} if tuned else parts.clip), ("sam", parts.sam)):
         if all(any(name.startswith(tower) for name in weights) for tower in TOWERS[kind]):
             encoders[kind] = hash_weights(_as_float32(weights))
     report = LoadReport(
@@ -147,21 +157,27 @@ def _by_names(contents: Contents, parts: Parts) -> Converted:
         ignored=parts.ignored,
         naming=parts.naming.value,
     )
-    return Converted(
-        replace(parts, trained=trained), encoders, [f"{contents.source}: {report}", _recorded(encoders)]
-    )
+    lines = [f"{contents.source}: {report}", _recorded(encoders)]
+    return Converted(replace(parts, trained=trained), encoders, lines, tuned)
 
 
 def _by_model(contents: Contents, parts: Parts, cfg: Config) -> Converted:
     """Loads the weights into the configured model, which must take them all, and takes them from there."""
     model = _model(cfg, parts)
     report = load_weights(model, contents.source, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
-    named = zip((report.clip, report.sam), model.encoder_hashes().items(), strict=False)
-    encoders = dict(encoder for part, encoder in named if not part.missing)
-    trained = {name: value.clone() for name, value in model.trained_state_dict().items()}
-    return Converted(
-        replace(parts, trained=trained), encoders, [f"{contents.source}: {report}", _recorded(encoders)]
-    )
+    tuned = model.encoders.clip.tuned
+    encoders = {
+        encoder.name: encoder.weights_hash
+        for kind, encoder in model.frozen_encoders().items()
+        if not getattr(report, kind).missing and not (tuned and kind == "clip")
+    }
+    trained = {
+        name: value.clone()
+        for name, value in model.trained_state_dict().items()
+        if not name.startswith(OWN_CLIP_PREFIX)
+    }
+    lines = [f"{contents.source}: {report}", _recorded(encoders)]
+    return Converted(replace(parts, trained=trained), encoders, lines, tuned)
 
 
 def _model(cfg: Config, parts: Parts) -> CMPF:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cmpf import __version__
-from cmpf.cli import config, datasets, doctor, export, predict, serve, train
+from cmpf.cli import config, convert, datasets, doctor, export, predict, serve, train
 from cmpf.cli.outcome import run_command
 
-COMMANDS = (predict, train, export, serve, datasets, config, doctor)  # in the order of the help text
+COMMANDS = (predict, train, export, serve, datasets, config, convert, doctor)  # in the order of the help text
 SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLES = """examples:
   cmpf doctor                                            what is installed, what is missing, does it work

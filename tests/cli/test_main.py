@@ -23,7 +23,20 @@ from cmpf.cli.outcome import run_command
 from cmpf.errors import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("predict", "train", "eval", "export", "serve", "datasets", "config", "doctor")
+NAMES = (
+    *(
+        "predict",
+        "train",
+        "eval",
+        "export",
+        "serve",
+        "datasets",
+        "config",
+        "convert-config",
+        "convert-masks",
+        "doctor",
+    ),
+)
 COMMAND = [sys.executable, "-m", "cmpf"]
 
 

@@ -466,3 +466,12 @@ def test_sam_is_asked_only_where_a_result_reads_its_masks() -> None:
     assert replace(on, panoptic=True).reads_sam_masks
     assert replace(on, proposals=True).reads_sam_masks
     assert not replace(on, panoptic=True, mask_ensemble=None).reads_sam_masks
+
+
+def test_scores_by_the_mean_logit_exceed_one() -> None:
+    # Inside, the logits 2 and 4: mean 3, times the class probability 0.5; sigmoid would give 0.93.
+    masks = torch.tensor([[[2.0, 4.0], [-1.0, -7.0]]])
+    result = instance_inference(probs([0.5, 0.5]), masks, topk=1, mask_score="logit")
+    assert result.scores.tolist() == pytest.approx([1.5], rel=1e-5)
+    empty = instance_inference(probs([0.5, 0.5]), -masks.abs(), topk=1, mask_score="logit")
+    assert empty.scores.tolist() == [0.0]

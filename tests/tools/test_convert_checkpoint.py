@@ -235,3 +235,46 @@ def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: Capture
         main(arguments)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "naming", "theirs"),
+    [
+        ("fcclip_tiny", "FC-CLIP", "sem_seg_head.predictor.query_feat.weight"),
+        ("mask_adapter_tiny", "Mask-Adapter", "mask_adapter.cnext2.pwconv1.weight"),
+        ("maftp_tiny", "MAFT+", "cdt.cross_atten.multihead_attn.in_proj_weight"),
+        ("ovrcoat_tiny", "FC-CLIP", "backbone.clip_model.visual.trunk.stem.0.weight"),
+    ],
+)
+def test_each_method_goes_to_its_published_names_and_back_bit_for_bit(
+    tmp_path: Path, capsys: Capture, name: str, naming: str, theirs: str
+) -> None:
+    model = tiny_model(name)
+    own, there, back = (tmp_path / file for file in ("own.safetensors", "there.pth", "back.safetensors"))
+    weights.save(model, own, metadata={})
+    assert run(own, there, "--to", "published") == 0
+    assert theirs in read_contents(there).tensors
+    assert not any(key.startswith(("encoders.", "naming.")) for key in read_contents(there).tensors)
+    (tmp_path / "config.yaml").write_text(tiny_config(name).dump())
+    tuned = model.encoders.clip.tuned
+    capsys.readouterr()
+    # OVRCOAT's weights without its second CLIP have FC-CLIP's names: a configuration tells them apart.
+    assert run(there, back, *(("--config-file", tmp_path / "config.yaml") if tuned else ())) == 0
+    assert f"{naming} naming: " in capsys.readouterr().out
+    assert equal(load_file(back), load_file(own))
+    assert read_metadata(back)["encoders"] == {}
+
+
+@pytest.mark.parametrize("second", ["frozen_backbone.clip_model.", "backbone_t.clip_model."])
+def test_the_second_clip_of_a_tuned_model_is_left_out_and_its_own_is_kept(
+    tmp_path: Path, capsys: Capture, second: str
+) -> None:
+    model = tiny_model("ovrcoat_tiny")
+    clip = dict(model.encoders.clip.weights())
+    trained = {k: v for k, v in model.trained_state_dict().items() if not k.startswith("encoders.")}
+    state = to_published(Parts(trained=trained, clip=clip, sam={}))
+    torch.save({"model": state | {second + key: value for key, value in clip.items()}}, tmp_path / "a.pth")
+    assert run(tmp_path / "a.pth", tmp_path / "a.safetensors") == 0
+    assert f"{len(clip)} ignored: {len(clip)} of {second.partition('.')[0]}.*" in capsys.readouterr().out
+    assert equal(load_file(tmp_path / "a.safetensors"), model.trained_state_dict())
+    weights.load(tiny_model("ovrcoat_tiny"), tmp_path / "a.safetensors")
