@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -105,7 +105,6 @@ class OneDNNLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
@@ -116,13 +115,20 @@ class OneDNNLinear(nn.Linear):
 
 
 def use_onednn_linear(network: nn.Module) -> None:
-    """Replaces every nn.Linear inside by a OneDNNLinear, if that is faster here; names of weights stay the same."""
-    if not onednn_is_faster():
-        return
+    """Replaces every nn.Linear inside by a OneDNNLinear, if that is faster here."""
+    if onednn_is_faster():
+        replace_layers(network, nn.Linear, OneDNNLinear)
+
+
+def replace_layers(network: nn.Module, kind: type[nn.Module], faster: Callable[[Any], nn.Module]) -> None:
+    """Puts `faster(layer)`, which shares the layer's weights under their names, in place of every layer of a kind.
+
+    For networks of other packages that only a FrozenModule holds; a subclass of `kind` is another kind.
+    """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Linear:
-                setattr(parent, name, OneDNNLinear(child))
+            if type(child) is kind:
+                setattr(parent, name, faster(child).train(child.training))
 
 
 @lru_cache(maxsize=1)

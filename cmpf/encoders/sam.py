@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cmpf.common.tensors import resize_bilinear
 from cmpf.encoders import tiny
-from cmpf.encoders.frozen import FrozenModule
+from cmpf.encoders.frozen import FrozenModule, replace_layers
 from cmpf.encoders.mobile_sam import build_mobile_sam
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.weights.download import cache_folder, download
@@ -220,13 +220,10 @@ class FusedAttention(nn.Module):
 
 
 def fuse_attention(image_encoder: nn.Module) -> None:
-    """Replaces every segment-anything attention inside by a FusedAttention; names of weights stay the same."""
+    """Replaces every segment-anything attention inside by a FusedAttention."""
     from segment_anything.modeling.image_encoder import Attention
 
-    for parent in list(image_encoder.modules()):
-        for name, child in parent.named_children():
-            if type(child) is Attention:
-                setattr(parent, name, FusedAttention(child).train(child.training))
+    replace_layers(image_encoder, Attention, FusedAttention)
 
 
 def _gathered(table_LC: Tensor, size: int) -> Tensor:

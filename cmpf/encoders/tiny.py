@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -50,26 +51,17 @@ def cmpf_tiny_convnext(pretrained: bool = False, **options: Any) -> nn.Module:
     return cast(nn.Module, trunk)
 
 
-def register_tiny_clip() -> None:
-    """Makes `cmpf_tiny` known to OpenCLIP and its trunk to timm; calls after the first change nothing."""
-    import open_clip
-    import timm
-
-    if not timm.is_model(cmpf_tiny_convnext.__name__):
-        timm.models.register_model(cmpf_tiny_convnext)
-    if CLIP_NAME not in open_clip.list_models():
-        open_clip.add_model_config(ASSETS / CLIP_CONFIG)
-
-
 def build_tiny_clip_model() -> nn.Module:
     """OpenCLIP's `CLIP` of the tiny size with random weights, in eval mode.
 
     `visual.trunk` has stem, stages, norm_pre and head; `visual.head` projects to E = 128. Input 256 x 256.
     """
     import open_clip
+    import timm
 
-    register_tiny_clip()
-    model: nn.Module = open_clip.CLIP(**open_clip.get_model_config(CLIP_NAME))
+    if not timm.is_model(cmpf_tiny_convnext.__name__):
+        timm.models.register_model(cmpf_tiny_convnext)  # OpenCLIP takes trunks by timm's name only
+    model: nn.Module = open_clip.CLIP(**json.loads((ASSETS / CLIP_CONFIG).read_text(encoding="utf-8")))
     return model.eval()
 
 

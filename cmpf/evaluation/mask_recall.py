@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cmpf.errors import EvaluationError
 from cmpf.evaluation.evaluator import (
-    ImageId,
     Metrics,
     Results,
     check_size,
@@ -22,11 +21,11 @@ from cmpf.evaluation.evaluator import (
     paired,
     percent_ratio,
     required,
-    seen_groups,
     to_array,
 )
+from cmpf.evaluation.semantic import LabelMapEvaluator
 from cmpf.evaluation.values import binary_masks, new_image
-from cmpf.formats.label_map import LabelReader, read_panoptic_ids
+from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 
 Ids = npt.NDArray[np.int64]
@@ -34,44 +33,16 @@ _THRESHOLDS = (0.5, 0.75, 0.9)
 _PIXELS_AT_ONCE = 1 << 16  # bounds the float copy of the proposals; sums below 2^24 are exact in float32
 
 
-class MaskRecallEvaluator:
+class MaskRecallEvaluator(LabelMapEvaluator):
     """Share of true segments that some proposal covers with IoU > 0.5, 0.75, 0.9, whatever its class.
 
     From `outputs["proposals"]`, (Q [+ M], H, W) bool: decoder masks > 0, and SAM's with the mask ensemble on.
     A true segment is one instance of a thing class or the whole region of a stuff class in an image; crowds
     do not count. A dataset without panoptic ground truth has one segment a class and image: all pixels of the
     class. Void or ignored pixels are removed from the union, as in PQ. Segments are averaged within their
-    class first, then over the classes that occur, so that frequent classes do not decide the number.
+    class first, then over the classes that occur, so that frequent classes do not decide the number. Label maps
+    are read where a sample has no panoptic PNG.
     """
-
-    def __init__(
-        self,
-        *,
-        class_names: Sequence[str],
-        ignore_label: int,
-        seen: Sequence[bool] | None = None,
-        class_of_id: Mapping[int, int] | None = None,
-    ) -> None:
-        """
-        Args:
-            class_names: one a class, in the order of the class indices.
-            ignore_label: value in semantic ground-truth files; read where a sample has no panoptic ones.
-            seen: whether each was a training class; None = not asked.
-            class_of_id: value in semantic ground-truth files -> class index; None = they hold class indices.
-        """
-        self._names = tuple(class_names)
-        self._read_labels = LabelReader(
-            num_classes=len(self._names),
-            ignore_label=ignore_label,
-            class_of_id=class_of_id,
-            no_class=len(self._names),
-        )
-        self._groups = seen_groups(seen, len(self._names))
-        self._found: dict[ImageId, tuple[Ids, npt.NDArray[np.float64]]] = {}
-
-    def reset(self) -> None:
-        """Forgets all images."""
-        self._found = {}
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelResult]) -> None:
         """Adds a batch; see Evaluator."""

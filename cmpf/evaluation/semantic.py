@@ -33,12 +33,8 @@ Ids = npt.NDArray[np.int64]
 Cells = tuple[Ids, Ids]  # places in the flat matrix that are not zero, and their pixels
 
 
-class SemanticEvaluator:
-    """mIoU and its relatives from `outputs["sem_seg"]` (labels (H, W), or scores (K, H, W)).
-
-    Ground truth is the sample's `sem_seg_file_name`. Pixels with the ignore label there count nowhere.
-    A predicted ignore label means "no class": wrong, but charged to no class.
-    """
+class LabelMapEvaluator:
+    """What evaluators that read label maps have in common."""
 
     def __init__(
         self,
@@ -51,9 +47,9 @@ class SemanticEvaluator:
         """
         Args:
             class_names: one a class, in the order of the class indices.
-            ignore_label: value in the ground-truth files (255, or 65535 in 16-bit ones).
+            ignore_label: value in the label maps (255, or 65535 in 16-bit ones).
             seen: whether each was a training class; None = not asked.
-            class_of_id: value in the ground-truth files -> class index; None = they hold class indices.
+            class_of_id: value in the label maps -> class index; None = they hold class indices.
         """
         self._names = tuple(class_names)
         self._groups = seen_groups(seen, len(self._names))
@@ -64,18 +60,26 @@ class SemanticEvaluator:
             class_of_id=class_of_id,
             no_class=len(self._names),
         )
-        self._cells: dict[ImageId, Cells] = {}
+        self.reset()
 
     def reset(self) -> None:
         """Forgets all images."""
-        self._cells = {}
+        self._found: dict[ImageId, tuple[Ids, npt.NDArray[Any]]] = {}
+
+
+class SemanticEvaluator(LabelMapEvaluator):
+    """mIoU and its relatives from `outputs["sem_seg"]` (labels (H, W), or scores (K, H, W)).
+
+    Ground truth is the sample's `sem_seg_file_name`. Pixels with the ignore label there count nowhere.
+    A predicted ignore label means "no class": wrong, but charged to no class.
+    """
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelResult]) -> None:
         """Adds a batch; see Evaluator."""
         count = len(self._names)
         for sample, prediction in paired(inputs, outputs, "sem_seg"):
             image_id = required(sample, "image_id")
-            new_image(image_id, self._cells, describe(sample))
+            new_image(image_id, self._found, describe(sample))
             path = required(sample, "sem_seg_file_name")
             truth = self._read_labels(path).astype(np.int64)
             labels = to_array(best_labels(sample, prediction, count))
@@ -83,7 +87,7 @@ class SemanticEvaluator:
                 labels, num_classes=count, ignore_label=self._ignore_label, where=describe(sample)
             )
             check_size(str(path), predicted.shape, truth.shape)
-            self._cells[image_id] = confusion_cells(truth, predicted, count)
+            self._found[image_id] = confusion_cells(truth, predicted, count)
 
     def evaluate(self) -> Results:
         """{"sem_seg": {mIoU, mIoU_union, fwIoU, mACC, pACC, S_mIoU, U_mIoU, ..., IoU-name, ...}} in percent.
@@ -92,7 +96,7 @@ class SemanticEvaluator:
         unseen (U_) classes.
         """
         total = Confusion(len(self._names))
-        for cells in gather_by_image(self._cells).values():
+        for cells in gather_by_image(self._found).values():
             total.add(cells)
         return {"sem_seg": semantic_metrics(total.matrix, self._names, self._groups)}
 
