@@ -14,6 +14,7 @@ from helpers.scripts import script
 from PIL import Image
 from pycocotools import mask as rle
 
+from cmpf.cli import main
 from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.data.datasets.facts import ADE20K_THINGS
 from cmpf.data.preparation import get_preparation
@@ -225,6 +226,21 @@ def test_areas_of_stuff_are_taken_before_things_are_pasted_as_published(
     )
 
 
+@pytest.mark.parametrize("options", [(), ("--exact-areas",)])
+def test_the_check_of_datasets_takes_both_forms_and_says_which_it_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    hide_stuff(root)
+    for case, arguments in ((SEMANTIC, ()), (PANOPTIC, options), (INSTANCES, ())):
+        assert case.run(root, "--split", "val", *arguments) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    assert main(["datasets", "check", "openvocab_ade20k_panoptic_val", "--jobs", "1"]) == 0
+    title, note = capsys.readouterr().out.splitlines()
+    assert title == "openvocab_ade20k_panoptic_val: every file was opened, nothing is wrong"
+    assert note.startswith("  areas of stuff are exact" if options else "  areas of stuff are as published")
+
+
 def test_exact_areas_are_those_of_the_png(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hide_stuff(root)
     assert PANOPTIC.run(root, "--exact-areas") == 0
@@ -235,7 +251,7 @@ def test_exact_areas_are_those_of_the_png(root: Path, capsys: pytest.CaptureFixt
     assert perfect_quality(root) == 100
     capsys.readouterr()
     assert PANOPTIC.check(root, "--split", "val") == 0
-    assert "areas of stuff are those of the PNGs; published results are" in capsys.readouterr().out
+    assert "areas of stuff are exact, those of the PNGs; published results are" in capsys.readouterr().out
 
 
 def test_areas_that_things_cannot_explain_are_an_issue(

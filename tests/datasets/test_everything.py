@@ -117,7 +117,9 @@ def follow(program: str, arguments: list[str]) -> int:
         values = [
             SIZES.get(before, value) for before, value in zip(["", *arguments], arguments, strict=False)
         ]
-        return shapeworld.main([*values, "--jobs", "1"])
+        return shapeworld.main(
+            [*values, "--tune", "1", "--jobs", "1"]
+        )  # tune/ is there where one asks for it
     assert (program, arguments[:2]) == ("cmpf", ["datasets", "prepare"])
     return main([*arguments, "--jobs", "1", *(["--images", "0"] if "--check" in arguments else [])])
 

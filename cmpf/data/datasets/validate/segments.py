@@ -17,7 +17,7 @@ from cmpf.formats.label_map import VOID_ID
 # Notes on a dataset whose spec has hidden_stuff.
 HIDDEN_STUFF = "areas of stuff are as published, taken before things were pasted over it"
 EXACT_STUFF = (
-    "areas of stuff are those of the PNGs; published results are on areas before things are pasted over it"
+    "areas of stuff are exact, those of the PNGs; published results are on areas before things were pasted"
 )
 
 
