@@ -206,10 +206,10 @@ def bomb(layers: int, *, opening: str, closing: str) -> str:
     ],
 )
 def test_a_file_that_would_take_minutes_or_all_memory_is_refused(tmp_path, text, message):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ConfigError, match=message):
         get_cfg(write(tmp_path, "bomb.yaml", text))
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_bases_that_multiply_are_refused(tmp_path):
