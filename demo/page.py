@@ -9,8 +9,11 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from PIL import Image, ImageDraw, ImageFont
+
 from cmpf.common.files import replacing
 
+FIGURE_CELL = 400  # pixels
 TEMPLATE = Path(__file__).with_name("page_template.html")
 VIEWS = (
     ("input", "input"),
@@ -68,6 +71,30 @@ def write_page(
     )
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_figure(
+    path: Path, images: Path, examples: Sequence[Example], views: Sequence[tuple[str, str]]
+) -> None:
+    """A PNG with one row an example and one titled column a view: the README's figure.
+
+    Args:
+        images: folder of `<name>_<view>.png`.
+        views: (view, title) of each column.
+    """
+    side, gap, head = FIGURE_CELL, 8, 34
+    width, height = len(views) * (side + gap) - gap, head + len(examples) * (side + gap) - gap
+    sheet = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    for column, (view, title) in enumerate(views):
+        left = column * (side + gap)
+        pen.text((left + side / 2, head / 2), title, fill="#1c2430", font=font, anchor="mm")
+        for row, example in enumerate(examples):
+            with Image.open(images / f"{example.name}_{view}.png") as image:
+                drawn = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(drawn, (left, head + row * (side + gap)))
+    with replacing(path) as temporary:
+        sheet.save(temporary, "PNG", optimize=True)
 
 
 def _example(example: Example) -> str:

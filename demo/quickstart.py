@@ -129,7 +129,7 @@ def segment_and_write_page(
     from cmpf.shapeworld.scene import generate_scene
     from cmpf.shapeworld.writer import scene_seed
     from cmpf.visualization import training_curve
-    from demo.page import write_page
+    from demo.page import VIEWS, write_figure, write_page
 
     step(4, "Segmenting images with free words")
     predictor = cmpf.load(str(ROOT / CONFIG), weights=str(output / "model_final.safetensors"))
@@ -143,6 +143,7 @@ def segment_and_write_page(
         extra = generator.choice([n for n in names if n not in present], size=EXTRA_WORDS, replace=False)
         words = own_words or [*sorted(present), *(str(word) for word in extra)]
         shapes.append(_example(predictor, output, f"scene_{number}", scene.image, words))
+    write_figure(output / "example.png", output / "images", shapes[:3], VIEWS[:3])
     photographs = [_photograph(output, photo, own_words)] if photo else []
 
     step(5, "Writing the page")

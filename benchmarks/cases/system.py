@@ -25,7 +25,7 @@ from cmpf.model import CMPF
 from cmpf.types import Sample
 from cmpf.weights.hub import find_model
 
-IMAGE = Path(__file__).resolve().parents[2] / "demo" / "example.png"
+IMAGE = Path(__file__).resolve().parents[2] / "demo" / "shapes.jpg"
 FULL_CONFIG = "configs/coco/cmpf/convnext_large_eval_coco.yaml"
 COMMON = (
     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", True,

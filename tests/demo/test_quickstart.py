@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import cmpf
 from cmpf import weights
@@ -69,6 +70,8 @@ def test_the_demo_ends_in_a_page_with_all_its_images_and_reuses_a_finished_train
     images = {path.name for path in (output / "images").iterdir()}
     assert len(images) == quickstart.EXAMPLES * len(VIEWS)
     assert all(f"images/{name}" in page for name in images)
+    with Image.open(output / "example.png") as figure:
+        assert figure.width > 3 * 400
     for text in ("fcclip_convnext_large", "<svg", "42.0"):
         assert text in page
 
