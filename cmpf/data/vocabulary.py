@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -212,9 +213,12 @@ def _unique_names(classes: Sequence[Sequence[str]]) -> tuple[str, ...]:
     names = [words[0] for words in classes]
     taken = set(alike)
     for indices in alike.values():
-        for index in indices if len(indices) > 1 else ():
+        if len(indices) == 1:
+            continue
+        owners = Counter(word for index in indices for word in word_set(classes[index]))
+        for index in indices:
             if len(classes[index]) > 1:
-                others = frozenset().union(*(word_set(classes[other]) for other in indices if other != index))
+                others = {word for word in word_set(classes[index]) if owners[word] > 1}
                 names[index] = _bracketed(classes[index], index=index, others=others, taken=taken)
                 taken.add(names[index].casefold())
     return tuple(names)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import zipfile
 import zlib
@@ -28,6 +29,7 @@ from cmpf.errors import EvaluationError, ImageError
 FORMAT, VERSION = "cmpf-sam-masks", 2
 BYTES = 4  # of a float32
 # What numpy and zipfile raise for files that are truncated, foreign, or hold Python objects.
+MAX_HEADER, MAX_LOGITS = 2**20, 2**30  # bytes; 1,000 masks of 256 x 256 cells are a quarter of the latter
 UNREADABLE = (
     OSError,
     EOFError,
@@ -78,7 +80,7 @@ class ProposalCache:
         """
         path = self.path(image, input_size)
         try:
-            header, _ = _read(path)
+            header, _ = _read(path, input_size)
         except UNREADABLE:
             return False
         self._check_settings(path, header["settings"])
@@ -95,7 +97,7 @@ class ProposalCache:
         if not path.is_file():
             raise EvaluationError(self._missing(path, image, input_size))
         try:
-            header, proposals = _read(path)
+            header, proposals = _read(path, input_size)
         except UNREADABLE as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise EvaluationError(
@@ -151,8 +153,9 @@ def _digest(image: str | Path) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Proposals]:
-    """Header and masks of a file; raises one of UNREADABLE when it is not a whole file of this version."""
+def _read(path: Path, input_size: tuple[int, int]) -> tuple[dict[str, Any], Proposals]:
+    """Header and masks of a file; raises one of UNREADABLE when it is not a whole file of this version and size."""
+    _check_lengths(path)
     with np.load(path, allow_pickle=False) as file:
         header = json.loads(str(file["header"]))
         if (header["format"], header["version"]) != (FORMAT, VERSION):
@@ -164,7 +167,28 @@ def _read(path: Path) -> tuple[dict[str, Any], Proposals]:
     if planes.dtype != np.uint8 or planes.ndim != 4 or len(planes) != BYTES:
         raise ValueError(f"logits are {planes.dtype} {planes.shape}, expected uint8 {BYTES} x M x h x w")
     padded, unpadded = (_size(header[key]) for key in ("padded", "unpadded"))
-    return header, Proposals(torch.from_numpy(_floats(planes)), padded, unpadded)
+    if unpadded != input_size or any(a < b for a, b in zip(padded, unpadded, strict=True)):
+        raise ValueError(f"masks for the size {unpadded}, padded to {padded}, wanted is {input_size}")
+    logits = torch.from_numpy(_floats(planes))
+    if not logits.isfinite().all():
+        raise ValueError("logits with NaN or infinity")
+    return header, Proposals(logits, padded, unpadded)
+
+
+def _check_lengths(path: Path) -> None:
+    """Looks at what the arrays say of their size, before anything is inflated: a few megabytes may hold gigabytes."""
+    with zipfile.ZipFile(path) as archive:
+        for name, limit in (("header.npy", MAX_HEADER), ("logits.npy", MAX_LOGITS)):
+            with archive.open(name) as file:
+                version = np.lib.format.read_magic(file)
+                read = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }
+                shape, _, kind = read[version](file)
+            length = math.prod(shape) * kind.itemsize
+            if not 0 <= length <= limit or min(shape, default=0) < 0:
+                raise ValueError(f"{name} of {length:,} bytes, at most {limit:,} are read")
 
 
 def _size(values: Any) -> tuple[int, int]:

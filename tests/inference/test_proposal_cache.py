@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def image(tmp_path: Path) -> Path:
 def test_what_was_stored_comes_back_bit_for_bit(tmp_path: Path, image: Path, masks: int) -> None:
     stored = proposals(masks)
     if masks:
-        stored.logits[0, 0] = torch.tensor([0.0, -0.0, 1e-42, torch.inf])  # 1e-42 is a denormal
+        stored.logits[0, 0] = torch.tensor([0.0, -0.0, 1e-42, -3e38])  # 1e-42 is a denormal
     cache(tmp_path).store(image, stored)
     found = cache(tmp_path).load(image, input_size=SIZE)
     assert found.logits.shape == (masks, 4, 4)
@@ -248,3 +250,43 @@ def test_an_interrupted_write_leaves_nothing(
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.jpg: cannot be read: No such file"):
         cache(tmp_path).load(tmp_path / "gone.jpg", input_size=SIZE)
+
+
+def test_a_small_file_that_would_inflate_to_gigabytes_is_refused_unread(tmp_path: Path, image: Path) -> None:
+    path = cache(tmp_path).path(image, SIZE)
+    cache(tmp_path).store(image, proposals())
+    with np.load(path) as file:
+        header = file["header"]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.npy", npy(header))
+        with archive.open("logits.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": (4, 900, 1000, 1000)}
+            )
+    with pytest.raises(
+        EvaluationError, match=r"logits\.npy of 3,600,000,000 bytes, at most 1,073,741,824 are read"
+    ):
+        cache(tmp_path).load(image, input_size=SIZE)
+    assert not cache(tmp_path).holds(image, SIZE)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_masks_that_are_no_numbers_or_of_another_size_are_refused(
+    tmp_path: Path, image: Path, bad: float
+) -> None:
+    spoiled = proposals()
+    spoiled.logits[0, 0, 0] = bad
+    cache(tmp_path).store(image, spoiled)
+    with pytest.raises(EvaluationError, match="logits with NaN or infinity"):
+        cache(tmp_path).load(image, input_size=SIZE)
+    other = (SIZE[0], SIZE[1] + 1)
+    cache(tmp_path).store(image, proposals(size=other))
+    cache(tmp_path).path(image, other).rename(cache(tmp_path).path(image, SIZE))
+    with pytest.raises(EvaluationError, match=r"masks for the size \(5, 8\), .* wanted is \(5, 7\)"):
+        cache(tmp_path).load(image, input_size=SIZE)
