@@ -36,6 +36,7 @@ DEV = [
     "types-tqdm",
     "types-PyYAML",
     "selenium>=4.30",
+    "axe-core-python>=0.1",
 ]
 
 setup(

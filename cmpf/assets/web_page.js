@@ -104,6 +104,30 @@
     return new Promise((done) => canvas.toBlob(done, "image/png"));
   }
 
+  // On a phone the result lies below the window, and nothing would seem to happen: go there as soon as it is asked for,
+  // and again when it is there.
+  function show(panel) {
+    const box = panel.getBoundingClientRect(), calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (box.top >= 0 && box.top < innerHeight * 0.6) return;
+    panel.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+  }
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#cmpf-segment")) show(document.querySelector("#cmpf-panel"));
+  });
+
+  let shown = null;
+  new MutationObserver(() => {
+    const result = document.querySelector("#cmpf-panel .cmpf-result, #cmpf-panel .cmpf-error");
+    if (result && result !== shown) show(document.querySelector("#cmpf-panel"));
+    shown = result;
+    // Gradio gives its thumbnails no names.
+    document.querySelectorAll("#cmpf-examples button.gallery-item:not([aria-label])").forEach((button) => {
+      const place = [...button.parentElement.children].indexOf(button) + 1;
+      button.setAttribute("aria-label", `Example ${place}: use this image and its words`);
+    });
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
   document.addEventListener("click", async (event) => {
     const kind = event.target.closest?.("button[data-save]")?.dataset.save;
     if (!kind) return;

@@ -46,6 +46,16 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--max-upload-mb", type=int, default=25, help="MiB that a file may have [25]")
     parser.add_argument("--queue", type=int, default=32, help="visitors that may wait for their turn [32]")
+    parser.add_argument(
+        "--uploads-mb", type=int, default=512, help="MiB that all uploads may take; the oldest go first [512]"
+    )
+    parser.add_argument(
+        "--trusted-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which the page may be reached, such as that of a proxy; again for more",
+    )
     add_plugin(parser)
     add_allow_unused(parser)
     add_overrides(parser)
@@ -58,7 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     from cmpf import web
 
     limits = web.Limits(
-        max_side=arguments.max_side, max_upload_mb=arguments.max_upload_mb, queue=arguments.queue
+        max_side=arguments.max_side,
+        max_upload_mb=arguments.max_upload_mb,
+        uploads_mb=arguments.uploads_mb,
+        queue=arguments.queue,
     )
     web.import_gradio()  # before the model is loaded: what is missing is said at once
     import cmpf
@@ -81,7 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        web.serve(predictor, limits=limits, host=arguments.host, port=arguments.port, note=note)
+        options = {"host": arguments.host, "port": arguments.port, "trusted_hosts": arguments.trusted_host}
+        web.serve(predictor, limits=limits, note=note, **options)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0

@@ -41,13 +41,14 @@ class Limits:
     max_side: pixels; images with a longer side are refused.
     working_side: pixels; larger images are shrunk to it before they are segmented, because the results of a
         hundred queries at the size of a camera's image need gigabytes.
-    max_upload_mb: mebibytes of one uploaded file.
+    max_upload_mb: mebibytes of one uploaded file. uploads_mb: of all that lie on the disk; the oldest go first.
     queue: visitors that may wait; the next is told to come back later.
     """
 
     max_side: int = 4096
     working_side: int = 1600
     max_upload_mb: int = 25
+    uploads_mb: int = 512
     queue: int = 32
 
     def __post_init__(self) -> None:
@@ -58,6 +59,11 @@ class Limits:
         for name, value in vars(self).items():
             if value < 1:
                 raise CMPFError(f"{name} must be at least 1, got {value}")
+        if self.uploads_mb < self.max_upload_mb:
+            raise CMPFError(
+                f"uploads_mb {self.uploads_mb} holds no upload of {self.max_upload_mb} MiB; raise it, or lower "
+                "max_upload_mb"
+            )
 
 
 @dataclass(frozen=True)

@@ -149,9 +149,9 @@ def build_page(
     with page:
         gradio.HTML(_head(note))
         with gradio.Row():
-            with gradio.Column(scale=2, min_width=340):
+            with gradio.Column(scale=2, min_width=300):
                 inputs, button = _form(gradio, predictor, examples)
-            with gradio.Column(scale=3, min_width=420):
+            with gradio.Column(scale=3, min_width=300):
                 panel = gradio.HTML(WELCOME, elem_id="cmpf-panel")
         private = {"api_visibility": "private"}
         button.click(segmenter, inputs, panel, concurrency_limit=1, **private)

@@ -194,7 +194,7 @@ def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
             f"<img class='cmpf-tinted' alt='' src='{_photo(view.tinted)}'>",
             f"<img class='cmpf-ids' alt='' hidden src='{_exact(id_map(view.ids))}'>",
             "<canvas class='cmpf-spot'></canvas><div class='cmpf-tip' hidden></div></div>",
-            f"<p class='cmpf-summary'>{_summary(view, upload, seconds)}</p>",
+            f"<p class='cmpf-summary' role='status'>{_summary(view, upload, seconds)}</p>",
             _table(view.rows),
             f"<div class='cmpf-coco' hidden>{escape(json.dumps(view.coco, ensure_ascii=False))}</div></div>",
         ]

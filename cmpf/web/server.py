@@ -7,20 +7,23 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from cmpf.errors import CMPFError
 from cmpf.predictor import Predictor
+from cmpf.web.guard import Guard, end_half_requests
 from cmpf.web.inputs import Limits, write_examples
 from cmpf.web.page import build_page, import_gradio
 
 HOST = "127.0.0.1"
 FOLDER, ANALYTICS = "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"  # environment variables of Gradio
 ASSETS = files("cmpf") / "assets"
+REMEMBERED_SESSIONS = 16  # visitors of whom Gradio keeps the last result; nothing of the page needs it
 
 
 @contextmanager
@@ -31,6 +34,7 @@ def running(
     host: str = HOST,
     port: int | None = None,
     note: str = "",
+    trusted_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serves the page from other threads while the block runs; one page a process at a time.
 
@@ -38,6 +42,7 @@ def running(
         predictor, limits, note: see build_page.
         host: address to listen on; 127.0.0.1 = this machine only, 0.0.0.0 = everyone who can reach it.
         port: None = the first free one from 7860.
+        trusted_hosts: names under which the page may be reached, beside numbers, localhost and this machine's name.
     Yields:
         The page's address.
     Raises:
@@ -48,9 +53,14 @@ def running(
         limits = limits or Limits()
         examples = write_examples(folder)
         page = build_page(predictor, limits=limits, examples=examples, note=note)
+        guard = partial(Guard, limits=limits, hosts=(host, *trusted_hosts), folder=folder)
+        stop = threading.Event()
         try:
-            yield _launch(gradio, page, limits, host, port)
+            address = _launch(gradio, page, limits, host, port, guard)
+            threading.Thread(target=end_half_requests, args=(page.server, stop), daemon=True).start()
+            yield address
         finally:
+            stop.set()
             page.close(verbose=False)
 
 
@@ -61,9 +71,11 @@ def serve(
     host: str = HOST,
     port: int | None = None,
     note: str = "",
+    trusted_hosts: Sequence[str] = (),
 ) -> None:
     """Serves the page until Ctrl-C; see running."""
-    with running(predictor, limits=limits, host=host, port=port, note=note) as address:
+    options: dict[str, Any] = {"limits": limits, "host": host, "port": port, "note": note}
+    with running(predictor, trusted_hosts=trusted_hosts, **options) as address:
         print(f"CMPF listens on {address} (Ctrl-C stops it)", flush=True)
         try:
             threading.Event().wait()
@@ -87,8 +99,14 @@ def _private_folder() -> Iterator[Path]:
                     os.environ[name] = value
 
 
-def _launch(gradio: Any, page: Any, limits: Limits, host: str, port: int | None) -> str:
+def _launch(
+    gradio: Any, page: Any, limits: Limits, host: str, port: int | None, guard: Callable[..., Guard]
+) -> str:
+    from starlette.middleware import Middleware  # comes with Gradio
+
     _check_place(host, port)
+    # Gradio keeps the last result of each of 10,000 visitors, a megabyte each, and 2,000 that were never fetched.
+    page._queue.pending_messages_per_session.max_size = REMEMBERED_SESSIONS
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -104,6 +122,8 @@ def _launch(gradio: Any, page: Any, limits: Limits, host: str, port: int | None)
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
+        state_session_capacity=REMEMBERED_SESSIONS,
+        app_kwargs={"middleware": [Middleware(guard)]},
         theme=_theme(gradio),
         css=(ASSETS / "web_page.css").read_text(encoding="utf-8"),
         head=f"<script>{(ASSETS / 'web_page.js').read_text(encoding='utf-8')}</script>",
@@ -133,4 +153,12 @@ def _theme(gradio: Any) -> Any:
         radius_size="lg",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        # Of the theme's own colors on white the contrast is 2.56 and 4.46; 4.5 can be read by most people.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
     )

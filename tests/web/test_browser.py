@@ -228,3 +228,45 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(page: Page)
     wide = page.script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
     page.driver.set_window_size(size["width"], size["height"])
     assert wide <= 0
+
+
+@pytest.mark.parametrize(("width", "height"), [(1300, 950), (390, 844)], ids=["desk", "phone"])
+def test_the_page_has_no_serious_finding_of_axe_and_the_result_is_in_sight(
+    page: Page, width: int, height: int
+) -> None:
+    """Contrast, names of buttons and fields, order of headings, for people who see little or nothing."""
+    axe = pytest.importorskip("axe_core_python", reason="axe-core comes with axe-core-python")
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.open()
+        page.segment()
+        panel = "document.querySelector('#cmpf-panel').getBoundingClientRect()"
+        page.until(lambda: page.script(f"return {panel}.top >= -1 && {panel}.top < innerHeight * 0.6"))
+        assert page.script("return document.documentElement.scrollWidth - innerWidth") <= 0
+        # No cell but the names is broken into lines.
+        heights = page.script(
+            "return [...document.querySelectorAll('.cmpf-rows td:not(:first-child)')].map((cell) => {"
+            "const range = document.createRange(); range.selectNodeContents(cell);"
+            "return range.getBoundingClientRect().height / parseFloat(getComputedStyle(cell).fontSize) })"
+        )
+        assert max(heights) < 2
+        assert (
+            page.script(
+                "return document.querySelectorAll('#cmpf-examples button[aria-label^=Example]').length"
+            )
+            >= 2
+        )
+        page.driver.set_script_timeout(60)
+        page.script((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+        found = page.driver.execute_async_script("const done = arguments[0]; axe.run(document).then(done)")
+        serious = [
+            f"{finding['impact']} {finding['id']}: {node['html'][:100]}"
+            for finding in found["violations"]
+            if finding["impact"] in ("serious", "critical")
+            for node in finding["nodes"]
+        ]
+        assert serious == []
+        assert len(found["passes"]) > 15  # it looked at the page
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

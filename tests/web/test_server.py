@@ -12,16 +12,17 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -29,8 +30,8 @@ from PIL import Image
 
 from cmpf.cli import main
 from cmpf.errors import CMPFError
-from cmpf.web import Limits, running
-from cmpf.web.server import ANALYTICS, FOLDER
+from cmpf.web import Limits, guard, running
+from cmpf.web.server import ANALYTICS, FOLDER, REMEMBERED_SESSIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")  # its use of pandas
 API = "gradio_api"
@@ -264,7 +265,7 @@ def test_serve_shows_the_tiny_model_to_this_machine_until_it_is_told_to_end() ->
 def test_the_options_of_serve_reach_model_page_and_server(tmp_path: Path) -> None:
     weights = str(files("cmpf") / "assets" / "cmpf_tiny_decoder.safetensors")
     options = ("--model", "shapes/cmpf_tiny.yaml", "--weights", weights, "--host", "0.0.0.0")
-    limits = ("--max-side", "99", "--max-upload-mb", "1")
+    limits = ("--max-side", "99", "--max-upload-mb", "1", "--uploads-mb", "2", "--trusted-host", "my.proxy")
     Image.new("RGB", (100, 20)).save(tmp_path / "wide.png")
     found = {}
 
@@ -316,3 +317,109 @@ def test_the_command_with_the_tiny_model_is_ready_soon_and_a_stop_signal_removes
         assert process.wait(30) == 0
         assert process.stdout.read() == "stopped\n"
     assert list(tmp_path.glob("cmpf-web-*")) == []
+
+
+# What stands between the network and the page.
+
+
+def raw(address: str, request: bytes, *, seconds: float = 10) -> bytes:
+    """All that comes back for bytes sent by hand, until the server closes or nothing comes any more."""
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname, parts.port), timeout=seconds) as connection:
+        connection.sendall(request)
+        answer = b""
+        with suppress(ConnectionResetError):  # where a server closes before it has read everything
+            while chunk := connection.recv(65536):
+                answer += chunk
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("localhost:7860", 200),
+        ("[::1]:80", 200),
+        ("my.proxy", 200),
+        ("evil.example", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("", 400),
+    ],
+)
+def test_the_page_answers_to_names_of_this_machine_only(host: str, status: int) -> None:
+    with running(Slow(), trusted_hosts=["My.Proxy"]) as address:  # type: ignore[arg-type]
+        answer = raw(address, f"GET /config HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(f"HTTP/1.1 {status}".encode())
+    assert (b"--trusted-host NAME" in answer) == (status == 400)
+
+
+@pytest.mark.parametrize(
+    ("length", "status"), [("abc", 400), ("-1", 400), ("99999999999", 413), ("\xb2", 400)]
+)
+def test_a_request_of_impossible_length_is_refused_at_once(
+    page: tuple[str, Slow], length: str, status: int
+) -> None:
+    for path in ("upload", "queue/join"):
+        head = f"POST /{API}/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+        assert f"HTTP/1.1 {status}".encode() in raw(page[0], head.encode("latin-1"))
+
+
+def test_a_body_without_a_length_is_cut_at_the_limit(page: tuple[str, Slow]) -> None:
+    kind = "Content-Type: multipart/form-data; boundary=sep\r\nTransfer-Encoding: chunked"
+    head = f"POST /{API}/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{kind}\r\n\r\n".encode()
+    part = b'--sep\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"0" * (
+        3 * 2**20
+    )
+    answer = raw(page[0], head + f"{len(part):x}\r\n".encode() + part + b"\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413") or answer == b""
+    assert not list(Path(os.environ[FOLDER]).rglob("a.png"))
+
+
+def test_requests_that_do_not_go_on_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.4)
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.4)
+    with running(Slow()) as address:  # type: ignore[arg-type]
+        started = time.monotonic()
+        assert raw(address, b"GET /config HTT") == b""
+        body = f"POST /{API}/queue/join HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{".encode()
+        assert b"HTTP/1.1 408" in raw(address, body)
+        assert time.monotonic() - started < 8
+        assert get(f"{address}config")[0] == 200  # the page goes on
+
+
+def test_uploads_take_no_more_than_their_room_and_the_oldest_go(page: tuple[str, Slow]) -> None:
+    with running(Slow(), limits=Limits(max_upload_mb=1, uploads_mb=3)) as address:  # type: ignore[arg-type]
+        folder = Path(os.environ[FOLDER])
+        examples = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        visitor, paths = Visitor(address), []
+        for number in range(6):
+            status, path = visitor.upload(bytes([number]) * (900 * 2**10))
+            assert status == 200
+            paths.append(Path(path))
+            os.utime(path, (number, number))
+        assert [path.is_file() for path in paths] == [False, False, False, True, True, True]
+        assert {path: path.read_bytes() for path in examples} == examples
+
+
+def test_the_page_forgets_visitors() -> None:
+    """Gradio keeps what it sent to each of 10,000 visitors."""
+
+    class Quick(Slow):
+        def predict(self, *_: Any, **__: Any) -> None:
+            raise CMPFError("x" * 100_000)
+
+    import gc
+
+    import gradio
+
+    with running(Quick(), limits=Limits(max_upload_mb=1)) as address:  # type: ignore[arg-type]
+        _, path = Visitor(address).upload(
+            sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes()
+        )
+        for _ in range(40):
+            visitor = Visitor(address)
+            assert visitor.join({"path": path})[0] == 200
+            visitor.result()
+        pages = [o for o in gc.get_objects() if isinstance(o, gradio.Blocks) and o.is_running]
+        assert pages
+        assert max(len(found.app.state_holder.session_data) for found in pages) <= REMEMBERED_SESSIONS
