@@ -72,14 +72,15 @@ class ClipTuning:
             targets: masks at the padded input's size.
         """
         found = {}
-        if self.mask_aware:
-            loss = mask_aware_loss(outputs["clip_logits"], outputs["pred_masks"].detach(), targets)
-            found["loss_mask_aware"] = self.mask_aware * loss / divisors.targets
-        if self.representation:
-            with torch.no_grad():
-                original = self._original(images.device)(images).dense
-            loss = representation_loss(features.clip.dense, original)
-            found["loss_representation"] = self.representation * loss / divisors.images
+        original = self._original(images.device)(images).dense if self.representation else None
+        # As in SetCriterion: overlaps are sums over a million pixels.
+        with torch.autocast(images.device.type, enabled=False):
+            if self.mask_aware:
+                loss = mask_aware_loss(outputs["clip_logits"], outputs["pred_masks"].detach(), targets)
+                found["loss_mask_aware"] = self.mask_aware * loss / divisors.targets
+            if original is not None:
+                loss = representation_loss(features.clip.dense, original)
+                found["loss_representation"] = self.representation * loss / divisors.images
         return found
 
     def _original(self, device: torch.device) -> CLIP:
@@ -112,7 +113,9 @@ def adapter_losses(
         predict: gives the decoder's mask logits; called in stage 2 only.
         divisors: of the whole batch, where this is a part of it.
     """
-    examples = criterion.examples(targets, predict)
+    masks = predict().float() if criterion.mixed else None
+    with torch.autocast(features.clip.dense.device.type, enabled=False):
+        examples = criterion.examples(targets, masks)
     projected = naming.projected(clip, features.clip.dense)
     if naming.mask_adapter is None or projected is None:
         raise TrainingError("the losses of Mask-Adapter need one: set MODEL.CMPF.MASK_EMBEDDING mask_adapter")
@@ -122,4 +125,6 @@ def adapter_losses(
     logits = naming.logits(clip, embeddings, projected, classes)
     if divisors is None:
         divisors = criterion.normalizers(targets, queries=1, device=logits.device)
-    return criterion(logits, embeddings, examples, divisors)  # type: ignore[no-any-return]
+    with torch.autocast(logits.device.type, enabled=False):
+        losses: dict[str, Tensor] = criterion(logits, embeddings.float(), examples, divisors)
+    return losses

@@ -13,14 +13,16 @@ import torch
 from helpers.tiny_model import random_image, tiny_config, training_sample
 from torch import Tensor
 
+import cmpf
 from cmpf import weights
 from cmpf.config import get_cfg
 from cmpf.data import Vocabulary
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.engine.forward import TrainedPart
 from cmpf.engine.seeding import seed_everything
-from cmpf.errors import ConfigError, WeightsError
-from cmpf.factory import build_model, build_trainer
+from cmpf.errors import CMPFError, ConfigError, WeightsError
+from cmpf.export import export_model
+from cmpf.factory import build_model, build_predictor, build_trainer
 from cmpf.factory.training import build_configured_optimizer
 from cmpf.model import CMPF
 
@@ -292,6 +294,10 @@ def test_mask_adapter_starts_from_its_base_model_and_says_what_a_file_lacks(tmp_
             ("TEST.ENSEMBLE.PUBLISHED_POOLING", True),
             "does not go together with MODEL.CMPF.MASK_EMBEDDING mask_adapter",
         ),
+        (
+            ("MODEL.CMPF.CRITERION_NAME", "mine"),
+            "mine and MODEL.CMPF.MASK_EMBEDDING mask_adapter do not go together",
+        ),
         (("MODEL.CMPF.CLIP.DETACHED", True), "does not go together with MODEL.CMPF.CLIP.TRAINED none"),
         (("MODEL.CMPF.MASK_ADAPTER.MAPS", 0), "expected a whole number from 1 to 256, got 0"),
         (("MODEL.CMPF.MASK_ADAPTER.DIM", 10**6), "expected a whole number from 1 to 8192, got 1000000"),
@@ -330,3 +336,30 @@ def test_all_of_it_composes() -> None:
     [result] = model.infer([sample, sample], words)[:1]
     assert result["sem_seg"].shape == (64, 96)
     assert any(key.startswith("encoders.clip.model.") for key in model.trained_state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("mask_adapter_tiny", "MASK_EMBEDDING mask_adapter"),
+        ("maftp_tiny", "TEXT_TRANSFER content_dependent"),
+        ("ovrcoat_tiny", "CLIP.TRAINED trunk"),
+    ],
+)
+def test_an_export_names_the_option_that_it_cannot_hold(name: str, option: str, tmp_path: Path) -> None:
+    predictor = build_predictor(tiny_config(name))
+    with pytest.raises(CMPFError, match=f"{option} and export do not go together"):
+        export_model(predictor, tmp_path / "a.pt2", format="torch-export")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_card_of_a_tuned_model_says_that_its_clip_is_in_the_folder(tmp_path: Path) -> None:
+    predictor = build_predictor(tiny_config("maftp_tiny", TINY_CLIP))
+    predictor.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "the trunk of its CLIP were trained; with that CLIP it has" in card
+    assert "switched on: transfer of the text (MAFT+)" in card
+    loaded = cmpf.load(tmp_path, device="cpu")
+    assert torch.equal(
+        loaded.model.encoders.clip.model.text_projection, predictor.model.encoders.clip.model.text_projection
+    )

@@ -126,6 +126,16 @@ def _pooled_otherwise(cfg: Config) -> str:
     )
 
 
+def _adapter_has_its_losses(cfg: Config) -> str:
+    name = cfg.MODEL.CMPF.CRITERION_NAME
+    if cfg.MODEL.CMPF.MASK_EMBEDDING != "mask_adapter" or name == Config().MODEL.CMPF.CRITERION_NAME:
+        return ""
+    return (
+        f"{name} and MODEL.CMPF.MASK_EMBEDDING mask_adapter do not go together: an adapter is trained by losses of its "
+        "own; set one of them to its default"
+    )
+
+
 def _needs_trunk(key: str) -> Relation:
     def issue(cfg: Config) -> str:
         if not attrgetter(key)(cfg) or cfg.MODEL.CMPF.CLIP.TRAINED == "trunk":
@@ -232,6 +242,7 @@ RELATIONS: tuple[Relation, ...] = (
     _cells_of_clip("MODEL.CMPF.MASK_EMBEDDING", "mask_adapter"),
     _cells_of_clip("MODEL.CMPF.TEXT_TRANSFER", "content_dependent"),
     Relation(("TEST.ENSEMBLE.PUBLISHED_POOLING", "MODEL.CMPF.MASK_EMBEDDING"), _pooled_otherwise),
+    Relation(("MODEL.CMPF.CRITERION_NAME", "MODEL.CMPF.MASK_EMBEDDING"), _adapter_has_its_losses),
     _needs_trunk("MODEL.CMPF.CLIP.DETACHED"),
     _needs_trunk("MODEL.CMPF.CLIP.TRAIN_LOGIT_SCALE"),
     _needs_trunk("MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT"),

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cmpf.clip_training import ClipTuning
 from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
@@ -67,15 +65,6 @@ def build_criterion(cfg: Config, num_classes: int) -> SetCriterion | AdapterCrit
         oversample_ratio=former.OVERSAMPLE_RATIO,
         importance_sample_ratio=former.IMPORTANCE_SAMPLE_RATIO,
         deep_supervision=former.DEEP_SUPERVISION,
-        **_clip_class_loss(cfg),
-    )
-
-
-def _clip_class_loss(cfg: Config) -> dict[str, Any]:
-    """Only where it is on: the criterion of a plug-in need not know it."""
-    own = cfg.MODEL.CMPF.CLIP_LOSSES
-    return (
-        {"clip_class_weight": own.CLASS_WEIGHT, "double_softmax": own.DOUBLE_SOFTMAX}
-        if own.CLASS_WEIGHT
-        else {}
+        clip_class_weight=cfg.MODEL.CMPF.CLIP_LOSSES.CLASS_WEIGHT,
+        double_softmax=cfg.MODEL.CMPF.CLIP_LOSSES.DOUBLE_SOFTMAX,
     )

@@ -79,12 +79,19 @@ def _model(cfg: Config, parameters: int) -> str:
             ("Query Injector", ours.QUERY_INJECTOR.ENABLED),
             ("Feature Injector", ours.FEATURE_INJECTOR.ENABLED),
             ("OpenSeg Ensemble", cfg.TEST.ENSEMBLE.ENABLED),
+            ("Mask-Adapter", ours.MASK_EMBEDDING == "mask_adapter"),
+            ("transfer of the text (MAFT+)", ours.TEXT_TRANSFER == "content_dependent"),
         )
         if enabled
     ]
     lines = [
-        f"A CMPF model for open-vocabulary segmentation. Its decoder of {parameters:,} parameters was trained; its "
-        "encoders are frozen, and not in this folder: CMPF gets them from their authors.",
+        "A CMPF model for open-vocabulary segmentation. "
+        + (
+            f"Its decoder and the trunk of its CLIP were trained; with that CLIP it has {parameters:,} parameters."
+            if ours.CLIP.TRAINED == "trunk"
+            else f"Its decoder of {parameters:,} parameters was trained; its encoders are frozen, and not in this "
+            "folder: CMPF gets them from their authors."
+        ),
         "",
         f"- CLIP: OpenCLIP `{ours.CLIP.NAME}`, weights `{ours.CLIP.PRETRAINED or 'random'}`",
         f"- SAM: {_sam(ours.SAM.NAME, ours.SAM.CHECKPOINT)}",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,14 +116,14 @@ class AdapterCriterion(nn.Module):
         """As SetCriterion's; losses are means over a part of a batch, which counts by its images."""
         return normalizers(targets, queries=queries, no_object_weight=1.0, device=device)
 
-    def examples(self, targets: Sequence[Targets], predict: Callable[[], Tensor]) -> Examples:
+    def examples(self, targets: Sequence[Targets], masks_BQhw: Tensor | None) -> Examples:
         """The masks to name.
 
         Args:
             targets: one an image.
-            predict: gives the decoder's mask logits (B, Q, h, w), for stage 2.
+            masks_BQhw: the decoder's mask logits, for stage 2.
         """
-        return mixed_examples(predict(), targets) if self.mixed else true_examples(targets)
+        return true_examples(targets) if masks_BQhw is None else mixed_examples(masks_BQhw, targets)
 
     def forward(
         self, logits_BNK1: Tensor, embeddings_BNE: Tensor, examples: Examples, divisors: Normalizers
