@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cmpf.errors import CMPFError, EvaluationError
-from cmpf.evaluation import Published, Results, format_results, save_results
+from cmpf.evaluation import Protocols, Published, Results, format_results, read_results, save_results
 
 FILE = "results.json"
 
@@ -26,58 +26,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        results = merged(arguments.folders)
+        results, protocols = merged(arguments.folders)
         published = None if arguments.published is None else read_published(arguments.published)
-        save_results(results, arguments.output, published=published)
+        save_results(results, arguments.output, published=published, protocols=protocols)
     except CMPFError as error:
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(format_results(results, published=published))
+    print(format_results(results, published=published, protocols=protocols))
     print(f"also in {arguments.output / 'results.md'} and {arguments.output / FILE}")
     return 0
 
 
-def merged(folders: Iterable[Path]) -> dict[str, Results]:
-    """Results of all folders, by dataset, in the order of the folders.
+def merged(folders: Iterable[Path]) -> tuple[dict[str, Results], Protocols]:
+    """Results of all folders and how they were evaluated, by dataset, in the order of the folders.
 
     Raises:
         EvaluationError: a folder has no whole results.json, or two folders have one dataset with other numbers.
     """
     results: dict[str, Results] = {}
+    protocols: dict[str, dict[str, Any]] = {}
     source: dict[str, Path] = {}
     for folder in folders:
         path = folder / FILE
-        for dataset, of_dataset in read_results(path).items():
+        found, said = read_results(path)
+        for dataset, of_dataset in found.items():
             if dataset in results and not _same(results[dataset], of_dataset):
                 raise EvaluationError(
                     f"{source[dataset]} and {path} have different numbers for {dataset}; leave one of them out"
                 )
             results.setdefault(dataset, of_dataset)
             source.setdefault(dataset, path)
-    return results
-
-
-def read_results(path: Path) -> dict[str, Results]:
-    """dataset -> task -> metric -> percent of a results.json; null becomes NaN.
-
-    Raises:
-        EvaluationError: the file is not there, not whole, or something else.
-    """
-    content = _read_json(path, f"{path}: no results; the evaluation has not ended, or was another folder's")
-    try:
-        return {
-            dataset: {
-                task: {
-                    metric: math.nan if value is None else float(value) for metric, value in metrics.items()
-                }
-                for task, metrics in tasks.items()
-            }
-            for dataset, tasks in content.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise EvaluationError(f"{path}: not of the form dataset: task: metric: number") from error
+            protocols.setdefault(dataset, said.get(dataset, {"protocol": "not stated: not comparable"}))
+    return results, protocols
 
 
 def read_published(path: Path) -> Published:

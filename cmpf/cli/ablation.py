@@ -18,6 +18,7 @@ from typing import Any
 from cmpf.config import Config, get_cfg
 from cmpf.engine.interrupts import StopRequest
 from cmpf.errors import CMPFError, ConfigError
+from cmpf.evaluation.results import PROTOCOL
 
 # Keys outside TEST that act on inference alone.
 TEST_TIME_KEYS = (
@@ -262,6 +263,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Rows]:
     values: dict[str, dict[str, dict[str, list[float | None]]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+        results.pop(PROTOCOL, None)  # no dataset
         for dataset, tasks in results.items():
             columns = values.setdefault(dataset, {}).setdefault(run.name, {title: [] for title in COLUMNS})
             for title, (task, metric) in COLUMNS.items():

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from cmpf import factory
+from cmpf.cli import dry_run
 from cmpf.cli.datasets import dataset_name
 from cmpf.cli.engines import detectron2_engine
 from cmpf.cli.processes import device_overrides, in_processes, process_flags
@@ -32,7 +33,7 @@ from cmpf.evaluation import clear_results, format_results, save_results, verify_
 from cmpf.factory.evaluation import build_evaluators, build_views, inference_over
 from cmpf.factory.vocabularies import build_dataset
 from cmpf.model import CMPF
-from cmpf.weights.hub import find_model
+from cmpf.weights.hub import find_model, weights_place
 from cmpf.weights.zoo import published_metrics
 
 EVALUATIONS = Path("output/eval")  # where results of a model go that has no configuration of the user's
@@ -45,9 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments: config_file, opts (KEY VALUE ...), dataset (None or a list), those of cmpf.cli.processes, eval_only,
             resume, profile, engine, and program, by which the user goes on.
     Returns:
-        0: done, or stopped by a signal with everything saved.
+        0: done, or stopped by a signal with everything saved. Of a dry run: 1 where something is missing.
     """
     cfg = configuration(arguments)  # its issues are found before processes are started
+    if arguments.dry_run:
+        return dry_run.run(cfg, eval_only=arguments.eval_only)
     return in_processes(run_process, arguments, cfg)
 
 
@@ -72,9 +75,9 @@ def as_eval_only(arguments: argparse.Namespace) -> argparse.Namespace:
     weights = arguments.weights
     if arguments.model:
         config_file, own, found = find_model(
-            arguments.model, need_weights=not weights, plugins=arguments.plugin
+            arguments.model, need_weights=not (weights or arguments.dry_run), plugins=arguments.plugin
         )
-        weights = weights or found
+        weights = weights or found or (arguments.dry_run and weights_place(arguments.model))
     if weights:
         own += ["MODEL.WEIGHTS", str(weights)]
     if arguments.output:
@@ -95,8 +98,12 @@ def configuration(arguments: argparse.Namespace) -> Config:
         TrainingError: --eval-only --resume where there is no checkpoint.
     """
     unused = ["MODEL.ALLOW_UNUSED_WEIGHTS", True] if arguments.allow_unused_weights else []
-    overrides = [*_datasets(arguments), *unused, *arguments.opts, *device_overrides(arguments)]
+    overrides: list[Any] = [*_datasets(arguments), *unused, *arguments.opts, *device_overrides(arguments)]
     cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
+    if arguments.protocol:
+        settings = factory.protocol_settings(cfg)
+        overrides = [*(part for pair in settings.items() for part in pair), *overrides]
+        cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
     if arguments.eval_only and arguments.resume:
         overrides += ["MODEL.WEIGHTS", str(last_weights(Path(cfg.OUTPUT_DIR)))]
         cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
@@ -149,9 +156,9 @@ def _run_alone(arguments: argparse.Namespace, cfg: Config, logger: logging.Logge
     else:
         results = host.run(cfg, resume=arguments.resume, eval_only=arguments.eval_only)
     if results and distributed.is_main():
-        published = published_metrics(cfg)
-        save_results(results, folder, published=published)
-        table = format_results(results, published=published)
+        told: Any = {"published": published_metrics(cfg), "protocols": factory.protocols_of(cfg)}
+        save_results(results, folder, **told)
+        table = format_results(results, **told)
         logger.info("results, also in %s:\n%s", folder / "results.md", table)
         verify_results(results, cfg.TEST.EXPECTED_RESULTS)
     return 0
@@ -248,6 +255,7 @@ def _again(arguments: argparse.Namespace) -> str:
     again = [
         *datasets,
         *plugins,
+        *(["--protocol", arguments.protocol] if arguments.protocol else []),
         *(["--allow-unused-weights"] if arguments.allow_unused_weights else []),
         *process_flags(arguments),
         "--config-file",

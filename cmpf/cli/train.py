@@ -145,6 +145,16 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "again, the first is trained on and the others are tested on. An evaluation tests on all of them",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say which data, words and weights are there or missing, and run nothing; exit code 1 if any is missing",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("published",),
+        help="words, seen classes, precision, thresholds and ensemble as in the papers; KEY VALUE go before it",
+    )
+    parser.add_argument(
         "--engine",
         choices=ENGINES,
         default=NATIVE,

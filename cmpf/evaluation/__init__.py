@@ -8,7 +8,16 @@ from cmpf.evaluation.evaluator import Evaluator, Metrics, Results, evaluate
 from cmpf.evaluation.instance import InstanceEvaluator, LVISEvaluator, read_frequencies
 from cmpf.evaluation.mask_recall import MaskRecallEvaluator
 from cmpf.evaluation.panoptic import PanopticEvaluator
-from cmpf.evaluation.results import Published, clear_results, format_results, save_results, verify_results
+from cmpf.evaluation.results import (
+    Protocols,
+    Published,
+    clear_results,
+    format_results,
+    parse_results,
+    read_results,
+    save_results,
+    verify_results,
+)
 from cmpf.evaluation.semantic import SemanticEvaluator
 
 __all__ = [
@@ -19,13 +28,16 @@ __all__ = [
     "MaskRecallEvaluator",
     "Metrics",
     "PanopticEvaluator",
+    "Protocols",
     "Published",
     "Results",
     "SemanticEvaluator",
     "clear_results",
     "evaluate",
     "format_results",
+    "parse_results",
     "read_frequencies",
+    "read_results",
     "save_results",
     "verify_results",
 ]

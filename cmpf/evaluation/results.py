@@ -7,14 +7,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cmpf.common.files import write_text
 from cmpf.errors import EvaluationError
 from cmpf.evaluation.evaluator import Metrics, Results
 
 NUMBERS, TABLE = "results.json", "results.md"
+PROTOCOL = "protocol"  # beside the datasets in results.json, and in what is said of each: its name
+PUBLISHED = "published"  # the protocol of figures in papers
 _Row = list[str]
 Expectation = tuple[str, str, float, float]  # task, metric, percent, tolerance
+Protocols = Mapping[
+    str, Mapping[str, Any]
+]  # dataset -> what is said of its protocol, under PROTOCOL its name
 Published = Mapping[str, Mapping[str, float]]  # dataset -> "task/metric" -> percent
 # Columns of the first table, where any dataset has them; metrics with a published value are added.
 HEADLINES = (
@@ -34,7 +40,11 @@ HEADLINES = (
 
 
 def format_results(
-    results: Mapping[str, Results], *, published: Published | None = None, markdown: bool = False
+    results: Mapping[str, Results],
+    *,
+    published: Published | None = None,
+    protocols: Protocols | None = None,
+    markdown: bool = False,
 ) -> str:
     """First the headline metrics of all datasets, then one table a task: a row a dataset, a column a metric.
 
@@ -44,27 +54,83 @@ def format_results(
     Args:
         results: dataset -> task -> metric -> percent.
         published: dataset -> "task/metric" -> percent, for whatever is known.
+        protocols: how each dataset was evaluated; a table says so, and published values stand beside results of the
+            published protocol alone. None = not known, and not asked for.
         markdown: pipes for a .md file, else aligned text for a terminal.
     """
-    blocks = [_headlines(results, published or {}), *_task_tables(results)]
+    said = {
+        name: str(of_dataset[PROTOCOL]) for name, of_dataset in (protocols or {}).items() if name in results
+    }
+    if protocols is not None:
+        published = {
+            name: values for name, values in (published or {}).items() if said.get(name) == PUBLISHED
+        }
+    table = [["dataset", PROTOCOL], *([name, label] for name, label in said.items())] if said else []
+    blocks = [_headlines(results, published or {}), table, *_task_tables(results)]
     layout = _markdown if markdown else _text
     return "\n\n".join(layout(rows) for rows in blocks if rows) + "\n" if results else "no results\n"
 
 
 def save_results(
-    results: Mapping[str, Results], folder: str | Path, *, published: Published | None = None
+    results: Mapping[str, Results],
+    folder: str | Path,
+    *,
+    published: Published | None = None,
+    protocols: Protocols | None = None,
 ) -> None:
     """Writes results.md and results.json (all metrics, undefined ones as null), each whole or not at all.
 
     results.json comes last: where it is, the evaluation has ended and both files are of it.
 
     Args:
-        results, published: see format_results.
+        results, published, protocols: see format_results. results.json holds what is said of the protocols under
+            "protocol", beside the datasets.
         folder: made if missing.
     """
     target = Path(folder)
-    write_text(target / TABLE, format_results(results, published=published, markdown=True))
-    write_text(target / NUMBERS, json_text(results))
+    table = format_results(results, published=published, protocols=protocols, markdown=True)
+    write_text(target / TABLE, table)
+    write_text(target / NUMBERS, json_text({**results, **({PROTOCOL: protocols} if protocols else {})}))
+
+
+def read_results(path: str | Path) -> tuple[dict[str, Results], dict[str, dict[str, Any]]]:
+    """Results and protocols of a results.json; null becomes NaN.
+
+    Raises:
+        EvaluationError: the file is not there, not whole, or something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: no results; the evaluation has not ended, or was another folder's ({error.strerror})"
+        ) from error
+    except ValueError as error:
+        raise EvaluationError(f"{path}: no whole JSON file ({error})") from error
+    return parse_results(content, source=str(path))
+
+
+def parse_results(content: Any, *, source: str) -> tuple[dict[str, Results], dict[str, dict[str, Any]]]:
+    """The same of the content of a results.json.
+
+    Raises:
+        EvaluationError: it has another form; names `source`.
+    """
+    try:
+        protocols = {name: dict(said) for name, said in content.get(PROTOCOL, {}).items()}
+        results = {
+            dataset: {
+                task: {
+                    metric: math.nan if value is None else float(value) for metric, value in metrics.items()
+                }
+                for task, metrics in tasks.items()
+            }
+            for dataset, tasks in content.items()
+            if dataset != PROTOCOL
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise EvaluationError(f"{source}: not of the form dataset: task: metric: number") from error
+    return results, protocols
 
 
 def verify_results(results: Mapping[str, Results], expected: Sequence[Expectation]) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cmpf.factory.model import use_threads as use_threads
     from cmpf.factory.predictor import build_predictor as build_predictor
     from cmpf.factory.predictor import load_predictor as load_predictor
+    from cmpf.factory.protocol import protocol_settings as protocol_settings
+    from cmpf.factory.protocol import protocols_of as protocols_of
     from cmpf.factory.training import build_train_loader as build_train_loader
     from cmpf.factory.training import build_trainer as build_trainer
 
@@ -26,6 +28,7 @@ _NAMES = {
     "losses": ("build_criterion",),
     "model": ("build_model", "build_settings", "use_threads"),
     "predictor": ("build_predictor", "load_predictor"),
+    "protocol": ("protocol_settings", "protocols_of"),
     "training": ("build_train_loader", "build_trainer"),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}

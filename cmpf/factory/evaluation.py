@@ -48,7 +48,7 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
     """
     datasets = [build_dataset(cfg, name) for name in cfg.DATASETS.TEST]
     for dataset in datasets:
-        dataset.require(*_truth_readers(cfg, dataset))
+        dataset.require(*truth_readers(cfg, dataset))
     # Built once: LVIS' and Cityscapes' read files of the dataset.
     evaluators = {dataset.name: build_evaluators(cfg, model, dataset) for dataset in datasets}
 
@@ -98,7 +98,7 @@ def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
     resize = [] if cfg.TEST.AUG.ENABLED else [ResizeShortestEdge(short_side=short_side, max_side=max_side)]
     mapper = DatasetMapper(augmentations=resize, target=None, image_pad=0)
     return data_test_loader(
-        dataset.samples_for(*_truth_readers(cfg, dataset)),
+        dataset.samples_for(*truth_readers(cfg, dataset)),
         mapper=mapper,
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=loader_workers(cfg),
@@ -108,7 +108,7 @@ def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
     )
 
 
-def _truth_readers(cfg: Config, dataset: Dataset) -> tuple[str, ...]:
+def truth_readers(cfg: Config, dataset: Dataset) -> tuple[str, ...]:
     """Those of the dataset's evaluators whose ground truth is read: of tasks that are on, and all for a user's own."""
     test = cfg.MODEL.MASK_FORMER.TEST
     off = {
@@ -224,7 +224,7 @@ def _evaluate(cfg: Config, model: CMPF, dataset: Dataset, evaluators: Sequence[E
     for evaluator in evaluators:
         evaluator.reset()  # a training goes on after this: its memory is not for finished results
     seconds = time.perf_counter() - began
-    count = len(dataset.samples_for(*_truth_readers(cfg, dataset)))
+    count = len(dataset.samples_for(*truth_readers(cfg, dataset)))
     logger.info(
         "%s: %d images in %.1f s, %.3g a second, evaluators included",
         dataset.name,

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cmpf.config import Config
 from cmpf.data import Vocabulary, get_spec
 from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME
-from cmpf.errors import EvaluationError
-from cmpf.evaluation import format_results
+from cmpf.evaluation import Protocols, Results, format_results, parse_results, read_results
 from cmpf.factory.model import PLUGINS, evaluation_size
 from cmpf.model import CMPF
 from cmpf.predictor import Metrics
@@ -135,31 +134,15 @@ def _recipe(cfg: Config) -> str:
 def _metrics(metrics: str | Path | Metrics | None) -> str:
     if metrics is None:
         return "Not measured."
-    return f"In percent.\n\n{format_results(_read(metrics), markdown=True).strip()}"
+    results, protocols = _read(metrics)
+    return f"In percent.\n\n{format_results(results, protocols=protocols, markdown=True).strip()}"
 
 
-def _read(metrics: str | Path | Metrics) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics, with NaN for what is undefined (null in the file)."""
-    where = "metrics"
-    content: Any = metrics
+def _read(metrics: str | Path | Metrics) -> tuple[Mapping[str, Results], Protocols]:
+    """Results, with NaN for what is undefined (null in the file), and how they were measured."""
     if isinstance(metrics, str | Path):
-        where = str(metrics)
-        try:
-            content = json.loads(Path(metrics).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"{where}: cannot be read as results.json ({error})") from error
-    try:
-        return {
-            dataset: {
-                task: {name: float("nan") if value is None else float(value) for name, value in row.items()}
-                for task, row in tasks.items()
-            }
-            for dataset, tasks in content.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise EvaluationError(
-            f"{where}: expected dataset -> task -> metric -> percent, as results.json has them ({error})"
-        ) from error
+        return read_results(metrics)
+    return parse_results(metrics, source="metrics")
 
 
 def _licences(cfg: Config, licence: str) -> str:

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from cmpf.config import Config
 from cmpf.data import Dataset, DatasetSpec, Vocabulary, get_spec
-from cmpf.data.datasets.catalog import locate_dataset
+from cmpf.data.datasets.catalog import is_known, locate_dataset
 from cmpf.data.datasets.published import has_published_words, other_words, published_seen, published_words
 from cmpf.data.vocabulary_file import parse_vocabulary_text, read_vocabulary_text
-from cmpf.errors import DatasetError
 from cmpf.weights.vocabularies import published_text
 
 PUBLISHED = "published"
@@ -68,10 +67,7 @@ def seen_of(cfg: Config, spec: DatasetSpec) -> str:
 
 def _seen_flags(cfg: Config, spec: DatasetSpec) -> tuple[bool, ...] | None:
     """The published flags, where the configuration wants them and there are any."""
-    if cfg.DATASETS.SEEN != PUBLISHED:
+    training = cfg.DATASETS.TRAIN[0]
+    if cfg.DATASETS.SEEN != PUBLISHED or not is_known(training):  # one that only Detectron2's catalog knows
         return None
-    try:
-        training = get_spec(cfg.DATASETS.TRAIN[0])
-    except DatasetError:  # one that only Detectron2's catalog knows
-        return None
-    return published_seen(spec, training)
+    return published_seen(spec, get_spec(training))

@@ -20,7 +20,7 @@ from cmpf.errors import ModelNameError, WeightsError, summary
 from cmpf.registry import module_name
 from cmpf.weights.foreign import check_foreign
 from cmpf.weights.saving import TrainedModel, save
-from cmpf.weights.zoo import zoo, zoo_weights
+from cmpf.weights.zoo import zoo, zoo_place, zoo_weights
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,13 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
         f"model {model!r} is unknown{hint} Give one of {', '.join(known)}, the path of a .yaml config, "
         f"a folder with {FOLDER_CONFIG} and {FOLDER_WEIGHTS}, or USER/REPOSITORY of the Hugging Face Hub"
     )
+
+
+def weights_place(model: str) -> Path | None:
+    """Where the weights of a model that `find_model` knows lie or will lie; None where its configuration says so."""
+    if model in zoo():
+        return zoo_place(model)
+    return Path(model) / FOLDER_WEIGHTS if Path(model).is_dir() else None
 
 
 def _in_folder(folder: Path, title: str, origin: str, need_weights: bool, plugins: Sequence[str]) -> Source:

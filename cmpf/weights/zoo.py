@@ -119,6 +119,15 @@ def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
     return target
 
 
+def zoo_place(name: str) -> Path:
+    """Where the weights of an entry lie, or will lie once they are downloaded."""
+    entry = zoo_entry(name)
+    if entry.asset:
+        return checked_asset(entry.asset)
+    target, small = published_file(name, entry), small_file(name)
+    return small if _is_current(small, entry, target) else target
+
+
 def published_file(name: str, entry: ZooEntry) -> Path:
     """Where the file of an entry's authors lies once it is downloaded."""
     given = entry.file or entry.url.partition("?")[0].rpartition("/")[2]

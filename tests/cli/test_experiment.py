@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.prepared_trees import write_prepared_trees
+from helpers.published_words import write_published_words
 from safetensors.torch import load_file
 
 import cmpf
@@ -95,6 +97,9 @@ def test_training_leaves_weights_results_log_and_configuration(trained: Run) -> 
     tasks = trained.results()
     assert set(tasks) == {"panoptic", "segm", "bbox", "sem_seg", "mask_recall"}
     assert {"PQ", "S_PQ", "U_PQ"} <= set(tasks["panoptic"])
+    saved = json.loads((trained.folder / "results.json").read_text())
+    assert saved["protocol"]["shapes_val"]["protocol"] == "no published benchmark"
+    assert saved["protocol"]["shapes_val"]["words"] == "own"
     quality = f"{tasks['panoptic']['PQ']:.2f}"
     assert quality in (trained.folder / "results.md").read_text()
     assert quality in trained.out
@@ -128,6 +133,24 @@ def test_a_stopped_and_resumed_training_is_the_uninterrupted_one_bit_for_bit(
     assert resumed.results() == trained.results()
 
 
+def test_an_evaluation_by_the_published_protocol_looks_for_the_papers_words_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_prepared_trees(tmp_path / "data")
+    write_published_words(tmp_path / "cache", monkeypatch)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    name, coco = "openvocab_pascal20_sem_seg_val", "openvocab_coco_2017_train_panoptic_with_sem_seg"
+    command = ["eval", "--config-file", "shapes/no_ensemble", "--weights", str(WEIGHTS), "--dataset", name]
+    command += ["--output", str(tmp_path / "out"), "--protocol", "published"]
+    settings = ["DATASETS.TRAIN", coco, "DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TEST", "64"]
+    assert cmpf_main([*command, *settings]) == 0
+    saved = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert saved["protocol"][name]["protocol"] == saved["protocol"][name]["words"] == "published"
+    assert any(metric == "IoU-pascal_voc_21 1" for metric in saved[name]["sem_seg"])
+    assert f"| {name} | published |" in (tmp_path / "out" / "results.md").read_text()
+    assert "published" in capsys.readouterr().out
+
+
 def test_an_evaluation_gives_the_results_of_the_training_beside_published_ones_and_one_that_is_killed_none(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +161,8 @@ def test_an_evaluation_gives_the_results_of_the_training_beside_published_ones_a
     monkeypatch.setattr(
         experiment, "published_metrics", lambda cfg: {"shapes_val": {"panoptic/PQ": quality - 1.5}}
     )
+    protocol = {"protocol": "published"}
+    monkeypatch.setattr("cmpf.factory.protocols_of", lambda cfg: {"shapes_val": protocol}, raising=False)
     evaluated = run(tmp_path, *evaluation)
     assert evaluated.code == 0
     assert evaluated.results() == trained.results()

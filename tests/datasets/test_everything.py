@@ -278,10 +278,12 @@ def test_twelve_evaluations_of_the_tiny_model_make_one_table(root: Path, tmp_pat
         own = ("MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", outputs[-1])
         assert train_net.main(["--config-file", str(config), "--eval-only", *TINY, *own]) == 0
         results = json.loads(Path(outputs[-1], "results.json").read_text())
-        assert list(results) == [dataset]
+        assert list(results) == [dataset, "protocol"]
+        assert results["protocol"][dataset]["protocol"] == "own words: not comparable"
         assert set(results[dataset]) == set(tasks)
     assert collect_results.main([*outputs, "--output", str(tmp_path / "all")]) == 0
     merged = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert set(merged.pop("protocol")) == set(merged)
     assert set(merged) == {dataset for dataset, _ in TASKS.values()}
     values = [v for tasks in merged.values() for metrics in tasks.values() for v in metrics.values()]
     assert all(value is None or 0 <= value <= 100 for value in values)

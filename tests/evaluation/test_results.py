@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmpf.errors import EvaluationError
-from cmpf.evaluation import clear_results, format_results, save_results, verify_results
+from cmpf.evaluation import clear_results, format_results, read_results, save_results, verify_results
 
 RESULTS = {
     "shapes_val": {
@@ -132,3 +132,18 @@ def test_every_other_result_is_named() -> None:
         "the results are not those of TEST.EXPECTED_RESULTS: panoptic/PQ is 40.0000, not 40.6 ± 0.5; "
         "panoptic/SQ is nan, not 1 ± 5; sem_seg/mIoU was not measured"
     )
+
+
+def test_published_figures_stand_beside_results_of_the_published_protocol_alone(tmp_path: Path) -> None:
+    results = {"ade": {"panoptic": {"PQ": 25.0}}, "voc": {"sem_seg": {"mIoU": 80.0}}}
+    published = {"ade": {"panoptic/PQ": 24.5}, "voc": {"sem_seg/mIoU": 81.0}}
+    protocols = {"ade": {"protocol": "published"}, "voc": {"protocol": "own words: not comparable"}}
+    table = format_results(results, published=published, protocols=protocols)
+    assert "24.50" in table
+    assert "81.00" not in table
+    assert table.count("difference") == 1
+    assert any(line.split() == ["ade", "published"] for line in table.splitlines())
+    assert ["voc", "own words: not comparable"] in [line.split(maxsplit=1) for line in table.splitlines()]
+    save_results(results, tmp_path, published=published, protocols=protocols)
+    assert "| voc | own words: not comparable |" in (tmp_path / "results.md").read_text()
+    assert read_results(tmp_path / "results.json") == (results, protocols)

@@ -97,7 +97,7 @@ def test_a_path_of_encoders_is_told(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_wrong_metrics_leave_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"nowhere\.json: cannot be read"):
+    with pytest.raises(EvaluationError, match=r"nowhere\.json: no results"):
         predictor().save_pretrained(tmp_path / "mine", metrics=tmp_path / "nowhere.json")
     assert not (tmp_path / "mine").exists()
 
@@ -161,7 +161,7 @@ def test_metrics_come_from_a_mapping_or_the_file_of_an_evaluation(tmp_path: Path
 @pytest.mark.parametrize("content", ["[]", "{", '{"a": 3}', '{"a": {"b": {"c": "many"}}}'])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(EvaluationError, match=r"results\.json: (cannot be read|expected dataset -> task)"):
+    with pytest.raises(EvaluationError, match=r"results\.json: (no whole JSON|not of the form)"):
         card(metrics=tmp_path / "results.json")
 
 

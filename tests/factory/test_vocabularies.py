@@ -3,44 +3,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.prepared_trees import write_prepared_trees
+from helpers.published_words import write_published_words
 from helpers.tiny_model import tiny_config, tiny_model
 
 from cmpf.config import get_cfg
 from cmpf.data import get_vocabulary
-from cmpf.data.datasets import published
 from cmpf.errors import ConfigError, VocabularyError
 from cmpf.factory import build_evaluation
 from cmpf.factory.evaluation import build_evaluators
 from cmpf.factory.vocabularies import build_dataset, build_train_vocabulary, seen_of, words_of
 from cmpf.shapeworld.writer import WorldSpec, write_dataset
-from cmpf.weights.vocabularies import vocabulary_path
 
 ADE, VOC = "openvocab_ade20k_panoptic_val", "openvocab_pascal20_sem_seg_val"
 COCO = "openvocab_coco_2017_train_panoptic_with_sem_seg"
 
 
 @pytest.fixture
-def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Published files of made-up words in the cache folder: "name 7" and "seventh" of the class with index 7."""
-    monkeypatch.setenv("CMPF_CACHE", str(tmp_path / "cache"))
-    facts: dict[str, Any] = dict(published._facts())
-    texts = {}
-    for key, count in (("pascal_voc_21", 21), ("coco_panoptic", 133)):
-        lines = [f"{index}:{key} {index},alias {index}" for index in range(count)]
-        texts[key] = "\n".join(["0:invalid_class_id", *[f"1{line}" for line in lines]])
-    facts["sha256"] = {key: hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
-    monkeypatch.setattr(published, "_facts", lambda: facts)
-    for key, text in texts.items():
-        vocabulary_path(key).parent.mkdir(parents=True, exist_ok=True)
-        vocabulary_path(key).write_text(text)
-    return texts
+def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_published_words(tmp_path / "cache", monkeypatch)
 
 
 def test_by_default_words_are_cmpfs_own_and_seen_classes_those_of_the_papers() -> None:
@@ -65,7 +51,7 @@ def test_after_another_training_words_decide() -> None:
     )
 
 
-def test_published_words_are_looked_for_and_trained_with(papers: dict[str, str]) -> None:
+def test_published_words_are_looked_for_and_trained_with(papers: None) -> None:
     cfg = get_cfg(None, ["DATASETS.VOCABULARIES", "published"])
     vocabulary = build_dataset(cfg, VOC).vocabulary
     assert vocabulary.classes[0] == ("pascal_voc_21 1", "alias 1")
@@ -123,7 +109,7 @@ def test_the_mapping_is_written_in_a_file_as_a_section_or_in_one_line(tmp_path: 
 
 
 def test_evaluators_and_the_model_are_told_the_same_seen_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, papers: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, papers: None
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_prepared_trees(tmp_path)

@@ -19,7 +19,7 @@ LVIS = {"lvis": {"segm": {"AP": 19.0, "APr": 17.5}}}
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
     """Two runs, each with a dataset of its own."""
-    save_results(ADE, tmp_path / "a")
+    save_results(ADE, tmp_path / "a", protocols={"ade": {"protocol": "published", "words": "published"}})
     save_results(LVIS, tmp_path / "b")
     return [str(tmp_path / "a"), str(tmp_path / "b")]
 
@@ -28,7 +28,7 @@ def test_the_results_of_two_runs_become_one_table(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = tmp_path / "published.json"
-    published.write_text(json.dumps({"ade": {"panoptic/PQ": 24.5}, "elsewhere": {"panoptic/PQ": 1}}))
+    published.write_text(json.dumps({"ade": {"panoptic/PQ": 24.5}, "lvis": {"segm/APr": 1}}))
     output = tmp_path / "all"
     assert collect_results.main([*runs, "--output", str(output), "--published", str(published)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -38,14 +38,23 @@ def test_the_results_of_two_runs_become_one_table(
     assert lines[4].split() == ["difference", "+0.50", "-", "-", "-"]
     assert lines[5].split() == ["lvis", "-", "19.00", "17.50", "-"]
     saved = json.loads((output / "results.json").read_text())
-    assert list(saved) == ["ade", "lvis"]
+    # What does not say how it was measured stands beside no published figure.
+    assert lines[6:10] == [
+        "",
+        "dataset                    protocol",
+        "-" * 35,
+        "ade                       published",
+    ]
+    assert lines[10].split(maxsplit=1) == ["lvis", "not stated: not comparable"]
+    assert list(saved) == ["ade", "lvis", "protocol"]
+    assert saved["protocol"]["ade"] == {"protocol": "published", "words": "published"}
     assert saved["ade"]["panoptic"] == {"PQ": 25.0, "PQ-door": None}
     assert "| lvis | - | 19.00 | 17.50 | - |" in (output / "results.md").read_text()
 
 
 def test_a_dataset_twice_with_equal_numbers_is_one(runs: list[str], tmp_path: Path) -> None:
     assert collect_results.main([*runs, runs[0], "--output", str(tmp_path / "all")]) == 0
-    assert list(json.loads((tmp_path / "all" / "results.json").read_text())) == ["ade", "lvis"]
+    assert list(json.loads((tmp_path / "all" / "results.json").read_text())) == ["ade", "lvis", "protocol"]
 
 
 def test_a_dataset_twice_with_other_numbers_is_an_error_that_names_both(

@@ -31,6 +31,11 @@ def dataset_root() -> Path:
     return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
 
 
+def is_known(name: str) -> bool:
+    """Whether a name is one of the table, or means a YAML file."""
+    return name in DATASETS or name.startswith(FILE_PREFIX)
+
+
 def get_spec(name: str) -> DatasetSpec:
     """The spec of a dataset of the table, or the dataset of a YAML file.
 
