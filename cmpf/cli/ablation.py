@@ -22,10 +22,7 @@ from cmpf.evaluation.results import PROTOCOL
 
 # Keys outside TEST that act on inference alone.
 TEST_TIME_KEYS = (
-    "GEOMETRIC_ENSEMBLE_ALPHA",
-    "GEOMETRIC_ENSEMBLE_BETA",
-    "ENSEMBLE_ON_VALID_MASK",
-    "DECODER_CLASSES",
+    *("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA", "ENSEMBLE_ON_VALID_MASK", "DECODER_CLASSES"),
 )
 # What is trained on top of another configuration's model -> which.
 BASES = {"mask_adapter_tiny": "fcclip_tiny"}
