@@ -16,8 +16,8 @@ from torch import Tensor
 from cmpf import weights
 from cmpf.config import get_cfg
 from cmpf.data import Vocabulary
-from cmpf.factory import build_model
-from cmpf.inference import InferenceSettings, MaskEnsembleSettings, openseg_ensemble
+from cmpf.factory import build_model, build_settings
+from cmpf.inference import InferenceSettings, openseg_ensemble
 from cmpf.model import CMPF
 from cmpf.types import DecoderOutput, ModelResult
 
@@ -159,11 +159,12 @@ ENSEMBLE_TOLERANCE = 1.5e-4
 UNSEEN = torch.tensor([False, False, True, False, False, True, True, False])
 
 
-def ensembled(settings: InferenceSettings, **ensemble: Any) -> InferenceSettings:
-    chosen = MaskEnsembleSettings(
-        **{"alpha": 0.2, "score_threshold": 0.5, "published_pooling": True, **ensemble}
-    )
-    return replace(settings, mask_ensemble=chosen)
+def ensembled(score_threshold: float = 0.5) -> InferenceSettings:
+    """Semantic results alone, with the published mask ensemble."""
+    published = ("TEST.ENSEMBLE.ENABLED", True, "TEST.ENSEMBLE.PUBLISHED_POOLING", True)
+    threshold = ("TEST.ENSEMBLE.SCORE_THRESHOLD", score_threshold)
+    settings = build_settings(get_cfg(None, (*OVERRIDES, *published, *threshold)))
+    return replace(settings, panoptic=False, instance=False)
 
 
 def round_masks() -> Tensor:
@@ -202,7 +203,7 @@ def test_scores_of_the_mask_ensemble_agree(
         return openseg_ensemble(probs, sam_probs, seen, **options)
 
     monkeypatch.setattr(model, "mask_ensemble", watched)
-    settings = replace(ensembled(model.settings), panoptic=False, instance=False, resize_before=False)
+    settings = replace(ensembled(), resize_before=False)
     sample = {"image": golden_image(), "height": 240, "width": 312, "sam_masks": round_masks()}
     [result] = model.infer([sample], WORDS, settings)
     [sam_probs] = opinions
@@ -221,8 +222,8 @@ def test_scores_of_the_mask_ensemble_agree_where_no_mask_passes(
 ) -> None:
     """The published sum of unseen classes is then 0.8 times that without the ensemble, which g1.npz holds."""
     sample = {"image": golden_image(), "height": 240, "width": 312, "sam_masks": round_masks()}
-    settings = replace(ensembled(model.settings, score_threshold=1.0), panoptic=False, instance=False)
-    [result] = model.infer([sample], WORDS, replace(settings, resize_before=True))
+    settings = replace(ensembled(score_threshold=1.0), resize_before=True)
+    [result] = model.infer([sample], WORDS, settings)
     factor = np.where(UNSEEN.numpy(), np.float32(0.8), np.float32(1.0))[:, None, None]
     grid = nearest(result["sem_seg"][None], (12, 16))[0]
     assert distance(grid, expected["0.sem_grid"] * factor) < ENSEMBLE_TOLERANCE

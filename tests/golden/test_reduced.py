@@ -276,6 +276,19 @@ def sam_masks(height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
 
 
+def semantic_ensemble(*, score_threshold: float, published_pooling: bool) -> MaskEnsembleSettings:
+    """The ensemble of semantic results alone."""
+    return MaskEnsembleSettings(
+        tasks=frozenset({"semantic"}),
+        alpha=0.3,
+        score_threshold=score_threshold,
+        decoder_share=0.0,
+        max_overlap=1.0,
+        overlap_threshold=0.5,
+        published_pooling=published_pooling,
+    )
+
+
 @pytest.mark.parametrize("kind", ["convnext", "resnet"])
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("before", [False, True])
@@ -284,15 +297,7 @@ def test_the_mask_ensemble_agrees(kind: str, published: bool, before: bool) -> N
     # CLIP's map has 10 x 12 cells; of the 32 x 32 padded ones, the fifth column blends the 12th, 11.5 = 4.5 * 32 / 12
     # - 0.5, with the zeros beside it.
     one: dict[str, Any] = {**sample(300, 380, (150, 190)), "sam_masks": sam_masks(150, 190)}
-    ensemble = MaskEnsembleSettings(
-        tasks=frozenset({"semantic"}),
-        alpha=0.3,
-        score_threshold=0.1,
-        decoder_share=0.0,
-        max_overlap=1.0,
-        overlap_threshold=0.5,
-        published_pooling=published,
-    )
+    ensemble = semantic_ensemble(score_threshold=0.1, published_pooling=published)
     settings = replace(
         model.settings, panoptic=False, instance=False, resize_before=before, mask_ensemble=ensemble
     )
@@ -309,7 +314,7 @@ def test_the_mask_ensemble_agrees(kind: str, published: bool, before: bool) -> N
 def test_unseen_classes_keep_the_factor_where_sam_found_masks_and_none_passes() -> None:
     model = model_of("convnext")
     one: dict[str, Any] = {**sample(64, 96, (64, 96)), "sam_masks": sam_masks(64, 96)}
-    ensemble = MaskEnsembleSettings(alpha=0.3, score_threshold=1.0, published_pooling=False)
+    ensemble = semantic_ensemble(score_threshold=1.0, published_pooling=False)
     settings = replace(model.settings, mask_ensemble=ensemble)
     _, [result] = run(model, [one], settings)
     options = Settings(published_pooling=False, epsilon=0.3, score_threshold=1.0)
