@@ -16,8 +16,8 @@ import yaml
 from cmpf import factory
 from cmpf.cli import dry_run
 from cmpf.cli.datasets import dataset_name
-from cmpf.cli.engines import detectron2_engine
 from cmpf.cli.processes import device_overrides, in_processes, process_flags
+from cmpf.cli.train import NATIVE
 from cmpf.common import distributed
 from cmpf.common.files import write_text
 from cmpf.config import Config, get_cfg
@@ -132,6 +132,29 @@ def _datasets(arguments: argparse.Namespace) -> list[Any]:
     return ["DATASETS.TRAIN", names[:1], "DATASETS.TEST", names[1:] or names]
 
 
+def detectron2_engine(wanted: str, cfg: Config, *, eval_only: bool, profile: bool = False) -> Any | None:
+    """The package cmpf.detectron2 if its loop is asked for, None for CMPF's own.
+
+    That Detectron2 is installed changes nothing: its loop writes other checkpoints and resumes in another way.
+
+    Args:
+        wanted: one of ENGINES.
+        profile: steps are to be measured, which only CMPF's own loop does.
+    Raises:
+        ConfigError: Detectron2 is asked for and cannot be imported, or cannot run this configuration.
+    """
+    if wanted == NATIVE:
+        return None
+    try:
+        from cmpf import detectron2 as host
+    except ImportError as error:
+        raise ConfigError(f"--engine detectron2: {error}") from error
+    reason = "--profile measures the native engine" if profile else host.obstacle(cfg, eval_only=eval_only)
+    if reason:
+        raise ConfigError(f"--engine detectron2: {reason}; use --engine native")
+    return host
+
+
 def _run(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> int:
     if arguments.eval_only:
         return _run_alone(arguments, cfg, logger)
@@ -148,6 +171,7 @@ def _run_alone(arguments: argparse.Namespace, cfg: Config, logger: logging.Logge
         write_text(folder / "config.yaml", cfg.dump())
     logger.info("%s -> %s, seed %d", arguments.config_file, folder, seed_everything(cfg.SEED))
     factory.use_threads(cfg)
+    logger.info("engine: %s", arguments.engine)
     host = detectron2_engine(
         arguments.engine, cfg, eval_only=arguments.eval_only, profile=bool(arguments.profile)
     )

@@ -7,7 +7,6 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmpf.cli.engines import ENGINES, NATIVE
 from cmpf.cli.outcome import add_allow_unused, add_debug, add_plugin, run_command
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ EVAL_EXAMPLES = """examples:
   cmpf eval --model output/mine --dataset fruit_val.yaml --output output/fruit
   cmpf eval --config-file configs/coco/cmpf/convnext_large_eval_ade20k.yaml --weights FILE.safetensors
 """
+NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # whose loop runs
 SCRIPT, TRAIN, EVAL = "tools/train_net.py", "cmpf train", "cmpf eval"
 
 

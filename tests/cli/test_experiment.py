@@ -7,10 +7,12 @@ import io
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,10 +26,11 @@ from cmpf import factory
 from cmpf.cli import experiment, make_parser
 from cmpf.cli import main as cmpf_main
 from cmpf.cli.train import main, script_parser
+from cmpf.config import get_cfg
 from cmpf.engine import profiling
 from cmpf.engine.records import Record
 from cmpf.engine.writers import Writer, build_writers
-from cmpf.errors import ModelNameError, WeightsError
+from cmpf.errors import ConfigError, ModelNameError, WeightsError
 from cmpf.model import CMPF
 from cmpf.shapeworld.__main__ import main as write_shapeworld
 
@@ -105,7 +108,13 @@ def test_training_leaves_weights_results_log_and_configuration(trained: Run) -> 
     assert quality in trained.out
     assert f"OUTPUT_DIR: {trained.folder}" in (trained.folder / "config.yaml").read_text()
     log = (trained.folder / "log.txt").read_text()
-    assert log.index("torch ") < log.index(CONFIG) < log.index("iter 2/2") < log.index("results, also in")
+    assert (
+        log.index("torch ")
+        < log.index(CONFIG)
+        < log.index("engine: native")
+        < log.index("iter 2/2")
+        < log.index("results, also in")
+    )
     lines = [json.loads(line) for line in (trained.folder / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "loss_ce" in line] == [2]
     assert lines[-1]["iteration"] == 2
@@ -392,3 +401,54 @@ def test_examples_name_the_command(command: str, program: str, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert f"examples:\n  {program} --" in out
     assert "{program}" not in out
+
+
+# --engine
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Stands in for cmpf.detectron2; `reason` is what keeps it from running."""
+    module = ModuleType("cmpf.detectron2")
+    module.reason = ""  # type: ignore[attr-defined]
+    module.obstacle = lambda cfg, eval_only: module.reason  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cmpf.detectron2", module)
+    monkeypatch.setattr(cmpf, "detectron2", module, raising=False)
+    return module
+
+
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detectron2 cannot be imported."""
+    monkeypatch.delattr(cmpf, "detectron2", raising=False)
+    monkeypatch.setitem(sys.modules, "cmpf.detectron2", None)
+
+
+def chosen(wanted: str, *, profile: bool = False) -> object:
+    return experiment.detectron2_engine(wanted, get_cfg(), eval_only=False, profile=profile)
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_an_installed_detectron2_changes_nothing_that_was_not_asked_for(
+    host: ModuleType, profile: bool
+) -> None:
+    wanted = make_parser().parse_args(["train", "--config-file", CONFIG]).engine
+    assert chosen(wanted, profile=profile) is None
+
+
+def test_detectron2_runs_where_it_is_asked_for(host: ModuleType) -> None:
+    assert chosen("detectron2") is host
+
+
+def test_asking_for_an_absent_detectron2_is_an_error(absent: None) -> None:
+    assert chosen("native") is None
+    with pytest.raises(ConfigError, match="--engine detectron2: "):
+        chosen("detectron2")
+
+
+def test_what_detectron2_cannot_run_is_an_error_that_names_the_native_engine(host: ModuleType) -> None:
+    host.reason = "no averages"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"--engine detectron2: no averages; use --engine native"):
+        chosen("detectron2")
+    with pytest.raises(ConfigError, match="--profile measures the native engine"):
+        chosen("detectron2", profile=True)
