@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_allow_unused, add_debug, add_overrides, add_plugin
+from cmpf.cli.outcome import add_debug, add_model_options, load_model
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -56,9 +56,7 @@ def add_parser(commands: Commands) -> None:
         help="also write the text embeddings of these words (as in cmpf predict), to NAME.words.safetensors, for "
         "machines without CLIP",
     )
-    add_plugin(parser)
-    add_allow_unused(parser)
-    add_overrides(parser)
+    add_model_options(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -67,20 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Says what the file will lack, writes and checks it."""
     from cmpf.export import export_model, left_out, save_words
     from cmpf.export.exporting import check_request
-    from cmpf.factory import load_predictor, use_threads
 
     dynamic, output = not arguments.no_dynamic, Path(arguments.output)
     size = tuple(arguments.image_size) if arguments.image_size else None
     check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
-    predictor = load_predictor(
-        arguments.model,
-        device="cpu",
-        weights=arguments.weights,
-        overrides=[*arguments.opts, *OFF],
-        plugins=arguments.plugin,
-        allow_unused_weights=arguments.allow_unused_weights,
-    )
-    use_threads(predictor.cfg)
+    predictor = load_model(arguments, device="cpu", overrides=OFF)
     vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
     print("not in the file, or fixed in it:")
     print("\n".join(f"  {part}" for part in left_out(predictor, dynamic=dynamic)), flush=True)

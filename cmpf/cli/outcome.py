@@ -1,16 +1,19 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""How a command ends: its exit code, and one line for an error."""
+"""What commands share: how they end, with an exit code and one line for an error, and how they load a model."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cmpf.errors import CMPFError
 
 if TYPE_CHECKING:
+    from cmpf.predictor import Predictor
+
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DONE, FAILED = 0, 1
@@ -50,8 +53,11 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Changes to the configuration, for a command whose own words would run into trailing ones."""
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options of load_model, but for --model, --weights and --device, which each command explains."""
+    add_plugin(parser)
+    add_allow_unused(parser)
+    # An option, for a command whose own words would run into trailing ones.
     parser.add_argument(
         "--opts",
         nargs="+",
@@ -59,6 +65,31 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         metavar="KEY VALUE",
         help="changes to the model's configuration, such as TEST.ENSEMBLE.ENABLED True",
     )
+
+
+def load_model(
+    arguments: argparse.Namespace, *, device: str | None, overrides: Sequence[Any] = ()
+) -> Predictor:
+    """The model that a command line names, and the number of threads that its configuration wants.
+
+    Args:
+        overrides: KEY VALUE of the command itself, which go before --opts.
+    Raises:
+        CMPFError: see cmpf.load.
+    """
+    import cmpf
+    from cmpf.factory import use_threads
+
+    predictor = cmpf.load(
+        arguments.model,
+        device=device,
+        weights=arguments.weights,
+        overrides=[*arguments.opts, *overrides],
+        plugins=arguments.plugin,
+        allow_unused_weights=arguments.allow_unused_weights,
+    )
+    use_threads(predictor.cfg)
+    return predictor
 
 
 def add_allow_unused(parser: argparse.ArgumentParser) -> None:

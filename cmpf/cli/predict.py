@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, FAILED, add_allow_unused, add_debug, add_overrides, add_plugin
+from cmpf.cli.outcome import DONE, FAILED, add_debug, add_model_options, load_model
 from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
     add("--batch-size", type=_positive, default=1, metavar="N", help="images or frames in one pass [1]")
     add("--max-frames", type=_positive, metavar="N", help="of a video or webcam [all]")
     _add_results(parser, output)
-    add_plugin(parser)
-    add_allow_unused(parser)
-    add_overrides(parser)
+    add_model_options(parser)
     add_debug(parser)
 
 
@@ -182,20 +180,9 @@ class _Work:
     """A loaded model, and what a command line wants done with each image. `code` is the exit code so far."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        import cmpf
-        from cmpf.factory import use_threads
-
         # The ensemble's SAM is part of the model.
         ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
-        self.predictor = cmpf.load(
-            arguments.model,
-            device=arguments.device,
-            weights=arguments.weights,
-            overrides=[*ensemble, *arguments.opts],
-            plugins=arguments.plugin,
-            allow_unused_weights=arguments.allow_unused_weights,
-        )
-        use_threads(self.predictor.cfg)
+        self.predictor = load_model(arguments, device=arguments.device, overrides=ensemble)
         self.arguments, self.code = arguments, DONE
         self.words = self.predictor.vocabulary(
             arguments.vocabulary or self.predictor.model.train_vocabulary,

@@ -7,7 +7,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_allow_unused, add_debug, add_overrides, add_plugin
+from cmpf.cli.outcome import add_debug, add_model_options, load_model
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -56,9 +56,7 @@ def add_parser(commands: Commands) -> None:
         metavar="NAME",
         help="name under which the page may be reached, such as that of a proxy; again for more",
     )
-    add_plugin(parser)
-    add_allow_unused(parser)
-    add_overrides(parser)
+    add_model_options(parser)
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -74,18 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         queue=arguments.queue,
     )
     web.import_gradio()  # before the model is loaded: what is missing is said at once
-    import cmpf
-    from cmpf.factory import use_threads
-
-    predictor = cmpf.load(
-        arguments.model,
-        device=arguments.device,
-        weights=arguments.weights,
-        overrides=arguments.opts,
-        plugins=arguments.plugin,
-        allow_unused_weights=arguments.allow_unused_weights,
-    )
-    use_threads(predictor.cfg)
+    predictor = load_model(arguments, device=arguments.device)
     tiny = arguments.model == TINY and arguments.weights is None
     note = TINY_NOTE if tiny else f"Model: {arguments.model}"
     if arguments.host not in LOOPBACK:
