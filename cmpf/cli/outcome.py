@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DONE, FAILED = 0, 1
+NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # --engine: whose loop trains and evaluates
 
 
 def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:

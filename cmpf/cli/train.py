@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_allow_unused, add_debug, add_plugin, run_command
+from cmpf.cli.outcome import ENGINES, NATIVE, add_allow_unused, add_debug, add_plugin, run_command
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -26,7 +26,6 @@ EVAL_EXAMPLES = """examples:
   cmpf eval --model output/mine --dataset fruit_val.yaml --output output/fruit
   cmpf eval --config-file configs/coco/cmpf/convnext_large_eval_ade20k.yaml --weights FILE.safetensors
 """
-NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # whose loop runs
 SCRIPT, TRAIN, EVAL = "tools/train_net.py", "cmpf train", "cmpf eval"
 
 
