@@ -95,6 +95,50 @@ def test_each_row_of_the_ablation_tables_changes_what_it_is_named_after() -> Non
     assert shipped == {*ABLATIONS, "Base-ablation"}
 
 
+METHODS = {
+    "fcclip": {"convnext_large", "r50", "r101", "r50x4", "r50x16", "r50x64"},
+    "mask_adapter": {"fcclip_convnext_large", "maftp_convnext_base", "maftp_convnext_large"},
+    "maftp": {"convnext_base", "convnext_large", "convnext_large_panoptic"},
+    "ovrcoat": {"convnext_large"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_model_of_a_method_has_a_configuration_for_every_dataset(method: str) -> None:
+    def tests_of(folder: str) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for path in (check_configs.config_root() / "coco" / folder).glob("*_eval_*.yaml"):
+            model, _, dataset = path.stem.partition("_eval_")
+            found.setdefault(model, set()).add(dataset)
+        return found
+
+    datasets = tests_of("cmpf")["convnext_large"]
+    assert tests_of(method) == dict.fromkeys(METHODS[method], datasets)
+
+
+def test_what_makes_each_method_is_in_its_configuration() -> None:
+    def of(name: str) -> tuple[Any, ...]:
+        cfg = get_cfg(f"coco/{name}_eval_ade20k.yaml")
+        ours, test = cfg.MODEL.CMPF, cfg.MODEL.MASK_FORMER.TEST
+        weights = (ours.GEOMETRIC_ENSEMBLE_ALPHA, ours.GEOMETRIC_ENSEMBLE_BETA, test.CLIP_OBJECTNESS)
+        return (ours.MASK_EMBEDDING, ours.TEXT_TRANSFER, ours.DECODER_CLASSES, ours.CLIP.TRAINED, *weights)
+
+    assert of("fcclip/r50x4") == ("pool", "none", True, "none", 0.4, 0.8, 0.0)
+    assert of("mask_adapter/fcclip_convnext_large") == ("mask_adapter", "none", True, "none", 0.7, 0.9, 0.0)
+    assert of("maftp/convnext_large_panoptic")[:4] == ("pool", "content_dependent", False, "trunk")
+    assert of("mask_adapter/maftp_convnext_base")[:4] == ("mask_adapter", "content_dependent", True, "trunk")
+    assert of("ovrcoat/convnext_large") == ("pool", "none", True, "trunk", 0.4, 0.8, 0.5)
+    forms = {
+        name: get_cfg(f"coco/maftp/{name}_eval_ade20k.yaml").MODEL.CMPF.CONTENT_TRANSFER.FORM
+        for name in METHODS["maftp"]
+    }
+    assert forms == {
+        "convnext_base": "post_norm",
+        "convnext_large": "post_norm",
+        "convnext_large_panoptic": "residual",
+    }
+
+
 def test_every_output_folder_belongs_to_one_configuration() -> None:
     files = [path for path in check_configs.shipped_configs() if not path.name.startswith("Base-")]
     folders = [get_cfg(path).OUTPUT_DIR for path in files]
