@@ -27,10 +27,11 @@ def planned(
     return {run.title: run for run in plan(configs, seeds=seeds, iterations=12, output=output, opts=opts)}
 
 
-def test_seven_configurations_are_trained_and_three_share_the_weights_of_one(tmp_path: Path) -> None:
+def test_seven_configurations_are_trained_and_those_of_test_time_share_the_weights_of_one(tmp_path: Path) -> None:
     runs = planned(tmp_path)
     shared = {run.name: run.weights_from.name for run in runs.values() if run.weights_from is not None}
-    assert shared == dict.fromkeys(("cmpf_tiny", "objectness_half", "objectness_full"), "no_ensemble")
+    test_time = ("ensemble_published", "candidates_plain", "candidates_surest", "cmpf_tiny", "proposals_one_grid")
+    assert shared == dict.fromkeys((*test_time, "objectness_half", "objectness_full"), "no_ensemble")
     whole = runs["cmpf_tiny, seed 0"]
     weights = tmp_path / "no_ensemble" / "seed0" / "model_final.safetensors"
     assert Path(whole.cfg.MODEL.WEIGHTS) == weights
@@ -59,8 +60,8 @@ def test_mask_adapter_is_trained_on_the_model_of_its_seed_when_that_is_there(tmp
 
 def test_every_seed_has_its_own_runs_folder_and_weights(tmp_path: Path) -> None:
     runs = planned(tmp_path, seeds=3)
-    assert len(runs) == 30
-    assert len({run.folder for run in runs.values()}) == 30
+    assert len(runs) == 3 * len(CONFIGS)
+    assert len({run.folder for run in runs.values()}) == 3 * len(CONFIGS)
     assert {run.cfg.SEED for run in runs.values()} == {0, 1, 2}
     assert all(run.weights_from is None or run.weights_from.seed == run.seed for run in runs.values())
 
