@@ -27,10 +27,18 @@ def planned(
     return {run.title: run for run in plan(configs, seeds=seeds, iterations=12, output=output, opts=opts)}
 
 
-def test_seven_configurations_are_trained_and_those_of_test_time_share_the_weights_of_one(tmp_path: Path) -> None:
+def test_seven_configurations_are_trained_and_those_of_test_time_share_the_weights_of_one(
+    tmp_path: Path,
+) -> None:
     runs = planned(tmp_path)
     shared = {run.name: run.weights_from.name for run in runs.values() if run.weights_from is not None}
-    test_time = ("ensemble_published", "candidates_plain", "candidates_surest", "cmpf_tiny", "proposals_one_grid")
+    test_time = (
+        "ensemble_published",
+        "candidates_plain",
+        "candidates_surest",
+        "cmpf_tiny",
+        "proposals_one_grid",
+    )
     assert shared == dict.fromkeys((*test_time, "objectness_half", "objectness_full"), "no_ensemble")
     whole = runs["cmpf_tiny, seed 0"]
     weights = tmp_path / "no_ensemble" / "seed0" / "model_final.safetensors"
