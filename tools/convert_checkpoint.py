@@ -39,6 +39,7 @@ from cmpf.weights import (
     write_safetensors,
 )
 from cmpf.weights import load as load_weights
+from cmpf.weights.checks import holds_whole
 from cmpf.weights.download import file_sha256
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
 from cmpf.weights.saving import hash_weights
@@ -55,11 +56,6 @@ the names of the encoders. Without it the encoders inside the input are recorded
 ENDINGS = {"cmpf": (".safetensors",), "published": (".pth", ".pt", ".safetensors")}
 RAW = {Naming.OPENCLIP: "MODEL.CMPF.CLIP.PRETRAINED", Naming.SAM: "MODEL.CMPF.SAM.CHECKPOINT"}
 TUNED = (Naming.MAFTP, Naming.OVRCOAT)  # methods that train their CLIP
-# What a whole encoder has; the hash of less would fit no model.
-TOWERS = {
-    "clip": (("visual.",), ("transformer.", "text.")),
-    "sam": (("image_encoder.",), ("prompt_encoder.",), ("mask_decoder.",)),
-}
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ def _by_names(contents: Contents, parts: Parts) -> Converted:
     own = parts.naming is Naming.OWN and bool(contents.metadata)  # of ours only a tuned CLIP is in a file
     tuned = bool(parts.clip) and (own or parts.naming in TUNED)
     for kind, weights in (("clip", {} if tuned else parts.clip), ("sam", parts.sam)):
-        if all(any(name.startswith(tower) for name in weights) for tower in TOWERS[kind]):
+        if holds_whole(weights, kind):  # the hash of less would fit no model
             encoders[kind] = hash_weights(_as_float32(weights))
     report = LoadReport(
         loaded=tuple(trained),

@@ -20,7 +20,7 @@ from cmpf.errors import CMPFError
 from cmpf.factory import build_model
 from cmpf.weights import save as save_weights
 from cmpf.weights.download import ASSETS
-from cmpf.weights.zoo import zoo
+from cmpf.weights.zoo_entries import zoo
 
 NAME = "cmpf_tiny"
 

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from cmpf import __version__
-from cmpf.cli import config, convert, datasets, doctor, export, predict, serve, train
+from cmpf.cli import config, convert, datasets, doctor, export, models, predict, serve, train
 from cmpf.cli.outcome import run_command
 
-COMMANDS = (predict, train, export, serve, datasets, config, convert, doctor)  # in the order of the help text
+COMMANDS = (predict, models, train, export, serve, datasets, config, convert, doctor)  # in the order of the help text
 SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLES = """examples:
   cmpf doctor                                            what is installed, what is missing, does it work
   cmpf predict photo.jpg --vocabulary "cat; dog; grass"  images with their segments, in output/predict
+  cmpf models                                            trained models by name
   cmpf serve                                             the same in a browser
   cmpf train --config-file configs/shapes/cmpf_tiny.yaml
   cmpf eval --model cmpf_tiny

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmpf.cli.models import TINY, warn_of_photographs
 from cmpf.cli.outcome import DONE, FAILED, add_debug, add_model_options, load_model
 from cmpf.errors import ImageError
 
@@ -55,7 +56,7 @@ def add_parser(commands: Commands) -> None:
     add_webcam(sources)
     parser.add_argument(
         "--model",
-        default="cmpf_tiny",
+        default=TINY,
         metavar="NAME",
         help="zoo name, config path, model folder or Hub repository [%(default)s]",
     )
@@ -167,23 +168,30 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 files = found.save(arguments.output, arguments.formats, name=names[image])
                 work.tell(image, files, found=found.summary())
+                work.done = True
             bar.update()
     for video in filter(is_video, sources):
         try:
             work.video(video, names[video])
+            work.done = True
         except ImageError as error:
             work.failed(error)
+    if work.done and arguments.model == TINY and not arguments.weights:
+        warn_of_photographs(sources)
     return work.code
 
 
 class _Work:
-    """A loaded model, and what a command line wants done with each image. `code` is the exit code so far."""
+    """A loaded model, and what a command line wants done with each image.
+
+    code: the exit code so far. done: whether anything was segmented.
+    """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         # The ensemble's SAM is part of the model.
         ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
         self.predictor = load_model(arguments, device=arguments.device, overrides=ensemble)
-        self.arguments, self.code = arguments, DONE
+        self.arguments, self.code, self.done = arguments, DONE, False
         self.words = self.predictor.vocabulary(
             arguments.vocabulary or self.predictor.model.train_vocabulary,
             things=_names(arguments.things),

@@ -86,6 +86,16 @@ def check_clip_name(name: str) -> None:
     raise ModelNameError(f"CLIP {name!r} is unknown{hint} {works}")
 
 
+def check_clip(name: str, pretrained: str) -> None:
+    """Raises what `build_clip` would raise because of a name, a tag, or an activation that is not the tag's."""
+    if name == tiny.CLIP_NAME:
+        return
+    check_clip_name(name)
+    variant_for(name, pretrained)
+    if pretrained and not tag_record(name, pretrained):
+        _weights_file(name, pretrained)
+
+
 def saved_file(name: str, tag: str) -> Path:
     """Where users save the weights of a tag by hand; it goes before a download."""
     return cache_folder() / f"clip_{name.removesuffix(QUICKGELU)}_{tag}.safetensors"
@@ -235,7 +245,7 @@ def variant_for(name: str, pretrained: str) -> str:
         _warn_of_unlikely_name(name, pretrained)
         return name
     quick = bool(record.get("quick_gelu", False))
-    if _is_quick_gelu(name) == quick:
+    if is_quick_gelu(name) == quick:
         return name
     if quick and name + QUICKGELU in open_clip.list_models():
         return name + QUICKGELU
@@ -246,7 +256,8 @@ def variant_for(name: str, pretrained: str) -> str:
     )
 
 
-def _is_quick_gelu(name: str) -> bool:
+def is_quick_gelu(name: str) -> bool:
+    """Whether OpenCLIP's model of the name computes QuickGELU."""
     import open_clip
 
     return bool(open_clip.get_model_config(name).get("quick_gelu", False))
@@ -259,7 +270,7 @@ def _warn_of_unlikely_name(name: str, path: str) -> None:
 
     tags = list_pretrained_tags_by_model(name)
     quick = [tag for tag in tags if get_pretrained_cfg(name, tag).get("quick_gelu", False)]
-    if tags and quick == tags and not _is_quick_gelu(name) and name + QUICKGELU in open_clip.list_models():
+    if tags and quick == tags and not is_quick_gelu(name) and name + QUICKGELU in open_clip.list_models():
         logger.warning(
             "%s %r: CLIP %s computes GELU, as OpenCLIP builds it under this name. All published weights of it (%s) "
             "were trained with QuickGELU: for those name %s",

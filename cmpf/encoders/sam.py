@@ -20,6 +20,7 @@ from cmpf.encoders.frozen import FrozenModule, replace_layers
 from cmpf.encoders.mobile_sam import build_mobile_sam
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.weights.download import cache_folder, download
+from cmpf.weights.key_mapping import OWN_SAM_PREFIX, SAM_PREFIX
 from cmpf.weights.reading import load_weights
 from cmpf.weights.remote import Remote
 
@@ -92,7 +93,7 @@ def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
     Args:
         name: "vit_b", "vit_l", "vit_h", "vit_t" (MobileSAM) or "cmpf_tiny".
         checkpoint: "" = the published file, downloaded once into the cache folder (for cmpf_tiny the one that
-            CMPF ships), "random", or the path of a file.
+            CMPF ships), "random", or the path of a file of SAM, or of a model with SAM in it.
     Raises:
         ModelNameError: unknown name.
         WeightsError: the file is missing and cannot be downloaded, damaged or of another model; says where to
@@ -108,7 +109,7 @@ def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
     path = _checkpoint_file(name, checkpoint)
     sam = _architecture(name)
     if path is not None:
-        load_weights(sam, path)
+        load_weights(sam, path, inside=(SAM_PREFIX, OWN_SAM_PREFIX))
     return SAMEncoder(name=name, sam=sam)
 
 

@@ -18,6 +18,7 @@ from cmpf.errors import WeightsError
 from cmpf.factory.encoders import build_device, build_encoders
 from cmpf.factory.losses import build_criterion, build_tuning
 from cmpf.factory.parts import part
+from cmpf.factory.provision import check_before_download, with_encoders_inside
 from cmpf.factory.vocabularies import build_train_vocabulary
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings, geometric_ensemble, openseg_ensemble
 from cmpf.inference.mask_naming import MaskNaming
@@ -54,6 +55,8 @@ def build_model(cfg: Config) -> CMPF:
     """
     saved = weights.read_metadata(cfg.MODEL.WEIGHTS).get(PLUGINS, {}) if cfg.MODEL.WEIGHTS else {}
     import_plugins(cfg.MODEL.CMPF.PLUGINS, saved=saved)
+    cfg = with_encoders_inside(cfg)
+    check_before_download(cfg, build=build_network)
     model = build_network(cfg).to(build_device(cfg))
     if cfg.MODEL.WEIGHTS:
         _load_weights(model, cfg, saved)

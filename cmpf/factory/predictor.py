@@ -14,10 +14,12 @@ import torch
 from cmpf.config import Config, get_cfg
 from cmpf.data import known_vocabularies
 from cmpf.factory.model import build_mask_ensemble, build_model, evaluation_size
+from cmpf.factory.provision import check_activation
 from cmpf.inference import MaskEnsembleSettings
 from cmpf.model import CMPF
 from cmpf.predictor import MIN_ISLAND_SHARE, TASKS, Predictor, Saver
 from cmpf.weights.hub import find_model
+from cmpf.weights.zoo import keep_small_file
 
 logger = logging.getLogger(__name__)
 
@@ -66,18 +68,35 @@ def load_predictor(
     allow_unused_weights: bool = False,
 ) -> Predictor:
     """See cmpf.load."""
-    config, settings, own_weights = find_model(str(model), need_weights=weights is None, plugins=plugins)
+    config, settings, _ = find_model(str(model), need_weights=False, plugins=plugins)
     if device:
         settings += ["MODEL.DEVICE", device]
-    if chosen := weights or own_weights:
-        settings += ["MODEL.WEIGHTS", str(chosen)]
     if allow_unused_weights:
         settings += ["MODEL.ALLOW_UNUSED_WEIGHTS", True]
-    cfg = get_cfg(config, [*settings, *overrides], plugins=plugins)
+    cfg = get_cfg(config, [*settings, *overrides], plugins=plugins)  # its issues come before a download
+    own_weights = None
+    if weights is None:
+        if Path(model).suffix not in (".yaml", ".yml"):  # which says how to train, not how it was trained
+            check_activation(cfg, get_cfg(config, settings), model=str(model))
+        _, _, own_weights = find_model(str(model), need_weights=True, plugins=plugins)
+    if chosen := weights or own_weights:
+        settings += ["MODEL.WEIGHTS", str(chosen)]
+        cfg = get_cfg(config, [*settings, *overrides], plugins=plugins)
     if not cfg.MODEL.WEIGHTS:
         logger.warning(
             "%s names no weights, so the decoder is untrained and its masks mean nothing; give weights=FILE or "
             "MODEL.WEIGHTS FILE",
             config,
         )
-    return build_predictor(cfg)
+    predictor = build_predictor(cfg)
+    if own_weights is not None and not plugins and not allow_unused_weights and _keeps_weights(overrides):
+        keep_small_file(str(model), predictor.model, own_weights)
+    return predictor
+
+
+def _keeps_weights(overrides: Sequence[Any]) -> bool:
+    """Whether the changes leave the network as the zoo has it, so that what it holds is all that the file brought."""
+    return all(
+        not str(key).startswith("MODEL.") or str(key).startswith(("MODEL.MASK_FORMER.TEST.", "MODEL.DEVICE"))
+        for key in overrides[::2]
+    )

@@ -2,7 +2,7 @@
 """Weights: CMPF's own safetensors files of what was trained, and the reading of published checkpoints."""
 
 from cmpf.weights.key_mapping import Naming, Parts, detect_naming, split, to_published
-from cmpf.weights.loading import load
+from cmpf.weights.loading import check, encoders_inside, load
 from cmpf.weights.reading import Contents, read_contents, read_metadata
 from cmpf.weights.report import LoadReport, PartReport
 from cmpf.weights.saving import TrainedModel, save, write, write_safetensors
@@ -14,7 +14,9 @@ __all__ = [
     "PartReport",
     "Parts",
     "TrainedModel",
+    "check",
     "detect_naming",
+    "encoders_inside",
     "load",
     "read_contents",
     "read_metadata",

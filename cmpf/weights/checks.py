@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from cmpf.errors import WeightsError
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX, Naming
 from cmpf.weights.reading import Contents
@@ -24,11 +26,22 @@ PARTS = {
         "none",
     ),
 }
+# What a whole encoder has.
+TOWERS = {
+    "clip": (("visual.",), ("transformer.", "text.")),
+    "sam": (("image_encoder.",), ("prompt_encoder.",), ("mask_decoder.",)),
+}
+QUICKGELU = "-quickgelu"  # how OpenCLIP's names of models with that activation end
 SAM_LEVELS = "sam_branch.encoder.level_embedding"
 NO_INJECTORS = (
     "MODEL.CMPF.QUERY_INJECTOR.ENABLED False, MODEL.CMPF.FEATURE_INJECTOR.ENABLED False and "
     'MODEL.CMPF.SAM.NAME ""'
 )
+
+
+def holds_whole(encoder: Mapping[str, Tensor], kind: str) -> bool:
+    """Whether the weights of a "clip" or "sam" are those of all its towers."""
+    return all(any(name.startswith(tower) for name in encoder) for tower in TOWERS[kind])
 
 
 def check_fit(
@@ -131,6 +144,7 @@ def check_hashes(contents: Contents, model: TrainedModel) -> None:
     if not trained_with:
         return
     here = model.encoder_hashes()
+    _check_activation(contents.source, trained_with, here)
     if isinstance(model, ModelWithEncoders):  # weights to start from, where CLIP is trained on
         here = {kind: encoder.weights_hash for kind, encoder in model.frozen_encoders().items()} | here
     if set(trained_with.values()) <= set(here.values()):
@@ -144,3 +158,16 @@ def check_hashes(contents: Contents, model: TrainedModel) -> None:
         f"{described(here)}. Set MODEL.CMPF.CLIP and MODEL.CMPF.SAM to the former, or load with "
         "strict=False to go on with the latter"
     )
+
+
+def _check_activation(source: str, trained_with: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Of one content there may be two models, which compute GELU and QuickGELU; only their names tell."""
+    names = {content: name for name, content in here.items()}
+    for name, content in trained_with.items():
+        ours = names.get(content, name)
+        if "/" in name and name.endswith(QUICKGELU) != ours.endswith(QUICKGELU):
+            theirs, computed = ("QuickGELU", "GELU") if name.endswith(QUICKGELU) else ("GELU", "QuickGELU")
+            raise WeightsError(
+                f"{source} was trained with {name}, whose CLIP computes {theirs}; that of this model, {ours}, computes "
+                f"{computed} with the same weights. Set {OPTIONS['clip']} {name.partition('/')[2]}"
+            )

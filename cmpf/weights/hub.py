@@ -19,8 +19,10 @@ from cmpf.data.datasets.catalog import FILE_PREFIX
 from cmpf.errors import ModelNameError, WeightsError, summary
 from cmpf.registry import module_name
 from cmpf.weights.foreign import check_foreign
+from cmpf.weights.reading import read_metadata
 from cmpf.weights.saving import TrainedModel, save
-from cmpf.weights.zoo import zoo, zoo_place, zoo_weights
+from cmpf.weights.zoo import ORIGIN, made_for, zoo_place, zoo_weights
+from cmpf.weights.zoo_entries import zoo
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,9 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
     """Config, overrides and weights of a model.
 
     Args:
-        model: a name of the zoo, a folder, the path of a .yaml config, or USER/REPOSITORY of the Hub, @REVISION after
-            it for a certain one. What is there on disk goes first.
+        model: a name of the zoo, a folder, the path of a .yaml config, that of a .safetensors file which the first load
+            of a zoo model has made, or USER/REPOSITORY of the Hub, @REVISION after it for a certain one. What is there
+            on disk goes first.
         need_weights: False = they are given otherwise, and a zoo's need not be had.
         plugins: those that the user names.
     Returns:
@@ -52,8 +55,8 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
     known = zoo()
     if model in known:
         entry = known[model]
-        overrides = [part for pair in entry.overrides.items() for part in pair]
-        return find_config(entry.config), overrides, zoo_weights(model) if need_weights else None
+        weights = zoo_weights(model) if need_weights else None
+        return find_config(entry.config), _flat(entry.overrides), weights
     path = Path(model)
     if model and path.is_dir():
         return _in_folder(
@@ -61,6 +64,8 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
         )
     if path.suffix in (".yaml", ".yml"):
         return find_config(model), [], None
+    if path.suffix == ".safetensors" and path.is_file():
+        return _of_file(path)
     if (name := HUB_NAME.fullmatch(model)) and not path.exists():
         return _from_hub(name["repo"], name["revision"], need_weights, plugins)
     near = difflib.get_close_matches(model, known, n=1, cutoff=0.4)
@@ -76,6 +81,23 @@ def weights_place(model: str) -> Path | None:
     if model in zoo():
         return zoo_place(model)
     return Path(model) / FOLDER_WEIGHTS if Path(model).is_dir() else None
+
+
+def _of_file(path: Path) -> Source:
+    """The configuration of the zoo that a file of weights was made for; it brings no settings of its own."""
+    origin = read_metadata(path).get(ORIGIN)
+    entry = next((entry for entry in zoo().values() if origin and made_for(origin, entry)), None)
+    if entry is None:
+        raise ModelNameError(
+            f"{path} was made for no configuration of the zoo: give its configuration as the model, and this file as "
+            "weights"
+        )
+    return find_config(entry.config), _flat(entry.overrides), path
+
+
+def _flat(overrides: Mapping[str, Any]) -> list[Any]:
+    """KEY VALUE KEY VALUE ..."""
+    return [part for pair in overrides.items() for part in pair]
 
 
 def _in_folder(folder: Path, title: str, origin: str, need_weights: bool, plugins: Sequence[str]) -> Source:

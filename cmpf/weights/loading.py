@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,16 +14,18 @@ from cmpf.errors import WeightsError
 from cmpf.weights.checks import (
     OPTIONS,
     RAW,
+    TOWERS,
     check_fit,
     check_hashes,
     check_injectors,
     check_own_clip,
     check_use,
+    holds_whole,
 )
 from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX, Naming, Parts, split
 from cmpf.weights.reading import Contents, check_values, read_contents, unwrapped
 from cmpf.weights.report import LoadReport, Part, PartReport, compare
-from cmpf.weights.saving import FrozenEncoder, ModelWithEncoders, TrainedModel
+from cmpf.weights.saving import BROUGHT_KEY, ENCODERS_KEY, FrozenEncoder, ModelWithEncoders, TrainedModel
 
 
 def load(
@@ -53,6 +56,72 @@ def load(
             are missing, of another shape or of no use, or belong to other encoders. The model is then unchanged.
     """
     contents = _contents(path_or_state_dict)
+    plan = _plan(model, contents, strict, allow_unused, may_lack)
+    for part in (plan.trained, *plan.frozen.values()):
+        check_values(contents.source, {name: part.given[name] for name in part.report.loaded}, part.own)
+    _copy(plan.trained)
+    for kind, part in plan.frozen.items():
+        if part.report.loaded:
+            _copy(part)
+            plan.encoders[kind].weights_changed()
+    if isinstance(model, ModelWithEncoders) and plan.report.clip.loaded:
+        model.forget_embeddings()
+    return plan.report
+
+
+def check(model: TrainedModel, path: str | Path, *, allow_unused: bool = False) -> None:
+    """Raises what a strict `load` would raise because of names and shapes.
+
+    Args:
+        model: it may lie on the meta device, and its encoders may have no weights yet: their content is not looked at.
+    """
+    contents = read_contents(path)
+    nameless = {name: value for name, value in contents.metadata.items() if name != ENCODERS_KEY}
+    made_for_encoders = len(nameless) < len(contents.metadata)
+    _plan(model, replace(contents, metadata=nameless), True, allow_unused, "", own_clip=not made_for_encoders)
+
+
+def encoders_inside(path: str | Path) -> dict[str, Path]:
+    """The frozen encoders that a file of weights brings whole: "clip", "sam", each with the file to read it from.
+
+    That of a small file which the zoo made is the larger one beside it that it was made of, as long as that is there.
+
+    Raises:
+        WeightsError: the file is absent, damaged, or could run code.
+    """
+    path = Path(path).expanduser()
+    contents = read_contents(path)
+    try:
+        parts = split(contents.tensors)
+    except WeightsError:  # of another build, which nothing is known of
+        return {}
+    found = {kind: path for kind in TOWERS if holds_whole(getattr(parts, kind), kind)}
+    for kind, file in contents.metadata.get(BROUGHT_KEY, {}).items():
+        beside = path.parent / Path(file).name  # a file tells no other folder
+        if kind not in found and beside.is_file():
+            found[kind] = beside
+    return found
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What of a file goes where in a model."""
+
+    trained: Part
+    frozen: dict[str, Part]
+    encoders: Mapping[str, FrozenEncoder]
+    report: LoadReport
+
+
+def _plan(
+    model: TrainedModel,
+    contents: Contents,
+    strict: bool,
+    allow_unused: bool,
+    may_lack: str,
+    own_clip: bool = True,
+) -> _Plan:
+    """Compares a file with a model; the checks of `load` are made if strict."""
     parts = _taken_apart(contents, model.trained_state_dict())
     if strict:
         check_hashes(contents, model)
@@ -68,20 +137,12 @@ def load(
         naming="own" if parts.naming is Naming.OWN else parts.naming.value,
     )
     if strict:
-        check_own_clip(contents, parts.naming, model, report)
+        if own_clip:
+            check_own_clip(contents, parts.naming, model, report)
         check_fit(contents.source, parts.naming, trained, frozen, report)
         if not allow_unused:
             check_use(contents.source, report)
-    for part in (trained, *frozen.values()):
-        check_values(contents.source, {name: part.given[name] for name in part.report.loaded}, part.own)
-    _copy(trained)
-    for kind, part in frozen.items():
-        if part.report.loaded:
-            _copy(part)
-            encoders[kind].weights_changed()
-    if isinstance(model, ModelWithEncoders) and report.clip.loaded:
-        model.forget_embeddings()
-    return report
+    return _Plan(trained, frozen, encoders, report)
 
 
 def _contents(given: str | Path | Mapping[str, Tensor]) -> Contents:

@@ -11,7 +11,7 @@ class Method:
     """A published method.
 
     Args:
-        title: its usual name. adds: what it adds to a frozen CLIP with a mask decoder, in a few words.
+        title: its usual name. adds: what it is, or adds to FC-CLIP, in a few words.
         page: the authors' page. citation: BibTeX.
     """
 
@@ -70,20 +70,20 @@ _OVRCOAT = """@inproceedings{ovrcoat2026,
 
 METHODS = {
     "cmpf": Method(
-        "CMPF (FrozenSeg)",
-        "Query Injector, Feature Injector and OpenSeg Ensemble: SAM's sense of where things end",
+        "CMPF",
+        "FrozenSeg: two injectors and an ensemble bring in SAM's sense of where things end",
         "https://github.com/chenxi52/CMPF",
         _CMPF,
     ),
     "fcclip": Method(
         "FC-CLIP",
-        "nothing: the base of the others, one frozen CLIP",
+        "the base of the others: one frozen CLIP, and a decoder",
         "https://github.com/bytedance/fc-clip",
         _FCCLIP,
     ),
     "fcclip_coconut": Method(
-        "FC-CLIP, COCONut",
-        "nothing: FC-CLIP, trained on COCO with better labels",
+        "FC-CLIP",
+        "trained on COCO with the better labels of COCONut",
         "https://github.com/bytedance/coconut_cvpr2024",
         f"{_FCCLIP}\n{_COCONUT}",
     ),

@@ -71,13 +71,18 @@ def read_contents(path: str | Path) -> Contents:
     return Contents(str(path), *_read_safetensors(path, tensors=True))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, inside: tuple[str, ...] = ()) -> None:
     """Fills a model from a file; every name and shape must fit.
 
+    Args:
+        inside: what the names begin with where the model is a part of another one's file.
     Raises:
         WeightsError: the file cannot be read or belongs to another model.
     """
     tensors = read_contents(path).tensors
+    for prefix in inside:
+        if any(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
     check_values(str(path), tensors, model.state_dict())
     try:
         model.load_state_dict(tensors)

@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 # All metadata stand in one JSON text: safetensors writes several in random order, and equal weights should
 # give equal files.
 METADATA_KEY, VERSION_KEY, ENCODERS_KEY = "cmpf", "format_version", "encoders"
+BROUGHT_KEY = "encoders_in"  # frozen encoder -> the file beside this one that holds it, too
 
 
 class TrainedModel(Protocol):

@@ -1,100 +1,28 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The model zoo: trained models by name, with their weights and published figures (configs/model_zoo.yaml)."""
+"""Trained models by name: their weights, and their published figures."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import yaml
-from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-
-from cmpf.common.yaml_files import load_yaml, read_yaml_text
-from cmpf.config import Config, config_root, get_cfg
-from cmpf.config.errors import Issue, Origin, as_error
-from cmpf.errors import ConfigError, ModelNameError, WeightsError
+from cmpf.config import Config, get_cfg
+from cmpf.errors import WeightsError
 from cmpf.weights.download import cache_folder, check_content, checked_asset, download, record_of
-from cmpf.weights.methods import METHODS
+from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
+from cmpf.weights.loading import encoders_inside
 from cmpf.weights.reading import read_metadata
 from cmpf.weights.remote import Remote
-from cmpf.weights.saving import TrainedModel, save
+from cmpf.weights.saving import BROUGHT_KEY, TrainedModel, save
+from cmpf.weights.zoo_entries import ZooEntry, zoo, zoo_entry
 
 logger = logging.getLogger(__name__)
 
-ZOO_FILE = "model_zoo.yaml"
 DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
 DRIVE_PAGE = "https://drive.google.com/file/d/{id}/view"
 ORIGIN = "zoo"  # in the metadata of a small file: what it was made of
-
-_Text = Annotated[str, MinLen(1)]
-_Address = Annotated[str, StringConstraints(pattern=r"^https?://\S+/[^/\s]+$")]
-_File = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
-_Drive = Annotated[str, StringConstraints(pattern=r"^[\w-]{20,}$")]
-_Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-_Metric = Annotated[str, StringConstraints(pattern=r"^\w+/\w+$")]
-_Figures = Annotated[dict[_Metric, Annotated[float, Ge(0), Le(100)]], MinLen(1)]
-
-
-class ZooEntry(BaseModel):
-    """One trained model. Every key but config may be absent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    config: _Text = Field(description="the path of a config under configs/")
-    overrides: dict[str, Any] = Field(
-        {}, description="KEY: VALUE pairs of the configuration that its weights need"
-    )
-    method: str = Field("", description=f"one of {', '.join(METHODS)}")
-    best: str = Field("", description="what it is best at, in a few words")
-    asset: _Text = Field("", description="the name of a file in cmpf/assets")
-    url: _Address = Field("", description="the https:// address of a file")
-    drive: _Drive = Field("", description="the id of a file of Google Drive")
-    file: _File = Field("", description="the name of the file, as its authors call it")
-    sha256: _Hash = Field("", description="64 hexadecimal digits")
-    size: Annotated[int, Gt(0)] = Field(0, description="bytes of the file, as its authors state them")
-    licence: _Text = Field("", description="the licence of the weights")
-    disk: Annotated[int, Gt(0)] = Field(
-        0, description="megabytes of the weights and frozen encoders together"
-    )
-    speed: Literal["", "fast", "medium", "slow"] = Field("", description="fast, medium or slow")
-    published: dict[str, _Figures] = Field(
-        {}, description="dataset: {task/metric: percent}, as the authors report"
-    )
-    with_ensemble: dict[str, _Figures] = Field(
-        {}, description="dataset: {task/metric: percent}, as the authors report with the OpenSeg Ensemble"
-    )
-
-
-def zoo(path: str | Path | None = None) -> dict[str, ZooEntry]:
-    """All entries by name, in the order of the file.
-
-    Args:
-        path: another file of the same form; None = configs/model_zoo.yaml.
-    Raises:
-        ConfigError: with every issue of the file.
-    """
-    path = Path(path) if path is not None else config_root() / ZOO_FILE
-    content = _read(path)
-    issues = [Issue(key, message, Origin(path)) for key, message in _issues(content)]
-    if issues:
-        raise as_error(issues)
-    return {name: ZooEntry(**_given(entry)) for name, entry in content.items()}
-
-
-def zoo_entry(name: str, *, path: str | Path | None = None) -> ZooEntry:
-    """One entry.
-
-    Raises:
-        ModelNameError: no such entry.
-    """
-    entries = zoo(path)
-    if name not in entries:
-        raise ModelNameError(f"the zoo has no model {name!r}. It has {', '.join(entries)}")
-    return entries[name]
 
 
 def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
@@ -107,7 +35,7 @@ def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
     entry = zoo_entry(name, path=path)
     if entry.asset:
         return checked_asset(entry.asset)
-    target, remote = published_file(name, entry), _remote(name, entry)
+    target, remote = published_file(name, entry), zoo_remote(name, entry)
     if _is_current(small_file(name), entry, target):
         return small_file(name)
     if not target.is_file():
@@ -128,6 +56,17 @@ def zoo_place(name: str) -> Path:
     return small if _is_current(small, entry, target) else target
 
 
+def zoo_remote(name: str, entry: ZooEntry) -> Remote:
+    """The file of an entry's authors."""
+    return Remote(
+        url=entry.url or DRIVE.format(id=entry.drive),
+        title=f"weights of {name}",
+        sha256=entry.sha256 or None,
+        size=entry.size or None,
+        page=DRIVE_PAGE.format(id=entry.drive) if entry.drive else "",
+    )
+
+
 def published_file(name: str, entry: ZooEntry) -> Path:
     """Where the file of an entry's authors lies once it is downloaded."""
     given = entry.file or entry.url.partition("?")[0].rpartition("/")[2]
@@ -139,37 +78,36 @@ def small_file(name: str) -> Path:
     return _folder(name) / f"{name}.safetensors"
 
 
+def made_for(origin: Mapping[str, Any], entry: ZooEntry) -> bool:
+    """Whether what a small file says of itself names an entry's configuration."""
+    return (origin.get("config"), origin.get("overrides")) == (entry.config, entry.overrides)
+
+
 def keep_small_file(name: str, model: TrainedModel, weights: Path) -> None:
-    """Writes the trained part of a model that was loaded from its authors' file, with all that its config needs.
+    """Writes the trained part of a model, as it was loaded from its authors' file, with all that its config needs.
 
     Args:
+        name: of the model; nothing is written of what is no entry of the zoo.
         weights: the file that it was loaded from; nothing is written for another than the authors' own.
     """
-    entry = zoo_entry(name)
-    if entry.asset or weights != published_file(name, entry):
+    entry = zoo().get(name)
+    if entry is None or entry.asset or weights != published_file(name, entry):
         return
     try:
-        save(model, small_file(name), metadata={ORIGIN: _origin(entry, weights)})
+        own_clip = any(name.startswith(OWN_CLIP_PREFIX) for name in model.trained_state_dict())
+        brought = {kind: file.name for kind, file in encoders_inside(weights).items()}
+        if own_clip:  # the small file holds it
+            brought.pop("clip", None)
+        metadata = {ORIGIN: _origin(entry, weights), BROUGHT_KEY: brought}
+        save(model, small_file(name), metadata=metadata)
     except OSError as error:
-        logger.warning(
-            "%s cannot be written, so that each load reads %s: %s", small_file(name), weights, error
-        )
+        logger.warning("%s cannot be written, each load reads %s: %s", small_file(name), weights, error)
         return
     logger.info("%s: the trained part of %s, read from now on", small_file(name), weights.name)
 
 
 def _folder(name: str) -> Path:
     return cache_folder() / "zoo" / name
-
-
-def _remote(name: str, entry: ZooEntry) -> Remote:
-    return Remote(
-        url=entry.url or DRIVE.format(id=entry.drive),
-        title=f"weights of {name}",
-        sha256=entry.sha256 or None,
-        size=entry.size or None,
-        page=DRIVE_PAGE.format(id=entry.drive) if entry.drive else "",
-    )
 
 
 def _origin(entry: ZooEntry, weights: Path) -> dict[str, Any]:
@@ -193,7 +131,10 @@ def _is_current(small: Path, entry: ZooEntry, target: Path) -> bool:
     except WeightsError as error:
         logger.warning("%s is made again: %s", small, error)
         return False
-    return bool(saved.get(ORIGIN) == _origin(entry, target))
+    elsewhere = saved.get(BROUGHT_KEY, {}).values()
+    return saved.get(ORIGIN) == _origin(entry, target) and all(
+        (small.parent / f).is_file() for f in elsewhere
+    )
 
 
 def published_metrics(cfg: Config, *, path: str | Path | None = None) -> dict[str, dict[str, float]]:
@@ -232,55 +173,8 @@ def _architecture(cfg: Config) -> tuple[object, ...]:
         ours.SAM.NAME,
         ours.QUERY_INJECTOR.ENABLED,
         ours.FEATURE_INJECTOR.ENABLED,
+        ours.MASK_EMBEDDING,
+        ours.TEXT_TRANSFER,
+        ours.CONTENT_TRANSFER.FORM if ours.TEXT_TRANSFER != "none" else "",
+        ours.CLIP.TRAINED,
     )
-
-
-def _read(path: Path) -> Any:
-    try:
-        return load_yaml(read_yaml_text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the model zoo {path} cannot be read: {reason}") from error
-
-
-def _issues(content: object) -> Iterator[tuple[str, str]]:
-    """What is wrong with the content of a zoo file, as (key, message)."""
-    if not isinstance(content, dict) or not content:
-        yield "", "expected NAME: {config: ..., ...} entries"
-        return
-    for name, entry in content.items():
-        if isinstance(entry, dict):
-            yield from ((f"{name}.{key}", message) for key, message in _entry_issues(_given(entry)))
-        else:
-            yield str(name), f"expected config and weights, got {entry!r}"
-
-
-def _given(entry: dict[Any, Any]) -> dict[str, Any]:
-    """Keys with values; null is as good as absent."""
-    return {str(key): value for key, value in entry.items() if value is not None}
-
-
-def _entry_issues(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    try:
-        ZooEntry.model_validate(entry)
-    except ValidationError as error:
-        for detail in error.errors():
-            keys = [str(key) for key in detail["loc"] if key != "[key]"]
-            yield ".".join(keys), _message(keys, detail["type"], detail["input"])
-    if entry.get("method", "cmpf") not in METHODS:
-        yield "method", f"expected one of {', '.join(METHODS)}, got {entry['method']!r}"
-    if not entry.keys() & {"asset", "url", "drive"}:
-        yield "drive", "is missing: asset, url or drive says where the weights are"
-
-
-def _message(keys: list[str], kind: str, value: object) -> str:
-    known = {name: field.description for name, field in ZooEntry.model_fields.items()}
-    if kind == "missing":
-        return "is missing"
-    if kind == "extra_forbidden":
-        near = get_close_matches(keys[0], known, n=1)
-        return f"unknown, did you mean {near[0]}?" if near else f"unknown, known are {', '.join(known)}"
-    words = (
-        known[keys[0]] if len(keys) == 1 else ("task/metric: percent", "task/metric: 0 to 100")[len(keys) - 2]
-    )
-    return f"expected {words}, got {value!r}"

@@ -18,7 +18,8 @@ from cmpf.config import get_cfg
 from cmpf.errors import CMPFError, ConfigError, EvaluationError, ModelNameError, WeightsError
 from cmpf.factory import build_model, build_predictor, load_predictor
 from cmpf.weights import read_contents
-from cmpf.weights.zoo import zoo, zoo_weights
+from cmpf.weights.zoo import zoo_weights
+from cmpf.weights.zoo_entries import zoo
 
 WORDS = ["red circle", "sky"]
 

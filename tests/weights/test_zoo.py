@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from cmpf.config import Config, get_cfg, with_overrides
 from cmpf.data import dataset_names
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
 from cmpf.weights.download import cache_folder
-from cmpf.weights.zoo import published_metrics, zoo, zoo_weights
+from cmpf.weights.zoo import published_metrics, zoo_weights
+from cmpf.weights.zoo_entries import zoo
 
 ADE = "openvocab_ade20k_panoptic_val"
 ENTRY = "big: {config: shapes/cmpf_tiny.yaml, url: 'https://example.org/models/big.safetensors?raw=1'"
@@ -26,14 +28,28 @@ def config(clip: str = "convnext_large_d_320", sam: str = "vit_b") -> Config:
     return get_cfg(None, ["MODEL.CMPF.CLIP.NAME", clip, "MODEL.CMPF.SAM.NAME", sam])
 
 
-def test_the_zoo_has_the_shipped_model_and_both_published_ones() -> None:
+def test_the_zoo_has_the_shipped_model_and_all_published_ones() -> None:
     entries = zoo()
-    assert list(entries) == ["cmpf_tiny", "cmpf_convnext_large", "cmpf_r50x64"]
+    assert next(iter(entries)) == "cmpf_tiny"
     assert entries["cmpf_tiny"].published == {}
-    for name in ("cmpf_convnext_large", "cmpf_r50x64"):
-        assert (entries[name].method, entries[name].licence) == ("cmpf", "none given")
-        assert entries[name].overrides == {"MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS": 3}
-        assert len(entries[name].published) == 10
+    methods = Counter(entry.method for entry in entries.values() if entry.drive)
+    assert methods == {
+        "cmpf": 2,
+        "fcclip": 6,
+        "fcclip_coconut": 2,
+        "mask_adapter": 1,
+        "maftp": 3,
+        "ovrcoat": 1,
+    }
+    assert (
+        len({entry.drive for entry in entries.values()}) == 16
+    )  # no id stands twice; the shipped one has none
+    for name, entry in entries.items():
+        cfg = get_cfg(entry.config, [part for pair in entry.overrides.items() for part in pair])
+        assert (cfg.MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS == 3) == (entry.method == "cmpf"), name
+        assert bool(cfg.MODEL.CMPF.SAM.NAME) == (entry.method in ("cmpf", "")), name
+        assert set(entry.published) <= set(dataset_names())
+        assert entry.licence
 
 
 def test_published_figures_stand_under_the_names_that_evaluation_uses() -> None:
@@ -80,9 +96,32 @@ def test_figures_are_found_by_the_encoders_of_a_configuration(tmp_path: Path) ->
     assert published_metrics(config("cmpf_tiny"), path=path) == {}  # the other SAM
 
 
-@pytest.mark.parametrize("injector", ["QUERY_INJECTOR", "FEATURE_INJECTOR"])
-def test_a_model_without_an_injector_has_no_published_figures(injector: str) -> None:
-    assert published_metrics(get_cfg(None, [f"MODEL.CMPF.{injector}.ENABLED", False])) == {}
+@pytest.mark.parametrize(
+    ("change", "quality"),
+    [
+        (["QUERY_INJECTOR.ENABLED", False], None),
+        (["FEATURE_INJECTOR.ENABLED", False], None),
+        (
+            [
+                "QUERY_INJECTOR.ENABLED",
+                False,
+                "MODEL.CMPF.FEATURE_INJECTOR.ENABLED",
+                False,
+                "MODEL.CMPF.SAM.NAME",
+                "",
+            ],
+            26.8,
+        ),
+    ],
+)
+def test_figures_are_those_of_the_method_that_a_configuration_has(
+    change: list[object], quality: float | None
+) -> None:
+    figures = published_metrics(get_cfg(None, [f"MODEL.CMPF.{change[0]}", *change[1:]]))
+    assert figures.get(ADE, {}).get("panoptic/PQ") == quality
+    for config, expected in (("maftp/convnext_large_panoptic", 27.1), ("ovrcoat/convnext_large", 28.6)):
+        found = published_metrics(get_cfg(f"coco/{config}_eval_cityscapes.yaml"))
+        assert found[ADE]["panoptic/PQ"] == expected
 
 
 def test_shipped_weights_are_there() -> None:

@@ -1,0 +1,172 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""cmpf models: the models that can be loaded by name, who made them, and their files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmpf.cli.outcome import DONE, add_debug
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cmpf.cli.outcome import Commands
+    from cmpf.weights.zoo_entries import ZooEntry
+
+EXAMPLES = """examples:
+  cmpf models                                 all of them
+  cmpf models fcclip_convnext_large           one: files, published figures, licence, how to cite it
+  cmpf models pull fcclip_convnext_large      download it now, and check that it loads
+"""
+PULL = "pull"
+ADE = "openvocab_ade20k_panoptic_val"
+SHORT = {"convnext_large_d_320": "ConvNeXt-L", "convnext_base_w_320": "ConvNeXt-B", "cmpf_tiny": "tiny"}
+HEADER = ("name", "method", "CLIP", "GB", "speed", "PQ", "mIoU", "licence", "here")
+NOTES = """
+GB: trained part and frozen encoders together. speed: see docs/models.md. licence: of the weights.
+PQ, mIoU: on ADE20K, as the authors publish them. Weights are downloaded from where they host them.
+cmpf models NAME tells more, cmpf models pull NAME downloads."""
+
+TINY = "cmpf_tiny"
+SHAPES_ONLY = f"""note: {TINY} was trained on generated shapes and knows nothing else. For photographs, with network:
+  cmpf predict photo.jpg --model fcclip_convnext_large --vocabulary "cup; spoon; table"   (others: cmpf models)"""
+
+
+def warn_of_photographs(images: Sequence[Path]) -> None:
+    """Says on stderr, once, what the tiny model is for, unless all images lie in generated data."""
+    if not (images and all(map(_is_generated, images))):
+        print(SHAPES_ONLY, file=sys.stderr)
+
+
+def _is_generated(image: Path) -> bool:
+    """Whether an image stands as ShapeWorld's do, in SPLIT/images beside the generator's marker."""
+    from cmpf.shapeworld.writer import MARKER, VOCABULARIES
+
+    root = image.absolute().parent.parent.parent
+    return all((root / name).is_file() for name in (MARKER, *VOCABULARIES))
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "models",
+        help="list trained models, download one, show how to cite it",
+        description="Lists the models that can be loaded by name, tells about one, or downloads some.",
+        usage="cmpf models [NAME | pull NAME ...]",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", metavar="NAME | pull NAME", help="what to tell about, or to get")
+    add_debug(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table or one model, or downloads."""
+    words = arguments.words
+    if words[:1] == [PULL]:
+        if len(words) == 1:
+            arguments.usage_error("pull needs the NAME of a model")
+        _pull(words[1:])
+    elif len(words) > 1:
+        arguments.usage_error(f"expected one NAME, or pull NAME ..., got {' '.join(words)}")
+    else:
+        print("\n".join(_card(words[0]) if words else _table()))
+    return DONE
+
+
+def _pull(names: list[str]) -> None:
+    import cmpf
+    from cmpf.weights.zoo import zoo_weights
+    from cmpf.weights.zoo_entries import zoo_entry
+
+    for name in names:
+        zoo_entry(name)  # all names are known before the first download
+    for name in names:
+        cmpf.load(name)
+        file = zoo_weights(name)
+        print(f"{name}: ready, {file} ({file.stat().st_size / 1e6:,.0f} MB)")
+
+
+def _table() -> Iterator[str]:
+    from cmpf.weights.zoo_entries import zoo
+
+    rows = [HEADER, *(_row(name, entry) for name, entry in zoo().items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+    yield NOTES
+
+
+def _row(name: str, entry: ZooEntry) -> tuple[str, ...]:
+    from cmpf.config import get_cfg
+    from cmpf.weights.methods import METHODS
+
+    clip = get_cfg(entry.config).MODEL.CMPF.CLIP.NAME
+    ade = entry.published.get(ADE, {})
+    return (
+        name,
+        METHODS[entry.method].title if entry.method else "CMPF",
+        SHORT.get(clip, clip.removesuffix("-quickgelu")),
+        f"{entry.disk / 1000:.1f}" if entry.disk else "",
+        entry.speed,
+        *(f"{ade[metric]:.1f}" if metric in ade else "" for metric in ("panoptic/PQ", "sem_seg/mIoU")),
+        entry.licence,
+        _here(name, entry),
+    )
+
+
+def _here(name: str, entry: ZooEntry) -> str:
+    from cmpf.weights.download import part_of
+    from cmpf.weights.zoo import published_file, small_file
+
+    target = published_file(name, entry)
+    if entry.asset or target.is_file() or small_file(name).is_file():
+        return "yes"
+    return "part" if part_of(target).is_file() else "no"
+
+
+def _card(name: str) -> Iterator[str]:
+    from cmpf.config import get_cfg
+    from cmpf.weights.methods import METHODS
+    from cmpf.weights.zoo import published_file, small_file, zoo_remote
+    from cmpf.weights.zoo_entries import zoo_entry
+
+    entry = zoo_entry(name)
+    ours = get_cfg(entry.config).MODEL.CMPF
+    yield name
+    if entry.method:
+        method = METHODS[entry.method]
+        yield f"  method     {method.title}: {method.adds}"
+        yield f"  authors    {method.page}"
+    yield f"  best at    {entry.best}"
+    sam = f"SAM {ours.SAM.NAME}" if ours.SAM.NAME else "no SAM"
+    yield f"  encoders   CLIP {ours.CLIP.NAME} ({ours.CLIP.PRETRAINED}), {sam}"
+    yield f"  config     {entry.config}{''.join(f', {key} {value}' for key, value in entry.overrides.items())}"
+    yield f"  licence    {entry.licence} (of the weights)"
+    if not entry.asset:
+        target, remote = published_file(name, entry), zoo_remote(name, entry)
+        yield f"  address    {remote.page or remote.url}"
+        yield f"  file       {target} ({'here' if target.is_file() else 'not here'})"
+        yield f"  small file {small_file(name)} ({'here' if small_file(name).is_file() else 'made by the first load'})"
+        yield f"  SHA-256    {_known_hash(name, entry)}"
+    for dataset, figures in entry.published.items():
+        yield f"  published  {dataset}: {', '.join(f'{metric} {value}' for metric, value in figures.items())}"
+    yield f'  use        cmpf predict photo.jpg --model {name} --vocabulary "cup; spoon; table"'
+    if entry.method:
+        yield from ("", "cite:", METHODS[entry.method].citation)
+
+
+def _known_hash(name: str, entry: ZooEntry) -> str:
+    from cmpf.weights.download import record_of
+    from cmpf.weights.zoo import published_file
+
+    if entry.sha256:
+        return f"{entry.sha256} (published)"
+    record = record_of(published_file(name, entry))
+    if record.is_file():
+        return f"{record.read_text(encoding='utf-8').split()[0]} (of the first download)"
+    return "none is published; that of the first download is recorded"

@@ -1,0 +1,144 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The entries of the model zoo, configs/model_zoo.yaml, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from cmpf.common.yaml_files import load_yaml, read_yaml_text
+from cmpf.config import config_root
+from cmpf.config.errors import Issue, Origin, as_error
+from cmpf.errors import ConfigError, ModelNameError
+from cmpf.weights.methods import METHODS
+
+ZOO_FILE = "model_zoo.yaml"
+_Text = Annotated[str, MinLen(1)]
+_Address = Annotated[str, StringConstraints(pattern=r"^https?://\S+/[^/\s]+$")]
+_File = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
+_Drive = Annotated[str, StringConstraints(pattern=r"^[\w-]{20,}$")]
+_Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Metric = Annotated[str, StringConstraints(pattern=r"^\w+/\w+$")]
+_Figures = Annotated[dict[_Metric, Annotated[float, Ge(0), Le(100)]], MinLen(1)]
+
+
+class ZooEntry(BaseModel):
+    """One trained model. Every key but config may be absent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    config: _Text = Field(description="the path of a config under configs/")
+    overrides: dict[str, Any] = Field(
+        {}, description="KEY: VALUE pairs of the configuration that its weights need"
+    )
+    method: str = Field("", description=f"one of {', '.join(METHODS)}")
+    best: str = Field("", description="what it is best at, in a few words")
+    asset: _Text = Field("", description="the name of a file in cmpf/assets")
+    url: _Address = Field("", description="the https:// address of a file")
+    drive: _Drive = Field("", description="the id of a file of Google Drive")
+    file: _File = Field("", description="the name of the file, as its authors call it")
+    sha256: _Hash = Field("", description="64 hexadecimal digits")
+    size: Annotated[int, Gt(0)] = Field(0, description="bytes of the file, as its authors state them")
+    licence: _Text = Field("", description="the licence of the weights")
+    disk: Annotated[int, Gt(0)] = Field(
+        0, description="megabytes of the weights and frozen encoders together"
+    )
+    speed: Literal["", "fast", "medium", "slow"] = Field("", description="fast, medium or slow")
+    published: dict[str, _Figures] = Field(
+        {}, description="dataset: {task/metric: percent}, as the authors report"
+    )
+    with_ensemble: dict[str, _Figures] = Field(
+        {}, description="dataset: {task/metric: percent}, as the authors report with the OpenSeg Ensemble"
+    )
+
+
+def zoo(path: str | Path | None = None) -> dict[str, ZooEntry]:
+    """All entries by name, in the order of the file.
+
+    Args:
+        path: another file of the same form; None = configs/model_zoo.yaml.
+    Raises:
+        ConfigError: with every issue of the file.
+    """
+    path = Path(path) if path is not None else config_root() / ZOO_FILE
+    return dict(_parsed(path, path.stat().st_mtime_ns if path.is_file() else 0))
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: Path, changed: int) -> dict[str, ZooEntry]:
+    """The entries of a file as it was at a time."""
+    content = _read(path)
+    issues = [Issue(key, message, Origin(path)) for key, message in _issues(content)]
+    if issues:
+        raise as_error(issues)
+    return {name: ZooEntry(**_given(entry)) for name, entry in content.items()}
+
+
+def zoo_entry(name: str, *, path: str | Path | None = None) -> ZooEntry:
+    """One entry.
+
+    Raises:
+        ModelNameError: no such entry.
+    """
+    entries = zoo(path)
+    if name not in entries:
+        raise ModelNameError(f"the zoo has no model {name!r}. It has {', '.join(entries)}")
+    return entries[name]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return load_yaml(read_yaml_text(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the model zoo {path} cannot be read: {reason}") from error
+
+
+def _issues(content: object) -> Iterator[tuple[str, str]]:
+    """What is wrong with the content of a zoo file, as (key, message)."""
+    if not isinstance(content, dict) or not content:
+        yield "", "expected NAME: {config: ..., ...} entries"
+        return
+    for name, entry in content.items():
+        if isinstance(entry, dict):
+            yield from ((f"{name}.{key}", message) for key, message in _entry_issues(_given(entry)))
+        else:
+            yield str(name), f"expected config and weights, got {entry!r}"
+
+
+def _given(entry: dict[Any, Any]) -> dict[str, Any]:
+    """Keys with values; null is as good as absent."""
+    return {str(key): value for key, value in entry.items() if value is not None}
+
+
+def _entry_issues(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    try:
+        ZooEntry.model_validate(entry)
+    except ValidationError as error:
+        for detail in error.errors():
+            keys = [str(key) for key in detail["loc"] if key != "[key]"]
+            yield ".".join(keys), _message(keys, detail["type"], detail["input"])
+    if entry.get("method", "cmpf") not in METHODS:
+        yield "method", f"expected one of {', '.join(METHODS)}, got {entry['method']!r}"
+    if not entry.keys() & {"asset", "url", "drive"}:
+        yield "drive", "is missing: asset, url or drive says where the weights are"
+
+
+def _message(keys: list[str], kind: str, value: object) -> str:
+    known = {name: field.description for name, field in ZooEntry.model_fields.items()}
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        near = get_close_matches(keys[0], known, n=1)
+        return f"unknown, did you mean {near[0]}?" if near else f"unknown, known are {', '.join(known)}"
+    words = (
+        known[keys[0]] if len(keys) == 1 else ("task/metric: percent", "task/metric: 0 to 100")[len(keys) - 2]
+    )
+    return f"expected {words}, got {value!r}"
