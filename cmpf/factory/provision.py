@@ -21,8 +21,8 @@ from cmpf.encoders.clip_factory import (
 )
 from cmpf.encoders.sam import PUBLISHED, RANDOM, published_path
 from cmpf.errors import WeightsError
-from cmpf.factory.parts import part
 from cmpf.model import CMPF
+from cmpf.registry import registered
 
 CLIP_NAME, CLIP_WEIGHTS = "MODEL.CMPF.CLIP.NAME", "MODEL.CMPF.CLIP.PRETRAINED"
 SAM_WEIGHTS, MASK_SAM_WEIGHTS = "MODEL.CMPF.SAM.CHECKPOINT", "TEST.ENSEMBLE.SAM_CHECKPOINT"
@@ -92,7 +92,7 @@ def check_before_download(cfg: Config, *, build: Callable[[Config], CMPF]) -> No
     if not _downloads(cfg):
         return
     clip = cfg.MODEL.CMPF.CLIP
-    if part("clip", clip.NAME, cfg, otherwise=build_clip) is build_clip:
+    if not registered("clip"):  # else a name may be one of those
         check_clip(clip.NAME, clip.PRETRAINED)
     if cfg.MODEL.WEIGHTS and not cfg.MODEL.CMPF.PLUGINS:  # whose parts need not work without memory
         with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without memory
