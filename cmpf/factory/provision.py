@@ -12,7 +12,6 @@ from cmpf import weights
 from cmpf.config import Config, with_overrides
 from cmpf.encoders import tiny
 from cmpf.encoders.clip_factory import (
-    build_clip,
     cached_file,
     check_clip,
     is_quick_gelu,
