@@ -14,7 +14,17 @@ from cmpf import __version__
 from cmpf.cli import config, convert, datasets, doctor, export, models, predict, serve, train
 from cmpf.cli.outcome import run_command
 
-COMMANDS = (predict, models, train, export, serve, datasets, config, convert, doctor)  # in the order of the help text
+COMMANDS = (
+    predict,
+    models,
+    train,
+    export,
+    serve,
+    datasets,
+    config,
+    convert,
+    doctor,
+)  # in the order of the help text
 SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLES = """examples:
   cmpf doctor                                            what is installed, what is missing, does it work

@@ -24,6 +24,7 @@ import cmpf
 from cmpf.cli import main
 from cmpf.config import config_root, get_cfg
 from cmpf.encoders import sam as sam_module
+from cmpf.encoders.clip_factory import variant_for
 from cmpf.errors import ConfigError, WeightsError
 from cmpf.factory.model import build_network
 from cmpf.model import CMPF
@@ -105,9 +106,13 @@ def small_zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> N
 def random_model(name: str) -> CMPF:
     """The network of an entry with random weights."""
     entry = zoo()[name]
-    changes = {**entry.overrides, "MODEL.CMPF.CLIP.PRETRAINED": "", "MODEL.CMPF.SAM.CHECKPOINT": "random"}
-    if name.startswith(("cmpf_r", "fcclip_r")):
-        changes["MODEL.CMPF.CLIP.NAME"] = get_cfg(entry.config).MODEL.CMPF.CLIP.NAME + "-quickgelu"
+    clip = get_cfg(entry.config).MODEL.CMPF.CLIP
+    changes = {
+        **entry.overrides,
+        "MODEL.CMPF.CLIP.NAME": variant_for(clip.NAME, clip.PRETRAINED),
+        "MODEL.CMPF.CLIP.PRETRAINED": "",
+        "MODEL.CMPF.SAM.CHECKPOINT": "random",
+    }
     torch.manual_seed(len(name))
     return build_network(get_cfg(entry.config, [part for pair in changes.items() for part in pair]))
 
@@ -421,3 +426,47 @@ def test_weights_that_were_saved_with_the_other_activation_are_refused(tmp_path:
         cmpf.load(config, weights=weights, overrides=overrides)
     overrides[1] += "-quickgelu"
     assert cmpf.load(config, weights=weights, overrides=overrides).model is not None
+
+
+@pytest.fixture
+def full_zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
+    """The zoo, but for the hash and the size that random numbers cannot have."""
+    entries = {name: entry.model_dump(exclude_defaults=True) for name, entry in zoo().items()}
+    for entry in entries.values():
+        entry.pop("sha256", None)
+        entry.pop("size", None)
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(entries))
+    monkeypatch.setattr(zoo_entries, "ZOO_FILE", str(tmp_path / "zoo.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("full_zoo")
+@pytest.mark.parametrize("name", [name for name, entry in zoo().items() if entry.drive])
+def test_every_model_of_the_zoo_in_full_size_from_an_empty_cache_to_an_overlay(
+    server: WeightsServer, photo: Path, name: str
+) -> None:
+    entry, state = zoo()[name], published_state(random_model(name))
+    copies = {"ovrcoat": "frozen_backbone.", "maftp": "backbone_t."}  # of the CLIP before it was tuned
+    if prefix := copies.get(entry.method):
+        clip = {key.partition(".")[2]: value for key, value in state.items() if key.startswith("backbone.")}
+        state.update({prefix + key: value for key, value in clip.items()})
+    server.drive[entry.drive] = published_file(photo.parent / "drive.pth", state)
+    del state
+    out = photo.parent / "out"
+    command = [
+        "predict",
+        str(photo),
+        "--model",
+        name,
+        "--vocabulary",
+        WORDS,
+        "--output",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    assert main([*command, "--opts", "INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"]) == 0
+    with Image.open(out / "coffee.png") as overlay:
+        assert overlay.width / overlay.height == pytest.approx(56 / 40, rel=0.01)
+    assert small_file(name).is_file()
+    assert len(server.asked_of("drive")) == len(server.asked) == 1

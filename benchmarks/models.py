@@ -1,0 +1,81 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What each model of the zoo costs: `python -m benchmarks.models [NAME ...]` prints the table of docs/models.md.
+
+Weights are random numbers of the real shapes, which cost as much as trained ones. Each model runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+THREADS = 2
+HEIGHT, WIDTH = 600, 800  # of the photograph; models resize it by their own rule
+WORDS = "cup; spoon; table; plate; person; window; floor; wall; lamp; plant"
+RANDOM = {"MODEL.CMPF.CLIP.PRETRAINED": "", "MODEL.CMPF.SAM.CHECKPOINT": "random", "MODEL.DEVICE": "cpu"}
+
+
+def main(names: Sequence[str]) -> int:
+    """Prints one row a model as soon as it is measured."""
+    from cmpf.weights.zoo_entries import zoo
+
+    print(
+        "| model | disk, GB | seconds an image | core seconds | peak memory, GB |\n|---|---:|---:|---:|---:|",
+        flush=True,
+    )
+    for name in names or zoo():
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.models", "--one", name],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "CUDA_VISIBLE_DEVICES": ""},
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"| `{name}` | {found['disk'] / 1e9:.2f} | {found['wall']:.1f} | {found['core']:.1f} | "
+            f"{found['peak'] / 1e9:.1f} |",
+            flush=True,
+        )
+    return 0
+
+
+def measure(name: str) -> dict[str, float]:
+    """Bytes of all weights in float32, seconds of an image with words that are encoded already, and peak memory in bytes."""
+    import torch
+
+    import cmpf.factory
+    from cmpf.config import get_cfg
+    from cmpf.weights.zoo_entries import zoo_entry
+
+    torch.set_num_threads(THREADS)
+    entry = zoo_entry(name)
+    changes = {**entry.overrides, **({} if entry.asset else RANDOM)}
+    predictor = cmpf.factory.build_predictor(
+        get_cfg(entry.config, [part for pair in changes.items() for part in pair])
+    )
+    tensors = {value.data_ptr(): value for value in predictor.model.state_dict().values()}
+    photo = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    predictor.model.class_embeddings(predictor.vocabulary(WORDS))  # the text, which is encoded once
+    wall, core = time.perf_counter(), time.process_time()
+    predictor.predict(photo, WORDS, task="panoptic")
+    return {
+        "disk": sum(value.nbytes for value in tensors.values()),
+        "wall": time.perf_counter() - wall,
+        "core": time.process_time() - core,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(sys.argv[2])))
+    else:
+        sys.exit(main(sys.argv[1:]))
