@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """What each model of the zoo costs: `python -m benchmarks.models [NAME ...]` prints the table of docs/models.md.
 
-Weights are random numbers of the real shapes, which cost as much as trained ones. Each model runs in a process of its own.
+Weights are random numbers of the real shapes, which cost as much as trained ones. Each model has a process of its own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(names: Sequence[str]) -> int:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Bytes of all weights in float32, seconds of an image with words that are encoded already, and peak memory in bytes."""
+    """Bytes of all weights, seconds of an image with words that are encoded already, and peak memory in bytes."""
     import torch
 
     import cmpf.factory

@@ -33,6 +33,7 @@ def test_the_table_fits_a_terminal_of_100_columns_and_names_every_model(
     assert max(map(len, lines.values())) <= 100
     for name, entry in zoo().items():
         assert entry.licence in lines[name]
+        assert f" {entry.disk / 1000:.1f} " in lines[name]
         if entry.method:
             assert METHODS[entry.method].title in lines[name]
     assert "25.9" in lines["cmpf_convnext_large"]  # PQ on ADE20K
