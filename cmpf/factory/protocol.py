@@ -18,7 +18,8 @@ from cmpf.errors import ConfigError
 from cmpf.factory.encoders import build_precision
 from cmpf.factory.model import evaluation_size
 from cmpf.factory.vocabularies import PUBLISHED, seen_of, words_of
-from cmpf.weights.zoo import ZooEntry, published_entry
+from cmpf.weights.zoo import published_entry
+from cmpf.weights.zoo_entries import ZooEntry
 
 # What `--protocol published` sets for all datasets.
 ALWAYS: Mapping[str, Any] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cmpf.cli import main
-from cmpf.cli.models import warn_of_photographs
+from cmpf.cli.models import ADE, warn_of_photographs
+from cmpf.config import config_root
 from cmpf.weights.download import part_of
 from cmpf.weights.methods import METHODS
 from cmpf.weights.zoo import published_file, small_file
@@ -120,3 +121,14 @@ def test_images_that_are_not_generated_are_told_which_model_knows_photographs(
     for images in ([photo], [scene, photo], []):  # of a camera there are none
         warn_of_photographs(images)
         assert capsys.readouterr().err.count(note) == 1
+
+
+def test_the_page_of_models_has_a_row_for_each_with_what_the_zoo_says() -> None:
+    page = (config_root().parent / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name, entry in zoo().items():
+        for text in (entry.best, entry.licence, f"{entry.disk / 1000:.2f}"):
+            assert f"| {text} |" in rows[name]
+        figures = entry.published.get(ADE, {})
+        shown = [figures[key] for key in ("panoptic/PQ", "segm/AP", "sem_seg/mIoU") if key in figures]
+        assert all(f"{value:g}" in rows[name] for value in shown)

@@ -16,7 +16,7 @@ from cmpf.config import get_cfg
 from cmpf.config.keys import KEYS
 from cmpf.data import dataset_names
 from cmpf.factory.protocol import ALWAYS
-from cmpf.weights.zoo import zoo
+from cmpf.weights.zoo_entries import zoo
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TEXT = (ROOT / "docs" / "published_arithmetic.md").read_text(encoding="utf-8")
