@@ -8,14 +8,13 @@ from threading import Event
 
 import pytest
 import torch
-from helpers.tiny_model import random_image, tiny_config, tiny_model, training_sample
+from helpers.tiny_model import mask_ensemble, random_image, tiny_config, tiny_model, training_sample
 from PIL import Image
 
 from cmpf.data import Vocabulary
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.errors import TrainingError
 from cmpf.factory.encoders import build_proposal_cache
-from cmpf.inference import MaskEnsembleSettings
 from cmpf.inference.mask_proposals import at_size
 from cmpf.model import CMPF
 from cmpf.types import Sample, Targets
@@ -139,15 +138,7 @@ def test_seen_means_that_a_synonym_is_a_training_word(model: CMPF) -> None:
 
 
 def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensemble = MaskEnsembleSettings(
-        tasks=frozenset({"semantic"}),
-        alpha=0.5,
-        score_threshold=0.0,
-        decoder_share=0.0,
-        max_overlap=1.0,
-        overlap_threshold=0.5,
-        published_pooling=False,
-    )
+    ensemble = mask_ensemble(alpha=0.5, score_threshold=0.0)
     settings = replace(model.settings, mask_ensemble=ensemble, proposals=True, semantic_output="scores")
     monkeypatch.setattr(
         model.encoders.mask_source.proposer, "forward", lambda *_, **__: pytest.fail("proposer was called")
@@ -165,15 +156,7 @@ def test_masks_in_the_sample_replace_the_proposer(model: CMPF, monkeypatch: pyte
 
 
 def test_published_pooling_looks_at_another_place(model: CMPF) -> None:
-    ensemble = MaskEnsembleSettings(
-        tasks=frozenset({"semantic"}),
-        alpha=0.5,
-        score_threshold=0.0,
-        decoder_share=0.0,
-        max_overlap=1.0,
-        overlap_threshold=0.5,
-        published_pooling=False,
-    )
+    ensemble = mask_ensemble(alpha=0.5, score_threshold=0.0)
     settings = replace(model.settings, mask_ensemble=ensemble, semantic_output="scores")
     masks = torch.full((1, 64, 96), -5.0)
     masks[0, 32:, 64:] = 5.0

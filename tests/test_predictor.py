@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import odd_images
-from helpers.tiny_model import tiny_model
+from helpers.tiny_model import mask_ensemble, tiny_model
 from PIL import Image
 
 from cmpf.data import Vocabulary
 from cmpf.errors import CMPFError, ImageError, VocabularyError
-from cmpf.inference import MaskEnsembleSettings
 from cmpf.predictor import Predictor
 
 WORDS = ["red circle, scarlet disc", "unicorn", "sky"]
@@ -27,15 +26,7 @@ WORDS = ["red circle, scarlet disc", "unicorn", "sky"]
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    ensemble = MaskEnsembleSettings(
-        tasks=frozenset({"semantic"}),
-        alpha=0.2,
-        score_threshold=0.5,
-        decoder_share=0.0,
-        max_overlap=1.0,
-        overlap_threshold=0.5,
-        published_pooling=False,
-    )
+    ensemble = mask_ensemble()
     return Predictor(model=tiny_model(), short_side=64, max_side=128, mask_ensemble=ensemble)
 
 

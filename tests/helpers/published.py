@@ -66,6 +66,8 @@ def tiny_published_config(*overrides: object) -> Config:
         "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "scores",
         "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.0,
         "MODEL.MASK_FORMER.TEST.MASK_RECALL", False,
+        "TEST.MIN_ISLAND_SHARE", 0.0,
+        "TEST.ENSEMBLE.TASKS", ["semantic"],
     )  # fmt: skip
     return tiny_config("cmpf_tiny", [*published, *overrides])
 

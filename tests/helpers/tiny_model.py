@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from cmpf.config import Config, get_cfg
 from cmpf.factory import build_model
+from cmpf.inference import MaskEnsembleSettings
 from cmpf.model import CMPF
 from cmpf.types import Sample
 
@@ -54,3 +56,17 @@ def training_sample(height: int = 64, width: int = 64, seed: int = 0, targets: i
         "image_id": seed,
         "targets": {"labels": labels, "masks": masks},
     }
+
+
+def mask_ensemble(**changes: Any) -> MaskEnsembleSettings:
+    """SAM's masks in semantic results, as the paper has them but for what is given."""
+    usual: dict[str, Any] = {
+        "tasks": frozenset({"semantic"}),
+        "alpha": 0.2,
+        "score_threshold": 0.5,
+        "decoder_share": 0.0,
+        "max_overlap": 1.0,
+        "overlap_threshold": 0.5,
+        "published_pooling": False,
+    }
+    return MaskEnsembleSettings(**(usual | changes))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.tiny_model import mask_ensemble
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cmpf.encoders.sam_proposals import Proposals
 from cmpf.inference import (
     InferenceSettings,
-    MaskEnsembleSettings,
     MaskRows,
     instance_inference,
     resize,
@@ -328,15 +328,7 @@ def sam_evidence(probability: float) -> SAMEvidence:
 
 
 def test_sam_masks_add_to_unseen_classes_only(predictions) -> None:
-    ensemble = MaskEnsembleSettings(
-        tasks=frozenset({"semantic"}),
-        alpha=0.2,
-        score_threshold=0.5,
-        decoder_share=0.0,
-        max_overlap=1.0,
-        overlap_threshold=0.5,
-        published_pooling=False,
-    )
+    ensemble = mask_ensemble()
     settings = replace(SETTINGS, semantic_output="scores", resize_before=False, mask_ensemble=ensemble)
     geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
     sam = sam_evidence(0.9)
@@ -354,15 +346,7 @@ NO_MASKS = SAMEvidence(Proposals(torch.zeros(0, 30, 50), (30, 50), (30, 50)), to
 def test_without_a_sure_sam_mask_unseen_classes_keep_their_share_of_the_plain_scores(
     predictions, sam: SAMEvidence | None
 ) -> None:
-    ensemble = MaskEnsembleSettings(
-        tasks=frozenset({"semantic"}),
-        alpha=0.2,
-        score_threshold=0.5,
-        decoder_share=0.0,
-        max_overlap=1.0,
-        overlap_threshold=0.5,
-        published_pooling=False,
-    )
+    ensemble = mask_ensemble()
     settings = replace(SETTINGS, semantic_output="scores", mask_ensemble=ensemble)
     geometry = replace(GEOMETRY, output=GEOMETRY.unpadded)
     scores = results(predictions, settings, sam, geometry)["sem_seg"]
@@ -373,15 +357,7 @@ def test_without_a_sure_sam_mask_unseen_classes_keep_their_share_of_the_plain_sc
 
 
 def test_sam_masks_are_proposals_too(predictions) -> None:
-    ensemble = MaskEnsembleSettings(
-        tasks=frozenset({"semantic"}),
-        alpha=0.2,
-        score_threshold=0.5,
-        decoder_share=0.0,
-        max_overlap=1.0,
-        overlap_threshold=0.5,
-        published_pooling=False,
-    )
+    ensemble = mask_ensemble()
     settings = replace(SETTINGS, proposals=True, mask_ensemble=ensemble)
     proposals = results(predictions, settings, sam_evidence(0.1))["proposals"]
     assert proposals.shape == (Q + 1, *GEOMETRY.output)
@@ -389,15 +365,7 @@ def test_sam_masks_are_proposals_too(predictions) -> None:
     assert not proposals[-1, :, 52:].any()
 
 
-CANDIDATES = MaskEnsembleSettings(
-    tasks=frozenset({"panoptic", "instance"}),
-    alpha=0.2,
-    score_threshold=0.5,
-    decoder_share=0.0,
-    max_overlap=1.0,
-    overlap_threshold=0.5,
-    published_pooling=False,
-)
+CANDIDATES = mask_ensemble(tasks=frozenset({"panoptic", "instance"}))
 
 
 def halves() -> tuple[Tensor, Tensor]:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.tiny_model import tiny_model
+from helpers.tiny_model import mask_ensemble, tiny_model
 from PIL import Image
 
 import cmpf.web
 from cmpf.errors import CMPFError
-from cmpf.inference import MaskEnsembleSettings
 from cmpf.predictor import Predictor
 from cmpf.web import Limits, build_page
 from cmpf.web.inputs import Example
@@ -103,15 +102,7 @@ def test_the_ensemble_is_asked_for_only_where_it_exists(photo: str) -> None:
     segmenter = Segmenter(recorder, Limits())  # type: ignore[arg-type]
     for settings in (
         None,
-        MaskEnsembleSettings(
-            tasks=frozenset({"semantic"}),
-            alpha=0.2,
-            score_threshold=0.5,
-            decoder_share=0.0,
-            max_overlap=1.0,
-            overlap_threshold=0.5,
-            published_pooling=False,
-        ),
+        mask_ensemble(),
     ):
         recorder.mask_ensemble = settings
         for task in ("panoptic", "semantic"):
