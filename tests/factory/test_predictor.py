@@ -61,8 +61,8 @@ def test_weights_given_by_hand_replace_those_of_the_zoo(tmp_path: Path) -> None:
     assert (predictor.model.void_embedding.weight == 0.25).all()
 
 
-def test_a_zoo_model_without_an_address_says_where_its_weights_are() -> None:
-    with pytest.raises(WeightsError, match=r"github\.com/chenxi52/FrozenSeg.*weights=FILE"):
+def test_a_zoo_model_that_cannot_be_downloaded_says_where_its_weights_are() -> None:
+    with pytest.raises(WeightsError, match=r"save https://drive\.google\.com/file/d/\S+/view as \S+convnext_large\.pth"):
         cmpf.load("cmpf_convnext_large", device="cpu")
 
 
