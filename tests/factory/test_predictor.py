@@ -62,7 +62,9 @@ def test_weights_given_by_hand_replace_those_of_the_zoo(tmp_path: Path) -> None:
 
 
 def test_a_zoo_model_that_cannot_be_downloaded_says_where_its_weights_are() -> None:
-    with pytest.raises(WeightsError, match=r"save https://drive\.google\.com/file/d/\S+/view as \S+convnext_large\.pth"):
+    with pytest.raises(
+        WeightsError, match=r"save https://drive\.google\.com/file/d/\S+/view as \S+convnext_large\.pth"
+    ):
         cmpf.load("cmpf_convnext_large", device="cpu")
 
 
