@@ -51,7 +51,10 @@ setup(
     # configs/ stands at the top of a checkout and travels inside the installed package.
     packages=[*find_packages(include=["cmpf", "cmpf.*"]), "cmpf.configs"],
     package_dir={"cmpf.configs": "configs"},
-    package_data={"cmpf": ["assets/*", "assets/vocabularies/*", "py.typed"], "cmpf.configs": ["**/*.yaml"]},
+    package_data={
+        "cmpf": ["assets/*", "assets/vocabularies/*", "py.typed"],
+        "cmpf.configs": ["**/*.yaml", "lazy/*.py"],
+    },
     install_requires=CORE,
     extras_require={
         "dev": DEV,

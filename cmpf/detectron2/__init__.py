@@ -19,6 +19,7 @@ from cmpf.detectron2.config import add_cmpf_config, detectron2_config, native_co
 from cmpf.detectron2.datasets import register_datasets
 from cmpf.detectron2.evaluation import SemanticSegmentorWithTTA, ThingEvaluator
 from cmpf.detectron2.meta_arch import CMPF
+from cmpf.detectron2.registries import TRANSFORMER_DECODER_REGISTRY, CMPFHead, FrozenCLIP
 from cmpf.detectron2.running import obstacle, run
 from cmpf.detectron2.trainer import Checkpointer, Trainer
 
@@ -26,7 +27,10 @@ register_datasets()
 
 __all__ = [
     "CMPF",
+    "TRANSFORMER_DECODER_REGISTRY",
+    "CMPFHead",
     "Checkpointer",
+    "FrozenCLIP",
     "SemanticSegmentorWithTTA",
     "ThingEvaluator",
     "Trainer",

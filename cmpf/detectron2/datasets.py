@@ -3,37 +3,50 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
 from cmpf.config import Config
-from cmpf.data import Dataset, Vocabulary, dataset_names, get_dataset, get_vocabulary
+from cmpf.data import Dataset, DatasetSpec, Vocabulary, dataset_names, get_dataset, get_vocabulary
 from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
 from cmpf.data.datasets.readers.categories import Categories
 from cmpf.errors import DatasetError
 from cmpf.factory.vocabularies import build_dataset
 from cmpf.formats.coco_json import read_coco
+from cmpf.types import Sample
+from cmpf.visualization.palette import class_color
 
+logger = logging.getLogger(__name__)
 VOCABULARY_KEY = "vocabulary"  # of a sample: the dataset whose classes are to be looked for
 LABEL_DIVISOR = 1000  # Detectron2's name for a COCO convention; CMPF's outputs do not need it
+INSTANCES = "json_file"  # Detectron2's name for the file of instances
 _THING_IDS, _STUFF_IDS = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"
 _EVALUATOR_TYPES = {"panoptic": "coco_panoptic_seg", "semantic": "sem_seg", "instance": "coco"}
+# Panoptic datasets whose programs choose evaluators by a word of their own: part of the name -> word.
+_PUBLISHED_TYPES = {
+    "ade20k_panoptic": "ade20k_panoptic_seg",
+    "cityscapes_fine_panoptic": "cityscapes_panoptic_seg",
+    "mapillary_vistas_panoptic": "mapillary_vistas_panoptic_seg",
+}
+_GROUND_TRUTH_FOLDER = "gt_dir"  # of the official Cityscapes scripts
 # Detectron2's name -> argument of CMPF's reader, of a dataset's ground truth
 _PATHS = {
     "panoptic": {
         "panoptic_json": "annotations",
         "panoptic_root": "panoptic",
         "sem_seg_root": "semantic",
-        "json_file": "instances",
+        INSTANCES: "instances",
     },
     "semantic": {"sem_seg_root": "labels"},
-    "instance": {"json_file": "annotations"},
+    "instance": {INSTANCES: "annotations"},
 }
 
 
@@ -51,6 +64,12 @@ def register_datasets(names: Iterable[str] | None = None) -> None:
             MetadataCatalog[name] = DatasetMetadata(name=name)
 
 
+def instances_file(metadata: Metadata) -> str:
+    """The file of instances of a dataset, without the warning that COCOEvaluator gets."""
+    metadata.get("thing_classes")  # makes all of them known
+    return str(metadata.__dict__.get(f"_{INSTANCES}") or metadata.json_file)
+
+
 def is_ours(name: str) -> bool:
     """Whether CMPF reads a dataset itself."""
     return name in dataset_names() or name.startswith(FILE_PREFIX)
@@ -65,6 +84,16 @@ def samples_of(name: str) -> list[dict[str, Any]]:
     dataset = get_dataset(name)
     present = [e for e in dataset.spec.evaluators if _has_truth_of(dataset, e)]
     return [_with_box_modes({**sample, VOCABULARY_KEY: name}) for sample in dataset.samples_for(*present)]
+
+
+def naming_itself(dataset: Dataset, name: str) -> Dataset:
+    """The same dataset, whose samples name it as DATASETS.TEST does: "file:PATH", not the name in the file."""
+    read = dataset.spec.reader
+
+    def named(**arguments: Any) -> list[Sample]:
+        return [cast(Sample, {**sample, VOCABULARY_KEY: name}) for sample in read(**arguments)]
+
+    return replace(dataset, spec=replace(dataset.spec, reader=named))
 
 
 def _has_truth_of(dataset: Dataset, evaluator: str) -> bool:
@@ -86,14 +115,26 @@ class DatasetMetadata(Metadata):  # type: ignore[misc]
     Detectron2's COCOEvaluator wants it (elsewhere use cmpf.detectron2.ThingEvaluator). A class index of any output
     finds its name in either. thing_dataset_id_to_contiguous_id holds the things;
     stuff_dataset_id_to_contiguous_id holds all classes, because Detectron2's semantic evaluator looks every label up
-    there.
+    there. Where things do not come first, a look at json_file is answered with a warning: COCOEvaluator looks at it,
+    and would end with a bare AssertionError.
     """
 
     def __getattr__(self, key: str) -> Any:
         if key in (_THING_IDS, _STUFF_IDS):
             self.__dict__.update(category_ids(locate_dataset(self.__dict__["name"])))
         elif not key.startswith("_") and "thing_classes" not in self.__dict__:
-            self.__dict__.update(description(locate_dataset(self.__dict__["name"])))
+            known = description(locate_dataset(self.__dict__["name"]))
+            if known["thing_classes"] == known["stuff_classes"] and INSTANCES in known:
+                known[f"_{INSTANCES}"] = known.pop(INSTANCES)
+            self.__dict__.update(known)
+        if key == INSTANCES and f"_{INSTANCES}" in self.__dict__:
+            logger.warning(
+                "%s: its things are not the first classes; Detectron2's COCOEvaluator ends with an AssertionError "
+                "there, use cmpf.detectron2.ThingEvaluator(%r) in its place",
+                self.__dict__["name"],
+                self.__dict__["name"],
+            )
+            return self.__dict__[f"_{INSTANCES}"]
         return self.__dict__[key] if key in self.__dict__ else super().__getattr__(key)
 
 
@@ -105,15 +146,30 @@ def description(dataset: Dataset) -> dict[str, Any]:
         for theirs, ours in _PATHS[spec.kind].items()
         if ours in spec.truth
     }
+    if "cityscapes" in spec.evaluators:
+        paths[_GROUND_TRUTH_FOLDER] = str(dataset.folder / spec.truth["semantic"])
+    things_first = things == tuple(range(len(things)))
+    colors = [list(class_color(index)) for index in range(len(names))]
     return {
-        "thing_classes": names[: len(things)] if things == tuple(range(len(things))) else names,
+        "thing_classes": names[: len(things)] if things_first else names,
         "stuff_classes": names,
         "image_root": str(dataset.folder / spec.images),
-        "evaluator_type": "lvis" if "lvis" in spec.evaluators else _EVALUATOR_TYPES[spec.kind],
+        "thing_colors": colors[: len(things)] if things_first else colors,
+        "stuff_colors": colors,
+        "synonyms": [list(words) for words in dataset.vocabulary.classes],
+        "evaluator_type": _evaluator_type(spec),
         "ignore_label": spec.ignore_label,
         "label_divisor": LABEL_DIVISOR,
         **paths,
     }
+
+
+def _evaluator_type(spec: DatasetSpec) -> str:
+    """The word by which programs choose evaluators, as published."""
+    if "lvis" in spec.evaluators:
+        return "lvis"
+    published = (word for part, word in _PUBLISHED_TYPES.items() if part in spec.name)
+    return next(published, _EVALUATOR_TYPES[spec.kind])
 
 
 def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:

@@ -12,6 +12,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
 from cmpf.detectron2.conversion import to_detectron2, to_result, to_samples
+from cmpf.detectron2.datasets import instances_file
 from cmpf.detectron2.meta_arch import CMPF
 from cmpf.evaluation import Evaluator, Results
 from cmpf.inference import InferenceSettings
@@ -82,16 +83,17 @@ class ThingEvaluator(COCOEvaluator):  # type: ignore[misc]
     """
 
     def __init__(self, dataset_name: str, **options: Any) -> None:
-        super().__init__(dataset_name, **options)
         metadata = MetadataCatalog.get(dataset_name)
         things = sorted(metadata.thing_dataset_id_to_contiguous_id.items())
         self._place_of = {index: place for place, (_, index) in enumerate(things)}
-        self._metadata = Metadata(
-            name=dataset_name,
-            json_file=metadata.json_file,
+        own = Metadata(
+            name=f"{dataset_name}/things",
+            json_file=instances_file(metadata),
             thing_classes=[metadata.stuff_classes[index] for _, index in things],
             thing_dataset_id_to_contiguous_id={identity: place for place, (identity, _) in enumerate(things)},
         )
+        MetadataCatalog[own.name] = own  # COCOEvaluator takes a name
+        super().__init__(own.name, **options)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Adds a batch."""

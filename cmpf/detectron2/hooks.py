@@ -20,14 +20,13 @@ from cmpf.config import Config, with_overrides
 from cmpf.data.datasets.catalog import locate_dataset
 from cmpf.detectron2.config import native_config
 from cmpf.detectron2.datasets import is_ours
+from cmpf.detectron2.lazy import GRADIENT_NORM
 from cmpf.engine.evaluations import Results, flatten_results, plain_results
 from cmpf.engine.records import Record, max_memory
 from cmpf.engine.writers import MetricsFile, Reporter
 from cmpf.evaluation import save_results
 from cmpf.factory.training import trained_metadata
 from cmpf.weights.hub import FOLDER_CONFIG, FOLDER_WEIGHTS
-
-GRADIENT_NORM = "grad_norm"  # among the scalars of the loop
 
 
 class ScheduleHook(hooks.LRScheduler):  # type: ignore[misc]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from cmpf import model as native_model
 from cmpf import weights
 from cmpf.data import Vocabulary
-from cmpf.detectron2.config import native_config
 from cmpf.detectron2.conversion import to_detectron2, to_samples
 from cmpf.detectron2.datasets import VOCABULARY_KEY, vocabulary_of
+from cmpf.detectron2.registries import bridged
 from cmpf.engine.seeding import preserved_rng
 from cmpf.errors import VocabularyError
 from cmpf.factory.model import build_network
@@ -69,8 +69,8 @@ class CMPF(native_model.CMPF):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The parts that a configuration asks for."""
-        native = native_config(cfg)
-        network = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0], cfg=native))
+        with bridged(cfg) as native:
+            network = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0], cfg=native))
         return {
             **{name: getattr(network, name) for name in PARTS},
             "void_embedding": network.void_embedding,
@@ -127,10 +127,6 @@ for _architecture in (CMPF, FrozenSeg, FCCLIP):
         META_ARCH_REGISTRY.register(_architecture)
 
 
-def _is_frozen(name: str) -> bool:
-    return f".{FROZEN_PREFIX}" in f".{name}"  # DistributedDataParallel puts its own name in front
-
-
 def _take_any_names(module: CMPF, state: dict[str, Any], prefix: str, *_: object) -> None:
     """Loads a state dict of any known naming, frozen encoders included, and leaves the module's own names for torch.
 
@@ -146,13 +142,18 @@ def _take_any_names(module: CMPF, state: dict[str, Any], prefix: str, *_: object
     )
 
 
-def _leave_frozen_out(module: Any, state: dict[str, Any], prefix: str, metadata: object) -> None:
-    tuned = prefix + CLIP_PREFIX if module.encoders.clip.tuned else None
-    for name in [name for name in state if name.startswith(prefix + FROZEN_PREFIX)]:
-        if tuned is None or not name.startswith(tuned):
-            del state[name]
+def _is_stored(module: CMPF, name: str) -> bool:
+    """Whether a checkpoint holds a weight: all but frozen encoders. DistributedDataParallel puts its own name first."""
+    stored = (CLIP_PREFIX,) if module.encoders.clip.tuned else ()
+    _, frozen, rest = f".{name}".partition(f".{FROZEN_PREFIX}")
+    return not frozen or f"{FROZEN_PREFIX}{rest}".startswith(stored)
 
 
-def _do_not_miss_frozen(module: nn.Module, incompatible: Any) -> None:
+def _leave_frozen_out(module: CMPF, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    for name in [name for name in state if name.startswith(prefix) and not _is_stored(module, name)]:
+        del state[name]
+
+
+def _do_not_miss_frozen(module: CMPF, incompatible: Any) -> None:
     missing = incompatible.missing_keys
-    missing[:] = [name for name in missing if not _is_frozen(name)]
+    missing[:] = [name for name in missing if _is_stored(module, name)]

@@ -16,16 +16,16 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage, has_event_storage
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cmpf import weights
-from cmpf.data import Dataset
 from cmpf.detectron2.config import native_config
-from cmpf.detectron2.datasets import VOCABULARY_KEY, is_ours
+from cmpf.detectron2.datasets import is_ours, naming_itself
 from cmpf.detectron2.evaluation import Evaluators, SemanticSegmentorWithTTA
-from cmpf.detectron2.hooks import GRADIENT_NORM, ScheduleHook, folder_config, run_files
+from cmpf.detectron2.hooks import ScheduleHook, folder_config, run_files
+from cmpf.detectron2.lazy import clip_before_steps
 from cmpf.engine.schedule import Schedule
 from cmpf.engine.step import MixedPrecision
 from cmpf.factory.evaluation import build_evaluators, build_test_loader
@@ -36,7 +36,6 @@ from cmpf.factory.training import (
     tell_changes,
 )
 from cmpf.factory.vocabularies import build_dataset
-from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -101,14 +100,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         solver = cfg.SOLVER
         optimizer = build_configured_optimizer(native_config(cfg), model)
         if solver.CLIP_GRADIENTS.ENABLED:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
-            def clip(*_: object) -> None:
-                norm = torch.nn.utils.clip_grad_norm_(parameters, solver.CLIP_GRADIENTS.CLIP_VALUE)
-                if has_event_storage():
-                    get_event_storage().put_scalar(GRADIENT_NORM, float(norm), smoothing_hint=False)
-
-            optimizer.register_step_pre_hook(clip)
+            clip_before_steps(optimizer, solver.CLIP_GRADIENTS.CLIP_VALUE)
         return optimizer
 
     @classmethod
@@ -129,7 +121,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         if not is_ours(dataset_name):
             return super().build_test_loader(cfg, dataset_name)
         native = native_config(cfg)
-        return build_test_loader(native, _with_vocabulary(build_dataset(native, dataset_name), dataset_name))
+        return build_test_loader(native, naming_itself(build_dataset(native, dataset_name), dataset_name))
 
     @classmethod
     def test(
@@ -223,13 +215,3 @@ def _possible_precision(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.AMP.ENABLED = False
     cfg.freeze()
     return cfg
-
-
-def _with_vocabulary(dataset: Dataset, name: str) -> Dataset:
-    """The same dataset, whose samples name it as DATASETS.TEST does: "file:PATH", not the name in the file."""
-    read = dataset.spec.reader
-
-    def named(**arguments: Any) -> list[Sample]:
-        return [cast(Sample, {**sample, VOCABULARY_KEY: name}) for sample in read(**arguments)]
-
-    return Dataset(replace(dataset.spec, reader=named), dataset.folder, dataset.file, dataset.words)

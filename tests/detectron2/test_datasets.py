@@ -50,6 +50,44 @@ def test_metadata_of_coco_need_no_files(monkeypatch: pytest.MonkeyPatch) -> None
     d2.register_datasets()
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("openvocab_ade20k_panoptic_val", "ade20k_panoptic_seg"),
+        ("openvocab_cityscapes_fine_panoptic_val", "cityscapes_panoptic_seg"),
+        ("openvocab_mapillary_vistas_panoptic_val", "mapillary_vistas_panoptic_seg"),
+        ("bdd10k_40_panoptic_val", "coco_panoptic_seg"),
+    ],
+)
+def test_panoptic_datasets_name_the_published_evaluator_with_colors_and_synonyms(
+    name: str, kind: str
+) -> None:
+    metadata, words = data.MetadataCatalog.get(name), get_vocabulary(name)
+    assert metadata.evaluator_type == kind
+    assert len(metadata.stuff_colors) == len(metadata.stuff_classes) == words.num_classes
+    assert len(metadata.thing_colors) == len(metadata.thing_classes)
+    assert all(
+        len(color) == 3 and all(0 <= value <= 255 for value in color) for color in metadata.stuff_colors
+    )
+    assert [tuple(synonyms) for synonyms in metadata.synonyms] == list(map(tuple, words.classes))
+
+
+def test_cityscapes_names_the_folder_of_its_official_ground_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    metadata = datasets.DatasetMetadata(name="openvocab_cityscapes_fine_panoptic_val")
+    assert metadata.gt_dir == "/nowhere/cityscapes/gtFine/val"
+    assert data.MetadataCatalog.get("openvocab_ade20k_panoptic_val").get("gt_dir") is None
+
+
+def test_coco_evaluator_where_things_are_mixed_with_stuff_is_warned_about(
+    shapeworld: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    needs("cmpf.detectron2").ThingEvaluator("shapes_val", output_dir=str(tmp_path))
+    assert caplog.text == ""
+    needs("detectron2.evaluation").COCOEvaluator("shapes_val", output_dir=str(tmp_path))
+    assert "use cmpf.detectron2.ThingEvaluator('shapes_val') in its place" in caplog.text
+
+
 def test_where_things_and_stuff_are_mixed_thing_classes_name_all() -> None:
     metadata = data.MetadataCatalog.get("openvocab_ade20k_panoptic_val")
     assert len(metadata.thing_classes) == len(metadata.stuff_classes) == 150

@@ -125,6 +125,21 @@ def test_the_state_holds_what_is_trained_and_loads_without_the_rest(host: Any) -
         host.load_state_dict(lacking, strict=False)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [("MODEL.CMPF.CLIP.TRAINED", "trunk"), ("MODEL.CMPF.MASK_EMBEDDING", "mask_adapter")],
+    ids=["a CLIP that checkpoints bring", "adapter maps"],
+)
+def test_options_of_the_family_are_those_of_the_native_model(overrides: tuple[object, ...]) -> None:
+    host, native = host_model(overrides), tiny_model("fcclip_tiny", [*SMALL, *overrides])
+    ours = native.trained_state_dict()
+    assert list(host.state_dict()) == list(ours)
+    assert list(host.trained_state_dict()) == list(ours)
+    zeros = {name: torch.zeros_like(value) for name, value in ours.items()}
+    assert host.load_state_dict(zeros, strict=True).missing_keys == []
+    assert not any(value.any() for value in host.state_dict().values())
+
+
 def test_classes_of_a_dataset_that_only_detectron2_knows_can_be_trained() -> None:
     data = needs("detectron2.data")
     data.MetadataCatalog.get("fruit_train").set(thing_classes=["apple", "pear"])
