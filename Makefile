@@ -7,7 +7,7 @@ TEST_READY := $(VENV)/.ready-test
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::SyntaxWarning
 
-.PHONY: setup setup-test demo test static-checks format ablation
+.PHONY: setup setup-test detectron2 demo test static-checks format ablation
 
 setup: $(READY)
 
@@ -25,6 +25,18 @@ $(TEST_READY): $(READY) requirements-test.txt
 	@echo "Installing what the tests need: their tools, and the extras that they run"
 	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-test.txt
 	@touch $@
+
+# Not on PyPI; the commits that are tested.
+DETECTRON2 := git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833
+PANOPTICAPI := git+https://github.com/cocodataset/panopticapi@7bb4655548f98f3fedc07bf37e9040a992b054b0
+
+detectron2: export FORCE_CUDA ?= 0
+detectron2: export MAX_JOBS ?= 2
+detectron2: $(READY)
+	@echo "Building Detectron2 and panopticapi from GitHub: this needs the network, git and a C++ compiler, and takes some minutes"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet ninja setuptools wheel
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation "$(DETECTRON2)" "$(PANOPTICAPI)" || { echo "Detectron2 was not built: is github.com reachable, and are git and g++ installed?"; exit 1; }
+	@cd / && "$(abspath $(BIN))/python" -c "import cmpf.detectron2; print('Detectron2 is ready: --engine detectron2, docs/detectron2.md')"
 
 demo: $(READY)
 	$(BIN)/python demo/quickstart.py --output output/demo $(if $(WORDS),--words "$(WORDS)") $(if $(PHOTO),--photo "$(PHOTO)")

@@ -8,6 +8,8 @@ import ast
 import importlib
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -256,7 +258,8 @@ def test_docker_files_install_what_exists_and_run_cmpf_without_rights(name: str)
     assert [extra for extra in extras.split(",") if f'"{extra}":' not in setup] == []
     order = [step for step, _ in steps]
     assert order.index("USER") < order.index("ENTRYPOINT")
-    assert [text for step, text in steps if step == "USER"] == ["cmpf"]
+    assert {text for step, text in steps if step == "USER"} == {"cmpf"}
+    assert order.count("USER") == order.count("ENTRYPOINT") == (2 if name == "cuda" else 1)
     assert dict(steps)["ENTRYPOINT"] == '["cmpf"]'
 
 
@@ -302,3 +305,38 @@ def test_the_hard_images_of_shapeworld_have_one_number_everywhere() -> None:
     found = [number for text in texts for number in re.findall(r"--hard-val[\s\",]+(\d+)", text)]
     assert len(found) >= 4
     assert set(found) == {"200"}
+
+
+def test_detectron2_is_built_at_the_same_commits_everywhere() -> None:
+    """Building takes the network and minutes; here: one command, and that it says what it needs."""
+    files = ("Makefile", "INSTALL.md", "docker/Dockerfile.cuda")
+    commits = [set(re.findall(r"(\w+)@([0-9a-f]{40})", (ROOT / file).read_text("utf-8"))) for file in files]
+    assert {name for name, _ in commits[0]} == {"detectron2", "panopticapi"}
+    assert commits[0] == commits[1] == commits[2]
+    shown = subprocess.run(
+        ["make", "-n", "detectron2"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "needs the network, git and a C++ compiler" in shown
+    assert shown.count("--no-build-isolation") == 1
+
+
+def importable(module: str) -> bool:
+    """Whether it is there; a folder of the name, as in these tests, is not it."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def test_what_ci_says_of_optional_parts_is_what_can_be_imported() -> None:
+    code = [sys.executable, str(ROOT / ".ci" / "parts.py")]
+    lines = subprocess.run(code, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Detectron2", "gradio + Chromium", "PyAV", "Ray"]
+    here = [
+        importable("detectron2.engine"),
+        importable("gradio") and shutil.which("chromium") is not None,
+        importable("av"),
+    ]
+    assert [": ran" in line for line in lines[:3]] == here
+    assert all(": absent" in line for line, found in zip(lines, here, strict=False) if not found)

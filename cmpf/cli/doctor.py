@@ -76,8 +76,7 @@ class Part:
         return f'pip install "cmpf[{self.extra}]"' if self.extra else DETECTRON2
 
 
-BUILD = "pip install --no-build-isolation --no-deps"
-DETECTRON2 = f"{BUILD} git+https://github.com/facebookresearch/detectron2 (see INSTALL.md)"
+DETECTRON2 = "make detectron2 (see INSTALL.md)"
 OPTIONAL = (
     Part("web", "cmpf serve", {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"}),
     Part("video", "videos and webcam of cmpf predict", {"av": "av"}),

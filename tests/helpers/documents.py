@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "INSTALL.md", "GETTING_STARTED.md", "datasets/README.md", "docs/reproduce.md")
+DOCUMENTS = (
+    *("README.md", "INSTALL.md", "GETTING_STARTED.md"),
+    *("datasets/README.md", "docs/reproduce.md", "docs/detectron2.md"),
+)
 NEEDS = {"gpu", "data", "network"}
 SELF = "tests/test_documents.py"
 SHELL, PYTHON = ("bash", "sh", "shell", "console"), ("python", "py")
