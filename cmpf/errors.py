@@ -4,8 +4,21 @@
 from __future__ import annotations
 
 
+MAX_LETTERS = 20_000  # of a message
+
+
 class CMPFError(Exception):
-    """Base of everything that a user can cause; the command line prints it as one line."""
+    """Base of everything that a user can cause; the command line prints it as one line.
+
+    What files and visitors put into a message does nothing to a terminal or a log: control characters are escaped, and
+    what is very long is cut.
+    """
+
+    def __str__(self) -> str:
+        text = str(self.args[0]) if self.args else ""
+        if len(text) > MAX_LETTERS:
+            text = f"{text[:MAX_LETTERS]}... ({len(text):,} letters)"
+        return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(CMPFError, ValueError):
@@ -22,9 +35,6 @@ class ImageError(CMPFError, ValueError):
 
 class DatasetError(CMPFError, LookupError):
     """A dataset is unknown, not on disk, or damaged."""
-
-    def __str__(self) -> str:  # LookupError subclasses may quote their message; this one is read by people
-        return str(self.args[0]) if self.args else ""
 
 
 class ModelNameError(CMPFError, ValueError):

@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cmpf.common.files import write_text
+from cmpf.common.files import read_text, write_text
 from cmpf.errors import DatasetError
 from cmpf.formats.label_map import VOID_ID
 from cmpf.formats.masks import Mask, encode_mask, mask_box
 
 Entry: TypeAlias = dict[str, Any]
+MAX_BYTES = 2**34  # COCO's largest has half a gigabyte
 LISTS = ("images", "annotations", "categories")  # what a file of ground truth has
 TEST_LISTS = ("images", "categories")  # what a file of a test split has
 # Kind -> the key of its annotations that the other kinds do not have.
@@ -36,10 +37,10 @@ def read_json(path: str | Path) -> Any:
         DatasetError: the file cannot be read or is cut short.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_text(path, limit=MAX_BYTES))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); make or fetch it again") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: no whole JSON file ({error}); make or fetch it again") from error
 
 

@@ -235,10 +235,11 @@ def _refuse_code(path: Path) -> None:
 
 def is_torch_script(path: Path) -> bool:
     """Whether a file is a program with its weights; torch.save leaves out the constants of a program."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # none, or damaged, as whoever reads it says
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _load_torch(path: Path) -> object:

@@ -80,7 +80,7 @@ def number(value: Any, what: str) -> float:
         EvaluationError: it is something else, such as NaN, True or a text.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
-        raise EvaluationError(f"{what} {str(value)[:40]}; expected a number")
+        raise EvaluationError(f"{what} {value!r:.40}; expected a number")
     return float(value)
 
 

@@ -1,0 +1,48 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""python -m benchmarks.trust: all trials, or some; exit code 1 with findings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.trust.fuzz import fuzz
+from benchmarks.trust.kills import kills
+from benchmarks.trust.load import hostile, page, predictions
+from benchmarks.trust.trials import table
+
+TRIALS = {"kills": kills, "hostile": hostile, "predictions": predictions, "page": page}
+SHOWN = 20
+
+
+def main() -> int:
+    """Runs the trials that are named and prints their table."""
+    parser = argparse.ArgumentParser(description="Faults, hostile files and load.")
+    parser.add_argument("--only", nargs="*", choices=[*TRIALS, "fuzz"], default=[*TRIALS, "fuzz"])
+    parser.add_argument("--inputs", type=int, default=20_000, help="fuzzed inputs [20000]")
+    parser.add_argument("--seed", type=int, default=0, help="of the fuzzed inputs [0]")
+    parser.add_argument("--output", type=Path, help="also write the table here")
+    arguments = parser.parse_args()
+    found = []
+    for name in arguments.only:
+        trials = fuzz(arguments.inputs, seed=arguments.seed) if name == "fuzz" else [TRIALS[name]()]
+        for trial in trials:
+            found.append(trial)
+            print(
+                f"{trial.name}: {len(trial.findings)} findings in {trial.tried:,}, {trial.seconds:.0f} s",
+                flush=True,
+            )
+            for finding in trial.findings[:SHOWN]:
+                print(f"  {finding}", flush=True)
+    print(text := table(found))
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+    return int(any(trial.findings for trial in found))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # threads of a page that ends do not matter any more

@@ -1,0 +1,286 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Real files with bytes, numbers and keys changed at random: read, or refused in one line, in time."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from benchmarks.trust.trials import Trial, timed
+from cmpf import weights
+from cmpf.config import get_cfg
+from cmpf.data.datasets.custom import read_dataset_file
+from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic
+from cmpf.data.vocabulary import Vocabulary
+from cmpf.evaluation.prediction_files.instances import score_instances
+from cmpf.formats.image import read_image, read_image_size
+from cmpf.formats.label_map import read_labels, read_panoptic_ids
+from cmpf.formats.masks import encode_mask, to_rle
+
+Random = np.random.Generator
+ODD = (
+    None, True, -1, 0, 7.9, 1e300, -1e300, 10**400, math.nan, math.inf, "", "7", "\n", "x" * 5000, [], {}, [[]],
+    {"id": 1},
+    "../../etc/passwd", "2001-99-99", "\x00",
+)  # fmt: skip
+
+
+def mutated_bytes(content: bytes, random: Random) -> bytes:
+    """Some bytes changed, or a part cut out, doubled or cut off."""
+    data = bytearray(content)
+    kind = int(random.integers(5))
+    if kind == 0:
+        return bytes(data[: int(random.integers(len(data) + 1))])
+    if kind == 1:
+        a, b = sorted(int(v) for v in random.integers(0, len(data) + 1, 2))
+        return bytes(data[:a] + data[b:])
+    if kind == 2:
+        a, b = sorted(int(v) for v in random.integers(0, len(data) + 1, 2))
+        return bytes(data[:b] + data[a:])
+    for _ in range(1 if kind == 3 else int(random.integers(1, 30))):
+        place = int(random.integers(min(len(data), 200) if random.random() < 0.5 else len(data)))
+        data[place] = int(random.integers(256))
+    return bytes(data)
+
+
+def mutated_tree(tree: Any, random: Random) -> Any:
+    """One value, key or entry of a JSON tree replaced by something odd, or taken out."""
+    tree = copy.deepcopy(tree)
+    node, places = tree, []
+    while isinstance(node, dict | list) and node:
+        key = (
+            list(node)[int(random.integers(len(node)))]
+            if isinstance(node, dict)
+            else int(random.integers(len(node)))
+        )
+        places.append((node, key))
+        node = node[key]
+    node, key = places[int(random.integers(len(places)))]
+    if random.random() < 0.2:
+        del node[key]
+    elif random.random() < 0.1 and isinstance(node, list):
+        node.append(copy.deepcopy(node[key]))
+    else:
+        node[key] = ODD[int(random.integers(len(ODD)))]
+    return tree
+
+
+def fuzz(inputs: int, *, seed: int = 0) -> list[Trial]:
+    """One trial for each kind of file; together so many inputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        makers = [
+            _images,
+            _label_maps,
+            _configs,
+            _dataset_files,
+            _annotations,
+            _results,
+            _masks,
+            _weights,
+            _vocabularies,
+        ]
+        share = math.ceil(inputs / len(makers))
+        trials = []
+        for place, make in enumerate(makers):
+            trial = Trial(f"fuzz: {make.__name__.strip('_').replace('_', ' ')}")
+            random = np.random.default_rng([seed, place])
+            one = make(Path(folder), random)
+            with timed(trial):
+                for number in range(share):
+                    one(trial, f"{trial.name} {number}")
+            trials.append(trial)
+        return trials
+
+
+One = Callable[[Trial, str], None]
+
+
+def _images(folder: Path, random: Random) -> One:
+    pixels = random.integers(0, 255, (40, 56, 3), np.uint8)
+    files = []
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA", "EPS"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        files.append(buffer.getvalue())
+    path = folder / "image.jpg"
+
+    def one(trial: Trial, what: str) -> None:
+        path.write_bytes(mutated_bytes(files[int(random.integers(len(files)))], random))
+        found = trial.attempt(what, lambda: read_image(path, max_pixels=10**7))
+        if found is not None and (found.dtype != np.uint8 or found.ndim != 3):  # type: ignore[attr-defined]
+            trial.findings.append(f"{what}: gives {found.dtype}")  # type: ignore[attr-defined]
+        trial.attempt(what, lambda: read_image_size(path))
+        trial.tried -= 1
+
+    return one
+
+
+def _label_maps(folder: Path, random: Random) -> One:
+    files = []
+    for image in (random.integers(0, 9, (30, 40), np.uint8), random.integers(0, 9, (30, 40, 3), np.uint8)):
+        for kind in ("PNG", "TIFF"):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, kind)
+            files.append(buffer.getvalue())
+    path = folder / "labels.png"
+
+    def one(trial: Trial, what: str) -> None:
+        path.write_bytes(mutated_bytes(files[int(random.integers(len(files)))], random))
+        trial.attempt(what, lambda: (read_labels if random.random() < 0.5 else read_panoptic_ids)(path))
+
+    return one
+
+
+def _configs(folder: Path, random: Random) -> One:
+    text = get_cfg("cmpf_tiny").dump().encode()
+    path = folder / "config.yaml"
+
+    def one(trial: Trial, what: str) -> None:
+        # A part of it, so that one mutation matters and a thousand are read in a minute.
+        begin = text.index(b"\nSOLVER:") + 1
+        path.write_bytes(mutated_bytes(text[begin : begin + 700], random))
+        trial.attempt(what, lambda: get_cfg(path))
+
+    return one
+
+
+def _dataset_files(folder: Path, random: Random) -> One:
+    content = {
+        "name": "mine", "task": "panoptic", "images": "images", "annotations": "a.json",
+        "vocabulary": ["cat", "sky, heaven"], "things": ["cat"], "label_map": {7: 0, 8: 1}, "ignore_label": 255,
+        "test_size": [64, 96],
+    }  # fmt: skip
+    path = folder / "mine.yaml"
+
+    def one(trial: Trial, what: str) -> None:
+        tree = mutated_tree(content, random) if random.random() < 0.6 else content
+        text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in tree.items()).encode()
+        path.write_bytes(text if tree is not content else mutated_bytes(text, random))
+        trial.attempt(what, lambda: read_dataset_file(path))
+
+    return one
+
+
+def _coco(random: Random) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    mask = np.zeros((20, 30), np.bool_)
+    mask[4:12, 5:20] = True
+    box, area = [5, 4, 15, 8], 120
+    images = [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}]
+    categories = [{"id": 3, "name": "cat", "isthing": 1}, {"id": 9, "name": "sky", "isthing": 0}]
+    common = {"image_id": 1, "category_id": 3, "bbox": box}
+    instance = {**common, "id": 1, "iscrowd": 0, "area": area, "segmentation": encode_mask(mask)}
+    polygon = {**instance, "id": 2, "segmentation": [[5.0, 4.0, 20.0, 4.0, 20.0, 12.0]]}
+    info = [{"id": 1, "category_id": 3, "iscrowd": 0, "area": area, "bbox": box}]
+    panoptic = [{"image_id": 1, "file_name": "a.png", "segments_info": info}]
+    results = [{**common, "score": 0.5, "segmentation": encode_mask(mask)}]
+    head = {"images": images, "categories": categories}
+    return {**head, "annotations": [instance, polygon]}, {**head, "annotations": panoptic}, results
+
+
+def _annotations(folder: Path, random: Random) -> One:
+    instances, panoptic, _ = _coco(random)
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "a.png")
+    path = folder / "coco.json"
+    classes = {"class_of_id": {3: 0, 9: 1}, "vocabulary": Vocabulary(classes=[["cat"], ["sky"]])}
+
+    def one(trial: Trial, what: str) -> None:
+        kind = random.random() < 0.5
+        path.write_text(json.dumps(mutated_tree(panoptic if kind else instances, random)), encoding="utf-8")
+        arguments: Any = {"images": folder, "annotations": path, **classes}
+        if kind:
+            trial.attempt(what, lambda: read_coco_panoptic(**arguments, panoptic=folder))
+        else:
+            trial.attempt(what, lambda: read_coco_instances(**arguments))
+
+    return one
+
+
+def _results(folder: Path, random: Random) -> One:
+    """Predictions in files: a number beyond 0..100 is a wrong one."""
+    truth, _, results = _coco(random)
+    gt_json, pred_json = folder / "gt.json", folder / "pred.json"
+
+    def one(trial: Trial, what: str) -> None:
+        wrong_truth = random.random() < 0.5
+        gt_json.write_text(
+            json.dumps(mutated_tree(truth, random) if wrong_truth else truth), encoding="utf-8"
+        )
+        pred_json.write_text(
+            json.dumps(results if wrong_truth else mutated_tree(results, random)), encoding="utf-8"
+        )
+        found = trial.attempt(
+            what, lambda: score_instances(gt_json=gt_json, pred_json=pred_json, iou_type="segm", lvis=False)
+        )
+        for value in () if found is None else found["segm"].values():  # type: ignore[index]
+            if not math.isnan(value) and not 0 <= value <= 100:
+                trial.findings.append(f"{what}: {value} percent")
+
+    return one
+
+
+def _masks(folder: Path, random: Random) -> One:
+    def one(trial: Trial, what: str) -> None:
+        mask = random.random((12, 17)) < random.random()
+        rle = encode_mask(mask)
+        rle["counts"] = mutated_bytes(rle["counts"].encode(), random)
+        found = trial.attempt(what, lambda: to_rle(rle, height=12, width=17, where="x"))
+        if found is not None:
+            from pycocotools import mask as coco_mask
+
+            if not set(np.unique(coco_mask.decode(found)).tolist()) <= {0, 1}:
+                trial.findings.append(f"{what}: memory that is not the mask's")
+
+    return one
+
+
+class _Toy(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4)
+
+    def trained_state_dict(self) -> dict[str, torch.Tensor]:
+        return dict(self.state_dict())
+
+    def encoder_hashes(self) -> dict[str, str]:
+        return {}
+
+
+def _weights(folder: Path, random: Random) -> One:
+    model = _Toy()
+    weights.save(model, folder / "w.safetensors", metadata={"config": "SEED: 1"})
+    torch.save(model.state_dict(), folder / "w.pth")
+    save_file(model.state_dict(), folder / "plain.safetensors")
+    files = [(folder / name).read_bytes() for name in ("w.safetensors", "w.pth", "plain.safetensors")]
+
+    def one(trial: Trial, what: str) -> None:
+        place = int(random.integers(len(files)))
+        path = folder / ("mutated.pth" if place == 1 else "mutated.safetensors")
+        path.write_bytes(mutated_bytes(files[place], random))
+        trial.attempt(what, lambda: weights.load(model, path))
+        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+            trial.findings.append(f"{what}: weights that are no numbers were taken")
+            model.load_state_dict(_Toy().state_dict())
+
+    return one
+
+
+def _vocabularies(folder: Path, random: Random) -> One:
+    text = b"# isthing: 1 0 1\n1:cat,kitten\n2:sky\n3:dog, puppy\n"
+    path = folder / "words.txt"
+
+    def one(trial: Trial, what: str) -> None:
+        path.write_bytes(mutated_bytes(text, random))
+        trial.attempt(what, lambda: Vocabulary.from_file(path))
+
+    return one

@@ -1,0 +1,97 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What a trial finds, and what counts as a finding."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from cmpf.errors import MAX_LETTERS, CMPFError
+
+HANG_SECONDS = 10
+
+
+@dataclass
+class Trial:
+    """A row of the table. findings: what should not have happened, by kind and number."""
+
+    name: str
+    tried: int = 0
+    refused: int = 0
+    figures: dict[str, str] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def attempt(self, what: str, call: Callable[[], object]) -> object:
+        """Calls something with a hostile input: it may work or raise one of our own errors, within ten seconds."""
+        self.tried += 1
+        try:
+            with _alarm():
+                return call()
+        except CMPFError as error:
+            self.refused += 1
+            if len(str(error)) > MAX_LETTERS + 100 or "\x1b" in str(error):
+                self.findings.append(f"{what}: an error of {len(str(error))} letters, or with control characters")
+        except _HangError:
+            self.findings.append(f"{what}: more than {HANG_SECONDS} s")
+        except Exception as error:  # the finding itself
+            self.findings.append(f"{what}: {type(error).__name__}: {str(error)[:120]}")
+        return None
+
+
+class _HangError(BaseException):
+    pass
+
+
+@contextmanager
+def _alarm() -> Iterator[None]:
+    def late(number: int, frame: FrameType | None) -> None:
+        raise _HangError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(HANG_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def timed(trial: Trial) -> Iterator[None]:
+    """Notes how long the block took."""
+    started = time.perf_counter()
+    yield
+    trial.seconds = time.perf_counter() - started
+
+
+def resident_mib() -> float:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def table(trials: list[Trial]) -> str:
+    """The trials in Markdown."""
+    lines = [
+        "| trial | tried | refused with an own error | findings | figures | seconds |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for trial in trials:
+        figures = ", ".join(f"{name} {value}" for name, value in trial.figures.items())
+        row = (
+            trial.name,
+            f"{trial.tried:,}",
+            f"{trial.refused:,}",
+            str(len(trial.findings)),
+            figures,
+            f"{trial.seconds:.0f}",
+        )
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
