@@ -7,7 +7,7 @@ TEST_READY := $(VENV)/.ready-test
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::SyntaxWarning
 
-.PHONY: setup setup-test detectron2 demo test static-checks format ablation
+.PHONY: setup setup-test detectron2 demo test trust static-checks format ablation
 
 setup: $(READY)
 
@@ -44,6 +44,10 @@ demo: $(READY)
 test: export OMP_NUM_THREADS := 1
 test: $(TEST_READY)
 	$(BIN)/python -m pytest -q -n 2
+
+trust: export OMP_NUM_THREADS := 1
+trust: $(TEST_READY)
+	$(BIN)/python -m benchmarks.trust --output output/trust.md
 
 static-checks: $(TEST_READY)
 	$(BIN)/ruff format --check .

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-
 MAX_LETTERS = 20_000  # of a message
 
 
@@ -18,7 +17,9 @@ class CMPFError(Exception):
         text = str(self.args[0]) if self.args else ""
         if len(text) > MAX_LETTERS:
             text = f"{text[:MAX_LETTERS]}... ({len(text):,} letters)"
-        return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+        return "".join(
+            c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+        )
 
 
 class ConfigError(CMPFError, ValueError):

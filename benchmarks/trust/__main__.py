@@ -38,6 +38,7 @@ def main() -> int:
                 print(f"  {finding}", flush=True)
     print(text := table(found))
     if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(text, encoding="utf-8")
     return int(any(trial.findings for trial in found))
 

@@ -37,7 +37,9 @@ class Trial:
         except CMPFError as error:
             self.refused += 1
             if len(str(error)) > MAX_LETTERS + 100 or "\x1b" in str(error):
-                self.findings.append(f"{what}: an error of {len(str(error))} letters, or with control characters")
+                self.findings.append(
+                    f"{what}: an error of {len(str(error))} letters, or with control characters"
+                )
         except _HangError:
             self.findings.append(f"{what}: more than {HANG_SECONDS} s")
         except Exception as error:  # the finding itself

@@ -109,6 +109,11 @@ class MetricsFile(Writer):
         )
 
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        # A training that was killed after an evaluation and before its checkpoint evaluates once more.
+        lines = _lines(self._path)
+        kept = [line for line in lines if _iteration_of(line) != iteration or '"total_loss"' in line]
+        if len(kept) < len(lines):
+            write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._append({"iteration": iteration, **metrics})
 
     def _append(self, values: dict[str, Any]) -> None:

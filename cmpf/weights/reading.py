@@ -238,7 +238,12 @@ def is_torch_script(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # none, or damaged, as whoever reads it says
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        NotImplementedError,
+    ):  # none, or damaged, as whoever reads it says
         return False
 
 

@@ -289,3 +289,19 @@ def test_without_the_package_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, t
 def test_closing_before_the_start_is_harmless(wandb: FakeWandb, tmp_path: Path) -> None:
     WandbWriter(tmp_path, project="masks", config={}).close()
     assert wandb.finished == 0
+
+
+def test_an_evaluation_that_is_made_again_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text(
+        '{"iteration": 4, "total_loss": 1.0}\n{"iteration": 2, "d/t/PQ": 5.0}\n', encoding="utf-8"
+    )
+    writer = MetricsFile(path)
+    writer.results(4, {"d/t/PQ": 7.0})
+    writer.results(4, {"d/t/PQ": 7.5})  # after a kill between evaluation and checkpoint
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert lines == [
+        {"iteration": 4, "total_loss": 1.0},
+        {"iteration": 2, "d/t/PQ": 5.0},
+        {"iteration": 4, "d/t/PQ": 7.5},
+    ]

@@ -94,3 +94,9 @@ def test_entries_tell_what_is_drawn() -> None:
         {"id": 1, "name": "cat", "isthing": 1},
         {"id": 2, "name": "sky", "isthing": 0},
     ]
+
+
+def test_a_file_of_brackets_alone_is_an_error_of_the_dataset(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"deep\.json: no whole JSON file"):
+        read_json(tmp_path / "deep.json")

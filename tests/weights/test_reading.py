@@ -237,3 +237,18 @@ def test_weights_of_another_module_are_an_error_that_names_the_file(tmp_path: Pa
 def test_the_summary_of_an_error_is_one_short_line() -> None:
     assert summary(ValueError("a\n  b")) == "ValueError: a b"
     assert summary(ValueError("x" * 50), limit=20) == "ValueError: xxxxxxxx..."
+
+
+def test_a_damaged_archive_is_an_error_of_weights(tmp_path: Path) -> None:
+    torch.save(WEIGHTS, tmp_path / "w.pth")
+    content = (tmp_path / "w.pth").read_bytes()
+    directory = content.index(b"PK\x01\x02")  # of the archive's members
+    (tmp_path / "w.pth").write_bytes(content[:directory] + b"XX" + content[directory + 2 :])
+    with pytest.raises(WeightsError, match=r"w\.pth is truncated, damaged or no PyTorch file"):
+        read_contents(tmp_path / "w.pth")
+
+
+def test_messages_are_cut_and_their_control_characters_escaped() -> None:
+    assert str(WeightsError("a\x1b[31mb\x00.pth: damaged")) == "a\\x1b[31mb\\x00.pth: damaged"
+    assert str(WeightsError("x" * 200_000)) == "x" * 20_000 + "... (200,000 letters)"
+    assert str(WeightsError("Größe 猫")) == "Größe 猫"
