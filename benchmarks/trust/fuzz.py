@@ -121,7 +121,6 @@ def _images(folder: Path, random: Random) -> One:
         if found is not None and (found.dtype != np.uint8 or found.ndim != 3):  # type: ignore[attr-defined]
             trial.findings.append(f"{what}: gives {found.dtype}")  # type: ignore[attr-defined]
         trial.attempt(what, lambda: read_image_size(path))
-        trial.tried -= 1
 
     return one
 

@@ -44,7 +44,7 @@ def _points_issue(polygons: list[list[Any]], height: int, width: int) -> str:
     """Coordinates that are no numbers, or so far away that pycocotools would need gigabytes for the edges between."""
     far = FAR_AWAY * max(height, width)
     for polygon in polygons:
-        # A file may hold a million of them, so first at the speed of C. The sum tells of NaN, which min and max may miss.
+        # A file may hold a million of them: first at the speed of C. The sum tells of NaN, which min and max may miss.
         usual = set(map(type, polygon)) <= {int, float} and -far <= min(polygon) and max(polygon) <= far
         if usual and math.isfinite(sum(polygon)):
             continue

@@ -23,9 +23,10 @@ from cmpf.weights.checks import (
     holds_whole,
 )
 from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX, Naming, Parts, split
-from cmpf.weights.reading import Contents, check_values, read_contents, unwrapped
+from cmpf.weights.reading import Contents, read_contents, unwrapped
 from cmpf.weights.report import LoadReport, Part, PartReport, compare
 from cmpf.weights.saving import BROUGHT_KEY, ENCODERS_KEY, FrozenEncoder, ModelWithEncoders, TrainedModel
+from cmpf.weights.values import check_values
 
 
 def load(

@@ -21,6 +21,7 @@ from cmpf.errors import WeightsError, summary
 from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.remote import LIMIT, is_page, reason_of
 from cmpf.weights.saving import ENCODERS_KEY, FORMAT_VERSION, METADATA_KEY, VERSION_KEY
+from cmpf.weights.values import check_values
 
 # What libraries raise for a file that is truncated, foreign, or made for another model.
 UNREADABLE = (
@@ -88,40 +89,6 @@ def load_weights(model: nn.Module, path: Path, *, inside: tuple[str, ...] = ()) 
         model.load_state_dict(tensors)
     except UNREADABLE as error:
         raise WeightsError(f"{path}: does not fit the model, is it another size? {summary(error)}") from error
-
-
-def check_values(source: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Makes sure that weights are numbers that the model can compute with, in place of which it would give any result.
-
-    Args:
-        source: of the weights, for messages.
-        given: weights by name; those that are not in `own` do not matter.
-        own: those of the model. Where one of its own is not finite (the mask of causal attention), another may be so.
-    Raises:
-        WeightsError: quantized, complex or whole numbers in place of floating-point ones, or the other way round; NaN
-            or infinity.
-    """
-    for name, value in given.items():
-        if (place := own.get(name)) is None:
-            continue
-        if value.is_floating_point() != place.is_floating_point() or value.is_complex():
-            raise WeightsError(
-                f"{source}: {name} is of type {str(value.dtype).removeprefix('torch.')}, the model's is "
-                f"{str(place.dtype).removeprefix('torch.')}; save the weights unquantized, in float16, bfloat16 or "
-                "float32"
-            )
-        if not _is_finite(value) and _is_finite(place):
-            raise WeightsError(
-                f"{source}: {name} holds NaN or infinity, with which every result would be meaningless; take an "
-                "earlier checkpoint"
-            )
-
-
-def _is_finite(values: Tensor) -> bool:
-    if not values.is_floating_point():
-        return True
-    values = values if values.element_size() > 1 else values.float()  # torch does not ask numbers of 8 bits
-    return bool(values.isfinite().all())
 
 
 def load_checked_weights(name: str, *, folder: Path = ASSETS) -> dict[str, Tensor]:
@@ -259,7 +226,7 @@ def _load_torch(path: Path) -> object:
             f"{path} holds more than weights ({found[1] if found else _first_line(error)}), and reading that could "
             "run code. Save it again where it was made: torch.save(model.state_dict(), 'FILE.pth')"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
+    except (*UNREADABLE, zipfile.BadZipFile, ArithmeticError, AssertionError, MemoryError) as error:
         raise WeightsError(
             f"{path} is truncated, damaged or no PyTorch file ({_first_line(error)}). {_DAMAGED}"
         ) from error

@@ -264,3 +264,7 @@ def test_only_the_named_classes_are_things() -> None:
     assert with_things(words, ["apple"]).classes == words.classes
     with pytest.raises(VocabularyError, match="plum"):
         with_things(words, ["plum"])
+
+
+def test_a_vocabulary_of_an_impossible_name_is_an_issue_like_others(tmp_path: Path) -> None:
+    assert "vocabulary: xxx" in issues(write(tmp_path, vocabulary="x" * 5000))

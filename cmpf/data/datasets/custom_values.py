@@ -76,7 +76,11 @@ def vocabulary_of(value: Any, *, known: Mapping[str, Callable[[], Vocabulary]], 
     if name in known:
         return known[name]()
     file = folder / Path(name).expanduser()
-    if file.is_file():
+    try:
+        found = file.is_file()
+    except OSError:  # a name that is too long
+        found = False
+    if found:
         return Vocabulary.from_file(file)
     near = get_close_matches(name, [*known, *_files_beside(file)], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
