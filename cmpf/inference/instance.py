@@ -68,7 +68,7 @@ def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool, keep: bool) -> tupl
         return result, masks_to_boxes(result), torch.zeros(0, device=masks.device)
     sums: list[Tensor] = []
     filled_rows: list[Tensor] = []  # (N, rows of the tile) bool
-    filled_columns: list[Tensor] = []  # (N, W) bool
+    filled_columns = torch.zeros(len(chosen), width, dtype=torch.bool, device=masks.device)
 
     def cut(rows: range) -> None:
         values = masks.rows(rows, chosen)
@@ -79,10 +79,10 @@ def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool, keep: bool) -> tupl
         quality = (values if logits else values.sigmoid_()).mul_(inside).sum(dim=2)
         sums.append(torch.stack([quality, inside.sum(dim=2)]).double().sum(dim=2))
         filled_rows.append(of_rows)
-        filled_columns.append(of_columns)
+        filled_columns.logical_or_(of_columns)
 
     floats = len(chosen) * masks.floats_per_row
     work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)
     total, area = torch.stack(sums).sum(dim=0)
-    boxes = filled_to_boxes(torch.cat(filled_rows, dim=1), torch.stack(filled_columns).any(dim=0))
+    boxes = filled_to_boxes(torch.cat(filled_rows, dim=1), filled_columns)
     return result, boxes, (total / (area + 1e-6)).float()
