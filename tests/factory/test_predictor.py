@@ -70,7 +70,7 @@ def test_a_zoo_model_that_cannot_be_downloaded_says_where_its_weights_are() -> N
 
 def test_overrides_of_a_zoo_entry_reach_its_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "zoo.yaml").write_text(
-        "flat: {config: shapes/no_ensemble.yaml, source: here,"
+        "flat: {config: shapes/no_ensemble.yaml, asset: flat.safetensors,"
         " overrides: {MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS: 3, MODEL.MASK_FORMER.NUM_OBJECT_QUERIES: 7}}"
     )
     flat = ["MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7]
