@@ -4,14 +4,28 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout may not be installed
 
 from cmpf.cli import predict
 from cmpf.cli.outcome import run_command
+from cmpf.common.files import replacing
+from cmpf.errors import ImageError
+
+if TYPE_CHECKING:
+    from cmpf.inference import Prediction
+
+FOLDER = "output/demo_predictions"
 
 EXAMPLES = """examples:
   python demo/demo.py --input demo/shapes.jpg --vocabulary "red triangle; green star; blue bolt; brick; tiles; road"
@@ -21,7 +35,9 @@ EXAMPLES = """examples:
   python demo/demo.py --config-file configs/coco/cmpf/convnext_large_eval_ade20k.yaml --input a.jpg \\
       --vocabulary "cat; dog" --opts MODEL.WEIGHTS cmpf_convnext_large.pth MODEL.DEVICE cpu
 
-Without --config-file the tiny model runs, which knows generated images only, such as demo/shapes.jpg.
+Without --config-file the tiny model runs, which knows generated images only, such as demo/shapes.jpg. Without --output
+images are shown in a window where there is a display; --output FILE.png writes that file. Without --vocabulary a model
+trained on COCO looks for the classes of COCO, ADE20K and LVIS.
 See cmpf predict --help for more."""
 
 
@@ -45,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="config, or what cmpf.load takes: zoo name, folder, Hub repository [%(default)s]",
     )
-    predict.add_options(parser, output="output/demo_predictions", own_words=False)
-    parser.set_defaults(run=run)
+    predict.add_options(parser, output=FOLDER, own_words=False)
+    parser.set_defaults(run=run, output=None, confidence_threshold=0.5)
     return run_command(parser.parse_args(argv), prefix="demo.py")
 
 
@@ -54,7 +70,51 @@ def run(arguments: argparse.Namespace) -> int:
     """Does what `cmpf predict` does with the same images, model and options."""
     arguments.model = arguments.config_file
     arguments.images = arguments.input or [path for path in [arguments.video_input] if path]
+    output = arguments.output
+    arguments.output = output or Path(FOLDER)
+    if arguments.input and output is None and has_display():
+        return predict.run(arguments, save=show)
+    if arguments.input and output is not None and output.suffix and not output.is_dir():
+        if len(arguments.input) > 1 or Path(arguments.input[0]).is_dir():
+            raise ImageError(
+                f"--output {output}: a file holds the result of one image; give a folder for several"
+            )
+        return predict.run(arguments, save=partial(write, output))
     return predict.run(arguments)
+
+
+def write(file: Path, prediction: Prediction) -> list[Path]:
+    """Writes the overlay to a file, in the format that its name ends with."""
+    kind = Image.registered_extensions().get(file.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ImageError(f"--output {file}: no image format ends so; use .png or .jpg, or a folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with drawn(prediction) as image, replacing(file) as temporary:
+        image.convert("RGB").save(temporary, format=kind)
+    return [file]
+
+
+def show(prediction: Prediction) -> list[Path]:
+    """Shows the overlay in a window."""
+    with drawn(prediction) as image:
+        image.show(title=prediction.source)
+    return []
+
+
+@contextmanager
+def drawn(prediction: Prediction) -> Iterator[Image.Image]:
+    """The overlay as an image."""
+    with TemporaryDirectory() as folder:
+        (path,) = prediction.save(folder, ["overlay"], name="overlay")
+        with Image.open(path) as image:
+            yield image
+
+
+def has_display() -> bool:
+    """Whether a window can be opened."""
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
+    from cmpf.data import Vocabulary
     from cmpf.formats.image import ImageSource
     from cmpf.inference import Prediction
 
@@ -32,6 +33,8 @@ classes are separated by ";", synonyms of a class by ",". Images that cannot be 
 then the exit code is 1. The files of an image are whole or not there. A video becomes NAME_overlay.mp4, without
 sound, and one that was stopped goes on with the same command. Videos and --webcam need: pip install "cmpf[video]"
 """
+COCO = "openvocab_coco_2017"  # what the names of its training datasets begin with
+DEMO_DATASETS = ("openvocab_ade20k_panoptic_val", "openvocab_lvis_v1_val")
 TASKS = ("all", "panoptic", "semantic", "instance")
 FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.inference.FORMATS, without torch
 
@@ -89,7 +92,8 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
         "--vocabulary",
         required=own_words,
         metavar="WORDS",
-        help=f"classes: {words}" + ("" if own_words else " [the classes that the model was trained on]"),
+        help=f"classes: {words}"
+        + ("" if own_words else " [those that the model was trained on; of COCO, with ADE20K's and LVIS's]"),
     )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
@@ -141,8 +145,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Segments the images and videos and writes the results; those that cannot be read are named."""
+def run(arguments: argparse.Namespace, *, save: Callable[[Prediction], Sequence[Path]] | None = None) -> int:
+    """Segments the images and videos and writes the results; those that cannot be read are named.
+
+    Args:
+        save: brings an image's results to the user in place of files in the output folder; gives the files.
+    """
     from cmpf.formats.image_files import find_images
     from cmpf.formats.video import import_av, is_video
 
@@ -166,7 +174,11 @@ def run(arguments: argparse.Namespace) -> int:
             if isinstance(found, ImageError):
                 work.failed(found)
             else:
-                files = found.save(arguments.output, arguments.formats, name=names[image])
+                files = (
+                    save(found)
+                    if save
+                    else found.save(arguments.output, arguments.formats, name=names[image])
+                )
                 work.tell(image, files, found=found.summary())
                 work.done = True
             bar.update()
@@ -193,10 +205,28 @@ class _Work:
         self.predictor = load_model(arguments, device=arguments.device, overrides=ensemble)
         self.arguments, self.code, self.done = arguments, DONE, False
         self.words = self.predictor.vocabulary(
-            arguments.vocabulary or self.predictor.model.train_vocabulary,
+            arguments.vocabulary or self._usual_words(),
             things=_names(arguments.things),
             stuff=_names(arguments.stuff),
         )
+
+    def _usual_words(self) -> Vocabulary:
+        """The classes of the published demo, COCO's, ADE20K's and LVIS's, for a model that was trained on COCO; else
+        those that the model was trained on."""
+        from cmpf.data import Vocabulary, get_vocabulary
+
+        trained = self.predictor.model.train_vocabulary
+        if self.predictor.cfg is None or not self.predictor.cfg.DATASETS.TRAIN[0].startswith(COCO):
+            return trained
+        classes, things = list(trained.classes), list(trained.things)
+        for name in DEMO_DATASETS:
+            words = get_vocabulary(name)
+            known = {word for synonyms in classes for word in synonyms}
+            for synonyms, is_thing in zip(words.classes, words.is_thing, strict=True):
+                if not known.intersection(synonyms):
+                    things += [len(classes)] if is_thing else []
+                    classes.append(synonyms)
+        return Vocabulary(classes=classes, things=things, repeats=True)
 
     def stream(self, images: Iterable[ImageSource]) -> Iterator[Prediction]:
         """One prediction an image, without what is below --confidence-threshold."""
@@ -269,7 +299,7 @@ class _Work:
             line = json.dumps({"image": str(image), "files": names, "found": found}, ensure_ascii=False)
         else:
             words = ", ".join(f"{count} {name}" for name, count in found.items())
-            line = f"{image}: {words or 'nothing'} -> {', '.join(names)}"
+            line = f"{image}: {words or 'nothing'} -> {', '.join(names) or 'a window'}"
         tqdm.write(line)
 
     def failed(self, error: ImageError) -> None:

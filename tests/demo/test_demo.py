@@ -7,11 +7,16 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import cmpf
+from cmpf.cli import predict
+from cmpf.config import get_cfg
+from cmpf.data import get_vocabulary
 from cmpf.formats.video import VideoReader, write_video
 from demo import demo
 
@@ -36,6 +41,57 @@ def test_images_are_segmented_by_the_model_of_a_configuration(
     # Without words it looks for what the model was trained on.
     assert np.load(tmp_path / "out/x_instances.npz")["names"][0] == "red circle"
     assert str(tmp_path / "out/x_2.png") in capsys.readouterr().out
+
+
+def one_image(folder: Path) -> str:
+    Image.open(ROOT / "demo/shapes.jpg").resize((96, 64)).save(folder / "a.png")
+    return str(folder / "a.png")
+
+
+def test_output_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = one_image(tmp_path), tmp_path / "out" / "b.jpg"
+    assert demo.main(["--input", source, "--output", str(target), *SETTINGS]) == 0
+    with Image.open(target) as image:
+        assert image.format == "JPEG"
+    assert [path.name for path in target.parent.iterdir()] == ["b.jpg"]
+    assert demo.main(["--input", source, source, "--output", str(target), *SETTINGS]) == 1
+    assert "a file holds the result of one image; give a folder for several" in capsys.readouterr().err
+    assert demo.main(["--input", source, "--output", str(tmp_path / "b.xyz"), *SETTINGS]) == 1
+    assert "no image format ends so; use .png or .jpg" in capsys.readouterr().err
+    assert not (tmp_path / "b.xyz").exists()
+
+
+def test_without_output_the_result_is_shown_where_there_is_a_display(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr(Image.Image, "show", lambda self, title=None: shown.append(self.size))
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.chdir(tmp_path)
+    assert demo.main(["--input", one_image(tmp_path), *SETTINGS]) == 0
+    assert len(shown) == 1
+    assert "-> a window" in capsys.readouterr().out
+    assert not (tmp_path / "output").exists()
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert demo.main(["--input", "a.png", *SETTINGS]) == 0
+    assert len(list((tmp_path / "output/demo_predictions").iterdir())) == len(shown) == 1
+
+
+def test_a_model_trained_on_coco_looks_for_the_classes_of_the_published_demo() -> None:
+    coco, tiny = "openvocab_coco_2017_train_panoptic_with_sem_seg", cmpf.load("cmpf_tiny", device="cpu")
+    work = predict._Work.__new__(predict._Work)
+    work.predictor = tiny
+    assert work._usual_words() is tiny.model.train_vocabulary
+    work.predictor = SimpleNamespace(
+        cfg=get_cfg(overrides=["DATASETS.TRAIN", [coco]]),
+        model=SimpleNamespace(train_vocabulary=get_vocabulary(coco)),
+    )
+    words = work._usual_words()
+    assert words.classes[:133] == get_vocabulary(coco).classes
+    assert 1000 < words.num_classes < 133 + 150 + 1203  # without those that two of them have
+    flags = dict(zip(words.names, words.is_thing, strict=True))
+    assert (flags["zebra"], flags["sky"], flags["armoire"]) == (True, False, True)
 
 
 def test_a_video_becomes_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
