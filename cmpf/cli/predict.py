@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
-    from cmpf.data import Vocabulary
     from cmpf.formats.image import ImageSource
     from cmpf.inference import Prediction
 
@@ -33,8 +33,6 @@ classes are separated by ";", synonyms of a class by ",". Images that cannot be 
 then the exit code is 1. The files of an image are whole or not there. A video becomes NAME_overlay.mp4, without
 sound, and one that was stopped goes on with the same command. Videos and --webcam need: pip install "cmpf[video]"
 """
-COCO = "openvocab_coco_2017"  # what the names of its training datasets begin with
-DEMO_DATASETS = ("openvocab_ade20k_panoptic_val", "openvocab_lvis_v1_val")
 TASKS = ("all", "panoptic", "semantic", "instance")
 FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.inference.FORMATS, without torch
 
@@ -174,11 +172,8 @@ def run(arguments: argparse.Namespace, *, save: Callable[[Prediction], Sequence[
             if isinstance(found, ImageError):
                 work.failed(found)
             else:
-                files = (
-                    save(found)
-                    if save
-                    else found.save(arguments.output, arguments.formats, name=names[image])
-                )
+                own = partial(found.save, arguments.output, arguments.formats, name=names[image])
+                files = save(found) if save else own()
                 work.tell(image, files, found=found.summary())
                 work.done = True
             bar.update()
@@ -200,33 +195,18 @@ class _Work:
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        from cmpf.factory.vocabularies import demo_vocabulary
+
         # The ensemble's SAM is part of the model.
         ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
         self.predictor = load_model(arguments, device=arguments.device, overrides=ensemble)
         self.arguments, self.code, self.done = arguments, DONE, False
         self.words = self.predictor.vocabulary(
-            arguments.vocabulary or self._usual_words(),
+            arguments.vocabulary
+            or demo_vocabulary(self.predictor.model.train_vocabulary, self.predictor.cfg),
             things=_names(arguments.things),
             stuff=_names(arguments.stuff),
         )
-
-    def _usual_words(self) -> Vocabulary:
-        """The classes of the published demo, COCO's, ADE20K's and LVIS's, for a model that was trained on COCO; else
-        those that the model was trained on."""
-        from cmpf.data import Vocabulary, get_vocabulary
-
-        trained = self.predictor.model.train_vocabulary
-        if self.predictor.cfg is None or not self.predictor.cfg.DATASETS.TRAIN[0].startswith(COCO):
-            return trained
-        classes, things = list(trained.classes), list(trained.things)
-        for name in DEMO_DATASETS:
-            words = get_vocabulary(name)
-            known = {word for synonyms in classes for word in synonyms}
-            for synonyms, is_thing in zip(words.classes, words.is_thing, strict=True):
-                if not known.intersection(synonyms):
-                    things += [len(classes)] if is_thing else []
-                    classes.append(synonyms)
-        return Vocabulary(classes=classes, things=things, repeats=True)
 
     def stream(self, images: Iterable[ImageSource]) -> Iterator[Prediction]:
         """One prediction an image, without what is below --confidence-threshold."""

@@ -71,3 +71,28 @@ def _seen_flags(cfg: Config, spec: DatasetSpec) -> tuple[bool, ...] | None:
     if cfg.DATASETS.SEEN != PUBLISHED or not is_known(training):  # one that only Detectron2's catalog knows
         return None
     return published_seen(spec, get_spec(training))
+
+
+COCO = "openvocab_coco_2017"  # what the names of its training datasets begin with
+DEMO_DATASETS = ("openvocab_ade20k_panoptic_val", "openvocab_lvis_v1_val")
+
+
+def demo_vocabulary(trained: Vocabulary, cfg: Config | None) -> Vocabulary:
+    """What is looked for where nobody names words: the classes of the training, of COCO with ADE20K's and LVIS's.
+
+    The latter is the vocabulary of the published demo; a class of which a word is there already is left out.
+
+    Args:
+        trained: the model's training vocabulary. cfg: its configuration; None = it was built by hand.
+    """
+    if cfg is None or not cfg.DATASETS.TRAIN[0].startswith(COCO):
+        return trained
+    classes, things = list(trained.classes), list(trained.things)
+    for name in DEMO_DATASETS:
+        words = get_spec(name).vocabulary()
+        known = {word for synonyms in classes for word in synonyms}
+        for synonyms, is_thing in zip(words.classes, words.is_thing, strict=True):
+            if not known.intersection(synonyms):
+                things += [len(classes)] if is_thing else []
+                classes.append(synonyms)
+    return Vocabulary(classes=classes, things=things, repeats=True)

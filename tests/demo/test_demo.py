@@ -7,16 +7,14 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import cmpf
-from cmpf.cli import predict
 from cmpf.config import get_cfg
 from cmpf.data import get_vocabulary
+from cmpf.factory.vocabularies import demo_vocabulary
 from cmpf.formats.video import VideoReader, write_video
 from demo import demo
 
@@ -79,15 +77,9 @@ def test_without_output_the_result_is_shown_where_there_is_a_display(
 
 
 def test_a_model_trained_on_coco_looks_for_the_classes_of_the_published_demo() -> None:
-    coco, tiny = "openvocab_coco_2017_train_panoptic_with_sem_seg", cmpf.load("cmpf_tiny", device="cpu")
-    work = predict._Work.__new__(predict._Work)
-    work.predictor = tiny
-    assert work._usual_words() is tiny.model.train_vocabulary
-    work.predictor = SimpleNamespace(
-        cfg=get_cfg(overrides=["DATASETS.TRAIN", [coco]]),
-        model=SimpleNamespace(train_vocabulary=get_vocabulary(coco)),
-    )
-    words = work._usual_words()
+    coco, shapes = "openvocab_coco_2017_train_panoptic_with_sem_seg", get_vocabulary("shapes_train")
+    assert demo_vocabulary(shapes, get_cfg("cmpf_tiny")) is shapes
+    words = demo_vocabulary(get_vocabulary(coco), get_cfg(overrides=["DATASETS.TRAIN", [coco]]))
     assert words.classes[:133] == get_vocabulary(coco).classes
     assert 1000 < words.num_classes < 133 + 150 + 1203  # without those that two of them have
     flags = dict(zip(words.names, words.is_thing, strict=True))
