@@ -17,9 +17,7 @@ from PIL import Image
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.words import Words, read_words
 from cmpf.errors import CMPFError, ImageError
-from cmpf.formats.addresses import UrlPolicy
 from cmpf.formats.image import ImageSource, read_image, resize_shortest_edge
-from cmpf.formats.image_files import folder_images
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings, Prediction, prediction_of
 from cmpf.inference.mask_sequence import HELD_PIXELS
 from cmpf.types import Sample
@@ -28,10 +26,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from cmpf.config import Config
+    from cmpf.formats.addresses import UrlPolicy
     from cmpf.model import CMPF
 
 TASKS = ("all", "panoptic", "semantic", "instance")
-MIN_ISLAND_SHARE = 0.1
+MIN_ISLAND_SHARE = 0.1  # where the configuration has none: the published arithmetic spoils boxes
 SINGLE = (str, Path, Image.Image, np.ndarray)
 Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"
 
@@ -70,7 +69,6 @@ class Predictor:
         short_side, max_side: images are resized so that their shorter side has `short_side` pixels, or less where
             the longer one would exceed `max_side`.
         mask_ensemble: what `ensemble=True` means; None = the model has no SAM for it.
-        min_island_share: see InferenceSettings.
         known: vocabularies that tell things from stuff, beside the model's training vocabulary.
         saver: what save_pretrained calls; None = this predictor cannot be saved.
         cfg: the configuration that all this was built from; None = built by hand.
@@ -83,7 +81,6 @@ class Predictor:
         short_side: int,
         max_side: int,
         mask_ensemble: MaskEnsembleSettings | None,
-        min_island_share: float = MIN_ISLAND_SHARE,
         known: Sequence[Vocabulary] = (),
         saver: Saver | None = None,
         cfg: Config | None = None,
@@ -92,7 +89,6 @@ class Predictor:
         self.short_side = short_side
         self.max_side = max_side
         self.mask_ensemble = mask_ensemble
-        self.min_island_share = min_island_share
         self.known = (model.train_vocabulary, *known)
         self.saver = saver
         self.cfg = cfg
@@ -218,7 +214,7 @@ class Predictor:
             semantic=task in ("all", "semantic"),
             instance=task in ("all", "instance"),
             semantic_output="labels",
-            min_island_share=self.min_island_share,
+            min_island_share=own.min_island_share or MIN_ISLAND_SHARE,
             held_pixels=HELD_PIXELS,
             mask_ensemble=self.mask_ensemble if wanted else None,
             proposals=False,
@@ -253,6 +249,8 @@ def _named(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
     """Every image with its name; folders become their images."""
     for index, source in enumerate(images):
         if isinstance(source, str | Path) and _is_folder(source):
+            from cmpf.formats.image_files import folder_images
+
             yield from ((str(path), path) for path in folder_images(Path(source).expanduser()))
         else:
             yield str(source) if isinstance(source, str | Path) else f"image_{index}", source

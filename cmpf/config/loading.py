@@ -18,7 +18,6 @@ from cmpf.common.yaml_files import load_yaml
 from cmpf.config.errors import SHOWN_ISSUES, Issue, Origin, as_error, nearest_key, quoted
 from cmpf.config.files import BASE_KEY, Setting, find_config, read_yaml
 from cmpf.config.keys import FREE, KEYS, MAPPINGS
-from cmpf.config.published import hint_for
 from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.config.values import literal
@@ -176,4 +175,6 @@ def _unknown(setting: Setting, hint: bool) -> str:
         return f"{owner} is a key with a value, not a section"
     if not hint:
         return "unknown"
+    from cmpf.config.published import hint_for  # read where something is wrong
+
     return hint_for(setting.key) or f"unknown, did you mean {nearest_key(setting.key, KEYS)}?"

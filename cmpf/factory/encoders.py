@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from cmpf.config import Config
@@ -15,7 +17,9 @@ from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.errors import ConfigError
 from cmpf.factory.parts import part
 from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks
-from cmpf.inference.proposal_cache import ProposalCache
+
+if TYPE_CHECKING:
+    from cmpf.inference.proposal_cache import ProposalCache
 
 # Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.
 PROPOSAL_KEYS = (
@@ -127,6 +131,8 @@ def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> P
     Args:
         sam_hash: content hash of the mask SAM's weights; None = not known, because that SAM is not loaded.
     """
+    from cmpf.inference.proposal_cache import ProposalCache
+
     keys = ("SAM_NAME", *PROPOSAL_KEYS)
     settings = {f"TEST.ENSEMBLE.{key}": getattr(cfg.TEST.ENSEMBLE, key) for key in keys}
     settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"] = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY

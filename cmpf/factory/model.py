@@ -26,10 +26,8 @@ from cmpf.model import CMPF
 from cmpf.modeling.deformable.module import choose_deformable_attention
 from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 from cmpf.modeling.injectors import FeatureInjector, QueryInjector
-from cmpf.modeling.mask_adapter import MaskAdapter
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
-from cmpf.modeling.text_transfer import TextTransfer
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.registry import import_plugins, module_name, origins
 from cmpf.weights.download import cache_folder
@@ -193,11 +191,15 @@ def build_naming(cfg: Config, clip: CLIP) -> MaskNaming:
     ours = cfg.MODEL.CMPF
     adapter = transfer = None
     if ours.MASK_EMBEDDING == "mask_adapter":
+        from cmpf.modeling.mask_adapter import MaskAdapter
+
         own = ours.MASK_ADAPTER
         adapter = MaskAdapter(
             embed_dim=clip.embed_dim, dim=own.DIM, maps=own.MAPS, mask_threshold=own.MASK_THRESHOLD
         )
     if ours.TEXT_TRANSFER == "content_dependent":
+        from cmpf.modeling.text_transfer import TextTransfer
+
         form = ours.CONTENT_TRANSFER
         transfer = TextTransfer(
             embed_dim=clip.embed_dim, heads=form.HEADS, post_norm=form.FORM == "post_norm"

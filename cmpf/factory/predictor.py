@@ -17,7 +17,7 @@ from cmpf.factory.model import build_mask_ensemble, build_model, evaluation_size
 from cmpf.factory.provision import check_activation
 from cmpf.inference import MaskEnsembleSettings
 from cmpf.model import CMPF
-from cmpf.predictor import MIN_ISLAND_SHARE, TASKS, Predictor, Saver
+from cmpf.predictor import TASKS, Predictor, Saver
 from cmpf.weights.hub import find_model
 from cmpf.weights.zoo import keep_small_file
 
@@ -37,7 +37,6 @@ def build_predictor(cfg: Config) -> Predictor:
         short_side=short_side,
         max_side=max_side,
         mask_ensemble=_mask_ensemble(cfg) if cfg.TEST.ENSEMBLE.ENABLED else None,
-        min_island_share=cfg.TEST.MIN_ISLAND_SHARE or MIN_ISLAND_SHARE,
         known=list(known_vocabularies()),
         saver=_saver(cfg),
         cfg=cfg,

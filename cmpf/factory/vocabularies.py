@@ -11,7 +11,6 @@ from cmpf.data import Dataset, DatasetSpec, Vocabulary, get_spec
 from cmpf.data.datasets.catalog import is_known, locate_dataset
 from cmpf.data.datasets.published import has_published_words, other_words, published_seen, published_words
 from cmpf.data.vocabulary_file import parse_vocabulary_text, read_vocabulary_text
-from cmpf.weights.vocabularies import published_text
 
 PUBLISHED = "published"
 
@@ -48,6 +47,8 @@ def build_vocabulary(cfg: Config, spec: DatasetSpec) -> Vocabulary:
         classes, _ = parse_vocabulary_text(read_vocabulary_text(path), source=path)
         return other_words(spec, classes, source=path)
     if chosen == PUBLISHED and has_published_words(spec):
+        from cmpf.weights.vocabularies import published_text  # downloads of an evaluation
+
         return published_words(spec, published_text)
     return spec.vocabulary()
 

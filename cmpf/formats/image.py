@@ -8,7 +8,7 @@ import struct
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from cmpf.common.files import replacing
 from cmpf.errors import ImageError
-from cmpf.formats.addresses import UrlPolicy, download, is_address
+
+if TYPE_CHECKING:
+    from cmpf.formats.addresses import UrlPolicy
 
 RGB: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
@@ -77,6 +79,10 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
             f"cannot read an image from {type(source).__name__}; "
             "give a path, a PIL image or a uint8 array (H, W, 3)"
         )
+    from cmpf.formats.addresses import (
+        is_address,  # with what downloads, which loading a model need not wait for
+    )
+
     if is_address(str(source)):
         return _from_url(str(source), max_pixels, allow_urls)
     with _opened(_existing(source), str(source)) as image:
@@ -284,5 +290,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> RGB:
 
 
 def _from_url(url: str, max_pixels: int, allow_urls: UrlPolicy) -> RGB:
+    from cmpf.formats.addresses import download
+
     with _opened(io.BytesIO(download(url, allow_urls)), url) as image:
         return _decode(image, url, max_pixels)

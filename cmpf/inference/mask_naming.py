@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from cmpf.encoders.clip import CLIP
 from cmpf.modeling.heads import class_logits
-from cmpf.modeling.mask_adapter import MaskAdapter, pooling_weights
-from cmpf.modeling.text_transfer import TextTransfer
 from cmpf.types import ClassEmbeddings
+
+if TYPE_CHECKING:
+    from cmpf.modeling.mask_adapter import MaskAdapter
+    from cmpf.modeling.text_transfer import TextTransfer
 
 
 class MaskNaming(nn.Module):
@@ -88,6 +91,8 @@ def adapted_embeddings(
     adapter: MaskAdapter, clip: CLIP, dense_BChw: Tensor, projected_BEhw: Tensor, inside_BQHW: Tensor
 ) -> Tensor:
     """Embeddings (B, Q, E) of masks of 0 and 1: the mean over the adapter's maps, taken after CLIP's projection."""
+    from cmpf.modeling.mask_adapter import pooling_weights
+
     weights_BQMhw = pooling_weights(adapter(projected_BEhw, inside_BQHW))
     embeddings = clip.embed_maps(dense_BChw, weights_BQMhw.flatten(1, 2))
     return embeddings.reshape(*weights_BQMhw.shape[:3], -1).mean(dim=2)

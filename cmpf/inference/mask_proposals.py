@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,12 @@ from cmpf.encoders.pair import SharedEmbedding, sam_input
 from cmpf.encoders.sam_proposals import Proposals, SAMProposer
 from cmpf.errors import EvaluationError
 from cmpf.inference.mask_naming import MaskNaming
-from cmpf.inference.proposal_cache import ProposalCache
 from cmpf.inference.resize import restore_size
 from cmpf.inference.settings import ImageGeometry, SAMEvidence
 from cmpf.types import ClassEmbeddings, Sample
+
+if TYPE_CHECKING:
+    from cmpf.inference.proposal_cache import ProposalCache
 
 OUTSIDE = -1.0  # logit of padding: in no mask
 

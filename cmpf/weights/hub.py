@@ -18,7 +18,6 @@ from cmpf.data import Vocabulary, get_spec
 from cmpf.data.datasets.catalog import FILE_PREFIX
 from cmpf.errors import ModelNameError, WeightsError, summary
 from cmpf.registry import module_name
-from cmpf.weights.foreign import check_foreign
 from cmpf.weights.reading import read_metadata
 from cmpf.weights.saving import TrainedModel, save
 from cmpf.weights.zoo import ORIGIN, made_for, zoo_place, zoo_weights
@@ -105,6 +104,8 @@ def _in_folder(folder: Path, title: str, origin: str, need_weights: bool, plugin
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ModelNameError(f"{title} holds no {' and no '.join(missing)}; {origin}")
+    from cmpf.weights.foreign import check_foreign  # of folders and the Hub only
+
     check_foreign(title, folder / FOLDER_CONFIG, dataset=folder / FOLDER_DATASET, plugins=plugins)
     overrides: list[Any] = []
     if (dataset := folder / FOLDER_DATASET).is_file():

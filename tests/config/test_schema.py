@@ -102,12 +102,16 @@ def test_a_long_value_is_cut_in_the_message() -> None:
         ("solver.max_iter", "SOLVER.MAX_ITER"),
         ("BASE_LR", "SOLVER.BASE_LR"),
         ("MODEL.CMPF.TEST.ENSEMBLE.ENABLED", "TEST.ENSEMBLE.ENABLED"),
-        ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA", "MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA"),
     ],
 )
 def test_an_unknown_key_leads_to_the_nearest_known_one(wrong: str, right: str) -> None:
     assert nearest_key(wrong, KEYS) == right
     assert issue_of(wrong, 1) == f"unknown, did you mean {right}?"
+
+
+def test_a_key_of_fc_clip_says_what_it_is_here() -> None:
+    told = issue_of("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA", 1)
+    assert told.startswith("is MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA here (cmpf convert-config FILE")
 
 
 def test_a_section_with_a_value_and_a_value_with_a_section_are_told_apart() -> None:

@@ -53,7 +53,12 @@ def test_every_dataset_with_words_of_the_package_has_published_ones() -> None:
     shipped = [name for name in dataset_names() if isinstance(get_spec(name).vocabulary, Shipped)]
     assert len(shipped) >= 23
     assert all(has_published_words(get_spec(name)) for name in shipped)
-    assert set(dataset_names()) - set(shipped) == {"shapes_train", "shapes_val", "shapes_hard_val"}
+    assert set(dataset_names()) - set(shipped) == {
+        "shapes_train",
+        "shapes_val",
+        "shapes_hard_val",
+        "shapes_tune",
+    }
 
 
 def test_well_known_classes_are_on_the_right_side() -> None:

@@ -38,6 +38,9 @@ class Watcher:
     def __init__(self) -> None:
         self.seen: list[tuple[list[int], list[int]]] = []
 
+    def reset(self) -> None:
+        """What was given stays noted, however often the dataset begins again."""
+
     def process(self, samples: list[int], outputs: list[int]) -> None:
         assert not torch.is_grad_enabled()
         self.seen.append((samples, outputs))

@@ -12,7 +12,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from cmpf.data.datasets.builtin import SPECS
-from cmpf.data.datasets.custom import read_dataset_file
 from cmpf.data.datasets.spec import DEFAULT_ROOT, ROOT_VARIABLE, Dataset, DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
@@ -83,6 +82,8 @@ def locate_dataset(name: str) -> Dataset:
     """
     if name.startswith(FILE_PREFIX):
         file = Path(name.removeprefix(FILE_PREFIX)).expanduser()
+        from cmpf.data.datasets.custom import read_dataset_file
+
         return Dataset(*read_dataset_file(file, known=DATASETS), file)
     if name in DATASETS:
         return Dataset(DATASETS[name], dataset_root() / DATASETS[name].folder)
