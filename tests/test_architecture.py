@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("predictor",),
     ("engine",),
     ("factory",),
+    ("labelling",),
     ("detectron2", "export", "integrations", "web"),
     ("cli",),
     ("__main__",),

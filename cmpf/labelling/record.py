@@ -1,0 +1,211 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What was found in one image, small enough to keep for millions of images: every dataset file is made of these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmpf.errors import DatasetError
+from cmpf.formats.masks import RLE, decode_mask, encode_mask, segmentation_issue
+from cmpf.inference import Prediction
+
+INSTANCE, PANOPTIC = TASKS = ("instance", "panoptic")
+SOURCES = ("decoder", "sam")
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """One instance, or one segment of the panoptic image.
+
+    id: from 1, unique among the segments of one image and task; of a panoptic one the value in the map.
+    category_id: class index in the vocabulary, from 0. score: 0..1. area: pixels. bbox: x, y, width, height in pixels.
+    size: (H, W) of the image. counts: COCO's packed run lengths. source: whose mask it is, "decoder" or "sam".
+    task: the result that it belongs to, "instance" or "panoptic".
+    """
+
+    id: int
+    category_id: int
+    category: str
+    isthing: bool
+    score: float
+    area: int
+    bbox: tuple[float, float, float, float]
+    size: tuple[int, int]
+    counts: str
+    source: str
+    task: str
+
+    @property
+    def rle(self) -> RLE:
+        """The mask as COCO stores it."""
+        return {"size": list(self.size), "counts": self.counts}
+
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W).
+
+        Raises:
+            DatasetError: the run lengths are damaged.
+        """
+        height, width = self.size
+        return decode_mask(
+            self.rle, height=height, width=width, where=f"segment {self.id} of {self.category}"
+        )
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image.
+
+    uri: its path or address. sha256: of the file's bytes in hexadecimal, "" = not known. height, width: in pixels,
+    EXIF orientation applied; 0 where it could not be read. error: why there is nothing, "" = there is no error.
+    """
+
+    uri: str
+    sha256: str
+    height: int
+    width: int
+    segments: tuple[SegmentRecord, ...] = ()
+    error: str = ""
+
+    def of_task(self, task: str) -> tuple[SegmentRecord, ...]:
+        """Its segments of one result, "instance" or "panoptic"."""
+        return tuple(segment for segment in self.segments if segment.task == task)
+
+
+def record_of(prediction: Prediction, uri: str, sha256: str = "") -> ImageRecord:
+    """The record of an image: panoptic segments and instances, as far as these tasks ran.
+
+    Args:
+        uri, sha256: see ImageRecord.
+    """
+    height, width = prediction.image.shape[:2]
+    segments = [*_panoptic(prediction), *_instances(prediction)]
+    return ImageRecord(uri, sha256, int(height), int(width), tuple(segments))
+
+
+def _panoptic(prediction: Prediction) -> Iterator[SegmentRecord]:
+    if prediction.panoptic_result is None:
+        return
+    ids = prediction.panoptic
+    for segment in prediction.segments:
+        x, y, width, height = (float(side) for side in segment.bbox)
+        yield SegmentRecord(
+            id=segment.id,
+            category_id=segment.category_id,
+            category=segment.category,
+            isthing=segment.isthing,
+            score=segment.score,
+            area=segment.area,
+            bbox=(x, y, width, height),
+            source=segment.source,
+            task=PANOPTIC,
+            **_run_lengths(ids == segment.id),
+        )
+
+
+def _instances(prediction: Prediction) -> Iterator[SegmentRecord]:
+    if prediction.instances_result is None:
+        return
+    found = prediction.instances
+    rows = zip(found.masks, found.boxes.tolist(), found.scores, found.labels, found.sources, strict=True)
+    for number, (mask, (x0, y0, x1, y1), score, label, source) in enumerate(rows, start=1):
+        yield SegmentRecord(
+            id=number,
+            category_id=int(label),
+            category=prediction.names[int(label)],
+            isthing=True,
+            score=float(score),
+            area=int(np.count_nonzero(mask)),
+            bbox=(x0, y0, x1 - x0, y1 - y0),
+            source=str(source),
+            task=INSTANCE,
+            **_run_lengths(mask),
+        )
+
+
+def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    rle = encode_mask(mask)
+    return {"size": tuple(rle["size"]), "counts": rle["counts"]}
+
+
+def to_json(record: ImageRecord) -> str:
+    """A record as one line of JSON, without the line's end."""
+    return json.dumps(asdict(record), ensure_ascii=False)
+
+
+def from_json(line: str, where: str = "a record") -> ImageRecord:
+    """The record that a line of to_json holds.
+
+    Args:
+        where: opens error messages; names the file and the line.
+    Raises:
+        DatasetError: the line is cut off or no record.
+    """
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{where}: no whole JSON object ({error}); make it again") from error
+    return record_from(content, where)
+
+
+def record_from(content: Any, where: str = "a record") -> ImageRecord:
+    """The record of the dictionary that `dataclasses.asdict` makes of one, or that a table's row holds.
+
+    Raises:
+        DatasetError: a key is missing, or a value has another type or is out of range.
+    """
+    values = _values(ImageRecord, content, where)
+    if not isinstance(values["segments"], list | tuple):
+        raise DatasetError(f"{where}: segments is {type(values['segments']).__name__}, expected a list")
+    height, width = values["height"], values["width"]
+    segments = [
+        _segment(entry, height, width, f"{where}, segment {place}")
+        for place, entry in enumerate(values["segments"])
+    ]
+    return ImageRecord(**{**values, "segments": tuple(segments)})
+
+
+def _segment(entry: Any, height: int, width: int, where: str) -> SegmentRecord:
+    values = _values(SegmentRecord, entry, where)
+    issue = segmentation_issue(
+        {"size": values["size"], "counts": values["counts"]}, height=height, width=width
+    )
+    if values["task"] not in TASKS or values["source"] not in SOURCES:
+        issue = f"task {values['task']!r} of {values['source']!r}, expected {TASKS} of {SOURCES}"
+    box = values["bbox"]
+    if not isinstance(box, list | tuple) or [type(side) for side in box] != [float] * 4:
+        issue = f"bbox {box!r}, expected four numbers"
+    if issue:
+        raise DatasetError(f"{where}: {issue}; make it again")
+    return SegmentRecord(**{**values, "bbox": tuple(box), "size": tuple(values["size"])})
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "str": (str,),
+    "float": (float, int),
+}
+
+
+def _values(kind: type, content: Any, where: str) -> dict[str, Any]:
+    """Values of a dataclass's fields, those of plain types checked."""
+    if not isinstance(content, Mapping):
+        raise DatasetError(f"{where}: {type(content).__name__}, expected an object; make it again")
+    values = {}
+    for field in fields(kind):
+        if field.name not in content:
+            raise DatasetError(f"{where}: there is no {field.name!r}; make it again")
+        value, allowed = content[field.name], _TYPES.get(str(field.type))
+        if allowed and (not isinstance(value, allowed) or (bool not in allowed and isinstance(value, bool))):
+            raise DatasetError(
+                f"{where}: {field.name} is {value!r}, expected a value of type {field.type}; make it again"
+            )
+        values[field.name] = value
+    return values
