@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.documents import blocks as document_blocks
 
 from cmpf.cli import main
 
@@ -66,6 +67,14 @@ def test_the_way_from_images_to_a_trained_model_can_be_walked(capsys: pytest.Cap
     # Trained and tested on the same classes: all are seen.
     assert tasks["panoptic"]["S_PQ"] == tasks["panoptic"]["PQ"]
     assert Path("output/fruit_found/bowl_01.png").is_file()
+
+
+def test_the_page_for_people_with_a_dataset_has_the_same_commands() -> None:
+    text = (ROOT / "docs/dataset.md").read_text(encoding="utf-8")
+    (block,) = (b for b in document_blocks("docs/dataset.md", text) if b.tests)
+    known = [line for line in section("Your own dataset").splitlines() if line.startswith(("cp ", "cmpf "))]
+    assert len(block.text.splitlines()) == 7
+    assert [line for line in block.text.splitlines() if line not in known] == []
 
 
 def test_the_yaml_file_of_the_section_is_the_one_of_the_example() -> None:

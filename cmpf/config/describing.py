@@ -29,6 +29,7 @@ A configuration is a YAML file. It says what differs from the defaults below, wh
 and from the files that its `_BASE_` names: one path or a list of paths, beside the file. `KEY VALUE` pairs at the end
 of a command line come last. Every key, type and value is checked before anything runs, and all issues are told at once.
 
+<!-- run: tests/cli/test_config.py -->
 ```bash
 cmpf config show configs/shapes/cmpf_tiny.yaml SOLVER.MAX_ITER 300
 cmpf config keys INJECTOR
@@ -41,6 +42,7 @@ editors complete its keys and mark what is wrong.
 
 In Python a configuration is one object that cannot be changed:
 
+<!-- run: tests/config/test_loading.py -->
 ```python
 import cmpf.config
 

@@ -13,9 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Every page that a user reads; CHANGELOG.md tells of commands that are gone.
 DOCUMENTS = (
-    *("README.md", "INSTALL.md", "GETTING_STARTED.md"),
-    *("datasets/README.md", "docs/reproduce.md", "docs/detectron2.md"),
+    *(
+        "README.md",
+        "INSTALL.md",
+        "GETTING_STARTED.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "datasets/README.md",
+    ),
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
 )
 NEEDS = {"gpu", "data", "network"}
 SELF = "tests/test_documents.py"
@@ -140,7 +148,6 @@ def _subjects(block: Block) -> set[str]:
         if program in ("cmpf", "make"):
             names.add(arguments[0] if arguments else program)
         elif program and "NAME" not in program:
-            names.add(
-                Path(program.removeprefix("-m ")).stem if "/" in program else program.rpartition(".")[2]
-            )
+            module = program.removeprefix("-m ")
+            names.add(Path(module).stem if "/" in module else module.rpartition(".")[2])
     return names
