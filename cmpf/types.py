@@ -157,7 +157,7 @@ class InstanceResult:
 class ModelResult(TypedDict, total=False):
     """What the model returns for one image, by the tasks that are switched on."""
 
-    sem_seg: Tensor  # (H, W) int64 class index, or (K, H, W) float scores, by configuration
+    sem_seg: Tensor  # (H, W) int32 class index, or (K, H, W) float scores, by configuration
     panoptic_seg: tuple[Tensor, list[SegmentInfo]]  # ids (H, W) int32 with 0 = void, and its segments
     instances: InstanceResult
     proposals: Tensor  # (Q [+ M], H, W) bool, all proposed masks; only when mask recall is measured

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,27 +30,17 @@ MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, where Pillow begins t
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 # What Pillow raises for damaged files, depending on the format and the place of the damage.
 DAMAGED = (
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    RuntimeError,  # and NotImplementedError, a kind of it
-    MemoryError,
-)
+    Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error,
+    ArithmeticError, LookupError, AttributeError, MemoryError, RuntimeError,  # and NotImplementedError, a kind of it
+)  # fmt: skip
 # JPEGs are decoded at 1/2, 1/4 or 1/8 where they stay so many times as large as wanted; the resize evens out the rest.
 DRAFT_MARGIN = 2
 _ORIENTATION = 0x0112  # EXIF tag
-_FLIP = Image.Transpose
-_TURNS = {
-    2: _FLIP.FLIP_LEFT_RIGHT, 3: _FLIP.ROTATE_180, 4: _FLIP.FLIP_TOP_BOTTOM, 5: _FLIP.TRANSPOSE,
-    6: _FLIP.ROTATE_270, 7: _FLIP.TRANSVERSE, 8: _FLIP.ROTATE_90,
+_TILE_ROWS = 256  # of an image that is converted at once
+# The upright image as its file has it, a view, for each EXIF orientation.
+_LYING: dict[int, Callable[[RGB], RGB]] = {
+    2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a, -1),
 }  # fmt: skip
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -218,12 +209,21 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> RGB:
     _check_size(height, width, name, max_pixels)
     try:
         image.load()
-        turn = _TURNS.get(_orientation(image))
-        return np.array(_to_rgb(image if turn is None else image.transpose(turn), name))
+        return _upright_rgb(image, name)
     except ImageError:
         raise
     except DAMAGED as error:
         raise ImageError(f"{name}: damaged or truncated ({error}); fetch or make it again") from error
+
+
+def _upright_rgb(image: Image.Image, name: str) -> RGB:
+    """In tiles of rows: Pillow's own conversions are copies with four bytes a pixel, some of them one after another."""
+    upright = np.empty((*_upright_size(image), 3), dtype=np.uint8)
+    lying = _LYING.get(_orientation(image), np.asarray)(upright)
+    for top in range(0, image.height, _TILE_ROWS):
+        tile = image.crop((0, top, image.width, min(top + _TILE_ROWS, image.height)))
+        lying[top : top + tile.height] = np.asarray(_to_rgb(tile, name))
+    return upright
 
 
 def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
@@ -284,9 +284,11 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> RGB:
         raise ImageError(
             f"{name}: expected uint8 values 0..255; convert it with (255 * array).astype('uint8') or alike"
         )
+    if array.ndim == 3 and array.shape[2] == 3:
+        return np.array(array, order="C")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    return np.array(_to_rgb(Image.fromarray(np.ascontiguousarray(array)), name))
+    return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
 def _from_url(url: str, max_pixels: int, allow_urls: UrlPolicy) -> RGB:

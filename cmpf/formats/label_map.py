@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cmpf.errors import DatasetError
 from cmpf.formats.image import DAMAGED, RGB, open_image, write_image
@@ -20,6 +21,7 @@ MAX_LABEL = 65535  # label maps have at most 16 bits
 VOID_ID = 0
 MAX_ID = (1 << 24) - 1  # ids of segments have three bytes
 _NAMED_VALUES = 5  # in an error message
+_TILE_ROWS = 256
 
 
 def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) -> NDArray[Any]:
@@ -140,7 +142,10 @@ def write_panoptic_ids(path: str | Path, ids: NDArray[np.integer[Any]]) -> Path:
     Raises:
         ValueError: ids beyond three bytes.
     """
-    return write_image(path, encode_panoptic_ids(ids))
+    colors = Image.new("RGB", (ids.shape[1], ids.shape[0]))
+    for top in range(0, len(ids), _TILE_ROWS):  # in tiles, for ids are large while they become colors
+        colors.paste(Image.fromarray(encode_panoptic_ids(ids[top : top + _TILE_ROWS])), (0, top))
+    return write_image(path, colors)
 
 
 def decode_panoptic_ids(pixels: NDArray[Any]) -> SegmentIds:

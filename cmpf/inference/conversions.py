@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmpf.errors import CMPFError
-from cmpf.formats.masks import encode_mask, mask_box
+from cmpf.formats.masks import encode_mask
 from cmpf.inference.mask_sequence import MaskSequence
 from cmpf.types import InstanceResult, MaskOrigin, SegmentInfo
 
@@ -73,30 +73,36 @@ def segments_of(
     ids: NDArray[np.int32], infos: Sequence[SegmentInfo], names: Sequence[str]
 ) -> tuple[Segment, ...]:
     """Segments with names and boxes, for ids (H, W) and what the model says of them."""
-    segments = []
-    for info in infos:
-        mask = ids == info["id"]
-        x, y, width, height = mask_box(mask)
-        segments.append(
-            Segment(
-                id=info["id"],
-                category=names[info["category_id"]],
-                category_id=info["category_id"],
-                isthing=info["isthing"],
-                score=float(info["score"]),
-                area=int(np.count_nonzero(mask)),
-                bbox=(x, y, width, height),
-                source=info.get("source", "decoder"),
-            )
+    from scipy import ndimage  # a tenth of a second, which loading a model need not wait for
+
+    count = max((info["id"] for info in infos), default=0)
+    places = ndimage.find_objects(ids, max_label=count)
+    areas = sum((np.bincount(row, minlength=count + 1) for row in ids), np.zeros(count + 1, np.int64))
+    return tuple(
+        Segment(
+            id=info["id"],
+            category=names[info["category_id"]],
+            category_id=info["category_id"],
+            isthing=info["isthing"],
+            score=float(info["score"]),
+            area=int(areas[info["id"]]),
+            bbox=_box(*places[info["id"] - 1]),
+            source=info.get("source", "decoder"),
         )
-    return tuple(segments)
+        for info in infos
+    )
+
+
+def _box(rows: slice, columns: slice) -> tuple[int, int, int, int]:
+    """COCO's order."""
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 
 
 def instances_of(result: InstanceResult) -> Instances:
     """The model's instances in NumPy."""
 
     def array(values: Tensor, dtype: Any) -> NDArray[Any]:
-        return values.cpu().numpy().astype(dtype)
+        return values.cpu().numpy().astype(dtype, copy=False)
 
     of_sam = np.zeros(len(result), np.bool_) if result.of_sam is None else array(result.of_sam, np.bool_)
     return Instances(

@@ -53,7 +53,7 @@ def instance_inference(
         scores=scores[order],
         pred_classes=classes[order],
         of_sam=None if of_decoder is None else queries[order] >= of_decoder,
-        lazy_masks=MaskSequence(source, queries[order]) if lazy else None,
+        lazy_masks=MaskSequence(source, queries[order], boxes[place[order]]) if lazy else None,
     )
 
 
@@ -66,23 +66,24 @@ def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool, keep: bool) -> tupl
     result = torch.empty(kept, height, width, dtype=torch.bool, device=masks.device)
     if len(chosen) == 0:
         return result, masks_to_boxes(result), torch.zeros(0, device=masks.device)
-    sums: list[Tensor] = []
-    filled_rows: list[Tensor] = []  # (N, rows of the tile) bool
+    # Of each row. Pieces of their own would lie between those of the tiles and keep these from being given back.
+    sums = torch.empty(2, len(chosen), height, device=masks.device)
+    filled_rows = torch.empty(len(chosen), height, dtype=torch.bool, device=masks.device)
     filled_columns = torch.zeros(len(chosen), width, dtype=torch.bool, device=masks.device)
 
     def cut(rows: range) -> None:
         values = masks.rows(rows, chosen)
         inside = torch.gt(values, 0, out=torch.empty_like(values))  # in floats, which torch sums faster
-        of_rows, of_columns = inside.amax(dim=2) > 0, inside.amax(dim=1) > 0
+        tile = slice(rows.start, rows.stop)
+        filled_rows[:, tile] = inside.amax(dim=2) > 0
         if keep:
-            result[:, rows.start : rows.stop] = values > 0
-        quality = (values if logits else values.sigmoid_()).mul_(inside).sum(dim=2)
-        sums.append(torch.stack([quality, inside.sum(dim=2)]).double().sum(dim=2))
-        filled_rows.append(of_rows)
-        filled_columns.logical_or_(of_columns)
+            result[:, tile] = values > 0
+        sums[0, :, tile] = (values if logits else values.sigmoid_()).mul_(inside).sum(dim=2)
+        sums[1, :, tile] = inside.sum(dim=2)
+        filled_columns.logical_or_(inside.amax(dim=1) > 0)
 
     floats = len(chosen) * masks.floats_per_row
     work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)
-    total, area = torch.stack(sums).sum(dim=0)
-    boxes = filled_to_boxes(torch.cat(filled_rows, dim=1), filled_columns)
+    total, area = sums.double().sum(dim=2)
+    boxes = filled_to_boxes(filled_rows, filled_columns)
     return result, boxes, (total / (area + 1e-6)).float()

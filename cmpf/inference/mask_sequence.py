@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cmpf.inference.resize import MaskRows, work_in_tiles
 
-# Pixels of all masks of an image together, above which they are not held: 2.7 images of 1 megapixel with 100 masks. A
-# hundred masks of an image of 81 megapixels would take 8 GB.
-HELD_PIXELS = 2**28
+# Pixels, a byte each, of all masks of an image together, above which they are not held: those of 200 masks of
+# 640 x 480. A hundred masks of an image of 81 megapixels would take 8 GB.
+HELD_PIXELS = 2**26
 
 
 class MaskSequence:
@@ -27,14 +27,16 @@ class MaskSequence:
     Args:
         masks: at the network's resolution.
         queries: (N,) numbers of those in the sequence.
+        boxes: (N, 4) xyxy in pixels, tight around them; only the rows in a mask's box are made.
     """
 
     dtype = np.dtype(np.bool_)
     ndim = 3
 
-    def __init__(self, masks: MaskRows, queries: Tensor) -> None:
+    def __init__(self, masks: MaskRows, queries: Tensor, boxes: Tensor) -> None:
         self._masks = masks
         self._queries = queries.cpu()
+        self._boxes = boxes.cpu()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,9 +51,9 @@ class MaskSequence:
 
     def __getitem__(self, places: Any) -> Any:
         if isinstance(places, int | np.integer):
-            return self._one(int(self._queries[int(places)]))
-        chosen = np.arange(len(self))[places]
-        return MaskSequence(self._masks, self._queries[torch.from_numpy(chosen)])
+            return self._one(int(places))
+        chosen = torch.from_numpy(np.arange(len(self))[places])
+        return MaskSequence(self._masks, self._queries[chosen], self._boxes[chosen])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         every = np.empty(self.shape, dtype=np.bool_)
@@ -60,13 +62,33 @@ class MaskSequence:
         return every if dtype is None else every.astype(dtype)
 
     @torch.no_grad()
-    def _one(self, query: int) -> NDArray[np.bool_]:
-        height, width = self._masks.size
-        mask = np.empty((height, width), dtype=np.bool_)
-        chosen = torch.tensor([query], device=self._masks.device)
+    def _one(self, place: int) -> NDArray[np.bool_]:
+        mask = np.zeros(self._masks.size, dtype=np.bool_)
+        top, bottom = int(self._boxes[place, 1]), int(self._boxes[place, 3])
+        chosen = self._queries[place : place + 1 or None].to(self._masks.device)
 
         def cut(rows: range) -> None:
-            mask[rows.start : rows.stop] = (self._masks.rows(rows, chosen)[0] > 0).cpu().numpy()
+            inner = range(top + rows.start, top + rows.stop)
+            mask[inner.start : inner.stop] = (self._masks.rows(inner, chosen)[0] > 0).cpu().numpy()
 
-        work_in_tiles(height, cut, floats_per_row=self._masks.floats_per_row, device=self._masks.device)
+        floats = self._masks.floats_per_row
+        work_in_tiles(bottom - top, cut, floats_per_row=floats, device=self._masks.device)
+        return mask
+
+
+class ThinnedMasks:
+    """Every step-th row and column of each of many masks (N, H, W), which are read one at a time."""
+
+    def __init__(self, masks: NDArray[np.bool_] | MaskSequence, step: int) -> None:
+        self._masks = masks
+        self._step = step
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, H, W), rounded up."""
+        count, height, width = self._masks.shape
+        return count, -(-height // self._step), -(-width // self._step)
+
+    def __getitem__(self, place: int) -> NDArray[np.bool_]:
+        mask: NDArray[np.bool_] = self._masks[place][:: self._step, :: self._step]
         return mask

@@ -40,7 +40,7 @@ def panoptic_inference(
     if len(kept) == 0:
         return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
     scores, labels = scores[kept], labels[kept]
-    winner, inside, areas = _compete(masks, kept, scores)
+    winner, areas = _compete(masks, kept, scores)
     table = torch.stack(
         [
             scores.double(),
@@ -64,7 +64,7 @@ def panoptic_inference(
         for score, label, thing, index, own, won, area in table
     ]
     ids, segments = _number(queries, overlap_threshold)
-    return _id_map(winner, inside, ids), segments
+    return _with_ids(winner, ids), segments
 
 
 @dataclass(frozen=True)
@@ -81,44 +81,38 @@ class _Query:
 
 
 @torch.no_grad()
-def _compete(masks: MaskRows, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which kept query wins each pixel (H, W), whether its own mask holds it, and three areas of every mask: its own,
-    that of the pixels it wins, and that of both (3, N)."""
+def _compete(masks: MaskRows, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Which kept query, counted from 1, wins each pixel (H, W) int32, 0 where its own mask does not hold it; and three
+    areas of every mask (3, N): its own, that of the pixels it wins, and that of both."""
     height, width = masks.shape[1:]
-    narrow = (
-        torch.int16 if len(kept) < 2**15 else torch.int32
-    )  # an image of 81 megapixels has as many of these
-    winner = torch.empty(height, width, dtype=narrow, device=masks.device)
-    inside = torch.empty(height, width, dtype=torch.bool, device=masks.device)
-    areas: list[Tensor] = []
+    winner = torch.empty(height, width, dtype=torch.int32, device=masks.device)
+    areas = torch.zeros(3, len(kept), dtype=torch.int64, device=masks.device)
 
     def compete(rows: range) -> None:
-        tile = slice(rows.start, rows.stop)
         probability = masks.rows(rows, kept).sigmoid_()
         best = best_of(probability * scores[:, None, None])
         # Floats, because torch turns flags into int64 before it counts them; a row's count is exact.
         holds = torch.ge(probability, 0.5, out=torch.empty_like(probability))
-        own = holds.gather(0, best[None])[0] > 0
-        counts = [_count(best, pixels, len(kept)) for pixels in (torch.ones_like(best), own.long())]
-        winner[tile], inside[tile] = best.to(narrow), own
-        areas.append(torch.stack([holds.sum(dim=2).long().sum(dim=1), *counts]))
+        own = (holds.gather(0, best[None])[0] > 0).long()
+        counts = [_count(best, pixels, len(kept)) for pixels in (torch.ones_like(best), own)]
+        winner[rows.start : rows.stop] = (best + 1) * own
+        areas.add_(torch.stack([holds.sum(dim=2).long().sum(dim=1), *counts]))
 
     floats = len(kept) * masks.floats_per_row
     work_in_tiles(height, compete, floats_per_row=floats, device=masks.device)
-    return winner, inside, torch.stack(areas).sum(dim=0)
+    return winner, areas
 
 
-def _id_map(winner: Tensor, inside: Tensor, ids: list[int]) -> Tensor:
-    """(H, W) int32: the id of each pixel's winner where its own mask holds the pixel, else 0."""
-    lookup = torch.tensor(ids, dtype=torch.int32, device=winner.device)
-    result = torch.empty(winner.shape, dtype=torch.int32, device=winner.device)
+def _with_ids(winner: Tensor, ids: list[int]) -> Tensor:
+    """(H, W) int32: the id of each pixel's winner, in the place of its number."""
+    lookup = torch.tensor([0, *ids], dtype=torch.int32, device=winner.device)
 
     def fill(rows: range) -> None:
-        tile = slice(rows.start, rows.stop)
-        result[tile] = lookup[winner[tile].long()] * inside[tile]
+        tile = winner[rows.start : rows.stop]
+        tile.copy_(lookup[tile.long()])
 
     work_in_tiles(winner.shape[0], fill, floats_per_row=4.0 * winner.shape[1], device=winner.device)
-    return result
+    return winner
 
 
 def _count(winner_HW: Tensor, pixels_HW: Tensor, number: int) -> Tensor:

@@ -22,6 +22,7 @@ from cmpf.formats.image import resize_image, write_image
 from cmpf.formats.label_map import write_labels, write_panoptic_ids
 from cmpf.inference import conversions
 from cmpf.inference.conversions import Instances, Segment
+from cmpf.inference.mask_sequence import ThinnedMasks
 from cmpf.types import ModelResult, SegmentInfo
 
 T = TypeVar("T")
@@ -94,8 +95,7 @@ class Prediction:
         panoptic, found = self.panoptic_result, self.instances_result
         if panoptic is not None:
             kept = tuple(segment for segment in panoptic[1] if segment.score >= threshold)
-            ids = np.where(np.isin(panoptic[0], [s.id for s in kept]), panoptic[0], 0).astype(np.int32)
-            panoptic = (ids, kept)
+            panoptic = (_only(panoptic[0], [segment.id for segment in kept]), kept)
         return replace(
             self,
             panoptic_result=panoptic,
@@ -130,21 +130,13 @@ class Prediction:
             found = self.instances
             return draw_instances(
                 image,
-                found.masks if step == 1 else self._thinned(step),
+                found.masks if step == 1 else ThinnedMasks(found.masks, step),
                 labels=found.labels,
                 scores=found.scores,
                 names=self.names,
                 opacity=opacity,
             )
         raise CMPFError(f'task "{task}" is unknown; choose one of {", ".join(self.tasks)}')
-
-    def _thinned(self, step: int) -> NDArray[np.bool_]:
-        """Every step-th row and column of each instance's mask."""
-        height, width = self.image.shape[:2]
-        masks = np.zeros((len(self.instances), -(-height // step), -(-width // step)), dtype=np.bool_)
-        for place, mask in enumerate(self.instances.masks):
-            masks[place] = mask[::step, ::step]
-        return masks
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = ("overlay",), *, name: str | None = None
@@ -203,7 +195,7 @@ def prediction_of(
     """
     panoptic = semantic = instances = None
     if "panoptic_seg" in result:
-        ids = result["panoptic_seg"][0].cpu().numpy().astype(np.int32)
+        ids = result["panoptic_seg"][0].cpu().numpy().astype(np.int32, copy=False)
         panoptic = ids, conversions.segments_of(ids, result["panoptic_seg"][1], names)
     if "sem_seg" in result:
         semantic = result["sem_seg"].cpu().numpy().astype(np.uint16)
@@ -217,6 +209,16 @@ def prediction_of(
         semantic_result=semantic,
         instances_result=instances,
     )
+
+
+def _only(ids: NDArray[np.int32], kept: Sequence[int]) -> NDArray[np.int32]:
+    """Segment ids (H, W) with those that are not kept as void; row by row, for an index takes more room than an id."""
+    found = np.zeros(1 + max([int(ids.max(initial=0)), *kept]), dtype=np.int32)
+    found[list(kept)] = kept
+    only = np.empty_like(ids)
+    for row, own in zip(only, ids, strict=True):
+        row[:] = found[own]
+    return only
 
 
 def unique_names(sources: Sequence[str | Path]) -> list[str]:

@@ -30,11 +30,11 @@ def semantic_labels(weights_QK: Tensor, masks: MaskRows, *, output: tuple[int, i
         masks: Q masks at the size at which they are summed into class scores; the sums are then resized.
         output: (H, W) of the result.
     Returns:
-        (H, W) int64 at the output size, class index.
+        (H, W) int32 at the output size, class index.
     """
     queries, classes = weights_QK.shape
     height, width = masks.shape[1:]
-    labels = torch.empty(output, dtype=torch.int64, device=masks.device)
+    labels = torch.empty(output, dtype=torch.int32, device=masks.device)
     # A row of the output may need more rows of the sums.
     sums = classes * max(output[1], width) * max(1.0, height / output[0])
     floats = queries * masks.floats_per_row * max(1.0, height / output[0]) + sums

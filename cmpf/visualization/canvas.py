@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from cmpf.errors import ImageError
 from cmpf.visualization.palette import Color, mix
 
 Pixels = npt.NDArray[np.float32]
-Regions = npt.NDArray[np.int64]
+Regions = npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
 
 MIN_LONG_SIDE = 640  # smaller images are enlarged to it, or no label would fit
@@ -29,7 +30,7 @@ _TILE = 256  # rows
 class Canvas:
     """An image being painted.
 
-    pixels: (H, W, 3) float32, 0..255, enlarged so that the longer side has MIN_LONG_SIDE pixels or more.
+    pixels: (H, W, 3) uint8, enlarged so that the longer side has MIN_LONG_SIDE pixels or more.
     scale: canvas pixels for a pixel of the original, >= 1.
     """
 
@@ -50,7 +51,7 @@ class Canvas:
             height, width = (max(1, round(side * self.scale)) for side in self.original_size)
             resized = Image.fromarray(array).resize((width, height), Image.Resampling.LANCZOS)
             array = np.asarray(resized)
-        self.pixels: Pixels = array.astype(np.float32)
+        self.pixels = np.array(array)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -128,43 +129,71 @@ class Canvas:
 
     def fill_mask(self, mask: Mask, color: Color, opacity: float) -> None:
         """Tints one mask (H, W) of the canvas and outlines it; what was painted before shines through."""
-        box = ndimage.find_objects(mask.astype(np.int8))
+        box = ndimage.find_objects(mask.view(np.uint8))
         if not box:
             return
         margin = int(np.ceil(2 * self.line_width)) + 1
         window = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box[0])
-        _paint(self.pixels[window], mask[window].astype(np.int64), [None, color], opacity, self.line_width)
+        _paint(self.pixels[window], mask[window].view(np.uint8), [None, color], opacity, self.line_width)
 
     def image(self) -> Image.Image:
         """The painted image, RGB."""
-        return Image.fromarray(np.clip(self.pixels + 0.5, 0, 255).astype(np.uint8))
+        return Image.fromarray(self.pixels)
 
 
 def _paint(
-    pixels: Pixels, regions: Regions, colors: Sequence[Color | None], opacity: float, line_width: float
+    pixels: npt.NDArray[np.uint8],
+    regions: Regions,
+    colors: Sequence[Color | None],
+    opacity: float,
+    line_width: float,
 ) -> None:
     """Tints pixels (H, W, 3) by region and outlines the regions that have a color, in place."""
-    painted = np.array([color is not None for color in colors], dtype=np.float32)
-    table = np.array([color or _DARK for color in colors], dtype=np.float32)
-    for top in range(0, pixels.shape[0], _TILE):  # in tiles, for a photograph's copies would fill gigabytes
-        tile, numbers = pixels[top : top + _TILE], regions[top : top + _TILE]
-        strength = opacity * painted[numbers][..., None]
-        # The image fades to gray first, or a red ball in a green class would look brown, like another.
-        tile += (tile @ _GRAY - tile) * strength
-        tile += (table[numbers] - tile) * strength
-    border = _borders(regions)
-    if not border.any():
-        return
-    distance = ndimage.distance_transform_edt(~border).astype(np.float32)
     dark_end = 0.55 * line_width
     light_end = dark_end + line_width
-    near = distance < light_end
-    numbers, away, line = regions[near], distance[near], pixels[near]
+    margin = int(np.ceil(light_end)) + 1  # rows around a tile in which a border is seen in it
+    for top in range(0, pixels.shape[0], _TILE):  # in tiles, for a photograph's copies would fill gigabytes
+        around = slice(max(0, top - margin), top + _TILE + margin)
+        own = slice(top - around.start, top - around.start + _TILE)
+        numbers = regions[top : top + _TILE]
+        tile = pixels[top : top + _TILE].astype(np.float32)
+        _tint(tile, numbers, colors, opacity)
+        border = _borders(regions[around])
+        if border.any():
+            distance = ndimage.distance_transform_edt(~border)[own].astype(np.float32)
+            near = distance < light_end
+            tile[near] = _outlined(tile[near], numbers[near], distance[near], colors, dark_end, light_end)
+        pixels[top : top + _TILE] = np.clip(tile + 0.5, 0, 255)
+
+
+def _tint(tile: Pixels, numbers: Regions, colors: Sequence[Color | None], opacity: float) -> None:
+    """Tints pixels (h, w, 3) by region, in place."""
+    strength = opacity * _painted(colors)[numbers][..., None]
+    # The image fades to gray first, or a red ball in a green class would look brown, like another.
+    tile += (tile @ _GRAY - tile) * strength
+    tile += (np.array([color or _DARK for color in colors], dtype=np.float32)[numbers] - tile) * strength
+
+
+def _outlined(
+    line: Pixels,
+    numbers: Regions,
+    distance: Pixels,
+    colors: Sequence[Color | None],
+    dark_end: float,
+    light_end: float,
+) -> Pixels:
+    """Pixels (N, 3) near a border: dark up to one distance from it, of a light tone of the color up to another."""
     light_table = np.array([mix(color or _WHITE, _WHITE, 0.55) for color in colors], dtype=np.float32)
-    light = 0.9 * painted[numbers] * np.clip(light_end - away, 0, 1)
+    light = 0.9 * _painted(colors)[numbers] * np.clip(light_end - distance, 0, 1)
     line += (light_table[numbers] - line) * light[:, None]
-    line += (np.array(_DARK, dtype=np.float32) - line) * (0.85 * np.clip(dark_end - away, 0, 1))[:, None]
-    pixels[near] = line
+    dark = 0.85 * np.clip(dark_end - distance, 0, 1)
+    line += (np.array(_DARK, dtype=np.float32) - line) * dark[:, None]
+    return line
+
+
+def _painted(colors: Sequence[Color | None]) -> npt.NDArray[np.float32]:
+    """1 where a region has a color."""
+    return np.array([color is not None for color in colors], dtype=np.float32)
 
 
 def _borders(regions: Regions) -> Mask:

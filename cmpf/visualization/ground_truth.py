@@ -15,6 +15,7 @@ from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.labels import Label, font_for, line_height, text_width
 from cmpf.visualization.overlay import ImageLike, checked_class, finished, pieces_of
 from cmpf.visualization.palette import Color, shades
+from cmpf.visualization.placement import grid_step, thinned
 
 _TILE, _GAP, _LETTERS = 480, 16, 15  # pixels of a contact sheet
 _PAPER, _INK = (250, 250, 251), (32, 33, 40)
@@ -61,10 +62,11 @@ def draw_ground_truth(
     categories = [checked_class(region.category, names) for region in shown]
     colors = shades(categories, names)
     masks = _painted(canvas, shown, colors, opacity)
+    step = grid_step(canvas.size)
     labels = [
-        Label(names[region.category] + (" (crowd)" if region.crowd else ""), color, piece)
+        Label(names[region.category] + (" (crowd)" if region.crowd else ""), color, piece, step)
         for region, color, mask in zip(shown, colors, masks, strict=True)
-        for piece in (pieces_of(mask) if pieces else [mask])
+        for piece in (pieces_of(mask, step) if pieces else [thinned(mask, step)])
     ]
     return finished(canvas, labels, categories, names, legend)
 

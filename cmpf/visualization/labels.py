@@ -72,11 +72,12 @@ def _has_letters(font: ImageFont.FreeTypeFont, text: str) -> bool:
 
 @dataclass(frozen=True)
 class Label:
-    """Text for a region (H, W) of the canvas, in the region's color."""
+    """Text for a region (H, W) of the canvas, in the region's color. step: see LabelRequest."""
 
     text: str
     color: Color
     mask: Mask
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,13 @@ def draw_labels(image: Image.Image, labels: Sequence[Label]) -> Image.Image:
 
     Args:
         image: RGB.
-        labels: masks at the image's size.
+        labels: masks at the image's size, or thinned by their step.
     """
-    ordered = sorted(labels, key=lambda label: -int(label.mask.sum()))
+    ordered = sorted(labels, key=lambda label: -(label.step**2) * int(label.mask.sum()))
     tags = [_tag(label.text, font_size((image.height, image.width))) for label in ordered]
-    requests = [LabelRequest(label.mask, tag.size) for label, tag in zip(ordered, tags, strict=True)]
+    requests = [
+        LabelRequest(label.mask, tag.size, label.step) for label, tag in zip(ordered, tags, strict=True)
+    ]
     placed = place_labels(requests, (image.height, image.width))
     result = image.copy()
     found = [(label, tag, place) for label, tag, place in zip(ordered, tags, placed, strict=True) if place]

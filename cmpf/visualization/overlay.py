@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from cmpf.types import SegmentInfo
 from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.labels import Label, add_legend, draw_labels
 from cmpf.visualization.palette import class_color, shades
+from cmpf.visualization.placement import grid_step, thinned
 
 ImageLike = npt.NDArray[np.uint8] | Image.Image
 Mask = npt.NDArray[np.bool_]
@@ -59,8 +61,9 @@ def draw_panoptic(
         checked_class(category, names)
     colors = shades(categories, names)
     canvas.fill_regions(regions, [None, *colors], opacity)
+    step = grid_step(canvas.size)
     labels = [
-        Label(names[category], color, regions == place)
+        Label(names[category], color, thinned(regions, step) == place, step)
         for place, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
     ]
     return finished(canvas, labels, categories, names, legend)
@@ -88,14 +91,15 @@ def draw_semantic(
     canvas.check("labels", labels.shape)
     for extreme in (int(labels.min()), int(labels.max())):
         checked_class(extreme, names)
-    categories = np.flatnonzero(np.bincount(labels.reshape(-1).astype(np.int64))).tolist()
-    regions = canvas.enlarge_regions(_places(labels, categories) - 1, len(categories))
+    categories = np.flatnonzero(sum(np.bincount(row, minlength=len(names)) for row in labels)).tolist()
+    regions = canvas.enlarge_regions(_places(labels, categories, first=0), len(categories))
     colors = [class_color(category, names[category]) for category in categories]
     canvas.fill_regions(regions, colors, opacity)
+    step = grid_step(canvas.size)
     wanted = [
-        Label(names[category], colors[place], piece)
+        Label(names[category], colors[place], piece, step)
         for place, category in enumerate(categories)
-        for piece in pieces_of(regions == place)
+        for piece in pieces_of(Region(regions, place), step)
     ]
     return finished(canvas, wanted, categories, names, legend)
 
@@ -132,24 +136,45 @@ def draw_instances(
     canvas.check("masks", masks.shape[1:])
     shown = worth_showing(masks, scores, min_score, max_overlap)
     categories = [checked_class(int(labels[i]), names) for i in shown]
-    enlarged = [canvas.enlarge_mask(masks[i]) for i in shown]
-    wanted = [
-        Label(f"{names[category]} {100 * float(scores[i]):.0f}%", color, mask)
-        for i, category, color, mask in zip(
-            shown, categories, shades(categories, names), enlarged, strict=True
-        )
-    ]
-    for label in sorted(wanted, key=lambda label: -int(label.mask.sum())):
-        canvas.fill_mask(label.mask, label.color, opacity)
-    return finished(canvas, wanted, categories, names, legend)
+    colors, step = dict(zip(shown, shades(categories, names), strict=True)), grid_step(canvas.size)
+    areas = {i: int(np.count_nonzero(masks[i])) for i in shown}
+    wanted: dict[int, Label] = {}
+    for i in sorted(shown, key=lambda i: -areas[i]):
+        mask = canvas.enlarge_mask(masks[i])
+        canvas.fill_mask(mask, colors[i], opacity)
+        text = f"{names[int(labels[i])]} {100 * float(scores[i]):.0f}%"
+        wanted[i] = Label(text, colors[i], thinned(mask, step).copy(), step)
+    return finished(canvas, [wanted[i] for i in shown], categories, names, legend)
 
 
-def _places(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.NDArray[np.int64]:
-    """(H, W) place of each pixel's value in a list of different values, counted from 1; 0 for others."""
+@dataclass(frozen=True)
+class Region:
+    """The pixels (H, W) with one number, which is sliced as a mask is and takes no memory."""
+
+    regions: npt.NDArray[np.integer[Any]]
+    number: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return int(self.regions.shape[0]), int(self.regions.shape[1])
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.regions[place] == self.number
+
+
+def _places(
+    values: npt.NDArray[np.integer[Any]], listed: Sequence[int], *, first: int = 1
+) -> npt.NDArray[np.integer[Any]]:
+    """(H, W) place of each pixel's value in a list of different values, counted from `first`, 0 for others."""
     order = np.argsort(np.array(listed, dtype=np.int64))
     ascending = np.append(np.array(listed, dtype=np.int64)[order], np.iinfo(np.int64).max)
-    found = np.searchsorted(ascending, values)
-    return np.where(ascending[found] == values, np.append(order + 1, 0)[found], 0)
+    numbers = np.append(order + first, 0)
+    places = np.empty(values.shape, dtype=np.min_scalar_type(len(listed) + first))
+    for row, own in enumerate(values):
+        found = np.searchsorted(ascending, own)
+        places[row] = np.where(ascending[found] == own, numbers[found], 0)
+    return places
 
 
 def checked_class(category: int, names: Sequence[str]) -> int:
@@ -172,20 +197,21 @@ def finished(
     return add_legend(image, [(names[c], class_color(c, names[c])) for c in sorted(set(categories))])
 
 
-def pieces_of(mask: Mask) -> list[Mask]:
-    """The largest connected piece of a region and others that are large enough for a label of their own."""
-    step = max(1, round(max(mask.shape) / _GRID_SIDE))
-    cells = mask[step // 2 :: step, step // 2 :: step]
+def pieces_of(mask: Mask | Region, step: int) -> list[Mask]:
+    """The largest connected piece of a region and others that are large enough for a label, thinned by a step."""
+    coarse = max(1, round(max(mask.shape) / _GRID_SIDE))
+    cells, every = thinned(mask, coarse), thinned(mask, step)
     numbered, count = ndimage.label(cells)
     if count <= 1:
-        return [mask]
+        return [every]
     areas = np.bincount(numbered.reshape(-1))[1:]
     large = np.flatnonzero((areas == areas.max()) | (areas > _PIECE_SHARE * cells.size)) + 1
     rows, columns = (
-        np.minimum(np.arange(n) // step, m - 1) for n, m in zip(mask.shape, cells.shape, strict=True)
+        np.minimum(np.arange(step // 2, n, step) // coarse, m - 1)
+        for n, m in zip(mask.shape, cells.shape, strict=True)
     )
-    full = numbered[rows[:, None], columns[None]]
-    return [mask & (full == number) for number in large]
+    piece = numbered[rows[:, None], columns[None]]
+    return [every & (piece == number) for number in large]
 
 
 def worth_showing(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,14 @@ _DEPTH_COST = 0.2  # a place at the region's border instead of its visual center
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """A label that wants a place: region (H, W) on the canvas, and size (width, height) in canvas pixels."""
+    """A label that wants a place: region (H, W) on the canvas, and size (width, height) in canvas pixels.
+
+    step: 1, or that of `grid_step`, by which the mask is thinned already.
+    """
 
     mask: Mask
     size: tuple[float, float]
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,16 @@ class _Grid:
         return float(self.sums[y1, x1] - self.sums[y0, x1] - self.sums[y1, x0] + self.sums[y0, x0])
 
 
+def grid_step(canvas: tuple[int, int]) -> int:
+    """Pixels of a canvas (H, W) between the rows, and the columns, that are looked at."""
+    return max(1, round(max(canvas) / _GRID_SIDE))
+
+
+def thinned(mask: Any, step: int) -> Any:
+    """Every step-th row and column of an array, or of what is sliced as one is."""
+    return mask[step // 2 :: step, step // 2 :: step]
+
+
 def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> list[Placement | None]:
     """Places for labels, greedily, in the order of importance.
 
@@ -71,8 +86,8 @@ def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> l
     Returns:
         One place a request, or None where no place is left; places lie inside the canvas and do not overlap.
     """
-    step = max(1, round(max(canvas) / _GRID_SIDE))
-    cells = [request.mask[step // 2 :: step, step // 2 :: step] for request in requests]
+    step = grid_step(canvas)
+    cells = [thinned(request.mask, step) if request.step == 1 else request.mask for request in requests]
     shares = [own / max(1, own.sum()) for own in cells]
     hidden = _Grid(np.sum(shares, axis=0), step) if shares else None
     taken: list[Rect] = []

@@ -40,8 +40,10 @@ def test_masks_made_when_they_are_read_are_those_that_would_have_been_held() -> 
 
 def test_a_sequence_of_masks_reads_as_an_array() -> None:
     masks = rows(6, (123, 200))
-    sequence = MaskSequence(masks, torch.tensor([4, 1, 1, 5]))
-    array = np.asarray(sequence)
+    queries = torch.tensor([4, 1, 1, 5])
+    array = (masks.rows(range(123), queries) > 0).numpy()
+    sequence = MaskSequence(masks, queries, masks_to_boxes(torch.from_numpy(array)))
+    assert np.array_equal(np.asarray(sequence), array)
     assert sequence.shape == array.shape == (4, 123, 200)
     assert np.array_equal(sequence[-1], array[3])
     assert all(np.array_equal(one, other) for one, other in zip(sequence, array, strict=True))

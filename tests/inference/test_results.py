@@ -179,7 +179,7 @@ def test_labels_are_the_best_scores_of_the_full_formula(output, resize_before, m
         monkeypatch.setattr(resize, "CPU_FLOATS", floats)
         labels = semantic_labels(weights, rows_at_sum(masks, **sizes), output=output)
         assert labels.shape == output
-        assert labels.dtype == torch.int64
+        assert labels.dtype == torch.int32
         # Where two classes are equal to rounding either may win.
         best, second = scores.topk(2, dim=0).values
         sure = best - second > 1e-4
