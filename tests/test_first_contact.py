@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from helpers.documents import ROOT, blocks, command_lines, own_program
-from helpers.scripts import script
 
-from cmpf.cli import main
+from cmpf.cli import ablation, main
 from cmpf.cli.ablation import Pool, Process, Run
 from cmpf.shapeworld.__main__ import main as shapeworld
 
@@ -45,14 +44,13 @@ def _reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_reader")
 def test_an_idea_is_compared_with_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
-    ablation = script("ablation")
     monkeypatch.setattr(ablation, "Pool", partial(Pool, start=in_this_process))
     (block,) = (b for b in blocks(PAGE, (ROOT / PAGE).read_text("utf-8")) if b.language == "bash" and b.tests)
     worlds, comparison = (own_program(command) for command in command_lines(block))
     assert worlds is not None
     assert comparison is not None
     assert shapeworld([*worlds[1], "--train", "4", "--val", "2", "--jobs", "1"]) == 0
-    assert ablation.main([*comparison[1], *SHORT]) == 0
+    assert main([*comparison[1], *SHORT]) == 0
     table = json.loads(Path("output/my_idea/ablation.json").read_text())["shapes_val"]
     assert list(table) == ["no_ensemble", "my_idea"]
     assert all(row["PQ seen"]["mean"] is not None for row in table.values())

@@ -1,157 +1,17 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Makes SAM's mask proposals of datasets or of a folder of images, for evaluations with the OpenSeg Ensemble.
+"""Makes SAM's mask proposals, like `cmpf save-sam-masks`.
 
-What is there already is kept, so an interrupted run goes on with the same command, and several machines may work
-in one folder, each with its --shard. An evaluation reads the masks with TEST.ENSEMBLE.ENABLED True
-TEST.ENSEMBLE.SOURCE cache TEST.ENSEMBLE.CACHE_DIR DIR; its results are those of online masks. For results that
-agree to the last bit use the same device, and on a CPU the same NUM_THREADS.
-
-Exit codes: 0 done; 1 error (one line; --debug shows the traceback), or damaged images, which are named at the
-end, the others being done; 2 usage.
+Exit codes: 0 done; 1 error (one line; --debug shows the traceback); 2 usage.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without installation
 
-import torch
-from tqdm import tqdm
-
-from cmpf.common.cpu import usable_cores
-from cmpf.config import Config, get_cfg
-from cmpf.errors import CMPFError, ConfigError
-from cmpf.factory import sam_masks
-
-EXAMPLES = """examples:
-  tools/save_sam_masks.py --config-file configs/shapes/cmpf_tiny.yaml --output output/masks --jobs 2
-  tools/save_sam_masks.py --config-file coco/cmpf/convnext_large_eval_ade20k --output masks --num-gpus 4
-  tools/save_sam_masks.py --config-file coco/cmpf/convnext_large_eval_lvis --output masks --shard 2/8
-  tools/save_sam_masks.py --config-file my.yaml --images images --output masks TEST.ENSEMBLE.SAM_NAME vit_b
-"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return run(arguments)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if arguments.debug:
-            raise
-        kind = "" if isinstance(error, CMPFError) else f"{type(error).__name__}: "
-        hint = "" if isinstance(error, CMPFError) else " (--debug shows where)"
-        print(f"error: {kind}{error}{hint}", file=sys.stderr)
-        return 1
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Makes the masks that a command line asks for.
-
-    Raises:
-        CMPFError: nothing to do, or no way to do it.
-    """
-    cfg = get_cfg(arguments.config_file, arguments.opts)
-    output = arguments.output or cfg.TEST.ENSEMBLE.CACHE_DIR
-    if not output:
-        raise ConfigError("no folder for the masks: give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR")
-    todo = wanted_images(arguments, cfg)
-    counts: Counter[str] = Counter()
-    damaged: list[sam_masks.Outcome] = []
-    with tqdm(total=len(todo), desc="SAM masks", unit="image", disable=None) as bar:
-        for outcome in sam_masks.outcomes(plan(arguments, cfg, output), todo):
-            counts[outcome.kind] += 1
-            damaged += [outcome] if outcome.kind == sam_masks.DAMAGED else []
-            bar.update()
-    print(f"{len(todo)} images: {counts[sam_masks.MADE]} made, {counts[sam_masks.KEPT]} kept -> {output}")
-    for outcome in damaged:
-        print(f"damaged: {outcome.message}", file=sys.stderr)
-    return 1 if damaged else 0
-
-
-def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[sam_masks.SourceImage]:
-    """The share of this command line.
-
-    Raises:
-        DatasetError: a dataset or a folder is not there. ConfigError: no dataset, or a wrong --shard.
-    """
-    names = arguments.dataset or cfg.DATASETS.TEST
-    if arguments.images:
-        found = sam_masks.of_folder(cfg, arguments.images)
-    elif names:
-        found = sam_masks.of_datasets(cfg, names)
-    else:
-        raise ConfigError("no images: give --dataset NAME, --images DIR, or DATASETS.TEST in the config")
-    return sam_masks.shard(found, arguments.shard)
-
-
-def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[sam_masks.Job]:
-    """A job for each process.
-
-    Raises:
-        ConfigError: more GPUs than there are.
-    """
-    gpus = arguments.num_gpus
-    if gpus and gpus > torch.cuda.device_count():
-        raise ConfigError(f"--num-gpus {gpus}: there are {torch.cuda.device_count()} here; use 0 for the CPU")
-    count = arguments.jobs or gpus or 1
-    threads = cfg.NUM_THREADS or (max(1, usable_cores() // count) if count > 1 else 0)
-    return [
-        sam_masks.Job(
-            config=arguments.config_file,
-            overrides=tuple(arguments.opts),
-            output=output,
-            device=None if gpus is None else (f"cuda:{index % gpus}" if gpus else "cpu"),
-            threads=threads,
-        )
-        for index in range(count)
-    ]
-
-
-def _at_least(least: int, text: str) -> int:
-    if int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Makes SAM's mask proposals for the OpenSeg Ensemble.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config-file",
-        required=True,
-        metavar="FILE",
-        help="that of the evaluation: SAM, thresholds, test size",
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", nargs="+", metavar="NAME", help="[DATASETS.TEST]")
-    source.add_argument("--images", metavar="DIR", help="a folder of images, with the folders inside it")
-    parser.add_argument("--output", metavar="DIR", help="folder of the masks [TEST.ENSEMBLE.CACHE_DIR]")
-    parser.add_argument(
-        "--jobs", type=lambda text: _at_least(1, text), metavar="N", help="processes [one a GPU]"
-    )
-    parser.add_argument(
-        "--num-gpus",
-        type=lambda text: _at_least(0, text),
-        metavar="N",
-        help="GPUs that the processes share out, 0 = CPU [MODEL.DEVICE]",
-    )
-    parser.add_argument("--shard", default="1/1", metavar="K/N", help="only the K-th of N shares [1/1]")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
-    return parser
-
+from cmpf.cli.sam_masks import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,17 +11,37 @@ from collections.abc import Sequence
 from typing import Any
 
 from cmpf import __version__
-from cmpf.cli import config, convert, datasets, doctor, export, models, predict, serve, train
+from cmpf.cli import (
+    ablation_command,
+    checkpoint,
+    config,
+    convert,
+    datasets,
+    doctor,
+    export,
+    models,
+    predict,
+    predictions,
+    results,
+    sam_masks,
+    serve,
+    train,
+)
 from cmpf.cli.outcome import run_command
 
 COMMANDS = (
     predict,
     models,
     train,
+    ablation_command,
+    predictions,
+    results,
+    sam_masks,
     export,
     serve,
     datasets,
     config,
+    checkpoint,
     convert,
     doctor,
 )  # in the order of the help text

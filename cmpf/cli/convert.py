@@ -79,6 +79,6 @@ def run_masks(arguments: argparse.Namespace) -> int:
 
     raise EvaluationError(
         f"{arguments.file}: SAM masks of the published tool are Python pickles, which can run any code when they are "
-        "read; CMPF does not open them. Make the masks with: python tools/save_sam_masks.py --config-file CONFIG "
+        "read; CMPF does not open them. Make the masks with: cmpf save-sam-masks --config-file CONFIG "
         "--dataset NAME --output FOLDER, and evaluate with TEST.ENSEMBLE.SOURCE cache TEST.ENSEMBLE.CACHE_DIR FOLDER"
     )

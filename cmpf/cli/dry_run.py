@@ -79,7 +79,7 @@ def needs(cfg: Config, *, eval_only: bool) -> Iterator[Need]:
     if ensemble.ENABLED and ensemble.SOURCE == "online":
         yield from _sam("SAM of the ensemble", ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT)
     elif ensemble.ENABLED:
-        make = "make it with: python tools/save_sam_masks.py"
+        make = "make it with: cmpf save-sam-masks"
         yield _file("SAM's masks", "TEST.ENSEMBLE.CACHE_DIR", Path(ensemble.CACHE_DIR), make)
 
 

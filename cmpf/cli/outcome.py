@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cmpf.errors import CMPFError
@@ -47,6 +47,20 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
         line = f"{error}" if ours else f"{type(error).__name__}: {error} (--debug shows where)"
         print(f"{prefix}: {' '.join(part.strip() for part in line.splitlines())}", file=sys.stderr)
     return FAILED
+
+
+def run_script(
+    add_parser: Callable[[Commands], None], command: str, argv: Sequence[str] | None = None
+) -> int:
+    """Runs one command line of a script of tools/ that is the command `cmpf COMMAND` under another name."""
+    return run_command(command_parser(add_parser, command).parse_args(argv), prefix="error")
+
+
+def command_parser(add_parser: Callable[[Commands], None], command: str) -> argparse.ArgumentParser:
+    """The parser of one command alone."""
+    commands = argparse.ArgumentParser(prog="cmpf").add_subparsers()
+    add_parser(commands)
+    return commands.choices[command]
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

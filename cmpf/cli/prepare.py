@@ -71,7 +71,7 @@ def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") 
     parser.add_argument("--check", action="store_true", help="make nothing, verify the prepared tree")
     parser.add_argument(
         "--images",
-        type=_not_negative,
+        type=not_negative,
         metavar="N",
         help="with --check: images that each split must have [as in the release; 0: any number]",
     )
@@ -79,13 +79,13 @@ def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") 
 
 def positive(text: str) -> int:
     """A whole number above 0, for argparse."""
-    number = _not_negative(text)
+    number = not_negative(text)
     if number == 0:
         raise argparse.ArgumentTypeError("expected a whole number > 0, got 0")
     return number
 
 
-def _not_negative(text: str) -> int:
+def not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(text)

@@ -181,7 +181,7 @@ def _augmented_masks_are_made(cfg: Config) -> str:
 def _cache_has_a_folder(cfg: Config) -> str:
     if cfg.TEST.ENSEMBLE.SOURCE != "cache" or cfg.TEST.ENSEMBLE.CACHE_DIR:
         return ""
-    return "is cache, but TEST.ENSEMBLE.CACHE_DIR is empty; name the folder that tools/save_sam_masks.py wrote to"
+    return "is cache, but TEST.ENSEMBLE.CACHE_DIR is empty; name the folder that cmpf save-sam-masks wrote to"
 
 
 def _acts(injector: str, layers: int) -> Relation:

@@ -196,7 +196,7 @@ class Ensemble(Section):
     SAM_NAME: v.Name = Field("vit_h", description="the SAM that makes them")
     SAM_CHECKPOINT: v.Text = Field("", description='file of its weights, or random; "" = the published file')
     SOURCE: v.Choice[Literal["online", "cache"]] = Field(
-        "online", description="cache = read the masks that tools/save_sam_masks.py wrote to CACHE_DIR"
+        "online", description="cache = read the masks that cmpf save-sam-masks wrote to CACHE_DIR"
     )
     CACHE_DIR: v.Text = Field("", description="folder of the cache")
     PUBLISHED_POOLING: v.Flag = Field(False, description="pool CLIP's features as the published code does")

@@ -141,7 +141,7 @@ def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> P
     return ProposalCache(
         folder=folder,
         settings=settings,
-        command="python tools/save_sam_masks.py --config-file FILE (this run's config) "
+        command="cmpf save-sam-masks --config-file FILE (this run's config) "
         f"--dataset {datasets} --output {folder}",
     )
 

@@ -52,7 +52,7 @@ class OnlineMasks(nn.Module):
 
 
 class CachedMasks:
-    """Masks that tools/save_sam_masks.py made; no SAM runs.
+    """Masks that cmpf save-sam-masks made; no SAM runs.
 
     Args:
         cache: the folder of masks.

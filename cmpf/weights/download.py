@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 HASHES = "hashes.json"  # of the assets
-_ASSET_FIX = "Reinstall CMPF, or make it again with: python tools/train_tiny_encoders.py --out {folder}"
+_ASSET_FIX = "It is part of the package: reinstall CMPF"
 
 ATTEMPTS = 3  # after a connection that breaks in the middle; one that is refused is not tried again
 PAUSE = 1.0  # seconds between two attempts
@@ -66,7 +66,7 @@ def expected_hash(name: str, *, folder: Path = ASSETS) -> str:
         return str(hashes[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{path}: no SHA-256 of {name} ({type(error).__name__}: {error})."
-        raise WeightsError(f"{reason} {_ASSET_FIX.format(folder=folder)}") from error
+        raise WeightsError(f"{reason} {_ASSET_FIX}") from error
 
 
 def checked_asset(name: str, *, folder: Path = ASSETS) -> Path:
@@ -76,7 +76,7 @@ def checked_asset(name: str, *, folder: Path = ASSETS) -> Path:
         WeightsError: the file is missing or damaged; names the file and the fix.
     """
     path = folder / name
-    fix = _ASSET_FIX.format(folder=folder)
+    fix = _ASSET_FIX
     if not path.is_file():
         raise WeightsError(f"{path}: not there. {fix}")
     expected, found = expected_hash(name, folder=folder), file_sha256(path)

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.scripts import script
 
 from cmpf.cli import ablation
 from cmpf.cli.ablation import Pool, Process, Run, markdown, plan, start, summarize
+from cmpf.cli.ablation_command import CONFIGS
 from cmpf.errors import CMPFError, ConfigError
-
-CONFIGS = script("ablation").CONFIGS
 
 
 def planned(

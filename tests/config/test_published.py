@@ -175,7 +175,7 @@ def test_masks_of_the_published_tool_are_refused_with_the_command_that_makes_our
     assert main(["convert-masks", str(tmp_path / "ade20k.pkl")]) == 1
     message = capsys.readouterr().err
     assert "Python pickles" in message
-    assert "python tools/save_sam_masks.py --config-file CONFIG --dataset NAME --output FOLDER" in message
+    assert "cmpf save-sam-masks --config-file CONFIG --dataset NAME --output FOLDER" in message
 
 
 def test_every_key_that_the_table_names_exists() -> None:

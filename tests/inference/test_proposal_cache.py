@@ -24,7 +24,7 @@ SIZE = (5, 7)
 
 def cache(folder: Path, **changes: Any) -> ProposalCache:
     return ProposalCache(
-        folder=folder, settings={**SETTINGS, **changes}, command="python tools/save_sam_masks.py --output X"
+        folder=folder, settings={**SETTINGS, **changes}, command="cmpf save-sam-masks --output X"
     )
 
 
@@ -82,7 +82,7 @@ def test_missing_masks_are_an_error_that_names_image_path_and_command(tmp_path: 
     message = str(caught.value)
     assert str(image) in message
     assert str(masks.path(image, SIZE)) in message
-    assert "python tools/save_sam_masks.py --output X" in message
+    assert "cmpf save-sam-masks --output X" in message
     assert "another test size" not in message
     masks.store(image, proposals(size=(9, 11)))
     with pytest.raises(
@@ -112,7 +112,7 @@ def test_masks_made_with_other_settings_are_refused(
             call()
         assert told in str(caught.value)
         assert str(other.path(image, SIZE)) in str(caught.value)
-        assert "tools/save_sam_masks.py" in str(caught.value)
+        assert "cmpf save-sam-masks" in str(caught.value)
 
 
 def test_a_setting_that_this_run_lacks_is_refused_too(tmp_path: Path, image: Path) -> None:

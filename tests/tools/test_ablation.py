@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from helpers.scripts import script
 
+from cmpf.cli import ablation as study
 from cmpf.cli.ablation import Pool, Process, Run
+from cmpf.cli.ablation_command import CONFIGS
 
 ablation = script("ablation")
 
@@ -26,7 +28,7 @@ def fake_start(run: Run) -> Process:
 def test_all_configurations_end_in_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablation, "Pool", partial(Pool, start=fake_start))
+    monkeypatch.setattr(study, "Pool", partial(Pool, start=fake_start))
     assert ablation.main(["--seeds", "2", "--iterations", "7", "--jobs", "3", "--output", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     # no_ensemble: 0 and 10, mean 5, deviation 10 / sqrt 2 = 7.07; fcclip_tiny: -5 and 5
@@ -36,13 +38,13 @@ def test_all_configurations_end_in_one_table(
     table = (tmp_path / "ablation.md").read_text()
     assert table in shown
     rows = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if "±" in line][1:]
-    assert tuple(rows) == ablation.CONFIGS
+    assert tuple(rows) == CONFIGS
     saved = json.loads((tmp_path / "ablation.json").read_text())
     assert saved["shapes_val"]["cmpf_tiny"]["PQ seen"]["values"] == [0.0, 10.0]
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation, "Pool", partial(Pool, start=fake_start))
+    monkeypatch.setattr(study, "Pool", partial(Pool, start=fake_start))
     assert ablation.main(["--seeds", "1", "--configs", "fcclip_tiny", "--output", str(tmp_path)]) == 0
     table = (tmp_path / "ablation.md").read_text()
     assert "one seed" in table
@@ -62,4 +64,4 @@ def test_numbers_below_one_are_a_usage_error(option: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as caught:
         ablation.main([option, "0"])
     assert caught.value.code == 2
-    assert "must be at least 1, got 0" in capsys.readouterr().err
+    assert "expected a whole number > 0, got 0" in capsys.readouterr().err

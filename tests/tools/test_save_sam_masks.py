@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.scripts import script
 
+from cmpf.cli import sam_masks as save_sam_masks
+from cmpf.cli.outcome import command_parser
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
 from cmpf.factory import build_evaluation, build_model, build_test_loader, sam_masks
 from cmpf.shapeworld.__main__ import main as write_shapeworld
-
-save_sam_masks = script("save_sam_masks")
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "shapes/cmpf_tiny"
@@ -256,7 +255,7 @@ def test_numbers_too_small_are_a_usage_error(option: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as caught:
         run(Path("unused"), option, "-1")
     assert caught.value.code == 2
-    assert "must be at least" in capsys.readouterr().err
+    assert "expected a whole number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,9 @@ def test_processes_share_the_gpus_out(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     options = [*(["--jobs", jobs] if jobs else []), *(["--num-gpus", gpus] if gpus else [])]
-    arguments = save_sam_masks._parser().parse_args(["--config-file", CONFIG, *options])
+    arguments = command_parser(save_sam_masks.add_parser, save_sam_masks.COMMAND).parse_args(
+        ["--config-file", CONFIG, *options]
+    )
     plan = save_sam_masks.plan(arguments, configuration(), "masks")
     assert [job.device for job in plan] == devices
     assert {job.threads for job in plan} == {1}  # NUM_THREADS

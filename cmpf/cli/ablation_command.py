@@ -1,0 +1,127 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""cmpf ablation, and the script tools/ablation.py: configurations trained with several seeds, and one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmpf.cli.outcome import DONE, add_debug, run_script
+from cmpf.cli.prepare import positive
+
+if TYPE_CHECKING:
+    from cmpf.cli.ablation import Run
+    from cmpf.cli.outcome import Commands
+
+COMMAND = "ablation"
+EXAMPLES = """examples:
+  cmpf ablation
+  cmpf ablation --configs shapes/fcclip_tiny shapes/query_injector_only --seeds 2 --iterations 100
+  cmpf ablation --configs shapes/no_ensemble my_idea.yaml --output output/my_idea --opts SOLVER.BASE_LR 0.0002
+
+Finished runs are reused, interrupted ones go on where they were; configurations that differ only at test time share
+one training. The datasets are those of the configurations: python -m cmpf.shapeworld makes ShapeWorld.
+"""
+CONFIGS = (
+    "fcclip_tiny",
+    "query_injector_only",
+    "feature_injector_only",
+    "no_ensemble",
+    "ensemble_published",
+    "candidates_plain",
+    "candidates_surest",
+    "cmpf_tiny",
+    "proposals_one_grid",
+    "objectness_half",
+    "objectness_full",
+    "mask_adapter_tiny",
+    "maftp_tiny",
+    "ovrcoat_tiny",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line of tools/ablation.py and returns its exit code."""
+    return run_script(add_parser, COMMAND, argv)
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        COMMAND,
+        help="train configurations with several seeds and compare them in a table",
+        description="Trains and compares configurations with several seeds, by default the ablation on ShapeWorld.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--seeds", type=positive, default=3, metavar="N", help="seeds for each configuration [3]"
+    )
+    parser.add_argument("--iterations", type=positive, metavar="N", help="of training [as configured]")
+    parser.add_argument(
+        "--jobs", type=positive, default=2, metavar="N", help="processes of one thread each [2]"
+    )
+    parser.add_argument("--output", default="output/ablation", metavar="DIR", help="[output/ablation]")
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        default=[f"shapes/{name}" for name in CONFIGS],
+        metavar="FILE",
+        help="[those of the ablation, shapes/*]",
+    )
+    parser.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to all configurations"
+    )
+    add_debug(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Works the runs off, then prints and writes the tables."""
+    from cmpf.cli.ablation import Pool, plan
+
+    output = Path(arguments.output)
+    runs = plan(
+        arguments.configs,
+        seeds=arguments.seeds,
+        iterations=arguments.iterations,
+        output=output,
+        opts=arguments.opts,
+    )
+    Pool(jobs=arguments.jobs).work_off(runs)
+    text = write_tables(runs, output, names=[Path(config).stem for config in arguments.configs])
+    print(f"\n{text}\nalso in {output / 'ablation.md'} and {output / 'ablation.json'}")
+    return DONE
+
+
+def write_tables(runs: Sequence[Run], output: Path, *, names: Sequence[str]) -> str:
+    """Writes ablation.json and ablation.md, a table for each dataset, and gives the latter's text.
+
+    Args:
+        runs: all finished.
+        output: folder of both files.
+        names: configurations in the order of the rows.
+    """
+    from cmpf.cli.ablation import markdown, summarize
+    from cmpf.common.files import write_text
+
+    tables = summarize(runs)
+    seeds = len({run.seed for run in runs})
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    length = runs[0].cfg.SOLVER.MAX_ITER
+    text = "\n".join(
+        f"{dataset}: {spread}, {length} iterations, percent\n\n{markdown(rows, names=names)}"
+        for dataset, rows in tables.items()
+    )
+    write_text(output / "ablation.json", json.dumps(tables, indent=1) + "\n")
+    write_text(output / "ablation.md", text)
+    return text
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
