@@ -61,6 +61,7 @@ setup(
         # gradio caps pillow below 13; the page's examples are photographs of scikit-image, where pooch keeps them.
         "web": ["gradio>=6.31,<7", "scikit-image>=0.22", "pooch>=1.8"],
         "video": ["av>=14"],
+        "label": ["pyarrow>=17", "fsspec>=2024.6"],  # cmpf label; s3fs, gcsfs and others for buckets
         "wandb": ["wandb>=0.17"],
         "supervision": ["supervision>=0.22"],
         "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],

@@ -19,6 +19,7 @@ from cmpf.cli import (
     datasets,
     doctor,
     export,
+    label,
     models,
     predict,
     predictions,
@@ -31,6 +32,7 @@ from cmpf.cli.outcome import run_command
 
 COMMANDS = (
     predict,
+    label,
     models,
     train,
     ablation_command,

@@ -71,13 +71,20 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
             "give a path, a PIL image or a uint8 array (H, W, 3)"
         )
     from cmpf.formats.addresses import (
-        is_address,  # with what downloads, which loading a model need not wait for
+        download,  # which loading a model need not wait for
+        is_address,
     )
 
     if is_address(str(source)):
-        return _from_url(str(source), max_pixels, allow_urls)
+        return decode_image(download(str(source), allow_urls), str(source), max_pixels=max_pixels)
     with _opened(_existing(source), str(source)) as image:
         return _decode(image, str(source), max_pixels)
+
+
+def decode_image(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> RGB:
+    """The image in the bytes of a file, as read_image gives it; `name` opens error messages."""
+    with _opened(io.BytesIO(content), name) as image:
+        return _decode(image, name, max_pixels)
 
 
 def read_small_image(
@@ -195,10 +202,9 @@ def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too large, {error}; make it smaller") from error
     except UnidentifiedImageError as error:
-        empty = isinstance(file, Path) and file.stat().st_size == 0
-        reason = (
-            "the file is empty" if empty else f"not an image of a kind that is read ({', '.join(FORMATS)})"
-        )
+        size = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else file.stat().st_size
+        kinds = ", ".join(FORMATS)
+        reason = f"not an image of a kind that is read ({kinds})" if size else "the file is empty"
         raise ImageError(f"{name}: {reason}; convert it to JPEG or PNG, or fetch it again") from error
     except DAMAGED as error:
         raise ImageError(f"{name}: cannot be opened ({error}); check or fetch it again") from error
@@ -289,10 +295,3 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> RGB:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
-
-
-def _from_url(url: str, max_pixels: int, allow_urls: UrlPolicy) -> RGB:
-    from cmpf.formats.addresses import download
-
-    with _opened(io.BytesIO(download(url, allow_urls)), url) as image:
-        return _decode(image, url, max_pixels)

@@ -1,0 +1,184 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Labels of images for programs that work on tables: Ray Data, Daft, Spark, Hugging Face's datasets, and cmpf label."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cmpf
+from cmpf.errors import CMPFError, ImageError
+from cmpf.formats.image import RGB, decode_image, read_image
+from cmpf.labelling.ahead import ahead
+from cmpf.labelling.inputs import Item, read_address
+from cmpf.labelling.parquet import table_of
+from cmpf.labelling.record import ImageRecord, record_of
+
+if TYPE_CHECKING:
+    from cmpf.data.words import Words
+    from cmpf.formats.addresses import UrlPolicy
+
+TASKS = ("panoptic", "instance", "all")
+COLUMNS = tuple(field.name for field in fields(ImageRecord))
+DECODERS = 2  # threads
+
+
+class Labeler:
+    """Loads a model once, then turns batches of images into batches of labels.
+
+    labeler = Labeler("cmpf_tiny", "red circle; sky")
+    dataset.map(labeler, batched=True, remove_columns="image")                                # Hugging Face's datasets
+    dataset.map_batches(Labeler, fn_constructor_args=["cmpf_tiny", "red circle; sky"], ...)   # Ray Data
+
+    Args:
+        model, device, weights, overrides, plugins, allow_unused_weights: see cmpf.load.
+        vocabulary, things, stuff, ensemble: see Predictor.predict.
+        task: "panoptic", "instance", or "all", both: which segments a row has.
+        batch_size: images in one pass of the network; 1 gives the same labels to the last digit however images are
+            divided into batches.
+        column: of a batch, which holds the images: bytes of files, paths or addresses, arrays (H, W, 3), PIL images, or
+            the {"bytes", "path"} of Hugging Face.
+        uri: the column that names them; without it they are named by their addresses, or by numbers.
+        allow_urls: whether http(s) addresses may be downloaded.
+    Raises:
+        CMPFError: see cmpf.load and Predictor.predict; or the task is unknown.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        vocabulary: Words,
+        *,
+        things: Iterable[str] | None = None,
+        stuff: Iterable[str] | None = None,
+        task: str = "panoptic",
+        ensemble: bool | None = None,
+        device: str | None = None,
+        weights: str | None = None,
+        overrides: Sequence[Any] = (),
+        plugins: Sequence[str] = (),
+        allow_unused_weights: bool = False,
+        batch_size: int = 1,
+        column: str = "image",
+        uri: str = "uri",
+        allow_urls: UrlPolicy = False,
+    ) -> None:
+        if task not in TASKS:
+            raise CMPFError(f"task {task!r} is unknown; choose one of {', '.join(TASKS)}")
+        self.predictor = cmpf.load(
+            model,
+            device=device,
+            weights=weights,
+            overrides=overrides,
+            plugins=plugins,
+            allow_unused_weights=allow_unused_weights,
+        )
+        self.vocabulary = self.predictor.vocabulary(vocabulary, things=things, stuff=stuff)
+        self.task, self.ensemble, self.batch_size = task, ensemble, batch_size
+        self.column, self.uri, self.allow_urls = column, uri, allow_urls
+
+    def __call__(self, batch: Any) -> Any:
+        """Labels of a batch: a mapping of columns to lists or arrays gives a dict, an Arrow table gives a table.
+
+        The column of the images is left out, the others stay, and those of a record are added; see
+        cmpf.labelling.parquet.record_schema. An image that cannot be read is a row with an `error`.
+
+        Raises:
+            CMPFError: there is no column of images.
+        """
+        if not isinstance(batch, Mapping):
+            return self._table(batch)
+        rows = [asdict(record) for record in self._labelled(batch)]
+        kept = {name: values for name, values in batch.items() if name not in (self.column, *COLUMNS)}
+        return kept | {name: _column([row[name] for row in rows]) for name in COLUMNS}
+
+    def records(self, items: Iterable[Item]) -> Iterator[ImageRecord]:
+        """One record an image, in order; images are read and decoded a few ahead of the network."""
+        images = ahead(
+            lambda item: _image_of(item.uri, item.content, item.error, self.allow_urls),
+            items,
+            threads=DECODERS,
+        )
+        while chunk := list(islice(images, self.batch_size)):
+            yield from self._segmented(chunk)
+
+    def _table(self, table: Any) -> Any:
+        names = [name for name in table.column_names if name in (self.column, self.uri, "error")]
+        labels = table_of(self._labelled({name: table.column(name).to_pylist() for name in names}))
+        for name in table.column_names:
+            if name not in (self.column, *COLUMNS):
+                labels = labels.append_column(name, table.column(name))
+        return labels
+
+    def _labelled(self, columns: Mapping[str, Sequence[Any]]) -> list[ImageRecord]:
+        if self.column not in columns:
+            raise CMPFError(
+                f"the batch has no column {self.column!r} but {', '.join(columns) or 'none'}; name the one that holds "
+                "the images with Labeler(column=...)"
+            )
+        values = list(columns[self.column])
+        names = [value if isinstance(value, str) else f"image_{place}" for place, value in enumerate(values)]
+        uris = columns.get(self.uri, names)
+        errors = columns.get("error", [""] * len(values))
+        rows = zip(map(str, uris), values, (error or "" for error in errors), strict=True)
+        return self._segmented(
+            list(ahead(lambda row: _image_of(*row, self.allow_urls), rows, threads=DECODERS))
+        )
+
+    def _segmented(self, images: Sequence[_Image]) -> list[ImageRecord]:
+        found = self.predictor.stream(
+            [image.pixels for image in images if image.pixels is not None],
+            self.vocabulary,
+            task=self.task,
+            ensemble=self.ensemble,
+            batch_size=self.batch_size,
+        )
+        return [
+            ImageRecord(image.uri, image.sha256, 0, 0, error=image.error)
+            if image.pixels is None
+            else record_of(next(found), image.uri, image.sha256)
+            for image in images
+        ]
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image that is ready for the network, or why it is not."""
+
+    uri: str
+    sha256: str
+    pixels: RGB | None
+    error: str
+
+
+def _image_of(uri: str, value: Any, error: str, allow_urls: UrlPolicy) -> _Image:
+    sha256 = ""
+    if isinstance(value, Mapping):  # of Hugging Face's datasets
+        value = value.get("bytes") or value.get("path")
+    try:
+        if error:
+            raise ImageError(error)
+        if isinstance(value, str):
+            value = read_address(value, allow_urls=allow_urls)
+        if not isinstance(value, bytes):
+            return _Image(uri, sha256, read_image(value), "")
+        sha256 = hashlib.sha256(value).hexdigest()
+        return _Image(uri, sha256, decode_image(value, uri), "")
+    except CMPFError as reason:
+        return _Image(uri, sha256, None, str(reason))
+
+
+def _column(values: list[Any]) -> NDArray[Any]:
+    """Numbers and texts in an array of their kind, lists in one of objects."""
+    if values and isinstance(values[0], list | tuple):
+        column = np.empty(len(values), dtype=object)
+        for place, value in enumerate(values):
+            column[place] = list(value)
+        return column
+    return np.array(values)

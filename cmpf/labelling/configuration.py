@@ -1,0 +1,79 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""What makes labels what they are: the configuration of a run, kept beside its results and compared with the next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmpf.common.files import read_text, write_text
+from cmpf.data.vocabulary import Vocabulary
+from cmpf.errors import CMPFError
+from cmpf.predictor import Predictor
+from cmpf.weights.saving import hash_weights
+
+MAX_BYTES = 64 * 2**20  # of a configuration: vocabularies have thousands of classes
+SHOWN = 60  # letters of a value in an error message
+
+
+def configuration_of(predictor: Predictor, words: Vocabulary, **options: Any) -> dict[str, Any]:
+    """What has to be equal for two runs to give equal labels, as JSON takes it.
+
+    Args:
+        words: the classes that are looked for.
+        options: what else the labels depend on, such as the model's name and a threshold.
+    """
+    return {
+        **options,
+        "weights": {
+            "trained": hash_weights(predictor.model.trained_state_dict()),
+            **predictor.model.encoder_hashes(),
+        },
+        "vocabulary": [", ".join(synonyms) for synonyms in words.classes],
+        "stuff": [name for name, thing in zip(words.names, words.is_thing, strict=True) if not thing],
+    }
+
+
+def keep_configuration(path: Path, configuration: Mapping[str, Any], *, fix: str) -> None:
+    """Writes the configuration of a run, or makes sure that the one that is there is equal.
+
+    Args:
+        fix: ends the error message.
+    Raises:
+        CMPFError: what is there is of another configuration; says what differs.
+    """
+    if path.exists():
+        try:
+            there = json.loads(read_text(path, limit=MAX_BYTES))
+        except (OSError, ValueError) as error:
+            raise CMPFError(f"{path}: cannot be read ({error}); {fix}") from error
+        if different := differences(there, json.loads(json.dumps(configuration))):
+            raise CMPFError(f"{path.parent} holds results of another configuration: {different}; {fix}")
+    else:
+        write_text(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
+
+
+def differences(there: Any, now: Mapping[str, Any]) -> str:
+    """What differs, "key: A there, B now", or ""; of lists only what one of them has alone."""
+    if not isinstance(there, Mapping):
+        return "it is no JSON object"
+    keys = dict.fromkeys([*there, *now])
+    return ", ".join(
+        f"{key} {_difference(there.get(key), now.get(key))}" for key in keys if there.get(key) != now.get(key)
+    )
+
+
+def _difference(there: Any, now: Any) -> str:
+    if isinstance(there, list) and isinstance(now, list):
+        alone = [value for value in there if value not in now], [value for value in now if value not in there]
+        if not any(alone):
+            return "in another order"
+        there, now = alone
+    return f"{_shown(there)} there, {_shown(now)} now"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,0 +1,106 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Files behind the addresses that fsspec knows: s3://, gs://, hf://, file://, memory:// and many more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cmpf.errors import CMPFError, ImageError, summary
+from cmpf.formats.addresses import MAX_DOWNLOAD
+
+T = TypeVar("T")
+PAUSES = (
+    1.0,
+    4.0,
+)  # seconds before a read that failed is tried again, which mends most troubles of a network
+
+
+class UnreachableError(CMPFError):
+    """A bucket or server does not answer, or not to this user; what it holds may be whole."""
+
+
+def find_remote(address: str) -> list[str]:
+    """The files that an address stands for, by name: itself, everything below a folder, or what matches a pattern.
+
+    Raises:
+        UnreachableError: it cannot be asked; one line with the reason. ImageError: there is nothing.
+    """
+    with _plainly(address):
+        system, path = _opened_system(address)
+        if any(sign in path for sign in "*?["):
+            found = system.glob(path)
+        elif system.isdir(path):
+            found = system.find(path)
+        else:
+            found = [path] if system.exists(path) else []
+        files = sorted(str(system.unstrip_protocol(name)) for name in found)
+    if not files:
+        raise ImageError(
+            f"{address}: nothing is there; check the address (folders end in /, patterns have a *)"
+        )
+    return files
+
+
+def read_remote(address: str) -> bytes:
+    """The content of a file; what fails is tried three times.
+
+    Raises:
+        ImageError: there is no such file, or it has more than MAX_DOWNLOAD bytes. UnreachableError: see find_remote.
+    """
+    return _tried(lambda: _read(address))
+
+
+@contextmanager
+def opened_remote(address: str) -> Iterator[Any]:
+    """A file to read from, with `read` and `seek`; errors as read_remote."""
+    with _plainly(address):
+        system, path = _opened_system(address)
+        file = system.open(path, "rb")
+    with file:
+        yield file
+
+
+def _read(address: str) -> bytes:
+    with opened_remote(address) as file, _plainly(address):
+        content: bytes = file.read(MAX_DOWNLOAD + 1)
+    if len(content) > MAX_DOWNLOAD:
+        raise ImageError(f"{address}: more than {MAX_DOWNLOAD:,} bytes; make it smaller")
+    return content
+
+
+def _tried(read: Callable[[], T]) -> T:
+    for pause in PAUSES:
+        try:
+            return read()
+        except UnreachableError:
+            time.sleep(pause)
+    return read()
+
+
+def _opened_system(address: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    system, path = url_to_fs(address)
+    return system, str(path)
+
+
+@contextmanager
+def _plainly(address: str) -> Iterator[None]:
+    """Errors of fsspec and of the libraries below it, which are of many kinds, as one line that names the address."""
+    try:
+        yield
+    except CMPFError:
+        raise
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ImageError(f"{address}: no such file; check the address") from error
+    except ImportError as error:  # fsspec names the package: Install s3fs to access S3
+        raise UnreachableError(f"{address}: {summary(error, 200)} (with pip install)") from error
+    except ValueError as error:  # Protocol not known
+        raise UnreachableError(f"{address}: {summary(error, 200)}; check how the address begins") from error
+    except Exception as error:
+        raise UnreachableError(
+            f"{address}: cannot be reached ({summary(error, 200)}); check the address, the network and your credentials"
+        ) from error
