@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypedDict, overload
+from typing import TYPE_CHECKING, Protocol, TypeAlias, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
+from cmpf.common.files import is_folder
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.words import Words, read_words
 from cmpf.errors import CMPFError, ImageError
 from cmpf.formats.image import ImageSource, read_image, resize_shortest_edge
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings, Prediction, prediction_of
 from cmpf.inference.mask_sequence import HELD_PIXELS
+from cmpf.inference.settings import Prepared, Selection, SelectionOptions
 from cmpf.types import Sample
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ SINGLE = (str, Path, Image.Image, np.ndarray)
 Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"
 
 
-class Options(TypedDict, total=False):
+class Options(SelectionOptions, total=False):
     """Keyword arguments of Predictor.predict and Predictor.stream."""
 
-    task: str
+    task: str | Collection[str]
     ensemble: bool | None
     things: Iterable[str] | None
     stuff: Iterable[str] | None
@@ -114,19 +115,24 @@ class Predictor:
                 are converted. A folder stands for the list of its images, by name.
             vocabulary: classes to look for: a list of "name" or "name, synonym, synonym", the same in one string
                 separated by ";", a vocabulary file, a dataset's name or YAML file, or a Vocabulary.
-            task: "panoptic", "semantic", "instance", or "all" [default] of them in one pass.
+            task: "panoptic", "semantic", "instance", several of these, or "all" [default] of them, in one pass.
             ensemble: add SAM's own masks for unseen classes (OpenSeg Ensemble in semantic results, candidates in
                 panoptic and instance results); None = as the model's config says.
             things, stuff: class names which are (not) counted one by one. Without them, words of the training
                 vocabulary and of known datasets keep their kind and all others are things.
             batch_size: images per forward pass [1].
             allow_urls: whether addresses may be downloaded, "private" = those of this network, too [False].
+            min_score: instances and panoptic segments of a lower score are left out [0.3].
+            max_instances: at most so many of an image [as the model's config says].
+            nms: of instances with a larger mask IoU the better one stays; 1 = all stay [0.7].
+            multi_label: one mask may be an instance of several classes, as COCO's protocol has it [False].
+            background: pixels without a class of min_semantic_score [0.3] are 65535 in semantic results [False].
         Returns:
             A Prediction for one image, a list for a list or a folder, in its order.
         Raises:
             ImageError, VocabularyError, CMPFError: each names the value, what is allowed and the fix.
         """
-        single = isinstance(images, SINGLE) and not _is_folder(images)
+        single = isinstance(images, SINGLE) and not is_folder(images)
         found = list(self.stream(images, vocabulary, **options))
         return found[0] if single else found
 
@@ -135,12 +141,13 @@ class Predictor:
         images: ImageSource | Iterable[ImageSource],
         vocabulary: Words,
         *,
-        task: str = "all",
+        task: str | Collection[str] = "all",
         ensemble: bool | None = None,
         things: Iterable[str] | None = None,
         stuff: Iterable[str] | None = None,
         batch_size: int = 1,
         allow_urls: UrlPolicy = False,
+        **selection: Unpack[SelectionOptions],
     ) -> Iterator[Prediction]:
         """Predictions one by one, so that thousands of images or the frames of a video fit into memory.
 
@@ -149,7 +156,7 @@ class Predictor:
             vocabulary, ...: see predict. They are checked at once, the images when their turn comes.
         """
         classes = self.vocabulary(vocabulary, things=things, stuff=stuff)
-        settings = self._settings(task, ensemble)
+        settings = self.settings(task, ensemble, **selection)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise CMPFError(f"batch_size must be at least 1, got {batch_size!r}")
         sources = [images] if isinstance(images, SINGLE) else images
@@ -197,9 +204,18 @@ class Predictor:
             self.model, Path(folder), title=title, metrics=metrics, licence=licence, notes=notes
         )
 
-    def _settings(self, task: str, ensemble: bool | None) -> InferenceSettings:
-        if task not in TASKS:
-            raise CMPFError(f"task {task!r} is unknown; choose one of {', '.join(TASKS)}")
+    def settings(
+        self,
+        task: str | Collection[str] = "all",
+        ensemble: bool | None = None,
+        **selection: Unpack[SelectionOptions],
+    ) -> InferenceSettings:
+        """What `segment` is asked for; arguments as predict has them."""
+        given = isinstance(task, Iterable) and not isinstance(task, str)
+        tasks = list(task) if given else [task]
+        for name in tasks or [task]:
+            if name not in TASKS:
+                raise CMPFError(f"task {name!r} is unknown; choose one of {', '.join(TASKS)}")
         if ensemble and self.mask_ensemble is None:
             raise CMPFError(
                 "ensemble=True, but this model was built without SAM's own masks: load it with "
@@ -210,15 +226,55 @@ class Predictor:
         wanted = own.mask_ensemble is not None if ensemble is None else ensemble
         return replace(
             own,
-            panoptic=task in ("all", "panoptic"),
-            semantic=task in ("all", "semantic"),
-            instance=task in ("all", "instance"),
+            panoptic="all" in tasks or "panoptic" in tasks,
+            semantic="all" in tasks or "semantic" in tasks,
+            instance="all" in tasks or "instance" in tasks,
             semantic_output="labels",
             min_island_share=own.min_island_share or MIN_ISLAND_SHARE,
             held_pixels=HELD_PIXELS,
             mask_ensemble=self.mask_ensemble if wanted else None,
             proposals=False,
+            selection=Selection(**selection),
         )
+
+    def prepare(
+        self, source: ImageSource, *, name: str = "image_0", allow_urls: UrlPolicy = False
+    ) -> Prepared:
+        """An image for `segment`. Threads may do this while the network is at work on others.
+
+        Args:
+            source, allow_urls: see predict. name: of an image that has neither path nor address.
+        Raises:
+            ImageError: it cannot be read.
+        """
+        image = read_image(source, allow_urls=allow_urls)
+        resized = resize_shortest_edge(image, short_side=self.short_side, max_side=self.max_side)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        if self.model.device.type == "cuda":
+            tensor = tensor.pin_memory()  # travels while the device computes
+        sample: Sample = {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
+        if not isinstance(source, str | Path):
+            return Prepared(image, sample, name)
+        if Path(source).expanduser().is_file():
+            sample["file_name"] = str(source)  # what a cache of SAM's masks looks for
+        return Prepared(image, sample, str(source))
+
+    def segment(
+        self, batch: Sequence[Prepared], words: Vocabulary, settings: InferenceSettings
+    ) -> list[Prediction]:
+        """One pass of the network over prepared images, and what was found in each."""
+        with torch.inference_mode():
+            results = self.model.infer([item.sample for item in batch], vocabulary=words, settings=settings)
+        return [
+            prediction_of(
+                result,
+                image=item.image,
+                source=item.name,
+                names=words.names,
+                selection=settings.selection,
+            )
+            for result, item in zip(results, batch, strict=True)
+        ]
 
     def _stream(
         self,
@@ -229,35 +285,16 @@ class Predictor:
         allow_urls: UrlPolicy,
     ) -> Iterator[Prediction]:
         while chunk := list(islice(sources, batch_size)):
-            images = [read_image(source, allow_urls=allow_urls) for _, source in chunk]
-            batch = [self._sample(image, source) for image, (_, source) in zip(images, chunk, strict=True)]
-            with torch.inference_mode():  # not around the yield: it would reach into the caller's code
-                results = self.model.infer(batch, vocabulary=classes, settings=settings)
-            for result, image, (name, _) in zip(results, images, chunk, strict=True):
-                yield prediction_of(result, image=image, source=name, names=classes.names)
-
-    def _sample(self, image: NDArray[np.uint8], source: ImageSource) -> Sample:
-        resized = resize_shortest_edge(image, short_side=self.short_side, max_side=self.max_side)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        sample: Sample = {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
-        if isinstance(source, str | Path) and Path(source).expanduser().is_file():
-            sample["file_name"] = str(source)  # what a cache of SAM's masks looks for
-        return sample
+            batch = [self.prepare(source, name=name, allow_urls=allow_urls) for name, source in chunk]
+            yield from self.segment(batch, classes, settings)
 
 
 def _named(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
     """Every image with its name; folders become their images."""
     for index, source in enumerate(images):
-        if isinstance(source, str | Path) and _is_folder(source):
+        if isinstance(source, str | Path) and is_folder(source):
             from cmpf.formats.image_files import folder_images
 
             yield from ((str(path), path) for path in folder_images(Path(source).expanduser()))
         else:
             yield str(source) if isinstance(source, str | Path) else f"image_{index}", source
-
-
-def _is_folder(source: object) -> bool:
-    try:
-        return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):  # no possible path; reading it says why
-        return False

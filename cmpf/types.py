@@ -29,6 +29,7 @@ class Targets(TypedDict):
     masks: Tensor  # (N, H, W) bool, at the size of the sample's image
 
 
+UNLABELED = 65535  # in semantic results: no class is sure enough
 MaskOrigin = Literal["decoder", "sam"]  # whose mask it is
 
 

@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace, *, save: Callable[[Prediction], Sequence[
         import_av()
     from tqdm import tqdm
 
-    from cmpf.inference import unique_names
+    from cmpf.formats.image_files import unique_names
 
     work = _Work(arguments)
     if arguments.webcam is not None:

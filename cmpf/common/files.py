@@ -63,6 +63,14 @@ def read_text(path: str | Path, *, limit: int, encoding: str = "utf-8-sig") -> s
     return Path(path).read_text(encoding=encoding)
 
 
+def is_folder(source: object) -> bool:
+    """Whether something is the path of a folder."""
+    try:
+        return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # no possible path; reading it says why
+        return False
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Replaces a UTF-8 text file, whole."""
     with replacing(path) as temporary:

@@ -1,7 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Connected regions of binary masks: islands that spoil a box, holes that SAM left."""
+"""Binary masks: islands that spoil a box, holes that SAM left, and several guesses at one object."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 # 8-connected inside a mask, and no connection from one mask to the next.
 _NEIGHBORS = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))]).astype(bool)
 Masks = NDArray[np.bool_]
+_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)  # bits of a byte
 
 
 def remove_islands(masks_NHW: Masks, *, min_share: float) -> Masks:
@@ -64,3 +67,20 @@ def _largest(areas: NDArray[np.int64], mask_of: NDArray[np.int64], masks: int) -
 def _keep(labels: NDArray[np.int64], kept: NDArray[np.bool_]) -> Masks:
     """Cells of the regions kept. The flag behind the last one is that of -1: outside."""
     return np.append(kept, False)[labels]
+
+
+def worth_showing(
+    masks: Any, scores: NDArray[np.floating[Any]], min_score: float, max_overlap: float
+) -> list[int]:
+    """Indices of instances to draw, best first: not empty, good enough, no other guess at a drawn one."""
+    chosen: dict[int, tuple[NDArray[np.uint8], int]] = {}  # bits of the mask, which are an eighth of it; area
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if scores[i] < min_score:
+            break
+        bits = np.packbits(masks[i])
+        area = int(_ONES[bits].sum(dtype=np.int64))
+        shared = [int(_ONES[bits & other].sum(dtype=np.int64)) for other, _ in chosen.values()]
+        ious = [s / (area + b - s) for s, (_, b) in zip(shared, chosen.values(), strict=True) if area]
+        if area and all(iou <= max_overlap for iou in ious):
+            chosen[i] = bits, area
+    return list(chosen)

@@ -126,6 +126,8 @@ class ExportedModel:
         WeightsError: the words come from a CLIP with other weights than the exported one.
     """
 
+    device = torch.device("cpu")  # where it takes images; the program moves them
+
     def __init__(self, *, runner: Runner, embed: Embedder) -> None:
         self.runner, self.embed, self.metadata = runner, embed, runner.metadata
         self.settings = settings_of(self.metadata)

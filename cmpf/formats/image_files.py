@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cmpf.errors import ImageError
@@ -59,3 +59,18 @@ def _matches(pattern: str) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def unique_names(sources: Sequence[str | Path]) -> list[str]:
+    """Names for the files of each image that do not collide: x of a/x.jpg, then x_2 of b/x.jpg."""
+    taken: set[str] = set()
+    names = []
+    for source in sources:
+        stem = name = Path(source).stem or "image"
+        number = 1
+        while name.casefold() in taken:  # some file systems do not tell X from x
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names

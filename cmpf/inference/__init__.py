@@ -8,10 +8,10 @@ from cmpf.inference.conversions import Instances, Segment
 from cmpf.inference.instance import instance_inference
 from cmpf.inference.mask_ensemble import openseg_ensemble
 from cmpf.inference.panoptic import panoptic_inference
-from cmpf.inference.prediction import FORMATS, Prediction, prediction_of, unique_names
+from cmpf.inference.prediction import FORMATS, Prediction, prediction_of
 from cmpf.inference.resize import MaskRows, restore_size
 from cmpf.inference.semantic import semantic_inference, semantic_labels
-from cmpf.inference.settings import InferenceSettings, MaskEnsembleSettings
+from cmpf.inference.settings import InferenceSettings, MaskEnsembleSettings, Selection
 
 __all__ = [
     "FORMATS",
@@ -21,6 +21,7 @@ __all__ = [
     "MaskRows",
     "Prediction",
     "Segment",
+    "Selection",
     "geometric_ensemble",
     "instance_inference",
     "openseg_ensemble",
@@ -29,5 +30,4 @@ __all__ = [
     "restore_size",
     "semantic_inference",
     "semantic_labels",
-    "unique_names",
 ]

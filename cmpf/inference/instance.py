@@ -9,6 +9,7 @@ from torch import Tensor
 from cmpf.common.tensors import filled_to_boxes, masks_to_boxes
 from cmpf.inference.mask_sequence import MaskSequence
 from cmpf.inference.resize import MaskRows, work_in_tiles
+from cmpf.inference.settings import Selection
 from cmpf.types import InstanceResult
 
 
@@ -21,6 +22,7 @@ def instance_inference(
     mask_score: str = "probability",
     of_decoder: int | None = None,
     held_pixels: int | None = None,
+    selection: Selection | None = None,
 ) -> InstanceResult:
     """The `topk` best pairs of query and class, void left out; a query may appear with several classes.
 
@@ -32,15 +34,16 @@ def instance_inference(
         mask_score: "probability", or "logit" as OVRCOAT computes it, which may exceed 1.
         of_decoder: how many of the masks, the first ones, are the decoder's; the others are SAM's. None = all.
         held_pixels: with more pixels in all masks together, masks are left to `lazy_masks`; None = never.
+        selection: pairs that it would leave out whatever their masks are not made; needs is_thing. None = all are.
     Returns:
         Instances, best first; score = class probability * mean of sigmoid(mask), or of the logit, inside the mask.
     """
     probs = mask_cls.float().softmax(dim=-1)[:, :-1]
-    scores, pairs = probs.flatten().topk(min(topk, probs.numel()))
-    queries, classes = pairs // probs.shape[1], pairs % probs.shape[1]
-    if is_thing is not None:
-        things = is_thing.to(classes.device)[classes]
-        scores, queries, classes = scores[things], queries[things], classes[things]
+    if selection is not None and is_thing is not None:
+        pairs = selection.pairs(probs, is_thing, bounded=mask_score != "logit")
+        scores, queries, classes = (values[:topk] for values in pairs)
+    else:
+        scores, queries, classes = _best_pairs(probs, topk, is_thing)
     chosen, place = torch.unique(queries, return_inverse=True)
     source = MaskRows.of(mask_pred)
     lazy = held_pixels is not None and len(queries) * source.size[0] * source.size[1] > held_pixels
@@ -55,6 +58,15 @@ def instance_inference(
         of_sam=None if of_decoder is None else queries[order] >= of_decoder,
         lazy_masks=MaskSequence(source, queries[order], boxes[place[order]]) if lazy else None,
     )
+
+
+def _best_pairs(probs: Tensor, topk: int, is_thing: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    scores, pairs = probs.flatten().topk(min(topk, probs.numel()))
+    queries, classes = pairs // probs.shape[1], pairs % probs.shape[1]
+    if is_thing is None:
+        return scores, queries, classes
+    things = is_thing.to(classes.device)[classes]
+    return scores[things], queries[things], classes[things]
 
 
 @torch.no_grad()

@@ -104,26 +104,28 @@ def _competing(
 def _panoptic(
     competing: _Competing, is_thing: Tensor, settings: InferenceSettings
 ) -> tuple[Tensor, list[SegmentInfo]]:
-    ensemble = settings.ensemble_for("panoptic")
+    ensemble, selection = settings.ensemble_for("panoptic"), settings.selection
+    threshold = settings.object_mask_threshold
     return panoptic_inference(
         competing.mask_cls,
         competing.masks,
         is_thing=is_thing,
-        object_mask_threshold=settings.object_mask_threshold,
+        object_mask_threshold=threshold if selection is None else selection.floor(threshold),
         overlap_threshold=settings.overlap_threshold if ensemble is None else ensemble.overlap_threshold,
         of_decoder=competing.of_decoder,
     )
 
 
 def _instances(competing: _Competing, is_thing: Tensor, settings: InferenceSettings) -> InstanceResult:
-    # In panoptic mode only things are instances; an instance-only run has nothing but things.
+    # In panoptic mode only things are instances; an instance-only run has nothing but things, where it is measured.
     return instance_inference(
         competing.mask_cls,
         competing.masks,
         topk=settings.detections_per_image,
-        is_thing=is_thing if settings.panoptic else None,
+        is_thing=is_thing if settings.panoptic or settings.selection is not None else None,
         mask_score=settings.instance_mask_score,
         held_pixels=settings.held_pixels,
+        selection=settings.selection,
         of_decoder=competing.of_decoder,
     )
 
@@ -174,6 +176,6 @@ def _semantic(
         )
         masks = masks.joined(sam.rows(kept, size))
     if settings.semantic_output == "labels":
-        return semantic_labels(weights, masks, output=geometry.output)
+        return semantic_labels(weights, masks, output=geometry.output, selection=settings.selection)
     scores = torch.einsum("qk,qhw->khw", weights, masks.rows(range(size[0])).sigmoid())
     return resize_bilinear(scores[None], geometry.output)[0]

@@ -23,7 +23,8 @@ from cmpf.formats.label_map import write_labels, write_panoptic_ids
 from cmpf.inference import conversions
 from cmpf.inference.conversions import Instances, Segment
 from cmpf.inference.mask_sequence import ThinnedMasks
-from cmpf.types import ModelResult, SegmentInfo
+from cmpf.inference.settings import Selection
+from cmpf.types import UNLABELED, ModelResult, SegmentInfo
 
 T = TypeVar("T")
 DRAWN_PIXELS = 16_000_000  # more are not drawn: a mask for each label would take gigabytes
@@ -60,7 +61,7 @@ class Prediction:
 
     @property
     def semantic(self) -> NDArray[np.uint16]:
-        """(H, W) uint16 class index of every pixel."""
+        """(H, W) uint16 class index of every pixel; 65535 where none is, with background=True."""
         return self._ran(self.semantic_result, "semantic")
 
     @property
@@ -87,7 +88,8 @@ class Prediction:
         elif self.instances_result is not None:
             found = [self.names[int(label)] for label in self.instances.labels]
         else:
-            found = [self.names[int(label)] for label in np.unique(self.semantic)]
+            labels = np.unique(self.semantic)
+            found = [self.names[int(label)] for label in labels if label != UNLABELED]
         return dict(Counter(found))
 
     def above(self, threshold: float) -> Prediction:
@@ -135,6 +137,8 @@ class Prediction:
                 scores=found.scores,
                 names=self.names,
                 opacity=opacity,
+                min_score=0,  # all that were selected, with the IoU that was allowed
+                max_overlap=1,
             )
         raise CMPFError(f'task "{task}" is unknown; choose one of {", ".join(self.tasks)}')
 
@@ -186,12 +190,18 @@ class Prediction:
 
 
 def prediction_of(
-    result: ModelResult, *, image: NDArray[np.uint8], source: str, names: tuple[str, ...]
+    result: ModelResult,
+    *,
+    image: NDArray[np.uint8],
+    source: str,
+    names: tuple[str, ...],
+    selection: Selection | None = None,
 ) -> Prediction:
     """The prediction of one image; `sem_seg` must be labels, not scores.
 
     Args:
         image, source, names: see Prediction.
+        selection: which of the instances stay; None = all.
     """
     panoptic = semantic = instances = None
     if "panoptic_seg" in result:
@@ -201,6 +211,7 @@ def prediction_of(
         semantic = result["sem_seg"].cpu().numpy().astype(np.uint16)
     if "instances" in result:
         instances = conversions.instances_of(result["instances"])
+        instances = instances if selection is None else selection.of_instances(instances)
     return Prediction(
         image=image,
         names=names,
@@ -219,21 +230,6 @@ def _only(ids: NDArray[np.int32], kept: Sequence[int]) -> NDArray[np.int32]:
     for row, own in zip(only, ids, strict=True):
         row[:] = found[own]
     return only
-
-
-def unique_names(sources: Sequence[str | Path]) -> list[str]:
-    """Names for the files of each image that do not collide: x of a/x.jpg, then x_2 of b/x.jpg."""
-    taken: set[str] = set()
-    names = []
-    for source in sources:
-        stem = name = Path(source).stem or "image"
-        number = 1
-        while name.casefold() in taken:  # some file systems do not tell X from x
-            number += 1
-            name = f"{stem}_{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
 
 
 def _write_overlay(prediction: Prediction, folder: Path, stem: str) -> list[Path]:

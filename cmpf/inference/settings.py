@@ -1,15 +1,104 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a call asks for: settings, vocabulary and sizes, as the steps after the network read them."""
+"""What a call asks for: settings, selection, vocabulary and sizes, as the steps after the network read them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cmpf.common.regions import worth_showing
 from cmpf.encoders.sam_proposals import Proposals
+from cmpf.errors import CMPFError
 from cmpf.inference.resize import MaskRows
-from cmpf.types import ClassEmbeddings
+from cmpf.types import ClassEmbeddings, Sample
+
+if TYPE_CHECKING:
+    from cmpf.inference.conversions import Instances
+
+
+class SelectionOptions(TypedDict, total=False):
+    """What is left out of results; see Selection."""
+
+    min_score: float
+    max_instances: int | None
+    nms: float
+    multi_label: bool
+    background: bool
+    min_semantic_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is left out of results.
+
+    min_score: instances and panoptic segments of a lower score, 0..1. Masks whose class has a lower probability do not
+        compete for the pixels of a panoptic image.
+    max_instances: all but the best of an image; None = TEST.DETECTIONS_PER_IMAGE of the configuration.
+    nms: instances whose mask has a larger IoU, 0..1, with that of a better one, of whatever class; 1 = none.
+    multi_label: a mask may be several instances, one of each class, as COCO's protocol counts them; else it is one, of
+        its best class, and none where that is stuff.
+    background: the semantic result is UNLABELED where no class reaches min_semantic_score.
+    min_semantic_score: 0..1; the score of a class at a pixel is a sum over all masks that hold it.
+
+    Raises:
+        CMPFError: a value is out of range.
+    """
+
+    min_score: float = 0.3
+    max_instances: int | None = None
+    nms: float = 0.7
+    multi_label: bool = False
+    background: bool = False
+    min_semantic_score: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("min_score", "nms", "min_semantic_score"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise CMPFError(f"{name} must be a number from 0 to 1, got {value!r}")
+        most = self.max_instances
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise CMPFError(f"max_instances must be a whole number from 1, or None for all, got {most!r}")
+
+    def pairs(self, probs_QK: Tensor, is_thing: Tensor, *, bounded: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, queries and classes (N,) of what may become an instance, best first.
+
+        Args:
+            probs_QK: class probabilities, without void.
+            is_thing: (K,) bool.
+            bounded: whether the score of an instance is at most that of its class, so that masks of lower ones need
+                not be made.
+        """
+        things = is_thing.to(probs_QK.device).expand_as(probs_QK)
+        if not self.multi_label:
+            things = things & (probs_QK == probs_QK.amax(dim=1, keepdim=True))
+        if bounded:
+            things = things & (probs_QK >= self.min_score)
+        queries, classes = things.nonzero(as_tuple=True)
+        scores, order = probs_QK[queries, classes].sort(descending=True, stable=True)
+        return scores, queries[order], classes[order]
+
+    def of_instances(self, found: Instances) -> Instances:
+        """Those that stay, best first."""
+        places = worth_showing(found.masks, found.scores, self.min_score, self.nms)[: self.max_instances]
+        if len(places) == len(found):
+            return found
+        return found.chosen(np.array(places, dtype=np.int64))
+
+    def floor(self, threshold: float) -> float:
+        """A threshold of the configuration, at least min_score."""
+        # Those with a score of no more than the threshold are left out, and of exactly min_score stay.
+        return max(threshold, float(np.nextafter(np.float32(self.min_score), np.float32(-1))))
+
+
+def unlabeled(best_HW: Tensor, labels_HW: Tensor, minimum: float) -> Tensor:
+    """Labels (H, W), -1 where the best score of a class is below the minimum."""
+    return torch.where(best_HW < minimum, -1, labels_HW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +136,7 @@ class InferenceSettings:
         without_islands; 0 = none.
     held_pixels: see instance_inference; None = masks are always held.
     mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
+    selection: what of the results is left out, and instances are things; None = nothing, as metrics want it.
     """
 
     alpha: float
@@ -67,6 +157,7 @@ class InferenceSettings:
     instance_mask_score: str = "probability"
     min_island_share: float = 0.0
     held_pixels: int | None = None
+    selection: Selection | None = None
 
     @property
     def tasks(self) -> frozenset[str]:
@@ -85,6 +176,18 @@ class InferenceSettings:
         return self.mask_ensemble is not None and (
             self.proposals or bool(self.tasks & self.mask_ensemble.tasks)
         )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, decoded and at the size that the network takes.
+
+    image: (H, W, 3) uint8 RGB; sample: what the network takes; name: its path, address, or "image_3".
+    """
+
+    image: NDArray[np.uint8]
+    sample: Sample
+    name: str
 
 
 @dataclass(frozen=True)

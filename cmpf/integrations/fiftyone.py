@@ -50,7 +50,9 @@ class _Labels:
 
     def predict(self, arg: NDArray[np.uint8]) -> dict[str, Any]:
         """Labels of one (H, W, 3) uint8 RGB image; "semantic" holds class index + 1."""
-        found = self.predictor.predict(arg, self.vocabulary).above(self.min_score)
+        found = self.predictor.predict(
+            arg, self.vocabulary, task=("semantic", "instance"), min_score=self.min_score
+        )
         return {
             "instances": self.host.Detections(detections=self._detections(found.instances)),
             "semantic": self.host.Segmentation(mask=found.semantic + 1),

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from cmpf.common.regions import worth_showing
 from cmpf.errors import VocabularyError
-from cmpf.types import SegmentInfo
+from cmpf.types import UNLABELED, SegmentInfo
 from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.labels import Label, add_legend, draw_labels
 from cmpf.visualization.palette import class_color, shades
@@ -22,7 +23,6 @@ from cmpf.visualization.placement import grid_step, thinned
 ImageLike = npt.NDArray[np.uint8] | Image.Image
 Mask = npt.NDArray[np.bool_]
 Masks = Any  # an array (N, H, W) of bool, or what reads like it: a shape, and a mask (H, W) at each index
-_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)  # bits of a byte
 _GRID_SIDE = 160  # cells a side on which pieces of a semantic region are told apart
 _PIECE_SHARE = 0.005  # of the image; smaller pieces beside the largest one get no label of their own
 
@@ -77,11 +77,11 @@ def draw_semantic(
     opacity: float = 0.45,
     legend: bool = False,
 ) -> Image.Image:
-    """The image with its classes tinted, outlined and named.
+    """The image with its classes tinted, outlined and named; what has no class stays as it is.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
-        labels: (H, W) class indices.
+        labels: (H, W) class indices; 65535 = no class.
         names, opacity, legend: see draw_panoptic.
     Raises:
         ImageError: the image is empty or of another size than the labels.
@@ -89,17 +89,18 @@ def draw_semantic(
     """
     canvas = Canvas(image)
     canvas.check("labels", labels.shape)
-    for extreme in (int(labels.min()), int(labels.max())):
-        checked_class(extreme, names)
-    categories = np.flatnonzero(sum(np.bincount(row, minlength=len(names)) for row in labels)).tolist()
-    regions = canvas.enlarge_regions(_places(labels, categories, first=0), len(categories))
+    found: set[int] = set().union(*(np.unique(row).tolist() for row in labels))
+    categories = sorted(found - {UNLABELED})
+    for category in categories:
+        checked_class(category, names)
+    regions = canvas.enlarge_regions(_places(labels, categories), len(categories) + 1)
     colors = [class_color(category, names[category]) for category in categories]
-    canvas.fill_regions(regions, colors, opacity)
+    canvas.fill_regions(regions, [None, *colors], opacity)
     step = grid_step(canvas.size)
     wanted = [
         Label(names[category], colors[place], piece, step)
         for place, category in enumerate(categories)
-        for piece in pieces_of(Region(regions, place), step)
+        for piece in pieces_of(Region(regions, place + 1), step)
     ]
     return finished(canvas, wanted, categories, names, legend)
 
@@ -163,14 +164,12 @@ class Region:
         return self.regions[place] == self.number
 
 
-def _places(
-    values: npt.NDArray[np.integer[Any]], listed: Sequence[int], *, first: int = 1
-) -> npt.NDArray[np.integer[Any]]:
-    """(H, W) place of each pixel's value in a list of different values, counted from `first`, 0 for others."""
+def _places(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.NDArray[np.integer[Any]]:
+    """(H, W) place of each pixel's value in a list of different values, counted from 1; 0 for others."""
     order = np.argsort(np.array(listed, dtype=np.int64))
     ascending = np.append(np.array(listed, dtype=np.int64)[order], np.iinfo(np.int64).max)
-    numbers = np.append(order + first, 0)
-    places = np.empty(values.shape, dtype=np.min_scalar_type(len(listed) + first))
+    numbers = np.append(order + 1, 0)
+    places = np.empty(values.shape, dtype=np.min_scalar_type(len(listed) + 1))
     for row, own in enumerate(values):
         found = np.searchsorted(ascending, own)
         places[row] = np.where(ascending[found] == own, numbers[found], 0)
@@ -212,22 +211,3 @@ def pieces_of(mask: Mask | Region, step: int) -> list[Mask]:
     )
     piece = numbered[rows[:, None], columns[None]]
     return [every & (piece == number) for number in large]
-
-
-def worth_showing(
-    masks: Masks, scores: npt.NDArray[np.floating[Any]], min_score: float, max_overlap: float
-) -> list[int]:
-    """Indices of instances to draw, best first: not empty, good enough, no other guess at a drawn one."""
-    chosen: dict[
-        int, tuple[npt.NDArray[np.uint8], int]
-    ] = {}  # bits of the mask, which are an eighth of it; area
-    for i in np.argsort(-scores, kind="stable").tolist():
-        if scores[i] < min_score:
-            break
-        bits = np.packbits(masks[i])
-        area = int(_ONES[bits].sum(dtype=np.int64))
-        shared = [int(_ONES[bits & other].sum(dtype=np.int64)) for other, _ in chosen.values()]
-        ious = [s / (area + b - s) for s, (_, b) in zip(shared, chosen.values(), strict=True) if area]
-        if area and all(iou <= max_overlap for iou in ious):
-            chosen[i] = bits, area
-    return list(chosen)

@@ -7,7 +7,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -20,12 +20,10 @@ from cmpf.common.tensors import masks_to_boxes
 from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.inference import Instances, Prediction
 from cmpf.inference.conversions import coco_panoptic, coco_results
-from cmpf.visualization.overlay import worth_showing
 from cmpf.visualization.palette import Color, class_color, shades
 from cmpf.web.inputs import Upload
 
 TASKS = ("panoptic", "semantic", "instance")
-MIN_SCORE, MAX_OVERLAP = 0.3, 0.7  # of shown instances, as draw_instances has them
 _Parts = tuple[Prediction, "NDArray[np.int32]", "list[Row]", Any]
 OPACITY = 60  # percent, at first
 MANY_MISSING = 12  # words named below the image; the rest is counted
@@ -136,10 +134,7 @@ def _semantic(prediction: Prediction, name: str) -> _Parts:
 
 
 def _instance(prediction: Prediction, name: str) -> _Parts:
-    """Only instances that the image shows, also in the file: what one sees is what one gets."""
-    every = prediction.instances
-    chosen = worth_showing(every.masks, every.scores, MIN_SCORE, MAX_OVERLAP)
-    found = every.chosen(np.array(chosen, dtype=np.int64))
+    found = prediction.instances
     areas = np.array([np.count_nonzero(mask) for mask in found.masks])
     ids = np.zeros(prediction.image.shape[:2], dtype=np.int32)
     for place in np.argsort(-areas, kind="stable"):  # small ones on top, as they are drawn
@@ -156,8 +151,7 @@ def _instance(prediction: Prediction, name: str) -> _Parts:
         )
         for place, color in enumerate(shades([int(label) for label in found.labels], prediction.names))
     ]
-    shown = replace(prediction, instances_result=found)
-    return shown, ids, rows, _with_categories(found, prediction, name)
+    return prediction, ids, rows, _with_categories(found, prediction, name)
 
 
 def _with_categories(found: Instances, prediction: Prediction, name: str) -> dict[str, Any]:

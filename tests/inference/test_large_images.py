@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import cmpf
+from cmpf.common.regions import worth_showing
 from cmpf.common.tensors import masks_to_boxes
 from cmpf.inference import MaskRows, instance_inference, prediction
 from cmpf.inference.mask_sequence import MaskSequence
-from cmpf.visualization.overlay import worth_showing
 
 
 def rows(queries: int, output: tuple[int, int]) -> MaskRows:
@@ -60,9 +60,9 @@ def test_a_prediction_of_a_large_image_saves_what_one_of_a_small_image_does(
 
     image = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
-    held = seg.predict(image, ["red circle", "sky"])
+    held = seg.predict(image, ["red circle", "sky"], min_score=0, nms=1, multi_label=True)
     monkeypatch.setattr(predictor, "HELD_PIXELS", 1)
-    lazy = seg.predict(image, ["red circle", "sky"])
+    lazy = seg.predict(image, ["red circle", "sky"], min_score=0, nms=1, multi_label=True)
     assert isinstance(held.instances.masks, np.ndarray)
     assert isinstance(lazy.instances.masks, MaskSequence)
     held.save(tmp_path / "held", ["coco", "instances", "panoptic"])

@@ -16,7 +16,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cmpf.errors import CMPFError
-from cmpf.inference import Prediction, unique_names
+from cmpf.formats.image_files import unique_names
+from cmpf.inference import Prediction
 
 
 def test_asking_for_a_task_that_did_not_run_says_which_did(prediction: Prediction) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmpf.common.regions import worth_showing
 from cmpf.errors import ImageError, VocabularyError
 from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
 from cmpf.visualization.canvas import MIN_LONG_SIDE, Canvas
-from cmpf.visualization.overlay import worth_showing
 from cmpf.visualization.palette import class_color, mix, oklch_to_rgb, shade, shades
 
 GRAY = np.full((128, 96, 3), 120, dtype=np.uint8)
