@@ -25,6 +25,7 @@ from cmpf.data import get_vocabulary
 from cmpf.encoders.tiny import CLIP_NAME
 from cmpf.errors import CMPFError
 from cmpf.factory import encoders
+from cmpf.factory.encoders import mask_sam
 from cmpf.factory.model import build_network
 
 NOT_CONFIGS = ("model_zoo.yaml",)
@@ -105,8 +106,8 @@ def without_memory() -> Iterator[None]:
 def _network_of(cfg: Config) -> str:
     """All that the number of trained parameters may depend on, as text."""
     network = cfg.MODEL.model_dump(exclude={"MASK_FORMER": {"TEST"}})
-    mask_sam = cfg.TEST.ENSEMBLE.SAM_NAME if cfg.TEST.ENSEMBLE.ENABLED else ""
-    return f"{network} {cfg.DATASETS.TRAIN} {mask_sam}"
+    masks = mask_sam(cfg)[0] if cfg.TEST.ENSEMBLE.ENABLED else ""
+    return f"{network} {cfg.DATASETS.TRAIN} {masks}"
 
 
 def _check_tag(cfg: Config) -> None:

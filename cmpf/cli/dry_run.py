@@ -15,6 +15,7 @@ from cmpf.data.datasets.published import published_file
 from cmpf.encoders import tiny
 from cmpf.encoders.clip_factory import cached_file, saved_file, source_of, tag_record
 from cmpf.encoders.sam import PUBLISHED, RANDOM, published_path
+from cmpf.factory.encoders import mask_sam
 from cmpf.factory.evaluation import truth_readers
 from cmpf.factory.protocol import protocols_of
 from cmpf.factory.vocabularies import words_of
@@ -77,7 +78,7 @@ def needs(cfg: Config, *, eval_only: bool) -> Iterator[Need]:
     ours, ensemble = cfg.MODEL.CMPF, cfg.TEST.ENSEMBLE
     yield from _sam("SAM", ours.SAM.NAME, ours.SAM.CHECKPOINT)
     if ensemble.ENABLED and ensemble.SOURCE == "online":
-        yield from _sam("SAM of the ensemble", ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT)
+        yield from _sam("SAM of the ensemble", *mask_sam(cfg))
     elif ensemble.ENABLED:
         make = "make it with: cmpf save-sam-masks"
         yield _file("SAM's masks", "TEST.ENSEMBLE.CACHE_DIR", Path(ensemble.CACHE_DIR), make)

@@ -21,6 +21,7 @@ from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks
 if TYPE_CHECKING:
     from cmpf.inference.proposal_cache import ProposalCache
 
+DEFAULT_MASK_SAM = "vit_b"  # of a model that has no SAM of its own
 # Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.
 PROPOSAL_KEYS = (
     "POINTS_PER_SIDE",
@@ -92,6 +93,13 @@ def build_precision(cfg: Config) -> torch.dtype | None:
     return torch.bfloat16 if use_bf16 else None
 
 
+def mask_sam(cfg: Config) -> tuple[str, str]:
+    """Name and checkpoint of the SAM that makes masks: TEST.ENSEMBLE's, else the one that makes features."""
+    own, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
+    name = ensemble.SAM_NAME or own.NAME or DEFAULT_MASK_SAM
+    return name, ensemble.SAM_CHECKPOINT or (own.CHECKPOINT if name == own.NAME else "")
+
+
 def build_mask_source(cfg: Config, sam: SAMEncoder | None) -> MaskSource | None:
     """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = the ensemble is off.
 
@@ -111,7 +119,7 @@ def build_online_masks(cfg: Config, sam: SAMEncoder | None) -> OnlineMasks:
     """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
     ensemble = cfg.TEST.ENSEMBLE
     if sam is None or not _is_mask_sam(cfg):
-        sam = _build_sam(cfg, ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT)
+        sam = _build_sam(cfg, *mask_sam(cfg))
     proposer = SAMProposer(
         encoder=sam,
         points_per_side=ensemble.POINTS_PER_SIDE,
@@ -133,8 +141,8 @@ def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> P
     """
     from cmpf.inference.proposal_cache import ProposalCache
 
-    keys = ("SAM_NAME", *PROPOSAL_KEYS)
-    settings = {f"TEST.ENSEMBLE.{key}": getattr(cfg.TEST.ENSEMBLE, key) for key in keys}
+    settings = {f"TEST.ENSEMBLE.{key}": getattr(cfg.TEST.ENSEMBLE, key) for key in PROPOSAL_KEYS}
+    settings["TEST.ENSEMBLE.SAM_NAME"] = mask_sam(cfg)[0]
     settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"] = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
     settings["SAM weights"] = sam_hash
     datasets = " ".join(cfg.DATASETS.TEST)
@@ -162,5 +170,5 @@ def _set_speed(cfg: Config, part: FrozenModule) -> None:
 
 def _is_mask_sam(cfg: Config) -> bool:
     """Whether features and masks come from the same SAM with the same weights."""
-    own, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
-    return bool((ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) == (own.NAME, own.CHECKPOINT))
+    own = cfg.MODEL.CMPF.SAM
+    return mask_sam(cfg) == (own.NAME, own.CHECKPOINT)

@@ -11,11 +11,13 @@ from cmpf.config import Config
 from cmpf.data import Vocabulary, get_spec
 from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME
 from cmpf.evaluation import Protocols, Results, format_results, parse_results, read_results
+from cmpf.factory.encoders import mask_sam
 from cmpf.factory.model import PLUGINS, evaluation_size
 from cmpf.model import CMPF
 from cmpf.predictor import Metrics
 from cmpf.registry import origins
 from cmpf.weights.hub import save_folder
+from cmpf.weights.methods import METHODS
 
 OPENCLIP = "https://github.com/mlfoundations/open_clip"
 META = "https://github.com/facebookresearch/segment-anything"
@@ -64,10 +66,22 @@ def model_card(
         "Recipe": _recipe(cfg),
         "Metrics": _metrics(metrics),
         "Licences": _licences(cfg, licence),
+        "Citing": "\n".join(["```bibtex", *(METHODS[name].citation for name in _methods(cfg)), "```"]),
         **({"Notes": notes.strip()} if notes.strip() else {}),
     }
     body = [f"## {name}\n{text}" for name, text in sections.items()]
     return "\n".join(head) + f"\n# {title}\n\n" + "\n\n".join(body) + "\n"
+
+
+def _methods(cfg: Config) -> list[str]:
+    """The published methods that a model is made of: CMPF, whose code it is, FC-CLIP's decoder, and what is added."""
+    ours = cfg.MODEL.CMPF
+    added = {
+        "mask_adapter": ours.MASK_EMBEDDING == "mask_adapter",
+        "maftp": ours.TEXT_TRANSFER == "content_dependent",
+        "ovrcoat": cfg.MODEL.MASK_FORMER.TEST.CLIP_OBJECTNESS > 0,
+    }
+    return ["cmpf", "fcclip", *(name for name, used in added.items() if used)]
 
 
 def _model(cfg: Config, parameters: int) -> str:
@@ -106,8 +120,7 @@ def _sam(name: str, checkpoint: str) -> str:
 
 
 def _ensemble(cfg: Config) -> str:
-    ensemble = cfg.TEST.ENSEMBLE
-    return _sam(ensemble.SAM_NAME, ensemble.SAM_CHECKPOINT) if ensemble.ENABLED else "none"
+    return _sam(*mask_sam(cfg)) if cfg.TEST.ENSEMBLE.ENABLED else "none"
 
 
 def _data(cfg: Config, vocabulary: Vocabulary) -> str:
@@ -146,13 +159,13 @@ def _read(metrics: str | Path | Metrics) -> tuple[Mapping[str, Results], Protoco
 
 
 def _licences(cfg: Config, licence: str) -> str:
-    ours, ensemble = cfg.MODEL.CMPF, cfg.TEST.ENSEMBLE
+    ours = cfg.MODEL.CMPF
     rows = [
         ("code (CMPF)", "Apache-2.0"),
         ("trained weights in this folder", licence or "not said by who saved them"),
         (f"CLIP `{ours.CLIP.NAME}`", _clip_licence(ours.CLIP.NAME)),
     ]
-    sams = [ours.SAM.NAME, ensemble.SAM_NAME if ensemble.ENABLED else ""]
+    sams = [ours.SAM.NAME, mask_sam(cfg)[0] if cfg.TEST.ENSEMBLE.ENABLED else ""]
     rows += [(f"SAM `{name}`", _sam_licence(name)) for name in dict.fromkeys(sams) if name]
     return "\n".join(["| part | licence |", "|---|---|", *(f"| {part} | {text} |" for part, text in rows)])
 

@@ -28,6 +28,7 @@ ALWAYS: Mapping[str, Any] = {
     "MODEL.CMPF.PRECISION": "fp32",
     "SOLVER.AMP.DTYPE": "fp16",
     "TEST.ENSEMBLE.PUBLISHED_POOLING": True,
+    "TEST.ENSEMBLE.SAM_NAME": "vit_h",
 }
 # And what it takes from the published configuration of the dataset, so that all of it is compared, too. Which tasks are
 # on belongs to it: the semantic sum of a purely semantic evaluation is taken before results are resized.

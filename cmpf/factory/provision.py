@@ -20,11 +20,12 @@ from cmpf.encoders.clip_factory import (
 )
 from cmpf.encoders.sam import PUBLISHED, RANDOM, published_path
 from cmpf.errors import WeightsError
+from cmpf.factory.encoders import mask_sam
 from cmpf.model import CMPF
 from cmpf.registry import registered
 
 CLIP_NAME, CLIP_WEIGHTS = "MODEL.CMPF.CLIP.NAME", "MODEL.CMPF.CLIP.PRETRAINED"
-SAM_WEIGHTS, MASK_SAM_WEIGHTS = "MODEL.CMPF.SAM.CHECKPOINT", "TEST.ENSEMBLE.SAM_CHECKPOINT"
+SAM_WEIGHTS = "MODEL.CMPF.SAM.CHECKPOINT"
 WITHOUT_WEIGHTS = {
     CLIP_WEIGHTS: "",
     SAM_WEIGHTS: RANDOM,
@@ -40,15 +41,13 @@ def with_encoders_inside(cfg: Config) -> Config:
     QuickGELU follows from the name and the tag that the configuration has.
     """
     inside = weights.encoders_inside(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else {}
-    clip, sam, masks = cfg.MODEL.CMPF.CLIP, cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
+    clip, sam = cfg.MODEL.CMPF.CLIP, cfg.MODEL.CMPF.SAM
     changes: dict[str, Any] = {}
     if "clip" in inside and tag_record(clip.NAME, clip.PRETRAINED):
         changes[CLIP_NAME] = variant_for(clip.NAME, clip.PRETRAINED)
         changes[CLIP_WEIGHTS] = str(inside["clip"])
     if "sam" in inside and sam.NAME in PUBLISHED and not sam.CHECKPOINT:
-        changes[SAM_WEIGHTS] = str(inside["sam"])
-        if (masks.SAM_NAME, masks.SAM_CHECKPOINT) == (sam.NAME, sam.CHECKPOINT):  # one SAM for both
-            changes[MASK_SAM_WEIGHTS] = changes[SAM_WEIGHTS]
+        changes[SAM_WEIGHTS] = str(inside["sam"])  # also of the masks, if it is the same SAM
     return with_overrides(cfg, changes) if changes else cfg
 
 
@@ -104,7 +103,7 @@ def _downloads(cfg: Config) -> bool:
     clip, masks = cfg.MODEL.CMPF.CLIP, cfg.TEST.ENSEMBLE
     online = masks.ENABLED and masks.SOURCE == "online"
     sams = [(cfg.MODEL.CMPF.SAM.NAME, cfg.MODEL.CMPF.SAM.CHECKPOINT)]
-    sams += [(masks.SAM_NAME, masks.SAM_CHECKPOINT)] if online else []
+    sams += [mask_sam(cfg)] if online else []
     published = clip.NAME != tiny.CLIP_NAME and tag_record(clip.NAME, clip.PRETRAINED)
     if published and cached_file(clip.NAME, clip.PRETRAINED) is None:
         return True

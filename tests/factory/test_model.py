@@ -15,7 +15,7 @@ from cmpf.data import get_spec
 from cmpf.encoders.clip import CLIP
 from cmpf.errors import ConfigError, ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings, use_threads
-from cmpf.factory.encoders import build_device, build_encoders, build_precision
+from cmpf.factory.encoders import build_device, build_encoders, build_precision, mask_sam
 from cmpf.factory.model import build_pixel_decoder, build_sam_branch, evaluation_size
 from cmpf.inference.mask_proposals import CachedMasks
 from cmpf.inference.proposal_cache import ProposalCache
@@ -236,6 +236,31 @@ def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     cfg = tiny_config(overrides=["MODEL.CMPF.PRECISION", "bf16", "MODEL.DEVICE", "cuda"])
     with pytest.raises(ConfigError, match="PRECISION bf16: Old Card has no bfloat16; use auto or fp32"):
         build_precision(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), ("cmpf_tiny", "")),
+        (("TEST.ENSEMBLE.SAM_NAME", "", "MODEL.CMPF.SAM.CHECKPOINT", "my.pth"), ("cmpf_tiny", "my.pth")),
+        (("TEST.ENSEMBLE.SAM_NAME", "", "MODEL.CMPF.SAM.NAME", "vit_l"), ("vit_l", "")),
+        (("TEST.ENSEMBLE.SAM_NAME", "vit_h", "MODEL.CMPF.SAM.CHECKPOINT", "my.pth"), ("vit_h", "")),
+        (("TEST.ENSEMBLE.SAM_CHECKPOINT", "masks.pth"), ("cmpf_tiny", "masks.pth")),
+    ],
+)
+def test_masks_are_made_by_the_sam_of_the_features_unless_another_is_named(
+    overrides: tuple[str, ...], expected: tuple[str, str]
+) -> None:
+    assert mask_sam(get_cfg("shapes/cmpf_tiny", overrides)) == expected
+
+
+def test_a_full_size_model_loads_one_sam_for_features_and_masks() -> None:
+    large = get_cfg("coco/cmpf/convnext_large_eval_ade20k", ["TEST.ENSEMBLE.ENABLED", True])
+    assert mask_sam(large) == ("vit_b", "")
+
+
+def test_a_model_without_sam_gets_its_masks_from_the_smallest_published_one() -> None:
+    assert mask_sam(get_cfg("shapes/fcclip_tiny", ["TEST.ENSEMBLE.SAM_NAME", ""])) == ("vit_b", "")
 
 
 def cached(*overrides: object, name: str = "cmpf_tiny") -> ProposalCache:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,13 @@ def test_licences_of_code_weights_and_each_encoder_are_told() -> None:
     assert "SAM `cmpf_tiny` | Apache-2.0, part of CMPF" in section(card(), "Licences")
     mobile = ("TEST.ENSEMBLE.ENABLED", True, "TEST.ENSEMBLE.SAM_NAME", "vit_t")
     assert "SAM `vit_t` | Apache-2.0 (https://github.com/ChaoningZhang" in card(overrides=mobile)
+
+
+def test_every_method_that_a_model_is_made_of_is_cited() -> None:
+    keys = {"cmpf2026", "chen2024frozenseg", "yu2023fcclip"}
+    assert set(re.findall(r"@\w+\{(\w+),", section(card(), "Citing"))) == keys
+    maftp = section(card("shapes/maftp_tiny"), "Citing")
+    assert set(re.findall(r"@\w+\{(\w+),", maftp)) == {*keys, "jiao2024maftplus"}
 
 
 def test_metrics_come_from_a_mapping_or_the_file_of_an_evaluation(tmp_path: Path) -> None:
