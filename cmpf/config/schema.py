@@ -194,10 +194,12 @@ class Ensemble(Section):
     SCORE_THRESHOLD: v.Fraction = Field(0.5, description="unseen probability that a mask must exceed to vote")
     MAX_MASKS: v.SmallCount = Field(50, description="most masks of an image")
     SAM_NAME: v.Text = Field(
-        "", description='the SAM that makes them; "" = the one of MODEL.CMPF.SAM, or vit_b where that has none; published: vit_h'
+        "",
+        description='the SAM that makes them; "" = that of MODEL.CMPF.SAM, or vit_b where there is none; published: vit_h',
     )
     SAM_CHECKPOINT: v.Text = Field(
-        "", description='file of its weights, or random; "" = that of MODEL.CMPF.SAM if it is the same SAM, or the published file'
+        "",
+        description='file of its weights, or random; "" = the same as MODEL.CMPF.SAM if it is that SAM, else published',
     )
     SOURCE: v.Choice[Literal["online", "cache"]] = Field(
         "online", description="cache = read the masks that cmpf save-sam-masks wrote to CACHE_DIR"
