@@ -199,7 +199,7 @@ class Ensemble(Section):
     )
     SAM_CHECKPOINT: v.Text = Field(
         "",
-        description='file of its weights, or random; "" = the same as MODEL.CMPF.SAM if it is that SAM, else published',
+        description='file of its weights, or random; "" = that of MODEL.CMPF.SAM if it is the same SAM',
     )
     SOURCE: v.Choice[Literal["online", "cache"]] = Field(
         "online", description="cache = read the masks that cmpf save-sam-masks wrote to CACHE_DIR"
