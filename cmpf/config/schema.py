@@ -195,7 +195,7 @@ class Ensemble(Section):
     MAX_MASKS: v.SmallCount = Field(50, description="most masks of an image")
     SAM_NAME: v.Text = Field(
         "",
-        description='the SAM that makes them; "" = that of MODEL.CMPF.SAM, or vit_b where there is none; published: vit_h',
+        description='the SAM that makes them; "" = that of MODEL.CMPF.SAM, else vit_b; published: vit_h',
     )
     SAM_CHECKPOINT: v.Text = Field(
         "",
