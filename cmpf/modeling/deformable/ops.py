@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from cmpf.modeling.deformable.rows import reads_rows, rows_attention
+
 AttentionFunction = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 
 
@@ -25,6 +27,15 @@ def deformable_attention(
     Returns:
         (B, Q, M * D).
     """
+    if reads_rows(shapes, value_BSMD, locations, weights):
+        return rows_attention(value_BSMD, shapes, locations, weights)
+    return grid_sample_attention(value_BSMD, shapes, locations, weights)
+
+
+def grid_sample_attention(
+    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """`deformable_attention` on any device, with gradients."""
     B, S, M, D = value_BSMD.shape
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
     # Heads are folded into the batch. One point is read at a time: what all points of a level read together
