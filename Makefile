@@ -7,7 +7,7 @@ TEST_READY := $(VENV)/.ready-test
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::SyntaxWarning
 
-.PHONY: setup setup-test detectron2 demo test trust static-checks format ablation
+.PHONY: setup setup-test detectron2 demo test trust docs static-checks format ablation
 
 setup: $(READY)
 
@@ -48,6 +48,11 @@ test: $(TEST_READY)
 trust: export OMP_NUM_THREADS := 1
 trust: $(TEST_READY)
 	$(BIN)/python -m benchmarks.trust --output output/trust.md
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(TEST_READY)
+	@$(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html: the documents, to be opened in a browser"
 
 static-checks: $(TEST_READY)
 	$(BIN)/ruff format --check .

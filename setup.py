@@ -38,6 +38,7 @@ DEV = [
     "selenium>=4.30",
     "axe-core-python>=0.1",
 ]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.29"]
 
 setup(
     name="cmpf",
@@ -57,7 +58,8 @@ setup(
     },
     install_requires=CORE,
     extras_require={
-        "dev": DEV,
+        "dev": [*DEV, "nbclient>=0.10", "ipykernel>=6", *DOCS],
+        "docs": DOCS,  # the site: make docs
         # gradio caps pillow below 13; the page's examples are photographs of scikit-image, where pooch keeps them.
         "web": ["gradio>=6.31,<7", "scikit-image>=0.22", "pooch>=1.8"],
         "video": ["av>=14"],

@@ -21,13 +21,14 @@ FORM = 'a list of classes, each a list of synonyms: [["person", "child"], ["car"
 class Vocabulary:
     """Classes with synonyms. Immutable and hashable, so it may be shared between threads and be a key.
 
-    classes: one tuple of synonyms a class, the name first; white space is tidied, doubles are dropped. Classes may
-        share words, the first one too; no two may have the same words.
-    names: (K,) the first word of each class, made unique: see `_unique_names`.
-    is_thing: (K,) whether objects of the class are counted one by one.
-    seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary that it
-        was made with, or as published; None without one, which leaves it to the model that predicts.
-    key: content hash of `classes`; vocabularies with equal keys have equal text embeddings.
+    Attributes:
+        classes: one tuple of synonyms a class, the name first; white space is tidied, doubles are dropped. Classes may
+            share words, the first one too; no two may have the same words.
+        names: (K,) the first word of each class, made unique: see `_unique_names`.
+        is_thing: (K,) whether objects of the class are counted one by one.
+        seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary that it
+            was made with, or as published; None without one, which leaves it to the model that predicts.
+        key: content hash of `classes`; vocabularies with equal keys have equal text embeddings.
     """
 
     classes: tuple[tuple[str, ...], ...]

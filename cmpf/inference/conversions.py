@@ -22,8 +22,15 @@ from cmpf.types import InstanceResult, MaskOrigin, SegmentInfo
 class Segment:
     """One segment of the panoptic image.
 
-    id: value in `panoptic`; bbox: [x, y, width, height] in pixels (COCO's order); score: 0..1; area: pixels;
-    source: whose mask it is, "decoder" or "sam".
+    Attributes:
+        id: value in `panoptic`, from 1.
+        category: name of the class.
+        category_id: index of the class in the vocabulary, from 0.
+        isthing: whether objects of the class are counted one by one.
+        score: 0..1.
+        area: in pixels.
+        bbox: (x, y, width, height) in pixels, COCO's order.
+        source: whose mask it is, "decoder" or "sam".
     """
 
     id: int
@@ -38,10 +45,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Instances:
-    """Instances, best first: masks (N, H, W) bool, boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) classes,
-    sources (N,) "decoder" or "sam", whose mask each is.
+    """Instances of an image, best first.
 
-    Masks of a very large image are a MaskSequence, which makes each when it is read and else reads as the array does.
+    Attributes:
+        masks: (N, H, W) bool. Of a very large image a MaskSequence, which makes each mask when it is read and else
+            reads as the array does.
+        boxes: (N, 4) float32, (x0, y0, x1, y1) in pixels.
+        scores: (N,) float32, 0..1.
+        labels: (N,) int64 class indices.
+        sources: (N,) whose mask each is, "decoder" or "sam".
     """
 
     masks: NDArray[np.bool_] | MaskSequence

@@ -36,10 +36,16 @@ RESULTS = {"panoptic": "panoptic_result", "semantic": "semantic_result", "instan
 class Prediction:
     """What was found in one image.
 
-    image: (H, W, 3) uint8 RGB, EXIF orientation applied; names: name of each class index; source: path or address of
-    the image, "image_3" for the fourth of a list without names.
-    The other attributes (`panoptic`, `segments`, `semantic`, `instances`) exist for the tasks that ran; asking for
-    another one raises CMPFError.
+    `panoptic`, `segments`, `semantic` and `instances` exist for the tasks that ran; asking for another one raises
+    CMPFError.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, EXIF orientation applied.
+        names: name of each class index.
+        source: path or address of the image, "image_3" for the fourth of a list without names.
+        panoptic_result: ids and segments, or None.
+        semantic_result: class indices, or None.
+        instances_result: or None.
     """
 
     image: NDArray[np.uint8]

@@ -4,15 +4,39 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SECONDS = 30
 ENTER, HOME, END = "\ue007", "\ue011", "\ue010"  # WebDriver's code points of the keys
+
+
+@contextmanager
+def chromium(downloads: Path, *, size: tuple[int, int] = (1400, 1250)) -> Iterator[Any]:
+    """The driver of a browser without a window, of this width and height; the test is skipped where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser is driven with selenium")
+    program, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver_path):
+        pytest.skip("needs Chromium (Debian packages chromium and chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", f"window-size={size[0]},{size[1]}"):
+        options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 class Page:

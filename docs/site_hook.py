@@ -1,0 +1,85 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Brings the documents that lie outside docs/ into the site, without copies, and turns links between all of them right.
+
+A link in a document is a path that works where the document lies, on disk and on a code host; in the site each page has
+the name that PAGES gives it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from griffe import Extension, Object
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+# Path in the repository -> in the site. What lies under docs/ keeps its name.
+PAGES = {
+    "README.md": "index.md",
+    "GETTING_STARTED.md": "getting_started.md",
+    "INSTALL.md": "installing.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "CHANGELOG.md": "changelog.md",
+    "datasets/README.md": "datasets.md",
+    "cmpf/assets/README.md": "tiny_encoders.md",
+    "LICENSE": "LICENSE.txt",
+    "CITATION.cff": "CITATION.cff",
+    "demo/example.png": "example.png",
+}
+# Pages of one wide table, which takes the place of the table of contents.
+WIDE = {"reproduce.md", "published_arithmetic.md"}
+ORIGINS = {page: path for path, page in PAGES.items()}
+_FENCED = re.compile(r"^(```.*?^```)", flags=re.M | re.S)
+_MARKER = re.compile(r"^<!-- (?:run|needs): [^>]+ -->\n", flags=re.M)
+_CELL_CODE = re.compile(r"(?<=<code>)[^<]{16,}(?=</code>[^\n]*</td>)")
+_SECTION = re.compile(r"\n( *)(Args|Attributes|Returns|Raises|Yields):(?= |\n)")
+_LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the documents of PAGES."""
+    for path, page in PAGES.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The text without the markers of tests, with links as the site has them."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
+    parts = _FENCED.split(_MARKER.sub("", markdown))
+    return "".join(part if part.startswith("```") else _in_site(part, page.file.src_uri) for part in parts)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Long names in tables may break after their dots, lines and strokes; nothing of that is copied with them."""
+    return _CELL_CODE.sub(lambda name: re.sub(r"(?<=[._/])(?=\w)", "<wbr>", name[0]), html)
+
+
+def _in_site(text: str, page: str) -> str:
+    origin = posixpath.dirname(ORIGINS.get(page, f"docs/{page}"))
+
+    def link(found: re.Match[str]) -> str:
+        before, target, anchor, after = found.groups(default="")
+        if "://" in target or target.startswith("mailto:"):
+            return found[0]
+        path = posixpath.normpath(posixpath.join(origin, target))
+        name = PAGES.get(path, path.removeprefix("docs/"))
+        return before + posixpath.relpath(name, posixpath.dirname(page) or ".") + anchor + after
+
+    return _LINK.sub(link, text)
+
+
+class Sections(Extension):
+    """Docstrings as griffe reads them: a blank line stands before each section."""
+
+    def on_instance(self, *, obj: Object, **_: Any) -> None:
+        """Called for each module, class, function and attribute."""
+        if obj.docstring is not None:
+            obj.docstring.value = _SECTION.sub(r"\n\n\1\2:", obj.docstring.value)
