@@ -66,6 +66,7 @@ setup(
         "label": ["pyarrow>=17", "fsspec>=2024.6"],  # cmpf label; s3fs, gcsfs and others for buckets
         "wandb": ["wandb>=0.17"],
         "supervision": ["supervision>=0.22"],
+        "ray": ["ray[data]>=2.60", "pyarrow>=17", "fsspec>=2024.6"],  # cmpf label --ray
         "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
         "completion": ["shtab>=1.7"],  # cmpf --completion
         "cityscapes": ["cityscapesscripts>=2.2.4"],  # official mIoU and AP, preparation

@@ -81,6 +81,7 @@ OPTIONAL = (
     Part("web", "cmpf serve", {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"}),
     Part("video", "videos and webcam of cmpf predict", {"av": "av"}),
     Part("label", "cmpf label, Parquet files", {"pyarrow": "pyarrow", "fsspec": "fsspec"}),
+    Part("ray", "cmpf label --ray", {"ray": "ray"}),
     Part("export", "cmpf export --format onnx", {p: p for p in ("onnx", "onnxscript", "onnxruntime")}),
     Part("cityscapes", "official evaluation of Cityscapes", {"cityscapesscripts": "cityscapesscripts"}),
     Part("wandb", "LOG.WANDB_PROJECT", {"wandb": "wandb"}),

@@ -5,31 +5,25 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cmpf.cli.models import TINY
-from cmpf.cli.outcome import DONE, FAILED, add_debug, add_model_options
+from cmpf.cli.outcome import add_debug, add_model_options
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
-    from cmpf.integrations import Labeler
-    from cmpf.labelling.inputs import Shard
-    from cmpf.labelling.record import ImageRecord
-    from cmpf.labelling.shards import LabelFolder
 
 EXAMPLES = """examples:
   cmpf label photos/ --vocabulary "car; person; road" --output labels/
   cmpf label s3://bucket/photos/ --vocabulary words.txt --output labels/ --shard 3/64
+  cmpf label photos/ --vocabulary "car; road" --output labels/ --ray --workers 2
   cmpf label 'tars/train-*.tar' more.parquet --vocabulary words.txt --output labels/
 
 the output is a folder of Parquet files, one row an image; a file is whole or not there. The same command again goes on
 where it was stopped. An image that cannot be read is a row with an error; then the exit code is 1.
 """
 TASKS = ("panoptic", "instance", "all")  # cmpf.integrations.labeler.TASKS, without torch
-SHOWN_ERRORS = 10
 
 
 def add_parser(commands: Commands) -> None:
@@ -95,11 +89,31 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
 
 def _add_shards(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add(
+    shards = group.add_mutually_exclusive_group()
+    shards.add_argument(
         "--shard",
         type=_shard,
         metavar="I/N",
         help="do shard I, from 0, of N only: a task of a SLURM or Kubernetes array",
+    )
+    shards.add_argument(
+        "--shards",
+        type=positive,
+        metavar="N",
+        help="make N files, all of them [1; with --ray one per 1,000 images or tar]",
+    )
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="label with Ray: on the cluster at ADDRESS, or the one that runs here, or on this machine",
+    )
+    add(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="with --ray: models at a time [one a GPU, without GPUs one a CPU]",
     )
     add(
         "--overwrite",
@@ -126,127 +140,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Labels, or makes a dataset of labels."""
     if not arguments.vocabulary:
         arguments.usage_error("the following arguments are required: --vocabulary")
-    from cmpf.labelling.inputs import divide
-    from cmpf.labelling.parquet import import_pyarrow
+    if arguments.shard and arguments.ray is not None:
+        arguments.usage_error("--shard is for tasks without a cluster's engine: with --ray, give --shards N")
+    if arguments.workers and arguments.ray is None:
+        arguments.usage_error("--workers: an option of --ray alone")
+    from cmpf.cli.label_run import label
 
-    import_pyarrow()
-    only, count = arguments.shard or (None, 1)
-    shards = divide(arguments.inputs, count=count, only=only)  # before a model is loaded
-    labeler = _labeler(arguments)
-    folder = _folder(arguments, labeler, count)
-    report = _Report(
-        total=None if any(shard.containers for shard in shards) else sum(len(s.images) for s in shards)
-    )
-    try:
-        for shard in shards:
-            _label_shard(shard, folder, labeler, arguments, report)
-    except KeyboardInterrupt:
-        report.bar.close()
-        print(f"stopped after {report.images} images; the same command goes on", file=sys.stderr)
-        return FAILED
-    return report.end(arguments.output)
-
-
-def _label_shard(
-    shard: Shard, folder: LabelFolder, labeler: Labeler, arguments: argparse.Namespace, report: _Report
-) -> None:
-    from cmpf.labelling.inputs import read_shard
-
-    if folder.path(shard.index).exists():
-        report.finished += 1
-        return
-    with folder.shard(shard.index) as writer:
-        report.earlier += writer.images
-        items = read_shard(shard, writer.wants, column=arguments.column, allow_urls=arguments.allow_urls)
-        for record in labeler.records(items):
-            writer.add(record)
-            report.add(record)
-        writer.finish()
-
-
-def labeler_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of Labeler that a command line names."""
-    # The ensemble's SAM is part of the model.
-    ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
-    return {
-        "model": arguments.model,
-        "vocabulary": arguments.vocabulary,
-        "things": _names(arguments.things),
-        "stuff": _names(arguments.stuff),
-        "task": arguments.task,
-        "ensemble": arguments.ensemble or None,
-        "device": arguments.device,
-        "weights": arguments.weights,
-        "overrides": [*arguments.opts, *ensemble],
-        "plugins": arguments.plugin,
-        "allow_unused_weights": arguments.allow_unused_weights,
-        "batch_size": arguments.batch_size,
-    }
-
-
-def _labeler(arguments: argparse.Namespace) -> Labeler:
-    from cmpf.factory import use_threads
-    from cmpf.integrations import Labeler
-
-    labeler = Labeler(**labeler_options(arguments))
-    use_threads(labeler.predictor.cfg)
-    return labeler
-
-
-def _folder(arguments: argparse.Namespace, labeler: Labeler, count: int) -> LabelFolder:
-    from cmpf.labelling.configuration import configuration_of
-    from cmpf.labelling.shards import LabelFolder
-
-    configuration = configuration_of(
-        labeler.predictor,
-        labeler.vocabulary,
-        model=arguments.model,
-        task=arguments.task,
-        ensemble=arguments.ensemble,
-        opts=list(arguments.opts),
-    )
-    return LabelFolder(arguments.output, configuration, count=count, overwrite=arguments.overwrite)
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name for name in text.split(";") if name.strip()]
-
-
-class _Report:
-    """What is told of a run: a bar, the first errors, and a line at the end.
-
-    finished: shards that an earlier run has made. earlier: images of those that it has begun. images: of this run.
-    errors: how many of these cannot be read.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        from tqdm import tqdm
-
-        self.finished = self.earlier = self.images = self.errors = 0
-        self.bar = tqdm(total=total, unit="image", disable=None)  # None: on a terminal
-        self._begin = time.perf_counter()
-
-    def add(self, record: ImageRecord) -> None:
-        """Counts an image, and names it if it cannot be read."""
-        self.images += 1
-        self.bar.update()
-        if record.error:
-            self.errors += 1
-            if self.errors <= SHOWN_ERRORS:
-                self.bar.write(f"cmpf: {record.error}", file=sys.stderr)
-
-    def end(self, output: Path) -> int:
-        """Prints the line and gives the exit code."""
-        self.bar.close()
-        seconds = (time.perf_counter() - self._begin) / max(self.images, 1)
-        parts = [f"{self.images:,} images"]
-        if self.images:
-            parts.append(f"{seconds:.2f} s each")
-        if self.earlier:
-            parts.append(f"{self.earlier:,} of an earlier run")
-        if self.finished:
-            parts.append(f"{self.finished:,} shards were there")
-        if self.errors:
-            parts.append(f"{self.errors:,} cannot be read: see the column error")
-        print(f"{', '.join(parts)} -> {output}")
-        return FAILED if self.errors else DONE
+    return label(arguments)

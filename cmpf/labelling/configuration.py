@@ -45,20 +45,30 @@ def keep_configuration(path: Path, configuration: Mapping[str, Any], *, fix: str
         CMPFError: what is there is of another configuration; says what differs.
     """
     if path.exists():
-        try:
-            there = json.loads(read_text(path, limit=MAX_BYTES))
-        except (OSError, ValueError) as error:
-            raise CMPFError(f"{path}: cannot be read ({error}); {fix}") from error
+        there = read_configuration(path)
         if different := differences(there, json.loads(json.dumps(configuration))):
             raise CMPFError(f"{path.parent} holds results of another configuration: {different}; {fix}")
     else:
         write_text(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
 
 
-def differences(there: Any, now: Mapping[str, Any]) -> str:
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The configuration that is kept in a file.
+
+    Raises:
+        CMPFError: the file cannot be read, or holds none.
+    """
+    try:
+        there = json.loads(read_text(path, limit=MAX_BYTES))
+    except (OSError, ValueError) as error:
+        raise CMPFError(f"{path}: cannot be read ({error}); give another folder, or begin anew") from error
+    if not isinstance(there, dict):
+        raise CMPFError(f"{path}: no JSON object; give another folder, or begin anew")
+    return there
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs, "key: A there, B now", or ""; of lists only what one of them has alone."""
-    if not isinstance(there, Mapping):
-        return "it is no JSON object"
     keys = dict.fromkeys([*there, *now])
     return ", ".join(
         f"{key} {_difference(there.get(key), now.get(key))}" for key in keys if there.get(key) != now.get(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def divide(inputs: Sequence[str], *, count: int, only: int | None = None) -> lis
 
 def read_shard(
     shard: Shard,
-    wanted: Wanted = lambda uri: True,
+    done: Container[str] = (),
     *,
     column: str | None = None,
     allow_urls: UrlPolicy = False,
@@ -93,7 +93,7 @@ def read_shard(
     """The images of a shard, each once, in the same order each time; threads read some of them ahead.
 
     Args:
-        wanted: whether the image of a uri is to be read, as where some are done.
+        done: uris of images that are left out.
         column, allow_urls: see container_images and Predictor.predict.
     Raises:
         UnreachableError: a bucket is gone: UNREACHABLE_IN_A_ROW images could not be had. What cannot be read for
@@ -102,7 +102,9 @@ def read_shard(
     seen: set[str] = set()
 
     def mine(uri: str) -> bool:
-        new = uri not in seen and (shard.whole or shard_of(uri, shard.count) == shard.index) and wanted(uri)
+        new = (
+            uri not in seen and (shard.whole or shard_of(uri, shard.count) == shard.index) and uri not in done
+        )
         if new:
             seen.add(uri)
         return new

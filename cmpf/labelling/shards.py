@@ -13,12 +13,20 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from cmpf.errors import CMPFError
-from cmpf.labelling.configuration import keep_configuration
+from cmpf.labelling.configuration import keep_configuration, read_configuration
 from cmpf.labelling.parquet import import_pyarrow, write_parquet
 from cmpf.labelling.record import ImageRecord, from_json, to_json
 
 # Readers of Parquet folders pass over names that begin with a dot or an underscore.
 CONFIGURATION, UNFINISHED = "_label.json", "_unfinished"
+
+
+def shards_there(folder: Path) -> int | None:
+    """Into how many shards an earlier run has divided its inputs; None = there was none."""
+    if not (folder / CONFIGURATION).exists():
+        return None
+    count = read_configuration(folder / CONFIGURATION).get("shards")
+    return count if isinstance(count, int) else None
 
 
 class LabelFolder:
@@ -54,6 +62,16 @@ class LabelFolder:
         """Where the file of a shard is, or will be."""
         return self.folder / f"part-{index:05}-of-{self.count:05}.parquet"
 
+    def begun(self, index: int) -> set[str]:
+        """The uris of the images that are done of a shard that is not."""
+        if not self._journal(index).exists():
+            return set()
+        with self.shard(index) as writer:
+            return writer.seen
+
+    def _journal(self, index: int) -> Path:
+        return self.folder / UNFINISHED / f"{self.path(index).stem}.jsonl"
+
     @contextmanager
     def shard(self, index: int) -> Iterator[ShardWriter]:
         """A shard that is not there yet, to go on with.
@@ -61,8 +79,7 @@ class LabelFolder:
         Raises:
             CMPFError: another process makes it now.
         """
-        path = self.path(index)
-        journal = self.folder / UNFINISHED / f"{path.stem}.jsonl"
+        path, journal = self.path(index), self._journal(index)
         journal.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(journal.with_suffix(".lock"))
         try:
@@ -82,24 +99,20 @@ class LabelFolder:
 class ShardWriter:
     """One shard: records go to its journal, and from there into its file.
 
-    images, errors: how many records there are, and how many of these are errors.
+    seen: uris of the images that are done. errors: how many of these could not be read.
     """
 
     def __init__(self, path: Path, journal: Path, configuration: Mapping[str, Any]) -> None:
         self.path, self.journal, self.configuration = path, journal, configuration
         self.errors = 0
-        self._seen: set[str] = set()
+        self.seen: set[str] = set()
         if not path.exists():
             self._resume()
         self._file: IO[str] | None = None
 
-    @property
-    def images(self) -> int:
-        return len(self._seen)
-
     def wants(self, uri: str) -> bool:
         """Whether an image is not done yet."""
-        return uri not in self._seen
+        return uri not in self.seen
 
     def add(self, record: ImageRecord) -> None:
         """Keeps a record; an image that is done stays as it is."""
@@ -127,7 +140,7 @@ class ShardWriter:
             self._file = None
 
     def _count(self, record: ImageRecord) -> None:
-        self._seen.add(record.uri)
+        self.seen.add(record.uri)
         self.errors += bool(record.error)
 
     def _resume(self) -> None:

@@ -75,7 +75,7 @@ def test_shards_hold_what_one_run_finds_and_done_ones_are_skipped(
     times = [part.stat().st_mtime_ns for part in find_parts(out)]
     capsys.readouterr()
     assert label(photos, "--vocabulary", WORDS, "--output", out, "--shard", "1/3") == 0
-    assert capsys.readouterr().out == f"0 images, 1 shards were there -> {out}\n"
+    assert capsys.readouterr().out == f"0 images, 1 shard was there -> {out}\n"
     assert [part.stat().st_mtime_ns for part in find_parts(out)] == times
 
 

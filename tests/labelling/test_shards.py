@@ -47,7 +47,7 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_whole_record(tmp_path: 
     with writer.journal.open("a") as file:
         file.write(torn)  # as a kill leaves it
     with folder(tmp_path).shard(0) as again:
-        assert (again.images, again.errors) == (2, 1)
+        assert (len(again.seen), again.errors) == (2, 1)
         assert [name for name in "abcd" if again.wants(name)] == ["c", "d"]
         for name in "abcd":
             again.add(record(name))  # what is there stays
@@ -122,7 +122,7 @@ def test_overwriting_removes_what_was_written_and_nothing_else(tmp_path: Path) -
     again = folder(tmp_path, min_score=0.5, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {CONFIGURATION, "notes.txt", "own.parquet"}
     with again.shard(1) as writer:
-        assert writer.images == 0
+        assert writer.seen == set()
 
 
 def test_a_folder_of_other_parquet_files_is_refused(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(CMPFError, match=r"_label.json: cannot be read"):
         folder(tmp_path)
     (tmp_path / CONFIGURATION).write_text("[]")
-    with pytest.raises(CMPFError, match=r"another configuration: it is no JSON object"):
+    with pytest.raises(CMPFError, match=r"_label.json: no JSON object"):
         folder(tmp_path)
