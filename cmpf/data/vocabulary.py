@@ -251,8 +251,8 @@ def _thing_flags(things: Iterable[int] | None, count: int) -> tuple[bool, ...]:
 
 def _classes_named(argument: str, words: Iterable[str] | None, classes: Sequence[Sequence[str]]) -> set[int]:
     """Indices of the classes that the words mean: those with this name, or else all with this synonym."""
-    if isinstance(words, str):
-        raise VocabularyError(f"{argument} must be a list of class names, got the string {words!r}")
+    if words is not None and (isinstance(words, str | bytes) or not isinstance(words, Iterable)):
+        raise VocabularyError(f"{argument} must be a list of class names, got {words!r}")
     by_name: dict[str, set[int]] = {}
     by_synonym: dict[str, set[int]] = {}
     for index, (name, synonyms) in enumerate(zip(_unique_names(classes), classes, strict=True)):

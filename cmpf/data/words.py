@@ -104,7 +104,9 @@ def _with_kinds(
 ) -> Vocabulary:
     """The same classes; those that neither list names keep their kind, or are stuff where only things are given."""
     words = [", ".join(synonyms) for synonyms in vocabulary.classes]
-    things, stuff = (list(n) if n is not None and not isinstance(n, str) else n for n in (things, stuff))
+    things, stuff = (
+        list(n) if isinstance(n, Iterable) and not isinstance(n, str) else n for n in (things, stuff)
+    )
     flags = Vocabulary.from_words(words, things=things, stuff=stuff).is_thing  # checks the names, too
     if stuff is not None:
         chosen = Vocabulary.from_words(words, things=things or ()).is_thing

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ Entry: TypeAlias = dict[str, Any]
 MAX_BYTES = 2**34  # COCO's largest has half a gigabyte
 LISTS = ("images", "annotations", "categories")  # what a file of ground truth has
 TEST_LISTS = ("images", "categories")  # what a file of a test split has
+MAX_SIDE = 65_535  # pixels, as in a JPEG; pycocotools' masks wrap around at 2^32 pixels
 # Kind -> the key of its annotations that the other kinds do not have.
 _SIGNS = {
     "panoptic": "segments_info",
@@ -45,15 +47,20 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_coco(path: str | Path, lists: Sequence[str] = LISTS) -> dict[str, Any]:
-    """A JSON object that has a list at each of `lists`.
+    """A JSON object that has a list at each of `lists`; numbers in their entries are such that can be.
 
     Raises:
-        DatasetError: the file cannot be read, is cut short, or lacks a list.
+        DatasetError: the file cannot be read, is cut short, lacks a list, or has an impossible number (check_numbers).
     """
     content = read_json(path)
     missing = missing_list(content, lists)
     if missing is not None:
         raise DatasetError(f"{path}: no COCO file, it has no list {missing!r}")
+    with coco_form(path):
+        for entry in (entry for key in lists for entry in content[key] if isinstance(entry, dict)):
+            check_numbers(entry)
+            for segment in entry.get("segments_info", ()):
+                check_numbers(segment)
     return dict(content)
 
 
@@ -106,6 +113,54 @@ def coco_form(where: object) -> Iterator[None]:
 def entry_issue(error: Exception) -> str:
     """What is wrong with an entry that raised an error when it was read."""
     return f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def check_numbers(entry: Mapping[str, Any]) -> None:
+    """Refuses numbers of an image, an annotation or a segment that cannot be; what an entry lacks is not its matter.
+
+    Raises:
+        TypeError: names the first of them, for `coco_form`.
+    """
+    for key, (is_good, wanted) in _NUMBERS.items():
+        if key in entry and not is_good(entry[key]):
+            owner = "" if key == "id" else f" of id {str(entry.get('id'))[:40]}"
+            raise TypeError(f"{key} {str(entry[key])[:40]}{owner} is not {wanted}")
+
+
+def _is_id(value: object) -> bool:
+    return type(value) in (int, str)
+
+
+def _is_flag(value: object) -> bool:
+    return type(value) in (int, bool) and value in (0, 1)
+
+
+def _is_amount(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+
+
+def _is_box(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != len("xywh"):
+        return False
+    corner = all(type(v) in (int, float) and math.isfinite(v) for v in value[:2])
+    return corner and all(map(_is_amount, value[2:]))
+
+
+def _is_side(value: object) -> bool:
+    return type(value) in (int, float) and value in range(1, MAX_SIDE + 1)
+
+
+# Key -> what its values may be; what to call that.
+_NUMBERS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "id": (_is_id, "a whole number"),
+    "image_id": (_is_id, "a whole number"),
+    "category_id": (lambda value: type(value) is int, "a whole number"),
+    "iscrowd": (_is_flag, "0 or 1"),
+    "area": (_is_amount, "a number of 0 or more"),
+    "bbox": (_is_box, "four numbers: x, y, width, height"),
+    "height": (_is_side, f"a whole number from 1 to {MAX_SIDE:,}"),
+    "width": (_is_side, f"a whole number from 1 to {MAX_SIDE:,}"),
+}
 
 
 def image_name(image: Mapping[str, Any]) -> str:

@@ -16,11 +16,14 @@ Mask: TypeAlias = NDArray[np.bool_]  # (H, W)
 RLE: TypeAlias = dict[str, Any]  # size [H, W] and packed counts
 POLYGON_NUMBERS = 6  # three points; pycocotools takes four numbers for a box
 FAR_AWAY = 10  # sides of the image that a point of a polygon may lie outside
+MAX_PIXELS = 2**28  # of a mask, a byte each; no image that is read has more
 MAX_PACKED_LETTERS = 7  # of one run length: 35 bits
 
 
 def segmentation_issue(segmentation: Any, *, height: int, width: int) -> str:
     """What is wrong with a `segmentation`, or ""; no mask is made."""
+    if height * width > MAX_PIXELS:
+        return f"a mask in an image of {[height, width]}, more than {MAX_PIXELS:,} pixels"
     if isinstance(segmentation, list):
         lengths = [len(polygon) if isinstance(polygon, list) else 0 for polygon in segmentation]
         if not lengths or min(lengths) < POLYGON_NUMBERS or any(length % 2 for length in lengths):

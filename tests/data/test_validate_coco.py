@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from PIL import Image
 
 from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.issues import IssueKind, Issues
+from cmpf.data.datasets.readers import read_coco_instances
 from cmpf.data.datasets.validate import check_dataset
 from cmpf.data.datasets.validate.coco import read_truth
+from cmpf.data.vocabulary import Vocabulary
+from cmpf.errors import DatasetError
 from cmpf.formats.label_map import read_panoptic_ids
 
 Content = dict[str, Any]
@@ -287,6 +292,48 @@ def test_masks_that_are_none_are_named(own: Path) -> None:
     )
     assert second.startswith("FORM instances_val.json: mask of annotation 2 in bowl_01.jpg: neither polygons")
     assert third == "FORM instances_val.json: entry 2 of annotations: has no 'segmentation'"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("id", True, "id True is not a whole number"),
+        ("category_id", True, "category_id True of id 1 is not a whole number"),
+        ("category_id", "fruit", "category_id fruit of id 1 is not a whole number"),
+        ("iscrowd", "no", "iscrowd no of id 1 is not 0 or 1"),
+        ("iscrowd", [1], "iscrowd [1] of id 1 is not 0 or 1"),
+        ("area", "large", "area large of id 1 is not a number of 0 or more"),
+        ("area", math.inf, "area inf of id 1 is not a number of 0 or more"),
+        ("bbox", [math.nan, 0, 1, 1], "bbox [nan, 0, 1, 1] of id 1 is not four numbers: x, y, width, height"),
+        ("bbox", [0, 0, -1, 1], "bbox [0, 0, -1, 1] of id 1 is not four numbers: x, y, width, height"),
+        ("bbox", 5, "bbox 5 of id 1 is not four numbers: x, y, width, height"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named_by_the_check_and_stop_the_reader(
+    own: Path, key: str, value: Any, message: str
+) -> None:
+    def change(content: Content) -> None:
+        content["annotations"][0][key] = value
+
+    found = after_instances(own, change)
+    assert f"FORM instances_val.json: entry 0 of annotations: {message}" in found
+    truth = json.loads((own / "instances_val.json").read_text())
+    words = Vocabulary(classes=[[category["name"]] for category in truth["categories"]])
+    with pytest.raises(DatasetError, match=re.escape(f"not in COCO's form: {message}; make it again")):
+        read_coco_instances(
+            images=own / "images/val", annotations=own / "instances_val.json", vocabulary=words
+        )
+
+
+@pytest.mark.parametrize("width", [0, -96, 96.5, 10**12, True, "96"])
+def test_images_of_impossible_sizes_are_named(own: Path, width: Any) -> None:
+    def change(content: Content) -> None:
+        content["images"][0]["width"] = width
+
+    found = after(own, change)
+    identity = json.loads((own / "panoptic_val.json").read_text())["images"][0]["id"]
+    message = f"width {width} of id {identity} is not a whole number from 1 to 65,535"
+    assert f"FORM panoptic_val.json: entry 0 of images: {message}" in found
 
 
 def test_objects_of_no_image_of_no_class_and_of_one_id_are_named(own: Path) -> None:

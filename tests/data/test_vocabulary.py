@@ -257,7 +257,9 @@ def test_names_of_known_vocabularies_go_before_synonyms_and_earlier_ones_before_
         (["car,,auto"], {}, r"class 0 \('car, , auto'\) has an empty name"),
         (["car", "dog", "car"], {}, "repeated, at positions 0 and 2"),
         (["car", "dog"], {"things": ["dgo"]}, r"things names 'dgo'.*did you mean 'dog'"),
-        (["car", "dog"], {"stuff": "car"}, "stuff must be a list of class names, got the string 'car'"),
+        (["car", "dog"], {"stuff": "car"}, "stuff must be a list of class names, got 'car'"),
+        (["car", "dog"], {"things": 5}, "things must be a list of class names, got 5"),
+        (["car", "dog"], {"stuff": b"car"}, "stuff must be a list of class names, got b'car'"),
         (["car, auto"], {"things": ["car"], "stuff": ["auto"]}, "'car' is both in things and in stuff"),
     ],
 )

@@ -112,3 +112,8 @@ def test_random_masks_keep_their_packed_runs() -> None:
         mask = np.repeat(generator.random((height, 6)) < generator.random(), 10, axis=1)[:, :width]
         rle = encode_mask(np.ascontiguousarray(np.pad(mask, ((0, 0), (0, width - mask.shape[1])))))
         assert segmentation_issue(rle, height=height, width=width) == ""
+
+
+def test_a_mask_of_an_impossible_image_is_refused_before_memory_is_taken() -> None:
+    issue = segmentation_issue([[0, 0, 4, 0, 4, 4]], height=8, width=10**12)
+    assert issue == "a mask in an image of [8, 1000000000000], more than 268,435,456 pixels"

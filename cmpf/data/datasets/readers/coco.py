@@ -41,7 +41,7 @@ class FileNames:
     def complete(self, content: Mapping[str, Any], folder: Path) -> None:
         """Corrects the entries of `images` of a panoptic file as image_of_png says; sizes are those of the files.
 
-        Entries that are not in COCO's form stay as they are. An image that cannot be opened gets the size 0 x 0;
+        Entries that are not in COCO's form stay as they are. An image that cannot be opened gets the size 1 x 1;
         whoever opens it next says why.
         """
         if self.image_of_png is None:
@@ -62,7 +62,7 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         return read_image_size(path)
     except ImageError:
-        return 0, 0
+        return 1, 1
 
 
 COCO_NAMES = FileNames()

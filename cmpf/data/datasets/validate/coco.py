@@ -18,7 +18,7 @@ from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.files import Files, LabelRules, Run
 from cmpf.data.datasets.validate.segments import EXACT_STUFF, HIDDEN_STUFF
 from cmpf.errors import DatasetError
-from cmpf.formats.coco_json import image_name, kind_issue, lvis_image_name, read_json
+from cmpf.formats.coco_json import check_numbers, image_name, kind_issue, lvis_image_name, read_json
 from cmpf.formats.masks import decode_mask, segmentation_issue
 
 Entry = Mapping[str, Any]
@@ -144,6 +144,7 @@ def listed_images(
     names: dict[Path, int | str] = {}
     for number, entry in enumerate(content["images"]):
         try:
+            check_numbers(entry)
             size = int(entry["height"]), int(entry["width"])
             image = ListedImage(entry["id"], folder / name(entry), size, entry)
             known = image.identity in images
@@ -175,6 +176,7 @@ def _paired(
             known = identity in images
             for segment in entry["segments_info"]:
                 hash((segment["id"], segment["category_id"]))
+                check_numbers(segment)
         except (KeyError, TypeError) as error:
             issues.add(IssueKind.FORM, source, f"entry {number} of annotations: {entry_issue(error)}")
             continue
@@ -246,6 +248,7 @@ def _check_objects(run: Run, content: Entry, source: Path, images: Mapping[int |
     for number, entry in enumerate(content["annotations"]):
         try:
             identity, image_id, mask = entry["id"], entry["image_id"], entry["segmentation"]
+            check_numbers(entry)
             image, category, twice = images.get(image_id), entry["category_id"], identity in seen
             seen.add(identity)
             if image is not None and categories:
