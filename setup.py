@@ -1,11 +1,16 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Metadata of the package. Nothing is compiled."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+
+VERSION = re.findall(r'^__version__ = "(.+)"', (ROOT / "cmpf/__init__.py").read_text(encoding="utf-8"), re.M)[
+    0
+]
 
 CORE = [
     "torch>=2.7",
@@ -37,12 +42,13 @@ DEV = [
     "types-PyYAML",
     "selenium>=4.30",
     "axe-core-python>=0.1",
+    "nbclient>=0.10",
+    "ipykernel>=6",
 ]
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.29"]
 
 setup(
     name="cmpf",
-    version="0.1.0",
+    version=VERSION,
     description="Cross-Model Prior Fusion: open-vocabulary segmentation with frozen CLIP and SAM",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -58,8 +64,8 @@ setup(
     },
     install_requires=CORE,
     extras_require={
-        "dev": [*DEV, "nbclient>=0.10", "ipykernel>=6", *DOCS],
-        "docs": DOCS,  # the site: make docs
+        "dev": DEV,
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.29"],  # make docs
         # gradio caps pillow below 13; the page's examples are photographs of scikit-image, where pooch keeps them.
         "web": ["gradio>=6.31,<7", "scikit-image>=0.22", "pooch>=1.8"],
         "video": ["av>=14"],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cmpf.predictor import Predictor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # here alone; setup.py reads it
 Part = TypeVar("Part", bound="Callable[..., Any]")
 
 

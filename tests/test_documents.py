@@ -293,7 +293,9 @@ def test_blocks_that_need_nothing_run_as_they_are(block: Block, capsys: pytest.C
         program, arguments = own_program(command) or pytest.fail(f"{command}: only cmpf is run here")
         assert program == "cmpf"
         assert main(arguments) == 0, capsys.readouterr().err
-        assert capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert shown
+        assert "demo/shapes.jpg: nothing" not in shown
 
 
 def test_the_hard_images_of_shapeworld_have_one_number_everywhere() -> None:
@@ -310,6 +312,8 @@ def test_detectron2_is_built_at_the_same_commits_everywhere() -> None:
     commits = [set(re.findall(r"(\w+)@([0-9a-f]{40})", (ROOT / file).read_text("utf-8"))) for file in files]
     assert {name for name, _ in commits[0]} == {"detectron2", "panopticapi"}
     assert commits[0] == commits[1] == commits[2]
+    (told,) = re.findall(r"detectron2@[0-9a-f]{40}", (ROOT / "cmpf/cli/doctor.py").read_text("utf-8"))
+    assert tuple(told.split("@")) in commits[0]
     shown = subprocess.run(
         ["make", "-n", "detectron2"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -76,7 +76,7 @@ class Part:
         return f'pip install "cmpf[{self.extra}]"' if self.extra else DETECTRON2
 
 
-DETECTRON2 = "make detectron2 (see INSTALL.md)"
+DETECTRON2 = "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833"
 OPTIONAL = (
     Part("web", "cmpf serve", {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"}),
     Part("video", "videos and webcam of cmpf predict", {"av": "av"}),
