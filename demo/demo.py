@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout ma
 
 from cmpf.cli import predict
 from cmpf.cli.outcome import run_command
+from cmpf.cli.predict_options import add_options, add_webcam
 from cmpf.common.files import replacing
 from cmpf.errors import ImageError
 
@@ -54,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--input", nargs="+", metavar="IMAGE", help='files, folders or quoted patterns such as "photos/*.jpg"'
     )
     sources.add_argument("--video-input", metavar="FILE", help="a video; its sound is not copied")
-    predict.add_webcam(sources)
+    add_webcam(sources)
     parser.add_argument(
         "--config-file",
         default="cmpf_tiny",
         metavar="FILE",
         help="config, or what cmpf.load takes: zoo name, folder, Hub repository [%(default)s]",
     )
-    predict.add_options(parser, output=FOLDER, own_words=False)
-    parser.set_defaults(run=run, output=None, confidence_threshold=0.5)
+    add_options(parser, output=FOLDER, own_words=False)
+    parser.set_defaults(run=run, output=None, min_score=0.5, overwrite=True)
     return run_command(parser.parse_args(argv), prefix="demo.py")
 
 

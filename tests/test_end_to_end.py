@@ -112,7 +112,7 @@ def test_images_and_videos_are_segmented_by_the_trained_model(workplace: Path) -
         *("--output", "found", "--formats", "overlay", "semantic", "--opts", "INPUT.MIN_SIZE_TEST", "64"),
     )
     image_line, video_line = (json.loads(line) for line in out.splitlines())
-    assert image_line["files"] == ["found/photo.png", "found/photo_semantic.png"]
+    assert image_line["files"] == ["found/photo.jpg", "found/photo_semantic.png"]
     assert set(image_line["found"]) <= {"red circle", "unicorn", "sky"}
     assert video_line == {"video": "clip.mp4", "files": ["found/clip_overlay.mp4"], "frames": 2}
     with Image.open(workplace / "found/photo_semantic.png") as labels:

@@ -387,7 +387,7 @@ def test_the_example_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> No
         json.loads((tmp_path / f"output/{n}/results.json").read_text()) for n in ("gated", "gated_eval")
     ]
     assert results[0] == results[1]
-    assert (tmp_path / "output/gated_found/bowl_01.png").is_file()
+    assert (tmp_path / "output/gated_found/bowl_01.jpg").is_file()
     saving = 'seg.save_pretrained("saved")\nprint(type(seg.model.decoder.query_injector).__name__)\n'
     done = run("-c", LOADING.text + saving)
     assert done.stdout.strip() == "GatedQueryInjector", done.stderr

@@ -6,35 +6,40 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmpf.cli.models import TINY, warn_of_photographs
-from cmpf.cli.outcome import DONE, FAILED, add_debug, add_model_options, load_model
+from cmpf.cli.outcome import DONE, FAILED
+from cmpf.cli.predict_choice import Chosen
+from cmpf.cli.predict_options import add_options, add_webcam
 from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
-    from cmpf.formats.image import ImageSource
     from cmpf.inference import Prediction
+    from cmpf.labelling.pipeline import Finished
+    from cmpf.labelling.run import Summary
+    from cmpf.labelling.sources import Found, Source
 
 EXAMPLES = """examples:
   cmpf predict street.jpg --vocabulary "car; person, pedestrian; road; sky" --output out/
-  cmpf predict photos/ --vocabulary my_words.txt --task semantic --formats overlay semantic
-  cmpf predict 'photos/**/*.jpg' --vocabulary openvocab_ade20k_panoptic_val --confidence-threshold 0.5
+  cmpf predict photos/ --recursive --vocabulary my_words.txt --formats overlay coco html --output out/
+  cmpf predict 'photos/**/*.jpg' @more.txt --vocabulary openvocab_ade20k_panoptic_val --min-score 0.5
+  cmpf predict photos/ --vocabulary "car; person" --formats yolo labelme --device cuda:0,1
   cmpf predict clip.mp4 --vocabulary "car; person; road" --batch-size 4
   cmpf predict --webcam --vocabulary "person; cup"
-  cmpf predict street.jpg --vocabulary "car; road" --model output/mine --device cpu --json
   cmpf predict street.jpg --vocabulary "car; road" --ensemble --opts TEST.ENSEMBLE.ALPHA 0.3 INPUT.MIN_SIZE_TEST 640
 
-classes are separated by ";", synonyms of a class by ",". Images that cannot be read are named and the others done;
-then the exit code is 1. The files of an image are whole or not there. A video becomes NAME_overlay.mp4, without
-sound, and one that was stopped goes on with the same command. Videos and --webcam need: pip install "cmpf[video]"
+classes are separated by ";", synonyms of a class by ",". A run that was stopped goes on with the same command; what is
+finished is not done again. Images that cannot be read are named at the end and in errors.csv, the others are done, and
+the exit code is 1. A video becomes NAME_overlay.mp4, without sound; videos and --webcam need: pip install "cmpf[video]"
 """
-TASKS = ("all", "panoptic", "semantic", "instance")
-FORMATS = ("overlay", "panoptic", "coco", "semantic", "instances")  # cmpf.inference.FORMATS, without torch
+NAMED = 2  # files of an image
+MANY = 20  # images that get a line each, and errors that are named
 
 
 def add_parser(commands: Commands) -> None:
@@ -52,245 +57,137 @@ def add_parser(commands: Commands) -> None:
         nargs="*",
         default=[],
         metavar="IMAGE",
-        help="images and videos: files, folders of images, or quoted patterns such as 'photos/*.jpg'",
+        help="images and videos: files, folders, quoted patterns such as 'photos/*.jpg', @FILE or a .txt with one a "
+        "line, http(s) addresses with --allow-urls",
     )
     add_webcam(sources)
+    add_options(parser, output="output/predict")
     parser.add_argument(
         "--model",
         default=TINY,
         metavar="NAME",
         help="zoo name, config path, model folder or Hub repository [%(default)s]",
     )
-    add_options(parser, output="output/predict")
     parser.set_defaults(run=run)
 
 
-def add_webcam(sources: argparse._ActionsContainer) -> None:
-    """The camera, in place of files."""
-    sources.add_argument(
-        "--webcam",
-        type=int,
-        nargs="?",
-        const=0,
-        metavar="N",
-        help="camera number N [0]; the latest image is webcam_latest.jpg in the output folder, Ctrl-C ends",
-    )
-
-
-def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool = True) -> None:
-    """What is looked for, how, and where the results go.
-
-    Args:
-        output: the usual folder of the results.
-        own_words: whether --vocabulary must be given, or else the classes are those that the model was trained on.
-    """
-    words = '"car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset'
-    add = parser.add_argument
-    add(
-        "--vocabulary",
-        required=own_words,
-        metavar="WORDS",
-        help=f"classes: {words}"
-        + ("" if own_words else " [those that the model was trained on; of COCO, with ADE20K's and LVIS's]"),
-    )
-    kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
-    kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
-    add("--weights", metavar="FILE", help="trained weights that replace the model's own")
-    add("--task", default="all", choices=TASKS, help="what to compute [%(default)s]")
-    add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
-    add("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
-    add("--batch-size", type=_positive, default=1, metavar="N", help="images or frames in one pass [1]")
-    add("--max-frames", type=_positive, metavar="N", help="of a video or webcam [all]")
-    _add_results(parser, output)
-    add_model_options(parser)
-    add_debug(parser)
-
-
-def _add_results(parser: argparse.ArgumentParser, output: str) -> None:
-    add = parser.add_argument
-    add("--output", default=output, type=Path, metavar="DIR", help="folder for the results [%(default)s]")
-    add(
-        "--formats",
-        nargs="+",
-        default=["overlay"],
-        choices=FORMATS,
-        help="overlay: images; panoptic: COCO PNG + JSON; coco: COCO results of instances; semantic: 16-bit PNG; "
-        "instances: NPZ of masks. Of a video, all but the overlay are files of each frame [overlay]",
-    )
-    add(
-        "--confidence-threshold",
-        type=_fraction,
-        metavar="SCORE",
-        help="leave out instances and segments with a lower score, 0 to 1 [as the config says]",
-    )
-    add("--json", action="store_true", help="print one JSON object an image or video")
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
-    return int(text)
-
-
-def run(arguments: argparse.Namespace, *, save: Callable[[Prediction], Sequence[Path]] | None = None) -> int:
+def run(arguments: Namespace, *, save: Callable[[Prediction], Sequence[Path]] | None = None) -> int:
     """Segments the images and videos and writes the results; those that cannot be read are named.
 
     Args:
         save: brings an image's results to the user in place of files in the output folder; gives the files.
     """
-    from cmpf.formats.image_files import find_images
-    from cmpf.formats.video import import_av, is_video
+    from cmpf.formats.video import import_av
+    from cmpf.labelling.sources import find_sources
 
-    sources = find_images(arguments.images)  # before a model is loaded
-    if arguments.webcam is not None or any(map(is_video, sources)):
+    found = find_sources(
+        arguments.images, recursive=arguments.recursive, without=arguments.output
+    )  # before a model is loaded
+    if arguments.webcam is not None or found.videos:
         import_av()
+    chosen = Chosen(arguments)
+    sources = found.sources(found.images)
+    code = DONE
+    if save is not None and sources:
+        code = _shown(sources, chosen, save)
+    elif sources:
+        code = _labelled(sources, found, chosen)
+    if arguments.webcam is not None or found.videos:
+        from cmpf.cli.video import Videos
+
+        videos = Videos(arguments, *chosen.loaded(), chosen.predict, [*chosen.formats_of_frames()])
+        code = max(code, videos.camera() if arguments.webcam is not None else videos.files(found))
+    return code
+
+
+def _labelled(sources: Sequence[Source], found: Found, chosen: Chosen) -> int:
+    """Images into the output folder."""
     from tqdm import tqdm
 
-    from cmpf.formats.image_files import unique_names
+    from cmpf.engine.interrupts import StopRequest
+    from cmpf.labelling.pipeline import Work
+    from cmpf.labelling.run import Options, label_images
 
-    work = _Work(arguments)
-    if arguments.webcam is not None:
-        return work.camera()
-    names = dict(zip(sources, unique_names(sources), strict=True))
-    images = [source for source in sources if not is_video(source)]
-    bar = tqdm(
-        total=len(images), unit="image", disable=None if len(images) > 1 else True
-    )  # None: on a terminal
-    with bar:
-        for image, found in work.images(images):
-            if isinstance(found, ImageError):
-                work.failed(found)
-            else:
-                own = partial(found.save, arguments.output, arguments.formats, name=names[image])
-                files = save(found) if save else own()
-                work.tell(image, files, found=found.summary())
-                work.done = True
+    arguments = chosen.arguments
+    work = Work(
+        load=chosen.load,
+        words=chosen.words,
+        predict=chosen.predict,
+        formats=chosen.formats,
+        folder=arguments.output,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        allow_urls=arguments.allow_urls,
+    )
+    options = Options(
+        request=chosen.request(),
+        settings=chosen.settings(),
+        devices=chosen.devices(),
+        overwrite=arguments.overwrite,
+    )
+    many = len(sources) > 1
+    with StopRequest() as stop, tqdm(total=len(sources), unit="image", disable=None if many else True) as bar:
+
+        def tell(finished: Finished) -> None:
+            error = finished.entry.record.error
+            if error and arguments.debug:
+                raise ImageError(error)
+            if not error and (arguments.json or len(sources) <= MANY):
+                tqdm.write(_line(finished.source.given, finished.files, finished.found, arguments.json))
             bar.update()
-    for video in filter(is_video, sources):
+
+        summary = label_images(sources, work, options, tell=tell, stopped=lambda: stop.requested)
+    _report(summary, found, arguments.output, many=many)
+    if summary.done and arguments.model == TINY and not arguments.weights:
+        warn_of_photographs([Path(source.given) for source in sources])
+    return FAILED if summary.errors or summary.left else DONE
+
+
+def _shown(sources: Sequence[Source], chosen: Chosen, save: Callable[[Prediction], Sequence[Path]]) -> int:
+    """Images to the user, one by one."""
+    predictor, words = chosen.loaded()
+    code = DONE
+    for source in sources:
         try:
-            work.video(video, names[video])
-            work.done = True
+            (prediction,) = predictor.stream([source.given], words, **chosen.predict)
         except ImageError as error:
-            work.failed(error)
-    if work.done and arguments.model == TINY and not arguments.weights:
-        warn_of_photographs(sources)
-    return work.code
+            if chosen.arguments.debug:
+                raise
+            print(f"cmpf: {error}", file=sys.stderr)
+            code = FAILED
+            continue
+        print(_line(source.given, save(prediction), prediction.summary(), chosen.arguments.json))
+    if chosen.arguments.model == TINY and not chosen.arguments.weights:
+        warn_of_photographs([Path(source.given) for source in sources])
+    return code
 
 
-class _Work:
-    """A loaded model, and what a command line wants done with each image.
-
-    code: the exit code so far. done: whether anything was segmented.
-    """
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        from cmpf.factory.vocabularies import demo_vocabulary
-
-        # The ensemble's SAM is part of the model.
-        ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
-        self.predictor = load_model(arguments, device=arguments.device, overrides=ensemble)
-        self.arguments, self.code, self.done = arguments, DONE, False
-        self.words = self.predictor.vocabulary(
-            arguments.vocabulary
-            or demo_vocabulary(self.predictor.model.train_vocabulary, self.predictor.cfg),
-            things=_names(arguments.things),
-            stuff=_names(arguments.stuff),
-        )
-
-    def stream(self, images: Iterable[ImageSource]) -> Iterator[Prediction]:
-        """One prediction an image, without what is below --confidence-threshold."""
-        arguments, threshold = self.arguments, self.arguments.confidence_threshold
-        found = self.predictor.stream(
-            images,
-            self.words,
-            task=arguments.task,
-            ensemble=arguments.ensemble or None,
-            batch_size=arguments.batch_size,
-        )
-        return found if threshold is None else (prediction.above(threshold) for prediction in found)
-
-    def images(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Prediction | ImageError]]:
-        """What was found in each image, or why it cannot be read."""
-        size = self.arguments.batch_size
-        for start in range(0, len(paths), size):
-            yield from self._batch(paths[start : start + size])
-
-    def _batch(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Prediction | ImageError]]:
-        try:
-            yield from zip(paths, list(self.stream(paths)), strict=True)
-        except ImageError as error:
-            if len(paths) > 1:  # one of them
-                yield from (pair for path in paths for pair in self._batch([path]))
-            else:
-                yield paths[0], error
-
-    def video(self, path: Path, name: str) -> None:
-        """Segments a video and says where the result is."""
-        from cmpf.cli.video import segment_video, video_settings
-
-        arguments = self.arguments
-        report = segment_video(
-            path,
-            segment=self.stream,
-            output=arguments.output,
-            name=name,
-            formats=arguments.formats,
-            settings=video_settings(arguments, self.words),
-            max_frames=arguments.max_frames,
-        )
-        if report.warning:
-            print(f"warning: {report.warning}", file=sys.stderr)
-        if arguments.json:
-            line = {"video": str(path), "files": [str(report.file)], "frames": report.frames}
-            print(json.dumps(line, ensure_ascii=False))
-        else:
-            rate = f"{float(report.rate):g} a second, without sound"
-            print(f"{path}: {report.frames} frames at {rate} -> {report.file}")
-
-    def camera(self) -> int:
-        """Segments what a camera sees until Ctrl-C, and returns the exit code."""
-        from cmpf.cli.video import segment_camera
-
-        arguments = self.arguments
-        arguments.batch_size = 1  # a live image does not wait for others
-        seen = segment_camera(
-            arguments.webcam, segment=self.stream, output=arguments.output, max_frames=arguments.max_frames
-        )
-        print(f"camera {arguments.webcam}: {seen} frames")
-        return DONE
-
-    def tell(self, image: Path, files: Sequence[Path], *, found: Mapping[str, int]) -> None:
-        """One line about an image, above the progress bar."""
-        from tqdm import tqdm
-
-        names = [str(file) for file in files]
-        if self.arguments.json:
-            line = json.dumps({"image": str(image), "files": names, "found": found}, ensure_ascii=False)
-        else:
-            words = ", ".join(f"{count} {name}" for name, count in found.items())
-            line = f"{image}: {words or 'nothing'} -> {', '.join(names) or 'a window'}"
-        tqdm.write(line)
-
-    def failed(self, error: ImageError) -> None:
-        """One line about an image that cannot be read; --debug ends there."""
-        from tqdm import tqdm
-
-        if self.arguments.debug:
-            raise error
-        tqdm.write(f"cmpf: {error}", file=sys.stderr)
-        self.code = FAILED
+def _line(image: str, files: Sequence[Path], found: Mapping[str, int], as_json: bool) -> str:
+    names = [str(file) for file in files]
+    if as_json:
+        return json.dumps({"image": image, "files": names, "found": found}, ensure_ascii=False)
+    words = ", ".join(f"{count} {name}" for name, count in found.items())
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{image}: {words or 'nothing'} -> {', '.join(names[:NAMED]) or 'a window'}{more}"
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name for name in text.split(";") if name.strip()]
+def _report(summary: Summary, found: Found, output: Path, *, many: bool) -> None:
+    """How it ended, on stderr."""
+    say = partial(print, file=sys.stderr)
+    for _, error in summary.errors[:MANY]:
+        say(f"cmpf: {error}")
+    if len(summary.errors) > MANY:
+        say(f"cmpf: ... and {len(summary.errors) - MANY} more, see {output / 'errors.csv'}")
+    for line in found.left_out():
+        say(f"left out: {line}")
+    if many or summary.before or summary.left:
+        count = summary.done + summary.failed
+        each = f" in {summary.seconds:.0f} s, {summary.seconds / max(1, count):.2f} s each"
+        parts = [f"{summary.done} images{each}"] if count else []
+        for number, what in ((summary.failed, "failed"), (summary.before, "images were finished before")):
+            parts += [f"{number} {what}"] if number else []
+        if summary.left:
+            parts.append(f"stopped with {summary.left} to go: the same command goes on")
+        say(f"{'; '.join(parts)}. Results: {output}")
+    for file in summary.files:
+        say(f"  {file}")

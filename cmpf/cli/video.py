@@ -11,20 +11,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from cmpf.cli.outcome import DONE, FAILED
 from cmpf.common.files import TEMPORARY, replacing, write_text
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
 from cmpf.formats.image import open_image
 from cmpf.formats.video import Frame, VideoReader, write_video
 from cmpf.inference import Prediction
+
+if TYPE_CHECKING:
+    from cmpf.labelling.sources import Found
+    from cmpf.predictor import Predictor
 
 Segment: TypeAlias = Callable[
     [Iterable[Frame]], Iterator[Prediction]
@@ -89,12 +95,81 @@ def segment_video(
     return _join(reader, path, part, target, expected)
 
 
-def video_settings(arguments: argparse.Namespace, words: Vocabulary) -> dict[str, Any]:
-    """Everything beside the file that the frames of a video depend on."""
-    names = ("model", "weights", "plugin", "opts", "task", "ensemble", "confidence_threshold")
-    given = {name: getattr(arguments, name) for name in names}
-    sought = hashlib.sha256(repr((words.classes, words.is_thing)).encode()).hexdigest()
-    return {**given, "formats": sorted(arguments.formats), "words": sought}
+class Videos:
+    """Videos and cameras of a command line, with a loaded model.
+
+    Args:
+        words: the classes. predict: arguments of Predictor.stream. formats: of Prediction.save.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        predictor: Predictor,
+        words: Vocabulary,
+        predict: Mapping[str, Any],
+        formats: Sequence[str],
+    ) -> None:
+        self.arguments, self.predictor, self.words = arguments, predictor, words
+        self.predict, self.formats = predict, formats
+
+    def stream(self, frames: Iterable[Frame], size: int | None = None) -> Iterator[Prediction]:
+        """One prediction a frame."""
+        size = size or self.arguments.batch_size or 1
+        return self.predictor.stream(frames, self.words, batch_size=size, **self.predict)
+
+    def files(self, found: Found) -> int:
+        """Segments videos, names those that cannot be read, and returns the exit code."""
+        code = DONE
+        for source in found.sources(found.videos):
+            try:
+                self._file(Path(source.given), source.name)
+            except ImageError as error:
+                if self.arguments.debug:
+                    raise
+                print(f"cmpf: {error}", file=sys.stderr)
+                code = FAILED
+        return code
+
+    def camera(self) -> int:
+        """Segments what a camera sees until Ctrl-C, and returns the exit code."""
+        arguments = self.arguments
+        seen = segment_camera(
+            arguments.webcam,
+            segment=partial(self.stream, size=1),  # a live image does not wait for others
+            output=arguments.output,
+            max_frames=arguments.max_frames,
+        )
+        print(f"camera {arguments.webcam}: {seen} frames")
+        return DONE
+
+    def settings(self) -> dict[str, Any]:
+        """Everything beside the file that the frames of a video depend on."""
+        names = ("model", "weights", "plugin", "opts")
+        given = {name: getattr(self.arguments, name) for name in names}
+        sought = hashlib.sha256(repr((self.words.classes, self.words.is_thing)).encode()).hexdigest()
+        return {**given, **self.predict, "formats": sorted(self.formats), "words": sought}
+
+    def _file(self, path: Path, name: str) -> None:
+        """Segments a video and says where the result is."""
+        arguments = self.arguments
+        report = segment_video(
+            path,
+            segment=self.stream,
+            output=arguments.output,
+            name=name,
+            formats=self.formats,
+            settings=self.settings(),
+            max_frames=arguments.max_frames,
+        )
+        if report.warning:
+            print(f"warning: {report.warning}", file=sys.stderr)
+        if arguments.json:
+            line = {"video": str(path), "files": [str(report.file)], "frames": report.frames}
+            print(json.dumps(line, ensure_ascii=False))
+        else:
+            rate = f"{float(report.rate):g} a second, without sound"
+            print(f"{path}: {report.frames} frames at {rate} -> {report.file}")
 
 
 def segment_camera(number: int, *, segment: Segment, output: Path, max_frames: int | None) -> int:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def ahead(work: Callable[[In], Out], items: Iterable[In], *, threads: int) -> Iterator[Out]:
+def ahead(work: Callable[[In], Out], items: Iterable[In], *, threads: int) -> Generator[Out]:
     """`map(work, items)` by several threads, in order, at most two results a thread ahead of the reader."""
     waiting: deque[Future[Out]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="cmpf-ahead")

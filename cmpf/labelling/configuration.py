@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmpf.common.files import read_text, write_text
-from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError
-from cmpf.predictor import Predictor
-from cmpf.weights.saving import hash_weights
+
+if TYPE_CHECKING:  # what is compared needs no torch
+    from cmpf.data.vocabulary import Vocabulary
+    from cmpf.predictor import Predictor
 
 MAX_BYTES = 64 * 2**20  # of a configuration: vocabularies have thousands of classes
 SHOWN = 60  # letters of a value in an error message
@@ -25,6 +26,8 @@ def configuration_of(predictor: Predictor, words: Vocabulary, **options: Any) ->
         words: the classes that are looked for.
         options: what else the labels depend on, such as the model's name and a threshold.
     """
+    from cmpf.weights.saving import hash_weights
+
     return {
         **options,
         "weights": {
@@ -36,18 +39,22 @@ def configuration_of(predictor: Predictor, words: Vocabulary, **options: Any) ->
     }
 
 
-def keep_configuration(path: Path, configuration: Mapping[str, Any], *, fix: str) -> None:
+def keep_configuration(
+    path: Path, configuration: Mapping[str, Any], *, fix: str, folder: Path | None = None
+) -> None:
     """Writes the configuration of a run, or makes sure that the one that is there is equal.
 
     Args:
-        fix: ends the error message.
+        fix: ends the error message. folder: that of the results; None = that of the file.
     Raises:
         CMPFError: what is there is of another configuration; says what differs.
     """
     if path.exists():
         there = read_configuration(path)
         if different := differences(there, json.loads(json.dumps(configuration))):
-            raise CMPFError(f"{path.parent} holds results of another configuration: {different}; {fix}")
+            raise CMPFError(
+                f"{folder or path.parent} holds results of another configuration: {different}; {fix}"
+            )
     else:
         write_text(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
 

@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.errors import DatasetError
 from cmpf.formats.masks import RLE, decode_mask, encode_mask, segmentation_issue
-from cmpf.inference import Prediction
+
+if TYPE_CHECKING:  # records are read without torch
+    from cmpf.inference import Prediction
 
 INSTANCE, PANOPTIC = TASKS = ("instance", "panoptic")
 SOURCES = ("decoder", "sam")

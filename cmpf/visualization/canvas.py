@@ -114,8 +114,8 @@ class Canvas:
     def _square(self, mask: Mask) -> Mask:
         """The mask with each pixel as a square."""
         height, width = self.size
-        large = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-        return np.asarray(large, dtype=bool)
+        large = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+        return np.asarray(large) > 0  # Pillow's images of one bit give flags whose bytes are 255
 
     def fill_regions(self, regions: Regions, colors: Sequence[Color | None], opacity: float) -> None:
         """Tints each region and outlines it.

@@ -1,9 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import csv
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ import pytest
 from helpers.own_dataset import SOURCE
 from PIL import Image
 
-import cmpf.inference
 import cmpf.predictor
-from cmpf.cli import main, make_parser, predict
+from cmpf.cli import main, make_parser, predict_options
 from cmpf.cli.datasets import dataset_name
 from cmpf.cli.models import SHAPES_ONLY
 from cmpf.data.datasets.catalog import get_vocabulary
-from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
-from cmpf.predictor import Predictor
+from cmpf.labelling import writers
 
 
 @pytest.fixture
@@ -36,14 +34,23 @@ def run(*arguments: str) -> int:
     return main(["predict", *arguments, "--device", "cpu", "--opts", *small, "NUM_THREADS", "1"])
 
 
+def shown(folder: Path) -> list[str]:
+    """Files of a folder but for the journal and the like."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and ".cmpf" not in path.parts
+    )
+
+
 def test_predict_writes_what_was_asked_for_and_says_where(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = photo.parent / "out"
     words = ("--vocabulary", "cat; dog; sky")
     assert run(str(photo), *words, "--output", str(out), "--formats", "overlay", "semantic") == 0
-    assert sorted(p.name for p in out.iterdir()) == ["photo.png", "photo_semantic.png"]
-    assert str(out / "photo.png") in capsys.readouterr().out
+    assert shown(out) == ["photo.jpg", "photo_semantic.png"]
+    assert str(out / "photo.jpg") in capsys.readouterr().out
 
 
 def test_json_output_is_one_object_an_image(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,10 +96,11 @@ def test_images_of_one_name_in_two_folders_do_not_replace_each_other(
     folder.mkdir()
     shutil.copy(photo, folder / photo.name)
     assert run(str(photo), str(folder), "--vocabulary", "cat; dog", "--output", str(out)) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["photo.png", "photo_2.png"]
+    assert shown(out) == ["more/photo.jpg", "photo.jpg"]
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 2
-    assert said.err == f"{SHAPES_ONLY}\n"  # no progress bar where there is no terminal
+    assert said.err.startswith("2 images in ")  # no progress bar where there is no terminal
+    assert said.err.endswith(f" s each. Results: {out}\n{SHAPES_ONLY}\n")
 
 
 @pytest.mark.parametrize("batch", ["1", "2"])
@@ -107,8 +115,12 @@ def test_a_damaged_image_is_named_and_the_others_are_done(
     said = capsys.readouterr()
     assert [json.loads(line)["image"] for line in said.out.splitlines()] == [str(photo)]
     assert said.err.startswith(f"cmpf: {photo.parent / 'broken.png'}")
-    assert said.err.removesuffix(f"{SHAPES_ONLY}\n").count("\n") == 1
-    assert [path.name for path in out.iterdir()] == ["photo.png"]
+    assert "; 1 failed. Results: " in said.err
+    assert shown(out) == ["errors.csv", "photo.jpg"]
+    with (out / "errors.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["image"] == str(photo.parent / "broken.png")
+    assert "broken.png: damaged or truncated" in row["error"]
     with pytest.raises(ImageError):
         run(*command, "--debug")
 
@@ -118,7 +130,7 @@ def test_stopping_while_a_file_is_written_leaves_no_half_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupted(image: Image.Image, path: Path) -> None:
+    def interrupted(image: Image.Image, path: Path, **options: Any) -> None:
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -126,7 +138,7 @@ def test_stopping_while_a_file_is_written_leaves_no_half_file(
     out = photo.parent / "out"
     assert run(str(photo), "--vocabulary", "cat; dog", "--output", str(out)) == 1
     assert capsys.readouterr().err == "stopped\n"
-    assert list(out.iterdir()) == []
+    assert shown(out) == []
 
 
 def test_the_ensemble_can_be_switched_on_where_the_configuration_has_it_off(
@@ -142,44 +154,33 @@ def test_the_ensemble_can_be_switched_on_where_the_configuration_has_it_off(
 
 
 def test_choices_and_formats_are_those_of_the_library() -> None:
-    assert predict.TASKS == cmpf.predictor.TASKS
-    assert predict.FORMATS == cmpf.inference.FORMATS
+    assert predict_options.TASKS == cmpf.predictor.TASKS
+    assert set(predict_options.FORMATS) == set(writers.FORMATS)
 
 
 @pytest.mark.parametrize(
-    ("options", "things"),
-    [
-        ([], (True, True, False)),
-        (["--stuff", "cat"], (False, True, False)),
-        (["--things", "sky"], (False, False, True)),
-    ],
+    ("options", "stuff"),
+    [([], ["sky"]), (["--stuff", "cat"], ["cat", "sky"]), (["--things", "sky"], ["cat", "dog"])],
 )
-def test_things_and_stuff_can_be_named(
-    photo: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: list[str],
-    things: tuple[bool, ...],
-) -> None:
-    seen = []  # sky is stuff in COCO, cat and dog are things; --things names all of them
-    own = Predictor.stream
-
-    def note(self: Predictor, images: Sequence[Path], words: Vocabulary, **given: Any) -> Any:
-        seen.append(words.is_thing)
-        return own(self, images, words, **given)
-
-    monkeypatch.setattr(Predictor, "stream", note)
+def test_things_and_stuff_can_be_named(photo: Path, options: list[str], stuff: list[str]) -> None:
     words, output = ("--vocabulary", "cat; dog; sky"), ("--output", str(photo.parent / "out"))
     assert run(str(photo), *words, *output, *options) == 0
-    assert seen == [things]
+    manifest = json.loads((photo.parent / "out/.cmpf/manifest.json").read_text())
+    assert (
+        manifest["stuff"] == stuff
+    )  # sky is stuff in COCO, cat and dog are things; --things names all of them
 
 
-def test_a_threshold_leaves_weak_results_out(photo: Path) -> None:
-    base = (str(photo), "--formats", "coco", "--vocabulary", "cat; dog", "--task", "instance")
-    for threshold, folder in (("0", "all"), ("1", "none")):
-        output = ("--confidence-threshold", threshold, "--output", str(photo.parent / folder))
-        assert run(*base, *output) == 0
-    assert json.loads((photo.parent / "all/photo_instances.json").read_text())
-    assert json.loads((photo.parent / "none/photo_instances.json").read_text()) == []
+def test_a_threshold_leaves_weak_results_out_by_either_name(photo: Path) -> None:
+    base = (str(photo), "--formats", "coco", "--vocabulary", "cat; dog", "--multi-label", "--nms", "1")
+    for option, threshold, folder in (("--min-score", "0", "all"), ("--confidence-threshold", "1", "none")):
+        assert run(*base, option, threshold, "--output", str(photo.parent / folder)) == 0
+    found = {
+        folder: json.loads((photo.parent / folder / "annotations/instances.json").read_text())["annotations"]
+        for folder in ("all", "none")
+    }
+    assert len(found["all"]) > 1
+    assert found["none"] == []
 
 
 @pytest.mark.parametrize(

@@ -268,12 +268,13 @@ def test_the_command_segments_images_and_videos_together_and_names_what_it_canno
     assert [line.get("frames") for line in lines] == [None, 2, 1]
     assert lines[2] == {
         "video": str(folder / "clip.mp4"),
-        "files": [str(out / "clip_2_overlay.mp4")],
+        "files": [str(out / "more/clip_overlay.mp4")],
         "frames": 1,
     }
     assert "bad.mp4: no video that FFmpeg can read" in said.err
     assert sorted(path.name for path in out.iterdir()) == [
-        "clip_2_overlay.mp4",
+        ".cmpf",
         "clip_overlay.mp4",
-        "shapes.png",
+        "more",
+        "shapes.jpg",
     ]

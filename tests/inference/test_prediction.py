@@ -16,7 +16,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cmpf.errors import CMPFError
-from cmpf.formats.image_files import unique_names
 from cmpf.inference import Prediction
 
 
@@ -83,11 +82,6 @@ def test_a_format_whose_task_did_not_run_writes_nothing(prediction: Prediction, 
     with pytest.raises(CMPFError, match="but not instance"):
         only.save(tmp_path / "out", ("overlay", "coco"))
     assert not (tmp_path / "out").exists()
-
-
-def test_images_of_one_name_get_files_of_their_own() -> None:
-    assert unique_names(["a/x.jpg", "b/x.jpg", "X.png", "y.jpg"]) == ["x", "x_2", "X_3", "y"]
-    assert unique_names(["x.jpg", "x_2.jpg", "b/x.jpg"]) == ["x", "x_2", "x_3"]
 
 
 def test_coco_results_hold_box_score_and_class(prediction: Prediction) -> None:

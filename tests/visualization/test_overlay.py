@@ -321,3 +321,13 @@ def test_two_classes_of_one_color_word_are_told_apart_by_shades() -> None:
     assert first == class_color(5, "red")
     assert second == shade(5, 1, "red") != first
     assert other == class_color(2)
+
+
+def test_a_mask_of_a_few_pixels_is_drawn_on_an_enlarged_image() -> None:
+    masks = np.zeros((1, 48, 64), dtype=bool)
+    masks[0, 20, 10:13] = True  # too thin for a smooth border
+    image = np.full((48, 64, 3), 128, np.uint8)
+    drawn = draw_instances(
+        image, masks, labels=np.array([0]), scores=np.array([0.9]), names=["wire"], opacity=1.0
+    )
+    assert len(np.unique(np.asarray(drawn)[200:210, 100:130].reshape(-1, 3), axis=0)) > 1

@@ -149,7 +149,7 @@ def test_from_an_empty_cache_to_an_overlay_by_name(
     assert main([*command, "--formats", "overlay", "semantic", "--task", "semantic"]) == 0
     first = (photo.parent / "out" / "coffee_semantic.png").read_bytes()
     with (
-        Image.open(photo.parent / "out" / "coffee.png") as overlay,
+        Image.open(photo.parent / "out" / "coffee.jpg") as overlay,
         Image.open(io.BytesIO(first)) as semantic,
     ):
         assert overlay.width / overlay.height == pytest.approx(56 / 40, rel=0.01)
@@ -466,7 +466,7 @@ def test_every_model_of_the_zoo_in_full_size_from_an_empty_cache_to_an_overlay(
         "cpu",
     ]
     assert main([*command, "--opts", "INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"]) == 0
-    with Image.open(out / "coffee.png") as overlay:
+    with Image.open(out / "coffee.jpg") as overlay:
         assert overlay.width / overlay.height == pytest.approx(56 / 40, rel=0.01)
     assert small_file(name).is_file()
     assert len(server.asked_of("drive")) == len(server.asked) == 1

@@ -1,0 +1,118 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""The options of cmpf predict and of the demo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cmpf.cli.label import positive
+from cmpf.cli.outcome import add_debug, add_model_options
+
+TASKS = ("all", "panoptic", "semantic", "instance")
+FORMATS = (
+    "overlay", "semantic", "instances", "coco", "coco-polygons", "coco-panoptic", "yolo", "labelme", "html", "parquet",
+)  # fmt: skip  # cmpf.labelling.writers.FORMATS, without NumPy
+AUTO = "auto"
+
+
+def add_webcam(sources: argparse._ActionsContainer) -> None:
+    """The camera, in place of files."""
+    sources.add_argument(
+        "--webcam",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="camera number N [0]; the latest image is webcam_latest.jpg in the output folder, Ctrl-C ends",
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool = True) -> None:
+    """What is looked for, how, and where the results go.
+
+    Args:
+        output: the usual folder of the results.
+        own_words: whether --vocabulary must be given, or else the classes are those that the model was trained on.
+    """
+    add = parser.add_argument
+    words = '"car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset'
+    add(
+        "--vocabulary",
+        required=own_words,
+        metavar="WORDS",
+        help=f"classes: {words}"
+        + ("" if own_words else " [those that the model was trained on; of COCO, with ADE20K's and LVIS's]"),
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
+    kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
+    add("--recursive", action="store_true", help="enter the folders of folders")
+    add("--allow-urls", action="store_true", help="download http(s) addresses")
+    _add_results(parser.add_argument_group("results"), output)
+    _add_selection(parser.add_argument_group("which results"))
+    _add_speed(parser.add_argument_group("speed"))
+    add("--weights", metavar="FILE", help="trained weights that replace the model's own")
+    add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
+    add_model_options(parser)
+    add_debug(parser)
+
+
+def _add_results(group: argparse._ArgumentGroup, output: str) -> None:
+    add = group.add_argument
+    add("--output", default=output, type=Path, metavar="DIR", help="folder for the results [%(default)s]")
+    add(
+        "--formats",
+        nargs="+",
+        default=["overlay"],
+        choices=FORMATS,
+        metavar="FORMAT",
+        help="overlay: images with what was found; html: a page of them; coco, coco-polygons, coco-panoptic, yolo, "
+        "labelme, parquet: datasets; semantic: 16-bit PNG of class indices; instances: NPZ of masks [overlay]",
+    )
+    add("--task", choices=TASKS, help="what to compute [what the formats need; overlay: panoptic]")
+    add("--overwrite", action="store_true", help="remove what an earlier run has left in the output")
+    add("--json", action="store_true", help="print one JSON object an image or video")
+    add("--max-frames", type=positive, metavar="N", help="of a video or webcam [all]")
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--min-score", type=_fraction, metavar="S", help="least score of instances and segments, 0 to 1 [0.3]"
+    )
+    add("--confidence-threshold", type=_fraction, dest="min_score", default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS)  # fmt: skip  # what Detectron2's demo calls it
+    add("--max-instances", type=positive, metavar="N", help="the best of an image [as the config says]")
+    add(
+        "--nms",
+        type=_fraction,
+        metavar="IOU",
+        help="of instances that overlap more, the better one stays [0.7]",
+    )
+    add("--multi-label", action="store_true", help="a mask may be an instance of several classes")
+    add("--background", action="store_true", help="semantic: pixels of no sure class are unlabeled, 65535")
+    add("--min-semantic-score", type=_fraction, metavar="S", help="what is sure for --background [0.3]")
+
+
+def _add_speed(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--device", help="cpu, cuda, cuda:1; cuda:0,1 for a model on each [a CUDA device if there is one]")
+    add("--processes", type=positive, metavar="N", help="models side by side, on the CPU [1]")
+    add("--batch-size", type=_batch, default=AUTO, metavar="N",
+        help="images or frames in one pass [auto: 8 on CUDA, fewer where memory is short; 1 on a CPU]")  # fmt: skip
+    add("--workers", type=positive, default=2, metavar="N", help="threads that read, and that write [2]")
+
+
+def _batch(text: str) -> int | None:
+    return None if text == AUTO else positive(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return value

@@ -1,0 +1,179 @@
+# Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Images through a model: threads decode and write while the network is at work on others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmpf.errors import CMPFError, ImageError, summary
+from cmpf.labelling.ahead import ahead
+from cmpf.labelling.journal import Entry
+from cmpf.labelling.record import ImageRecord, record_of
+from cmpf.labelling.sources import Source
+from cmpf.labelling.writers import FORMATS
+
+if TYPE_CHECKING:
+    from cmpf.data.vocabulary import Vocabulary
+    from cmpf.formats.addresses import UrlPolicy
+    from cmpf.inference import InferenceSettings, Prediction
+    from cmpf.inference.settings import Prepared
+    from cmpf.predictor import Predictor
+
+BATCH_ON_CUDA = 8  # halved where memory does not suffice
+WAITING = 4  # batches of images of different sizes that are held until one is full
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is done with each image, the same in every process.
+
+    load: gives the predictor on a device, None = the usual one. words: gives its classes.
+    predict: arguments of Predictor.settings. formats: of cmpf.labelling.writers; folder: where their files go.
+    batch_size: images in one pass, None = as the device likes it. workers: threads that decode, and threads that write.
+    """
+
+    load: Callable[[str | None], Predictor]
+    words: Callable[[Predictor], Vocabulary]
+    predict: Mapping[str, Any]
+    formats: tuple[str, ...]
+    folder: Path
+    batch_size: int | None = None
+    workers: int = 2
+    allow_urls: UrlPolicy = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An image that is done: its entry for the journal, its files, and what was found, class name -> how often."""
+
+    source: Source
+    entry: Entry
+    files: list[Path]
+    found: dict[str, int] = field(default_factory=dict)
+
+
+class Replica:
+    """One loaded model at work."""
+
+    def __init__(self, work: Work, device: str | None) -> None:
+        self.work = work
+        self.predictor = work.load(device)
+        self.words: Vocabulary = work.words(self.predictor)
+        self.settings: InferenceSettings = self.predictor.settings(**work.predict)
+        on_cuda = self.predictor.model.device.type == "cuda"
+        self._size = work.batch_size or (BATCH_ON_CUDA if on_cuda else 1)
+
+    def run(
+        self, sources: Iterable[Source], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Finished]:
+        """Segments images and writes their files; they come as they get finished, those with errors, too.
+
+        Args:
+            stopped: whether no further batch shall begin; what was segmented is written.
+        Raises:
+            CMPFError: results cannot be written; what was yielded is whole.
+        """
+        writing: deque[Future[Finished]] = deque()
+        limit = 2 * self.work.workers + self._size
+        with ThreadPoolExecutor(self.work.workers, thread_name_prefix="cmpf-write") as pool:
+            images = ahead(self._read, sources, threads=self.work.workers)
+            for batch in batches(images, self._size):
+                if stopped():
+                    break
+                for image, prediction in zip(batch, self._segment(batch), strict=True):
+                    writing.append(pool.submit(self._write, image, prediction))
+                while writing and (len(writing) > limit or writing[0].done()):
+                    yield writing.popleft().result()
+            images.close()
+            while writing:
+                yield writing.popleft().result()
+
+    def _read(self, source: Source) -> _Image:
+        """One image, decoded, or why it cannot be."""
+        try:
+            digest = "" if "://" in source.uri else _sha256(Path(source.given))
+            prepared = self.predictor.prepare(source.given, allow_urls=self.work.allow_urls)
+            return _Image(source, digest, prepared)
+        except ImageError as error:
+            return _Image(source, "", str(error))
+
+    def _segment(self, batch: list[_Image]) -> list[Prediction | None]:
+        """One pass over images that were read; with halves where they do not fit into the device's memory together."""
+        import torch
+
+        prepared = [image.content for image in batch if not isinstance(image.content, str)]
+        if not prepared:
+            return [None] * len(batch)
+        try:
+            return list(self.predictor.segment(prepared, self.words, self.settings))
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        torch.cuda.empty_cache()
+        self._size = half = max(1, len(batch) // 2)
+        return self._segment(batch[:half]) + self._segment(batch[half:])
+
+    def _write(self, image: _Image, prediction: Prediction | None) -> Finished:
+        source, work = image.source, self.work
+        if prediction is None:
+            record = ImageRecord(source.uri, image.sha256, 0, 0, error=str(image.content))
+            return Finished(source, Entry(record, source.file_name, source.name), [])
+        entry = Entry(record_of(prediction, source.uri, image.sha256), source.file_name, source.name)
+        files = []
+        try:
+            for name in work.formats:
+                format_ = FORMATS[name]
+                if format_.of_prediction is not None:
+                    files += format_.of_prediction(prediction, source.name, work.folder)
+                if format_.of_record is not None:
+                    files += format_.of_record(entry, work.folder)
+        except OSError as error:
+            raise CMPFError(
+                f"{work.folder}: the results of {source.given} cannot be written ({summary(error)}); make room, or "
+                "allow to write there, and run the same command again: it goes on"
+            ) from error
+        return Finished(source, entry, files, prediction.summary())
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image that was read, or why it was not."""
+
+    source: Source
+    sha256: str
+    content: Prepared | str
+
+    @property
+    def kind(self) -> tuple[int, ...] | None:
+        """Images of one kind fit into one batch: the size that the network sees; None = there is none."""
+        return None if isinstance(self.content, str) else tuple(self.content.sample["image"].shape)
+
+
+def batches(images: Iterable[_Image], size: int) -> Iterator[list[_Image]]:
+    """Lists of up to `size` images of one size; those that could not be read come alone, at once."""
+    waiting: dict[tuple[int, ...], list[_Image]] = {}
+    for image in images:
+        if image.kind is None:
+            yield [image]
+            continue
+        group = waiting.setdefault(image.kind, [])
+        group.append(image)
+        full = len(group) >= size
+        if full or sum(map(len, waiting.values())) >= WAITING * size:
+            largest = max(waiting, key=lambda kind: len(waiting[kind]))
+            yield waiting.pop(largest)
+    yield from waiting.values()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""  # reading it as an image says why
