@@ -3,25 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from cmpf.common.files import is_folder
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.words import Words, read_words
 from cmpf.errors import CMPFError, ImageError
-from cmpf.formats.image import ImageSource, read_image, resize_shortest_edge
+from cmpf.formats.image import MAX_PIXELS, SINGLE, ImageSource, read_image, resize_shortest_edge
 from cmpf.inference import InferenceSettings, MaskEnsembleSettings, Prediction, prediction_of
 from cmpf.inference.mask_sequence import HELD_PIXELS
-from cmpf.inference.settings import Prepared, Selection, SelectionOptions
+from cmpf.inference.settings import Options, Prepared, Selection, SelectionOptions, Tiling, checked_tasks
 from cmpf.types import Sample
+from cmpf.weights.saving import Metrics, Saver
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,36 +32,7 @@ if TYPE_CHECKING:
     from cmpf.formats.addresses import UrlPolicy
     from cmpf.model import CMPF
 
-TASKS = ("all", "panoptic", "semantic", "instance")
 MIN_ISLAND_SHARE = 0.1  # where the configuration has none: the published arithmetic spoils boxes
-SINGLE = (str, Path, Image.Image, np.ndarray)
-Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"
-
-
-class Options(SelectionOptions, total=False):
-    """Keyword arguments of Predictor.predict and Predictor.stream."""
-
-    task: str | Collection[str]
-    ensemble: bool | None
-    things: Iterable[str] | None
-    stuff: Iterable[str] | None
-    batch_size: int
-    allow_urls: UrlPolicy
-
-
-class Saver(Protocol):
-    """Writes a predictor's model as a folder that cmpf.load reads; see Predictor.save_pretrained."""
-
-    def __call__(
-        self,
-        model: CMPF,
-        folder: Path,
-        *,
-        title: str,
-        metrics: str | Path | Metrics | None,
-        licence: str,
-        notes: str,
-    ) -> list[Path]: ...
 
 
 class Predictor:
@@ -122,6 +95,9 @@ class Predictor:
                 vocabulary and of known datasets keep their kind and all others are things.
             batch_size: images per forward pass [1].
             allow_urls: whether addresses may be downloaded, "private" = those of this network, too [False].
+            max_pixels: larger images are refused before they are decoded [89 million].
+            tile, overlap: segment tiles of this side in pixels, which overlap by this share, 0..0.5, and join what is
+                found in them, for large images of small objects [no tiles; 0.25].
             min_score: instances and panoptic segments of a lower score are left out [0.3].
             max_instances: at most so many of an image [as the model's config says].
             nms: of instances with a larger mask IoU the better one stays; 1 = all stay [0.7].
@@ -147,6 +123,9 @@ class Predictor:
         stuff: Iterable[str] | None = None,
         batch_size: int = 1,
         allow_urls: UrlPolicy = False,
+        max_pixels: int = MAX_PIXELS,
+        tile: int | None = None,
+        overlap: float = 0.25,
         **selection: Unpack[SelectionOptions],
     ) -> Iterator[Prediction]:
         """Predictions one by one, so that thousands of images or the frames of a video fit into memory.
@@ -156,16 +135,12 @@ class Predictor:
             vocabulary, ...: see predict. They are checked at once, the images when their turn comes.
         """
         classes = self.vocabulary(vocabulary, things=things, stuff=stuff)
-        settings = self.settings(task, ensemble, **selection)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise CMPFError(f"batch_size must be at least 1, got {batch_size!r}")
-        sources = [images] if isinstance(images, SINGLE) else images
-        if not isinstance(sources, Iterable):
-            raise ImageError(
-                f"cannot read images from {type(images).__name__}; give a path, a PIL image, a uint8 array "
-                "(H, W, 3), or a list of these"
-            )
-        return self._stream(_named(sources), classes, settings, batch_size, allow_urls)
+        settings = self.settings(
+            task, ensemble, tile=tile, overlap=overlap, batch_size=batch_size, **selection
+        )
+        return self._stream(_named(images), classes, settings, batch_size, allow_urls, max_pixels)
 
     def vocabulary(
         self, words: Words, *, things: Iterable[str] | None = None, stuff: Iterable[str] | None = None
@@ -208,14 +183,14 @@ class Predictor:
         self,
         task: str | Collection[str] = "all",
         ensemble: bool | None = None,
+        *,
+        tile: int | None = None,
+        overlap: float = 0.25,
+        batch_size: int = 1,
         **selection: Unpack[SelectionOptions],
     ) -> InferenceSettings:
         """What `segment` is asked for; arguments as predict has them."""
-        given = isinstance(task, Iterable) and not isinstance(task, str)
-        tasks = list(task) if given else [task]
-        for name in tasks or [task]:
-            if name not in TASKS:
-                raise CMPFError(f"task {name!r} is unknown; choose one of {', '.join(TASKS)}")
+        tasks = checked_tasks(task)
         if ensemble and self.mask_ensemble is None:
             raise CMPFError(
                 "ensemble=True, but this model was built without SAM's own masks: load it with "
@@ -226,55 +201,65 @@ class Predictor:
         wanted = own.mask_ensemble is not None if ensemble is None else ensemble
         return replace(
             own,
-            panoptic="all" in tasks or "panoptic" in tasks,
-            semantic="all" in tasks or "semantic" in tasks,
-            instance="all" in tasks or "instance" in tasks,
+            panoptic="panoptic" in tasks,
+            semantic="semantic" in tasks,
+            instance="instance" in tasks,
             semantic_output="labels",
             min_island_share=own.min_island_share or MIN_ISLAND_SHARE,
             held_pixels=HELD_PIXELS,
             mask_ensemble=self.mask_ensemble if wanted else None,
             proposals=False,
             selection=Selection(**selection),
+            tiling=None if tile is None else Tiling(tile, overlap, batch_size),
         )
 
     def prepare(
-        self, source: ImageSource, *, name: str = "image_0", allow_urls: UrlPolicy = False
+        self,
+        source: ImageSource,
+        *,
+        name: str = "image_0",
+        allow_urls: UrlPolicy = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> Prepared:
         """An image for `segment`. Threads may do this while the network is at work on others.
 
         Args:
-            source, allow_urls: see predict. name: of an image that has neither path nor address.
+            source, allow_urls, max_pixels: see predict. name: of an image that has neither path nor address.
         Raises:
             ImageError: it cannot be read.
         """
-        image = read_image(source, allow_urls=allow_urls)
+        image = read_image(source, allow_urls=allow_urls, max_pixels=max_pixels)
+        sample, path = self._sample(image), str(source) if isinstance(source, str | Path) else ""
+        if path and Path(path).expanduser().is_file():
+            sample["file_name"] = path  # what a cache of SAM's masks looks for
+        return Prepared(image, sample, path or name)
+
+    def _sample(self, image: NDArray[np.uint8]) -> Sample:
         resized = resize_shortest_edge(image, short_side=self.short_side, max_side=self.max_side)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         if self.model.device.type == "cuda":
             tensor = tensor.pin_memory()  # travels while the device computes
-        sample: Sample = {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
-        if not isinstance(source, str | Path):
-            return Prepared(image, sample, name)
-        if Path(source).expanduser().is_file():
-            sample["file_name"] = str(source)  # what a cache of SAM's masks looks for
-        return Prepared(image, sample, str(source))
+        return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
     def segment(
         self, batch: Sequence[Prepared], words: Vocabulary, settings: InferenceSettings
     ) -> list[Prediction]:
         """One pass of the network over prepared images, and what was found in each."""
+
+        infer = partial(self.model.infer, vocabulary=words)
         with torch.inference_mode():
-            results = self.model.infer([item.sample for item in batch], vocabulary=words, settings=settings)
-        return [
-            prediction_of(
-                result,
-                image=item.image,
-                source=item.name,
-                names=words.names,
-                selection=settings.selection,
-            )
-            for result, item in zip(results, batch, strict=True)
-        ]
+            if settings.tiling is None:
+                results = infer([item.sample for item in batch], settings=settings)
+            else:
+                from cmpf.inference.tiles import (
+                    segment_tiles,  # what is loaded for every model needs no tiles
+                )
+
+                results = [segment_tiles(infer, item.image, self._sample, settings) for item in batch]
+        selection = settings.selection if settings.tiling is None else None  # else it was made in each tile
+        made = partial(prediction_of, names=words.names, selection=selection)
+        found = zip(results, batch, strict=True)
+        return [made(result, image=item.image, source=item.name) for result, item in found]
 
     def _stream(
         self,
@@ -283,14 +268,26 @@ class Predictor:
         settings: InferenceSettings,
         batch_size: int,
         allow_urls: UrlPolicy,
+        max_pixels: int,
     ) -> Iterator[Prediction]:
         while chunk := list(islice(sources, batch_size)):
-            batch = [self.prepare(source, name=name, allow_urls=allow_urls) for name, source in chunk]
+            prepare = partial(self.prepare, allow_urls=allow_urls, max_pixels=max_pixels)
+            batch = [prepare(source, name=name) for name, source in chunk]
             yield from self.segment(batch, classes, settings)
 
 
-def _named(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
-    """Every image with its name; folders become their images."""
+def _named(images: ImageSource | Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
+    """Every image of one or many with its name, "image_3" for the fourth without one; folders become their images."""
+    sources = [images] if isinstance(images, SINGLE) else images
+    if isinstance(sources, Iterable):
+        return _each(sources)
+    kind = type(images).__name__
+    raise ImageError(
+        f"cannot read images from {kind}; give a path, a PIL image, a uint8 array (H, W, 3), or a list of these"
+    )
+
+
+def _each(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
     for index, source in enumerate(images):
         if isinstance(source, str | Path) and is_folder(source):
             from cmpf.formats.image_files import folder_images

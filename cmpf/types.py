@@ -159,6 +159,7 @@ class ModelResult(TypedDict, total=False):
     """What the model returns for one image, by the tasks that are switched on."""
 
     sem_seg: Tensor  # (H, W) int32 class index, or (K, H, W) float scores, by configuration
+    semantic_scores: Any  # SemanticScores in place of sem_seg, for what reads some rows at a time
     panoptic_seg: tuple[Tensor, list[SegmentInfo]]  # ids (H, W) int32 with 0 = void, and its segments
     instances: InstanceResult
     proposals: Tensor  # (Q [+ M], H, W) bool, all proposed masks; only when mask recall is measured

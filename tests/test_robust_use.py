@@ -25,7 +25,8 @@ from cmpf.data import Vocabulary
 from cmpf.encoders.text import TextCache, embed_vocabulary
 from cmpf.errors import CMPFError, ImageError, VocabularyError
 from cmpf.inference import FORMATS, Prediction
-from cmpf.predictor import TASKS, Predictor
+from cmpf.inference.settings import TASKS
+from cmpf.predictor import Predictor
 
 EXAMPLES = settings(
     max_examples=25,

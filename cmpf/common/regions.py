@@ -73,14 +73,29 @@ def worth_showing(
     masks: Any, scores: NDArray[np.floating[Any]], min_score: float, max_overlap: float
 ) -> list[int]:
     """Indices of instances to draw, best first: not empty, good enough, no other guess at a drawn one."""
-    chosen: dict[int, tuple[NDArray[np.uint8], int]] = {}  # bits of the mask, which are an eighth of it; area
+    # Of each: first row, bits of its rows, which are an eighth of them at most, and area.
+    chosen: dict[int, tuple[int, NDArray[np.uint8], int]] = {}
     for i in np.argsort(-scores, kind="stable").tolist():
         if scores[i] < min_score:
             break
-        bits = np.packbits(masks[i])
+        mask = masks[i]
+        filled = np.flatnonzero(mask.any(axis=1))
+        if len(filled) == 0:
+            continue
+        top, bottom = int(filled[0]), int(filled[-1]) + 1
+        bits = np.packbits(mask[top:bottom], axis=1)
         area = int(_ONES[bits].sum(dtype=np.int64))
-        shared = [int(_ONES[bits & other].sum(dtype=np.int64)) for other, _ in chosen.values()]
-        ious = [s / (area + b - s) for s, (_, b) in zip(shared, chosen.values(), strict=True) if area]
-        if area and all(iou <= max_overlap for iou in ious):
-            chosen[i] = bits, area
+        shared = [_common(top, bits, *other[:2]) for other in chosen.values()]
+        ious = [s / (area + other[2] - s) for s, other in zip(shared, chosen.values(), strict=True)]
+        if all(iou <= max_overlap for iou in ious):
+            chosen[i] = top, bits, area
     return list(chosen)
+
+
+def _common(top: int, bits: NDArray[np.uint8], other_top: int, other_bits: NDArray[np.uint8]) -> int:
+    """Pixels in both of two masks, of which there are the bits from some row on."""
+    first, last = max(top, other_top), min(top + len(bits), other_top + len(other_bits))
+    if first >= last:
+        return 0
+    both = bits[first - top : last - top] & other_bits[first - other_top : last - other_top]
+    return int(_ONES[both].sum(dtype=np.int64))

@@ -16,9 +16,11 @@ from cmpf.data import known_vocabularies
 from cmpf.factory.model import build_mask_ensemble, build_model, evaluation_size
 from cmpf.factory.provision import check_activation
 from cmpf.inference import MaskEnsembleSettings
+from cmpf.inference.settings import TASKS
 from cmpf.model import CMPF
-from cmpf.predictor import TASKS, Predictor, Saver
+from cmpf.predictor import Predictor
 from cmpf.weights.hub import find_model
+from cmpf.weights.saving import Saver
 from cmpf.weights.zoo import keep_small_file
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from cmpf.evaluation import Protocols, Results, format_results, parse_results, r
 from cmpf.factory.encoders import mask_sam
 from cmpf.factory.model import PLUGINS, evaluation_size
 from cmpf.model import CMPF
-from cmpf.predictor import Metrics
 from cmpf.registry import origins
 from cmpf.weights.hub import save_folder
 from cmpf.weights.methods import METHODS
+from cmpf.weights.saving import Metrics
 
 OPENCLIP = "https://github.com/mlfoundations/open_clip"
 META = "https://github.com/facebookresearch/segment-anything"

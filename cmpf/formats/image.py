@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 RGB: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
+SINGLE = (str, Path, Image.Image, np.ndarray)  # the same for isinstance
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, where Pillow begins to warn of decompression bombs
 # What Pillow opens, whatever a file's name says: decoders that are common, maintained and start no other program, as

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmpf.common.files import replacing
 from cmpf.errors import DatasetError
 
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W)
@@ -153,3 +155,24 @@ def mask_box(mask: Mask) -> list[int]:
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     x, y = int(columns[0]), int(rows[0])
     return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def write_arrays(path: str | Path, **arrays: Any) -> None:
+    """An NPZ file as np.savez_compressed writes it, whole or not at all; of each array a row is in memory at a time.
+
+    Args:
+        arrays: NumPy's, without objects, or what has a dtype and a shape and gives one row after the other.
+    """
+    import zipfile
+
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            head = {
+                "descr": np.lib.format.dtype_to_descr(array.dtype),
+                "fortran_order": False,
+                "shape": array.shape,
+            }
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_2_0(file, head)
+                for row in array:
+                    file.write(np.ascontiguousarray(row, dtype=array.dtype).tobytes())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cmpf.common.tensors import filled_to_boxes, masks_to_boxes
-from cmpf.inference.mask_sequence import MaskSequence
+from cmpf.inference.mask_sequence import mask_sequence
 from cmpf.inference.resize import MaskRows, work_in_tiles
 from cmpf.inference.settings import Selection
 from cmpf.types import InstanceResult
@@ -56,7 +56,7 @@ def instance_inference(
         scores=scores[order],
         pred_classes=classes[order],
         of_sam=None if of_decoder is None else queries[order] >= of_decoder,
-        lazy_masks=MaskSequence(source, queries[order], boxes[place[order]]) if lazy else None,
+        lazy_masks=mask_sequence(source, queries[order], boxes[place[order]]) if lazy else None,
     )
 
 

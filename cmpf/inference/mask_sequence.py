@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cmpf.inference.resize import MaskRows, work_in_tiles
 
-# Pixels, a byte each, of all masks of an image together, above which they are not held: those of 200 masks of
+# Pixels, a byte each, of all masks of an image together, above which they are not held: those of 100 masks of
 # 640 x 480. A hundred masks of an image of 81 megapixels would take 8 GB.
-HELD_PIXELS = 2**26
+HELD_PIXELS = 2**25
 
 
 class MaskSequence:
@@ -25,55 +25,70 @@ class MaskSequence:
     the other; numpy.asarray(masks) makes all, which takes N * H * W bytes.
 
     Args:
-        masks: at the network's resolution.
-        queries: (N,) numbers of those in the sequence.
-        boxes: (N, 4) xyxy in pixels, tight around them; only the rows in a mask's box are made.
+        make: draws a mask, by its number, into an array (H, W) of False.
+        numbers: (N,) int64, of the masks in the sequence.
+        size: (H, W).
     """
 
     dtype = np.dtype(np.bool_)
     ndim = 3
 
-    def __init__(self, masks: MaskRows, queries: Tensor, boxes: Tensor) -> None:
-        self._masks = masks
-        self._queries = queries.cpu()
-        self._boxes = boxes.cpu()
+    def __init__(
+        self,
+        make: Callable[[int, NDArray[np.bool_]], None],
+        numbers: NDArray[np.int64],
+        size: tuple[int, int],
+    ) -> None:
+        self._make = make
+        self._numbers = numbers
+        self._size = size
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(N, H, W)."""
-        return len(self._queries), *self._masks.size
+        return len(self._numbers), *self._size
 
     def __len__(self) -> int:
-        return len(self._queries)
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[NDArray[np.bool_]]:
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, places: Any) -> Any:
-        if isinstance(places, int | np.integer):
-            return self._one(int(places))
-        chosen = torch.from_numpy(np.arange(len(self))[places])
-        return MaskSequence(self._masks, self._queries[chosen], self._boxes[chosen])
+        if not isinstance(places, int | np.integer):
+            return MaskSequence(self._make, self._numbers[places], self._size)
+        mask = np.zeros(self._size, dtype=np.bool_)
+        self._make(int(self._numbers[places]), mask)
+        return mask
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        every = np.empty(self.shape, dtype=np.bool_)
-        for place, mask in enumerate(self):
-            every[place] = mask
+        every = np.zeros(self.shape, dtype=np.bool_)
+        for mask, number in zip(every, self._numbers.tolist(), strict=True):
+            self._make(number, mask)
         return every if dtype is None else every.astype(dtype)
 
+
+def mask_sequence(masks: MaskRows, queries_N: Tensor, boxes_N4: Tensor) -> MaskSequence:
+    """Masks that are kept at the network's resolution.
+
+    Args:
+        queries_N: numbers of those in the sequence.
+        boxes_N4: xyxy in pixels, tight around them; only the rows in a mask's box are made.
+    """
+    queries, boxes = queries_N.cpu(), boxes_N4.cpu().long()
+
     @torch.no_grad()
-    def _one(self, place: int) -> NDArray[np.bool_]:
-        mask = np.zeros(self._masks.size, dtype=np.bool_)
-        top, bottom = int(self._boxes[place, 1]), int(self._boxes[place, 3])
-        chosen = self._queries[place : place + 1 or None].to(self._masks.device)
+    def make(number: int, mask: NDArray[np.bool_]) -> None:
+        top, bottom = int(boxes[number, 1]), int(boxes[number, 3])
+        chosen = queries[number : number + 1].to(masks.device)
 
         def cut(rows: range) -> None:
             inner = range(top + rows.start, top + rows.stop)
-            mask[inner.start : inner.stop] = (self._masks.rows(inner, chosen)[0] > 0).cpu().numpy()
+            mask[inner.start : inner.stop] = (masks.rows(inner, chosen)[0] > 0).cpu().numpy()
 
-        floats = self._masks.floats_per_row
-        work_in_tiles(bottom - top, cut, floats_per_row=floats, device=self._masks.device)
-        return mask
+        work_in_tiles(bottom - top, cut, floats_per_row=masks.floats_per_row, device=masks.device)
+
+    return MaskSequence(make, np.arange(len(queries)), masks.size)
 
 
 class ThinnedMasks:

@@ -18,7 +18,7 @@ from cmpf.inference.mask_ensemble import join_candidates, openseg_ensemble
 from cmpf.inference.mask_proposals import at_size, over_input
 from cmpf.inference.panoptic import panoptic_inference
 from cmpf.inference.resize import MaskRows, restore_size
-from cmpf.inference.semantic import semantic_labels
+from cmpf.inference.semantic import SemanticScores, semantic_labels
 from cmpf.inference.settings import ImageGeometry, InferenceSettings, SAMEvidence, semantic_sum_size
 from cmpf.types import InstanceResult, ModelResult, SegmentInfo
 
@@ -47,7 +47,9 @@ def image_results(
     """
     result: ModelResult = {}
     if settings.semantic:
-        result["sem_seg"] = _semantic(mask_cls, mask_pred, geometry, seen, settings, sam, mask_ensemble)
+        _add_semantic(
+            result, _semantic(mask_cls, mask_pred, geometry, seen, settings, sam, mask_ensemble), settings
+        )
     if settings.proposals:
         result["proposals"] = _proposals(mask_pred, geometry, sam)
     if settings.panoptic or settings.instance:
@@ -160,8 +162,8 @@ def _semantic(
     settings: InferenceSettings,
     sam: SAMEvidence | None,
     mask_ensemble: MaskEnsemble,
-) -> Tensor:
-    """Labels (H, W) or scores (K, H, W) at the output size, with SAM's masks added when there are any."""
+) -> SemanticScores:
+    """Scores at the output size, with SAM's masks added when there are any."""
     weights = F.softmax(mask_cls, dim=-1)[:, :-1]
     size = semantic_sum_size(geometry, settings)
     masks = MaskRows(mask_pred, padded=geometry.padded, unpadded=geometry.unpadded, output=size)
@@ -175,7 +177,17 @@ def _semantic(
             score_threshold=ensemble.score_threshold,
         )
         masks = masks.joined(sam.rows(kept, size))
+    return SemanticScores(weights, masks, geometry.output)
+
+
+def _add_semantic(result: ModelResult, scores: SemanticScores, settings: InferenceSettings) -> None:
+    """Labels (H, W), all scores (K, H, W), or what makes rows of them when they are read."""
+    if settings.semantic_output == "lazy":
+        result["semantic_scores"] = scores
+        return
+    weights, masks, output = scores.weights, scores.masks, scores.output
     if settings.semantic_output == "labels":
-        return semantic_labels(weights, masks, output=geometry.output, selection=settings.selection)
-    scores = torch.einsum("qk,qhw->khw", weights, masks.rows(range(size[0])).sigmoid())
-    return resize_bilinear(scores[None], geometry.output)[0]
+        result["sem_seg"] = semantic_labels(weights, masks, output=output, selection=settings.selection)
+        return
+    sums = torch.einsum("qk,qhw->khw", weights, masks.rows(range(masks.size[0])).sigmoid())
+    result["sem_seg"] = resize_bilinear(sums[None], output)[0]

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmpf.common.files import replacing
 from cmpf.errors import CMPFError
 from cmpf.formats.coco_json import write_json
-from cmpf.formats.image import resize_image, write_image
+from cmpf.formats.image import write_image
 from cmpf.formats.label_map import write_labels, write_panoptic_ids
+from cmpf.formats.masks import write_arrays
 from cmpf.inference import conversions
 from cmpf.inference.conversions import Instances, Segment
 from cmpf.inference.mask_sequence import ThinnedMasks
@@ -118,11 +118,12 @@ class Prediction:
             opacity: 0 (image only) .. 1 (colors only).
         """
         from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
+        from cmpf.visualization.canvas import reduced
 
         task = task or self.tasks[0]
         height, width = self.image.shape[:2]
         step = math.ceil(math.sqrt(height * width / DRAWN_PIXELS))
-        image = resize_image(self.image, (-(-height // step), -(-width // step)))
+        image = self.image if step == 1 else reduced(self.image, step)
         if task == "panoptic":
             ids = self.panoptic[::step, ::step]
             there = set(np.unique(ids).tolist())
@@ -258,16 +259,15 @@ def _write_coco(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
 def _write_instances(prediction: Prediction, folder: Path, stem: str) -> list[Path]:
     """NAME_instances.npz for numpy: masks, boxes, scores, labels, sources, and names of all classes."""
     path, found = folder / f"{stem}_instances.npz", prediction.instances
-    with replacing(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            masks=found.masks,
-            boxes=found.boxes,
-            scores=found.scores,
-            labels=found.labels,
-            sources=found.sources,
-            names=np.array(prediction.names, dtype=str),  # text, not objects: read without pickle
-        )
+    write_arrays(
+        path,
+        masks=found.masks,
+        boxes=found.boxes,
+        scores=found.scores,
+        labels=found.labels,
+        sources=found.sources,
+        names=np.array(prediction.names, dtype=str),  # text, not objects: read without pickle
+    )
     return [path]
 
 

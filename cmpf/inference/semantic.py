@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -36,21 +38,52 @@ def semantic_labels(
     Returns:
         (H, W) int32 at the output size, class index; -1 = none.
     """
-    queries, classes = weights_QK.shape
-    height, width = masks.shape[1:]
+    scores = SemanticScores(weights_QK, masks, output)
     labels = torch.empty(output, dtype=torch.int32, device=masks.device)
-    # A row of the output may need more rows of the sums.
-    sums = classes * max(output[1], width) * max(1.0, height / output[0])
-    floats = queries * masks.floats_per_row * max(1.0, height / output[0]) + sums
 
     def label(rows: range) -> None:
-        inner = source_rows(rows, source=height, target=output[0])
-        scores = torch.einsum("qk,qhw->khw", weights_QK, masks.rows(inner).sigmoid())
-        resized = resize_rows(scores, rows, tile=inner, source=height, target=output)
-        best = best_of(resized)
+        found = scores.rows(rows)
+        best = best_of(found)
         if selection is not None and selection.background:
-            best = unlabeled(resized.amax(dim=0), best, selection.min_semantic_score)
+            best = unlabeled(found.amax(dim=0), best, selection.min_semantic_score)
         labels[rows.start : rows.stop] = best
 
-    work_in_tiles(output[0], label, floats_per_row=floats, device=labels.device)
+    work_in_tiles(output[0], label, floats_per_row=scores.floats_per_row, device=labels.device)
     return labels
+
+
+@dataclass(frozen=True)
+class SemanticScores:
+    """Scores of K classes at all pixels, of which only the rows at work exist.
+
+    weights: (Q, K) class weights of the masks, without void. masks: Q masks at the size at which they are summed into
+    class scores; the sums are then resized. output: (H, W) of the scores.
+    """
+
+    weights: Tensor
+    masks: MaskRows
+    output: tuple[int, int]
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.weights.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks lie."""
+        return self.masks.device
+
+    @property
+    def floats_per_row(self) -> float:
+        """What a row of the output needs; it may need more rows of the sums."""
+        height, width = self.masks.size
+        sums = self.classes * max(self.output[1], width)
+        return (len(self.weights) * self.masks.floats_per_row + sums) * max(1.0, height / self.output[0])
+
+    def rows(self, rows: range) -> Tensor:
+        """(K, len(rows), W)."""
+        height = self.masks.size[0]
+        inner = source_rows(rows, source=height, target=self.output[0])
+        sums = torch.einsum("qk,qhw->khw", self.weights, self.masks.rows(inner).sigmoid())
+        return resize_rows(sums, rows, tile=inner, source=height, target=self.output)

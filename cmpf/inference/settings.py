@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
@@ -18,7 +19,12 @@ from cmpf.inference.resize import MaskRows
 from cmpf.types import ClassEmbeddings, Sample
 
 if TYPE_CHECKING:
+    from cmpf.formats.addresses import UrlPolicy
     from cmpf.inference.conversions import Instances
+
+
+TASKS = ("all", "panoptic", "semantic", "instance")
+SMALLEST_TILE = 64  # pixels
 
 
 class SelectionOptions(TypedDict, total=False):
@@ -30,6 +36,34 @@ class SelectionOptions(TypedDict, total=False):
     multi_label: bool
     background: bool
     min_semantic_score: float
+
+
+class Options(SelectionOptions, total=False):
+    """Keyword arguments of Predictor.predict and Predictor.stream."""
+
+    task: str | Collection[str]
+    ensemble: bool | None
+    things: Iterable[str] | None
+    stuff: Iterable[str] | None
+    batch_size: int
+    allow_urls: UrlPolicy
+    max_pixels: int
+    tile: int | None
+    overlap: float
+
+
+def checked_tasks(task: str | Collection[str]) -> frozenset[str]:
+    """The tasks of a call: one, several, or "all".
+
+    Raises:
+        CMPFError: one is unknown.
+    """
+    many = isinstance(task, Iterable) and not isinstance(task, str)
+    names = list(task) if many else [str(task)]
+    for name in names if many and names else [task]:
+        if name not in TASKS:
+            raise CMPFError(f"task {name!r} is unknown; choose one of {', '.join(TASKS)}")
+    return frozenset(TASKS[1:] if "all" in names else names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +135,30 @@ def unlabeled(best_HW: Tensor, labels_HW: Tensor, minimum: float) -> Tensor:
     return torch.where(best_HW < minimum, -1, labels_HW)
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How images are cut.
+
+    tile: side of a tile in pixels. overlap: least share of it, 0 .. 0.5, that neighbors have in common. Objects
+    smaller than the overlap are whole in some tile; larger ones are put together from their parts.
+    batch_size: tiles in one pass of the network.
+    """
+
+    tile: int
+    overlap: float = 0.25
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            CMPFError: a value is out of its range.
+        """
+        if isinstance(self.tile, bool) or not isinstance(self.tile, int) or self.tile < SMALLEST_TILE:
+            raise CMPFError(f"tile must be a whole number of pixels from {SMALLEST_TILE}, got {self.tile!r}")
+        if isinstance(self.overlap, bool) or not 0 <= self.overlap <= 0.5:
+            raise CMPFError(f"overlap must be a share of the tile from 0 to 0.5, got {self.overlap!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskEnsembleSettings:
     """OpenSeg Ensemble, and SAM's masks as candidates for segments and instances.
@@ -129,7 +187,7 @@ class InferenceSettings:
     alpha, beta: weight of CLIP's opinion for seen and unseen classes.
     ensemble_on_valid_mask: leave CLIP's opinion out for masks without a pixel on CLIP's map.
     clip_objectness: lambda of the objectness adjustment, 0 = off.
-    semantic_output: "labels" or "scores".
+    semantic_output: "labels", "scores", or "lazy" for SemanticScores.
     resize_before: resize masks to the output size before the semantic sum, not after it.
     instance_mask_score: "probability" or "logit", see instance_inference.
     min_island_share: islands of a mask below this share of its largest one are removed, see
@@ -137,6 +195,7 @@ class InferenceSettings:
     held_pixels: see instance_inference; None = masks are always held.
     mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
     selection: what of the results is left out, and instances are things; None = nothing, as metrics want it.
+    tiling: how Predictor cuts images; None = they stay whole.
     """
 
     alpha: float
@@ -158,6 +217,7 @@ class InferenceSettings:
     min_island_share: float = 0.0
     held_pixels: int | None = None
     selection: Selection | None = None
+    tiling: Tiling | None = None
 
     @property
     def tasks(self) -> frozenset[str]:

@@ -141,6 +141,13 @@ class Canvas:
         return Image.fromarray(self.pixels)
 
 
+def reduced(image: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
+    """Means of squares of step x step pixels of (H, W, 3), at the ends of what is there, without a copy of all."""
+    rows = step * max(1, _TILE // step)
+    tiles = (Image.fromarray(image[top : top + rows]).reduce(step) for top in range(0, len(image), rows))
+    return np.concatenate([np.asarray(tile) for tile in tiles])
+
+
 def _paint(
     pixels: npt.NDArray[np.uint8],
     regions: Regions,

@@ -102,12 +102,13 @@ def tag_color(color: Color) -> Color:
     return mix(color, _DARK, 0.78)
 
 
-def draw_labels(image: Image.Image, labels: Sequence[Label]) -> Image.Image:
+def draw_labels(image: Image.Image, labels: Sequence[Label], *, copy: bool = True) -> Image.Image:
     """The image with as many labels as find a place; larger regions first.
 
     Args:
         image: RGB.
         labels: masks at the image's size, or thinned by their step.
+        copy: whether the image that is given stays as it is.
     """
     ordered = sorted(labels, key=lambda label: -(label.step**2) * int(label.mask.sum()))
     tags = [_tag(label.text, font_size((image.height, image.width))) for label in ordered]
@@ -115,7 +116,7 @@ def draw_labels(image: Image.Image, labels: Sequence[Label]) -> Image.Image:
         LabelRequest(label.mask, tag.size, label.step) for label, tag in zip(ordered, tags, strict=True)
     ]
     placed = place_labels(requests, (image.height, image.width))
-    result = image.copy()
+    result = image.copy() if copy else image
     found = [(label, tag, place) for label, tag, place in zip(ordered, tags, placed, strict=True) if place]
     for label, _, place in found:  # lines first, so that no line crosses a label
         if place.leader is not None:

@@ -190,7 +190,7 @@ def finished(
     canvas: Canvas, labels: Sequence[Label], categories: Sequence[int], names: Sequence[str], legend: bool
 ) -> Image.Image:
     """The canvas with its labels and, if asked for, a legend of the classes."""
-    image = draw_labels(canvas.image(), labels)
+    image = draw_labels(canvas.image(), labels, copy=False)
     if not legend:
         return image
     return add_legend(image, [(names[c], class_color(c, names[c])) for c in sorted(set(categories))])

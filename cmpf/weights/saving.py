@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 # All metadata stand in one JSON text: safetensors writes several in random order, and equal weights should
 # give equal files.
 METADATA_KEY, VERSION_KEY, ENCODERS_KEY = "cmpf", "format_version", "encoders"
+Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"  # dataset, task, metric
 BROUGHT_KEY = "encoders_in"  # frozen encoder -> the file beside this one that holds it, too
 
 
@@ -33,6 +34,21 @@ class TrainedModel(Protocol):
     def encoder_hashes(self) -> dict[str, str]:
         """Name -> content hash of the frozen encoders."""
         ...
+
+
+class Saver(Protocol):
+    """Writes a predictor's model as a folder that cmpf.load reads; see Predictor.save_pretrained."""
+
+    def __call__(
+        self,
+        model: Any,
+        folder: Path,
+        *,
+        title: str,
+        metrics: str | Path | Metrics | None,
+        licence: str,
+        notes: str,
+    ) -> list[Path]: ...
 
 
 class FrozenEncoder(Protocol):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from cmpf.formats.masks import (
     rle_box,
     segmentation_issue,
     to_rle,
+    write_arrays,
 )
 
 MASK = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]], dtype=np.uint8)
@@ -117,3 +119,18 @@ def test_random_masks_keep_their_packed_runs() -> None:
 def test_a_mask_of_an_impossible_image_is_refused_before_memory_is_taken() -> None:
     issue = segmentation_issue([[0, 0, 4, 0, 4, 4]], height=8, width=10**12)
     assert issue == "a mask in an image of [8, 1000000000000], more than 268,435,456 pixels"
+
+
+def test_arrays_are_written_as_numpy_reads_them(tmp_path: Path) -> None:
+    arrays = {
+        "masks": np.random.default_rng(0).random((3, 4, 5)) > 0.5,
+        "boxes": np.zeros((0, 4), np.float32),
+        "scores": np.array([0.5, 0.25], np.float32),
+        "names": np.array(["sky", "trottoir roulant"], dtype=str),
+    }
+    write_arrays(tmp_path / "a.npz", **arrays)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
+        assert sorted(read) == sorted(arrays)
+        for name, array in arrays.items():
+            assert read[name].dtype == array.dtype
+            assert np.array_equal(read[name], array)
