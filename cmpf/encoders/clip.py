@@ -124,6 +124,11 @@ class CLIP(FrozenModule):
         """
         return self.backbone.features(images_B3HW)
 
+    def trial(self, image_13HW: Tensor) -> list[Tensor]:
+        """See FrozenModule."""
+        features = self.forward(image_13HW)
+        return [*features.levels.values(), features.dense]
+
     def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of image regions, in float32 whatever autocast says.
 

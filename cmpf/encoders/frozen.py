@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_PRODUCTS = 1 << 22  # multiplications of a call; below, preparing it costs more than it saves
 MKL_MAKER = "GenuineIntel"
+TRIAL_SIDE = 128  # pixels of the image on which precisions are compared
 
 
 class FrozenModule(nn.Module):
@@ -65,6 +66,23 @@ class FrozenModule(nn.Module):
         with torch.no_grad(), self._autocast():
             return super().__call__(*args, **kwargs)
 
+    def trial(self, image_13HW: Tensor) -> list[Tensor]:
+        """Features of a small normalized image, by which precisions are compared; [] = there is no such thing."""
+        return []
+
+    def difference_in(self, dtype: torch.dtype) -> float:
+        """How far features in a precision are from those in float32, as a share of the largest number; 0 = no trial."""
+        device = next(self.parameters()).device.type
+        image = _trial_image().to(device)
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            expected = self.trial(image)
+        with torch.no_grad(), torch.autocast(device, dtype=dtype):
+            found = self.trial(image)
+        shares = [
+            float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
+        ]
+        return float("inf") if any(share != share for share in shares) else max(shares, default=0.0)
+
     def weights(self) -> Mapping[str, Tensor]:
         """Parameters and buffers under names that stay the same from one CMPF release to the next."""
         return self.state_dict()
@@ -85,6 +103,14 @@ class FrozenModule(nn.Module):
             return nullcontext()
         device = next(self.parameters()).device.type
         return torch.autocast(device, dtype=self._dtype, enabled=self._dtype is not torch.float32)
+
+
+def _trial_image() -> Tensor:
+    """(1, 3, TRIAL_SIDE, TRIAL_SIDE): waves of several lengths, about as large as normalized pixels."""
+    axis = torch.linspace(0, 1, TRIAL_SIDE, device="cpu")
+    rows, columns = axis[:, None], axis[None]
+    waves = [(5, 3), (17, 11), (2, 29)]
+    return torch.stack([(a * rows).sin() + (b * columns + a * rows).cos() for a, b in waves])[None]
 
 
 def _forget_hash(module: nn.Module, _incompatible_keys: object) -> None:
@@ -129,6 +155,16 @@ def replace_layers(network: nn.Module, kind: type[nn.Module], faster: Callable[[
         for name, child in parent.named_children():
             if type(child) is kind:
                 setattr(parent, name, faster(child).train(child.training))
+
+
+@lru_cache(maxsize=1)
+def bfloat16_is_fast() -> bool:
+    """Whether this processor has instructions for products in bfloat16 (AVX512-BF16, AMX), and PyTorch uses them."""
+    try:
+        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(has and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # PyTorch's own affairs, which may change
+        return False
 
 
 @lru_cache(maxsize=1)

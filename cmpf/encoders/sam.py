@@ -72,6 +72,18 @@ class SAMEncoder(FrozenModule):
         embedding: Tensor = self.sam.image_encoder(resize_bilinear(images_B3HW, (side, side)))
         return embedding
 
+    def trial(self, image_13HW: Tensor) -> list[Tensor]:
+        """See FrozenModule. Positions are those of the upper left corner, which saves most of the full size's time."""
+        encoder = self.sam.image_encoder
+        positions = getattr(encoder, "pos_embed", None)
+        if positions is None:  # MobileSAM
+            return [encoder(image_13HW)]
+        tokens = encoder.patch_embed(image_13HW)
+        tokens = tokens + positions[:, : tokens.shape[1], : tokens.shape[2]]
+        for block in encoder.blocks:
+            tokens = block(tokens)
+        return [encoder.neck(tokens.permute(0, 3, 1, 2))]
+
 
 def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
     """A frozen SAM.

@@ -23,8 +23,8 @@ from cmpf.encoders.frozen import replace_layers
 # of ViT-H, 0.5 GB in bfloat16.
 MASK_NUMBERS = {"cpu": 1 << 22}
 MASK_NUMBERS_ELSEWHERE = 1 << 28
-# The CPU's fused kernel multiplies small blocks, and in bfloat16 is no faster than in float32. Plain products of this many
-# scores at one time, milliseconds of one core (12 heads; fused | plain, as measured beside other work):
+# The CPU's fused kernel multiplies small blocks, and in bfloat16 is no faster than in float32. Plain products of this
+# many scores at one time, milliseconds of one core (12 heads; fused | plain, as measured beside other work):
 #     float32    64 x 64 tokens 1219 | 940    25 windows of 14 x 14 59 | 75
 #     bfloat16   64 x 64 tokens 1337 | 641    25 windows of 14 x 14 83 | 65
 SCORES = 1 << 21
@@ -114,9 +114,7 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, bias_h: Tensor, bias_w:
         for y in range(0, height, rows):
             those = slice(y * width, (y + rows) * width)
             bias = bias_h[some, y : y + rows, :, :, None] + bias_w[some, y : y + rows, :, None, :]
-            scores = torch.baddbmm(
-                bias.flatten(3).flatten(1, 2), q[some, those], k[some].transpose(1, 2)
-            )
+            scores = torch.baddbmm(bias.flatten(3).flatten(1, 2), q[some, those], k[some].transpose(1, 2))
             mixed[some, those] = torch.bmm(scores.softmax(dim=-1), v[some])
     return mixed.view(batch, heads, tokens, depth).transpose(1, 2)
 

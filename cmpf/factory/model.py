@@ -16,7 +16,7 @@ from cmpf.encoders.frozen import use_onednn_linear
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
 from cmpf.errors import WeightsError
-from cmpf.factory.encoders import build_device, build_encoders
+from cmpf.factory.encoders import build_device, build_encoders, check_precision
 from cmpf.factory.losses import build_criterion, build_tuning
 from cmpf.factory.parts import part
 from cmpf.factory.provision import check_before_download, with_encoders_inside
@@ -59,6 +59,7 @@ def build_model(cfg: Config) -> CMPF:
     model = build_network(cfg).to(build_device(cfg))
     if cfg.MODEL.WEIGHTS:
         _load_weights(model, cfg, saved)
+    check_precision(cfg, model)
     return model
 
 
