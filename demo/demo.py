@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout ma
 from cmpf.cli import predict
 from cmpf.cli.outcome import run_command
 from cmpf.cli.predict_options import add_options, add_webcam
+from cmpf.common.cpu import usable_cores
 from cmpf.common.files import replacing
 from cmpf.errors import ImageError
 
@@ -62,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="config, or what cmpf.load takes: zoo name, folder, Hub repository [%(default)s]",
     )
+    parser.add_argument(
+        "--parallel", action="store_true", help="a model on each GPU, or two cores for each on the CPU"
+    )
     add_options(parser, output=FOLDER, own_words=False)
     parser.set_defaults(run=run, output=None, min_score=0.5, overwrite=True)
     return run_command(parser.parse_args(argv), prefix="demo.py")
@@ -81,7 +85,20 @@ def run(arguments: argparse.Namespace) -> int:
                 f"--output {output}: a file holds the result of one image; give a folder for several"
             )
         return predict.run(arguments, save=partial(write, output))
+    if arguments.parallel:
+        spread(arguments)
     return predict.run(arguments)
+
+
+def spread(arguments: argparse.Namespace) -> None:
+    """Sets --device or --processes so that the whole machine is used, unless they are given."""
+    import torch
+
+    if arguments.device is None and arguments.processes is None:
+        if count := torch.cuda.device_count():
+            arguments.device = f"cuda:{','.join(map(str, range(count)))}"
+        else:
+            arguments.device, arguments.processes = "cpu", max(1, usable_cores() // 2)
 
 
 def write(file: Path, prediction: Prediction) -> list[Path]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from fractions import Fraction
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cmpf.config import get_cfg
@@ -94,6 +96,39 @@ def test_a_video_becomes_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert demo.main([*line, *SETTINGS]) == 0
     assert "3 frames at 10 a second, without sound" in capsys.readouterr().out
     assert VideoReader(out / "clip_overlay.mp4").count == 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "given", "expected"),
+    [
+        (3, (None, None), ("cuda:0,1,2", None)),
+        (0, (None, None), ("cpu", 4)),
+        (3, ("cuda:1", None), ("cuda:1", None)),
+        (0, (None, 2), (None, 2)),
+    ],
+)
+def test_parallel_uses_the_whole_machine_unless_told_how_much(
+    monkeypatch: pytest.MonkeyPatch,
+    devices: int,
+    given: tuple[str | None, int | None],
+    expected: tuple[str | None, int | None],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(demo, "usable_cores", lambda: 8)
+    arguments = argparse.Namespace(device=given[0], processes=given[1])
+    demo.spread(arguments)
+    assert (arguments.device, arguments.processes) == expected
+
+
+def test_parallel_writes_what_one_model_writes(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.open(ROOT / "demo/shapes.jpg").resize((96, 64)).save(tmp_path / f"{name}.png")
+    line = ["--input", str(tmp_path / "*.png"), "--formats", "semantic"]
+    for output, more in (("one", []), ("many", ["--parallel", "--processes", "2"])):
+        assert demo.main([*line, "--output", str(tmp_path / output), *more, *SETTINGS]) == 0
+    files = sorted((tmp_path / "one").glob("*.png"))
+    assert len(files) == 3
+    assert all(file.read_bytes() == (tmp_path / "many" / file.name).read_bytes() for file in files)
 
 
 @pytest.mark.parametrize(
