@@ -17,8 +17,9 @@ from helpers.labelling import OPTIONS, SMALL, WORDS, labeler, write_pictures
 import cmpf.integrations
 from cmpf.cli import main
 from cmpf.errors import CMPFError
-from cmpf.integrations import ray as own
-from cmpf.integrations.ray import Place, label_on_ray, wait_for_place, worker_place
+from cmpf.integrations import ray_cluster
+from cmpf.integrations.ray import label_on_ray
+from cmpf.integrations.ray_cluster import Place, connected, wait_for_place, worker_place
 from cmpf.labelling.inputs import Shard, divide, read_shard
 from cmpf.labelling.parquet import find_parts, read_parquet
 from cmpf.labelling.record import ImageRecord, to_json
@@ -31,7 +32,7 @@ MODEL = {"model": "cmpf_tiny", "vocabulary": WORDS, **OPTIONS}
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     package = pytest.importorskip("ray")
-    with own.connected(None, cpus=2):
+    with connected(None, cpus=2):
         yield package
 
 
@@ -43,6 +44,20 @@ def expected(photos: str, count: int) -> list[ImageRecord]:
     return [
         record for shard in divide([photos], count=count) for record in labeler().records(read_shard(shard))
     ]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_an_address_without_a_cluster_is_named_at_once(address: str) -> None:
+    pytest.importorskip("ray")
+    begin = time.monotonic()
+    with (
+        pytest.raises(
+            CMPFError, match=rf"^no Ray cluster at {address} .*; check the address, and that it was"
+        ),
+        connected(address),
+    ):
+        pass
+    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.usefixtures("ray")
@@ -97,7 +112,7 @@ def test_workers_leave_cpus_to_read(
 def test_a_cluster_without_a_free_place_says_so(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    monkeypatch.setattr(own, "START_SECONDS", 1.0)
+    monkeypatch.setattr(ray_cluster, "START_SECONDS", 1.0)
     other = placement_group([{"CPU": 1.5}])  # another job
     assert other.wait(20)
     begin = time.monotonic()
