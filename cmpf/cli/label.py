@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmpf.cli.models import TINY
-from cmpf.cli.outcome import add_debug, add_model_options
+from cmpf.cli.outcome import add_debug, add_model_options, positive
+from cmpf.cli.predict_options import add_selection
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -23,7 +24,7 @@ EXAMPLES = """examples:
 the output is a folder of Parquet files, one row an image; a file is whole or not there. The same command again goes on
 where it was stopped. An image that cannot be read is a row with an error; then the exit code is 1.
 """
-TASKS = ("panoptic", "instance", "all")  # cmpf.integrations.labeler.TASKS, without torch
+TASKS = ("all", "panoptic", "instance")  # cmpf.integrations.labeler.TASKS, without torch
 
 
 def add_parser(commands: Commands) -> None:
@@ -47,6 +48,7 @@ def add_parser(commands: Commands) -> None:
     )
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     _add_labelling(parser.add_argument_group("what is looked for"))
+    add_selection(parser.add_argument_group("which results"))
     _add_reading(parser.add_argument_group("reading"))
     _add_shards(parser.add_argument_group("shards and clusters"))
     add_model_options(parser)
@@ -64,7 +66,7 @@ def _add_labelling(group: argparse._ArgumentGroup) -> None:
     kinds = group.add_mutually_exclusive_group()
     kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
     kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
-    add("--task", default=TASKS[0], choices=TASKS, help="which segments a row has; all: both [%(default)s]")
+    add("--task", default=TASKS[0], choices=TASKS, help="which segments a row has [%(default)s: both]")
     add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
     add(
         "--model",
@@ -120,13 +122,6 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="remove what an earlier run has left in the output, and begin anew",
     )
-
-
-def positive(text: str) -> int:
-    """A whole number from 1, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
-    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

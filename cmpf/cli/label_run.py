@@ -119,7 +119,14 @@ def labeler_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "plugins": arguments.plugin,
         "allow_unused_weights": arguments.allow_unused_weights,
         "batch_size": arguments.batch_size,
+        **_selection(arguments),
     }
+
+
+def _selection(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("min_score", "max_instances", "nms")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return {**given, "multi_label": arguments.multi_label}
 
 
 def _labeler(arguments: argparse.Namespace) -> cmpf.integrations.Labeler:
@@ -139,6 +146,7 @@ def _folder(arguments: argparse.Namespace, labeler: cmpf.integrations.Labeler, c
         task=arguments.task,
         ensemble=arguments.ensemble,
         opts=list(arguments.opts),
+        **_selection(arguments),
     )
     return LabelFolder(arguments.output, configuration, count=count, overwrite=arguments.overwrite)
 

@@ -125,3 +125,21 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help="import parts of your own from a module or a .py file, beside MODEL.CMPF.PLUGINS; may be given again",
     )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as an argument's type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1, as an argument's type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return value

@@ -6,8 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cmpf.cli.label import positive
-from cmpf.cli.outcome import add_debug, add_model_options
+from cmpf.cli.outcome import add_debug, add_model_options, fraction, positive
 
 TASKS = ("all", "panoptic", "semantic", "instance")
 FORMATS = (
@@ -50,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
     add("--recursive", action="store_true", help="enter the folders of folders")
     add("--allow-urls", action="store_true", help="download http(s) addresses")
     _add_results(parser.add_argument_group("results"), output)
-    _add_selection(parser.add_argument_group("which results"))
+    selection = parser.add_argument_group("which results")
+    add_selection(selection)
+    _add_background(selection)
     _add_speed(parser.add_argument_group("speed"))
     add("--weights", metavar="FILE", help="trained weights that replace the model's own")
     add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
@@ -76,23 +77,26 @@ def _add_results(group: argparse._ArgumentGroup, output: str) -> None:
     add("--max-frames", type=positive, metavar="N", help="of a video or webcam [all]")
 
 
-def _add_selection(group: argparse._ArgumentGroup) -> None:
+def add_selection(group: argparse._ArgumentGroup) -> None:
+    """Which of the instances and segments that are found stay; see cmpf.inference.settings.SelectionOptions."""
     add = group.add_argument
-    add(
-        "--min-score", type=_fraction, metavar="S", help="least score of instances and segments, 0 to 1 [0.3]"
-    )
-    add("--confidence-threshold", type=_fraction, dest="min_score", default=argparse.SUPPRESS,
+    add("--min-score", type=fraction, metavar="S", help="least score of instances and segments, 0 to 1 [0.3]")
+    add("--confidence-threshold", type=fraction, dest="min_score", default=argparse.SUPPRESS,
         help=argparse.SUPPRESS)  # fmt: skip  # what Detectron2's demo calls it
     add("--max-instances", type=positive, metavar="N", help="the best of an image [as the config says]")
     add(
         "--nms",
-        type=_fraction,
+        type=fraction,
         metavar="IOU",
         help="of instances that overlap more, the better one stays [0.7]",
     )
     add("--multi-label", action="store_true", help="a mask may be an instance of several classes")
+
+
+def _add_background(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--background", action="store_true", help="semantic: pixels of no sure class are unlabeled, 65535")
-    add("--min-semantic-score", type=_fraction, metavar="S", help="what is sure for --background [0.3]")
+    add("--min-semantic-score", type=fraction, metavar="S", help="what is sure for --background [0.3]")
 
 
 def _add_speed(group: argparse._ArgumentGroup) -> None:
@@ -106,13 +110,3 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
 
 def _batch(text: str) -> int | None:
     return None if text == AUTO else positive(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
-    return value

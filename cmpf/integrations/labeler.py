@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 
 import cmpf
 from cmpf.errors import CMPFError, ImageError
-from cmpf.formats.image import RGB, decode_image, read_image
+from cmpf.formats.image import MAX_PIXELS, RGB, decode_image, read_image
 from cmpf.labelling.ahead import ahead
 from cmpf.labelling.inputs import Item, read_address
 from cmpf.labelling.parquet import table_of
 from cmpf.labelling.record import ImageRecord, record_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from cmpf.data.words import Words
     from cmpf.formats.addresses import UrlPolicy
+    from cmpf.inference.settings import SelectionOptions
 
-TASKS = ("panoptic", "instance", "all")
+TASKS = {"all": ("panoptic", "instance"), "panoptic": ("panoptic",), "instance": ("instance",)}
 COLUMNS = tuple(field.name for field in fields(ImageRecord))
 DECODERS = 2  # threads
 
@@ -39,7 +42,9 @@ class Labeler:
     Args:
         model, device, weights, overrides, plugins, allow_unused_weights: see cmpf.load.
         vocabulary, things, stuff, ensemble: see Predictor.predict.
-        task: "panoptic", "instance", or "all", both: which segments a row has.
+        task: which segments a row has: "panoptic", "instance", or "all" [default], both.
+        tile, overlap, max_pixels, selection: see Predictor.predict; selection is min_score, max_instances, nms and
+            multi_label.
         batch_size: images in one pass of the network; 1 gives the same labels to the last digit however images are
             divided into batches.
         column: of a batch, which holds the images: bytes of files, paths or addresses, arrays (H, W, 3), PIL images, or
@@ -57,7 +62,7 @@ class Labeler:
         *,
         things: Iterable[str] | None = None,
         stuff: Iterable[str] | None = None,
-        task: str = "panoptic",
+        task: str = "all",
         ensemble: bool | None = None,
         device: str | None = None,
         weights: str | None = None,
@@ -65,9 +70,13 @@ class Labeler:
         plugins: Sequence[str] = (),
         allow_unused_weights: bool = False,
         batch_size: int = 1,
+        tile: int | None = None,
+        overlap: float = 0.25,
+        max_pixels: int = MAX_PIXELS,
         column: str = "image",
         uri: str = "uri",
         allow_urls: UrlPolicy = False,
+        **selection: Unpack[SelectionOptions],
     ) -> None:
         if task not in TASKS:
             raise CMPFError(f"task {task!r} is unknown; choose one of {', '.join(TASKS)}")
@@ -80,8 +89,18 @@ class Labeler:
             allow_unused_weights=allow_unused_weights,
         )
         self.vocabulary = self.predictor.vocabulary(vocabulary, things=things, stuff=stuff)
-        self.task, self.ensemble, self.batch_size = task, ensemble, batch_size
-        self.column, self.uri, self.allow_urls = column, uri, allow_urls
+        self.column, self.uri, self.allow_urls, self.max_pixels = column, uri, allow_urls, max_pixels
+        self.batch_size = batch_size
+        self._options: dict[str, Any] = {
+            "task": TASKS[task],
+            "ensemble": ensemble,
+            "batch_size": batch_size,
+            "tile": tile,
+            "overlap": overlap,
+            "max_pixels": max_pixels,
+            **selection,
+        }
+        self.predictor.stream([], self.vocabulary, **self._options)  # says now what is wrong with them
 
     def __call__(self, batch: Any) -> Any:
         """Labels of a batch: a mapping of columns to lists or arrays gives a dict, an Arrow table gives a table.
@@ -101,7 +120,7 @@ class Labeler:
     def records(self, items: Iterable[Item]) -> Iterator[ImageRecord]:
         """One record an image, in order; images are read and decoded a few ahead of the network."""
         images = ahead(
-            lambda item: _image_of(item.uri, item.content, item.error, self.allow_urls),
+            lambda item: self._image(item.uri, item.content, item.error),
             items,
             threads=DECODERS,
         )
@@ -127,17 +146,27 @@ class Labeler:
         uris = columns.get(self.uri, names)
         errors = columns.get("error", [""] * len(values))
         rows = zip(map(str, uris), values, (error or "" for error in errors), strict=True)
-        return self._segmented(
-            list(ahead(lambda row: _image_of(*row, self.allow_urls), rows, threads=DECODERS))
-        )
+        return self._segmented(list(ahead(lambda row: self._image(*row), rows, threads=DECODERS)))
+
+    def _image(self, uri: str, value: Any, error: str) -> _Image:
+        sha256 = ""
+        if isinstance(value, Mapping):  # of Hugging Face's datasets
+            value = value.get("bytes") or value.get("path")
+        try:
+            if error:
+                raise ImageError(error)
+            if isinstance(value, str):
+                value = read_address(value, allow_urls=self.allow_urls)
+            if not isinstance(value, bytes):
+                return _Image(uri, sha256, read_image(value, max_pixels=self.max_pixels), "")
+            sha256 = hashlib.sha256(value).hexdigest()
+            return _Image(uri, sha256, decode_image(value, uri, max_pixels=self.max_pixels), "")
+        except CMPFError as reason:
+            return _Image(uri, sha256, None, str(reason))
 
     def _segmented(self, images: Sequence[_Image]) -> list[ImageRecord]:
         found = self.predictor.stream(
-            [image.pixels for image in images if image.pixels is not None],
-            self.vocabulary,
-            task=self.task,
-            ensemble=self.ensemble,
-            batch_size=self.batch_size,
+            [image.pixels for image in images if image.pixels is not None], self.vocabulary, **self._options
         )
         return [
             ImageRecord(image.uri, image.sha256, 0, 0, error=image.error)
@@ -155,23 +184,6 @@ class _Image:
     sha256: str
     pixels: RGB | None
     error: str
-
-
-def _image_of(uri: str, value: Any, error: str, allow_urls: UrlPolicy) -> _Image:
-    sha256 = ""
-    if isinstance(value, Mapping):  # of Hugging Face's datasets
-        value = value.get("bytes") or value.get("path")
-    try:
-        if error:
-            raise ImageError(error)
-        if isinstance(value, str):
-            value = read_address(value, allow_urls=allow_urls)
-        if not isinstance(value, bytes):
-            return _Image(uri, sha256, read_image(value), "")
-        sha256 = hashlib.sha256(value).hexdigest()
-        return _Image(uri, sha256, decode_image(value, uri), "")
-    except CMPFError as reason:
-        return _Image(uri, sha256, None, str(reason))
 
 
 def _column(values: list[Any]) -> NDArray[Any]:

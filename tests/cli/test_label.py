@@ -58,7 +58,7 @@ def test_a_folder_becomes_a_table_that_says_what_made_it(
     about = read_metadata(out / "part-00000-of-00001.parquet")
     assert about["vocabulary"] == ["red circle", "blue square", "sky"]
     assert about["stuff"] == ["sky"]
-    assert (about["model"], about["task"], about["cmpf"]) == ("cmpf_tiny", "panoptic", cmpf.__version__)
+    assert (about["model"], about["task"], about["cmpf"]) == ("cmpf_tiny", "all", cmpf.__version__)
     assert len(about["weights"]["trained"]) == 64
     assert len(pandas.read_parquet(out)) == 3  # a reader of folders sees the table only
 
@@ -128,14 +128,14 @@ def test_another_task_into_the_same_folder_is_an_error_unless_it_is_overwritten(
     words = (photos, "--vocabulary", WORDS, "--output", out)
     assert label(*words) == 0
     capsys.readouterr()
-    assert label(*words, "--task", "all") == 1
+    assert label(*words, "--task", "panoptic") == 1
     assert capsys.readouterr().err == (
-        f'cmpf: {out} holds results of another configuration: task "panoptic" there, "all" now; '
+        f'cmpf: {out} holds results of another configuration: task "all" there, "panoptic" now; '
         "give another --output, or --overwrite to begin anew\n"
     )
     assert label(*words, "--shard", "0/2") == 1
     assert "shards 1 there, 2 now" in capsys.readouterr().err
-    assert label(*words, "--task", "all", "--overwrite") == 0
+    assert label(*words, "--task", "panoptic", "--overwrite") == 0
 
 
 @pytest.mark.usefixtures("loaded")

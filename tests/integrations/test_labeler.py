@@ -34,7 +34,9 @@ def test_a_batch_of_files_gives_what_predict_finds() -> None:
     assert labels["sha256"].tolist() == [hashlib.sha256(encoded(seed)).hexdigest() for seed in (0, 1)]
     own = labeler()
     for row, seed in enumerate((0, 1)):
-        expected = record_of(own.predictor.predict(picture(seed), own.vocabulary, task="panoptic"), "")
+        expected = record_of(
+            own.predictor.predict(picture(seed), own.vocabulary, task=["panoptic", "instance"]), ""
+        )
         segments = labels["segments"][row]
         assert [s["counts"] for s in segments] == [s.counts for s in expected.segments]
         assert [s["score"] for s in segments] == [s.score for s in expected.segments]
@@ -132,16 +134,20 @@ def test_a_batch_without_images_is_named() -> None:
 
 
 def test_a_task_and_words_are_checked_when_it_is_made() -> None:
-    with pytest.raises(CMPFError, match=r"task 'depth' is unknown; choose one of panoptic, instance, all"):
+    with pytest.raises(CMPFError, match=r"task 'depth' is unknown; choose one of all, panoptic, instance"):
         Labeler("cmpf_tiny", WORDS, task="depth")
     with pytest.raises(VocabularyError, match=r"'cat' is repeated"):
         Labeler("cmpf_tiny", ["cat", "dog", "cat"], **OPTIONS)
+    with pytest.raises(CMPFError, match=r"min_score must be a number from 0 to 1, got 2"):
+        Labeler("cmpf_tiny", WORDS, min_score=2, **OPTIONS)
 
 
-def test_both_results_and_other_columns_can_be_asked_for() -> None:
-    own = Labeler("cmpf_tiny", WORDS, task="all", column="jpg", uri="name", **OPTIONS)
+def test_one_result_sure_segments_and_other_columns_can_be_asked_for() -> None:
+    assert {s["task"] for s in labeler()({"image": [encoded(0)]})["segments"][0]} == {"instance", "panoptic"}
+    own = Labeler("cmpf_tiny", WORDS, task="panoptic", min_score=0.9, column="jpg", uri="name", **OPTIONS)
     labels = own({"jpg": [encoded(0)], "name": ["a"], "image": ["kept"]})
-    assert {s["task"] for s in labels["segments"][0]} == {"instance", "panoptic"}
+    assert {s["task"] for s in labels["segments"][0]} == {"panoptic"}
+    assert all(s["score"] >= 0.9 for s in labels["segments"][0])
     assert (labels["uri"][0], labels["name"][0], labels["image"][0]) == ("a", "a", "kept")
 
 
