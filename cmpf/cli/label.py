@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmpf.cli.models import TINY
-from cmpf.cli.outcome import add_debug, add_model_options, positive
+from cmpf.cli.outcome import DONE, add_debug, add_model_options, positive
 from cmpf.cli.predict_options import add_selection
 
 if TYPE_CHECKING:
@@ -19,11 +19,21 @@ EXAMPLES = """examples:
   cmpf label photos/ --vocabulary "car; person; road" --output labels/
   cmpf label s3://bucket/photos/ --vocabulary words.txt --output labels/ --shard 3/64
   cmpf label photos/ --vocabulary "car; road" --output labels/ --ray --workers 2
+  cmpf label export labels/ --format coco --output coco/
   cmpf label 'tars/train-*.tar' more.parquet --vocabulary words.txt --output labels/
 
 the output is a folder of Parquet files, one row an image; a file is whole or not there. The same command again goes on
 where it was stopped. An image that cannot be read is a row with an error; then the exit code is 1.
 """
+EXPORT = "export"
+EXPORTS = (
+    "coco",
+    "coco-polygons",
+    "coco-panoptic",
+    "yolo",
+    "labelme",
+    "png",
+)  # cmpf.labelling.export.EXPORTS
 TASKS = ("all", "panoptic", "instance")  # cmpf.integrations.labeler.TASKS, without torch
 
 
@@ -34,7 +44,8 @@ def add_parser(commands: Commands) -> None:
         help="label many images: buckets, tars and tables in, Parquet out; on a cluster, too",
         description="Labels folders, buckets, tars and tables of images, in shards, into Parquet files; or makes a "
         "dataset of these.",
-        usage="cmpf label INPUT ... --vocabulary WORDS --output DIR [options]",
+        usage="cmpf label INPUT ... --vocabulary WORDS --output DIR [options]\n"
+        "       cmpf label export DIR --format FORMAT --output DIR",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,6 +62,11 @@ def add_parser(commands: Commands) -> None:
     add_selection(parser.add_argument_group("which results"))
     _add_reading(parser.add_argument_group("reading"))
     _add_shards(parser.add_argument_group("shards and clusters"))
+    parser.add_argument_group("export").add_argument(
+        "--format",
+        choices=EXPORTS,
+        help="the dataset to make of labels; png: class maps of 16 bits, 65535 = no class",
+    )
     add_model_options(parser)
     add_debug(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
@@ -133,6 +149,10 @@ def _shard(text: str) -> tuple[int, int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Labels, or makes a dataset of labels."""
+    if arguments.inputs[0] == EXPORT:
+        return _export(arguments)
+    if arguments.format:
+        arguments.usage_error("--format: an option of cmpf label export alone")
     if not arguments.vocabulary:
         arguments.usage_error("the following arguments are required: --vocabulary")
     if arguments.shard and arguments.ray is not None:
@@ -142,3 +162,13 @@ def run(arguments: argparse.Namespace) -> int:
     from cmpf.cli.label_run import label
 
     return label(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    if len(arguments.inputs) != 2 or not arguments.format:
+        arguments.usage_error("expected cmpf label export DIR --format FORMAT --output DIR")
+    from cmpf.labelling.export import export_labels
+
+    images, files = export_labels(Path(arguments.inputs[1]), arguments.format, arguments.output)
+    print(f"{images:,} images -> {', '.join(map(str, files)) or arguments.output}")
+    return DONE

@@ -116,22 +116,33 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+def read_uris(path: str | Path) -> Iterator[str]:
+    """The uris of the images of a file that could be read; errors as read_parquet."""
+    for table in _row_groups(path, ["uri", "error"]):
+        rows = zip(table.column("uri").to_pylist(), table.column("error").to_pylist(), strict=True)
+        yield from (uri for uri, error in rows if not error)
+
+
 def read_parquet(path: str | Path) -> Iterator[ImageRecord]:
     """The records of a file, one row group in memory at a time.
 
     Raises:
         DatasetError: the file is missing or damaged, or a row is no record; names it.
     """
+    for group, table in enumerate(_row_groups(path, record_schema().names)):
+        yield from records_of(table, f"{path}, row group {group}")
+
+
+def _row_groups(path: str | Path, columns: list[str]) -> Iterator[Any]:
     file = _opened(path)
     missing = [name for name in record_schema().names if name not in file.schema_arrow.names]
     if missing:
         raise DatasetError(f"{path}: has no column {', '.join(missing)}; give a file of cmpf label")
     for group in range(file.num_row_groups):
         try:
-            table = file.read_row_group(group, columns=record_schema().names)
+            yield file.read_row_group(group, columns=columns)
         except (OSError, ValueError) as error:
             raise DatasetError(f"{path}: damaged ({summary(error)}); make it again") from error
-        yield from records_of(table, f"{path}, row group {group}")
 
 
 def find_parts(output: str | Path) -> Sequence[Path]:

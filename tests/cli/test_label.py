@@ -16,6 +16,7 @@ import fsspec
 import pandas
 import pytest
 from helpers.labelling import SMALL, WORDS, encoded, labeler, write_pictures
+from pycocotools.coco import COCO
 
 import cmpf.integrations
 from cmpf.cli import main
@@ -213,3 +214,23 @@ def test_every_image_is_there_once_after_five_kills(tmp_path: Path) -> None:
     found = records(out)
     assert found == expected(photos)
     assert replace(found[-1], uri="") == replace(found[0], uri="")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_labels_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, out = write_pictures(tmp_path / "photos", 2), tmp_path / "out"
+    assert label(photos, "--vocabulary", WORDS, "--output", out) == 0
+    capsys.readouterr()
+    assert main(["label", "export", str(out), "--format", "coco", "--output", str(tmp_path / "coco")]) == 0
+    path = tmp_path / "coco/annotations/instances.json"
+    assert capsys.readouterr().out == f"2 images -> {path}\n"
+    coco = COCO(str(path))
+    assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == ["0000.png", "0001.png"]
+    instances = [segment for record in records(out) for segment in record.of_task("instance")]
+    assert len(instances) == len(coco.getAnnIds()) > 0
+    for segment, annotation in zip(instances, coco.loadAnns(coco.getAnnIds()), strict=True):
+        assert (coco.annToMask(annotation) == segment.mask()).all()
+    for line in (["export", str(out), "--output", "x"], ["export", "--format", "coco", "--output", "x"]):
+        with pytest.raises(SystemExit, match=r"2"):
+            main(["label", *line])
+        assert "expected cmpf label export DIR --format FORMAT --output DIR" in capsys.readouterr().err
