@@ -154,7 +154,7 @@ class Predictor:
         *,
         title: str = "",
         metrics: str | Path | Metrics | None = None,
-        licence: str = "",
+        license: str = "",
         notes: str = "",
     ) -> list[Path]:
         """Writes config.yaml, model_final.safetensors and README.md, a model card: a folder for cmpf.load or the Hub.
@@ -164,7 +164,7 @@ class Predictor:
         Args:
             title: headline of the card; "" = name of the folder.
             metrics: percent by dataset, task and metric, or the results.json of an evaluation.
-            licence: of the trained weights, as the Hub writes it: "apache-2.0"; "" = the card does not say.
+            license: of the trained weights, as the Hub writes it: "apache-2.0"; "" = the card does not say.
             notes: what else users should know, as Markdown.
         Returns:
             The files.
@@ -176,7 +176,7 @@ class Predictor:
                 "this predictor has no configuration to save; make it with cmpf.load or cmpf.factory.build_predictor"
             )
         return self.saver(
-            self.model, Path(folder), title=title, metrics=metrics, licence=licence, notes=notes
+            self.model, Path(folder), title=title, metrics=metrics, license=license, notes=notes
         )
 
     def settings(

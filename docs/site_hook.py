@@ -7,6 +7,7 @@ the name that PAGES gives it.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -46,7 +47,35 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the documents of PAGES."""
     for path, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page = f"notebooks/{notebook.stem}.md"
+        files.append(File.generated(config, page, content=_notebook_page(notebook)))
+        files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
     return files
+
+
+def _notebook_page(path: Path) -> str:
+    """A notebook as Markdown: its text, its code, and below what each cell has shown."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(text)
+            continue
+        parts.append(f"```python\n{text}\n```")
+        parts += [_shown(output) for output in cell["outputs"]]
+        if len(parts) == 2:
+            parts.insert(1, f"This page is a notebook: [{path.name}]({path.name}).")
+    return "\n\n".join(parts)
+
+
+def _shown(output: dict[str, Any]) -> str:
+    data = output.get("data", {})
+    if "image/jpeg" in data:
+        return f"![what the cell shows](data:image/jpeg;base64,{''.join(data['image/jpeg']).strip()})"
+    if "image/svg+xml" in data:
+        return "".join(data["image/svg+xml"])
+    return f"```text\n{''.join(output.get('text') or data.get('text/plain', '')).rstrip()}\n```"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -67,7 +96,7 @@ def _in_site(text: str, page: str) -> str:
 
     def link(found: re.Match[str]) -> str:
         before, target, anchor, after = found.groups(default="")
-        if "://" in target or target.startswith("mailto:"):
+        if "://" in target or target.startswith(("mailto:", "data:")):
             return found[0]
         path = posixpath.normpath(posixpath.join(origin, target))
         name = PAGES.get(path, path.removeprefix("docs/"))

@@ -194,7 +194,7 @@ def test_nothing_is_imported_from_tools() -> None:
     assert found == []
 
 
-def test_every_source_file_names_its_licence_and_purpose() -> None:
+def test_every_source_file_names_its_license_and_purpose() -> None:
     for path in FILES:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# Copyright 2026 The CMPF authors."), path

@@ -217,6 +217,44 @@ def test_paths_and_links_of_a_document_exist(document: str) -> None:
     assert missing == []
 
 
+# Options of other programs, and of scripts of this project, that the documents speak of.
+OTHERS = {"--no-build-isolation", "--user", "--shm-size", "--tune", "--eval-only", "--parallel"}
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Name -> parser of each command below this one."""
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return {name: command for action in actions for name, command in action.choices.items()}
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a command and of those below it."""
+    below = [options_of(command) for command in commands_of(parser).values()]
+    return {option for action in parser._actions for option in action.option_strings}.union(*below)
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "docs/convert_config.md"])
+def test_commands_and_options_in_the_text_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    quoted = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    parsers = commands_of(make_parser())
+    known = options_of(make_parser()) | OTHERS
+    for words in (text.split() for text in quoted):
+        if words[0] == "cmpf" and len(words) > 1 and words[1][0] not in "-.":
+            assert words[1].isupper() or words[1].rstrip(",") in parsers, " ".join(words)
+        if words[0] in ("cmpf", "make", "docker", "pip") or words[0].startswith("--"):
+            strangers = [word for word in words if word.startswith("--") and word.split("=")[0] not in known]
+            assert strangers == [], " ".join(words)
+
+
+def test_the_figure_of_the_architecture_names_modules_that_exist() -> None:
+    figure = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
+    named = [name for text in re.findall(r'class="file"[^>]*>([^<]+)<', figure) for name in text.split(", ")]
+    assert len(named) >= 14
+    places = [ROOT / "cmpf" / name.removeprefix("cmpf/") for name in named]
+    assert [str(place) for place in places if not place.exists()] == []
+
+
 def test_extras_that_are_to_be_installed_exist() -> None:
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     named = {

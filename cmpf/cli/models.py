@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   cmpf models                                 all of them
-  cmpf models fcclip_convnext_large           one: files, published figures, licence, how to cite it
+  cmpf models fcclip_convnext_large           one: files, published figures, license, how to cite it
   cmpf models pull fcclip_convnext_large      download it now, and check that it loads
 """
 PULL = "pull"
 ADE = "openvocab_ade20k_panoptic_val"
 SHORT = {"convnext_large_d_320": "ConvNeXt-L", "convnext_base_w_320": "ConvNeXt-B", "cmpf_tiny": "tiny"}
-HEADER = ("name", "method", "CLIP", "GB", "speed", "PQ", "mIoU", "licence", "here")
+HEADER = ("name", "method", "CLIP", "GB", "speed", "PQ", "mIoU", "license", "here")
 NOTES = """
-GB: trained part and frozen encoders together. speed: see docs/models.md. licence: of the weights.
+GB: trained part and frozen encoders together. speed: see docs/models.md. license: of the weights.
 PQ, mIoU: on ADE20K, as the authors publish them. Weights are downloaded from where they host them.
 cmpf models NAME tells more, cmpf models pull NAME downloads."""
 
@@ -114,7 +114,7 @@ def _row(name: str, entry: ZooEntry) -> tuple[str, ...]:
         f"{entry.disk / 1000:.1f}" if entry.disk else "",
         entry.speed,
         *(f"{ade[metric]:.1f}" if metric in ade else "" for metric in ("panoptic/PQ", "sem_seg/mIoU")),
-        entry.licence,
+        entry.license,
         _here(name, entry),
     )
 
@@ -146,7 +146,7 @@ def _card(name: str) -> Iterator[str]:
     sam = f"SAM {ours.SAM.NAME}" if ours.SAM.NAME else "no SAM"
     yield f"  encoders   CLIP {ours.CLIP.NAME} ({ours.CLIP.PRETRAINED}), {sam}"
     yield f"  config     {entry.config}{''.join(f', {key} {value}' for key, value in entry.overrides.items())}"
-    yield f"  licence    {entry.licence} (of the weights)"
+    yield f"  license    {entry.license} (of the weights)"
     if not entry.asset:
         target, remote = published_file(name, entry), zoo_remote(name, entry)
         yield f"  address    {remote.page or remote.url}"

@@ -37,7 +37,7 @@ def model_card(
     title: str,
     parameters: int,
     metrics: str | Path | Metrics | None,
-    licence: str,
+    license: str,
     notes: str,
 ) -> str:
     """The card as Markdown, with the head that the Hugging Face Hub reads.
@@ -46,7 +46,7 @@ def model_card(
         vocabulary: the classes that the model was trained on.
         parameters: number of trained ones.
         metrics: percent by dataset, task and metric, or the results.json of an evaluation.
-        licence: of the trained weights, as the Hub writes it ("apache-2.0"); "" = not said.
+        license: of the trained weights, as the Hub writes it ("apache-2.0"); "" = not said.
     Raises:
         EvaluationError: the metrics cannot be read.
     """
@@ -55,7 +55,7 @@ def model_card(
         "library_name: cmpf",
         "pipeline_tag: image-segmentation",
         "tags: [open-vocabulary, panoptic-segmentation, semantic-segmentation, instance-segmentation]",
-        *([f"license: {licence}"] if licence else []),
+        *([f"license: {license}"] if license else []),
         "---",
     ]
     words = ", ".join(json.dumps(name, ensure_ascii=False) for name in vocabulary.names[:2])
@@ -65,7 +65,7 @@ def model_card(
         "Data": _data(cfg, vocabulary),
         "Recipe": _recipe(cfg),
         "Metrics": _metrics(metrics),
-        "Licences": _licences(cfg, licence),
+        "Licenses": _licenses(cfg, license),
         "Citing": "\n".join(["```bibtex", *(METHODS[name].citation for name in _methods(cfg)), "```"]),
         **({"Notes": notes.strip()} if notes.strip() else {}),
     }
@@ -158,25 +158,25 @@ def _read(metrics: str | Path | Metrics) -> tuple[Mapping[str, Results], Protoco
     return parse_results(metrics, source="metrics")
 
 
-def _licences(cfg: Config, licence: str) -> str:
+def _licenses(cfg: Config, license: str) -> str:
     ours = cfg.MODEL.CMPF
     rows = [
         ("code (CMPF)", "Apache-2.0"),
-        ("trained weights in this folder", licence or "not said by who saved them"),
-        (f"CLIP `{ours.CLIP.NAME}`", _clip_licence(ours.CLIP.NAME)),
+        ("trained weights in this folder", license or "not said by who saved them"),
+        (f"CLIP `{ours.CLIP.NAME}`", _clip_license(ours.CLIP.NAME)),
     ]
     sams = [ours.SAM.NAME, mask_sam(cfg)[0] if cfg.TEST.ENSEMBLE.ENABLED else ""]
-    rows += [(f"SAM `{name}`", _sam_licence(name)) for name in dict.fromkeys(sams) if name]
-    return "\n".join(["| part | licence |", "|---|---|", *(f"| {part} | {text} |" for part, text in rows)])
+    rows += [(f"SAM `{name}`", _sam_license(name)) for name in dict.fromkeys(sams) if name]
+    return "\n".join(["| part | license |", "|---|---|", *(f"| {part} | {text} |" for part, text in rows)])
 
 
-def _clip_licence(name: str) -> str:
+def _clip_license(name: str) -> str:
     if name == CLIP_NAME:
         return "Apache-2.0, part of CMPF"
     return f"MIT for OpenCLIP's code and its own weights ({OPENCLIP}); other weights: {UNKNOWN}"
 
 
-def _sam_licence(name: str) -> str:
+def _sam_license(name: str) -> str:
     if name == SAM_NAME:
         return "Apache-2.0, part of CMPF"
     if name == "vit_t":
@@ -191,7 +191,7 @@ def save_pretrained(
     *,
     title: str,
     metrics: str | Path | Metrics | None,
-    licence: str,
+    license: str,
     notes: str,
 ) -> list[Path]:
     """See Predictor.save_pretrained.
@@ -207,7 +207,7 @@ def save_pretrained(
         title=title,
         parameters=sum(parameter.numel() for parameter in trained.values()),
         metrics=metrics,
-        licence=licence,
+        license=license,
         notes=notes,
     )
     plugins = {name: Path(file).name for name, file in origins(cfg.MODEL.CMPF.PLUGINS).items()}

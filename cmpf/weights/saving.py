@@ -46,7 +46,7 @@ class Saver(Protocol):
         *,
         title: str,
         metrics: str | Path | Metrics | None,
-        licence: str,
+        license: str,
         notes: str,
     ) -> list[Path]: ...
 

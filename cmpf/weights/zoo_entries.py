@@ -46,7 +46,7 @@ class ZooEntry(BaseModel):
     file: _File = Field("", description="the name of the file, as its authors call it")
     sha256: _Hash = Field("", description="64 hexadecimal digits")
     size: Annotated[int, Gt(0)] = Field(0, description="bytes of the file, as its authors state them")
-    licence: _Text = Field("", description="the licence of the weights")
+    license: _Text = Field("", description="the license of the weights")
     disk: Annotated[int, Gt(0)] = Field(
         0, description="megabytes of the weights and frozen encoders together"
     )

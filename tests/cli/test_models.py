@@ -33,7 +33,7 @@ def test_the_table_fits_a_terminal_of_100_columns_and_names_every_model(
     lines = table(capsys)
     assert max(map(len, lines.values())) <= 100
     for name, entry in zoo().items():
-        assert entry.licence in lines[name]
+        assert entry.license in lines[name]
         assert f" {entry.disk / 1000:.1f} " in lines[name]
         if entry.method:
             assert METHODS[entry.method].title in lines[name]
@@ -55,12 +55,12 @@ def test_the_table_says_what_is_here(cache: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("name", list(zoo()))
-def test_a_model_is_told_with_its_licence_its_files_and_its_citation(
+def test_a_model_is_told_with_its_license_its_files_and_its_citation(
     cache: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert main(["models", name]) == 0
     told, entry = capsys.readouterr().out, zoo()[name]
-    for part in (entry.config, entry.licence, entry.best, f"--model {name}"):
+    for part in (entry.config, entry.license, entry.best, f"--model {name}"):
         assert part in told
         assert part
     if entry.drive:
@@ -127,7 +127,7 @@ def test_the_page_of_models_has_a_row_for_each_with_what_the_zoo_says() -> None:
     page = (config_root().parent / "docs" / "models.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     for name, entry in zoo().items():
-        for text in (entry.best, entry.licence, f"{entry.disk / 1000:.2f}"):
+        for text in (entry.best, entry.license, f"{entry.disk / 1000:.2f}"):
             assert f"| {text} |" in rows[name]
         figures = entry.published.get(ADE, {})
         shown = [figures[key] for key in ("panoptic/PQ", "segm/AP", "sem_seg/mIoU") if key in figures]

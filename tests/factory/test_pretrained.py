@@ -111,7 +111,7 @@ def test_a_predictor_without_configuration_says_so(tmp_path: Path) -> None:
 
 def card(config: str = "cmpf_tiny", overrides: tuple[object, ...] = (), **changes: Any) -> str:
     cfg = get_cfg(config, overrides)
-    values = {"title": "me/fruit", "parameters": 1234567, "metrics": None, "licence": "", "notes": ""}
+    values = {"title": "me/fruit", "parameters": 1234567, "metrics": None, "license": "", "notes": ""}
     return model_card(cfg, vocabulary=get_vocabulary(cfg.DATASETS.TRAIN[0]), **(values | changes))
 
 
@@ -120,7 +120,7 @@ def section(text: str, name: str) -> str:
 
 
 def test_the_head_is_what_the_hub_reads() -> None:
-    head = yaml.safe_load(card(licence="cc-by-4.0").split("---")[1])
+    head = yaml.safe_load(card(license="cc-by-4.0").split("---")[1])
     assert head["library_name"] == "cmpf"
     assert head["pipeline_tag"] == "image-segmentation"
     assert head["license"] == "cc-by-4.0"
@@ -139,14 +139,14 @@ def test_use_model_data_and_recipe_come_from_the_configuration() -> None:
     assert "and 73 more." in section(card("coco/cmpf/convnext_large_eval_ade20k"), "Data")  # 133 - 60
 
 
-def test_licences_of_code_weights_and_each_encoder_are_told() -> None:
-    large = section(card("coco/cmpf/convnext_large_eval_ade20k", licence="mit"), "Licences")
+def test_licenses_of_code_weights_and_each_encoder_are_told() -> None:
+    large = section(card("coco/cmpf/convnext_large_eval_ade20k", license="mit"), "Licenses")
     assert "| code (CMPF) | Apache-2.0 |" in large
     assert "| trained weights in this folder | mit |" in large
     assert "CLIP `convnext_large_d_320` | MIT for OpenCLIP" in large
     assert "SAM `vit_b` | Apache-2.0 (https://github.com/facebookresearch" in large
-    assert "not said" in section(card(), "Licences")
-    assert "SAM `cmpf_tiny` | Apache-2.0, part of CMPF" in section(card(), "Licences")
+    assert "not said" in section(card(), "Licenses")
+    assert "SAM `cmpf_tiny` | Apache-2.0, part of CMPF" in section(card(), "Licenses")
     mobile = ("TEST.ENSEMBLE.ENABLED", True, "TEST.ENSEMBLE.SAM_NAME", "vit_t")
     assert "SAM `vit_t` | Apache-2.0 (https://github.com/ChaoningZhang" in card(overrides=mobile)
 

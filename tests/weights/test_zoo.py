@@ -49,7 +49,7 @@ def test_the_zoo_has_the_shipped_model_and_all_published_ones() -> None:
         assert (cfg.MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS == 3) == (entry.method == "cmpf"), name
         assert bool(cfg.MODEL.CMPF.SAM.NAME) == (entry.method in ("cmpf", "")), name
         assert set(entry.published) <= set(dataset_names())
-        assert entry.licence
+        assert entry.license
 
 
 def test_published_figures_stand_under_the_names_that_evaluation_uses() -> None:
