@@ -13,6 +13,7 @@ from typing import Any
 import cmpf.integrations
 from cmpf.cli.outcome import DONE, FAILED
 from cmpf.data.vocabulary import Vocabulary
+from cmpf.errors import CMPFError
 from cmpf.factory import use_threads
 from cmpf.labelling.configuration import configuration_of
 from cmpf.labelling.inputs import Shard, divide, read_shard
@@ -27,6 +28,7 @@ SHARD_IMAGES = 1000  # of a file that a cluster makes
 def label(arguments: argparse.Namespace) -> int:
     """Labels what a command line names, and gives the exit code."""
     import_pyarrow()
+    _check_output(arguments)
     shards = _shards(arguments)  # before a model is loaded
     labeler = _labeler(arguments)
     folder = _folder(arguments, labeler, shards[0].count)
@@ -47,6 +49,17 @@ def label(arguments: argparse.Namespace) -> int:
         print(f"stopped after {report.images} images; the same command goes on", file=sys.stderr)
         return FAILED
     return report.end(arguments.output)
+
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    """Results among the images would be inputs of the next run."""
+    output = arguments.output.expanduser().absolute()
+    for given in arguments.inputs:
+        folder = Path(given).expanduser()
+        if folder.is_dir() and (folder.absolute() == output or folder.absolute() in output.parents):
+            raise CMPFError(
+                f"{arguments.output}: the results would lie among the images of {given}; give another --output"
+            )
 
 
 def _shards(arguments: argparse.Namespace) -> list[Shard]:

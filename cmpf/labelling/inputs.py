@@ -15,11 +15,11 @@ from cmpf.formats.image_files import IMAGE_SUFFIXES
 from cmpf.labelling.ahead import ahead
 from cmpf.labelling.containers import Found, Wanted, container_images, is_container, plain_text
 from cmpf.labelling.remote import UnreachableError, find_remote, read_remote
+from cmpf.labelling.sources import WEB, list_lines, list_of
 
 READERS = 8  # threads, which mostly wait for a disk or a network
 # Images of buckets that could not be reached, one after the other, after which the others are not tried.
 UNREACHABLE_IN_A_ROW = 10
-WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def divide(inputs: Sequence[str], *, count: int, only: int | None = None) -> lis
 
     Args:
         inputs: files, folders with all below them, patterns, http(s) addresses, and addresses that fsspec knows;
-            images, tars and tables in any mixture.
+            images, tars and tables in any mixture; and lists of these, one a line: "@list" or a file that ends in .txt.
         count: number of shards. only: the index of the one that is wanted.
     Raises:
         ImageError: one of the inputs names no image and no container. UnreachableError: see find_remote.
@@ -170,6 +170,12 @@ def _expanded(given: str) -> Iterator[str]:
     """The images and containers that an input stands for."""
     if given.lower().startswith(WEB):
         yield given
+    elif "://" not in given and (listed := list_of(given)) is not None:
+        for number, name in list_lines(listed):
+            try:
+                yield from _expanded(name)
+            except ImageError as error:
+                raise ImageError(f"{listed}, line {number}: {error}") from error
     elif "://" in given:
         yield from _of_interest(given, find_remote(given))
     else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -50,13 +51,18 @@ class LabelFolder:
             raise CMPFError(
                 f"{folder} holds Parquet files of something else: there is no {CONFIGURATION}; give another --output"
             )
-        if overwrite:
-            _empty(folder)
-        keep_configuration(
-            folder / CONFIGURATION,
-            self.configuration,
-            fix="give another --output, or --overwrite to begin anew",
-        )
+        try:
+            if overwrite:
+                _empty(folder)
+            keep_configuration(
+                folder / CONFIGURATION,
+                self.configuration,
+                fix="give another --output, or --overwrite to begin anew",
+            )
+        except OSError as error:
+            raise CMPFError(
+                f"{folder}: cannot be written ({error.strerror}); give another --output"
+            ) from error
 
     def path(self, index: int) -> Path:
         """Where the file of a shard is, or will be."""
@@ -108,7 +114,7 @@ class ShardWriter:
         self.seen: set[str] = set()
         if not path.exists():
             self._resume()
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def wants(self, uri: str) -> bool:
         """Whether an image is not done yet."""
@@ -118,10 +124,17 @@ class ShardWriter:
         """Keeps a record; an image that is done stays as it is."""
         if not self.wants(record.uri):
             return
-        if self._file is None:
-            self._file = self.journal.open("a", encoding="utf-8", newline="\n")
-        self._file.write(to_json(record) + "\n")
-        self._file.flush()  # what the system has outlives this process
+        line = (to_json(record) + "\n").encode("utf-8")
+        try:
+            if self._file is None:
+                self._file = self.journal.open("ab", buffering=0)  # what the system has outlives this process
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise CMPFError(
+                f"{self.journal}: cannot be written ({error.strerror}); make room, and run the same command again: "
+                "it goes on"
+            ) from error
         self._count(record)
 
     def finish(self) -> None:

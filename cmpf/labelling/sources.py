@@ -133,8 +133,8 @@ def _expanded(given: str, found: Found, recursive: bool, without: Path | None) -
         found.roots.append("")
         yield given
         return
-    if given.startswith("@") and not Path(given).exists():
-        yield from _listed(Path(given[1:]).expanduser(), found, recursive, without)
+    if (listed := list_of(given)) is not None:
+        yield from _listed(listed, found, recursive, without)
         return
     path = Path(given).expanduser()
     try:
@@ -143,8 +143,6 @@ def _expanded(given: str, found: Found, recursive: bool, without: Path | None) -
                 raise ImageError(f"{path}: the results would lie among the images; give another --output")
             found.roots.append(os.path.abspath(path))
             yield from _below(path, found, recursive, without)
-        elif path.suffix.lower() == ".txt" and path.is_file():
-            yield from _listed(path, found, recursive, without)
         elif path.exists():
             found.roots.append(os.path.abspath(path.parent))
             yield str(path)
@@ -194,8 +192,20 @@ def _matches(pattern: str, found: Found) -> Iterator[str]:
     yield from files
 
 
-def _listed(file: Path, found: Found, recursive: bool, without: Path | None) -> Iterator[str]:
-    """What the lines of a list name; paths are relative to the folder of the list, or else to the working folder."""
+def list_of(given: str) -> Path | None:
+    """The file of a list of images, "@list" or one that ends in .txt, or None: it is no list."""
+    if given.startswith("@") and not Path(given).exists():
+        return Path(given[1:]).expanduser()
+    path = Path(given).expanduser()
+    return path if path.suffix.lower() == ".txt" and path.is_file() else None
+
+
+def list_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Number and content of the lines of a list; paths are relative to its folder, or else to the working folder.
+
+    Raises:
+        ImageError: it cannot be read, is empty, or names another list.
+    """
     try:
         lines = read_text(file, limit=MAX_LIST).splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -209,10 +219,14 @@ def _listed(file: Path, found: Found, recursive: bool, without: Path | None) -> 
             raise ImageError(f"{file}, line {number}: a list names no other list; give both")
         count += 1
         beside = file.parent / name
-        chosen = str(beside) if not name.lower().startswith(WEB) and beside.exists() else name
-        try:
-            yield from _expanded(chosen, found, recursive, without)
-        except ImageError as error:
-            raise ImageError(f"{file}, line {number}: {error}") from error
+        yield number, str(beside) if "://" not in name and beside.exists() else name
     if count == 0:
         raise ImageError(f"{file}: an empty list; write one image a line")
+
+
+def _listed(file: Path, found: Found, recursive: bool, without: Path | None) -> Iterator[str]:
+    for number, name in list_lines(file):
+        try:
+            yield from _expanded(name, found, recursive, without)
+        except ImageError as error:
+            raise ImageError(f"{file}, line {number}: {error}") from error

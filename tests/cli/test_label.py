@@ -158,6 +158,18 @@ def test_a_bucket_is_labelled(tmp_path: Path) -> None:
             ["x", "--vocabulary", "cat", "--output", "out", "--shard", "3/3"],
             "expected I/N with I from 0 to N - 1",
         ),
+        (
+            ["x", "--vocabulary", "cat", "--output", "o", "--shard", "0/2", "--ray"],
+            "with --ray, give --shards N",
+        ),
+        (
+            ["x", "--vocabulary", "cat", "--output", "out", "--workers", "2"],
+            "--workers: an option of --ray alone",
+        ),
+        (
+            ["x", "--vocabulary", "cat", "--output", "out", "--format", "coco"],
+            "an option of cmpf label export alone",
+        ),
         (["x", "--vocabulary", "cat", "--output", "out", "--shard", "a"], "such as 0/8, got a"),
         (
             ["x", "--vocabulary", "cat", "--output", "out", "--batch-size", "0"],
@@ -177,6 +189,8 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
     line = ("--vocabulary", "cat", "--output", str(tmp_path / "out"), "--model", "nowhere")
     assert main(["label", "nowhere/", *line]) == 1
     assert capsys.readouterr().err.startswith("cmpf: nowhere/: no such file (looked at")
+    assert main(["label", str(tmp_path), *line]) == 1
+    assert "the results would lie among the images of" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["label", str(tmp_path), *line]) == 1
     assert capsys.readouterr().err == 'cmpf: Parquet files need pyarrow: pip install "cmpf[label]"\n'

@@ -48,9 +48,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "sub/deep").mkdir(parents=True)
     (folder / ".hidden").mkdir()
-    for seed, name in enumerate(
-        ("b.png", "a.jpg", "sub/a.jpg", "sub/deep/c.webp", ".hidden/d.png", "notes.txt")
-    ):
+    for seed, name in enumerate(("b.png", "a.jpg", "sub/a.jpg", "sub/deep/c.webp", ".hidden/d.png", "image")):
         (folder / name).write_bytes(image(seed))
     return folder
 
@@ -65,8 +63,8 @@ def test_a_folder_gives_all_images_below_it_by_name(photos: Path) -> None:
 
 
 def test_a_pattern_and_a_file_of_any_ending_are_taken_and_each_image_once(photos: Path) -> None:
-    items = read(f"{photos}/*.png", photos / "b.png", photos / "notes.txt")
-    assert [Path(item.uri).name for item in items] == ["b.png", "notes.txt"]
+    items = read(f"{photos}/*.png", photos / "b.png", photos / "image")
+    assert [Path(item.uri).name for item in items] == ["b.png", "image"]
 
 
 @pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tar.gz", "w:gz")])
@@ -283,6 +281,17 @@ def test_containers_are_read_whole_where_there_are_enough(
         ]
     else:
         assert all(len(mine) == 2 for mine in files)
+
+
+def test_lists_name_images_folders_and_addresses(bucket: str, photos: Path) -> None:
+    listed = photos.parent / "mine.txt"
+    listed.write_text(f"# mine\nphotos/sub\n{bucket}a.png\n")
+    expected = [f"{photos}/sub/a.jpg", f"{photos}/sub/deep/c.webp", "memory:///bucket/a.png"]
+    assert [item.uri for item in read(listed)] == expected
+    assert [item.uri for item in read(f"@{listed}")] == expected
+    listed.write_text("nowhere.png\n")
+    with pytest.raises(ImageError, match=r"mine.txt, line 1: nowhere.png: no such file"):
+        read(listed)
 
 
 def test_what_is_done_is_not_read_again(photos: Path) -> None:

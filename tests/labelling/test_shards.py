@@ -133,6 +133,37 @@ def test_a_folder_of_other_parquet_files_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 
+def test_a_full_disk_is_one_line_and_what_was_kept_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def write(self, line: bytes) -> int:
+            return len(line) // 2
+
+        def close(self) -> None:
+            pass
+
+    output = folder(tmp_path)
+    with output.shard(0) as writer:
+        writer.add(record("a"))
+    monkeypatch.setattr(Path, "open", lambda self, *arguments, **options: Full())
+    with (
+        pytest.raises(
+            CMPFError, match=r"00002.jsonl: cannot be written .No space left on device.; make room"
+        ),
+        output.shard(1) as writer,
+    ):
+        writer.add(record("b"))
+    monkeypatch.undo()
+    assert output.begun(0) == {"a"}
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CMPFError, match=r"file/out: cannot be written .*; give another --output"):
+        folder(tmp_path / "file/out")
+
+
 def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / CONFIGURATION).write_text("{")
     with pytest.raises(CMPFError, match=r"_label.json: cannot be read"):
