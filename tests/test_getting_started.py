@@ -66,7 +66,7 @@ def test_the_way_from_images_to_a_trained_model_can_be_walked(capsys: pytest.Cap
     assert {"PQ", "AP", "mIoU"} <= {name for metrics in tasks.values() for name in metrics}
     # Trained and tested on the same classes: all are seen.
     assert tasks["panoptic"]["S_PQ"] == tasks["panoptic"]["PQ"]
-    assert Path("output/fruit_found/bowl_01.png").is_file()
+    assert Path("output/fruit_found/bowl_01.jpg").is_file()
 
 
 def test_the_page_for_people_with_a_dataset_has_the_same_commands() -> None:

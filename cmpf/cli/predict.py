@@ -117,7 +117,7 @@ def _labelled(sources: Sequence[Source], found: Found, chosen: Chosen) -> int:
         folder=arguments.output,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
-        allow_urls=arguments.allow_urls,
+        reading=chosen.reading,
     )
     options = Options(
         request=chosen.request(),
@@ -149,7 +149,7 @@ def _shown(sources: Sequence[Source], chosen: Chosen, save: Callable[[Prediction
     code = DONE
     for source in sources:
         try:
-            (prediction,) = predictor.stream([source.given], words, **chosen.predict)
+            (prediction,) = predictor.stream([source.given], words, **chosen.predict, **chosen.reading)
         except ImageError as error:
             if chosen.arguments.debug:
                 raise

@@ -50,6 +50,11 @@ class Chosen:
         self.selection["background"] = arguments.background or arguments.min_semantic_score is not None
         ensemble = arguments.ensemble or None
         self.predict: dict[str, Any] = {"task": self.tasks, "ensemble": ensemble, **self.selection}
+        if arguments.tile is not None:
+            self.predict |= {"tile": arguments.tile, "overlap": arguments.overlap}
+        self.reading: dict[str, Any] = {"allow_urls": arguments.allow_urls}
+        if arguments.max_pixels is not None:
+            self.reading["max_pixels"] = arguments.max_pixels
         model = ("model", "weights", "plugin", "opts", "allow_unused_weights")
         self.model = {name: getattr(arguments, name) for name in model}
         # The ensemble's SAM is part of the model.

@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
     kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
     add("--recursive", action="store_true", help="enter the folders of folders")
     add("--allow-urls", action="store_true", help="download http(s) addresses")
+    _add_large(parser.add_argument_group("large images"))
     _add_results(parser.add_argument_group("results"), output)
     selection = parser.add_argument_group("which results")
     add_selection(selection)
@@ -75,6 +76,18 @@ def _add_results(group: argparse._ArgumentGroup, output: str) -> None:
     add("--overwrite", action="store_true", help="remove what an earlier run has left in the output")
     add("--json", action="store_true", help="print one JSON object an image or video")
     add("--max-frames", type=positive, metavar="N", help="of a video or webcam [all]")
+
+
+def _add_large(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--tile",
+        type=positive,
+        metavar="N",
+        help="segment tiles of N pixels and join them: small objects [no tiles]",
+    )
+    add("--overlap", type=fraction, default=0.25, metavar="S", help="share of a tile, 0 to 0.5 [%(default)s]")
+    add("--max-pixels", type=positive, metavar="N", help="larger images are refused [89 million]")
 
 
 def add_selection(group: argparse._ArgumentGroup) -> None:

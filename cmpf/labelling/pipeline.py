@@ -20,7 +20,6 @@ from cmpf.labelling.writers import FORMATS
 
 if TYPE_CHECKING:
     from cmpf.data.vocabulary import Vocabulary
-    from cmpf.formats.addresses import UrlPolicy
     from cmpf.inference import InferenceSettings, Prediction
     from cmpf.inference.settings import Prepared
     from cmpf.predictor import Predictor
@@ -34,7 +33,8 @@ class Work:
     """What is done with each image, the same in every process.
 
     load: gives the predictor on a device, None = the usual one. words: gives its classes.
-    predict: arguments of Predictor.settings. formats: of cmpf.labelling.writers; folder: where their files go.
+    predict: arguments of Predictor.settings. reading: of Predictor.prepare.
+    formats: of cmpf.labelling.writers. folder: where their files go.
     batch_size: images in one pass, None = as the device likes it. workers: threads that decode, and threads that write.
     """
 
@@ -45,7 +45,7 @@ class Work:
     folder: Path
     batch_size: int | None = None
     workers: int = 2
-    allow_urls: UrlPolicy = False
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Replica:
         """One image, decoded, or why it cannot be."""
         try:
             digest = "" if "://" in source.uri else _sha256(Path(source.given))
-            prepared = self.predictor.prepare(source.given, allow_urls=self.work.allow_urls)
+            prepared = self.predictor.prepare(source.given, **self.work.reading)
             return _Image(source, digest, prepared)
         except ImageError as error:
             return _Image(source, "", str(error))

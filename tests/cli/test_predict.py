@@ -12,12 +12,12 @@ import pytest
 from helpers.own_dataset import SOURCE
 from PIL import Image
 
-import cmpf.predictor
 from cmpf.cli import main, make_parser, predict_options
 from cmpf.cli.datasets import dataset_name
 from cmpf.cli.models import SHAPES_ONLY
 from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.errors import ImageError
+from cmpf.inference import settings
 from cmpf.labelling import writers
 
 
@@ -154,7 +154,7 @@ def test_the_ensemble_can_be_switched_on_where_the_configuration_has_it_off(
 
 
 def test_choices_and_formats_are_those_of_the_library() -> None:
-    assert predict_options.TASKS == cmpf.predictor.TASKS
+    assert predict_options.TASKS == settings.TASKS
     assert set(predict_options.FORMATS) == set(writers.FORMATS)
 
 
