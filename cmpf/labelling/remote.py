@@ -54,18 +54,43 @@ def read_remote(address: str) -> bytes:
 
 
 @contextmanager
-def opened_remote(address: str) -> Iterator[Any]:
-    """A file to read from, with `read` and `seek`; errors as read_remote."""
+def opened_remote(address: str) -> Iterator[RemoteFile]:
+    """A file to read from; errors as read_remote."""
     with _plainly(address):
         system, path = _opened_system(address)
         file = system.open(path, "rb")
     with file:
-        yield file
+        yield RemoteFile(file, address)
+
+
+class RemoteFile:
+    """A file of fsspec whose `read` is tried again, and tells trouble with the network from a damaged file."""
+
+    def __init__(self, file: Any, address: str) -> None:
+        self._file, self._address = file, address
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes.
+
+        Raises:
+            UnreachableError: see read_remote.
+        """
+        place = self._file.tell()
+        return _tried(lambda: self._read_at(place, size))
+
+    def _read_at(self, place: int, size: int) -> bytes:
+        with _plainly(self._address):
+            self._file.seek(place)
+            content: bytes = self._file.read(size)
+            return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _read(address: str) -> bytes:
-    with opened_remote(address) as file, _plainly(address):
-        content: bytes = file.read(MAX_DOWNLOAD + 1)
+    with opened_remote(address) as file:
+        content = file.read(MAX_DOWNLOAD + 1)
     if len(content) > MAX_DOWNLOAD:
         raise ImageError(f"{address}: more than {MAX_DOWNLOAD:,} bytes; make it smaller")
     return content

@@ -228,6 +228,37 @@ def test_a_read_that_fails_is_tried_again_and_a_bucket_that_is_gone_ends_the_run
     assert len(asked) <= 5 + 3 * 13  # and not the rest
 
 
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+@pytest.mark.parametrize("failures", [2, 99])
+def test_trouble_with_the_network_is_no_damage_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, failures: int
+) -> None:
+    from fsspec.implementations.memory import MemoryFile
+
+    images = [image(seed) for seed in range(4)]
+    if ending == ".tar":
+        path = make_tar(tmp_path / "c.tar", {f"{i}.png": content for i, content in enumerate(images)})
+    else:
+        path = write_table(tmp_path / "c.parquet", pa.table({"image": images}))
+    fsspec.filesystem("memory").pipe(f"/bucket/c{ending}", path.read_bytes())
+    whole, calls = MemoryFile.read, [0]
+
+    def fails(self: MemoryFile, size: int = -1) -> bytes:
+        calls[0] += 1
+        if 1 < calls[0] <= 1 + failures:
+            raise ConnectionError("reset by peer")
+        return whole(self, size)
+
+    monkeypatch.setattr(MemoryFile, "read", fails, raising=False)
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    address = f"memory:///bucket/c{ending}"
+    if failures == 2:
+        assert [item.content for item in read(address)] == images
+    else:
+        with pytest.raises(UnreachableError, match=r"cannot be reached .ConnectionError: reset by peer"):
+            read(address)
+
+
 def test_a_bucket_that_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
