@@ -35,9 +35,13 @@ DECODERS = 2  # threads
 class Labeler:
     """Loads a model once, then turns batches of images into batches of labels.
 
-    labeler = Labeler("cmpf_tiny", "red circle; sky")
-    dataset.map(labeler, batched=True, remove_columns="image")                                # Hugging Face's datasets
-    dataset.map_batches(Labeler, fn_constructor_args=["cmpf_tiny", "red circle; sky"], ...)   # Ray Data
+        labeler = Labeler("cmpf_tiny", "red circle; sky")
+        labels = labeler({"image": [content], "uri": ["a.jpg"]})
+        dataset.map(labeler, batched=True, remove_columns="image")                               # Hugging Face's
+        dataset.map_batches(Labeler, fn_constructor_args=["cmpf_tiny", "red circle; sky"], ...)  # Ray Data
+
+    A batch is a mapping of columns to lists or arrays, or an Arrow table, and so are its labels: the column of the
+    images is left out, the others stay, and those of cmpf.labelling.parquet.record_schema are added.
 
     Args:
         model, device, weights, overrides, plugins, allow_unused_weights: see cmpf.load.
@@ -103,10 +107,7 @@ class Labeler:
         self.predictor.stream([], self.vocabulary, **self._options)  # says now what is wrong with them
 
     def __call__(self, batch: Any) -> Any:
-        """Labels of a batch: a mapping of columns to lists or arrays gives a dict, an Arrow table gives a table.
-
-        The column of the images is left out, the others stay, and those of a record are added; see
-        cmpf.labelling.parquet.record_schema. An image that cannot be read is a row with an `error`.
+        """Labels of a batch; an image that cannot be read is a row with an `error`.
 
         Raises:
             CMPFError: there is no column of images.
