@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmpf.common.cpu import release_memory
 from cmpf.errors import CMPFError, ImageError, summary
-from cmpf.labelling.ahead import ahead
+from cmpf.formats.image import read_image_size
+from cmpf.labelling.ahead import Room, ahead
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import ImageRecord, record_of
 from cmpf.labelling.sources import Source
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from cmpf.predictor import Predictor
 
 BATCH_ON_CUDA = 8  # halved where memory does not suffice
+# Pixels for each of the workers; all that is at work has room for theirs. One image of 24 megapixels is at work alone
+# then, and takes less than 1.2 GB with program and model.
+PIXELS_EACH = 8_000_000
 WAITING = 4  # batches of images of different sizes that are held until one is full
 
 
@@ -65,7 +71,9 @@ class Replica:
         self.work = work
         self.predictor = work.load(device)
         self.words: Vocabulary = work.words(self.predictor)
-        self.settings: InferenceSettings = self.predictor.settings(**work.predict)
+        self.settings: InferenceSettings = self.predictor.settings(
+            **work.predict, batch_size=work.batch_size or 1
+        )
         on_cuda = self.predictor.model.device.type == "cuda"
         self._size = work.batch_size or (BATCH_ON_CUDA if on_cuda else 1)
 
@@ -79,26 +87,47 @@ class Replica:
         Raises:
             CMPFError: results cannot be written; what was yielded is whole.
         """
-        writing: deque[Future[Finished]] = deque()
+        room = Room(self.work.workers * PIXELS_EACH, _pixels_of)
+        writing: deque[Future[Finished]] = room.ending
         limit = 2 * self.work.workers + self._size
         with ThreadPoolExecutor(self.work.workers, thread_name_prefix="cmpf-write") as pool:
-            images = ahead(self._read, sources, threads=self.work.workers)
+            images = ahead(self._read, sources, threads=self.work.workers, room=room)
             for batch in batches(images, self._size):
                 if stopped():
                     break
-                for image, prediction in zip(batch, self._segment(batch), strict=True):
-                    writing.append(pool.submit(self._write, image, prediction))
+                writing += self._begin_writing(batch, pool, room)
+                del batch  # or it would be held while the next one is read and segmented
                 while writing and (len(writing) > limit or writing[0].done()):
                     yield writing.popleft().result()
             images.close()
             while writing:
                 yield writing.popleft().result()
 
+    def _begin_writing(
+        self, batch: list[_Image], pool: ThreadPoolExecutor, room: Room
+    ) -> list[Future[Finished]]:
+        """Segments a batch; its images' files are then written by threads."""
+        found = self._segment(batch)
+
+        def write(image: _Image, prediction: Prediction | None) -> Finished:
+            large = prediction is not None and prediction.image.size > 3 * PIXELS_EACH
+            try:
+                return self._write(image, prediction)
+            finally:
+                del prediction
+                if large:
+                    release_memory()
+                room.give_back(image.source)
+
+        return [pool.submit(write, *pair) for pair in zip(batch, found, strict=True)]
+
     def _read(self, source: Source) -> _Image:
         """One image, decoded, or why it cannot be."""
         try:
             digest = "" if "://" in source.uri else _sha256(Path(source.given))
             prepared = self.predictor.prepare(source.given, **self.work.reading)
+            if prepared.image.size > 3 * PIXELS_EACH:
+                release_memory()
             return _Image(source, digest, prepared)
         except ImageError as error:
             return _Image(source, "", str(error))
@@ -125,6 +154,8 @@ class Replica:
             record = ImageRecord(source.uri, image.sha256, 0, 0, error=str(image.content))
             return Finished(source, Entry(record, source.file_name, source.name), [])
         entry = Entry(record_of(prediction, source.uri, image.sha256), source.file_name, source.name)
+        if prediction.image.size > 3 * PIXELS_EACH:
+            release_memory()
         files = []
         try:
             for name in work.formats:
@@ -151,23 +182,35 @@ class _Image:
 
     @property
     def kind(self) -> tuple[int, ...] | None:
-        """Images of one kind fit into one batch: the size that the network sees; None = there is none."""
-        return None if isinstance(self.content, str) else tuple(self.content.sample["image"].shape)
+        """Images of one kind fit into one batch: the size that the network sees; None = it goes alone."""
+        if isinstance(self.content, str) or self.content.image.size > 3 * PIXELS_EACH:
+            return None
+        return tuple(self.content.sample["image"].shape)
+
+
+def _pixels_of(source: Source) -> int:
+    """0 where only reading the image tells."""
+    try:
+        return math.prod(read_image_size(source.given)) if "://" not in source.uri else 0
+    except ImageError:
+        return 0
 
 
 def batches(images: Iterable[_Image], size: int) -> Iterator[list[_Image]]:
-    """Lists of up to `size` images of one size; those that could not be read come alone, at once."""
+    """Lists of up to `size` images of one size; those that could not be read, or are large, come alone, at once."""
     waiting: dict[tuple[int, ...], list[_Image]] = {}
-    for image in images:
+
+    def add(image: _Image) -> list[_Image]:
         if image.kind is None:
-            yield [image]
-            continue
-        group = waiting.setdefault(image.kind, [])
-        group.append(image)
-        full = len(group) >= size
-        if full or sum(map(len, waiting.values())) >= WAITING * size:
-            largest = max(waiting, key=lambda kind: len(waiting[kind]))
-            yield waiting.pop(largest)
+            return [image]
+        waiting.setdefault(image.kind, []).append(image)
+        if len(waiting[image.kind]) < size and sum(map(len, waiting.values())) < WAITING * size:
+            return []
+        return waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
+
+    yield from filter(
+        None, map(add, images)
+    )  # no variable here that would hold an image while the next is read
     yield from waiting.values()
 
 

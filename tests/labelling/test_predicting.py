@@ -13,13 +13,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cmpf.cli import main
+from cmpf.inference.settings import Prepared
+from cmpf.labelling.ahead import Room, ahead
 from cmpf.labelling.journal import ResultsFolder
 from cmpf.labelling.pipeline import _Image, batches
 from cmpf.labelling.sources import Source
@@ -256,3 +260,45 @@ def test_mask_rcnn_of_torchvision_trains_on_the_coco_file(photos: Path) -> None:
         optimizer.step()
         losses.append(float(loss))
     assert all(np.isfinite(losses))
+
+
+def test_images_at_work_have_room_together_and_a_large_one_is_at_work_alone() -> None:
+    room = Room(10, lambda size: size)
+    assert [room.take(size, anyway=False) for size in (4, 5, 3)] == [True, True, False]  # 4 + 5 + 3 > 10
+    room.give_back(4)
+    assert room.take(3, anyway=False)
+    assert not room.take(40, anyway=False)
+    room.give_back(5)
+    room.give_back(3)
+    assert room.take(40, anyway=False)
+    assert not room.take(1, anyway=False)
+    assert room.take(1, anyway=True)
+
+
+def test_reading_ahead_stays_within_the_room_and_keeps_the_order() -> None:
+    lock, at_work, most = Lock(), set[int](), []
+    room = Room(10, lambda item: 4)
+
+    def read(item: int) -> int:
+        with lock:
+            at_work.add(item)
+            most.append(len(at_work))
+        return item
+
+    done = []
+    for item in ahead(read, range(20), threads=3, room=room):
+        time.sleep(0.002)
+        done.append(item)
+        with lock:
+            at_work.discard(item)
+        room.give_back(item)
+    assert done == list(range(20))
+    assert max(most) <= 2  # 4 + 4 + 4 > 10
+
+
+def test_a_large_image_does_not_wait_for_others_of_its_size() -> None:
+    large = Prepared(np.broadcast_to(np.uint8(0), (3000, 3000, 3)), {"image": torch.zeros(3, 8, 8)}, "a")
+    small = Prepared(np.zeros((8, 8, 3), np.uint8), {"image": torch.zeros(3, 8, 8)}, "b")
+    images = [_Image(Source("x", "x", "x", "x"), "", prepared) for prepared in (small, large, small)]
+    assert [len(batch) for batch in batches(images, 2)] == [1, 2]
+    assert next(batches(images, 2))[0].content is large
