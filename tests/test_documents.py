@@ -269,6 +269,19 @@ def test_extras_that_are_to_be_installed_exist() -> None:
     assert sorted(extra for extra in named if f'"{extra}":' not in setup) == []
 
 
+def test_every_extra_is_explained() -> None:
+    setup = (
+        (ROOT / "setup.py")
+        .read_text(encoding="utf-8")
+        .partition("extras_require={")[2]
+        .partition("\n    },")[0]
+    )
+    extras = re.findall(r'^ {8}"(\w+)":', setup, flags=re.M)
+    table = (ROOT / "INSTALL.md").read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
+    assert len(extras) >= 10
+    assert [extra for extra in extras if f"`{extra}`" not in table] == []
+
+
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
     """(INSTRUCTION, its text) of a Dockerfile, in its order."""
     lines = re.sub(r"^#.*\n", "", dockerfile.read_text(encoding="utf-8"), flags=re.M).replace("\\\n", " ")
