@@ -93,6 +93,9 @@ def load_model(
         CMPFError: see cmpf.load.
     """
     import cmpf
+    from cmpf.cli.start import import_libraries
+
+    import_libraries()
     from cmpf.factory import use_threads
 
     predictor = cmpf.load(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -142,6 +141,8 @@ def _class_cost(logits_BLQK: Tensor, labels_BN: Tensor) -> Tensor:
 
 def _assign(cost: np.ndarray, counts: Sequence[int], device: torch.device) -> Matches:
     """Solves every assignment on the host and takes the answers to the device in one copy."""
+    from scipy.optimize import linear_sum_assignment  # a fifth of a second, which a prediction need not wait for
+
     _, heads, queries, _ = cost.shape
     image = np.repeat(np.arange(len(counts)), np.minimum(counts, queries))
     answers = np.empty((2, heads, len(image)), dtype=np.int64)
