@@ -91,7 +91,7 @@ def _add_labelling(group: argparse._ArgumentGroup) -> None:
         help="zoo name, config path, model folder or Hub repository [%(default)s]",
     )
     add("--weights", metavar="FILE", help="trained weights that replace the model's own")
-    add("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
+    add("--device", help="cpu, cuda, cuda:1, xpu, mps [a CUDA device if there is one]")
     add("--batch-size", type=positive, default=1, metavar="N", help="images in one pass [1]")
 
 

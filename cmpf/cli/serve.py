@@ -36,7 +36,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--model", default=TINY, help=f"zoo name, config path or model folder [{TINY}]")
     parser.add_argument("--weights", help="trained weights that replace the model's own")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 [a CUDA device if there is one]")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps [a CUDA device if there is one]")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = every network [127.0.0.1]"
     )

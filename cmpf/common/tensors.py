@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+WITHOUT_FLOAT64 = ("mps",)  # kinds of devices
 
 
 def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -103,6 +106,18 @@ def normalize_and_pad(
         pixels = image.to(mean.device, non_blocking=True).float()  # bytes travel, not floats
         target[:, :h, :w] = (pixels - mean[:, None, None]) / std[:, None, None]
     return batch, sizes
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Switches autocast off where a device has it; the meta device, which computes sizes only, has not."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """The numbers in float64, on the CPU where their device has no such type."""
+    return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).double()
 
 
 def device_constant(values: tuple[Any, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -168,9 +168,9 @@ Text = Annotated[str, TEXT, Allowed("text")]
 Name = Annotated[str, Len(1), TEXT, Allowed("a name, not empty")]
 Device = Annotated[
     str,
-    StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"),
+    StringConstraints(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$"),
     TEXT,
-    Allowed("auto, cpu, mps, cuda or cuda:N"),
+    Allowed("auto, cpu, mps, cuda, cuda:N, xpu or xpu:N"),
 ]
 Metric = Annotated[
     str,

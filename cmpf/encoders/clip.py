@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from cmpf.common.tensors import without_autocast
 from cmpf.encoders.clip_backbones import ConvNeXtBackbone, ResNetBackbone
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.errors import ModelNameError
@@ -139,7 +139,7 @@ class CLIP(FrozenModule):
             (B, Q, E) embeddings, finite but without meaning where not valid, and (B, Q) bool valid: the mask
             has a positive cell on the map.
         """
-        with _without_autocast(dense_BChw.device):
+        with without_autocast(dense_BChw.device):
             return self.backbone.embed_masks(dense_BChw.float(), masks_BQHW.detach().float())
 
     def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class CLIP(FrozenModule):
         Raises:
             ConfigError: this CLIP pools by attention.
         """
-        with _without_autocast(dense_BChw.device):
+        with without_autocast(dense_BChw.device):
             return self.backbone.embed_maps(dense_BChw.float(), weights_BNhw.float())
 
     def project_map(self, dense_BChw: Tensor, *, published_layout: bool = False) -> Tensor:
@@ -162,7 +162,7 @@ class CLIP(FrozenModule):
         Raises:
             ConfigError: this CLIP pools by attention.
         """
-        with _without_autocast(dense_BChw.device):
+        with without_autocast(dense_BChw.device):
             return self.backbone.project_map(dense_BChw.float(), published_layout=published_layout)
 
     @torch.no_grad()
@@ -183,20 +183,13 @@ class CLIP(FrozenModule):
             return result
         tokens = self.tokenizer(list(prompts))
         ends = end_positions(self.model, tokens)
-        with _without_autocast(device):
+        with without_autocast(device):
             order = ends.argsort(stable=True)
             for start in range(0, len(order), TEXT_BATCH):
                 rows = order[start : start + TEXT_BATCH]
                 batch = tokens[rows, : int(ends[rows].max()) + 1]
                 result[rows.to(device)] = encode_tokens(self.model, batch.to(device)).float()
         return result
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Switches autocast off where there is such a thing; on the meta device, for sizes only, there is none."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def _backbone(name: str, visual: Any) -> Backbone:

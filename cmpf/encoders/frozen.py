@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpf.common.tensors import without_autocast
 from cmpf.weights.saving import hash_weights
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class FrozenModule(nn.Module):
         """How far features in a precision are from those in float32, as a share of the largest number; 0 = no trial."""
         device = next(self.parameters()).device.type
         image = _trial_image().to(device)
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad(), without_autocast(image.device):
             expected = self.trial(image)
         with torch.no_grad(), torch.autocast(device, dtype=dtype):
             found = self.trial(image)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from cmpf.common.regions import remove_small_regions
-from cmpf.common.tensors import masks_to_boxes
+from cmpf.common.tensors import masks_to_boxes, without_autocast
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.sam import SAMEncoder
 
@@ -114,7 +114,7 @@ class SAMProposer(FrozenModule):
             padded: (H, W) of the padded image that the encoder squashed to its square.
             unpadded: (H, W) of the image without padding, at its top left.
         """
-        with torch.autocast(embedding_1Shw.device.type, enabled=False):
+        with without_autocast(embedding_1Shw.device):
             embedding = embedding_1Shw.float()
             points = point_grid(self.points_per_side, self.encoder.input_size, padded, unpadded)
             coarse = point_grid(self.coarse_points_per_side, self.encoder.input_size, padded, unpadded)

@@ -49,6 +49,22 @@ def build_device(cfg: Config) -> torch.device:
     return torch.device(cfg.MODEL.DEVICE)
 
 
+def check_device(cfg: Config) -> None:
+    """Raises ConfigError where PyTorch does not see the device of MODEL.DEVICE."""
+    device = build_device(cfg)
+    if device.type == "cpu":
+        return
+    backend = torch.backends.mps if device.type == "mps" else getattr(torch, device.type)
+    if not backend.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE {device}: PyTorch {torch.__version__} sees no {device.type} device here; use auto or cpu"
+        )
+    if device.index is not None and device.index >= backend.device_count():
+        raise ConfigError(
+            f"MODEL.DEVICE {device}: there are {backend.device_count()} here, {device.type}:0 is the first"
+        )
+
+
 def build_encoders(cfg: Config) -> FrozenEncoders:
     """The frozen half: CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, proposals if TEST.ENSEMBLE is on."""
     sam = build_sam_encoder(cfg)

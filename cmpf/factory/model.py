@@ -16,7 +16,7 @@ from cmpf.encoders.frozen import use_onednn_linear
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
 from cmpf.errors import WeightsError
-from cmpf.factory.encoders import build_device, build_encoders, check_precision
+from cmpf.factory.encoders import build_device, build_encoders, check_device, check_precision
 from cmpf.factory.losses import build_criterion, build_tuning
 from cmpf.factory.parts import part
 from cmpf.factory.provision import check_before_download, with_encoders_inside
@@ -52,6 +52,7 @@ def build_model(cfg: Config) -> CMPF:
         ModelNameError, WeightsError: an encoder's name or file is wrong. ConfigError: values do not fit together, or
             a part's name is unknown. PluginError: a plug-in is missing or fails.
     """
+    check_device(cfg)
     saved = weights.read_metadata(cfg.MODEL.WEIGHTS).get(PLUGINS, {}) if cfg.MODEL.WEIGHTS else {}
     import_plugins(cfg.MODEL.CMPF.PLUGINS, saved=saved)
     cfg = with_encoders_inside(cfg)

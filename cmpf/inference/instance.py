@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmpf.common.tensors import filled_to_boxes, masks_to_boxes
+from cmpf.common.tensors import filled_to_boxes, in_float64, masks_to_boxes
 from cmpf.inference.mask_sequence import mask_sequence
 from cmpf.inference.resize import MaskRows, work_in_tiles
 from cmpf.inference.settings import Selection
@@ -96,6 +96,6 @@ def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool, keep: bool) -> tupl
 
     floats = len(chosen) * masks.floats_per_row
     work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)
-    total, area = sums.double().sum(dim=2)
+    total, area = in_float64(sums).sum(dim=2)
     boxes = filled_to_boxes(filled_rows, filled_columns)
-    return result, boxes, (total / (area + 1e-6)).float()
+    return result, boxes, (total / (area + 1e-6)).float().to(masks.device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cmpf.common.tensors import without_autocast
 from cmpf.encoders.clip import CLIP
 from cmpf.modeling.heads import class_logits
 from cmpf.types import ClassEmbeddings
@@ -78,7 +79,7 @@ class MaskNaming(nn.Module):
         """(B, Q, K) float32 logits of embeddings, by the text or by what the image makes of it."""
         if self.text_transfer is None or projected_BEhw is None:
             return class_logits(embeddings_BQE, classes, clip.logit_scale).float()
-        with torch.autocast(projected_BEhw.device.type, enabled=False):
+        with without_autocast(projected_BEhw.device):
             texts_BTE = self.text_transfer(classes.matrix, projected_BEhw)
         each = [
             class_logits(one[None], replace(classes, matrix=text_TE), clip.logit_scale)

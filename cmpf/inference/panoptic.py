@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cmpf.common.tensors import in_float64
 from cmpf.inference.resize import MaskRows, best_of, work_in_tiles
 from cmpf.types import MaskOrigin, SegmentInfo
 
@@ -43,11 +44,11 @@ def panoptic_inference(
     winner, areas = _compete(masks, kept, scores)
     table = torch.stack(
         [
-            scores.double(),
-            labels.double(),
-            is_thing.to(labels.device)[labels].double(),
-            kept.double(),
-            *areas.double(),
+            in_float64(scores),
+            in_float64(labels),
+            in_float64(is_thing.to(labels.device)[labels]),
+            in_float64(kept),
+            *in_float64(areas),
         ],
         dim=1,
     ).tolist()  # the one transfer: what happens per query happens on the host

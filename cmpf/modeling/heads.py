@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.common.tensors import mask_pooling, resize_bilinear, sizes_agree
+from cmpf.common.tensors import mask_pooling, resize_bilinear, sizes_agree, without_autocast
 from cmpf.modeling.layers import MLP
 from cmpf.types import ClassEmbeddings, HeadOutput
 
@@ -28,7 +28,7 @@ def class_logits(x_BQE: Tensor, embeddings: ClassEmbeddings, scale: Tensor | flo
         precision would cost up to half a logit.
     """
     B, Q, _ = x_BQE.shape
-    with torch.autocast(x_BQE.device.type, enabled=False):
+    with without_autocast(x_BQE.device):
         x_QE = scale * F.normalize(x_BQE.to(embeddings.matrix.dtype), dim=-1).flatten(0, 1)
         if sizes_agree(embeddings.matrix.shape[:1], (embeddings.num_classes,)):
             return (x_QE @ embeddings.matrix.T).view(B, Q, -1)

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.common.tensors import resize_bilinear
+from cmpf.common.tensors import resize_bilinear, without_autocast
 from cmpf.modeling.deformable.encoder import DeformableEncoder
 from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 from cmpf.modeling.layers import conv_norm, conv_xavier
@@ -79,7 +78,7 @@ class PixelDecoder(nn.Module):
         Args:
             levels: CLIP's maps "res2".."res5", (B, C, h, w) at strides 4, 8, 16, 32.
         """
-        with torch.autocast(levels["res5"].device.type, enabled=False):
+        with without_autocast(levels["res5"].device):
             projected = [self.input_projections[name](levels[name].float()) for name in ENCODED_LEVELS]
             multi_scale = self.encoder(projected)
             lateral = self.lateral(levels["res2"].float())

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpf.common.tensors import without_autocast
 from cmpf.modeling.deformable.encoder import DeformableEncoder
 from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention
 from cmpf.modeling.layers import conv_norm
@@ -53,7 +53,7 @@ class SAMBranch(nn.Module):
 
     def forward(self, embedding_BShw: Tensor) -> Tensor:
         """SAM's embedding (B, S, hs, ws) -> features (B, dim, hs / 2, ws / 2), rounded up; float32 always."""
-        with torch.autocast(embedding_BShw.device.type, enabled=False):
+        with without_autocast(embedding_BShw.device):
             reduced = F.relu(self.reduction(embedding_BShw.float()))
             features: Tensor = self.encoder([reduced])[0]
         return features
