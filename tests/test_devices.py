@@ -1,7 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Devices other than CPU and CUDA (mps, xpu), as far as a machine without one can tell: the meta device stands for them.
+"""Devices other than CPU and CUDA (mps, xpu), as far as a machine without one can tell.
 
-It computes sizes only, so that code which asks for numbers, names CUDA or leaves a tensor on the CPU ends in an error.
+The meta device stands for them. It computes sizes only, so that code which asks for numbers, names CUDA or leaves a
+tensor on the CPU ends in an error.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ def test_the_network_runs_on_a_device_that_knows_neither_cuda_nor_float64(wanted
     with torch.no_grad(), seen:
         features, _, _ = model.encoders([{"image": random_image()}] * 2, with_sam=model.uses_sam)
         outputs = model.decode(features, classes)
-        logits, valid = model.naming(
-            model.encoders.clip, features.clip.dense, outputs["pred_masks"], classes
-        )
+        logits, valid = model.naming(model.encoders.clip, features.clip.dense, outputs["pred_masks"], classes)
     assert {x.device for x in (outputs["pred_logits"], outputs["pred_masks"], logits, valid)} == {META}
     assert torch.float32 in seen.types
     assert torch.float64 not in seen.types
@@ -74,7 +73,7 @@ def test_results_are_the_same_where_the_device_has_no_float64(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("xpu:1", "MODEL.DEVICE xpu:1: PyTorch .* sees no xpu device here; use auto or cpu"),
+        ("xpu:1", r"MODEL.DEVICE xpu:1: PyTorch .* sees no xpu device here; use auto or cpu"),
         ("mps", "sees no mps device here"),
         ("cuda", "sees no cuda device here"),
     ],
@@ -91,5 +90,5 @@ def test_a_device_that_is_not_here_is_refused_before_anything_is_built(
 def test_a_number_beyond_the_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
     monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="MODEL.DEVICE xpu:2: there are 2 here, xpu:0 is the first"):
+    with pytest.raises(ConfigError, match=r"MODEL.DEVICE xpu:2: there are 2 here, xpu:0 is the first"):
         build_model(get_cfg("shapes/cmpf_tiny", ["MODEL.DEVICE", "xpu:2"]))

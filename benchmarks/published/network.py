@@ -44,8 +44,8 @@ class UnfusedAttention(nn.Module):
             queries = q.view(-1, H, W, q.shape[-1])
             vertical = torch.einsum("byxc,ykc->byxk", queries, _distances(own.rel_pos_h, H))
             horizontal = torch.einsum("byxc,xkc->byxk", queries, _distances(own.rel_pos_w, W))
-            bias = vertical[..., :, None] + horizontal[..., None, :]
-            scores = (scores.view(-1, H, W, H, W) + bias).view(-1, H * W, H * W)
+            biased = scores.view(-1, H, W, H, W)  # in place: a matrix of its own for each sum would only cost
+            scores = biased.add_(vertical[..., :, None]).add_(horizontal[..., None, :]).view(-1, H * W, H * W)
         mixed = scores.softmax(dim=-1) @ v
         mixed = mixed.view(B, heads, H * W, -1).transpose(1, 2).reshape(B, H, W, -1)
         result: Tensor = own.proj(mixed)
@@ -166,6 +166,8 @@ def decode(
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 

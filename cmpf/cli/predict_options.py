@@ -114,7 +114,10 @@ def _add_background(group: argparse._ArgumentGroup) -> None:
 
 def _add_speed(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--device", help="cpu, cuda, cuda:1, xpu, mps; cuda:0,1 for a model on each [a CUDA device if there is one]")
+    add(
+        "--device",
+        help="cpu, cuda, cuda:1, xpu, mps; cuda:0,1 for a model on each [a CUDA device if there is one]",
+    )
     add("--processes", type=positive, metavar="N", help="models side by side, on the CPU [1]")
     add("--batch-size", type=_batch, default=AUTO, metavar="N",
         help="images or frames in one pass [auto: 8 on CUDA, fewer where memory is short; 1 on a CPU]")  # fmt: skip

@@ -1,8 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Starting sooner: a command imports torchvision, timm and OpenCLIP without torch's compiler.
 
-They import the compiler for decorators of functions that no prediction calls: 2,000 modules, a quarter of the time from the
-start of `cmpf predict` to its first result. Only a command does this, whose process is its own; `import cmpf` does not.
+They import the compiler for decorators of functions that no prediction calls: a thousand modules, a quarter of the time
+from the start of `cmpf predict` to its first result. Only a command does this, whose process is its own; `import cmpf`
+does not.
 """
 
 from __future__ import annotations
