@@ -23,6 +23,7 @@ from helpers.own_dataset import copy_own_dataset
 from helpers.tiny_model import random_image, tiny_config, tiny_model
 
 import cmpf
+import cmpf.data.datasets.custom  # has the readers of own datasets registered
 from cmpf import registry, weights
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
@@ -70,6 +71,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 REGISTERS = """
 import cmpf
+import cmpf.data.datasets.custom  # has the readers of own datasets registered
 
 @cmpf.register("augmentation", "mine")
 def mine(*, settings, size_divisibility):
