@@ -206,9 +206,13 @@ def _visit(address: str, path: str) -> str:
     session, api = uuid.uuid4().hex, f"{address}gradio_api"
     try:
         config = json.loads(urllib.request.urlopen(f"{address}config", timeout=60).read())
-        (function,) = [d["id"] for d in config["dependencies"] if len(d["inputs"]) == 4]
+        (function,) = [d["id"] for d in config["dependencies"] if len(d["inputs"]) == 5]
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        request = {"data": [image, WORDS, "panoptic", False], "fn_index": function, "session_hash": session}
+        request = {
+            "data": [image, WORDS, "panoptic", False, 0.3],
+            "fn_index": function,
+            "session_hash": session,
+        }
         body = json.dumps(request).encode()
         headers = {"Content-Type": "application/json"}
         urllib.request.urlopen(urllib.request.Request(f"{api}/queue/join", body, headers), timeout=60).read()

@@ -116,6 +116,12 @@
     if (event.target.closest?.("#cmpf-segment")) show(document.querySelector("#cmpf-panel"));
   });
 
+  // Once there is a result, another least score gives another one without a further click.
+  document.addEventListener("change", (event) => {
+    if (!event.target.closest?.("#cmpf-score") || !document.querySelector("#cmpf-panel .cmpf-result")) return;
+    setTimeout(() => document.querySelector("#cmpf-segment").click(), 100); // Gradio reads the value first
+  });
+
   let shown = null;
   new MutationObserver(() => {
     const result = document.querySelector("#cmpf-panel .cmpf-result, #cmpf-panel .cmpf-error");

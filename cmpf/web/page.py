@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cmpf.errors import CMPFError
+from cmpf.inference.settings import Selection
 from cmpf.predictor import Predictor
 from cmpf.web.inputs import Example, Limits, class_words, read_upload
 from cmpf.web.panel import TASKS, WELCOME, error_panel, result_panel, view_of
 
 logger = logging.getLogger(__name__)
+MIN_SCORE = Selection().min_score
 UPLOAD_SECONDS = 3600  # uploaded images are removed after this time
 LEAD = (
     "Segments any image into the words that you type: frozen CLIP says what things are, "
@@ -83,7 +85,12 @@ class Segmenter:
         self.limits = limits
 
     def __call__(
-        self, path: str | None, chips: Sequence[str] | None, task: str, ensemble: bool = False
+        self,
+        path: str | None,
+        chips: Sequence[str] | None,
+        task: str,
+        ensemble: bool = False,
+        min_score: float = MIN_SCORE,
     ) -> str:
         """
         Args:
@@ -91,9 +98,10 @@ class Segmenter:
             chips: see class_words.
             task: one of TASKS.
             ensemble: add SAM's own masks, where the model has them.
+            min_score: of segments and instances, 0..1.
         """
         try:
-            return self._segment(path, chips, task, ensemble)
+            return self._segment(path, chips, task, ensemble, min_score)
         except CMPFError as error:
             return error_panel(str(error))
         except (
@@ -113,7 +121,9 @@ class Segmenter:
             return error_panel(str(error))
         return WELCOME
 
-    def _segment(self, path: str | None, chips: Sequence[str] | None, task: str, ensemble: bool) -> str:
+    def _segment(
+        self, path: str | None, chips: Sequence[str] | None, task: str, ensemble: bool, min_score: float
+    ) -> str:
         if path is None:
             raise CMPFError("no image yet; drop one on the box at the left, or take an example")
         if task not in TASKS:
@@ -122,7 +132,9 @@ class Segmenter:
         upload = read_upload(path, self.limits)
         start = time.perf_counter()
         with_sam = bool(ensemble) and self.predictor.mask_ensemble is not None
-        prediction = self.predictor.predict(upload.pixels, words, task=task, ensemble=with_sam)
+        prediction = self.predictor.predict(
+            upload.pixels, words, task=task, ensemble=with_sam, min_score=min_score
+        )
         view = view_of(prediction, task, name=upload.name)
         return result_panel(view, upload, seconds=time.perf_counter() - start)
 
@@ -191,10 +203,19 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
         visible=predictor.mask_ensemble is not None,
         elem_id="cmpf-ensemble",
     )
+    score = gradio.Slider(
+        0,
+        1,
+        value=MIN_SCORE,
+        step=0.05,
+        label="Least score",
+        info="Segments and instances that the model is less sure of are left out",
+        elem_id="cmpf-score",
+    )
     button = gradio.Button("Segment", variant="primary", size="lg", elem_id="cmpf-segment")
     if examples:
         _gallery(gradio, examples, [image, words, task])
-    return [image, words, task, ensemble], button
+    return [image, words, task, ensemble, score], button
 
 
 def _gallery(gradio: Any, examples: Sequence[Example], outputs: list[Any]) -> None:

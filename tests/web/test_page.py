@@ -15,6 +15,7 @@ from PIL import Image
 
 import cmpf.web
 from cmpf.errors import CMPFError
+from cmpf.inference.settings import Selection
 from cmpf.predictor import Predictor
 from cmpf.web import Limits, build_page
 from cmpf.web.inputs import Example
@@ -74,6 +75,7 @@ def test_words_that_name_files_and_datasets_stay_words(
     [
         ({"path": None}, "no image yet; drop one on the box"),
         ({"chips": []}, "no words yet"),
+        ({"min_score": 1.5}, "min_score must be a number from 0 to 1, got 1.5"),
         ({"task": "depth"}, "task &#x27;depth&#x27; is unknown; choose one of panoptic, semantic, instance"),
     ],
 )
@@ -108,6 +110,7 @@ def test_the_ensemble_is_asked_for_only_where_it_exists(photo: str) -> None:
         for task in ("panoptic", "semantic"):
             segmenter(photo, ["cat"], task, ensemble=True)
     assert [call["ensemble"] for call in recorder.calls] == [False, False, True, True]
+    assert {call["min_score"] for call in recorder.calls} == {0.3}
     assert recorder.calls[0]["words"] == ["cat"]
     assert recorder.calls[0]["shape"] == (40, 56, 3)
 
@@ -130,6 +133,8 @@ def test_the_page_offers_known_words_and_starts_with_the_first_example(photo: st
     assert parts["cmpf-words"].value == ["cat", "a <b> word"]
     assert parts["cmpf-task"].value == "semantic"
     assert parts["cmpf-ensemble"].visible is False
+    score = parts["cmpf-score"]
+    assert (score.minimum, score.maximum, score.value) == (0, 1, Selection().min_score)
     assert page._queue.max_size == 3
     head = next(
         block.value for block in page.blocks.values() if "cmpf-head" in str(getattr(block, "value", ""))

@@ -75,7 +75,7 @@ class Visitor:
     def __init__(self, address: str) -> None:
         self.address, self.session = address, uuid.uuid4().hex
         dependencies = json.loads(get(f"{address}config")[1])["dependencies"]
-        (self.function,) = [d["id"] for d in dependencies if len(d["inputs"]) == 4]
+        (self.function,) = [d["id"] for d in dependencies if len(d["inputs"]) == 5]
 
     def upload(self, content: bytes, name: str = "a.png") -> tuple[int, Any]:
         head = f'--sep\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
@@ -89,7 +89,7 @@ class Visitor:
     def join(self, image: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         image = {"meta": {"_type": "gradio.FileData"}, **image}
         request = {
-            "data": [image, ["cat"], "panoptic", False],
+            "data": [image, ["cat"], "panoptic", False, 0.3],
             "fn_index": self.function,
             "session_hash": self.session,
         }
