@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cmpf.integrations
+from cmpf.cli.models import TINY, warn_of_photographs
 from cmpf.cli.outcome import DONE, FAILED
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError
@@ -33,6 +34,8 @@ def label(arguments: argparse.Namespace) -> int:
     labeler = _labeler(arguments)
     folder = _folder(arguments, labeler, shards[0].count)
     todo = [shard for shard in shards if not folder.path(shard.index).exists()]
+    if todo and arguments.model == TINY and not arguments.weights:
+        warn_of_photographs([Path(name) for shard in todo for name in shard.images[:1]])
     countable = not any(shard.containers for shard in todo)
     report = _Report(
         finished=len(shards) - len(todo),

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 
 import cmpf.integrations
 from cmpf.cli import main
+from cmpf.cli.models import SHAPES_ONLY
 from cmpf.labelling.inputs import Item, divide, read_shard
 from cmpf.labelling.parquet import find_parts, read_metadata, read_parquet
 from cmpf.labelling.record import ImageRecord
@@ -55,7 +56,7 @@ def test_a_folder_becomes_a_table_that_says_what_made_it(
     said = capsys.readouterr()
     assert said.out.startswith("3 images, ")
     assert said.out.endswith(f" -> {out}\n")
-    assert said.err == ""
+    assert said.err == f"{SHAPES_ONLY}\n"  # that is for the tiny model alone
     about = read_metadata(out / "part-00000-of-00001.parquet")
     assert about["vocabulary"] == ["red circle", "blue square", "sky"]
     assert about["stuff"] == ["sky"]
@@ -92,7 +93,10 @@ def test_images_that_cannot_be_read_are_rows_and_the_exit_code_is_1(
     said = capsys.readouterr()
     assert "4 images, " in said.out
     assert "2 cannot be read: see the column error" in said.out
-    assert [line.partition(": ")[2].split(":")[0] for line in said.err.splitlines()] == [
+    assert [
+        line.partition(": ")[2].split(":")[0]
+        for line in said.err.removeprefix(f"{SHAPES_ONLY}\n").splitlines()
+    ] == [
         str(photos / "0000a.png"),
         str(photos / "0000b.png"),
     ]
@@ -113,7 +117,7 @@ def test_after_a_stop_the_same_command_goes_on(
 
     monkeypatch.setattr(type(labeler()), "records", stopped)
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
-    assert capsys.readouterr().err == "stopped after 2 images; the same command goes on\n"
+    assert capsys.readouterr().err.endswith("\nstopped after 2 images; the same command goes on\n")
     assert not list(out.glob("*.parquet"))
     monkeypatch.setattr(type(labeler()), "records", whole)
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 0
