@@ -78,8 +78,8 @@ def _rows(
                 "index": [shard.index],
                 "count": [shard.count],
                 "whole": [shard.whole],
-                "images": pa.array([shard.images], pa.list_(pa.string())),
-                "containers": pa.array([shard.containers], pa.list_(pa.string())),
+                "images": pa.array([list(map(os.fsencode, shard.images))], pa.list_(pa.binary())),
+                "containers": pa.array([list(map(os.fsencode, shard.containers))], pa.list_(pa.binary())),
                 "done": pa.array([sorted(folder.begun(shard.index))], pa.list_(pa.string())),
             }
         )
@@ -140,9 +140,8 @@ def _read(tables: Any, *, folder: str | None, column: str | None, allow_urls: Ur
                 f"{folder}: a worker cannot see this folder ({error}); give absolute paths"
             ) from error
     for row in tables.to_pylist():
-        shard = Shard(
-            row["index"], row["count"], tuple(row["images"]), tuple(row["containers"]), row["whole"]
-        )
+        images, containers = (tuple(map(os.fsdecode, row[name])) for name in ("images", "containers"))
+        shard = Shard(row["index"], row["count"], images, containers, row["whole"])
         for item in read_shard(shard, set(row["done"]), column=column, allow_urls=allow_urls):
             yield pa.table(
                 {

@@ -68,6 +68,7 @@ def test_the_command_gives_the_rows_of_one_process_and_goes_on_where_it_was_stop
     monkeypatch.setattr(cmpf.integrations, "Labeler", lambda **options: labeler())  # not that of the workers
     write_pictures(Path("photos"), 14)
     Path("photos/0003b.png").touch()
+    Path("photos/0013.png").rename(b"photos/0013-\xff.png".decode("utf-8", "surrogateescape"))
     line = ["label", "photos", "--vocabulary", WORDS, "--output", "out"]
     options = ["--device", "cpu", "--opts", *map(str, SMALL)]
     assert main([*line, "--shards", "4", *options]) == 1
@@ -128,6 +129,7 @@ def test_a_cluster_without_a_free_place_says_so(ray: Any, monkeypatch: pytest.Mo
     wait_for_place(ray, Place(2, 0.75, 0.0))
 
 
+@pytest.mark.slow
 def test_what_a_reader_or_a_worker_raises_is_one_line(ray: Any, tmp_path: Path) -> None:
     nowhere = Shard(0, 1, (), ("nowhere://bucket/a.tar",), whole=True)
     folder = LabelFolder(tmp_path / "out", {}, count=1)
