@@ -83,25 +83,31 @@ def run(arguments: Namespace, *, save: Callable[[Prediction], Sequence[Path]] | 
     found = find_sources(
         arguments.images, recursive=arguments.recursive, without=arguments.output
     )  # before a model is loaded
-    if arguments.webcam is not None or found.videos:
+    moving = arguments.webcam is not None or bool(found.videos)
+    if moving:
         import_av()
     chosen = Chosen(arguments)
+    formats = chosen.formats_of_frames() if moving else []
     sources = found.sources(found.images)
     code = DONE
+    seen = moving or save is not None
     if save is not None and sources:
         code = _shown(sources, chosen, save)
     elif sources:
-        code = _labelled(sources, found, chosen)
-    if arguments.webcam is not None or found.videos:
+        code, done = _labelled(sources, found, chosen)
+        seen = seen or done
+    if moving:
         from cmpf.cli.video import Videos
 
-        videos = Videos(arguments, *chosen.loaded(), chosen.predict, [*chosen.formats_of_frames()])
+        videos = Videos(arguments, *chosen.loaded(), chosen.predict, formats)
         code = max(code, videos.camera() if arguments.webcam is not None else videos.files(found))
+    if seen and arguments.model == TINY and not arguments.weights and arguments.webcam is None:
+        warn_of_photographs([Path(given) for given in [*found.images, *found.videos]])
     return code
 
 
-def _labelled(sources: Sequence[Source], found: Found, chosen: Chosen) -> int:
-    """Images into the output folder."""
+def _labelled(sources: Sequence[Source], found: Found, chosen: Chosen) -> tuple[int, bool]:
+    """Images into the output folder; the exit code, and whether anything was segmented."""
     from tqdm import tqdm
 
     from cmpf.engine.interrupts import StopRequest
@@ -136,11 +142,15 @@ def _labelled(sources: Sequence[Source], found: Found, chosen: Chosen) -> int:
                 tqdm.write(_line(finished.source.given, finished.files, finished.found, arguments.json))
             bar.update()
 
-        summary = label_images(sources, work, options, tell=tell, stopped=lambda: stop.requested)
+        def begin(before: int) -> None:
+            bar.initial = bar.n = before  # the rate is that of this run
+
+        def stopped() -> bool:
+            return stop.requested
+
+        summary = label_images(sources, work, options, begin=begin, tell=tell, stopped=stopped)
     _report(summary, found, arguments.output, many=many)
-    if summary.done and arguments.model == TINY and not arguments.weights:
-        warn_of_photographs([Path(source.given) for source in sources])
-    return FAILED if summary.errors or summary.left else DONE
+    return FAILED if summary.errors or summary.left else DONE, summary.done > 0
 
 
 def _shown(sources: Sequence[Source], chosen: Chosen, save: Callable[[Prediction], Sequence[Path]]) -> int:
@@ -157,8 +167,6 @@ def _shown(sources: Sequence[Source], chosen: Chosen, save: Callable[[Prediction
             code = FAILED
             continue
         print(_line(source.given, save(prediction), prediction.summary(), chosen.arguments.json))
-    if chosen.arguments.model == TINY and not chosen.arguments.weights:
-        warn_of_photographs([Path(source.given) for source in sources])
     return code
 
 
@@ -168,7 +176,8 @@ def _line(image: str, files: Sequence[Path], found: Mapping[str, int], as_json: 
         return json.dumps({"image": image, "files": names, "found": found}, ensure_ascii=False)
     words = ", ".join(f"{count} {name}" for name, count in found.items())
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{image}: {words or 'nothing'} -> {', '.join(names[:NAMED]) or 'a window'}{more}"
+    where = f" -> {', '.join(names[:NAMED])}{more}" if names else ""
+    return f"{image}: {words or 'nothing'}{where}"
 
 
 def _report(summary: Summary, found: Found, output: Path, *, many: bool) -> None:

@@ -62,12 +62,14 @@ def label_images(
     work: Work,
     options: Options,
     *,
+    begin: Callable[[int], None],
     tell: Callable[[Finished], None],
     stopped: Callable[[], bool],
 ) -> Summary:
     """Segments the images that are not finished yet, and makes the dataset files.
 
     Args:
+        begin: called with the number of images that are finished already.
         tell: called with every image of this run when it is finished.
         stopped: whether to end after the current batch.
     Raises:
@@ -77,6 +79,7 @@ def label_images(
     with ResultsFolder.opened(work.folder, overwrite=options.overwrite) as results:
         wanted = [source for source in sources if results.done.get(source.uri) != ""]
         before = len(sources) - len(wanted)
+        begin(before)
         counts = {"done": 0, "failed": 0}
         start = time.perf_counter()
         if wanted or not results.asked_before(options.request):

@@ -71,7 +71,7 @@ def test_without_output_the_result_is_shown_where_there_is_a_display(
     monkeypatch.chdir(tmp_path)
     assert demo.main(["--input", one_image(tmp_path), *SETTINGS]) == 0
     assert len(shown) == 1
-    assert "-> a window" in capsys.readouterr().out
+    assert "a.png: " in capsys.readouterr().out
     assert not (tmp_path / "output").exists()
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
