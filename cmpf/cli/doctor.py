@@ -153,7 +153,7 @@ def versions() -> Iterator[Check]:
     """CMPF, Python and the packages that CMPF cannot do without."""
     from cmpf import __version__
 
-    yield Check(VERSIONS, "cmpf", OK, f"{__version__} in {Path(__file__).parent}")
+    yield Check(VERSIONS, "cmpf", OK, f"{__version__} in {Path(__file__).parents[1]}")
     yield Check(VERSIONS, "python", OK, f"{platform.python_version()} ({sys.executable})")
     for package, oldest in CORE.items():
         found, fix = _version(package), f'pip install "{package}>={oldest}"'
