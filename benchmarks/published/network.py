@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders.frozen import OneDNNLinear
-from cmpf.encoders.sam_attention import FusedAttention
+from cmpf.encoders.sam import FusedAttention
 from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
 from cmpf.modeling.heads import PredictionHead
 from cmpf.modeling.transformer_decoder import TransformerDecoder

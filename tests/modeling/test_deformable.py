@@ -18,8 +18,12 @@ from cmpf.modeling.deformable.module import (
     MultiScaleDeformableAttention,
     choose_deformable_attention,
 )
-from cmpf.modeling.deformable.ops import AttentionFunction, deformable_attention, grid_sample_attention
-from cmpf.modeling.deformable.rows import rows_attention
+from cmpf.modeling.deformable.ops import (
+    AttentionFunction,
+    deformable_attention,
+    grid_sample_attention,
+    rows_attention,
+)
 from cmpf.modeling.layers import sine_position_encoding
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch

@@ -8,9 +8,8 @@ import torch
 from helpers.modeling import random
 from torch import Tensor
 
-from cmpf.modeling.deformable import ops, rows
-from cmpf.modeling.deformable.ops import deformable_attention, grid_sample_attention
-from cmpf.modeling.deformable.rows import rows_attention
+from cmpf.modeling.deformable import ops
+from cmpf.modeling.deformable.ops import deformable_attention, grid_sample_attention, rows_attention
 from cmpf.modeling.layers import softmax_of_few
 
 SHAPES = [(2, 3), (4, 6), (5, 7)]  # 6 + 24 + 35 = 65 places
@@ -29,7 +28,7 @@ def inputs(
 @pytest.mark.parametrize("points", [1, 12 * 3, 12 * 7, 12 * 16, 1 << 17])
 def test_parts_of_any_size_give_the_same(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A query has 2 * 3 * 2 = 12 points: one query, 3 of 7, an image, 2 of 3 images, all at a time.
-    monkeypatch.setattr(rows, "POINTS", points)
+    monkeypatch.setattr(ops, "POINTS", points)
     value, locations, weights = inputs()
     expected = grid_sample_attention(value, SHAPES, locations, weights)
     torch.testing.assert_close(rows_attention(value, SHAPES, locations, weights), expected)
@@ -81,17 +80,17 @@ def test_rows_are_read_on_a_cpu_in_inference_alone(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         deformable_attention(value.bfloat16(), SHAPES, locations, weights)
         deformable_attention(value.to("meta"), SHAPES, locations.to("meta"), weights.to("meta"))
-        monkeypatch.setattr(rows, "EXACT", 2 * rows._layout(tuple(SHAPES)).rows)
+        monkeypatch.setattr(ops, "EXACT", 2 * ops._layout(tuple(SHAPES)).rows)
         deformable_attention(value, SHAPES, locations, weights)
     assert taken == ["rows_attention"] * 2 + ["grid_sample_attention"] * 4
 
 
 def test_what_a_prediction_made_serves_training_too() -> None:
-    rows._constants.cache_clear()
+    ops._constants.cache_clear()
     value, locations, weights = inputs()
     with torch.inference_mode():
         deformable_attention(value, SHAPES, locations, weights)
-    assert not any(tensor.is_inference() for tensor in rows._constants(tuple(SHAPES), 2, 2, torch.float64))
+    assert not any(tensor.is_inference() for tensor in ops._constants(tuple(SHAPES), 2, 2, torch.float64))
 
 
 def test_softmax_of_few_numbers_is_the_softmax() -> None:
