@@ -23,7 +23,9 @@ from cmpf.web.page import build_page, import_gradio
 HOST = "127.0.0.1"
 FOLDER, ANALYTICS = "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"  # environment variables of Gradio
 ASSETS = files("cmpf") / "assets"
-REMEMBERED_SESSIONS = 16  # visitors of whom Gradio keeps the last result; nothing of the page needs it
+# Visitors of whom Gradio keeps the last result, beside those in the queue; nothing of the page needs it. Where one that
+# waits is forgotten, Gradio's queue ends with a KeyError and nobody is served any more.
+REMEMBERED_SESSIONS = 16
 
 
 @contextmanager
@@ -106,7 +108,7 @@ def _launch(
 
     _check_place(host, port)
     # Gradio keeps the last result of each of 10,000 visitors, a megabyte each, and 2,000 that were never fetched.
-    page._queue.pending_messages_per_session.max_size = REMEMBERED_SESSIONS
+    page._queue.pending_messages_per_session.max_size = REMEMBERED_SESSIONS + 2 * limits.queue
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,

@@ -423,3 +423,15 @@ def test_the_page_forgets_visitors() -> None:
         pages = [o for o in gc.get_objects() if isinstance(o, gradio.Blocks) and o.is_running]
         assert pages
         assert max(len(found.app.state_holder.session_data) for found in pages) <= REMEMBERED_SESSIONS
+
+
+def test_a_full_queue_is_served_to_the_end() -> None:
+    """Once more waited than results were remembered, Gradio's queue ended: nobody was served any more."""
+    slow = Slow()
+    with running(slow, limits=Limits(max_upload_mb=1, queue=32)) as address:  # type: ignore[arg-type]
+        visitors = [Visitor(address) for _ in range(30)]
+        _, path = visitors[0].upload(sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes())
+        assert [visitor.join({"path": path})[0] for visitor in visitors] == [200] * 30
+        slow.go.set()
+        for visitor in visitors:
+            assert "reached the model" in str(visitor.result()["output"])
