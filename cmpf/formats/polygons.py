@@ -25,6 +25,8 @@ def mask_polygons(mask: Mask, *, tolerance: float = TOLERANCE) -> list[Polygon]:
         mask: (H, W).
         tolerance: in pixels; 0 = the outline itself, which gives the very same mask again.
     """
+    if not mask.any():
+        return []
     parts, count = ndimage.label(mask)  # neighbors share an edge
     found = []
     for number, window in enumerate(ndimage.find_objects(parts, count), start=1):

@@ -24,9 +24,9 @@ PAGE = "index.html"
 
 def write_thumbnail(prediction: Prediction, name: str, folder: Path) -> list[Path]:
     """thumbnails/NAME.jpg: the overlay, small; that is written before."""
-    from PIL import Image
+    from cmpf.formats.image import open_image
 
-    with Image.open(folder / f"{name}.jpg") as overlay:
+    with open_image(folder / f"{name}.jpg") as overlay:
         overlay.draft(None, (THUMBNAIL, THUMBNAIL))
         overlay.thumbnail((THUMBNAIL, THUMBNAIL))
         return [save_jpeg(folder / "thumbnails" / f"{name}.jpg", overlay)]
