@@ -113,7 +113,13 @@
   }
 
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#cmpf-segment")) show(document.querySelector("#cmpf-panel"));
+    if (event.target.closest?.("#cmpf-segment, #cmpf-segment-all")) show(document.querySelector("#cmpf-panel"));
+  });
+
+  const ADD = "#cmpf-files .icon-button:has(input[type='file'])"; // adds images to those that were chosen
+
+  document.addEventListener("click", (event) => {
+    if (!event.target.matches?.("input")) event.target.closest?.(ADD)?.querySelector("input").click();
   });
 
   // Once there is a result, another least score gives another one without a further click.
@@ -124,7 +130,7 @@
 
   let shown = null;
   new MutationObserver(() => {
-    const result = document.querySelector("#cmpf-panel .cmpf-result, #cmpf-panel .cmpf-error");
+    const result = document.querySelector("#cmpf-panel :is(.cmpf-result, .cmpf-batch, .cmpf-error)");
     if (result && result !== shown) show(document.querySelector("#cmpf-panel"));
     shown = result;
     // Gradio gives its thumbnails no names.
@@ -132,6 +138,11 @@
       const place = [...button.parentElement.children].indexOf(button) + 1;
       button.setAttribute("aria-label", `Example ${place}: use this image and its words`);
     });
+    const adding = document.querySelector(ADD);
+    if (adding && adding.title !== "Add images") {
+      adding.title = "Add images";
+      adding.setAttribute("aria-label", "Add images");
+    }
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   document.addEventListener("click", async (event) => {

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmpf.errors import CMPFError
 from cmpf.web.inputs import Limits
 
 Message = MutableMapping[str, Any]
@@ -21,10 +22,50 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-BODY_SECONDS = 120.0  # for the body of a request: 25 MiB at 1.7 megabits a second
+BODY_SECONDS = 120.0  # for the body of a request: 25 MiB at 1.7 megabits a second, 100 MiB at 7
 HEAD_SECONDS = 20.0  # for its head
 OTHER_BYTES = 2**20  # of a request that uploads nothing
-_OVERHEAD = 2**16  # what a form adds to a file
+_OVERHEAD = 2**16  # what a form adds to its files
+
+
+class Room:
+    """Place on the disk for uploads and results.
+
+    Args:
+        folder: where they lie, each in a folder of its own. What is there at the first use stays.
+        limits: see Limits.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.folder = folder
+        self._bytes = limits.uploads_mb * 2**20
+        self._own: set[str] | None = None
+
+    def make(self, needed: int) -> None:
+        """Removes the files that nobody has used for the longest time, until so many bytes more fit.
+
+        Raises:
+            CMPFError: they would not fit into the empty room.
+        """
+        if needed > self._bytes:
+            raise CMPFError(
+                f"{needed:,} bytes, and all files of this page may take {self._bytes:,}; take fewer or smaller images, "
+                "or start cmpf serve with a larger --uploads-mb"
+            )
+        entries = {path.name: path for path in self.folder.iterdir()} if self.folder.is_dir() else {}
+        if self._own is None:
+            self._own = set(entries)
+        files = [
+            (_last_use(path), _bytes_of(path), path)
+            for name, path in entries.items()
+            if name not in self._own
+        ]
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total + needed <= self._bytes:
+                break
+            shutil.rmtree(path, ignore_errors=True)
+            total -= size
 
 
 class Guard:
@@ -34,17 +75,14 @@ class Guard:
     name that leads here (DNS rebinding): only numbers, localhost, this machine's name and trusted names are answered.
 
     Args:
-        app: the page. limits: see Limits. hosts: trusted names.
-        folder: where uploads lie, each in a folder of its own. What is there at the first request stays.
+        app: the page. limits: see Limits. hosts: trusted names. room: for uploads.
     """
 
-    def __init__(self, app: App, *, limits: Limits, hosts: Sequence[str], folder: Path) -> None:
+    def __init__(self, app: App, *, limits: Limits, hosts: Sequence[str], room: Room) -> None:
         self._app = app
-        self._file_bytes = limits.max_upload_mb * 2**20
-        self._room = limits.uploads_mb * 2**20
+        self._upload_bytes = limits.request_bytes
+        self._room = room
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
-        self._folder = folder
-        self._own: set[str] | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -55,14 +93,14 @@ class Guard:
             issue = f"this page does not answer to the name {host[:80]!r}; start cmpf serve with --trusted-host NAME"
             return await _answer(send, 400, issue)
         upload = str(scope["path"]).endswith("/upload")
-        longest = self._file_bytes + _OVERHEAD if upload else OTHER_BYTES
+        longest = self._upload_bytes + _OVERHEAD if upload else OTHER_BYTES
         length = headers.get(b"content-length", "0")
         if not (length.isascii() and length.isdecimal()):
             return await _answer(send, 400, "Content-Length is no number")
         if int(length) > longest:
             return await _answer(send, 413, f"request exceeded maximum allowed size of {longest:,} bytes")
         if upload:
-            self._make_room()
+            self._room.make(min(int(length) or longest, self._upload_bytes))
         await self._bounded(scope, receive, send, longest)
 
     def _trusted(self, host: str) -> bool:
@@ -111,23 +149,6 @@ class Guard:
                 raise
         if refused is not None and not begun:
             await _answer(send, *refused)
-
-    def _make_room(self) -> None:
-        """Removes the uploads that nobody has used for the longest time, until one more fits."""
-        entries = {path.name: path for path in self._folder.iterdir()}
-        if self._own is None:
-            self._own = set(entries)
-        uploads = [
-            (_last_use(path), _bytes_of(path), path)
-            for name, path in entries.items()
-            if name not in self._own
-        ]
-        total = sum(size for _, size, _ in uploads)
-        for _, size, path in sorted(uploads):
-            if total + self._file_bytes <= self._room:
-                break
-            shutil.rmtree(path, ignore_errors=True)
-            total -= size
 
 
 def end_half_requests(server: Any, stop: threading.Event) -> None:

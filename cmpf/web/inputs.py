@@ -23,6 +23,8 @@ from cmpf.formats.image import (
 from cmpf.shapeworld.categories import CATEGORIES
 from cmpf.shapeworld.scene import generate_scene
 
+MAX_IMAGES = 20  # that one visitor may have segmented at once, while the others wait
+FILES_TOGETHER = 4  # of the largest size that one upload of several files may hold
 MAX_CLASSES = 200  # each is a pass of CLIP's text encoder
 MAX_CLASS_LETTERS = 200  # of one class with its synonyms
 _SEPARATORS = re.compile(r"[;\n\r]")
@@ -64,6 +66,11 @@ class Limits:
                 f"uploads_mb {self.uploads_mb} holds no upload of {self.max_upload_mb} MiB; raise it, or lower "
                 "max_upload_mb"
             )
+
+    @property
+    def request_bytes(self) -> int:
+        """Of the files in one request; a browser sends those that are chosen together in one."""
+        return min(FILES_TOGETHER * self.max_upload_mb, self.uploads_mb) * 2**20
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,20 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The page's layout, its upload box, and the one function behind its button."""
+"""The page's layout and its upload boxes."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from cmpf.errors import CMPFError
-from cmpf.inference.settings import Selection
 from cmpf.predictor import Predictor
-from cmpf.web.inputs import Example, Limits, class_words, read_upload
-from cmpf.web.panel import TASKS, WELCOME, error_panel, result_panel, view_of
+from cmpf.web.guard import Room
+from cmpf.web.inputs import MAX_IMAGES, Example, Limits
+from cmpf.web.panel import TASKS, WELCOME
+from cmpf.web.segmenter import MIN_SCORE, BatchSegmenter, Segmenter
 
-logger = logging.getLogger(__name__)
-MIN_SCORE = Selection().min_score
 UPLOAD_SECONDS = 3600  # uploaded images are removed after this time
 LEAD = (
     "Segments any image into the words that you type: frozen CLIP says what things are, "
@@ -58,6 +55,22 @@ def upload_box(gradio: Any, *, value: str | None) -> Any:
         buttons=["fullscreen"],
         elem_id="cmpf-image",
     )
+    return _uploads_only(gradio, box, uploaded_path)
+
+
+def files_box(gradio: Any) -> Any:
+    """gradio.File for several images; as careful as upload_box."""
+    box = gradio.File(
+        file_count="multiple",
+        file_types=["image"],
+        label=f"Images, up to {MAX_IMAGES}",
+        height=180,
+        elem_id="cmpf-files",
+    )
+    return _uploads_only(gradio, box, uploaded_paths)
+
+
+def _uploads_only(gradio: Any, box: Any, preprocess: Callable[[Any], Any]) -> Any:
     store = box.async_move_resource_to_block_cache
 
     async def store_uploads_only(path: str | Path | None) -> str | None:
@@ -66,7 +79,7 @@ def upload_box(gradio: Any, *, value: str | None) -> Any:
         stored: str | None = await store(path)
         return stored
 
-    box.preprocess = uploaded_path
+    box.preprocess = preprocess
     box.async_move_resource_to_block_cache = store_uploads_only
     return box
 
@@ -77,70 +90,19 @@ def uploaded_path(payload: Any) -> str | None:
     return path if path and Path(path).is_file() else None
 
 
-class Segmenter:
-    """What the button does: an uploaded image and words -> the HTML of the result panel, or of an error."""
-
-    def __init__(self, predictor: Predictor, limits: Limits) -> None:
-        self.predictor = predictor
-        self.limits = limits
-
-    def __call__(
-        self,
-        path: str | None,
-        chips: Sequence[str] | None,
-        task: str,
-        ensemble: bool = False,
-        min_score: float = MIN_SCORE,
-    ) -> str:
-        """
-        Args:
-            path: of the uploaded file; None = there is no image yet.
-            chips: see class_words.
-            task: one of TASKS.
-            ensemble: add SAM's own masks, where the model has them.
-            min_score: of segments and instances, 0..1.
-        """
-        try:
-            return self._segment(path, chips, task, ensemble, min_score)
-        except CMPFError as error:
-            return error_panel(str(error))
-        except (
-            Exception
-        ) as error:  # a bug or a machine's trouble: visitors get its kind, the terminal the rest
-            logger.exception("a request of the web page failed")
-            return error_panel(
-                f"The server had trouble ({type(error).__name__}); the terminal of cmpf serve says more."
-            )
-
-    def check(self, path: str | None) -> str:
-        """The panel after an upload: an error at once if the image cannot be used."""
-        try:
-            if path is not None:
-                read_upload(path, self.limits)
-        except CMPFError as error:
-            return error_panel(str(error))
-        return WELCOME
-
-    def _segment(
-        self, path: str | None, chips: Sequence[str] | None, task: str, ensemble: bool, min_score: float
-    ) -> str:
-        if path is None:
-            raise CMPFError("no image yet; drop one on the box at the left, or take an example")
-        if task not in TASKS:
-            raise CMPFError(f"task {str(task)[:30]!r} is unknown; choose one of {', '.join(TASKS)}")
-        words = class_words(chips)
-        upload = read_upload(path, self.limits)
-        start = time.perf_counter()
-        with_sam = bool(ensemble) and self.predictor.mask_ensemble is not None
-        prediction = self.predictor.predict(
-            upload.pixels, words, task=task, ensemble=with_sam, min_score=min_score
-        )
-        view = view_of(prediction, task, name=upload.name)
-        return result_panel(view, upload, seconds=time.perf_counter() - start)
+def uploaded_paths(payload: Any) -> list[str]:
+    """The same for Gradio's ListFiles; one that is no longer there stays, for reading it says so."""
+    paths = [getattr(file, "path", None) for file in getattr(payload, "root", ())]
+    return [path for path in paths if path]
 
 
 def build_page(
-    predictor: Predictor, *, limits: Limits | None = None, examples: Sequence[Example] = (), note: str = ""
+    predictor: Predictor,
+    *,
+    limits: Limits | None = None,
+    examples: Sequence[Example] = (),
+    note: str = "",
+    room: Room | None = None,
 ) -> Any:
     """The page as gradio.Blocks, with its queue.
 
@@ -149,6 +111,7 @@ def build_page(
         limits: None = the defaults.
         examples: offered below the form; the first one fills it at the start.
         note: a line about the model, below the headline.
+        room: for uploads and results; None = Gradio's folder within the limits.
     Raises:
         CMPFError: Gradio is not installed.
     """
@@ -163,10 +126,27 @@ def build_page(
         with gradio.Row():
             with gradio.Column(scale=2, min_width=300):
                 inputs, button = _form(gradio, predictor, examples)
+                files, batch_button = _batch_form(gradio)
             with gradio.Column(scale=3, min_width=300):
                 panel = gradio.HTML(WELCOME, elem_id="cmpf-panel")
+                saving = gradio.DownloadButton(
+                    "Download results (ZIP)", variant="primary", visible=False, elem_id="cmpf-zip"
+                )
+        batch = BatchSegmenter(predictor, limits, room or Room(Path(files.GRADIO_CACHE), limits))
         private = {"api_visibility": "private"}
-        button.click(segmenter, inputs, panel, concurrency_limit=1, **private)
+        alone = {
+            "concurrency_limit": 1,
+            "concurrency_id": "model",
+            **private,
+        }  # one user of the model at a time
+
+        def segment_all(*request: Any) -> tuple[str, Any]:
+            result, path = batch(*request)
+            return result, gradio.update(value=path, visible=path is not None)
+
+        button.click(segmenter, inputs, panel, **alone)
+        batch_button.click(segment_all, [files, *inputs[1:]], [panel, saving], **alone)
+        button.click(lambda: gradio.update(visible=False), None, saving, queue=False, **private)
         inputs[0].upload(segmenter.check, inputs[0], panel, show_progress="hidden", queue=False, **private)
     page.queue(max_size=limits.queue, default_concurrency_limit=1)
     return page
@@ -216,6 +196,14 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
     if examples:
         _gallery(gradio, examples, [image, words, task])
     return [image, words, task, ensemble, score], button
+
+
+def _batch_form(gradio: Any) -> tuple[Any, Any]:
+    """The box for several images, and its button."""
+    with gradio.Accordion("Several images, one ZIP of results", open=False, elem_id="cmpf-batch"):
+        files = files_box(gradio)
+        button = gradio.Button("Segment all", elem_id="cmpf-segment-all")
+    return files, button
 
 
 def _gallery(gradio: Any, examples: Sequence[Example], outputs: list[Any]) -> None:

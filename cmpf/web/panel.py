@@ -21,6 +21,7 @@ from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.inference import Instances, Prediction
 from cmpf.inference.conversions import coco_panoptic, coco_results
 from cmpf.visualization.palette import Color, class_color, shades
+from cmpf.web.archive import Line
 from cmpf.web.inputs import Upload
 
 TASKS = ("panoptic", "semantic", "instance")
@@ -193,6 +194,26 @@ def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
             f"<div class='cmpf-coco' hidden>{escape(json.dumps(view.coco, ensure_ascii=False))}</div></div>",
         ]
     )
+
+
+def batch_panel(lines: Sequence[Line], *, seconds: float) -> str:
+    """What was found in each of several images, and which could not be read."""
+    done = [line for line in lines if not line.error]
+    text = f"<strong>{len(done)} of {_counted(len(lines), 'image')} segmented</strong> in {seconds:.1f} s"
+    if any(line.size != line.shrunk_from for line in done):
+        text += "<br>Large images were shrunk; overlays and instances.json have the smaller size."
+    rows = "".join(f"<tr><td>{escape(line.name)}</td><td>{_findings(line)}</td></tr>" for line in lines)
+    return (
+        f"<div class='cmpf-batch'><p class='cmpf-summary' role='status'>{text}</p>"
+        "<div class='cmpf-rows' tabindex='0'><table><thead><tr><th scope='col'>Image</th>"
+        f"<th scope='col'>Found</th></tr></thead><tbody>{rows}</tbody></table></div></div>"
+    )
+
+
+def _findings(line: Line) -> str:
+    if line.error:
+        return f"<strong>not read:</strong> {escape(line.error.removeprefix(f'{line.name}: '))}"
+    return escape(", ".join(f"{count} {name}" for name, count in line.found.items())) or "nothing"
 
 
 def _toolbar() -> str:

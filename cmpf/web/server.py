@@ -16,7 +16,7 @@ from typing import Any
 
 from cmpf.errors import CMPFError
 from cmpf.predictor import Predictor
-from cmpf.web.guard import Guard, end_half_requests
+from cmpf.web.guard import Guard, Room, end_half_requests
 from cmpf.web.inputs import Limits, write_examples
 from cmpf.web.page import build_page, import_gradio
 
@@ -54,8 +54,9 @@ def running(
         gradio = import_gradio()
         limits = limits or Limits()
         examples = write_examples(folder)
-        page = build_page(predictor, limits=limits, examples=examples, note=note)
-        guard = partial(Guard, limits=limits, hosts=(host, *trusted_hosts), folder=folder)
+        room = Room(folder, limits)
+        page = build_page(predictor, limits=limits, examples=examples, note=note, room=room)
+        guard = partial(Guard, limits=limits, hosts=(host, *trusted_hosts), room=room)
         stop = threading.Event()
         try:
             address = _launch(gradio, page, limits, host, port, guard)

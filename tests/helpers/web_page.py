@@ -88,6 +88,13 @@ class Page:
         field.send_keys(str(path))
         self.until(lambda: self.all('#cmpf-image button[aria-label="Remove Image"]') or self.toasts())
 
+    def several(self, *paths: Path) -> None:
+        """Opens the part for several images and uploads some."""
+        self.script("document.querySelector('#cmpf-batch button').click()")
+        field = self.until(lambda: self.all('#cmpf-files input[type="file"]'))[0]
+        field.send_keys("\n".join(map(str, paths)))
+        self.until(lambda: len(self.all("#cmpf-files tr.file")) == len(paths))
+
     def toasts(self) -> list[str]:
         return [toast.text for toast in self.all(".toast-body") if toast.text]
 

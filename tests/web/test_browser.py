@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,28 @@ def test_a_broken_upload_is_told_in_words_and_the_page_goes_on(
     assert "cmpf-result" in str(page.segment().get_attribute("class"))
 
 
+def test_several_images_give_one_zip_which_goes_away_with_the_next_result(
+    page: Page, shapes: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    page.several(shapes)
+    page.script("HTMLInputElement.prototype.click = function () { window.asked = this.type }")
+    page.one('#cmpf-files button[aria-label="Add images"]').click()
+    assert page.script("return window.asked") == "file"  # where a person would choose
+    page.one('#cmpf-files input[type="file"]').send_keys(str(broken))
+    page.until(lambda: len(page.all("#cmpf-files tr.file")) == 2)
+    page.one("#cmpf-segment-all").click()
+    assert "1 of 2 images segmented" in page.one(".cmpf-batch").text
+    path = page.downloads / "cmpf_results.zip"
+    page.one("#cmpf-zip").click()
+    page.until(lambda: path.exists() and path.stat().st_size > 0)
+    with zipfile.ZipFile(path) as content:
+        assert set(content.namelist()) == {"my shapes.jpg", "instances.json", "errors.csv"}
+    page.segment()
+    page.until(lambda: not page.all("#cmpf-zip"))
+
+
 def test_an_image_of_30_megapixels_is_refused_with_the_limit(page: Page, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     Image.new("RGB", (6000, 5000), (10, 90, 200)).save(large)
@@ -220,7 +243,7 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(page: Page)
 
 @pytest.mark.parametrize(("width", "height"), [(1300, 950), (390, 844)], ids=["desk", "phone"])
 def test_the_page_has_no_serious_finding_of_axe_and_the_result_is_in_sight(
-    page: Page, width: int, height: int
+    page: Page, shapes: Path, width: int, height: int
 ) -> None:
     """Contrast, names of buttons and fields, order of headings, for people who see little or nothing."""
     axe = pytest.importorskip("axe_core_python", reason="axe-core comes with axe-core-python")
@@ -228,6 +251,7 @@ def test_the_page_has_no_serious_finding_of_axe_and_the_result_is_in_sight(
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         page.open()
+        page.several(shapes)
         page.segment()
         panel = "document.querySelector('#cmpf-panel').getBoundingClientRect()"
         page.until(lambda: page.script(f"return {panel}.top >= -1 && {panel}.top < innerHeight * 0.6"))

@@ -75,7 +75,7 @@ class Visitor:
     def __init__(self, address: str) -> None:
         self.address, self.session = address, uuid.uuid4().hex
         dependencies = json.loads(get(f"{address}config")[1])["dependencies"]
-        (self.function,) = [d["id"] for d in dependencies if len(d["inputs"]) == 5]
+        self.function, self.batch = [d["id"] for d in dependencies if len(d["inputs"]) == 5]
 
     def upload(self, content: bytes, name: str = "a.png") -> tuple[int, Any]:
         head = f'--sep\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
@@ -86,11 +86,11 @@ class Visitor:
         )
         return status, json.loads(answer)[0] if status == 200 else answer.decode()
 
-    def join(self, image: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        image = {"meta": {"_type": "gradio.FileData"}, **image}
+    def join(self, *images: dict[str, Any], several: bool = False) -> tuple[int, dict[str, Any]]:
+        files = [{"meta": {"_type": "gradio.FileData"}, **image} for image in images]
         request = {
-            "data": [image, ["cat"], "panoptic", False, 0.3],
-            "fn_index": self.function,
+            "data": [files if several else files[0], ["cat"], "panoptic", False, 0.3],
+            "fn_index": self.batch if several else self.function,
             "session_hash": self.session,
         }
         status, answer = post(
@@ -148,6 +148,8 @@ def test_a_handmade_request_cannot_name_a_file_or_address(
     if status == 200:
         answer = visitor.result()
         assert answer["success"] is False or "no image yet" in str(answer["output"]["data"])
+    if visitor.join({**image, "path": path}, several=True)[0] == 200:
+        assert visitor.result()["success"] is False
     assert not predictor.started.is_set()
 
 
@@ -163,6 +165,17 @@ def test_a_file_beyond_the_limit_is_refused_with_a_reason(page: tuple[str, Slow]
     status, reason = Visitor(page[0]).upload(b"0" * (2**20 + 1))
     assert status == 413
     assert "maximum allowed size" in reason
+
+
+def test_images_that_are_chosen_together_come_in_one_request_of_four_times_the_size(
+    page: tuple[str, Slow],
+) -> None:
+    part = '--sep\r\nContent-Disposition: form-data; name="files"; filename="{}.png"\r\n\r\n'
+    content = b"".join(part.format(i).encode() + bytes(2**20) + b"\r\n" for i in range(4))
+    kind = "multipart/form-data; boundary=sep"
+    assert post(f"{page[0]}{API}/upload", content + b"--sep--\r\n", kind)[0] == 200
+    head = f"POST /{API}/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: {5 * 2**20}\r\n\r\n"
+    assert raw(page[0], head.encode()).startswith(b"HTTP/1.1 413")
 
 
 def test_who_finds_the_queue_full_is_told_so(page: tuple[str, Slow]) -> None:
