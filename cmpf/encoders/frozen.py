@@ -159,16 +159,6 @@ def replace_layers(network: nn.Module, kind: type[nn.Module], faster: Callable[[
 
 
 @lru_cache(maxsize=1)
-def bfloat16_is_fast() -> bool:
-    """Whether this processor has instructions for products in bfloat16 (AVX512-BF16, AMX), and PyTorch uses them."""
-    try:
-        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return bool(has and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):  # PyTorch's own affairs, which may change
-        return False
-
-
-@lru_cache(maxsize=1)
 def onednn_is_faster() -> bool:
     """Whether this is a processor with AVX-512 for which MKL has no kernels, and oneDNN works on it."""
     backends: Any = torch.backends

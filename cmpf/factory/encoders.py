@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from cmpf.config import Config
-from cmpf.encoders import tiny
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
-from cmpf.encoders.frozen import FrozenModule, bfloat16_is_fast
+from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.pair import FrozenEncoders, MaskSource
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
@@ -103,7 +102,7 @@ def build_sam_encoder(cfg: Config) -> SAMEncoder | None:
 def build_precision(cfg: Config) -> torch.dtype | None:
     """Type of the frozen encoders' arithmetic (MODEL.CMPF.PRECISION); None = that of the rest of the network.
 
-    On a CPU the tiny encoders stay in float32, which is as fast for them.
+    On a CPU "auto" is float32: results that are compared with published ones are the same on every machine.
 
     Raises:
         ConfigError: bf16 on a GPU that has no bfloat16.
@@ -115,25 +114,21 @@ def build_precision(cfg: Config) -> torch.dtype | None:
     if wanted == "bf16" and not has_bf16:
         name = torch.cuda.get_device_name(device)
         raise ConfigError(f"MODEL.CMPF.PRECISION bf16: {name} has no bfloat16; use auto or fp32")
-    if device.type == "cuda":
-        fast = has_bf16
-    else:
-        fast = device.type == "cpu" and bfloat16_is_fast() and cfg.MODEL.CMPF.CLIP.NAME != tiny.CLIP_NAME
-    return torch.bfloat16 if wanted == "bf16" or fast else None
+    use_bf16 = wanted == "bf16" or (device.type == "cuda" and has_bf16)
+    return torch.bfloat16 if use_bf16 else None
 
 
 def check_precision(cfg: Config, model: nn.Module) -> None:
-    """Takes float32 again for encoders whose features bfloat16 would spoil, where "auto" has chosen it on a CPU.
+    """Takes float32 again for encoders whose features bfloat16 would spoil, where it was chosen for a CPU.
 
     Each sees a small image in both; on the meta device, which computes nothing, all is left as it is.
     """
-    chosen = build_precision(cfg)
-    if cfg.MODEL.CMPF.PRECISION != "auto" or build_device(cfg).type != "cpu" or chosen is None:
+    if cfg.MODEL.CMPF.PRECISION != "bf16" or build_device(cfg).type != "cpu":
         return
     for encoder in model.modules():
         if not isinstance(encoder, CLIP | SAMEncoder) or next(encoder.parameters()).is_meta:
             continue
-        difference = encoder.difference_in(chosen)
+        difference = encoder.difference_in(torch.bfloat16)
         if difference <= MOST_DIFFERENCE:
             logger.info(
                 "%s: bfloat16; features differ by %.2g %% from float32's", encoder.name, 100 * difference

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""MODEL.CMPF.PRECISION auto on a CPU: where bfloat16 is taken, and where its trial sends an encoder back to float32."""
+"""MODEL.CMPF.PRECISION on a CPU: when bfloat16 is taken, and when its trial sends an encoder back to float32."""
 
 from __future__ import annotations
 
@@ -12,45 +12,21 @@ from helpers.tiny_model import random_image, tiny_config
 from cmpf.config import get_cfg
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
-from cmpf.encoders.frozen import bfloat16_is_fast
 from cmpf.encoders.sam import build_sam
-from cmpf.factory import build_model, encoders
+from cmpf.factory import build_model
 from cmpf.factory.encoders import MOST_DIFFERENCE, build_precision
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted", "fast", "expected"),
-    [
-        ("coco/cmpf/convnext_large_eval_coco", "auto", True, torch.bfloat16),
-        ("coco/cmpf/convnext_large_eval_coco", "auto", False, None),
-        ("coco/cmpf/convnext_large_eval_coco", "fp32", True, torch.float32),
-        ("shapes/cmpf_tiny", "auto", True, None),
-        ("shapes/cmpf_tiny", "bf16", False, torch.bfloat16),
-    ],
+    ("wanted", "expected"), [("auto", None), ("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
-def test_auto_is_bf16_on_a_cpu_that_is_fast_in_it_but_for_tiny_encoders(
-    config: str, wanted: str, fast: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_computes_in_bf16_only_where_that_is_asked_for(
+    wanted: str, expected: torch.dtype | None
 ) -> None:
-    monkeypatch.setattr(encoders, "bfloat16_is_fast", lambda: fast)
-    cfg = get_cfg(config, ["MODEL.DEVICE", "cpu", "MODEL.CMPF.PRECISION", wanted])
+    cfg = get_cfg(
+        "coco/cmpf/convnext_large_eval_coco", ["MODEL.DEVICE", "cpu", "MODEL.CMPF.PRECISION", wanted]
+    )
     assert build_precision(cfg) is expected
-
-
-def test_a_processor_or_a_pytorch_without_bf16_products_is_told_apart(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def found(avx512: bool, amx: bool) -> bool:
-        bfloat16_is_fast.cache_clear()
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-        return bfloat16_is_fast()
-
-    assert not found(False, False)
-    assert found(False, True) == found(True, False) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    bfloat16_is_fast.cache_clear()
-    assert not bfloat16_is_fast()
-    bfloat16_is_fast.cache_clear()
 
 
 def test_features_of_the_shipped_encoders_in_bf16_are_within_what_is_allowed() -> None:
@@ -71,10 +47,9 @@ def test_features_that_are_no_numbers_differ_infinitely() -> None:
 def test_an_encoder_that_bf16_spoils_goes_back_to_float32_with_a_warning_and_the_other_one_stays(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(encoders, "build_precision", lambda cfg: torch.bfloat16)
     monkeypatch.setattr(CLIP, "difference_in", lambda self, dtype: 0.5)
     with caplog.at_level(logging.INFO, logger="cmpf"):
-        model = build_model(tiny_config())
+        model = build_model(tiny_config(overrides=["MODEL.CMPF.PRECISION", "bf16"]))
     found, _, _ = model.encoders([{"image": random_image()}], with_sam=True)
     for part in (model.encoders.clip, model.encoders.sam):
         part.compute_in(torch.float32)
@@ -86,4 +61,4 @@ def test_an_encoder_that_bf16_spoils_goes_back_to_float32_with_a_warning_and_the
         "clip/cmpf_tiny: float32, because features in bfloat16 differ by 50 % of the largest number; at most 3 % "
         "is allowed"
     )
-    assert told[1].startswith("sam/cmpf_tiny: bfloat16; features differ by 0.")
+    assert told[1].startswith("sam/cmpf_tiny: bfloat16; features differ by ")
