@@ -51,7 +51,7 @@ def script_results(cfg: Any, model: Any, folder: Path) -> dict[str, float]:
     return {
         "PQ": found["panoptic_seg"]["PQ"],
         "mIoU": found["sem_seg"]["mIoU"],
-        "AP": found["segm"]["AP"],
+        "AP": found.get("segm", {"AP": 0.0})["AP"],  # Detectron2 leaves it out where no instance was found
     }
 
 
