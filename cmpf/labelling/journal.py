@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, DatasetError
 from cmpf.labelling.configuration import keep_configuration
+from cmpf.labelling.journal_file import JournalFile
 from cmpf.labelling.record import ImageRecord, record_from, to_json
 
 HIDDEN = ".cmpf"  # folder in the output
@@ -45,7 +45,7 @@ class ResultsFolder:
         self.done: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._taken: set[str] = set()  # names, all small: some file systems do not tell X from x
-        self._file: IO[bytes] | None = None
+        self._file = JournalFile(self.journal)
 
     @classmethod
     @contextmanager
@@ -117,7 +117,7 @@ class ResultsFolder:
         own = [Path(os.path.relpath(file, self.folder)).as_posix() for file in files]
         head = {"name": entry.name, "file_name": entry.file_name, "files": own}
         line = f"{json.dumps(head, ensure_ascii=False)[:-1]}, {to_json(entry.record)[1:]}\n"
-        self._append(line.encode("utf-8", errors="surrogateescape"))
+        self._file.append(line.encode("utf-8", errors="surrogateescape"))
         self._count(entry.record.uri, entry.record.error, entry.name)
 
     def entries(self) -> Iterator[Entry]:
@@ -139,25 +139,7 @@ class ResultsFolder:
 
     def close(self) -> None:
         """Closes the journal."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _append(self, line: bytes) -> None:
-        """What the system has outlives this process; a line that the disk has no room for is taken back."""
-        whole = self.journal.stat().st_size if self.journal.exists() else 0
-        try:
-            if self._file is None:
-                self._file = self.journal.open("ab", buffering=0)
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            if self.journal.exists():
-                os.truncate(self.journal, whole)
-            raise CMPFError(
-                f"{self.journal}: cannot be written ({error.strerror}); make room, and run the same command again: "
-                "it goes on"
-            ) from error
+        self._file.close()
 
     def _count(self, uri: str, error: str, name: str) -> None:
         self.done[uri] = error
@@ -166,16 +148,8 @@ class ResultsFolder:
 
     def _resume(self) -> None:
         """Reads what was finished, and cuts off a line that was not written to its end."""
-        if not self.journal.exists():
-            return
-        whole = 0
-        with self.journal.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-        if whole < self.journal.stat().st_size:
-            os.truncate(self.journal, whole)
+        for _ in self._file.whole_lines():
+            pass
         for _, content in self._lines():
             self._count(content["uri"], content["error"], content["name"])
 

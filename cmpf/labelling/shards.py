@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cmpf.errors import CMPFError
 from cmpf.labelling.configuration import keep_configuration, read_configuration
+from cmpf.labelling.journal_file import JournalFile
 from cmpf.labelling.parquet import import_pyarrow, write_parquet
 from cmpf.labelling.record import ImageRecord, from_json, to_json
 
@@ -112,9 +111,10 @@ class ShardWriter:
         self.path, self.journal, self.configuration = path, journal, configuration
         self.errors = 0
         self.seen: set[str] = set()
+        self._lines = JournalFile(journal)
         if not path.exists():
-            self._resume()
-        self._file: IO[bytes] | None = None
+            for line in self._lines.whole_lines():
+                self._count(from_json(line.decode("utf-8"), str(journal)))
 
     def wants(self, uri: str) -> bool:
         """Whether an image is not done yet."""
@@ -124,17 +124,7 @@ class ShardWriter:
         """Keeps a record; an image that is done stays as it is."""
         if not self.wants(record.uri):
             return
-        line = (to_json(record) + "\n").encode("utf-8")
-        try:
-            if self._file is None:
-                self._file = self.journal.open("ab", buffering=0)  # what the system has outlives this process
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise CMPFError(
-                f"{self.journal}: cannot be written ({error.strerror}); make room, and run the same command again: "
-                "it goes on"
-            ) from error
+        self._lines.append((to_json(record) + "\n").encode("utf-8"))
         self._count(record)
 
     def finish(self) -> None:
@@ -148,26 +138,11 @@ class ShardWriter:
 
     def close(self) -> None:
         """Stops; the journal stays, and the next run goes on with it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._lines.close()
 
     def _count(self, record: ImageRecord) -> None:
         self.seen.add(record.uri)
         self.errors += bool(record.error)
-
-    def _resume(self) -> None:
-        """Reads what an earlier run has left, and cuts off what was not written to its end."""
-        if not self.journal.exists():
-            return
-        whole = 0
-        with self.journal.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._count(from_json(line.decode("utf-8"), str(self.journal)))
-                whole += len(line)
-        os.truncate(self.journal, whole)
 
     def _records(self) -> Iterator[ImageRecord]:
         with self.journal.open(encoding="utf-8", newline="\n") as file:
