@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cmpf.cli.models import TINY
 from cmpf.cli.outcome import DONE, add_debug, add_model_options, positive
-from cmpf.cli.predict_options import add_selection
+from cmpf.cli.predict_options import WORDS, add_kinds, add_selection
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -74,14 +74,8 @@ def add_parser(commands: Commands) -> None:
 
 def _add_labelling(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add(
-        "--vocabulary",
-        metavar="WORDS",
-        help='classes: "car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset',
-    )
-    kinds = group.add_mutually_exclusive_group()
-    kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
-    kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
+    add("--vocabulary", metavar="WORDS", help=WORDS)
+    add_kinds(group)
     add("--task", default=TASKS[0], choices=TASKS, help="which segments a row has [%(default)s: both]")
     add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
     add(

@@ -13,6 +13,9 @@ FORMATS = (
     "overlay", "semantic", "instances", "coco", "coco-polygons", "coco-panoptic", "yolo", "labelme", "html", "parquet",
 )  # fmt: skip  # cmpf.labelling.writers.FORMATS, without NumPy
 AUTO = "auto"
+WORDS = (
+    'classes: "car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset'
+)
 
 
 def add_webcam(sources: argparse._ActionsContainer) -> None:
@@ -27,6 +30,13 @@ def add_webcam(sources: argparse._ActionsContainer) -> None:
     )
 
 
+def add_kinds(options: argparse._ActionsContainer) -> None:
+    """Which of the classes are things."""
+    kinds = options.add_mutually_exclusive_group()
+    kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
+    kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
+
+
 def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool = True) -> None:
     """What is looked for, how, and where the results go.
 
@@ -35,17 +45,14 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
         own_words: whether --vocabulary must be given, or else the classes are those that the model was trained on.
     """
     add = parser.add_argument
-    words = '"car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset'
     add(
         "--vocabulary",
         required=own_words,
         metavar="WORDS",
-        help=f"classes: {words}"
+        help=WORDS
         + ("" if own_words else " [those that the model was trained on; of COCO, with ADE20K's and LVIS's]"),
     )
-    kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
-    kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
+    add_kinds(parser)
     add("--recursive", action="store_true", help="enter the folders of folders")
     add("--allow-urls", action="store_true", help="download http(s) addresses")
     _add_large(parser.add_argument_group("large images"))
