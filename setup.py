@@ -16,7 +16,7 @@ CORE = [
     "torch>=2.7",
     "torchvision>=0.22",
     "open_clip_torch>=3",
-    "timm>=1.0.9",
+    "timm>=1.0.16",
     "segment-anything>=1.0",
     "pydantic>=2.10",
     "PyYAML>=6",
@@ -59,7 +59,7 @@ setup(
     packages=[*find_packages(include=["cmpf", "cmpf.*"]), "cmpf.configs"],
     package_dir={"cmpf.configs": "configs"},
     package_data={
-        "cmpf": ["assets/*", "assets/vocabularies/*", "py.typed"],
+        "cmpf": ["assets/*", "assets/*/*", "py.typed"],
         "cmpf.configs": ["**/*.yaml", "lazy/*.py"],
     },
     install_requires=CORE,

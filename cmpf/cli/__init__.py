@@ -114,4 +114,4 @@ def _complete_files(parser: argparse.ArgumentParser, how: Any) -> None:
             for command in action.choices.values():
                 _complete_files(command, how)
         elif action.choices is None and action.type is None and action.nargs != 0:
-            setattr(action, "complete", how)  # noqa: B010  (shtab looks for it; argparse does not declare it)
+            setattr(action, "complete", how)  # noqa: B010  (shtab's documented way; argparse does not declare it)

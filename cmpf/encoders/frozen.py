@@ -152,10 +152,9 @@ def replace_layers(network: nn.Module, kind: type[nn.Module], faster: Callable[[
 
     For networks of other packages that only a FrozenModule holds; a subclass of `kind` is another kind.
     """
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if type(child) is kind:
-                setattr(parent, name, faster(child).train(child.training))
+    for name, layer in list(network.named_modules()):
+        if name and type(layer) is kind:
+            network.set_submodule(name, faster(layer).train(layer.training))
 
 
 @lru_cache(maxsize=1)

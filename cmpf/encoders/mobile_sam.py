@@ -173,4 +173,4 @@ def _forget_biases(module: nn.Module, _incompatible_keys: object) -> None:
 
     for part in module.modules():
         if isinstance(part, Attention):
-            part.attention_bias_cache = {}
+            part.train(part.training)  # type: ignore[no-untyped-call]  # where timm forgets them

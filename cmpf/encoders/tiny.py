@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -23,45 +23,26 @@ EMBED_CHANNELS = 64
 
 CLIP_NAME = "cmpf_tiny"
 CLIP_CONFIG = "cmpf_tiny.json"
+CLIP_TRUNK = "cmpf_tiny_trunk"  # folder of timm's config.json
 CLIP_WEIGHTS = "cmpf_tiny_clip.safetensors"
 CLIP_MERGES = "bpe_2000_merges.txt.gz"
-
-
-def cmpf_tiny_convnext(pretrained: bool = False, **options: Any) -> nn.Module:
-    """Entry point for timm: a ConvNeXt of 1.3 M parameters.
-
-    Small kernels and a single block at strides 4 and 8, because the cost on a CPU lies there and what tells
-    things apart lies at strides 16 and 32; no layer scale, which at timm's 1e-6 keeps blocks shut for a
-    training this short.
-
-    Args:
-        pretrained: always False, the weights belong to the whole CLIP model.
-        options: timm's own (configuration, cache folder): not used.
-    """
-    from timm.models.convnext import ConvNeXt
-
-    trunk: Any = ConvNeXt(
-        depths=(1, 1, 4, 2),
-        dims=(32, 64, 128, 192),
-        kernel_sizes=(3, 3, 7, 5),
-        ls_init_value=None,
-        act_layer="relu",
-    )
-    trunk.pretrained_cfg = trunk.default_cfg = {}
-    return cast(nn.Module, trunk)
 
 
 def build_tiny_clip_model() -> nn.Module:
     """OpenCLIP's `CLIP` of the tiny size with random weights, in eval mode.
 
     `visual.trunk` has stem, stages, norm_pre and head; `visual.head` projects to E = 128. Input 256 x 256.
+
+    The trunk is a ConvNeXt of 1.3 M parameters: small kernels and a single block at strides 4 and 8, because the cost
+    on a CPU lies there and what tells things apart lies at strides 16 and 32; no layer scale, which at timm's 1e-6
+    keeps blocks shut for a training this short.
     """
     import open_clip
-    import timm
 
-    if not timm.is_model(cmpf_tiny_convnext.__name__):
-        timm.models.register_model(cmpf_tiny_convnext)  # OpenCLIP takes trunks by timm's name only
-    model: nn.Module = open_clip.CLIP(**json.loads((ASSETS / CLIP_CONFIG).read_text(encoding="utf-8")))
+    configuration = json.loads((ASSETS / CLIP_CONFIG).read_text(encoding="utf-8"))
+    # OpenCLIP takes trunks by timm's name only, and timm reads what it does not know from a folder.
+    configuration["vision_cfg"]["timm_model_name"] = f"local-dir:{ASSETS / CLIP_TRUNK}"
+    model: nn.Module = open_clip.CLIP(**configuration)
     return model.eval()
 
 

@@ -111,6 +111,7 @@ def _opener(*, public_only: bool, sockets: list[socket.socket]) -> OpenerDirecto
         sockets.append(connection)
         return connection
 
+    # http.client lets no public argument say how its socket is made, behind a proxy as well.
     class Plain(http.client.HTTPConnection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What stands between the network and the page: names of the machine, length and time of requests, room on the disk."""
+"""What stands between network and page: names of this machine, limits and addresses of requests, room on the disk."""
 
 from __future__ import annotations
 
@@ -73,6 +73,8 @@ class Guard:
 
     A page that listens on this machine alone can still be reached from other pages in the visitor's browser, under a
     name that leads here (DNS rebinding): only numbers, localhost, this machine's name and trusted names are answered.
+    Gradio downloads the address that a handmade request gives in place of an upload, for any of its components and
+    without a switch: such requests are refused.
 
     Args:
         app: the page. limits: see Limits. hosts: trusted names. room: for uploads.
@@ -116,10 +118,11 @@ class Guard:
         loop = asyncio.get_running_loop()
         until = loop.time() + BODY_SECONDS
         seen, whole, begun = 0, scope["type"] != "http", False
+        content = b""  # of a request that uploads nothing
         refused: tuple[int, str] | None = None
 
         async def bounded() -> Message:
-            nonlocal seen, whole, refused
+            nonlocal seen, whole, refused, content
             if (
                 whole
             ):  # what comes now is the end of the connection, for which a stream of results may wait long
@@ -134,6 +137,11 @@ class Guard:
                 refused = 413, f"request exceeded maximum allowed size of {longest:,} bytes"
                 return {"type": "http.disconnect"}
             whole = not message.get("more_body", False)
+            if longest == OTHER_BYTES:
+                content += message.get("body", b"")
+                if whole and _names_an_address(content):
+                    refused = 400, "Addresses are not downloaded; upload the image."
+                    return {"type": "http.disconnect"}
             return message
 
         async def sent(message: Message) -> None:
@@ -149,6 +157,20 @@ class Guard:
                 raise
         if refused is not None and not begun:
             await _answer(send, *refused)
+
+
+def _names_an_address(content: bytes) -> bool:
+    """Whether JSON has an object, as Gradio's FileData is, whose path is an address."""
+    found = []
+
+    def look(data: dict[str, Any]) -> None:
+        found.append(str(data.get("path", "")).lower().startswith(("http:", "https:")))
+
+    try:
+        json.loads(content, object_hook=look)
+    except (ValueError, RecursionError):  # which Gradio cannot read either
+        return False
+    return any(found)
 
 
 def end_half_requests(server: Any, stop: threading.Event) -> None:

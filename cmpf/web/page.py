@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,12 @@ def import_gradio() -> Any:
 
 
 def upload_box(gradio: Any, *, value: str | None) -> Any:
-    """gradio.Image that hands over the uploaded file itself, whatever is in it.
+    """gradio.Image, for events with `preprocess=False`, which hand over what `uploaded_path` reads.
 
-    Gradio's own decodes images before anyone could look at their size, ends with a stack trace in the log for
-    damaged ones, and fetches addresses or decodes base64 text that a handmade request gives in place of an upload.
-    The two methods are replaced on the object: for each subclass of a component Gradio writes a .pyi file beside
-    the source.
+    Gradio's own preprocessing decodes images before anyone could look at their size, ends with a stack trace in the log
+    for damaged ones, and decodes base64 text that a handmade request gives in place of an upload.
     """
-    box = gradio.Image(
+    return gradio.Image(
         value=value,
         type="filepath",
         image_mode=None,
@@ -55,45 +53,28 @@ def upload_box(gradio: Any, *, value: str | None) -> Any:
         buttons=["fullscreen"],
         elem_id="cmpf-image",
     )
-    return _uploads_only(gradio, box, uploaded_path)
 
 
 def files_box(gradio: Any) -> Any:
-    """gradio.File for several images; as careful as upload_box."""
-    box = gradio.File(
+    """gradio.File for several images; see upload_box."""
+    return gradio.File(
         file_count="multiple",
         file_types=["image"],
         label=f"Images, up to {MAX_IMAGES}",
         height=180,
         elem_id="cmpf-files",
     )
-    return _uploads_only(gradio, box, uploaded_paths)
-
-
-def _uploads_only(gradio: Any, box: Any, preprocess: Callable[[Any], Any]) -> Any:
-    store = box.async_move_resource_to_block_cache
-
-    async def store_uploads_only(path: str | Path | None) -> str | None:
-        if str(path).lower().startswith(("http:", "https:")):
-            raise gradio.Error("Addresses are not downloaded; upload the image.", print_exception=False)
-        stored: str | None = await store(path)
-        return stored
-
-    box.preprocess = preprocess
-    box.async_move_resource_to_block_cache = store_uploads_only
-    return box
 
 
 def uploaded_path(payload: Any) -> str | None:
-    """Path of the file that Gradio's FileData names; None where there is none."""
-    path = getattr(payload, "path", None)
+    """Path of the file that Gradio's FileData names, as a mapping; None where there is none."""
+    path = payload.get("path") if payload else None
     return path if path and Path(path).is_file() else None
 
 
 def uploaded_paths(payload: Any) -> list[str]:
-    """The same for Gradio's ListFiles; one that is no longer there stays, for reading it says so."""
-    paths = [getattr(file, "path", None) for file in getattr(payload, "root", ())]
-    return [path for path in paths if path]
+    """The same for several; one that is no longer there stays, for reading it says so."""
+    return [file["path"] for file in payload or ()]
 
 
 def build_page(
@@ -133,21 +114,24 @@ def build_page(
                     "Download results (ZIP)", variant="primary", visible=False, elem_id="cmpf-zip"
                 )
         batch = BatchSegmenter(predictor, limits, room or Room(Path(files.GRADIO_CACHE), limits))
-        private = {"api_visibility": "private"}
-        alone = {
-            "concurrency_limit": 1,
-            "concurrency_id": "model",
-            **private,
-        }  # one user of the model at a time
+        private = {"api_visibility": "private", "preprocess": False}
+        # One user of the model at a time.
+        alone = {"concurrency_limit": 1, "concurrency_id": "model", **private}
 
-        def segment_all(*request: Any) -> tuple[str, Any]:
-            result, path = batch(*request)
+        def segment(image: Any, *request: Any) -> str:
+            return segmenter(uploaded_path(image), *request)
+
+        def segment_all(images: Any, *request: Any) -> tuple[str, Any]:
+            result, path = batch(uploaded_paths(images), *request)
             return result, gradio.update(value=path, visible=path is not None)
 
-        button.click(segmenter, inputs, panel, **alone)
+        def check(image: Any) -> str:
+            return segmenter.check(uploaded_path(image))
+
+        button.click(segment, inputs, panel, **alone)
         batch_button.click(segment_all, [files, *inputs[1:]], [panel, saving], **alone)
         button.click(lambda: gradio.update(visible=False), None, saving, queue=False, **private)
-        inputs[0].upload(segmenter.check, inputs[0], panel, show_progress="hidden", queue=False, **private)
+        inputs[0].upload(check, inputs[0], panel, show_progress="hidden", queue=False, **private)
     page.queue(max_size=limits.queue, default_concurrency_limit=1)
     return page
 

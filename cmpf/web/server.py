@@ -108,7 +108,7 @@ def _launch(
     from starlette.middleware import Middleware  # comes with Gradio
 
     _check_place(host, port)
-    # Gradio keeps the last result of each of 10,000 visitors, a megabyte each, and 2,000 that were never fetched.
+    # Gradio keeps results of 2,000 visitors that were never fetched, a megabyte each, and has no argument for that.
     page._queue.pending_messages_per_session.max_size = REMEMBERED_SESSIONS + 2 * limits.queue
     _, address, _ = page.launch(
         server_name=host,

@@ -153,6 +153,29 @@ def test_a_handmade_request_cannot_name_a_file_or_address(
     assert not predictor.started.is_set()
 
 
+def test_no_component_downloads_an_address(page: tuple[str, Slow]) -> None:
+    """Gradio does for each, whatever the component is for."""
+    visitor = Visitor(page[0])
+    file = {"meta": {"_type": "gradio.FileData"}, "path": "http://127.0.0.1:9/a.png"}
+    request = json.dumps(
+        {"data": [None, [file], "panoptic", False, 0.3], "fn_index": visitor.function, "session_hash": "a"}
+    ).replace("http", "\\u0068ttp")
+    for path in ("queue/join", "run/predict", "api/x"):
+        status, answer = post(f"{page[0]}{API}/{path}", request.encode(), "application/json")
+        assert (status, json.loads(answer)) == (
+            400,
+            {"detail": "Addresses are not downloaded; upload the image."},
+        )
+
+
+def test_a_damaged_upload_is_told_as_text(page: tuple[str, Slow]) -> None:
+    visitor = Visitor(page[0])
+    _, path = visitor.upload(b"no image")
+    visitor.join({"path": path})
+    (panel,) = visitor.result()["output"]["data"]
+    assert "a.png: not an image of a kind that is read" in panel
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", __file__, "cmpf/__init__.py", "../etc/passwd"])
 def test_files_outside_the_private_folder_are_not_served(page: tuple[str, Slow], path: str) -> None:
     status, content = get(f"{page[0]}{API}/file={quote(path)}")
