@@ -172,17 +172,18 @@ def onednn_is_faster() -> bool:
 
 
 def _works() -> bool:
-    """A trial, because the operator is PyTorch's own affair and may change."""
-    numbers = torch.linspace(
-        -1, 1, 8 * 16, device="cpu"
-    )  # not random: that would change what is drawn after it
+    """A trial, because the operator is PyTorch's own affair and may change. It has a type of its own and no autocast:
+    what it finds is kept, whatever is set where the first model is built. Not random: that would change later draws.
+    """
+    numbers = torch.linspace(-1, 1, 8 * 16, device="cpu", dtype=torch.float32)
     x, weight, bias = numbers.view(8, 16), numbers[:64].view(4, 16), numbers[:4]
-    try:
-        found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError) as error:
-        logger.debug("oneDNN's linear layer does not work: %s", error)
-        return False
-    return torch.allclose(found, F.linear(x, weight, bias), atol=1e-5)
+    with without_autocast(x.device):
+        try:
+            found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        except (AttributeError, RuntimeError, TypeError) as error:
+            logger.debug("oneDNN's linear layer does not work: %s", error)
+            return False
+        return torch.allclose(found, F.linear(x, weight, bias), atol=1e-5)
 
 
 def _possible(x: Tensor, weight: Tensor) -> bool:

@@ -252,6 +252,22 @@ def test_an_operator_that_changed_is_not_used(monkeypatch: pytest.MonkeyPatch) -
     assert not frozen._works()  # forgets the bias
 
 
+@needs_onednn
+@pytest.mark.parametrize("where", ["float64", "autocast", "inference"])
+def test_the_trial_is_the_same_wherever_the_first_model_is_built(where: str) -> None:
+    """Its answer is kept for the whole process: with another one, two processes have results of other rounding."""
+    here = frozen._works()
+    torch.set_default_dtype(torch.float64 if where == "float64" else torch.float32)
+    try:
+        with (
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"),
+            torch.inference_mode(where == "inference"),
+        ):
+            assert frozen._works() is here is True
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_the_trial_leaves_the_random_generator_alone() -> None:
     before = torch.get_rng_state()
     frozen._works()
