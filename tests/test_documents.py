@@ -36,6 +36,8 @@ from cmpf.config import find_config, get_cfg
 from cmpf.factory import load_predictor
 from cmpf.predictor import Predictor
 
+LOCK = "docker/requirements.lock"
+
 BLOCKS = all_blocks()
 PLACEHOLDER = re.compile(
     r"[A-Z][A-Z_]*(\.\w+)?|mine\.yaml|my_\w+\.yaml"
@@ -288,6 +290,32 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
     return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines.splitlines() if line]
 
 
+def pins(text: str) -> dict[str, str]:
+    """Package -> version of a file of requirements."""
+    found = re.findall(r"^([\w.-]+)(?:\[\w+\])?==([^\s;]+)", text, flags=re.M)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+def test_what_docker_installs_are_the_tested_versions_by_their_hashes() -> None:
+    text = (ROOT / LOCK).read_text(encoding="utf-8")
+    locked, tested = pins(text), pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    assert len(tested) > 15
+    assert tested.items() <= locked.items()
+    for name, version in pins((ROOT / "requirements-test.txt").read_text(encoding="utf-8")).items():
+        assert locked.get(name, version) == version
+    blocks = re.split(r"\n(?=[a-z])", re.sub(r"^#.*\n", "", text, flags=re.M).strip())
+    one = r"[\w.-]+==\S+(?: \\\n    --hash=sha256:[0-9a-f]{64})+"
+    assert len(blocks) == len(locked)
+    assert [block for block in blocks if not re.fullmatch(one, block)] == []  # and no address of an index
+    # PyTorch's index for CPUs has files of its own: they and what only they need are left out there.
+    dockerfile = (ROOT / "docker/Dockerfile.cpu").read_text(encoding="utf-8")
+    (program,) = re.findall(r"awk '(.+)' requirements\.lock > rest\.lock", dockerfile)
+    rest = subprocess.run(["awk", program, ROOT / LOCK], capture_output=True, text=True, check=True).stdout
+    without = set(locked) - set(pins(rest))
+    assert {"torch", "torchvision", "triton"} < without
+    assert all(name.startswith(("nvidia-", "cuda-")) for name in without - {"torch", "torchvision", "triton"})
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_docker_files_install_what_exists_and_run_cmpf_without_rights(name: str) -> None:
     """They are not built here: this takes a Docker daemon and gigabytes."""
@@ -296,13 +324,16 @@ def test_docker_files_install_what_exists_and_run_cmpf_without_rights(name: str)
     steps = instructions(ROOT / path)
     passed = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     copied = [source for step, text in steps if step == "COPY" for source in text.split()[:-1]]
-    assert {"cmpf", "configs", "setup.py", "requirements.txt"} <= set(copied)
+    assert {"cmpf", "configs", "setup.py", LOCK} <= set(copied)
     for source in copied:
         assert (ROOT / source).exists()
         assert f"!{source}" in passed
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', " ".join(text for step, text in steps if step == "RUN"))
+    commands = " ".join(text for step, text in steps if step == "RUN")
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]" && pip check', commands)
     assert [extra for extra in extras.split(",") if f'"{extra}":' not in setup] == []
+    assert f" setup.py --extra {' --extra '.join(extras.split(','))} " in (ROOT / LOCK).read_text("utf-8")
+    assert "pip install --no-deps --only-binary :all: --require-hashes -r " in commands
     order = [step for step, _ in steps]
     assert order.index("USER") < order.index("ENTRYPOINT")
     assert {text for step, text in steps if step == "USER"} == {"cmpf"}
