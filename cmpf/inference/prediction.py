@@ -126,7 +126,7 @@ class Prediction:
         image = self.image if step == 1 else reduced(self.image, step)
         if task == "panoptic":
             ids = self.panoptic[::step, ::step]
-            there = set(np.unique(ids).tolist())
+            there = {s.id for s in self.segments} if step == 1 else set(np.unique(ids).tolist())
             segments: list[SegmentInfo] = [
                 {"id": s.id, "category_id": s.category_id, "isthing": s.isthing, "score": s.score}
                 for s in self.segments

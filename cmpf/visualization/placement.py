@@ -15,6 +15,7 @@ from scipy import ndimage
 Mask = npt.NDArray[np.bool_]
 Rect = tuple[float, float, float, float]  # x0, y0, x1, y1
 Point = tuple[float, float]  # x, y
+Box = tuple[slice, slice]  # rows and columns of cells
 
 _GRID_SIDE = 256  # masks are thinned to about this many cells a side; places need no more
 _INSIDE_TRIES = 8
@@ -109,8 +110,8 @@ def _cheapest(
 ) -> Placement | None:
     inside = _Grid(own.astype(np.float64), hidden.step)
     cells = max(1.0, size[0] * size[1] / hidden.step**2)
-    depth = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
-    points = list(_deep_points(depth, size, hidden.step))
+    box = ndimage.find_objects(own.view(np.uint8))[0]
+    points = list(_deep_points(own, box, size, hidden.step))
     center = points[0][0]
     candidates: list[tuple[float, Placement]] = []
     for order, (point, relative_depth) in enumerate(points):
@@ -118,7 +119,7 @@ def _cheapest(
         outside = max(0.0, 1 - inside.total(rect) / cells)
         cost = hidden.total(rect) + _OUTSIDE_COST * outside + _DEPTH_COST * (1 - relative_depth)
         candidates.append((cost + _ORDER_COST * order, Placement(rect, None)))
-    for rect in _beside(own, size, hidden.step):
+    for rect in _beside(box, size, hidden.step):
         moved = _keep_inside(rect, canvas)
         covers_center = moved[0] < center[0] < moved[2] and moved[1] < center[1] < moved[3]
         if not covers_center:
@@ -129,12 +130,11 @@ def _cheapest(
     return min(free, key=lambda c: c[0])[1] if free else None
 
 
-def _deep_points(
-    depth: npt.NDArray[np.float64], size: tuple[float, float], step: int
-) -> Iterator[tuple[Point, float]]:
-    """Points far from the border, deepest first, each about a label away from those before; with the depth
+def _deep_points(own: Mask, box: Box, size: tuple[float, float], step: int) -> Iterator[tuple[Point, float]]:
+    """Points of a region far from its border, deepest first, each about a label away from those before; with the depth
     relative to the first one's."""
-    left = depth.copy()
+    top, first = box[0].start, box[1].start
+    left = ndimage.distance_transform_edt(np.pad(own[box], 1))[1:-1, 1:-1]
     away_x, away_y = max(1, round(0.5 * size[0] / step)), max(1, round(0.8 * size[1] / step))
     deepest = left.max()
     for _ in range(_INSIDE_TRIES):
@@ -146,14 +146,13 @@ def _deep_points(
         ys, xs = np.nonzero(left >= level - 0.5)
         nearest = int(np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2))
         y, x = int(ys[nearest]), int(xs[nearest])
-        yield ((x + 0.5) * step, (y + 0.5) * step), float(level / deepest)
+        yield ((first + x + 0.5) * step, (top + y + 0.5) * step), float(level / deepest)
         left[max(0, y - away_y) : y + away_y + 1, max(0, x - away_x) : x + away_x + 1] = 0
 
 
-def _beside(own: Mask, size: tuple[float, float], step: int) -> list[Rect]:
+def _beside(box: Box, size: tuple[float, float], step: int) -> list[Rect]:
     """Rectangles above, below, right and left of a region, then at its corners."""
-    ys, xs = np.nonzero(own)
-    x0, x1, y0, y1 = xs.min() * step, (xs.max() + 1) * step, ys.min() * step, (ys.max() + 1) * step
+    y0, y1, x0, x1 = (end * step for side in box for end in (side.start, side.stop))
     middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
     reach_x, reach_y = 2 * _MARGIN + size[0] / 2, 2 * _MARGIN + size[1] / 2
     columns = {"left": x0 - reach_x, "middle": middle_x, "right": x1 + reach_x}

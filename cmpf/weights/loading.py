@@ -25,8 +25,14 @@ from cmpf.weights.checks import (
 from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX, Naming, Parts, split
 from cmpf.weights.reading import Contents, read_contents, unwrapped
 from cmpf.weights.report import LoadReport, Part, PartReport, compare
-from cmpf.weights.saving import BROUGHT_KEY, ENCODERS_KEY, FrozenEncoder, ModelWithEncoders, TrainedModel
-from cmpf.weights.values import check_values
+from cmpf.weights.saving import (
+    BROUGHT_KEY,
+    ENCODERS_KEY,
+    FrozenEncoder,
+    ModelWithEncoders,
+    TrainedModel,
+    check_values,
+)
 
 
 def load(

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from cmpf.errors import WeightsError, summary
 from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.remote import LIMIT, is_page, reason_of
-from cmpf.weights.saving import ENCODERS_KEY, FORMAT_VERSION, METADATA_KEY, VERSION_KEY
-from cmpf.weights.values import check_values
+from cmpf.weights.saving import ENCODERS_KEY, FORMAT_VERSION, METADATA_KEY, VERSION_KEY, check_values
 
 # What libraries raise for a file that is truncated, foreign, or made for another model.
 UNREADABLE = (

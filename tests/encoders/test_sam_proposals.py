@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders.sam import SAMEncoder, build_sam
+from cmpf.encoders.sam_decoder import SharedMaskDecoder
 from cmpf.encoders.sam_proposals import Proposals, SAMProposer, point_grid
+from cmpf.encoders.tiny import load_tiny_sam
 from cmpf.inference.mask_proposals import at_size
 from cmpf.shapeworld.scene import generate_scene
 
@@ -290,3 +292,29 @@ def test_after_a_coarse_grid_only_points_are_asked_that_no_mask_covers() -> None
     # Of the fine grid at 8, 24, 40, 56 only those of the upper right quarter are left.
     assert sam.calls == [4, 4]
     assert torch.cat(sam.points)[4:].tolist() == [[40, 8], [56, 8], [40, 24], [56, 24]]
+
+
+@pytest.mark.parametrize("with_mask_prompts", [False, True])
+@pytest.mark.parametrize("points", [1, 5])
+def test_the_shared_mask_decoder_agrees_with_segment_anythings(points: int, with_mask_prompts: bool) -> None:
+    sam: Any = load_tiny_sam()
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(1, 64, 16, 16, generator=generator)
+    where = 255 * torch.rand(points, 1, 2, generator=generator), torch.ones(points, 1)
+    masks = torch.randn(points, 1, 64, 64, generator=generator) if with_mask_prompts else None
+    with torch.no_grad():
+        sparse, dense = sam.prompt_encoder(points=where, boxes=None, masks=masks)
+        prompts = {
+            "image_embeddings": embedding,
+            "image_pe": sam.prompt_encoder.get_dense_pe(),
+            "sparse_prompt_embeddings": sparse,
+            "dense_prompt_embeddings": dense,
+        }
+        shared = SharedMaskDecoder(sam.mask_decoder)
+        for several in (True, False):
+            expected = sam.mask_decoder(**prompts, multimask_output=several)
+            found = shared(**prompts, multimask_output=several)
+            for own, other in zip(found, expected, strict=True):
+                assert own.shape == other.shape
+                torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+    assert shared.state_dict().keys() == sam.mask_decoder.state_dict().keys()

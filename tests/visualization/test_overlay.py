@@ -6,11 +6,12 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from cmpf.common.regions import worth_showing
 from cmpf.errors import ImageError, VocabularyError
 from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
-from cmpf.visualization.canvas import MIN_LONG_SIDE, Canvas
+from cmpf.visualization.canvas import MIN_LONG_SIDE, Canvas, near_border
 from cmpf.visualization.palette import class_color, mix, oklch_to_rgb, shade, shades
 
 GRAY = np.full((128, 96, 3), 120, dtype=np.uint8)
@@ -331,3 +332,37 @@ def test_a_mask_of_a_few_pixels_is_drawn_on_an_enlarged_image() -> None:
         image, masks, labels=np.array([0]), scores=np.array([0.9]), names=["wire"], opacity=1.0
     )
     assert len(np.unique(np.asarray(drawn)[200:210, 100:130].reshape(-1, 3), axis=0)) > 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 40), (40, 2), (30, 50)])
+@pytest.mark.parametrize("reach", [1.0, 3.1, 7.5])
+def test_pixels_near_a_border_and_their_distances_are_those_of_the_distance_transform(
+    shape: tuple[int, int], reach: float
+) -> None:
+    border = np.random.default_rng(3).random(shape) < 0.03
+    border[0, 0] = True
+    for rows in (slice(0, shape[0]), slice(shape[0] // 2, shape[0] - shape[0] // 5)):
+        distance = ndimage.distance_transform_edt(~border)[rows].reshape(-1)
+        places, found = near_border(border, reach, rows)
+        assert places.tolist() == np.flatnonzero(distance < reach).tolist()
+        np.testing.assert_allclose(found, distance[places], rtol=1e-6)
+
+
+def test_segment_numbers_of_any_size_are_drawn_alike() -> None:
+    ids = np.repeat([[0, 1, 2]], 40, axis=0).repeat(30, axis=1)
+    image = np.full((*ids.shape, 3), 90, np.uint8)
+    drawn = [
+        np.asarray(
+            draw_panoptic(
+                image,
+                np.array([0, *numbers])[ids],
+                [
+                    {"id": number, "category_id": k, "isthing": True, "score": 1.0}
+                    for k, number in enumerate(numbers)
+                ],
+                names=NAMES,
+            )
+        )
+        for numbers in ([1, 2], [2**24 - 2, 300])
+    ]
+    assert np.array_equal(*drawn)
