@@ -129,6 +129,7 @@ def _labelled(sources: Sequence[Source], found: Found, chosen: Chosen) -> tuple[
         request=chosen.request(),
         settings=chosen.settings(),
         devices=chosen.devices(),
+        processes=arguments.processes,
         overwrite=arguments.overwrite,
     )
     many = len(sources) > 1

@@ -73,14 +73,12 @@ class Chosen:
         first, *others = (arguments.device or "").split(",")
         named: list[str | None] = [first or None]
         named += [other if ":" in other or not other.isdecimal() else f"cuda:{other}" for other in others]
-        if arguments.processes is None or arguments.processes == 1:
-            return named
-        if len(named) > 1:
+        if len(named) > 1 and arguments.processes not in (None, 1):
             raise CMPFError(
                 f"--processes {arguments.processes} with --device {arguments.device}: several devices have one "
                 "process each; leave --processes out"
             )
-        return [first or "cpu"] * arguments.processes
+        return named
 
     def settings(self) -> dict[str, Any]:
         """What results depend on beside weights and vocabulary."""

@@ -125,7 +125,8 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         "--device",
         help="cpu, cuda, cuda:1, xpu, mps; cuda:0,1 for a model on each [a CUDA device if there is one]",
     )
-    add("--processes", type=positive, metavar="N", help="models side by side, on the CPU [1]")
+    add("--processes", type=positive, metavar="N",
+        help="models side by side, on the CPU [auto: one a core, as far as there are images and memory]")  # fmt: skip
     add("--batch-size", type=_batch, default=AUTO, metavar="N",
         help="images or frames in one pass [auto: 8 on CUDA, fewer where memory is short; 1 on a CPU]")  # fmt: skip
     add("--workers", type=positive, default=2, metavar="N", help="threads that read, and that write [2]")

@@ -7,10 +7,13 @@ import ctypes
 import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")  # "QUOTA PERIOD" in microseconds, or "max PERIOD"
 _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # microseconds, -1 = no limit
+_MEMORY = Path("/proc/meminfo")
+_MEMORY_V2 = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 _PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
 
@@ -37,6 +40,18 @@ def _container_quota() -> float | None:
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return quota if quota > 0 else None
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take without others losing theirs; 2**62 where the system does not tell."""
+    found = [2**62]
+    with suppress(OSError, ValueError, IndexError):
+        lines = _MEMORY.read_text(encoding="ascii").splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError):  # a container's limit may be "max"
+        limit, used = (int(path.read_text(encoding="ascii")) for path in _MEMORY_V2)
+        found.append(limit - used)
+    return max(0, min(found))
 
 
 def release_memory() -> None:

@@ -110,6 +110,7 @@ def _guarded(function: Callable[[Any], Any], damaged: tuple[type[Exception], ...
 def _begin(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
     """The first thing that a process of a pool does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the handler of its parent, who ends it by this
     # Without its parent it would wait for work, with all its memory, for good.
     when_parent_ends(lambda: os._exit(1))
     if initializer is not None:

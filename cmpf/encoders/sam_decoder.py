@@ -91,7 +91,7 @@ def _to_image(attention: Any, queries_NTC: Tensor, keys_BLC: Tensor, values_BLC:
     if len(values) == 1:  # one product for all
         count, heads, tokens, _ = weights.shape
         folded = weights.transpose(0, 1).reshape(heads, count * tokens, -1) @ values[0]
-        found = folded.unflatten(1, (count, tokens)).permute(1, 2, 0, 3)
+        found = folded.view(heads, count, tokens, -1).permute(1, 2, 0, 3)
     else:
         found = (weights @ values).transpose(1, 2)
     result: Tensor = attention.out_proj(found.flatten(2))
@@ -115,12 +115,12 @@ def _products(attention: Any, tokens_NTD: Tensor, image_BLD: Tensor) -> Tensor:
         return tokens @ image
     count, heads, number, _ = tokens.shape
     folded = tokens.transpose(0, 1).reshape(heads, count * number, -1) @ image[0]
-    return folded.unflatten(1, (count, number)).transpose(0, 1)
+    return folded.view(heads, count, number, -1).transpose(0, 1)
 
 
 def _heads(attention: Any, x_BTD: Tensor) -> Tensor:
     """(B, heads, T, D / heads)."""
-    return x_BTD.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return x_BTD.view(*x_BTD.shape[:2], attention.num_heads, -1).transpose(1, 2)
 
 
 def _masks(upscaling: Any, image_NLC: Tensor, kernels_NMc: Tensor, size: tuple[int, int]) -> Tensor:
@@ -131,8 +131,9 @@ def _masks(upscaling: Any, image_NLC: Tensor, kernels_NMc: Tensor, size: tuple[i
     x = last(_quartered(second, x))  # (N, L, 4, 4, c)
     logits = x.flatten(1, 3) @ kernels_NMc.transpose(1, 2)
     height, width = size
-    grid = logits.unflatten(1, (height, width, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
-    return grid.reshape(len(x), -1, 4 * height, 4 * width)
+    grid = logits.view(len(x), height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    masks: Tensor = grid.reshape(len(x), -1, 4 * height, 4 * width)
+    return masks
 
 
 def _quartered(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -140,4 +141,4 @@ def _quartered(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     channels, out = layer.weight.shape[:2]
     weight = layer.weight.permute(2, 3, 1, 0).reshape(4 * out, channels)
     bias = None if layer.bias is None else layer.bias.repeat(4)
-    return F.linear(x, weight, bias).unflatten(-1, (4, out))
+    return F.linear(x, weight, bias).view(*x.shape[:-1], 4, out)

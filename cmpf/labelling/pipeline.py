@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cmpf.common.cpu import release_memory
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.image import read_image_size
-from cmpf.labelling.ahead import Room, ahead
+from cmpf.labelling.ahead import Room, Taken, ahead
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import ImageRecord, record_of
 from cmpf.labelling.sources import Source
@@ -65,7 +66,10 @@ class Finished:
 
 
 class Replica:
-    """One loaded model at work."""
+    """One loaded model at work.
+
+    threads: that decode, and that write. taken: what is at work in all replicas; one that is alone counts its own.
+    """
 
     def __init__(self, work: Work, device: str | None) -> None:
         self.work = work
@@ -74,6 +78,7 @@ class Replica:
         self.settings: InferenceSettings = self.predictor.settings(
             **work.predict, batch_size=work.batch_size or 1
         )
+        self.threads, self.taken = work.workers, Taken()
         on_cuda = self.predictor.model.device.type == "cuda"
         self._size = work.batch_size or (BATCH_ON_CUDA if on_cuda else 1)
 
@@ -87,11 +92,11 @@ class Replica:
         Raises:
             CMPFError: results cannot be written; what was yielded is whole.
         """
-        room = Room(self.work.workers * PIXELS_EACH, _pixels_of)
+        room = Room(self.work.workers * PIXELS_EACH, _pixels_of, self.taken)
         writing: deque[Future[Finished]] = room.ending
-        limit = 2 * self.work.workers + self._size
-        with ThreadPoolExecutor(self.work.workers, thread_name_prefix="cmpf-write") as pool:
-            images = ahead(self._read, sources, threads=self.work.workers, room=room)
+        limit = 2 * self.threads + self._size
+        with closing(room), ThreadPoolExecutor(self.threads, thread_name_prefix="cmpf-write") as pool:
+            images = ahead(self._read, sources, threads=self.threads, room=room)
             for batch in batches(images, self._size):
                 if stopped():
                     break

@@ -48,12 +48,14 @@ class Options:
 
     request: the command line's words, by which a finished run is known without its model.
     settings: what the results depend on beside model and vocabulary, as JSON has it.
+    devices, processes: see cmpf.labelling.replicas.engine.
     overwrite: remove what earlier runs have left.
     """
 
     request: Mapping[str, Any]
     settings: Mapping[str, Any]
     devices: Sequence[str | None] = (None,)
+    processes: int | None = 1
     overwrite: bool = False
 
 
@@ -83,7 +85,7 @@ def label_images(
         counts = {"done": 0, "failed": 0}
         start = time.perf_counter()
         if wanted or not results.asked_before(options.request):
-            with engine(work, options.devices) as models:
+            with engine(work, options.devices, images=len(wanted), processes=options.processes) as models:
                 results.keep(models.configuration(dict(options.settings)), options.request)
                 start = time.perf_counter()
                 named = _named(wanted, results)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cmpf.common import cpu
-from cmpf.common.cpu import usable_cores
+from cmpf.common.cpu import available_memory, usable_cores
 
 
 def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str) -> None:
@@ -58,3 +58,24 @@ def test_without_affinity_and_container_all_cores_count(
     assert usable_cores() == 12
     monkeypatch.setattr("os.cpu_count", lambda: None)
     assert usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "available"),
+    [("max", "0", 3 * 2**20), ("5000000", "4000000", 1_000_000), ("5000000", "6000000", 0)],
+)
+def test_available_memory_is_what_the_system_and_the_container_leave(
+    limit: str, used: str, available: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, content in (
+        ("meminfo", "MemTotal: 9000 kB\nMemAvailable: 3072 kB\n"),
+        ("max", limit),
+        ("now", used),
+    ):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(cpu, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(cpu, "_MEMORY_V2", (tmp_path / "max", tmp_path / "now"))
+    assert available_memory() == available
+    monkeypatch.setattr(cpu, "_MEMORY", tmp_path / "absent")
+    monkeypatch.setattr(cpu, "_MEMORY_V2", (tmp_path / "absent", tmp_path / "absent"))
+    assert available_memory() == 2**62
