@@ -20,11 +20,12 @@ from cmpf.common.tensors import device_constant
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.pair import FrozenEncoders
+from cmpf.encoders.sam_proposals import Proposals
 from cmpf.encoders.text import TextCache, VocabularyMemory, embed_vocabulary
 from cmpf.errors import TrainingError
 from cmpf.inference import InferenceSettings, geometric_ensemble, openseg_ensemble
 from cmpf.inference.mask_naming import MaskNaming
-from cmpf.inference.mask_proposals import sam_evidence
+from cmpf.inference.mask_proposals import sam_evidence, with_proposals
 from cmpf.inference.pipeline import image_results
 from cmpf.inference.settings import ImageGeometry, Request, SAMEvidence
 from cmpf.losses import AdapterCriterion, SetCriterion
@@ -46,10 +47,10 @@ class CMPF(nn.Module):
         pixel_decoder, sam_branch, decoder: the trained half; sam_branch is None without Feature Injector.
         criterion: losses, of Mask-Adapter where that is trained; None in a model that is only used for inference.
         train_vocabulary: classes of the training labels; "seen" means named in it.
-        settings: how results are computed unless a call says otherwise.
-        text_cache: disk cache of text embeddings; None = none.
+        settings: how results are computed unless a call says otherwise. text_cache: on disk; None = none.
         naming: how CLIP names masks; None = by its map in each and the text as it is. tuning: losses of these names.
         class_ensemble, mask_ensemble: what fuses opinions and lets SAM's masks vote; called as the defaults are.
+        proposals: how many queries of the decoder start at SAM's masks.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class CMPF(nn.Module):
         tuning: ClipTuning | None = None,
         class_ensemble: Callable[..., Tensor] = geometric_ensemble,
         mask_ensemble: Callable[..., tuple[Tensor, Tensor]] = openseg_ensemble,
+        proposals: int = 0,
     ) -> None:
         super().__init__()
         self.encoders = encoders
@@ -79,7 +81,7 @@ class CMPF(nn.Module):
         self.train_vocabulary = train_vocabulary
         self.settings = settings
         self.text_cache = text_cache
-        self.class_ensemble, self.mask_ensemble = class_ensemble, mask_ensemble
+        self.class_ensemble, self.mask_ensemble, self.proposals = class_ensemble, mask_ensemble, proposals
         self._vocabularies = VocabularyMemory()
         self._evaluation = EvaluationMode()
 
@@ -109,12 +111,13 @@ class CMPF(nn.Module):
             TrainingError: the model was built without losses, or a matching cost is not finite.
         """
         if self.criterion is None:
-            raise TrainingError(
-                "this model was built without losses; build it with cmpf.factory.build_model(cfg)"
-            )
+            raise TrainingError("this model was built without losses; build it with cmpf.factory.build_model")
         with record_function("frozen encoders"):
-            images, _ = self.encoders.images(batch)
+            images, sizes = self.encoders.images(batch)
             features = self.encoders.features(batch, images, with_sam=self.decoder.uses_sam)
+        if self.proposals:
+            masks = self.encoders.masks(batch, features, exact=False)
+            features = with_proposals(features, masks, self.proposals, sizes)
         classes = self.class_embeddings(self.train_vocabulary)
         targets = [padded_targets(sample["targets"], like=images) for sample in batch]
         if isinstance(self.criterion, AdapterCriterion):
@@ -150,8 +153,7 @@ class CMPF(nn.Module):
         Args:
             batch: samples with `image` (3, H, W) RGB 0..255; `height` and `width` = size of the results (default:
                 the image's own); `sam_masks` (M, height, width) logits replace the proposer.
-            vocabulary: the classes to look for; None = the training vocabulary. Its own `seen` goes before what the
-                training vocabulary of the model says.
+            vocabulary: the classes to look for; None = the training vocabulary. Its own `seen` goes before the model's.
             settings: overrides the model's own settings for this call.
         """
         request = self._request(vocabulary or self.train_vocabulary, settings or self.settings)
@@ -161,11 +163,16 @@ class CMPF(nn.Module):
     def _infer(self, batch: Sequence[Sample], request: Request) -> list[ModelResult]:
         with record_function("frozen encoders"):
             features, padded, sizes = self.encoders(batch, with_sam=self.decoder.uses_sam)
+        masks: Sequence[Proposals | None] = [None] * len(batch)
+        if self.proposals or request.settings.reads_sam_masks:
+            masks = self.encoders.masks(batch, features)
+        if self.proposals:
+            features = with_proposals(features, masks, self.proposals, sizes)
         with record_function("decoder"):
             outputs = self.decode(features, request.classes)
         with record_function("class ensemble"):
             mask_cls = self.classify(outputs, features, request)
-        results = []
+        results, dense = [], features.clip.dense
         for index, (sample, unpadded) in enumerate(zip(batch, sizes, strict=True)):
             geometry = ImageGeometry(padded=padded, unpadded=unpadded, output=_output_size(sample))
             results.append(
@@ -176,7 +183,7 @@ class CMPF(nn.Module):
                     is_thing=request.is_thing,
                     seen=request.seen,
                     settings=request.settings,
-                    sam=self._sam_evidence(sample, features, index, geometry, request),
+                    sam=self._sam_evidence(masks[index], dense[index : index + 1], geometry, request),
                     mask_ensemble=self.mask_ensemble,
                 )
             )
@@ -195,12 +202,14 @@ class CMPF(nn.Module):
         sam_features = None
         if self.sam_branch is not None and features.sam is not None:
             sam_features = self.sam_branch(features.sam)
+        started = {"proposals": features.proposals} if self.proposals else {}  # a plug-in may not know of it
         output: DecoderOutput = self.decoder(
             pixels.multi_scale,
             pixels.mask_features,
             self._with_void(classes),
             sam_embedding=features.sam,
             sam_features=sam_features,
+            **started,
         )
         return output
 
@@ -268,26 +277,17 @@ class CMPF(nn.Module):
         return classes.with_void(F.normalize(self.void_embedding.weight, dim=-1))
 
     def _sam_evidence(
-        self,
-        sample: Sample,
-        features: FrozenFeatures,
-        index: int,
-        geometry: ImageGeometry,
-        request: Request,
+        self, masks: Proposals | None, dense_1Chw: Tensor, geometry: ImageGeometry, request: Request
     ) -> SAMEvidence | None:
-        """SAM's masks of one image and CLIP's opinion of them; None = no result reads them, or no mask."""
+        """CLIP's opinion of SAM's masks of one image; None = no result reads them, or there are none."""
         ensemble = request.settings.mask_ensemble
-        if ensemble is None or not request.settings.reads_sam_masks:
-            return None
-        with record_function("SAM masks"):
-            masks = self.encoders.masks(sample, features)
-        if masks is None or len(masks) == 0:
+        if ensemble is None or not request.settings.reads_sam_masks or not masks:
             return None
         with record_function("mask ensemble"):
             return sam_evidence(
                 self.encoders.clip,
                 masks,
-                features.clip.dense[index : index + 1],
+                dense_1Chw,
                 naming=self.naming,
                 classes=self._with_void(request.classes),
                 geometry=geometry,

@@ -82,15 +82,17 @@ class FrozenFeatures:
 
     clip: see CLIPFeatures.
     sam: (B, S, hs, ws), SAM's final image embedding, or None where no part of the model uses SAM.
+    proposals: (B, P, H/4, W/4) logits of SAM's masks, zeros where an image has fewer; None = no query starts there.
     """
 
     clip: CLIPFeatures
     sam: Tensor | None
+    proposals: Tensor | None = None
 
     def detached(self) -> FrozenFeatures:
         """The same without CLIP's gradient."""
         levels = {name: level.detach() for name, level in self.clip.levels.items()}
-        return FrozenFeatures(clip=CLIPFeatures(levels=levels, dense=self.clip.dense.detach()), sam=self.sam)
+        return replace(self, clip=CLIPFeatures(levels=levels, dense=self.clip.dense.detach()))
 
 
 class HeadOutput(TypedDict):

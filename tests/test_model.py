@@ -13,6 +13,7 @@ from PIL import Image
 
 from cmpf.data import Vocabulary
 from cmpf.encoders.sam import SAMEncoder
+from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.errors import TrainingError
 from cmpf.factory.encoders import build_proposal_cache
 from cmpf.inference.mask_proposals import at_size
@@ -255,7 +256,7 @@ def test_without_injectors_sam_does_not_run_for_masks_that_are_there(
     (expected,) = online.infer([sample], WORDS)
     assert calls == [1]
 
-    masks = online.encoders.masks(sample, online.encoders([sample], with_sam=False)[0])
+    (masks,) = online.encoders.masks([sample], online.encoders([sample], with_sam=False)[0])
     cached_config = [*ensemble, "TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", str(tmp_path)]
     sam, source = online.encoders.sam, online.encoders.mask_source
     cache = build_proposal_cache(tiny_config(overrides=ensemble), str(tmp_path), sam_hash=sam.weights_hash)
@@ -278,6 +279,58 @@ def test_sam_runs_once_for_an_image_with_injectors_and_ensemble(
     monkeypatch.setattr(SAMEncoder, "forward", lambda *a: calls.append(1) or forward(*a))
     model.infer([{"image": random_image()}], WORDS)
     assert calls == [1]
+
+
+GENEROUS = ("TEST.ENSEMBLE.PRED_IOU_THRESH", 0.0, "TEST.ENSEMBLE.STABILITY_THRESH", 0.0)
+
+
+@pytest.fixture(scope="module")
+def started() -> CMPF:
+    """A model with 30 learned queries and 30 that start at SAM's masks."""
+    return tiny_model("proposal_queries", GENEROUS)
+
+
+def test_queries_start_at_the_largest_masks_of_sam(started: CMPF) -> None:
+    batch = [{"image": random_image(64, 96, seed)} for seed in (1, 2)]
+    everything = [result["proposals"] for result in started.infer(batch, WORDS)]
+    assert [masks.shape for masks in everything] == [(2 * QUERIES, 64, 96)] * 2
+    for sample, masks in zip(batch, everything, strict=True):  # whatever else is in the batch
+        (alone,) = started.infer([sample], WORDS)
+        assert (alone["proposals"] == masks).float().mean() > 0.999
+
+
+def test_a_training_step_changes_all_that_queries_at_masks_of_sam_bring() -> None:
+    model = tiny_model("proposal_queries", GENEROUS)
+    own = model.decoder.proposal_queries
+    before = {name: value.detach().clone() for name, value in own.named_parameters()}
+    train_one_step(model)
+    assert [name for name, value in own.named_parameters() if torch.equal(value, before[name])] == []
+
+
+def test_an_image_without_a_mask_of_sam_has_the_learned_queries_alone_and_any_masks_can_be_given(
+    started: CMPF,
+) -> None:
+    image = random_image(64, 96)
+    nothing: Sample = {"image": image, "sam_masks": torch.zeros(0, 64, 96)}
+    corner = torch.full((1, 64, 96), -9.0)
+    corner[:, :32, :32] = 9.0
+    one: Sample = {"image": image, "sam_masks": corner}
+    (without,), (given,) = (started.infer([sample], WORDS) for sample in (nothing, one))
+    assert without["proposals"].shape == given["proposals"].shape
+    # The one query with a proposal finds about this mask: it is added to what the query makes itself.
+    found = given["proposals"][QUERIES]
+    assert (found & (corner[0] > 0)).sum() / (found | (corner[0] > 0)).sum() > 0.7
+    assert not torch.equal(without["proposals"][QUERIES], found)
+
+
+def test_masks_of_sam_are_made_once_for_queries_and_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("proposal_queries_candidates", GENEROUS)
+    calls: list[int] = []
+    make = SAMProposer.forward
+    monkeypatch.setattr(SAMProposer, "forward", lambda *a, **b: calls.append(1) or make(*a, **b))
+    (result,) = model.infer([{"image": random_image()}], WORDS)
+    assert calls == [1]
+    assert len(result["proposals"]) > 2 * QUERIES
 
 
 class Recorder(torch.nn.Module):

@@ -19,11 +19,11 @@ from cmpf.config import Config, get_cfg
 from cmpf.engine.interrupts import StopRequest
 from cmpf.errors import CMPFError, ConfigError
 from cmpf.evaluation.results import PROTOCOL
+from cmpf.factory.encoders import PROPOSAL_KEYS
 
 # Keys outside TEST that act on inference alone.
-TEST_TIME_KEYS = (
-    *("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA", "ENSEMBLE_ON_VALID_MASK", "DECODER_CLASSES"),
-)
+_GEOMETRIC = {"GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA"}
+TEST_TIME_KEYS = {*_GEOMETRIC, "ENSEMBLE_ON_VALID_MASK", "DECODER_CLASSES"}
 # What is trained on top of another configuration's model -> which.
 BASES = {"mask_adapter_tiny": "fcclip_tiny"}
 
@@ -137,10 +137,11 @@ def plan(
 
 def training_part(cfg: Config) -> str:
     """What a training depends on, as a text that is equal for equal trainings."""
-    model = {"MASK_FORMER": {"TEST"}, "CMPF": set(TEST_TIME_KEYS)}
-    return str(
-        cfg.model_dump(exclude={"OUTPUT_DIR": True, "TEST": True, "DATASETS": {"TEST"}, "MODEL": model})
-    )
+    model = {"MASK_FORMER": {"TEST"}, "CMPF": TEST_TIME_KEYS}
+    known = cfg.model_dump(exclude={"OUTPUT_DIR": True, "TEST": True, "DATASETS": {"TEST"}, "MODEL": model})
+    if cfg.MODEL.CMPF.PROPOSAL_QUERIES.ENABLED:  # which start at SAM's masks
+        known["MASKS"] = cfg.TEST.ENSEMBLE.model_dump(include={"SAM_NAME", "SAM_CHECKPOINT", *PROPOSAL_KEYS})
+    return str(known)
 
 
 PARENT = Path(__file__).resolve().parents[2]  # of the package

@@ -35,6 +35,8 @@ CONFIGS = (
     "candidates_surest",
     "cmpf_tiny",
     "proposals_one_grid",
+    "proposal_queries",
+    "proposal_queries_candidates",
     "objectness_half",
     "objectness_full",
     "mask_adapter_tiny",

@@ -129,6 +129,13 @@ class FeatureInjector(Section):
     KEEP_POSITIONS: v.Flag = Field(False, description="injected keys carry sine positions; published: not")
 
 
+class ProposalQueries(Section):
+    """Queries of the decoder that start at SAM's masks, beside the learned ones; masks by TEST.ENSEMBLE's keys."""
+
+    ENABLED: v.Flag = Field(False, description="whether the decoder has them")
+    NUMBER: v.SmallCount = Field(100, description="of them; the largest masks of an image are taken")
+
+
 class SamBranch(Section):
     """The encoder of SAM's features, which the Feature Injector reads."""
 
@@ -215,6 +222,7 @@ class Cmpf(Section):
     CLIP_LOSSES: ClipLosses = ClipLosses()
     QUERY_INJECTOR: QueryInjector = QueryInjector()
     FEATURE_INJECTOR: FeatureInjector = FeatureInjector()
+    PROPOSAL_QUERIES: ProposalQueries = ProposalQueries()
     SAM_BRANCH: SamBranch = SamBranch()
     DEFORMABLE_ATTENTION: v.Choice[Literal["auto", "torch", "triton"]] = Field(
         "auto", description="auto = Triton kernels on CUDA where they run, else PyTorch"

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from cmpf.common.tensors import device_constant, normalize_and_pad
 from cmpf.encoders.clip import CLIP
@@ -106,15 +107,29 @@ class FrozenEncoders(nn.Module):
         embedding = start_beside(partial(self._embed, self.sam, batch), self.device)
         return FrozenFeatures(clip=self.clip(images), sam=embedding())
 
-    def masks(self, sample: Sample, features: FrozenFeatures) -> Proposals | None:
-        """SAM's masks of one image: its own `sam_masks`, else the source's; None = no source.
+    @torch.no_grad()
+    def masks(
+        self, batch: Sequence[Sample], features: FrozenFeatures, *, exact: bool = True
+    ) -> list[Proposals | None]:
+        """SAM's masks of each image: its own `sam_masks`, else the source's; None = no source.
 
         SAM runs only where neither the sample nor a cache has masks; then not again if it has already seen this
         image alone, for the injectors.
 
         Args:
-            sample: one image of a batch. features: those of the batch.
+            batch: samples. features: what `features` made of them.
+            exact: the masks of an image are the same whatever else is in its batch; False = where all images have one
+                size, they are made of the features of the batch, which are rounded otherwise, and SAM runs once.
         """
+        embeddings: Sequence[Tensor | None] = [None] * len(batch)
+        one_size = len({sample["image"].shape for sample in batch}) == 1
+        if features.sam is not None and (len(batch) == 1 or (one_size and not exact)):
+            embeddings = [features.sam[place : place + 1] for place in range(len(batch))]
+        with record_function("SAM masks"):
+            return [self._masks(*image) for image in zip(batch, embeddings, strict=True)]
+
+    def _masks(self, sample: Sample, embedding: Tensor | None) -> Proposals | None:
+        """Those of one image. embedding: what the features' SAM made of it; None = it has to look again."""
         if "sam_masks" in sample:
             logits = sample["sam_masks"].to(self.device)
             size = (logits.shape[1], logits.shape[2])
@@ -123,8 +138,7 @@ class FrozenEncoders(nn.Module):
             return None
 
         def shared(encoder: SAMEncoder) -> Tensor | None:
-            alone = features.sam is not None and len(features.sam) == 1
-            return features.sam if alone and encoder is self.sam else None
+            return embedding if encoder is self.sam else None
 
         return self.mask_source.masks(sample, shared=shared, device=self.device)
 

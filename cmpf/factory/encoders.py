@@ -150,13 +150,13 @@ def mask_sam(cfg: Config) -> tuple[str, str]:
 
 
 def build_mask_source(cfg: Config, sam: SAMEncoder | None) -> MaskSource | None:
-    """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = the ensemble is off.
+    """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = nothing reads them.
 
     Args:
         sam: the SAM that makes the model's features; None = none does.
     """
     ensemble = cfg.TEST.ENSEMBLE
-    if not ensemble.ENABLED:
+    if not ensemble.ENABLED and not cfg.MODEL.CMPF.PROPOSAL_QUERIES.ENABLED:
         return None
     if ensemble.SOURCE == "online":
         return build_online_masks(cfg, sam)

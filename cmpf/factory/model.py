@@ -115,6 +115,7 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
             "class_ensemble", cfg.MODEL.CMPF.CLASS_ENSEMBLE_NAME, cfg, like=geometric_ensemble
         ),
         mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg, like=openseg_ensemble),
+        proposals=proposal_queries(cfg),
     )
     use_onednn_linear(model)  # the trained half, where it only predicts; the frozen one has them already
     if model.naming.mask_adapter is not None:  # which is made for a model that is trained already
@@ -187,7 +188,14 @@ def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> Transforme
         else None,
         feature_injector_level=feature.LEVEL,
         keep_positions=feature.KEEP_POSITIONS,
+        proposals=proposal_queries(cfg),
     )
+
+
+def proposal_queries(cfg: Config) -> int:
+    """How many queries start at SAM's masks."""
+    own = cfg.MODEL.CMPF.PROPOSAL_QUERIES
+    return own.NUMBER if own.ENABLED else 0
 
 
 def build_naming(cfg: Config, clip: CLIP) -> MaskNaming:

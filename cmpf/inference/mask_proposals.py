@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpf.common.tensors import resize_bilinear
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.pair import SharedEmbedding, sam_input
 from cmpf.encoders.sam_proposals import Proposals, SAMProposer
@@ -17,12 +19,13 @@ from cmpf.errors import EvaluationError
 from cmpf.inference.mask_naming import MaskNaming
 from cmpf.inference.resize import restore_size
 from cmpf.inference.settings import ImageGeometry, SAMEvidence
-from cmpf.types import ClassEmbeddings, Sample
+from cmpf.types import ClassEmbeddings, FrozenFeatures, Sample
 
 if TYPE_CHECKING:
     from cmpf.inference.proposal_cache import ProposalCache
 
 OUTSIDE = -1.0  # logit of padding: in no mask
+CLIP_STRIDE, MASK_STRIDE = 32, 4  # of the dense map, and of the decoder's masks
 
 
 class OnlineMasks(nn.Module):
@@ -101,7 +104,7 @@ def sam_evidence(
         on_map = F.interpolate(at_size(proposals, proposals.unpadded)[None], size=cells, mode="nearest")
         on_map = _pad(on_map, _multiples_of_32(cells), value=0.0)
     else:
-        on_map = over_input(proposals, geometry)[None]
+        on_map = over_input(proposals, padded=geometry.padded, unpadded=geometry.unpadded)[None]
         if not naming.reads_whole_masks:
             on_map = F.interpolate(on_map, size=cells, mode="nearest")
     logits, valid = naming(clip, dense_1Chw, on_map, classes)
@@ -111,11 +114,35 @@ def sam_evidence(
     return SAMEvidence(proposals=proposals, class_probs=probabilities)
 
 
-def over_input(proposals: Proposals, geometry: ImageGeometry) -> Tensor:
+def with_proposals(
+    features: FrozenFeatures,
+    masks: Sequence[Proposals | None],
+    number: int,
+    unpadded: Sequence[tuple[int, int]],
+) -> FrozenFeatures:
+    """Features of a batch with the largest of SAM's masks, at which queries start.
+
+    Args:
+        masks: of each image.
+        number: how many an image has room for.
+        unpadded: sizes (H, W) of the images without padding.
+    """
+    rows, columns = features.clip.dense.shape[-2:]
+    padded = (rows * CLIP_STRIDE, columns * CLIP_STRIDE)
+    size = (padded[0] // MASK_STRIDE, padded[1] // MASK_STRIDE)
+    maps = torch.zeros(len(masks), number, *size, device=features.clip.dense.device)
+    for row, found, own in zip(maps, masks, unpadded, strict=True):
+        if found:
+            logits = over_input(found, padded=padded, unpadded=own)[:number]
+            row[: len(logits)] = resize_bilinear(logits[None], size)[0]
+    return replace(features, proposals=maps)
+
+
+def over_input(proposals: Proposals, *, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
     """Logits (M, h, w) over the padded input, at whatever resolution is at hand; padding is in no mask."""
-    if (proposals.padded, proposals.unpadded) == (geometry.padded, geometry.unpadded):
+    if (proposals.padded, proposals.unpadded) == (padded, unpadded):
         return proposals.logits
-    return _pad(at_size(proposals, geometry.unpadded), geometry.padded, value=OUTSIDE)
+    return _pad(at_size(proposals, unpadded), padded, value=OUTSIDE)
 
 
 def at_size(proposals: Proposals, size: tuple[int, int]) -> Tensor:

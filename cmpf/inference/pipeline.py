@@ -93,7 +93,7 @@ def _competing(
         mask_cls,
         mask_pred,
         sam.class_probs,
-        over_input(sam.proposals, geometry),
+        over_input(sam.proposals, padded=geometry.padded, unpadded=geometry.unpadded),
         seen,
         score_threshold=ensemble.score_threshold,
         decoder_share=ensemble.decoder_share,

@@ -48,15 +48,19 @@ class MaskFeatures:
 
     Args:
         features_BCHW: (B, C, H/4, W/4).
+        prior_BPHW: logits that are added to the masks of the last P queries, at the size of the features; None = none.
+        queries: Q, where there is a prior: embeddings may be those of several heads, one after the other.
     """
 
-    def __init__(self, features_BCHW: Tensor) -> None:
+    def __init__(self, features_BCHW: Tensor, *, prior_BPHW: Tensor | None = None, queries: int = 0) -> None:
         self.features_BCHW = features_BCHW
-        self._resized: dict[tuple[int, int], Tensor] = {}
+        self.prior_BPHW = prior_BPHW
+        self._queries = queries
+        self._resized: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
 
     def masks(self, embedding_BQC: Tensor) -> Tensor:
         """Mask logits (B, Q, H/4, W/4), with gradient."""
-        return _product(embedding_BQC, self.features_BCHW)
+        return self._with_prior(_product(embedding_BQC, self.features_BCHW), self.prior_BPHW)
 
     @torch.no_grad()
     def masks_at(self, embedding_BQC: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,8 +68,17 @@ class MaskFeatures:
         if torch.compiler.is_exporting():  # sizes may be symbols, which are no keys
             return _product(embedding_BQC, resize_bilinear(self.features_BCHW, size))
         if size not in self._resized:
-            self._resized[size] = resize_bilinear(self.features_BCHW.detach(), size)
-        return _product(embedding_BQC, self._resized[size])
+            prior = None if self.prior_BPHW is None else resize_bilinear(self.prior_BPHW.detach(), size)
+            self._resized[size] = resize_bilinear(self.features_BCHW.detach(), size), prior
+        features, prior = self._resized[size]
+        return self._with_prior(_product(embedding_BQC, features), prior)
+
+    def _with_prior(self, masks_BQhw: Tensor, prior_BPhw: Tensor | None) -> Tensor:
+        if prior_BPhw is None:
+            return masks_BQhw
+        of_head = masks_BQhw.view(len(masks_BQhw), -1, self._queries, *masks_BQhw.shape[-2:])
+        of_head[:, :, -prior_BPhw.shape[1] :] += prior_BPhw[:, None]
+        return masks_BQhw
 
 
 class PredictionHead(nn.Module):

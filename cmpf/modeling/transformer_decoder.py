@@ -13,6 +13,7 @@ from cmpf.common.tensors import resize_bilinear
 from cmpf.errors import ConfigError
 from cmpf.modeling.heads import MaskFeatures, PredictionHead
 from cmpf.modeling.layers import AttentionLayer, FeedForwardLayer, conv_xavier, sine_position_encoding
+from cmpf.modeling.proposal_queries import ProposalQueries
 from cmpf.types import ClassEmbeddings, DecoderOutput, HeadOutput
 
 LEVELS = 3  # strides 32, 16, 8; layer i reads level i mod 3
@@ -80,6 +81,7 @@ class TransformerDecoder(nn.Module):
         query_injector_level: queries change after the layers that read this level, 0 to 2; the last layer of all
             has none after it.
         feature_injector_level: in the layers that read this level its tokens read SAM's features first.
+        proposals: number P of queries that start at SAM's masks, beside the Q learned ones; 0 = none.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class TransformerDecoder(nn.Module):
         keep_positions: bool,
         query_injector_level: int = 2,
         feature_injector_level: int = 0,
+        proposals: int = 0,
     ) -> None:
         super().__init__()
         self.query_injector_level = query_injector_level
@@ -119,6 +122,9 @@ class TransformerDecoder(nn.Module):
             self.query_injector = query_injector(
                 projection=self.head.pool_projection, in_channels=sam_channels, dim=mask_dim
             )
+        self.proposal_queries = (
+            ProposalQueries(dim=dim, mask_dim=mask_dim, number=proposals) if proposals else None
+        )
         self.feature_injectors = nn.ModuleDict()
         if feature_injector is not None:
             for index in range(feature_injector_level, layers, LEVELS):
@@ -128,13 +134,15 @@ class TransformerDecoder(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Q."""
-        return self.query_content.num_embeddings
+        """Q + P."""
+        started = 0 if self.proposal_queries is None else self.proposal_queries.number
+        return self.query_content.num_embeddings + started
 
     @property
     def uses_sam(self) -> bool:
-        """Whether an injector is on, so that SAM's embedding is needed."""
-        return self.query_injector is not None or len(self.feature_injectors) > 0
+        """Whether an injector or SAM's masks need SAM's embedding."""
+        injected = self.query_injector is not None or len(self.feature_injectors) > 0
+        return injected or self.proposal_queries is not None
 
     def forward(
         self,
@@ -144,6 +152,7 @@ class TransformerDecoder(nn.Module):
         *,
         sam_embedding: Tensor | None = None,
         sam_features: Tensor | None = None,
+        proposals: Tensor | None = None,
         aux: bool = False,
     ) -> DecoderOutput:
         """
@@ -153,19 +162,18 @@ class TransformerDecoder(nn.Module):
             embeddings: K classes and void as the last one.
             sam_embedding: (B, S, hs, ws), SAM's raw embedding, for the Query Injector.
             sam_features: (B, C, h, w) of the SAM branch, any size, for the Feature Injector.
+            proposals: (B, P, H/4, W/4) logits of SAM's masks, zeros where there is none; queries start there.
             aux: also predict from the earlier heads in eval mode; training always does.
         Returns:
             Predictions of the last head; aux_outputs: those of the head before each layer, or empty.
         Raises:
-            ConfigError: an injector is on and its input is None.
+            ConfigError: an injector is on, or queries start at SAM's masks, and the input is None.
         """
-        self._check_sam(sam_embedding, sam_features)
+        self._check_sam(sam_embedding, sam_features, proposals)
         levels = [self._level(index, x) for index, x in enumerate(multi_scale)]
         if sam_features is not None:
             sam_features = resize_bilinear(sam_features, levels[self.feature_injector_level].size)
-        masks = MaskFeatures(mask_features)
-        positions = self.query_position.weight[None]
-        queries = self.query_content.weight[None].expand(mask_features.shape[0], -1, -1)
+        queries, positions, masks = self._start(mask_features, proposals)
         heads: list[tuple[Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
             normalized, mask_embedding = self.head(queries)
@@ -175,7 +183,10 @@ class TransformerDecoder(nn.Module):
                 queries = self._inject(queries, mask_embedding, masks, sam_embedding)
             level = levels[index % LEVELS]
             keys, values = self._memory(index, levels, sam_features)
-            attend = attendable(masks.masks_at(mask_embedding, level.size))
+            looks_at = masks.masks_at(mask_embedding, level.size)
+            if index == 0 and proposals is not None:
+                looks_at[:, -proposals.shape[1] :] = resize_bilinear(proposals, level.size)
+            attend = attendable(looks_at)
             queries = layer(queries, positions, keys, values, attend)
         heads.append(self.head(queries))
         *aux_outputs, final = self._predict(heads, masks, embeddings)
@@ -184,6 +195,22 @@ class TransformerDecoder(nn.Module):
             "pred_masks": final["pred_masks"],
             "aux_outputs": aux_outputs,
         }
+
+    def _start(self, mask_features: Tensor, proposals: Tensor | None) -> tuple[Tensor, Tensor, MaskFeatures]:
+        """Contents (B, Q, D) and positions (1 or B, Q, D) of the queries, and what makes their masks."""
+        content = self.query_content.weight[None].expand(mask_features.shape[0], -1, -1)
+        positions = self.query_position.weight[None]
+        if self.proposal_queries is None or proposals is None:
+            return content, positions, MaskFeatures(mask_features)
+        their_content, their_positions = self.proposal_queries(mask_features, proposals)
+        content = torch.cat([content, their_content], dim=1)
+        positions = torch.cat([positions.expand(len(content), -1, -1), their_positions], dim=1)
+        prior = self.proposal_queries.prior(proposals)
+        return (
+            content,
+            positions,
+            MaskFeatures(mask_features, prior_BPHW=prior, queries=content.shape[1]),
+        )
 
     def _predict(
         self, heads: Sequence[tuple[Tensor, Tensor]], masks: MaskFeatures, embeddings: ClassEmbeddings
@@ -239,7 +266,14 @@ class TransformerDecoder(nn.Module):
         )
         return injected
 
-    def _check_sam(self, sam_embedding: Tensor | None, sam_features: Tensor | None) -> None:
+    def _check_sam(
+        self, sam_embedding: Tensor | None, sam_features: Tensor | None, proposals: Tensor | None
+    ) -> None:
+        if self.proposal_queries is not None and proposals is None:
+            raise ConfigError(
+                "queries start at SAM's masks (MODEL.CMPF.PROPOSAL_QUERIES) but proposals is None: pass them or switch "
+                "it off"
+            )
         if self.query_injector is not None and sam_embedding is None:
             raise ConfigError(
                 "the Query Injector is on but sam_embedding is None: pass SAM's embedding or switch it off"

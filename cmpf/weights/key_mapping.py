@@ -263,7 +263,7 @@ def to_published(parts: Parts) -> dict[str, Tensor]:
     if nameless:
         raise WeightsError(
             f"{len(nameless)} weights have no published name: {', '.join(nameless[:5])}. The published model "
-            "has widths that need no such projection; save the checkpoint under CMPF's own names"
+            "has no such part; save the checkpoint under CMPF's own names"
         )
     published.update({CLIP_PREFIX + name: value for name, value in parts.clip.items()})
     published.update({SAM_PREFIX + name: value for name, value in parts.sam.items()})

@@ -16,6 +16,7 @@ import pytest
 from cmpf.cli import ablation
 from cmpf.cli.ablation import Pool, Process, Run, markdown, plan, start, summarize
 from cmpf.cli.ablation_command import CONFIGS
+from cmpf.config import config_root
 from cmpf.errors import CMPFError, ConfigError
 
 
@@ -25,7 +26,7 @@ def planned(
     return {run.title: run for run in plan(configs, seeds=seeds, iterations=12, output=output, opts=opts)}
 
 
-def test_seven_configurations_are_trained_and_those_of_test_time_share_the_weights_of_one(
+def test_eight_configurations_are_trained_and_those_of_test_time_share_the_weights_of_one(
     tmp_path: Path,
 ) -> None:
     runs = planned(tmp_path)
@@ -37,7 +38,8 @@ def test_seven_configurations_are_trained_and_those_of_test_time_share_the_weigh
         "cmpf_tiny",
         "proposals_one_grid",
     )
-    assert shared == dict.fromkeys((*test_time, "objectness_half", "objectness_full"), "no_ensemble")
+    shared_with = dict.fromkeys((*test_time, "objectness_half", "objectness_full"), "no_ensemble")
+    assert shared == shared_with | {"proposal_queries_candidates": "proposal_queries"}
     whole = runs["cmpf_tiny, seed 0"]
     weights = tmp_path / "no_ensemble" / "seed0" / "model_final.safetensors"
     assert Path(whole.cfg.MODEL.WEIGHTS) == weights
@@ -46,8 +48,16 @@ def test_seven_configurations_are_trained_and_those_of_test_time_share_the_weigh
     assert whole.arguments[0] == "eval"
     assert runs["no_ensemble, seed 0"].arguments[:2] == ("train", "--resume")
     assert not any(
-        run.weights_from for run in list(runs.values())[:7]
+        run.weights_from for run in list(runs.values())[:8]
     )  # those whose weights others need come first
+
+
+def test_masks_of_sam_belong_to_the_training_of_queries_that_start_there(tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer.yaml"
+    base = config_root() / "shapes" / "proposal_queries.yaml"
+    fewer.write_text(f"_BASE_: {base}\nTEST: {{ENSEMBLE: {{POINTS_PER_SIDE: 4}}}}\n")
+    runs = planned(tmp_path, configs=("shapes/proposal_queries", str(fewer)))
+    assert [run.weights_from for run in runs.values()] == [None, None]
 
 
 def test_mask_adapter_is_trained_on_the_model_of_its_seed_when_that_is_there(tmp_path: Path) -> None:

@@ -137,6 +137,10 @@ NO_TASK = [
     ("overrides", "message"),
     [
         (["MODEL.CMPF.SAM.NAME", '""'], "MODEL.CMPF.QUERY_INJECTOR.ENABLED: is on but MODEL.CMPF.SAM.NAME"),
+        (
+            ["MODEL.CMPF.SAM.NAME", '""', "MODEL.CMPF.PROPOSAL_QUERIES.ENABLED", "True"],
+            "MODEL.CMPF.PROPOSAL_QUERIES.ENABLED: is on but MODEL.CMPF.SAM.NAME",
+        ),
         (["MODEL.MASK_FORMER.NHEADS", "7"], "7 does not divide MODEL.MASK_FORMER.HIDDEN_DIM = 256"),
         (["MODEL.SEM_SEG_HEAD.NORM_GROUPS", "24"], "24 does not divide MODEL.SEM_SEG_HEAD.CONVS_DIM = 256"),
         (["INPUT.IMAGE_SIZE", "1000"], "32 does not divide INPUT.IMAGE_SIZE = 1000"),

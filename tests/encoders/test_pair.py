@@ -159,15 +159,34 @@ def saved_image(folder: Path, seed: int) -> dict[str, object]:
 def test_masks_of_an_image_do_not_depend_on_its_batch(finder: FrozenEncoders) -> None:
     small, large = {"image": random_image(60, 90, 1)}, {"image": random_image(128, 64, 2)}
     together, _, _ = finder([small, large], with_sam=True)
-    for sample in (small, large):
+    for sample, found in zip((small, large), finder.masks([small, large], together), strict=True):
         alone, _, _ = finder([sample], with_sam=True)
-        expected = finder.masks(sample, alone)
+        (expected,) = finder.masks([sample], alone)
         assert expected is not None
         assert len(expected) > 0
         assert expected.unpadded == sample["image"].shape[1:]
-        found = finder.masks(sample, together)
         assert found is not None
         assert torch.equal(found.logits, expected.logits)
+
+
+def test_in_training_sam_runs_once_for_a_batch_of_one_size(
+    finder: FrozenEncoders, sam_calls: list[tuple[int, ...]]
+) -> None:
+    batch = [{"image": random_image(64, 96, seed)} for seed in (1, 2)]
+    features, _, _ = finder(batch, with_sam=True)
+    exact = finder.masks(batch, features)
+    assert sam_calls == [(2, 3, 64, 96), (1, 3, 64, 96), (1, 3, 64, 96)]
+    sam_calls.clear()
+    for found, expected in zip(finder.masks(batch, features, exact=False), exact, strict=True):
+        assert found is not None
+        assert expected is not None
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-3, rtol=1e-3)
+    assert sam_calls == []
+    batch[1] = {
+        "image": random_image(64, 64, 2)
+    }  # in a batch it is padded, and SAM sees it squashed otherwise
+    finder.masks(batch, features, exact=False)
+    assert sam_calls == [(1, 3, 64, 96), (1, 3, 64, 64)]
 
 
 def test_sam_runs_once_for_features_and_masks_of_an_image_alone(
@@ -175,10 +194,10 @@ def test_sam_runs_once_for_features_and_masks_of_an_image_alone(
 ) -> None:
     sample = {"image": random_image(60, 90)}
     features, _, _ = finder([sample], with_sam=True)
-    shared = finder.masks(sample, features)
+    (shared,) = finder.masks([sample], features)
     assert sam_calls == [(1, 3, 64, 96)]
     without, _, _ = finder([sample], with_sam=False)
-    own = finder.masks(sample, without)
+    (own,) = finder.masks([sample], without)
     assert sam_calls == [(1, 3, 64, 96)] * 2
     assert shared is not None
     assert own is not None
@@ -195,7 +214,7 @@ def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(
     features, _, _ = finder(samples, with_sam=False)
     for sample in samples:
         cache.store(sample["file_name"], source.masks(sample, shared=lambda _: None, device=finder.device))
-    online = [finder.masks(sample, features) for sample in samples]
+    online = finder.masks(samples, features)
     sam_calls.clear()
     cached = CachedMasks(cache)
     for sample, expected in zip(samples, online, strict=True):

@@ -135,6 +135,9 @@ def test_a_wrong_request_is_refused_before_any_work(
     wide = small_predictor("fcclip_tiny", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 64)
     with pytest.raises(CMPFError, match=r"SIZE_DIVISIBILITY 64: .*set it to 32"):
         export_model(wide, tmp_path / "a.pt2", format="torch-export", pretrained="")
+    started = small_predictor("proposal_queries")
+    with pytest.raises(CMPFError, match=r"PROPOSAL_QUERIES and export do not go together: .*SAM's masks"):
+        export_model(started, tmp_path / "a.pt2", format="torch-export", pretrained="")
     assert not list(tmp_path.iterdir())
 
 

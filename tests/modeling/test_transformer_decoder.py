@@ -67,8 +67,9 @@ def naive_decoder(
     mask_features: Tensor,
     sam: Tensor | None,
     sam_features: Tensor | None,
+    proposals: Tensor | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """(class logits, mask logits) of every head for one image, in the words of the paper."""
+    """(class logits, mask logits) of every head for one image, in the words of the paper; proposals (P, h, w)."""
 
     def positions(size: tuple[int, int]) -> Tensor:
         return sine_position_encoding(*size, 16, device="cpu", dtype=torch.float32)[0].flatten(1).T
@@ -76,12 +77,25 @@ def naive_decoder(
     def predict(queries: Tensor) -> tuple[Tensor, Tensor]:
         normal = decoder.head.norm(queries)
         masks = torch.einsum("qc,chw->qhw", decoder.head.mask_mlp(normal), mask_features)
+        if proposals is not None and decoder.proposal_queries is not None:
+            prior = decoder.proposal_queries.scale * proposals.clamp(-4, 4)
+            masks = torch.cat([masks[:5], masks[5:] + prior])  # after the five learned queries
         covered = decoder.head.pool_projection(mask_pooling(mask_features[None], masks[None]))[0]
         embedding = decoder.head.class_mlp(normal + covered)
         scale = decoder.head.logit_scale.exp().clamp(max=100)
         return class_logits(embedding[None], CLASSES, scale)[0], masks
 
     queries, query_positions = decoder.query_content.weight, decoder.query_position.weight
+    if proposals is not None and decoder.proposal_queries is not None:
+        places = positions((16, 24))
+        for proposal in proposals:
+            inside = proposal.flatten() > 0
+            content, position = decoder.proposal_queries.without_proposal, torch.zeros(16)
+            if inside.any():
+                covered = mask_features.flatten(1)[:, inside].mean(dim=1)
+                content, position = decoder.proposal_queries.projection(covered), places[inside].mean(dim=0)
+            queries = torch.cat([queries, content[None]])
+            query_positions = torch.cat([query_positions, position[None]])
     heads = [predict(queries)]
     for index, layer in enumerate(decoder.layers):
         level = index % 3
@@ -94,7 +108,10 @@ def naive_decoder(
             block = decoder.feature_injectors[str(index)].attention
             read = attend(block.attention, keys, sam_tokens + positions(size), sam_tokens, None)
             keys = values = block.norm(tokens + read)
-        masks = F.interpolate(heads[-1][1][None], size=size, mode="bilinear", align_corners=False)[0]
+        looks_at = heads[-1][1]
+        if index == 0 and proposals is not None:
+            looks_at = torch.cat([looks_at[:5], proposals])
+        masks = F.interpolate(looks_at[None], size=size, mode="bilinear", align_corners=False)[0]
         blocked = masks.flatten(1).sigmoid() < 0.5
         blocked[blocked.all(dim=-1)] = False
         x = layer.cross_attention
@@ -144,6 +161,46 @@ def test_agrees_with_the_method_written_plainly(
         for got, (logits, masks) in zip([*output["aux_outputs"], output], heads, strict=True):
             torch.testing.assert_close(got["pred_masks"][image], masks, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(got["pred_logits"][image], logits, atol=1e-4, rtol=1e-4)
+
+
+def proposals() -> Tensor:
+    """Two images of three proposals (2, 3, 16, 24); the second image has one, the other two are zeros."""
+    maps = 6 * random("proposals", 2, 3, 16, 24)
+    maps[1, 1:] = 0
+    return maps
+
+
+def test_queries_that_start_at_masks_of_sam_agree_with_the_method_written_plainly() -> None:
+    decoder = tiny_decoder(proposals=3, query_injector=None, feature_injector=None)
+    maps, mask_features, _, _ = decoder_inputs()
+    output = decoder(maps, mask_features, CLASSES, proposals=proposals(), aux=True)
+    assert output["pred_masks"].shape == (2, 8, 16, 24)
+    assert decoder.num_queries == 8
+    for image in range(2):
+        ours = [m[image] for m in maps]
+        heads = naive_decoder(decoder, ours, mask_features[image], None, None, proposals()[image])
+        for got, (logits, masks) in zip([*output["aux_outputs"], output], heads, strict=True):
+            torch.testing.assert_close(got["pred_masks"][image], masks, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(got["pred_logits"][image], logits, atol=1e-4, rtol=1e-4)
+
+
+def test_queries_that_start_at_masks_of_sam_need_them() -> None:
+    decoder = tiny_decoder(proposals=3, query_injector=None, feature_injector=None)
+    assert decoder.uses_sam
+    maps, mask_features, _, _ = decoder_inputs()
+    with pytest.raises(ConfigError, match=r"PROPOSAL_QUERIES.*proposals is None: pass them or switch it off"):
+        decoder(maps, mask_features, CLASSES)
+
+
+def test_all_that_proposals_bring_is_trained() -> None:
+    decoder = tiny_decoder(proposals=3, query_injector=None, feature_injector=None).train()
+    maps, mask_features, _, _ = decoder_inputs()
+    output = decoder(maps, mask_features, CLASSES, proposals=proposals())
+    (output["pred_logits"].log_softmax(-1)[..., 0].sum() + output["pred_masks"].sigmoid().sum()).backward()
+    assert decoder.proposal_queries is not None
+    for name, parameter in decoder.proposal_queries.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
 
 
 def test_attention_is_blocked_where_the_mask_is_negative() -> None:
