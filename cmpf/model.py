@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from cmpf.clip_training import ClipTuning, adapter_losses
-from cmpf.common.evaluation_mode import EvaluationMode
-from cmpf.common.tensors import device_constant
+from cmpf.common.tensors import EvaluationMode, device_constant
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.pair import FrozenEncoders

@@ -290,7 +290,7 @@ def _named(images: ImageSource | Iterable[ImageSource]) -> Iterator[tuple[str, I
 def _each(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
     for index, source in enumerate(images):
         if isinstance(source, str | Path) and is_folder(source):
-            from cmpf.formats.image_files import folder_images
+            from cmpf.common.files import folder_images
 
             yield from ((str(path), path) for path in folder_images(Path(source).expanduser()))
         else:

@@ -103,7 +103,7 @@ def _table() -> Iterator[str]:
 
 def _row(name: str, entry: ZooEntry) -> tuple[str, ...]:
     from cmpf.config import get_cfg
-    from cmpf.weights.methods import METHODS
+    from cmpf.weights.zoo_entries import METHODS
 
     clip = get_cfg(entry.config).MODEL.CMPF.CLIP.NAME
     ade = entry.published.get(ADE, {})
@@ -131,9 +131,8 @@ def _here(name: str, entry: ZooEntry) -> str:
 
 def _card(name: str) -> Iterator[str]:
     from cmpf.config import get_cfg
-    from cmpf.weights.methods import METHODS
     from cmpf.weights.zoo import published_file, small_file, zoo_remote
-    from cmpf.weights.zoo_entries import zoo_entry
+    from cmpf.weights.zoo_entries import METHODS, zoo_entry
 
     entry = zoo_entry(name)
     ours = get_cfg(entry.config).MODEL.CMPF

@@ -1,15 +1,16 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Small tensor functions that several packages share."""
+"""Small functions on tensors and networks that several packages share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 WITHOUT_FLOAT64 = ("mps",)  # kinds of devices
@@ -136,3 +137,34 @@ def _device_constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.
     # Made inside a prediction it would be an inference tensor, with which nothing could be trained later.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
+
+
+class EvaluationMode:
+    """While any thread is inside, a network is in evaluation mode; afterwards each part is in the mode it had."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._training: list[nn.Module] = []
+
+    @contextmanager
+    def of(self, network: nn.Module) -> Iterator[None]:
+        """The network of one EvaluationMode is always the same."""
+        with self._lock:
+            if self._inside == 0:
+                self._training = [part for part in network.modules() if part.training]
+                _set_training(self._training, False)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    _set_training(self._training, True)
+                    self._training = []
+
+
+def _set_training(parts: Sequence[nn.Module], training: bool) -> None:
+    for part in parts:
+        part.training = training

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from cmpf.common.yaml_files import BoundedLoader, read_yaml_text
+from cmpf.common.files import BoundedLoader, read_yaml_text
 from cmpf.config.errors import Issue, Origin, shown
 from cmpf.errors import ConfigError
 

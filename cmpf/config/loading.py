@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cmpf.common.yaml_files import load_yaml
+from cmpf.common.files import load_yaml
 from cmpf.config.errors import SHOWN_ISSUES, Issue, Origin, as_error, nearest_key, quoted
 from cmpf.config.files import BASE_KEY, Setting, find_config, read_yaml
 from cmpf.config.keys import FREE, KEYS, MAPPINGS

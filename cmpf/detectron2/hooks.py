@@ -22,7 +22,7 @@ from cmpf.detectron2.config import native_config
 from cmpf.detectron2.datasets import is_ours
 from cmpf.detectron2.lazy import GRADIENT_NORM
 from cmpf.engine.evaluations import Results, flatten_results, plain_results
-from cmpf.engine.records import Record, max_memory
+from cmpf.engine.step import Record, max_memory
 from cmpf.engine.writers import MetricsFile, Reporter
 from cmpf.evaluation import save_results
 from cmpf.factory.training import trained_metadata

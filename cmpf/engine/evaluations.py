@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Evaluations in the middle of a training, which change nothing in it, and the best of them."""
+"""Evaluations in the middle of a training, which change nothing in it, the best of them; and how a training ends."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from cmpf.common import distributed
-from cmpf.engine.ema import WeightAverage
 from cmpf.engine.interrupts import Interrupted, StopRequest
+from cmpf.engine.optimizer import WeightAverage
 from cmpf.engine.seeding import preserved_rng
 from cmpf.engine.writers import Images
 
@@ -186,3 +187,17 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> R
         }
         for dataset, tasks in results.items()
     }
+
+
+@dataclass(frozen=True)
+class TrainingEnd:
+    """How a call of Trainer.train ended.
+
+    iteration: iterations done in all. finished: max_iter was reached and evaluated; otherwise `stopped_by`
+    names the signal. results: the latest evaluation, None where there was none.
+    """
+
+    iteration: int
+    finished: bool
+    stopped_by: str
+    results: Results | None

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The global random number generators: seeding, saving and restoring them."""
+"""The global random number generators: seeding, saving and restoring them; and batches that draw nothing from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -108,3 +108,16 @@ def preserved_rng() -> Iterator[None]:
         yield
     finally:
         set_rng_state(state)
+
+
+class TrainLoader(Protocol):
+    """Endless batches whose position can be saved: after `load_state_dict`, `iter` gives the next batch.
+
+    It draws nothing from the global random generators, or a resumed run would draw other numbers.
+    """
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

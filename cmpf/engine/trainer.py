@@ -13,18 +13,22 @@ from torch import nn
 
 from cmpf.common import distributed
 from cmpf.engine.checkpoints import Checkpointer
-from cmpf.engine.contracts import TrainingEnd, TrainLoader
-from cmpf.engine.ema import WeightAverage
-from cmpf.engine.evaluations import Evaluations, Results
-from cmpf.engine.failures import IssueCounter, failure, images_of_all, record_failure, unreadable_image
+from cmpf.engine.evaluations import Evaluations, Results, TrainingEnd
 from cmpf.engine.forward import Forward, PlainForward
-from cmpf.engine.interrupts import Interrupted, StopRequest
+from cmpf.engine.interrupts import (
+    Interrupted,
+    IssueCounter,
+    StopRequest,
+    failure,
+    images_of_all,
+    record_failure,
+    unreadable_image,
+)
 from cmpf.engine.logs import FILE_ONLY
-from cmpf.engine.optimizer import check_optimizer, load_optimizer
-from cmpf.engine.records import Record, max_memory
+from cmpf.engine.optimizer import WeightAverage, check_optimizer, load_optimizer
 from cmpf.engine.schedule import Schedule
-from cmpf.engine.seeding import rng_state, set_rank_rng_state
-from cmpf.engine.step import StepResult, TrainStep
+from cmpf.engine.seeding import TrainLoader, rng_state, set_rank_rng_state
+from cmpf.engine.step import Record, StepResult, TrainStep, max_memory
 from cmpf.engine.writers import Images, Reporter, Writer
 from cmpf.errors import CMPFError, TrainingError
 

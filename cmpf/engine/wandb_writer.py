@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmpf.common.files import write_text
-from cmpf.engine.records import Record
+from cmpf.engine.step import Record
 from cmpf.engine.writers import Images, Writer, curves
 from cmpf.errors import ConfigError
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cmpf.common.files import write_text
 from cmpf.engine.logs import FILE_ONLY
-from cmpf.engine.records import Record, Window
+from cmpf.engine.step import Record, Window
 
 Images = Mapping[str, NDArray[np.uint8]]  # title -> (H, W, 3) RGB
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Wires the frozen half: CLIP, SAM and SAM's masks, their device and their precision."""
+"""Wires the frozen half: CLIP, SAM and SAM's masks, device and precision; and how many processes read images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from cmpf.common import distributed
+from cmpf.common.cpu import usable_cores
 from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
@@ -22,6 +24,7 @@ from cmpf.inference.mask_proposals import CachedMasks, OnlineMasks
 
 if TYPE_CHECKING:
     from cmpf.inference.proposal_cache import ProposalCache
+
 
 DEFAULT_MASK_SAM = "vit_b"  # of a model that has no SAM of its own
 logger = logging.getLogger(__name__)
@@ -221,3 +224,20 @@ def _is_mask_sam(cfg: Config) -> bool:
     """Whether features and masks come from the same SAM with the same weights."""
     own = cfg.MODEL.CMPF.SAM
     return mask_sam(cfg) == (own.NAME, own.CHECKPOINT)
+
+
+ENOUGH = 8  # at some 50 training images a second each (docs/performance.md), more than a GPU trains on
+
+
+def loader_workers(cfg: Config) -> int:
+    """Worker processes of a loader: DATALOADER.NUM_WORKERS, or for -1 what suits this process's share of the cores.
+
+    For a GPU all cores of the share but one, at most 8; on the CPU, where the network itself needs the cores, one, or
+    none on a single core.
+    """
+    given = cfg.DATALOADER.NUM_WORKERS
+    if given >= 0:
+        return given
+    spare = usable_cores() // distributed.local_world_size() - 1
+    most = ENOUGH if build_device(cfg).type == "cuda" else 1
+    return min(most, max(0, spare))

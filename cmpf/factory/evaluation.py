@@ -25,11 +25,10 @@ from cmpf.evaluation import (
     evaluate,
     read_frequencies,
 )
-from cmpf.factory.encoders import build_device
+from cmpf.factory.encoders import build_device, loader_workers
 from cmpf.factory.model import evaluation_size
 from cmpf.factory.parts import part
 from cmpf.factory.vocabularies import build_dataset
-from cmpf.factory.workers import loader_workers
 from cmpf.inference import InferenceSettings
 from cmpf.inference.augmented import Views, augmented_semantic
 from cmpf.model import CMPF

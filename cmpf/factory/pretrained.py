@@ -16,8 +16,8 @@ from cmpf.factory.model import PLUGINS, evaluation_size
 from cmpf.model import CMPF
 from cmpf.registry import origins
 from cmpf.weights.hub import save_folder
-from cmpf.weights.methods import METHODS
 from cmpf.weights.saving import Metrics
+from cmpf.weights.zoo_entries import METHODS
 
 OPENCLIP = "https://github.com/mlfoundations/open_clip"
 META = "https://github.com/facebookresearch/segment-anything"

@@ -36,18 +36,16 @@ from cmpf.data.loader import build_train_loader as data_train_loader
 from cmpf.data.mapper import TargetSource
 from cmpf.data.transforms.geometric import Augmentation
 from cmpf.engine.checkpoints import Checkpointer
-from cmpf.engine.ema import WeightAverage
 from cmpf.engine.forward import CMPFForward
-from cmpf.engine.optimizer import build_optimizer
+from cmpf.engine.optimizer import WeightAverage, build_optimizer
 from cmpf.engine.schedule import Schedule, build_schedule
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import Writer
-from cmpf.factory.encoders import build_device
+from cmpf.factory.encoders import build_device, loader_workers
 from cmpf.factory.evaluation import build_evaluation
 from cmpf.factory.model import plugin_metadata
 from cmpf.factory.parts import part
 from cmpf.factory.training_images import image_drawer
-from cmpf.factory.workers import loader_workers
 from cmpf.model import CMPF, FROZEN_PREFIX
 from cmpf.registry import import_plugins, register
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.errors import ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD
-from cmpf.formats.image_files import IMAGE_SUFFIXES
 from cmpf.labelling.parquet import import_pyarrow
 from cmpf.labelling.remote import opened_remote
 

@@ -9,9 +9,9 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD, UrlPolicy, download
-from cmpf.formats.image_files import IMAGE_SUFFIXES
 from cmpf.labelling.ahead import ahead
 from cmpf.labelling.containers import Found, Wanted, container_images, is_container, plain_text
 from cmpf.labelling.remote import UnreachableError, find_remote, read_remote

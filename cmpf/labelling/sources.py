@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from cmpf.common.files import read_text
+from cmpf.common.files import IMAGE_SUFFIXES, read_text
 from cmpf.errors import ImageError
-from cmpf.formats.image_files import IMAGE_SUFFIXES
 from cmpf.formats.video import is_video
 
 WEB = ("http://", "https://")

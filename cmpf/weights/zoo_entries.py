@@ -1,9 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The entries of the model zoo, configs/model_zoo.yaml, checked."""
+"""The entries of the model zoo, configs/model_zoo.yaml, checked, and the published methods that they are of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +14,10 @@ import yaml
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from cmpf.common.yaml_files import load_yaml, read_yaml_text
+from cmpf.common.files import load_yaml, read_yaml_text
 from cmpf.config import config_root
 from cmpf.config.errors import Issue, Origin, as_error
 from cmpf.errors import ConfigError, ModelNameError
-from cmpf.weights.methods import METHODS
 
 ZOO_FILE = "model_zoo.yaml"
 _Text = Annotated[str, MinLen(1)]
@@ -27,6 +27,108 @@ _Drive = Annotated[str, StringConstraints(pattern=r"^[\w-]{20,}$")]
 _Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _Metric = Annotated[str, StringConstraints(pattern=r"^\w+/\w+$")]
 _Figures = Annotated[dict[_Metric, Annotated[float, Ge(0), Le(100)]], MinLen(1)]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method.
+
+    Args:
+        title: its usual name. adds: what it is, or adds to FC-CLIP, in a few words.
+        page: the authors' page. citation: BibTeX.
+    """
+
+    title: str
+    adds: str
+    page: str
+    citation: str
+
+
+_CMPF = """@article{cmpf2026,
+  title   = {{CMPF}},
+  journal = {International Journal of Computer Vision},
+  volume  = {134},
+  number  = {6},
+  pages   = {296},
+  year    = {2026},
+  note    = {full title and authors: see the journal}
+}
+@article{chen2024frozenseg,
+  title   = {{FrozenSeg}: Harmonizing Frozen Foundation Models for Open-Vocabulary Segmentation},
+  author  = {Chen, Xi and Yang, Haosen and Jin, Sheng and Zhu, Xiatian and Yao, Hongxun},
+  journal = {arXiv preprint arXiv:2409.03525},
+  year    = {2024}
+}"""
+_FCCLIP = """@inproceedings{yu2023fcclip,
+  title     = {Convolutions Die Hard: Open-Vocabulary Segmentation with Single Frozen Convolutional {CLIP}},
+  author    = {Yu, Qihang and He, Ju and Deng, Xueqing and Shen, Xiaohui and Chen, Liang-Chieh},
+  booktitle = {NeurIPS},
+  year      = {2023},
+  note      = {arXiv:2308.02487}
+}"""
+_COCONUT = """@inproceedings{deng2024coconut,
+  title     = {{COCONut}: Modernizing {COCO} Segmentation},
+  author    = {Deng, Xueqing and Yu, Qihang and Wang, Peng and Shen, Xiaohui and Chen, Liang-Chieh},
+  booktitle = {CVPR},
+  year      = {2024}
+}"""
+_MASK_ADAPTER = """@inproceedings{li2025maskadapter,
+  title     = {{Mask-Adapter}: The Devil is in the Masks for Open-Vocabulary Segmentation},
+  author    = {Li, Yongkang and Cheng, Tianheng and Feng, Bin and Liu, Wenyu and Wang, Xinggang},
+  booktitle = {CVPR},
+  year      = {2025}
+}"""
+_MAFTP = """@inproceedings{jiao2024maftplus,
+  title     = {Collaborative Vision-Text Representation Optimizing for Open-Vocabulary Segmentation},
+  author    = {Jiao, Siyu and Zhu, Hongguang and Huang, Jiannan and Zhao, Yao and Wei, Yunchao and Shi, Humphrey},
+  booktitle = {ECCV},
+  year      = {2024}
+}"""
+_OVRCOAT = """@inproceedings{ovrcoat2026,
+  title     = {{OVRCOAT}},
+  booktitle = {CVPR},
+  year      = {2026},
+  note      = {arXiv:2603.21386; full title and authors: see there}
+}"""
+
+METHODS = {
+    "cmpf": Method(
+        "CMPF",
+        "FrozenSeg: two injectors and an ensemble bring in SAM's sense of where things end",
+        "https://github.com/chenxi52/CMPF",
+        _CMPF,
+    ),
+    "fcclip": Method(
+        "FC-CLIP",
+        "the base of the others: one frozen CLIP, and a decoder",
+        "https://github.com/bytedance/fc-clip",
+        _FCCLIP,
+    ),
+    "fcclip_coconut": Method(
+        "FC-CLIP",
+        "trained on COCO with the better labels of COCONut",
+        "https://github.com/bytedance/coconut_cvpr2024",
+        f"{_FCCLIP}\n{_COCONUT}",
+    ),
+    "mask_adapter": Method(
+        "Mask-Adapter",
+        "learned pooling maps instead of the mean inside a mask",
+        "https://github.com/hustvl/MaskAdapter",
+        f"{_MASK_ADAPTER}\n{_FCCLIP}",
+    ),
+    "maftp": Method(
+        "MAFT+",
+        "a tuned CLIP, and text that looks at the image",
+        "https://github.com/jiaosiyu1999/MAFT-Plus",
+        _MAFTP,
+    ),
+    "ovrcoat": Method(
+        "OVRCOAT",
+        "a tuned CLIP, whose certainty of a mask speaks against void",
+        "https://github.com/nickormushev/OVRCOAT",
+        f"{_OVRCOAT}\n{_FCCLIP}",
+    ),
+}
 
 
 class ZooEntry(BaseModel):

@@ -28,7 +28,7 @@ from cmpf.cli import main as cmpf_main
 from cmpf.cli.train import main, script_parser
 from cmpf.config import get_cfg
 from cmpf.engine import profiling
-from cmpf.engine.records import Record
+from cmpf.engine.step import Record
 from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
 from cmpf.model import CMPF

@@ -10,9 +10,8 @@ from cmpf.cli import main
 from cmpf.cli.models import ADE, warn_of_photographs
 from cmpf.config import config_root
 from cmpf.weights.download import part_of
-from cmpf.weights.methods import METHODS
 from cmpf.weights.zoo import published_file, small_file
-from cmpf.weights.zoo_entries import zoo
+from cmpf.weights.zoo_entries import METHODS, zoo
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import torch
 from helpers.toy_training import ToyLoader, ToyModel, toy_trainer
 from safetensors.torch import load_file
 
-from cmpf.engine.records import Record
+from cmpf.engine.step import Record
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import MetricsFile, Writer
 from cmpf.errors import ImageError, TrainingError

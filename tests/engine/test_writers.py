@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cmpf.engine.logs import logging_to
-from cmpf.engine.records import Record, Window, max_memory
+from cmpf.engine.step import Record, Window, max_memory
 from cmpf.engine.wandb_writer import WandbWriter
 from cmpf.engine.writers import (
     LogLines,

@@ -5,11 +5,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from helpers.panoptic import write_tiny_panoptic
-from helpers.tiny_model import tiny_config
+from helpers.tiny_model import tiny_config, tiny_model, training_sample
 
 from cmpf.config import Config
 from cmpf.data import (
@@ -25,7 +26,8 @@ from cmpf.data import (
     get_dataset,
 )
 from cmpf.engine.writers import Writer
-from cmpf.factory import build_model, build_test_loader, build_trainer
+from cmpf.factory import build_model, build_test_loader, build_trainer, encoders
+from cmpf.factory.encoders import loader_workers
 from cmpf.factory.training import (
     build_configured_optimizer,
     build_configured_schedule,
@@ -33,6 +35,7 @@ from cmpf.factory.training import (
     build_train_loader,
     build_train_mapper,
 )
+from cmpf.factory.training_images import image_drawer, target_segments
 
 TRUTH = {"panoptic": "panoptic.json", "semantic": "semantic", "instance": "instances.json"}
 
@@ -249,3 +252,53 @@ def test_a_resumed_training_says_which_settings_are_others_than_before(
     assert "other settings than before: " in caplog.text
     assert "SOLVER.IMS_PER_BATCH 2 -> 3" in caplog.text
     assert "SOLVER.MAX_ITER 300 -> 9" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "expected"),
+    [
+        ("cuda", 16, 1, 8),  # enough
+        ("cuda", 64, 16, 3),  # 64 / 16 = 4 cores a process, one of them for the process itself
+        ("cuda", 1, 1, 0),
+        ("cuda", 4, 8, 0),  # more processes than cores
+        ("cpu", 16, 1, 1),
+        ("cpu", 1, 1, 0),
+    ],
+)
+def test_minus_one_shares_out_the_cores(
+    device: str, cores: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    cfg = tiny_config(overrides=["DATALOADER.NUM_WORKERS", -1, "MODEL.DEVICE", device])
+    assert loader_workers(cfg) == expected
+
+
+def test_a_given_number_is_taken() -> None:
+    assert loader_workers(tiny_config(overrides=["DATALOADER.NUM_WORKERS", 5])) == 5
+
+
+def test_targets_become_segments_and_the_last_of_two_shows() -> None:
+    masks = torch.zeros(2, 2, 3, dtype=torch.bool)
+    masks[0, :, :2] = True
+    masks[1, 0, 1:] = True
+    ids, segments = target_segments({"labels": torch.tensor([4, 9]), "masks": masks})
+    assert ids.tolist() == [[1, 2, 2], [1, 1, 0]]
+    assert segments == [{"id": 1, "category_id": 4}, {"id": 2, "category_id": 9}]
+
+
+def test_targets_and_predictions_stand_side_by_side() -> None:
+    model = tiny_model("cmpf_tiny")
+    before = {name: value.clone() for name, value in model.trained_state_dict().items()}
+    draw = image_drawer(model, count=2)
+    batch = [training_sample(64, 96, seed=i, targets=i) for i in range(3)]
+    images = draw(batch)
+    assert list(images) == ["training/image_0", "training/image_1"]
+    for image in images.values():
+        assert image.dtype == np.uint8
+        height, width, _ = image.shape
+        assert width / height == pytest.approx(3, rel=0.01)  # two images of 64 x 96, enlarged
+    # The first image has no target: its left half is the image itself, not the same as with a segment on it.
+    halves = [np.hsplit(image, 2)[0] for image in images.values()]
+    assert not np.array_equal(halves[0], halves[1])
+    assert all(torch.equal(before[name], value) for name, value in model.trained_state_dict().items())

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from cmpf.common import distributed
 from cmpf.engine.forward import CMPFForward
-from cmpf.engine.records import Record
 from cmpf.engine.seeding import seed_rank
-from cmpf.engine.step import TrainStep
+from cmpf.engine.step import Record, TrainStep
 from cmpf.engine.writers import Writer
 from cmpf.errors import TrainingError
 from cmpf.losses import criterion, matcher

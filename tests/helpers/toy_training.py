@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from cmpf import weights
 from cmpf.engine.checkpoints import Checkpointer
-from cmpf.engine.ema import WeightAverage
-from cmpf.engine.optimizer import build_optimizer
+from cmpf.engine.optimizer import WeightAverage, build_optimizer
 from cmpf.engine.schedule import build_schedule
 from cmpf.engine.seeding import seed_everything
 from cmpf.engine.trainer import Trainer

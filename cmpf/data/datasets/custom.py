@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from cmpf.common.yaml_files import load_yaml, read_yaml_text
+from cmpf.common.files import load_yaml, read_yaml_text
 from cmpf.data.datasets.custom_values import (
     WrongValueError,
     class_words,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.common.files import replacing
+from cmpf.common.files import folder_images, replacing
+from cmpf.errors import ImageError
 
 
 def test_a_file_appears_whole_and_leaves_no_temporary_one(tmp_path: Path) -> None:
@@ -45,3 +46,13 @@ def test_names_as_long_as_a_file_system_allows_can_be_written(tmp_path: Path, na
         assert temporary.suffix == Path(name).suffix or len(temporary.name) < 255
         temporary.write_text("new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "new")]
+
+
+def test_a_folder_means_its_images_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "deep/c.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in folder_images(tmp_path)] == ["a.JPG", "b.png"]
+    (tmp_path / "deep/deeper").mkdir()
+    with pytest.raises(ImageError, match="deeper: no image in this folder"):
+        folder_images(tmp_path / "deep/deeper")
