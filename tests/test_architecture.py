@@ -47,7 +47,7 @@ DATA_LAYERS: tuple[tuple[str, ...], ...] = (
     ("vocabulary_file",),
     ("vocabulary",),
     ("datasets", "transforms"),
-    ("words", "targets", "preparation", "sampling"),
+    ("words", "preparation", "sampling"),
     ("mapper",),
     ("loader",),
 )

@@ -378,7 +378,7 @@ def test_the_example_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> No
     for program, *arguments in command_lines(COMMANDS):
         assert program == "cmpf"
         arguments = [SHORT.get(word, word) for word in arguments]
-        done = run("-m", "cmpf.cli", *arguments, *(QUICK if arguments[0] in ("train", "eval") else ()))
+        done = run("-m", "cmpf", *arguments, *(QUICK if arguments[0] in ("train", "eval") else ()))
         assert done.returncode == 0, done.stderr
     lines = (tmp_path / "output/gated/metrics.json").read_text(encoding="utf-8").splitlines()
     assert any("loss_area" in json.loads(line) for line in lines)
@@ -396,7 +396,7 @@ def test_the_example_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> No
     assert "my_parts.py" not in get_cfg(tmp_path / "saved/config.yaml").MODEL.CMPF.PLUGINS
 
     parts.rename(tmp_path / "my_fruit/my_parts.py")
-    predict = ("-m", "cmpf.cli", "predict", "my_fruit/images/val/bowl_01.jpg", "--vocabulary", "apple; pear")
+    predict = ("-m", "cmpf", "predict", "my_fruit/images/val/bowl_01.jpg", "--vocabulary", "apple; pear")
     done = run(*predict, "--model", "saved")
     assert done.returncode == 1
     assert "folder saved needs the plug-in my_parts: code" in done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without installation
 
-from cmpf.cli.results import main
+from cmpf.cli.results import collect_main as main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,6 @@ from typing import Any
 from cmpf import __version__
 from cmpf.cli import (
     ablation_command,
-    checkpoint,
     config,
     convert,
     datasets,
@@ -22,7 +21,6 @@ from cmpf.cli import (
     label,
     models,
     predict,
-    predictions,
     results,
     sam_masks,
     serve,
@@ -36,14 +34,12 @@ COMMANDS = (
     models,
     train,
     ablation_command,
-    predictions,
     results,
     sam_masks,
     export,
     serve,
     datasets,
     config,
-    checkpoint,
     convert,
     doctor,
 )  # in the order of the help text

@@ -158,7 +158,7 @@ def start(run: Run) -> Process:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PARENT), os.environ.get("PYTHONPATH")]))
     with _console(run).open("wb") as console:
         return subprocess.Popen(
-            [sys.executable, "-m", "cmpf.cli", *run.arguments],
+            [sys.executable, "-m", "cmpf", *run.arguments],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, add_debug, run_script
+from cmpf.cli.outcome import DONE, Commands, add_debug, run_script
 from cmpf.cli.prepare import positive
 
 if TYPE_CHECKING:
     from cmpf.cli.ablation import Run
-    from cmpf.cli.outcome import Commands
 
 COMMAND = "ablation"
 EXAMPLES = """examples:

@@ -6,12 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, add_debug
-
-if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
+from cmpf.cli.outcome import DONE, Commands, add_debug
 
 EXAMPLES = """examples:
   cmpf config show configs/shapes/cmpf_tiny.yaml                     every value, and where it comes from

@@ -5,14 +5,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cmpf.cli import prepare
-from cmpf.cli.outcome import DONE, FAILED, add_debug, add_plugin
+from cmpf.cli.outcome import DONE, FAILED, Commands, add_debug, add_plugin
 from cmpf.registry import import_plugins
-
-if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
 
 EXAMPLES = """examples:
   cmpf datasets                                     all datasets that have a name
@@ -184,7 +180,7 @@ def _prepare(name: str | None, arguments: argparse.Namespace) -> int:
 def _show(name: str, arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from cmpf.cli.ground_truth import chosen_samples, from_files, from_training
+    from cmpf.cli.dataset_report import chosen_samples, from_files, from_training
     from cmpf.common.files import replacing
     from cmpf.config import get_cfg
     from cmpf.data.datasets.catalog import get_dataset

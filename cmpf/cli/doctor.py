@@ -18,12 +18,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cmpf.cli import outcome
-
-if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
 
 EXAMPLES = """examples:
   cmpf doctor
@@ -91,7 +87,7 @@ OPTIONAL = (
 )
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: outcome.Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "doctor",

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, add_debug
+from cmpf.cli.outcome import DONE, Commands, add_debug
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cmpf.cli.outcome import Commands
     from cmpf.weights.zoo_entries import ZooEntry
 
 EXAMPLES = """examples:

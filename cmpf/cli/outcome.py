@@ -1,12 +1,16 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What commands share: how they end, with an exit code and one line for an error, and how they load a model."""
+"""What commands share: how they end, with an exit code and one line for an error, and how they load a model, soon."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cmpf.errors import CMPFError
@@ -14,8 +18,8 @@ from cmpf.errors import CMPFError
 if TYPE_CHECKING:
     from cmpf.predictor import Predictor
 
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DONE, FAILED = 0, 1
 NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # --engine: whose loop trains and evaluates
 
@@ -93,7 +97,6 @@ def load_model(
         CMPFError: see cmpf.load.
     """
     import cmpf
-    from cmpf.cli.start import import_libraries
 
     import_libraries()
     from cmpf.factory import use_threads
@@ -146,3 +149,63 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
     return value
+
+
+COMPILER = "torch._dynamo"
+LIBRARIES = ("torchvision", "timm", "open_clip")
+
+
+def import_libraries() -> None:
+    """Imports LIBRARIES without torch's compiler; one that wants more of it than a decorator is left for its first use.
+
+    torchvision imports the compiler with itself (`torchvision.ops.roi_align`, for a decorator of a function that no
+    prediction calls), OpenCLIP and segment-anything import torchvision, and none of them has a switch: a thousand
+    modules, a quarter of the processor time of `cmpf predict` for one image (5.7 s with this, 7.6 s without). Only a
+    command does this, whose process is its own; `import cmpf` does not.
+    """
+    import torch  # noqa: F401  (it stands before its compiler)
+
+    if COMPILER in sys.modules:
+        return
+    with _without_compiler():
+        for name in LIBRARIES:
+            try:
+                importlib.import_module(name)
+            except (ImportError, AttributeError):
+                return
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    package, utils = ModuleType(COMPILER), ModuleType(f"{COMPILER}.utils")
+    package.__path__ = []
+    setattr(package, "disable", _disable)  # noqa: B010  (a module declares no attributes)
+    setattr(utils, "is_compile_supported", _is_compile_supported)  # noqa: B010
+    stand_ins = {module.__name__: module for module in (package, utils)}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+def _disable(function: Any = None, *options: Any, **more: Any) -> Any:
+    """torch._dynamo.disable, which a function asks for when it is first called."""
+    if function is None:
+        return lambda later: _disable(later, *options, **more)
+    made: list[Callable[..., Any]] = []
+
+    @wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        if not made:
+            made.append(importlib.import_module(COMPILER).disable(function, *options, **more))
+        return made[0](*arguments, **keywords)
+
+    return call
+
+
+def _is_compile_supported(device: str) -> bool:
+    supported: bool = importlib.import_module(f"{COMPILER}.utils").is_compile_supported(device)
+    return supported

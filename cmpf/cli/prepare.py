@@ -124,7 +124,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
 def _make(
     preparation: Preparation, root: Path, splits: list[str], *, jobs: int, overwrite: bool, force: bool
 ) -> int:
-    from cmpf.data.preparation.making import check_replaceable, make
+    from cmpf.data.preparation.files import check_replaceable, make
 
     _require(
         [path for split in splits for path in preparation.raw(root, split)],

@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, FAILED, add_debug, run_script
+from cmpf.cli.outcome import DONE, FAILED, Commands, add_debug, run_script
 from cmpf.cli.prepare import not_negative, positive
 
 if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
     from cmpf.config import Config
     from cmpf.factory import sam_masks
 

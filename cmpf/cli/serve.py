@@ -5,12 +5,8 @@ from __future__ import annotations
 
 import argparse
 import signal
-from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import add_debug, add_model_options, load_model
-
-if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
+from cmpf.cli.outcome import Commands, add_debug, add_model_options, load_model
 
 EXAMPLES = """examples:
   cmpf serve

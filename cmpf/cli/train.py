@@ -5,12 +5,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import ENGINES, NATIVE, add_allow_unused, add_debug, add_plugin, run_command
-
-if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
+from cmpf.cli.outcome import ENGINES, NATIVE, Commands, add_allow_unused, add_debug, add_plugin, run_command
 
 TRAIN_EXAMPLES = """examples:
   {program} --config-file configs/shapes/cmpf_tiny.yaml

@@ -11,9 +11,8 @@ from typing import Any
 
 import yaml
 
-from cmpf.config.errors import Origin, nearest_key
 from cmpf.config.files import BASE_KEY
-from cmpf.config.keys import KEYS, Key
+from cmpf.config.keys import KEYS, Key, Origin, nearest_key
 from cmpf.config.loading import Resolved
 from cmpf.config.schema import Config
 from cmpf.config.values import Tree

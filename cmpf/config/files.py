@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cmpf.common.files import BoundedLoader, read_yaml_text
-from cmpf.config.errors import Issue, Origin, shown
+from cmpf.config.keys import Issue, Origin, shown
 from cmpf.errors import ConfigError
 
 BASE_KEY = "_BASE_"

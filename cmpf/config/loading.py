@@ -15,9 +15,8 @@ import yaml
 from pydantic import ValidationError
 
 from cmpf.common.files import load_yaml
-from cmpf.config.errors import SHOWN_ISSUES, Issue, Origin, as_error, nearest_key, quoted
 from cmpf.config.files import BASE_KEY, Setting, find_config, read_yaml
-from cmpf.config.keys import FREE, KEYS, MAPPINGS
+from cmpf.config.keys import FREE, KEYS, MAPPINGS, SHOWN_ISSUES, Issue, Origin, as_error, nearest_key, quoted
 from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.config.values import literal

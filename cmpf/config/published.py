@@ -11,9 +11,8 @@ from typing import Any
 
 import yaml
 
-from cmpf.config.errors import Issue, as_error, nearest_key, quoted
 from cmpf.config.files import Setting, read_yaml
-from cmpf.config.keys import KEYS
+from cmpf.config.keys import KEYS, Issue, as_error, nearest_key, quoted
 from cmpf.config.values import literal
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from cmpf.data.loader import build_test_loader as build_test_loader
     from cmpf.data.loader import build_train_loader as build_train_loader
     from cmpf.data.mapper import DatasetMapper as DatasetMapper
-    from cmpf.data.targets import InstanceTargets as InstanceTargets
-    from cmpf.data.targets import PanopticTargets as PanopticTargets
-    from cmpf.data.targets import SemanticTargets as SemanticTargets
+    from cmpf.data.mapper import InstanceTargets as InstanceTargets
+    from cmpf.data.mapper import PanopticTargets as PanopticTargets
+    from cmpf.data.mapper import SemanticTargets as SemanticTargets
     from cmpf.data.transforms.color import SSDColorJitter as SSDColorJitter
     from cmpf.data.transforms.geometric import LargeScaleJitter as LargeScaleJitter
     from cmpf.data.transforms.geometric import RandomHorizontalFlip as RandomHorizontalFlip
@@ -56,10 +56,9 @@ _NAMES = {
     "cmpf.data.datasets.spec": ("Dataset", "DatasetSpec"),
     "cmpf.formats.image": ("read_image",),
     "cmpf.data.loader": ("build_test_loader", "build_train_loader"),
-    "cmpf.data.mapper": ("DatasetMapper",),
+    "cmpf.data.mapper": ("DatasetMapper", "InstanceTargets", "PanopticTargets", "SemanticTargets"),
     "cmpf.data.transforms.semantic": ("PadToMultiple", "RandomCrop", "RandomShortestEdge"),
     "cmpf.data.datasets.summary": ("DatasetSummary", "summarize"),
-    "cmpf.data.targets": ("InstanceTargets", "PanopticTargets", "SemanticTargets"),
     "cmpf.data.vocabulary": ("Vocabulary",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

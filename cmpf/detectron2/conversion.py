@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
 from cmpf.data import Vocabulary
-from cmpf.data.targets import semantic_targets
+from cmpf.data.mapper import semantic_targets
 from cmpf.errors import TrainingError
 from cmpf.types import InstanceResult, ModelResult, Sample, Targets
 

@@ -16,7 +16,7 @@ from cmpf.detectron2.datasets import instances_file
 from cmpf.detectron2.meta_arch import CMPF
 from cmpf.evaluation import Evaluator, Results
 from cmpf.inference import InferenceSettings
-from cmpf.inference.augmented import Views, augmented_semantic
+from cmpf.inference.semantic import Views, augmented_semantic
 from cmpf.types import ModelResult, Sample
 
 

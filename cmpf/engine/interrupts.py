@@ -98,20 +98,17 @@ def images_of_all(batch: Any) -> list[dict[str, Any]]:
     return [image for images in distributed.gather(_images(batch)) for image in images]
 
 
-def record_failure(folder: Path, *, iteration: int, issue: str, batch: Any) -> None:
-    """Writes FOLDER/failed_batch.json: iteration, issue, and file name and image id of each sample."""
-    content = {"iteration": iteration, "issue": issue, "images": _images(batch)}
-    write_text(folder / FAILED_BATCH, json.dumps(content, indent=1))
-
-
-def failure(issue: str, *, batch: Any, folder: Path, weights: Path) -> TrainingError:
+def failure(issue: str, *, iteration: int, batch: Any, folder: Path, weights: Path) -> TrainingError:
     """The error that ends a training: what happened, with which images, and how to go on.
 
     Args:
-        batch: its samples are named.
-        folder: where record_failure wrote.
-        weights: of the checkpoint that was left.
+        batch: its samples are named, also in FOLDER/failed_batch.json, which the main process writes: iteration, issue,
+            and file name and image id of each sample.
+        weights: of the checkpoint that is left.
     """
+    if distributed.is_main():
+        content = {"iteration": iteration, "issue": issue, "images": _images(batch)}
+        write_text(folder / FAILED_BATCH, json.dumps(content, indent=1))
     names = ", ".join(batch_names(batch)) or "unnamed"
     return TrainingError(
         f"{issue}. Images of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "

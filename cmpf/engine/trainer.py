@@ -21,7 +21,6 @@ from cmpf.engine.interrupts import (
     StopRequest,
     failure,
     images_of_all,
-    record_failure,
     unreadable_image,
 )
 from cmpf.engine.logs import FILE_ONLY
@@ -246,14 +245,11 @@ class Trainer:
 
     def _failure(self, issue: str, batch: Any) -> TrainingError:
         """Saves the batch's names and a checkpoint, and gives the error that tells of both."""
-        images = images_of_all(batch)
-        folder = self.checkpointer.folder
-        if distributed.is_main():
-            record_failure(folder, iteration=self.iteration, issue=issue, batch=images)
+        images, files = images_of_all(batch), self.checkpointer
+        weights = files.weights_path(self.iteration)
+        error = failure(issue, iteration=self.iteration, batch=images, folder=files.folder, weights=weights)
         self.save()
-        return failure(
-            issue, batch=images, folder=folder, weights=self.checkpointer.weights_path(self.iteration)
-        )
+        return error
 
     def _evaluate(self, stop: StopRequest) -> None:
         metrics, best = self.evaluations.run(self.iteration, stop)

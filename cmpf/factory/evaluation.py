@@ -30,7 +30,7 @@ from cmpf.factory.model import evaluation_size
 from cmpf.factory.parts import part
 from cmpf.factory.vocabularies import build_dataset
 from cmpf.inference import InferenceSettings
-from cmpf.inference.augmented import Views, augmented_semantic
+from cmpf.inference.semantic import Views, augmented_semantic
 from cmpf.model import CMPF
 from cmpf.registry import import_plugins, register
 from cmpf.types import ModelResult, Sample

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from cmpf.inference.class_ensemble import geometric_ensemble
 from cmpf.inference.conversions import Instances, Segment
+from cmpf.inference.ensembles import geometric_ensemble, openseg_ensemble
 from cmpf.inference.instance import instance_inference
-from cmpf.inference.mask_ensemble import openseg_ensemble
 from cmpf.inference.panoptic import panoptic_inference
 from cmpf.inference.prediction import FORMATS, Prediction, prediction_of
 from cmpf.inference.resize import MaskRows, restore_size

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from cmpf.common.regions import remove_islands
 from cmpf.common.tensors import resize_bilinear
+from cmpf.inference.ensembles import join_candidates, openseg_ensemble
 from cmpf.inference.instance import instance_inference
-from cmpf.inference.mask_ensemble import join_candidates, openseg_ensemble
 from cmpf.inference.mask_proposals import at_size, over_input
 from cmpf.inference.panoptic import panoptic_inference
 from cmpf.inference.resize import MaskRows, restore_size

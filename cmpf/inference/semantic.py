@@ -1,15 +1,22 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Semantic segmentation from masks: every mask votes for its classes where it is (MaskFormer, Sec. 3.4)."""
+"""Semantic segmentation from masks: every mask votes for its classes where it is (MaskFormer, Sec. 3.4).
+
+Test-time augmentation: the mean over several sizes of an image and of its mirror image.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cmpf.formats.image import resize_shortest_edge
 from cmpf.inference.resize import MaskRows, best_of, resize_rows, source_rows, work_in_tiles
-from cmpf.inference.settings import Selection, unlabeled
+from cmpf.inference.settings import InferenceSettings, Selection, unlabeled
+from cmpf.types import ModelResult, Sample
 
 
 def semantic_inference(mask_cls: Tensor, mask_pred: Tensor) -> Tensor:
@@ -87,3 +94,71 @@ class SemanticScores:
         inner = source_rows(rows, source=height, target=self.output[0])
         sums = torch.einsum("qk,qhw->khw", self.weights, self.masks.rows(inner).sigmoid())
         return resize_rows(sums, rows, tile=inner, source=height, target=self.output)
+
+
+Infer = Callable[[list[Sample], InferenceSettings], list[ModelResult]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How an image is looked at: its shorter side in pixels, one view each, and the longest longer side.
+
+    flip: every view also mirrored, left to right.
+    """
+
+    short_sides: tuple[int, ...]
+    max_side: int
+    flip: bool
+
+    def __iter__(self) -> Iterator[tuple[int, bool]]:
+        """(shorter side, mirrored) of each view."""
+        for mirrored in (False, True) if self.flip else (False,):
+            yield from ((side, mirrored) for side in self.short_sides)
+
+
+def augmented_semantic(
+    infer: Infer, batch: Sequence[Sample], *, views: Views, settings: InferenceSettings
+) -> list[ModelResult]:
+    """Semantic results of each image, each the mean over all views of what the model gives.
+
+    Args:
+        infer: the model; asked for scores of semantic results alone.
+        batch: samples with `image` (3, H, W) RGB 0..255, best at the size that it has in its file: every view is
+            resized from it. Results have the size `height` and `width`, or the image's own.
+        views: at least one.
+        settings: of the results; panoptic and instance results are not averaged and stay off.
+    Returns:
+        `sem_seg` alone: (K, H, W) scores, or (H, W) class indices, as the settings say.
+    """
+    asked = replace(
+        settings, semantic=True, panoptic=False, instance=False, proposals=False, semantic_output="scores"
+    )
+    sums: list[Tensor] = []
+    count = 0
+    for side, mirrored in views:
+        results = infer([_view(sample, side, views.max_side, mirrored) for sample in batch], asked)
+        scores = [r["sem_seg"].flip(-1) if mirrored else r["sem_seg"] for r in results]
+        sums = [a + b for a, b in zip(sums, scores, strict=True)] if sums else scores
+        count += 1
+    means = [total / count for total in sums]
+    if settings.semantic_output == "labels":
+        means = [mean.argmax(dim=0) for mean in means]
+    return [{"sem_seg": mean} for mean in means]
+
+
+def _view(sample: Sample, side: int, max_side: int, mirrored: bool) -> Sample:
+    """One view of a sample; SAM's masks that it brings are mirrored with it."""
+    image = sample["image"]
+    height, width = image.shape[-2:]
+    pixels = image.permute(1, 2, 0).clamp(0, 255).to("cpu", torch.uint8).numpy()
+    resized = resize_shortest_edge(np.ascontiguousarray(pixels), short_side=side, max_side=max_side)
+    resized = resized[:, ::-1] if mirrored else resized
+    view: Sample = {
+        **sample,
+        "image": torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))),
+        "height": sample.get("height", height),
+        "width": sample.get("width", width),
+    }
+    if mirrored and "sam_masks" in sample:
+        view["sam_masks"] = sample["sam_masks"].flip(-1)
+    return view

@@ -16,8 +16,7 @@ from torch import Tensor
 from cmpf.inference.resize import best_of, work_in_tiles
 from cmpf.inference.settings import InferenceSettings, Tiling, unlabeled
 from cmpf.inference.tile_grid import Tile, tile_rows
-from cmpf.inference.tile_instances import InstancePieces
-from cmpf.inference.tile_panoptic import PanopticPieces
+from cmpf.inference.tile_results import InstancePieces, PanopticPieces
 from cmpf.types import ModelResult, Sample
 
 

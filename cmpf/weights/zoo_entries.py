@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from cmpf.common.files import load_yaml, read_yaml_text
 from cmpf.config import config_root
-from cmpf.config.errors import Issue, Origin, as_error
+from cmpf.config.keys import Issue, Origin, as_error
 from cmpf.errors import ConfigError, ModelNameError
 
 ZOO_FILE = "model_zoo.yaml"

@@ -13,13 +13,11 @@ from helpers.raw_datasets.ade20k import make_ade20k
 from PIL import Image
 
 from cmpf.cli import main
-from cmpf.cli.dataset_report import _size, columns
+from cmpf.cli.dataset_report import _size, chosen_samples, columns, from_files, from_training
 from cmpf.cli.datasets import dataset_name
-from cmpf.cli.ground_truth import chosen_samples, from_files, from_training
 from cmpf.data.datasets.catalog import get_dataset
 from cmpf.data.datasets.spec import Dataset
-from cmpf.data.mapper import DatasetMapper
-from cmpf.data.targets import PanopticTargets
+from cmpf.data.mapper import DatasetMapper, PanopticTargets
 from cmpf.errors import DatasetError
 from cmpf.visualization.ground_truth import TrueRegion
 

@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from cmpf.cli import start
+from cmpf.cli import outcome
 
 PREDICT = """
 import sys
 from cmpf.cli import main
-from cmpf.cli.start import COMPILER
+from cmpf.cli.outcome import COMPILER
 code = main(["predict", sys.argv[1], "--vocabulary", "red circle", "--output", sys.argv[2]])
 assert COMPILER not in sys.modules and {"torchvision", "timm", "open_clip"} <= set(sys.modules)
 import torch
@@ -40,15 +40,15 @@ def test_decorators_ask_the_compiler_when_the_function_is_first_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[str, object]] = []
-    compiler = ModuleType(start.COMPILER)
+    compiler = ModuleType(outcome.COMPILER)
     compiler.disable = lambda f, recursive=True, reason=None: asked.append((f.__name__, reason)) or f  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, start.COMPILER, compiler)
+    monkeypatch.setitem(sys.modules, outcome.COMPILER, compiler)
 
     def once(x: int) -> int:
         """Docstring."""
         return x + 1
 
-    for decorated in (start._disable(once, True, reason="a"), start._disable(reason="b")(once)):
+    for decorated in (outcome._disable(once, True, reason="a"), outcome._disable(reason="b")(once)):
         before = len(asked)
         assert decorated.__doc__ == "Docstring."
         assert len(asked) == before
@@ -58,16 +58,16 @@ def test_decorators_ask_the_compiler_when_the_function_is_first_called(
 
 
 def test_a_library_that_wants_more_is_left_for_its_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, start.COMPILER, raising=False)
-    real = start.importlib.import_module
+    monkeypatch.delitem(sys.modules, outcome.COMPILER, raising=False)
+    real = outcome.importlib.import_module
     seen: list[str] = []
 
     def wants_more(name: str) -> ModuleType:
         seen.append(name)
-        return sys.modules[start.COMPILER].config  # type: ignore[no-any-return]
+        return sys.modules[outcome.COMPILER].config  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(start.importlib, "import_module", wants_more)
-    start.import_libraries()
-    monkeypatch.setattr(start.importlib, "import_module", real)
+    monkeypatch.setattr(outcome.importlib, "import_module", wants_more)
+    outcome.import_libraries()
+    monkeypatch.setattr(outcome.importlib, "import_module", real)
     assert seen == ["torchvision"]
-    assert start.COMPILER not in sys.modules
+    assert outcome.COMPILER not in sys.modules

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmpf.config import Config, config_root, get_cfg, resolve, with_overrides
-from cmpf.config.errors import Issue, Origin, as_error
+from cmpf.config.keys import Issue, Origin, as_error
 from cmpf.errors import ConfigError
 
 SHIPPED = [path for path in sorted(config_root().rglob("*.yaml")) if path.name != "model_zoo.yaml"]

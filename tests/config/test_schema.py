@@ -6,8 +6,7 @@ from __future__ import annotations
 import pytest
 
 from cmpf.config import get_cfg, with_overrides
-from cmpf.config.errors import nearest_key
-from cmpf.config.keys import KEYS, leaves, read_from, write_into
+from cmpf.config.keys import KEYS, leaves, nearest_key, read_from, write_into
 from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.errors import ConfigError

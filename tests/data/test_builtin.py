@@ -11,11 +11,10 @@ from helpers.prepared_trees import SIZE, write_prepared_trees
 
 from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import get_dataset, get_spec
-from cmpf.data.datasets.facts import ADE20K_THINGS, CITYSCAPES_IDS, COCO_IDS, in_order, scripts, words
+from cmpf.data.datasets.published import ADE20K_THINGS, CITYSCAPES_IDS, COCO_IDS, in_order, scripts, words
 from cmpf.data.datasets.validate import check_dataset
-from cmpf.data.mapper import DatasetMapper
+from cmpf.data.mapper import DatasetMapper, InstanceTargets, PanopticTargets, SemanticTargets
 from cmpf.data.preparation import PREPARATIONS
-from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets
 from cmpf.errors import DatasetError
 
 ON_DISK = [spec.name for spec in SPECS if not spec.name.startswith("shapes_")]

@@ -10,8 +10,7 @@ import pytest
 from helpers.panoptic import write_tiny_panoptic
 
 from cmpf.data.datasets.readers import read_coco_panoptic
-from cmpf.data.datasets.samples import PackedSamples
-from cmpf.data.datasets.spec import Dataset, DatasetSpec
+from cmpf.data.datasets.spec import Dataset, DatasetSpec, PackedSamples
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 from cmpf.types import Sample

@@ -16,9 +16,8 @@ from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 from cmpf.data import loader
 from cmpf.data.datasets.readers import read_coco_panoptic
 from cmpf.data.loader import SkippedImages, TrainLoader, build_test_loader, build_train_loader
-from cmpf.data.mapper import DatasetMapper
+from cmpf.data.mapper import DatasetMapper, PanopticTargets
 from cmpf.data.sampling import Place, TrainingSampler, augmentation_rng, epoch_order, inference_share
-from cmpf.data.targets import PanopticTargets
 from cmpf.data.transforms.geometric import (
     LabeledImage,
     LargeScaleJitter,

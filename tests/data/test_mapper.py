@@ -12,8 +12,13 @@ from helpers.panoptic import TinyPanoptic, write_tiny_panoptic
 from PIL import Image
 
 from cmpf.data.datasets.readers import read_coco_panoptic
-from cmpf.data.mapper import DatasetMapper
-from cmpf.data.targets import InstanceTargets, PanopticTargets, SemanticTargets, panoptic_targets
+from cmpf.data.mapper import (
+    DatasetMapper,
+    InstanceTargets,
+    PanopticTargets,
+    SemanticTargets,
+    panoptic_targets,
+)
 from cmpf.data.transforms.geometric import LargeScaleJitter, RandomHorizontalFlip, Resize, ResizeShortestEdge
 from cmpf.data.transforms.semantic import PadToMultiple, RandomCrop
 from cmpf.errors import DatasetError, ImageError

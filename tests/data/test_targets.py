@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cmpf.data.targets import (
+from cmpf.data.mapper import (
     InstanceTargets,
     PanopticTargets,
     SemanticTargets,

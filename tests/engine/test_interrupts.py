@@ -19,7 +19,6 @@ from cmpf.engine.interrupts import (
     batch_names,
     failure,
     images_of_all,
-    record_failure,
 )
 
 
@@ -97,7 +96,7 @@ def test_samples_are_named_by_file_else_by_id() -> None:
 
 
 def test_a_failure_is_written_down_with_names_and_ids(tmp_path: Path) -> None:
-    record_failure(tmp_path, iteration=12, issue="loss = nan", batch=BATCH)
+    failure("loss = nan", iteration=12, batch=BATCH, folder=tmp_path, weights=tmp_path / "a")
     assert json.loads((tmp_path / "failed_batch.json").read_text()) == {
         "iteration": 12,
         "issue": "loss = nan",
@@ -107,7 +106,7 @@ def test_a_failure_is_written_down_with_names_and_ids(tmp_path: Path) -> None:
 
 def test_the_error_names_images_files_and_the_way_on(tmp_path: Path) -> None:
     weights = tmp_path / "model_0000012.safetensors"
-    message = str(failure("loss = nan", batch=BATCH, folder=tmp_path, weights=weights))
+    message = str(failure("loss = nan", iteration=12, batch=BATCH, folder=tmp_path, weights=weights))
     assert message.startswith(f"loss = nan. Images of the batch (also in {tmp_path / 'failed_batch.json'}): ")
     assert "a.jpg, 7, (no name)" in message
     assert f"Checkpoint: {weights}." in message
@@ -115,7 +114,9 @@ def test_the_error_names_images_files_and_the_way_on(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_an_unknown_kind_is_called_unnamed(tmp_path: Path) -> None:
-    assert "failed_batch.json): unnamed. " in str(failure("x", batch=3, folder=tmp_path, weights=tmp_path))
+    assert "failed_batch.json): unnamed. " in str(
+        failure("x", iteration=1, batch=3, folder=tmp_path, weights=tmp_path)
+    )
 
 
 def test_only_what_names_an_image_is_collected() -> None:

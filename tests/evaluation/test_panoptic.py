@@ -12,7 +12,7 @@ from helpers.evaluation_data import panoptic_output, panoptic_sample, random_pan
 from helpers.panoptic_reference import naive_quality
 from PIL import Image
 
-from cmpf.data.targets import PanopticTargets
+from cmpf.data.mapper import PanopticTargets
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import PanopticEvaluator
 from cmpf.evaluation.panoptic import PanopticTally, SegmentMatches, match_segments, panoptic_groups

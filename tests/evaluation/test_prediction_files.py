@@ -25,8 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from cmpf.errors import DatasetError, EvaluationError, VocabularyError
 from cmpf.evaluation.prediction_files.instances import score_instances
 from cmpf.evaluation.prediction_files.json_files import by_key, ordered, read_categories, some, unique_names
-from cmpf.evaluation.prediction_files.panoptic import score_panoptic
-from cmpf.evaluation.prediction_files.semantic import class_names, score_semantic
+from cmpf.evaluation.prediction_files.maps import class_names, score_panoptic, score_semantic
 
 PATH = Path("gt.json")
 

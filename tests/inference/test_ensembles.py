@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cmpf.inference import geometric_ensemble, openseg_ensemble
-from cmpf.inference.mask_ensemble import Candidates, join_candidates
+from cmpf.inference.ensembles import Candidates, join_candidates
 
 SEEN = torch.tensor([True, False, True, False])
 

@@ -16,8 +16,7 @@ import cmpf
 from cmpf.errors import CMPFError, ImageError
 from cmpf.inference.settings import Tiling
 from cmpf.inference.tile_grid import Tile, tile_rows
-from cmpf.inference.tile_instances import InstancePieces
-from cmpf.inference.tile_panoptic import PanopticPieces
+from cmpf.inference.tile_results import InstancePieces, PanopticPieces
 from cmpf.inference.tiles import TileJoiner, blend_weights
 from cmpf.predictor import Predictor
 from cmpf.shapeworld.scene import generate_scene

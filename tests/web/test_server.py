@@ -339,7 +339,7 @@ def test_the_command_with_the_tiny_model_is_ready_soon_and_a_stop_signal_removes
     if not Path("/proc/self/stat").exists():
         pytest.skip("needs /proc to measure the processor time")
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "cmpf.cli", "serve", "--device", "cpu"]
+    command = [sys.executable, "-m", "cmpf", "serve", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -22,7 +22,7 @@ from cmpf.data.datasets.builtin_semantic import (
     context,
     voc,
 )
-from cmpf.data.datasets.facts import (
+from cmpf.data.datasets.published import (
     ADE20K_THINGS,
     BYTE_IGNORE,
     CITYSCAPES_IDS,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from cmpf.data.datasets.facts import BYTE_IGNORE, SPLITS, USUAL_SIZE, WORD_IGNORE, scripts, words
+from cmpf.data.datasets.published import BYTE_IGNORE, SPLITS, USUAL_SIZE, WORD_IGNORE, scripts, words
 from cmpf.data.datasets.readers import read_semantic
 from cmpf.data.datasets.spec import DatasetSpec
 
