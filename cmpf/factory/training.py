@@ -41,6 +41,7 @@ from cmpf.engine.optimizer import WeightAverage, build_optimizer
 from cmpf.engine.schedule import Schedule, build_schedule
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import Writer
+from cmpf.errors import ConfigError
 from cmpf.factory.encoders import build_device, loader_workers
 from cmpf.factory.evaluation import build_evaluation
 from cmpf.factory.model import plugin_metadata
@@ -62,8 +63,13 @@ def build_train_loader(cfg: Config) -> TrainLoader:
     """Endless batches, this process's share, of the first dataset of DATASETS.TRAIN, augmented as its kind asks for.
 
     Raises:
-        DatasetError: the dataset is unknown, not on disk or damaged.
+        DatasetError: the dataset is unknown, not on disk or damaged. ConfigError: queries start at masks of a cache.
     """
+    if cfg.MODEL.CMPF.PROPOSAL_QUERIES.ENABLED and cfg.TEST.ENSEMBLE.SOURCE == "cache":
+        raise ConfigError(
+            "MODEL.CMPF.PROPOSAL_QUERIES start at SAM's masks of the augmented image, which no cache holds; train with "
+            "TEST.ENSEMBLE.SOURCE online, and evaluate with cache"
+        )
     dataset = get_dataset(cfg.DATASETS.TRAIN[0])
     return data_train_loader(
         dataset.samples,

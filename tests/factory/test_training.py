@@ -26,6 +26,7 @@ from cmpf.data import (
     get_dataset,
 )
 from cmpf.engine.writers import Writer
+from cmpf.errors import ConfigError
 from cmpf.factory import build_model, build_test_loader, build_trainer, encoders
 from cmpf.factory.encoders import loader_workers
 from cmpf.factory.training import (
@@ -84,6 +85,13 @@ def test_segments_and_objects_are_jittered(folder: Path, task: str, target: type
     assert [sample["image"].shape for sample in batch] == [(3, 64, 64)] * 2
     labels = {label for sample in batch for label in sample["targets"]["labels"].tolist()}
     assert labels <= ({0, 1, 2} if task == "panoptic" else {0, 1})
+
+
+def test_queries_that_start_at_masks_of_sam_are_not_trained_with_those_of_a_cache(folder: Path) -> None:
+    cached = ("TEST.ENSEMBLE.SOURCE", "cache", "TEST.ENSEMBLE.CACHE_DIR", str(folder))
+    name = dataset_name(folder, "panoptic")
+    with pytest.raises(ConfigError, match=r"PROPOSAL_QUERIES.*train with TEST\.ENSEMBLE\.SOURCE online"):
+        build_train_loader(config(name, "MODEL.CMPF.PROPOSAL_QUERIES.ENABLED", True, *cached))
 
 
 def test_classes_are_cropped_colored_flipped_and_padded(folder: Path) -> None:
