@@ -239,14 +239,11 @@ def _console(run: Run) -> Path:
 
 
 COLUMNS = {  # title -> task, metric
-    "PQ seen": ("panoptic", "S_PQ"),
-    "PQ unseen": ("panoptic", "U_PQ"),
-    "mIoU seen": ("sem_seg", "S_mIoU"),
-    "mIoU unseen": ("sem_seg", "U_mIoU"),
-    "recall@0.5 seen": ("mask_recall", "S_recall_50"),
-    "recall@0.5 unseen": ("mask_recall", "U_recall_50"),
-    "AP": ("segm", "AP"),
-}
+    "PQ": ("panoptic", "PQ"), "PQ seen": ("panoptic", "S_PQ"), "PQ unseen": ("panoptic", "U_PQ"),
+    "mIoU seen": ("sem_seg", "S_mIoU"), "mIoU unseen": ("sem_seg", "U_mIoU"),
+    "recall@0.5 seen": ("mask_recall", "S_recall_50"), "recall@0.5 unseen": ("mask_recall", "U_recall_50"),
+    "AP": ("segm", "AP"), "AP unseen": ("segm", "U_AP"), "box AP": ("bbox", "AP"),
+}  # fmt: skip
 
 Rows = dict[str, dict[str, dict[str, Any]]]  # configuration -> column -> mean, std, values
 
