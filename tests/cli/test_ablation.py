@@ -257,7 +257,7 @@ def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
     assert table["fcclip_tiny"]["AP"] == {"mean": 1.0, "std": None, "values": [1.0, None, None]}
     lines = markdown(table, names=["fcclip_tiny"]).splitlines()
     assert lines[0].split(" | ")[1:4] == ["PQ", "PQ seen", "PQ unseen"]
-    assert lines[2] == "| fcclip_tiny | 30.0 ± 26.5 | - | - | - | - | - | 1.0 |"
+    assert lines[2] == "| fcclip_tiny | - | 30.0 ± 26.5 | - | - | - | - | - | 1.0 | - | - |"
 
 
 def test_datasets_have_tables_of_their_own(tmp_path: Path) -> None:
