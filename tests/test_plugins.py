@@ -27,7 +27,7 @@ import cmpf.data.datasets.custom  # has the readers of own datasets registered
 from cmpf import registry, weights
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
-from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate import report_of
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.sam import build_sam
 from cmpf.errors import ConfigError, PluginError, WeightsError
@@ -266,9 +266,9 @@ def test_a_dataset_file_names_a_reader_of_ones_own(tmp_path: Path) -> None:
         return [{"file_name": str(images / line)} for line in annotations.read_text().split()]
 
     assert [Path(sample["file_name"]).name for sample in dataset.samples] == ["one.jpg", "two.jpg"]
-    assert check_dataset(f"file:{file}") == []
+    assert report_of(f"file:{file}").issues == []
     (tmp_path / "list.txt").unlink()
-    assert len(check_dataset(f"file:{file}")) == 1
+    assert len(report_of(f"file:{file}").issues) == 1
 
 
 # Modules.

@@ -120,9 +120,3 @@ def write_tables(runs: Sequence[Run], output: Path, *, names: Sequence[str]) -> 
     write_text(output / "ablation.json", json.dumps(tables, indent=1) + "\n")
     write_text(output / "ablation.md", text)
     return text
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)

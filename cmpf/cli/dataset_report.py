@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
+from cmpf.data.datasets.catalog import DatasetSummary, dataset_names, dataset_root, locate_dataset
 from cmpf.data.datasets.published import published_files
 from cmpf.data.datasets.spec import Dataset
-from cmpf.data.datasets.summary import DatasetSummary
 from cmpf.data.mapper import DatasetMapper
 from cmpf.formats.image import RGB, read_image
 from cmpf.formats.label_map import LabelReader, read_panoptic_ids

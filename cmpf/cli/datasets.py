@@ -135,9 +135,8 @@ def _vocabularies(arguments: argparse.Namespace, words: list[str]) -> int:
 
 def _describe(name: str, arguments: argparse.Namespace) -> int:
     from cmpf.cli.dataset_report import description, description_json
-    from cmpf.data.datasets.catalog import get_spec
+    from cmpf.data.datasets.catalog import get_spec, summarize
     from cmpf.data.datasets.published import published_seen
-    from cmpf.data.datasets.summary import summarize
 
     training = get_spec(dataset_name(arguments.against))
     seen = published_seen(get_spec(name), training) if arguments.seen == PUBLISHED else None

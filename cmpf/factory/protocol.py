@@ -68,11 +68,6 @@ class Protocol:
     differences: tuple[str, ...]
 
     @property
-    def comparable(self) -> bool:
-        """Whether figures may stand beside published ones."""
-        return self.label == PUBLISHED
-
-    @property
     def label(self) -> str:
         """What tables say."""
         if not self.benchmark:

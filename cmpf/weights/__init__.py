@@ -1,10 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Weights: CMPF's own safetensors files of what was trained, and the reading of published checkpoints."""
 
+from cmpf.weights.checks import LoadReport, PartReport
 from cmpf.weights.key_mapping import Naming, Parts, detect_naming, split, to_published
 from cmpf.weights.loading import check, encoders_inside, load
 from cmpf.weights.reading import Contents, read_contents, read_metadata
-from cmpf.weights.report import LoadReport, PartReport
 from cmpf.weights.saving import TrainedModel, save, write, write_safetensors
 
 __all__ = [

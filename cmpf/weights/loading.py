@@ -15,16 +15,19 @@ from cmpf.weights.checks import (
     OPTIONS,
     RAW,
     TOWERS,
+    LoadReport,
+    Part,
+    PartReport,
     check_fit,
     check_hashes,
     check_injectors,
     check_own_clip,
     check_use,
+    compare,
     holds_whole,
 )
 from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX, Naming, Parts, split
 from cmpf.weights.reading import Contents, read_contents, unwrapped
-from cmpf.weights.report import LoadReport, Part, PartReport, compare
 from cmpf.weights.saving import (
     BROUGHT_KEY,
     ENCODERS_KEY,

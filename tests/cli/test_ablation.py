@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.scripts import script
 
 from cmpf.cli import ablation
 from cmpf.cli.ablation import Pool, Process, Run, markdown, plan, start, summarize
@@ -228,7 +230,7 @@ def test_a_run_is_a_command_with_one_thread_and_its_output_in_a_file(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "cmpf").mkdir()
-    (tmp_path / "cmpf" / "cli.py").write_text(
+    (tmp_path / "cmpf" / "__main__.py").write_text(
         "import os, sys; print(os.environ['OMP_NUM_THREADS'], os.environ['PYTHONPATH'], *sys.argv[1:5])"
     )
     monkeypatch.setattr(ablation, "PARENT", tmp_path)
@@ -265,3 +267,57 @@ def test_datasets_have_tables_of_their_own(tmp_path: Path) -> None:
     write(runs[0].folder, {"a": {"segm": {"AP": 1.0}}, "b": {"segm": {"AP": 2.0}}})
     tables = summarize(runs)
     assert {name: rows["fcclip_tiny"]["AP"]["mean"] for name, rows in tables.items()} == {"a": 1.0, "b": 2.0}
+
+
+tool = script("ablation")
+
+
+def fake_start(run: Run) -> Process:
+    """Results at once: PQ of seen classes is 10 times the seed; fcclip_tiny has 5 less."""
+    run.folder.mkdir(parents=True)
+    value = 10.0 * run.seed - (5.0 if run.name == "fcclip_tiny" else 0.0)
+    results = {"shapes_val": {"panoptic": {"S_PQ": value}, "segm": {"AP": None}}}
+    (run.folder / "results.json").write_text(json.dumps(results))
+    return subprocess.Popen(["true"])
+
+
+def test_all_configurations_end_in_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablation, "Pool", partial(Pool, start=fake_start))
+    assert tool.main(["--seeds", "2", "--iterations", "7", "--jobs", "3", "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    # no_ensemble: 0 and 10, mean 5, deviation 10 / sqrt 2 = 7.07; fcclip_tiny: -5 and 5
+    assert "shapes_val: mean ± standard deviation of 2 seeds, 7 iterations, percent" in shown
+    assert "| no_ensemble | 5.0 ± 7.1 | - | - | - | - | - | - |" in shown
+    assert "| fcclip_tiny | 0.0 ± 7.1 | - |" in shown
+    table = (tmp_path / "ablation.md").read_text()
+    assert table in shown
+    rows = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if "±" in line][1:]
+    assert tuple(rows) == CONFIGS
+    saved = json.loads((tmp_path / "ablation.json").read_text())
+    assert saved["shapes_val"]["cmpf_tiny"]["PQ seen"]["values"] == [0.0, 10.0]
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "Pool", partial(Pool, start=fake_start))
+    assert tool.main(["--seeds", "1", "--configs", "fcclip_tiny", "--output", str(tmp_path)]) == 0
+    table = (tmp_path / "ablation.md").read_text()
+    assert "one seed" in table
+    assert "| fcclip_tiny | -5.0 | - |" in table
+
+
+def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["--output", str(tmp_path), "--opts", "SOLVER.BASE_LRR", "1"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert "SOLVER.BASE_LR" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--jobs", "--iterations"])
+def test_numbers_below_one_are_a_usage_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        tool.main([option, "0"])
+    assert caught.value.code == 2
+    assert "expected a whole number > 0, got 0" in capsys.readouterr().err

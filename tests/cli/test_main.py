@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
 from cmpf import __version__
 from cmpf.cli import SHELLS, main, make_parser
+from cmpf.cli import outcome as starting
 from cmpf.cli.outcome import run_command
 from cmpf.errors import WeightsError
 
@@ -266,3 +268,97 @@ def test_without_shtab_the_command_that_installs_it_is_named(
     assert capsys.readouterr().err == (
         "cmpf: --completion needs the package shtab: pip install 'cmpf[completion]'\n"
     )
+
+
+# A command starts without torch's compiler, which is there when it is wanted.
+PREDICT = """
+import sys
+from cmpf.cli import main
+from cmpf.cli.outcome import COMPILER
+code = main(["predict", sys.argv[1], "--vocabulary", "red circle", "--output", sys.argv[2]])
+assert COMPILER not in sys.modules and {"torchvision", "timm", "open_clip"} <= set(sys.modules)
+import torch
+from timm.models.naflexvit import NaFlexRopeIterator
+from torchvision.ops import roi_align
+boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+assert float(roi_align(torch.ones(1, 1, 4, 4), [boxes], 1)) == 1  # asks about compilers on other devices only
+double = torch.compile(lambda x: 2 * x, backend="eager")
+assert float(double(torch.ones(()))) == 2
+assert hasattr(sys.modules[COMPILER], "optimize")  # the real one
+print(code)
+"""
+
+
+def test_a_prediction_needs_no_compiler_and_a_later_one_gets_it(tmp_path: object) -> None:
+    command = [sys.executable, "-c", PREDICT, "demo/shapes.jpg", f"{tmp_path}/out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "0"
+
+
+def test_decorators_ask_the_compiler_when_the_function_is_first_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, object]] = []
+    compiler = ModuleType(starting.COMPILER)
+    compiler.disable = lambda f, recursive=True, reason=None: asked.append((f.__name__, reason)) or f  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, starting.COMPILER, compiler)
+
+    def once(x: int) -> int:
+        """Docstring."""
+        return x + 1
+
+    for decorated in (starting._disable(once, True, reason="a"), starting._disable(reason="b")(once)):
+        before = len(asked)
+        assert decorated.__doc__ == "Docstring."
+        assert len(asked) == before
+        assert [decorated(1), decorated(2)] == [2, 3]
+        assert len(asked) == before + 1
+    assert asked == [("once", "a"), ("once", "b")]
+
+
+def test_a_library_that_wants_more_is_left_for_its_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, starting.COMPILER, raising=False)
+    real = starting.importlib.import_module
+    seen: list[str] = []
+
+    def wants_more(name: str) -> ModuleType:
+        seen.append(name)
+        return sys.modules[starting.COMPILER].config  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(starting.importlib, "import_module", wants_more)
+    starting.import_libraries()
+    monkeypatch.setattr(starting.importlib, "import_module", real)
+    assert seen == ["torchvision"]
+    assert starting.COMPILER not in sys.modules
+
+
+# cmpf export: requests that are refused. tests/test_end_to_end.py writes a file.
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--format", "torch-export", "--output", "a.onnx"), "a file of format torch-export ends in .pt2"),
+        (
+            ("--format", "torch-export", "--output", "a.pt2", "--no-dynamic"),
+            "give image_size (--image-size H W)",
+        ),
+        (("--format", "torch-export", "--output", "a.pt2", "--image-size", "9", "64"), "multiples of 32"),
+        (
+            ("--format", "torch-export", "--output", "a.pt2", "--model", "cmpf_tinny"),
+            "did you mean cmpf_tiny?",
+        ),
+    ],
+)
+def test_issues_are_one_line_and_exit_code_1(
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from helpers.prepared_trees import SIZE, write_prepared_trees
 from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import get_dataset, get_spec
 from cmpf.data.datasets.published import ADE20K_THINGS, CITYSCAPES_IDS, COCO_IDS, in_order, scripts, words
-from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate import report_of
 from cmpf.data.mapper import DatasetMapper, InstanceTargets, PanopticTargets, SemanticTargets
 from cmpf.data.preparation import PREPARATIONS
 from cmpf.errors import DatasetError
@@ -84,7 +84,7 @@ def test_datasets_of_objects_have_the_things_alone(name: str) -> None:
         targets = mapper(sample, np.random.default_rng(0))["targets"]
         assert targets["labels"].tolist() == [index]
         assert int(targets["masks"].sum()) == (SIZE[0] - 2) * SIZE[1] // 2
-    assert check_dataset(name) == []
+    assert report_of(name).issues == []
 
 
 def test_things_of_ade20k_are_in_the_order_of_its_classes() -> None:
@@ -102,7 +102,7 @@ def test_test_images_of_lvis_come_without_ground_truth(part: str, tree: Path) ->
     assert "annotations" not in first
     assert "neg_category_ids" not in first
     assert dataset.spec.evaluators == ()
-    assert check_dataset(dataset.name) == []
+    assert report_of(dataset.name).issues == []
     with pytest.raises(DatasetError, match=r"\.jpg: no annotations; its dataset lists images alone"):
         DatasetMapper(augmentations=[], target=InstanceTargets(), image_pad=0)(
             first, np.random.default_rng(0)
@@ -132,7 +132,7 @@ def test_images_of_coco_stuff_without_a_label_map_are_left_out_with_a_line_in_th
     name = "openvocab_coco_2017_test_stuff_sem_seg"
     try:
         found = [Path(sample["file_name"]).stem for sample in get_dataset(name).samples]
-        issues = check_dataset(name)
+        issues = report_of(name).issues
     finally:
         extra.unlink()
     assert found == ["000000000139", "000000000285"]

@@ -16,23 +16,21 @@ from cmpf.data.transforms.color import (
     turn_hue,
 )
 from cmpf.data.transforms.geometric import (
+    CROP_TRIES,
     Augmentation,
     LabeledImage,
     LargeScaleJitter,
+    PadToMultiple,
+    RandomCrop,
     RandomHorizontalFlip,
+    RandomShortestEdge,
     Resize,
     ResizeShortestEdge,
     Window,
-    pad,
-    resize,
-)
-from cmpf.data.transforms.semantic import (
-    CROP_TRIES,
-    PadToMultiple,
-    RandomCrop,
-    RandomShortestEdge,
     crop,
     largest_class_share,
+    pad,
+    resize,
 )
 from cmpf.formats.label_map import NO_CLASS
 

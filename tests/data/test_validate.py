@@ -12,7 +12,7 @@ from PIL import Image
 from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.catalog import DATASETS, get_dataset
 from cmpf.data.datasets.issues import Issue, IssueKind, Issues, issues_text, named
-from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate import report_of
 from cmpf.data.datasets.validate.files import LabelRules
 from cmpf.errors import DatasetError
 
@@ -30,14 +30,14 @@ def messages(findings: Sequence[Issue], folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", ["fruit_train", "fruit_val", "fruit_semantic", "fruit_instances"])
 def test_a_whole_dataset_has_no_issues_and_can_be_read(own: Path, name: str) -> None:
     file = dataset_name(str(own / f"{name}.yaml"))
-    assert check_dataset(file) == []
+    assert report_of(file).issues == []
     assert len(get_dataset(file).samples) == (8 if name == "fruit_train" else 4)
 
 
 def test_a_missing_folder_is_one_issue_and_the_rest_is_checked_all_the_same(own: Path) -> None:
     (own / "images/val").rename(own / "images/elsewhere")
     (own / "panoptic_val/bowl_03.png").unlink()
-    found = messages(check_dataset(dataset_name(str(own / "fruit_val.yaml"))), own)
+    found = messages(report_of(dataset_name(str(own / "fruit_val.yaml"))).issues, own)
     assert found == [
         "MISSING images/val: no such file or folder; correct the paths in fruit_val.yaml",
         "MISSING panoptic_val/bowl_03.png: no such panoptic PNG",
@@ -49,7 +49,7 @@ def test_many_issues_are_told_at_once_where_the_reader_names_the_first_kinds_onl
     (own / "images/val/bowl_02.jpg").write_bytes(b"no image")
     (own / "panoptic_val/bowl_04.png").unlink()
     change_json(own / "instances_val.json", lambda content: content["annotations"][0].update(category_id=77))
-    found = check_dataset(dataset_name(str(own / "fruit_val.yaml")))
+    found = report_of(dataset_name(str(own / "fruit_val.yaml"))).issues
     assert [finding.kind for finding in found] == [
         IssueKind.MISSING,
         IssueKind.DAMAGED,
@@ -63,7 +63,7 @@ def test_what_only_the_reader_refuses_is_an_issue_too(own: Path, monkeypatch: py
         raise DatasetError("images of a kind that nobody thought of")
 
     monkeypatch.setattr("cmpf.data.datasets.custom.read_coco_instances", refuse)
-    (found,) = check_dataset(dataset_name(str(own / "fruit_instances.yaml")))
+    (found,) = report_of(dataset_name(str(own / "fruit_instances.yaml"))).issues
     assert (found.kind, found.file) == (IssueKind.OTHER, own)
     assert found.message == "images of a kind that nobody thought of"
 
@@ -72,7 +72,7 @@ def test_a_dataset_of_the_table_that_is_not_there_says_how_to_make_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    found = messages(check_dataset("openvocab_pascal20_sem_seg_val"), tmp_path)
+    found = messages(report_of("openvocab_pascal20_sem_seg_val").issues, tmp_path)
     assert found == [
         f"MISSING pascal_voc_d2/{folder}/validation: no such file or folder; cmpf datasets prepare pascal_voc"
         for folder in ("images", "annotations_pascal20")
@@ -96,24 +96,24 @@ def test_datasets_of_the_table_are_checked_by_their_own_rules(
         content["categories"] = [{"id": i, "name": f"c{i}", "frequency": "r"} for i in range(1, 1204)]
 
     change_json(tmp_path / "lvis/lvis_v1_val.json", as_in_lvis)
-    assert check_dataset("openvocab_lvis_v1_val") == []
+    assert report_of("openvocab_lvis_v1_val").issues == []
     (tmp_path / "coco/val2017/bowl_02.jpg").unlink()
-    found = messages(check_dataset("openvocab_lvis_v1_val"), tmp_path)
+    found = messages(report_of("openvocab_lvis_v1_val").issues, tmp_path)
     assert found == ["MISSING coco/val2017/bowl_02.jpg: no such image, but lvis_v1_val.json lists it"]
 
 
 def test_unknown_names_and_wrong_files_are_errors(own: Path) -> None:
     with pytest.raises(DatasetError, match="openvocab_lvis_v1_vall: unknown dataset; did you mean"):
-        check_dataset("openvocab_lvis_v1_vall")
+        report_of("openvocab_lvis_v1_vall")
     (own / "fruit_val.yaml").write_text("name: x\n")
     with pytest.raises(DatasetError, match="task: missing"):
-        check_dataset(dataset_name(str(own / "fruit_val.yaml")))
+        report_of(dataset_name(str(own / "fruit_val.yaml")))
 
 
 def test_every_dataset_of_the_table_has_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for name in DATASETS:
-        found = check_dataset(name)
+        found = report_of(name).issues
         assert found
         assert {finding.kind for finding in found} == {IssueKind.MISSING}, name
 
@@ -121,7 +121,7 @@ def test_every_dataset_of_the_table_has_a_check(tmp_path: Path, monkeypatch: pyt
 def semantic_issues(own: Path, more: str = "") -> list[str]:
     file = own / "fruit_semantic.yaml"
     file.write_text(file.read_text() + more)
-    found = check_dataset(dataset_name(str(file)))
+    found = report_of(dataset_name(str(file))).issues
     return [f"{issue.kind.name} {issue}".replace(f"{own}/", "") for issue in found]
 
 
@@ -328,6 +328,6 @@ def test_several_processes_tell_the_same_in_the_same_order(own: Path, name: str)
     (own / "images/val/bowl_04.jpg").unlink()
     change_json(own / "instances_val.json", lambda c: c["annotations"][3].update(segmentation=[]))
     file = dataset_name(str(own / f"{name}.yaml"))
-    alone = check_dataset(file)
+    alone = report_of(file).issues
     assert len(alone) > 1
-    assert check_dataset(file, jobs=2) == alone
+    assert report_of(file, jobs=2).issues == alone

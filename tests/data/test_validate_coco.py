@@ -16,7 +16,7 @@ from PIL import Image
 from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers import read_coco_instances
-from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate import report_of
 from cmpf.data.datasets.validate.coco import read_truth
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
@@ -34,7 +34,7 @@ def own(tmp_path: Path) -> Path:
 
 def found_in(own: Path, name: str = "fruit_val") -> list[str]:
     """Kind and text of each issue, with paths relative to the folder."""
-    found = check_dataset(dataset_name(str(own / f"{name}.yaml")))
+    found = report_of(dataset_name(str(own / f"{name}.yaml"))).issues
     return [f"{issue.kind.name} {issue}".replace(f"{own}/", "") for issue in found]
 
 
@@ -165,7 +165,7 @@ def test_sizes_that_differ_are_named_with_both(own: Path) -> None:
 
 def test_a_wrong_size_in_the_json_file_is_named(own: Path) -> None:
     change_json(own / "panoptic_train.json", lambda content: content["images"][1].update(height=100))
-    (found,) = check_dataset(dataset_name(str(own / "fruit_train.yaml")))
+    (found,) = report_of(dataset_name(str(own / "fruit_train.yaml"))).issues
     assert (found.kind.name, found.file.name) == ("SIZE", "panoptic_train.json")
     assert found.message == "says of bowl_02.jpg (100, 96) (H, W), the image has (96, 96)"
 
@@ -434,6 +434,6 @@ def test_a_dataset_with_annotations_of_another_task_says_so(
     lines = file.read_text().splitlines()
     changed = [f"annotations: {wrong}" if line.startswith("annotations:") else line for line in lines]
     file.write_text("\n".join(changed))
-    found = [f for f in check_dataset(dataset_name(str(file))) if f.kind is IssueKind.JSON_KIND]
+    found = [f for f in report_of(dataset_name(str(file))).issues if f.kind is IssueKind.JSON_KIND]
     assert [issue.file for issue in found] == [own / wrong]
     assert found[0].message.startswith(expected)

@@ -14,7 +14,7 @@ from helpers.raw_datasets.bdd100k import CROWD, make_bdd100k, make_converted_bdd
 from PIL import Image
 
 from cmpf.data import DatasetMapper, PanopticTargets, get_dataset, get_vocabulary
-from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate import report_of
 from cmpf.data.preparation.bdd100k import CATEGORY_OF
 from cmpf.errors import DatasetError
 
@@ -135,7 +135,7 @@ def test_the_json_file_of_bdd100ks_own_converter_is_read(
     mapper = DatasetMapper(augmentations=[], target=PanopticTargets(), image_pad=0)
     targets = mapper(first, np.random.default_rng(0))["targets"]
     assert targets["labels"].tolist() == [6, 6, 34, 34, 29, 35]  # without crowds
-    assert check_dataset("bdd10k_40_panoptic_val") == []
+    assert report_of("bdd10k_40_panoptic_val").issues == []
 
 
 def test_a_missing_image_of_a_converted_file_is_named(
@@ -148,7 +148,7 @@ def test_a_missing_image_of_a_converted_file_is_named(
     image.unlink()
     with pytest.raises(DatasetError, match=rf"missing file \(1\): {image}: no such image"):
         _ = get_dataset("bdd10k_40_panoptic_val").samples
-    assert [str(issue) for issue in check_dataset("bdd10k_40_panoptic_val")] == [
+    assert [str(issue) for issue in report_of("bdd10k_40_panoptic_val").issues] == [
         f"{image}: no such image, but pan_seg_val_cocofmt.json lists it"
     ]
 

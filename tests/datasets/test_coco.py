@@ -14,7 +14,7 @@ from helpers.raw_datasets.coco import make_coco, make_coco_stuff, make_lvis
 from PIL import Image
 
 from cmpf.data import SemanticTargets, get_dataset
-from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate import report_of
 from cmpf.data.preparation.coco import STUFF_CLASSES
 from cmpf.evaluation import SemanticEvaluator
 
@@ -220,7 +220,7 @@ def test_an_image_of_coco_stuff_without_a_labeled_pixel_is_made_read_and_counts_
     assert case.check(tmp_path) == 0
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     dataset = get_dataset("openvocab_coco_2017_test_stuff_sem_seg")
-    assert check_dataset(dataset.name) == []
+    assert report_of(dataset.name).issues == []
     classes = dataset.vocabulary.num_classes
     source = SemanticTargets(num_classes=classes, ignore_label=255)
     evaluator = SemanticEvaluator(

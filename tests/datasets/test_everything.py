@@ -21,7 +21,7 @@ from cmpf.cli import main, prepare
 from cmpf.config import get_cfg
 from cmpf.data import Dataset, dataset_names, get_dataset
 from cmpf.data.datasets.builtin import SPECS
-from cmpf.data.datasets.validate import check_dataset
+from cmpf.data.datasets.validate import report_of
 from cmpf.data.preparation import PREPARATIONS
 from cmpf.factory import build_model
 from cmpf.formats.label_map import LabelReader
@@ -199,7 +199,7 @@ def test_what_every_preparation_made_passes_its_own_check(name: str, root: Path)
 
 @pytest.mark.parametrize("name", dataset_names())
 def test_what_was_prepared_passes_the_check_of_datasets(name: str, root: Path) -> None:
-    assert check_dataset(name) == []
+    assert report_of(name).issues == []
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_files_of_a_release_that_nothing_lists_are_found(folder: str, kind: str,
     stranger = root / "coco" / folder / f"stranger.{kind}"
     stranger.write_bytes(next(stranger.parent.glob(f"0*.{kind}")).read_bytes())
     try:
-        found = check_dataset("openvocab_coco_2017_val_panoptic_with_sem_seg")
+        found = report_of("openvocab_coco_2017_val_panoptic_with_sem_seg").issues
     finally:
         stranger.unlink()
     assert [str(issue) for issue in found] == [f"{stranger}: panoptic_val2017.json does not list it"]

@@ -17,8 +17,8 @@ from cmpf.data import Vocabulary
 from cmpf.errors import WeightsError
 from cmpf.model import CMPF
 from cmpf.weights import LoadReport, PartReport, Parts, key_mapping, load, read_metadata, save, to_published
+from cmpf.weights.checks import compare
 from cmpf.weights.reading import load_weights
-from cmpf.weights.report import compare
 
 FLAT = ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)
 WORDS = Vocabulary(classes=[["cat"], ["sky"]])

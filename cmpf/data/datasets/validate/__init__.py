@@ -4,6 +4,6 @@
 from __future__ import annotations
 
 from cmpf.data.datasets.issues import Issue, IssueKind
-from cmpf.data.datasets.validate.checking import Report, check_dataset, report_of, validate
+from cmpf.data.datasets.validate.checking import Report, report_of, validate
 
-__all__ = ["Issue", "IssueKind", "Report", "check_dataset", "report_of", "validate"]
+__all__ = ["Issue", "IssueKind", "Report", "report_of", "validate"]

@@ -53,7 +53,7 @@ class Report:
         return replace(self, issues=[count, *self.issues])
 
 
-def check_dataset(name: str, *, jobs: int = 1, progress: bool = False) -> list[Issue]:
+def report_of(name: str, *, jobs: int = 1, progress: bool = False) -> Report:
     """Opens every file of a dataset and tells what is wrong with it.
 
     Args:
@@ -61,21 +61,16 @@ def check_dataset(name: str, *, jobs: int = 1, progress: bool = False) -> list[I
         jobs: processes.
         progress: show a bar where there is a terminal.
     Returns:
-        All issues, in the order of the files; [] means that the reader takes the dataset, too.
+        With all issues, in the order of the files; none means that the reader takes the dataset, too.
     Raises:
         DatasetError: unknown name, or the YAML file itself is wrong.
         VocabularyError: the vocabulary file is missing or wrong.
     """
-    return report_of(name, jobs=jobs, progress=progress).issues
-
-
-def report_of(name: str, *, jobs: int = 1, progress: bool = False) -> Report:
-    """As check_dataset, with all that the check found."""
     return validate(locate_dataset(name), released=name in DATASETS, jobs=jobs, progress=progress)
 
 
 def validate(dataset: Dataset, *, released: bool, jobs: int = 1, progress: bool = False) -> Report:
-    """As check_dataset, for a dataset that need not have a name.
+    """As report_of, for a dataset that need not have a name.
 
     Args:
         released: it is one of the table, made of a known release: every file of its folders belongs to it, label maps
