@@ -45,8 +45,9 @@ def _root(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def masks(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Masks of all images."""
     folder = tmp_path_factory.mktemp("masks")
-    os.environ["DETECTRON2_DATASETS"] = str(world)
-    assert run(folder) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(world))
+        assert run(folder) == 0
     return folder
 
 
