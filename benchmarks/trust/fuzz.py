@@ -171,7 +171,8 @@ def _dataset_files(folder: Path, random: Random) -> One:
     return one
 
 
-def _coco(random: Random) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+def coco_trees(random: Random) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth of instances, the same as panoptic, and results: one image of one cat."""
     mask = np.zeros((20, 30), np.bool_)
     mask[4:12, 5:20] = True
     box, area = [5, 4, 15, 8], 120
@@ -188,7 +189,7 @@ def _coco(random: Random) -> tuple[dict[str, Any], dict[str, Any], list[dict[str
 
 
 def _annotations(folder: Path, random: Random) -> One:
-    instances, panoptic, _ = _coco(random)
+    instances, panoptic, _ = coco_trees(random)
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "a.png")
     path = folder / "coco.json"
     classes = {"class_of_id": {3: 0, 9: 1}, "vocabulary": Vocabulary(classes=[["cat"], ["sky"]])}
@@ -207,7 +208,7 @@ def _annotations(folder: Path, random: Random) -> One:
 
 def _results(folder: Path, random: Random) -> One:
     """Predictions in files: a number beyond 0..100 is a wrong one."""
-    truth, _, results = _coco(random)
+    truth, _, results = coco_trees(random)
     gt_json, pred_json = folder / "gt.json", folder / "pred.json"
 
     def one(trial: Trial, what: str) -> None:

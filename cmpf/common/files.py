@@ -76,6 +76,14 @@ def is_folder(source: object) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Path.is_file, also for names that no file can have: too long ones, which a file of somebody else may hold."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Replaces a UTF-8 text file, whole."""
     with replacing(path) as temporary:

@@ -86,6 +86,18 @@ def test_missing_and_damaged_pngs_are_named(own: Path) -> None:
     ]
 
 
+def test_a_name_that_no_file_can_have_is_a_missing_file(own: Path) -> None:
+    name = 300 * "x"  # 255 are possible
+
+    def change(content: Content) -> None:
+        content["images"][0]["file_name"] = f"{name}.jpg"
+        content["annotations"][1]["file_name"] = f"{name}.png"
+
+    found = after(own, change)
+    assert f"MISSING images/val/{name}.jpg: no such image, but panoptic_val.json lists it" in found
+    assert f"MISSING panoptic_val/{name}.png: no such panoptic PNG" in found
+
+
 def test_an_id_that_only_the_png_has_and_one_that_only_the_json_has_are_named(own: Path) -> None:
     old = first_ids(own)[0]
     set_id(own, old, 5)

@@ -428,7 +428,12 @@ def test_lvis_takes_300_detections_of_an_image(tmp_path: Path) -> None:
 
 
 def test_no_result_at_all_scores_zero(tmp_path: Path) -> None:
-    assert instances_score(tmp_path, random_lvis(0)[0], [])["AP"] == 0
+    truth = random_lvis(0)[0]
+    with pytest.raises(EvaluationError, match=r"gt\.json: annotation 1 without 'iscrowd'"):
+        instances_score(tmp_path, truth, [])
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 0
+    assert instances_score(tmp_path, truth, [])["AP"] == 0
 
 
 def spoilt(place: str, **changes: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -470,6 +475,8 @@ SMALL = {"size": [9, 9], "counts": [81]}
             r"gt\.json: annotation 2 has image_id 99, which it does not list",
         ),
         (spoilt("annotations", category_id=4), r"gt\.json: annotation 2 has category_id 4"),
+        (spoilt("annotations", id="2"), r"gt\.json: annotation has id '2'; expected a number"),
+        (spoilt("annotations", area=None), r"gt\.json: annotation 2 without 'area'"),
         (spoilt("annotations", id=1), r"gt\.json: annotation listed twice: id 1"),
         (
             spoilt("annotations", segmentation=SMALL),
@@ -491,4 +498,4 @@ def test_issues_are_named_with_file_and_entry(tmp_path: Path, files: tuple[Any, 
 def test_results_must_be_a_list_of_objects(tmp_path: Path) -> None:
     for results in ({"annotations": []}, [1]):
         with pytest.raises(EvaluationError, match=r"pred\.json: no COCO results; expected a list of objects"):
-            instances_score(tmp_path, random_lvis(0)[0], results)
+            instances_score(tmp_path, random_lvis(0)[0], results, lvis=True)

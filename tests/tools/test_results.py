@@ -71,6 +71,7 @@ def test_instance_numbers_are_written_under_their_geometry(
     tmp_path: Path, task: str, iou_type: str | None
 ) -> None:
     truth, _ = random_lvis(0, images=2)
+    truth["annotations"] = [{**annotation, "iscrowd": 0} for annotation in truth["annotations"]]
     perfect = [{**a, "score": 0.5} for a in truth["annotations"]]
     for name, content in (("gt.json", truth), ("pred.json", perfect)):
         (tmp_path / name).write_text(json.dumps(content))

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from cmpf.common.files import is_file
 from cmpf.data.vocabulary import Vocabulary
 
 MAX_LABEL = 65535
@@ -76,11 +77,7 @@ def vocabulary_of(value: Any, *, known: Mapping[str, Callable[[], Vocabulary]], 
     if name in known:
         return known[name]()
     file = folder / Path(name).expanduser()
-    try:
-        found = file.is_file()
-    except OSError:  # a name that is too long
-        found = False
-    if found:
+    if is_file(file):
         return Vocabulary.from_file(file)
     near = get_close_matches(name, [*known, *_files_beside(file)], n=1)
     hint = f"did you mean {near[0]}? " if near else ""

@@ -46,7 +46,7 @@ def score_instances(*, gt_json: Path, pred_json: Path, iou_type: IoUType, lvis: 
     else those of the masks.
 
     Args:
-        gt_json: COCO instances or LVIS v1 JSON, with any category ids.
+        gt_json: COCO instances or LVIS v1 JSON, with any category ids, and the fields that those tools need.
         pred_json: list of {image_id, category_id, score, segmentation or bbox}.
     Raises:
         EvaluationError: files are damaged or do not fit together; names the file and the entry.
@@ -120,20 +120,20 @@ class _Truth:
 
     def _annotation(self, entry: Entry) -> Entry:
         what = f"annotation {entry['id']}"
+        whole(entry["id"], f"{self.path}: annotation has id", least=-(2**53))
         image = self._image_of(entry, self.path, what)
         category = field(entry, "category_id", path=self.path, what=what)
+        crowd = entry.get("iscrowd", 0) if self.lvis else field(entry, "iscrowd", path=self.path, what=what)
         result: Entry = {
             "image_id": image["id"],
             "category_id": self.categories.index(category, path=self.path, what=what),
-            "iscrowd": whole(entry.get("iscrowd", 0), f"{self.path}: {what} has iscrowd", most=1),
+            "iscrowd": whole(crowd, f"{self.path}: {what} has iscrowd", most=1),
         }
         if self.iou_type == "segm":
             result["segmentation"] = _mask(entry, image, self.path, what)
-            measured = float(rle_area(result["segmentation"]))
         else:
             result["bbox"] = _box(entry, self.path, what)
-            measured = result["bbox"][2] * result["bbox"][3]
-        area = number(entry.get("area", measured), f"{self.path}: {what} has area")
+        area = number(field(entry, "area", path=self.path, what=what), f"{self.path}: {what} has area")
         if area < 0:
             raise EvaluationError(f"{self.path}: {what} has area {area:g}; expected a number >= 0")
         return {**result, "area": area}
@@ -144,7 +144,7 @@ class _Truth:
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
             raise EvaluationError(f"{path}: no COCO results; expected a list of objects with image_id, "
                                   "category_id, score and segmentation or bbox")  # fmt: skip
-        box_areas = bool(content) and bool(content[0].get("bbox"))
+        box_areas = bool(content) and content[0].get("bbox", []) != []
         return [self._result(entry, path, f"result {n}", box_areas) for n, entry in enumerate(content)]
 
     def _result(self, entry: Entry, path: Path, what: str, box_areas: bool) -> Entry:

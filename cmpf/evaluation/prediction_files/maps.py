@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cmpf.common.files import is_file
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.vocabulary_file import read_vocabulary_text
 from cmpf.errors import EvaluationError
@@ -32,6 +33,7 @@ from cmpf.formats.coco_json import read_json
 from cmpf.formats.label_map import LabelReader, read_labels, read_panoptic_ids
 from cmpf.types import SegmentInfo
 
+TRUTH = "ground truth"
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless ones; anything else in the folders is left alone
 
 
@@ -138,7 +140,7 @@ def score_panoptic(
     _check_images(truth, predictions, gt_json, pred_json)
     tally = PanopticTally(len(categories.names))
     for image_id in tqdm(truth, desc="panoptic", unit="image", disable=not progress):
-        true_side = _Side("ground truth", truth[image_id], gt_dir, gt_json)
+        true_side = _Side(TRUTH, truth[image_id], gt_dir, gt_json)
         tally.add(
             _matches(true_side, _Side("prediction", predictions[image_id], pred_dir, pred_json), categories)
         )
@@ -147,13 +149,13 @@ def score_panoptic(
 
 
 class _Side:
-    """One image as ground truth or prediction."""
+    """One image as ground truth or prediction; the segments of a true one need iscrowd and area, as in panopticapi."""
 
     def __init__(self, role: str, annotation: dict[str, Any], folder: Path, json_file: Path) -> None:
         self.role, self.json_file = role, json_file
         self._annotation = annotation
         self.png = folder / str(field(annotation, "file_name", path=json_file, what="annotation"))
-        if not self.png.is_file():
+        if not is_file(self.png):
             raise EvaluationError(f"{self.png}: no such {role} PNG; {json_file} names it")
 
     def segments(self, categories: Categories) -> Iterator[SegmentInfo]:
@@ -162,6 +164,9 @@ class _Side:
         for entry in listed(self._annotation, "segments_info", self.json_file):
             number = field(entry, "id", path=self.json_file, what=f"segment {image}")
             what = f"segment {number} {image}"
+            if self.role == TRUTH:
+                for key in ("iscrowd", "area"):
+                    field(entry, key, path=self.json_file, what=what)
             segment: SegmentInfo = {
                 "id": whole(number, f"{self.json_file}: segment {image} has id"),
                 "category_id": categories.index(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cmpf.common.files import is_file
 from cmpf.common.processes import map_items
 from cmpf.data.datasets.issues import IssueKind, Issues, named
 from cmpf.data.datasets.spec import Dataset
@@ -96,7 +97,7 @@ def examine(
 
 def _image_size(path: Path, source: Path | None, issues: Issues) -> Size | None:
     """Size of an image as it is read, upright; None if it cannot be."""
-    if not path.is_file():
+    if not is_file(path):
         reason = f", but {source.name} lists it" if source else ""
         issues.add(IssueKind.MISSING, path, f"no such image{reason}")
         return None
@@ -110,7 +111,7 @@ def _image_size(path: Path, source: Path | None, issues: Issues) -> Size | None:
 
 def _file_form(path: Path, what: str, issues: Issues) -> tuple[str, str] | None:
     """Pillow's format ("PNG") and mode ("RGB") of a ground-truth file; None if it cannot be opened."""
-    if not path.is_file():
+    if not is_file(path):
         issues.add(IssueKind.MISSING, path, f"no such {what}")
         return None
     try:
