@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 
 from cmpf.data.vocabulary_file import parse_vocabulary_text, read_vocabulary_text, word_set
@@ -239,9 +240,11 @@ def _bracketed(words: Sequence[str], *, index: int, others: Collection[str], tak
 def _thing_flags(things: Iterable[int] | None, count: int) -> tuple[bool, ...]:
     if things is None:
         return (True,) * count
-    chosen = set(things)
+    if isinstance(things, str | bytes) or not isinstance(things, Iterable):
+        raise VocabularyError(f"things must be a list of class indices, got {things!r}")
+    chosen = list(things)
     for index in chosen:
-        if isinstance(index, str) or not 0 <= index < count:
+        if not isinstance(index, Integral) or isinstance(index, bool) or not 0 <= index < count:
             raise VocabularyError(
                 f"things names the class index {index!r}; this vocabulary has 0..{count - 1} "
                 "(Vocabulary.from_words takes names)"

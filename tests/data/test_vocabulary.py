@@ -144,6 +144,11 @@ def test_threads_share_a_vocabulary() -> None:
         ([["car"]], [1], r"class index 1; this vocabulary has 0\.\.0"),
         ([["car"]], [-1], r"class index -1"),
         ([["car"]], ["car"], r"class index 'car'.*takes names"),
+        ([["car"]], [0.0], r"class index 0\.0; this vocabulary has 0\.\.0"),
+        ([["car"]], [False], "class index False"),
+        ([["car"]], [None], "class index None"),
+        ([["car"]], [[0]], r"class index \[0\]"),
+        ([["car"]], 5, "things must be a list of class indices, got 5"),
     ],
 )
 def test_a_wrong_vocabulary_is_refused_with_a_fix(classes: object, things: object, message: str) -> None:

@@ -131,3 +131,10 @@ def test_broken_inputs_are_errors_that_name_the_file(tmp_path: Path) -> None:
         evaluator().process([bad], [{"proposals": torch.zeros(4, 2, 3, dtype=torch.bool)}])
     with pytest.raises(EvaluationError, match=r"no proposals.*switch on mask recall"):
         evaluator().process([sample], [{}])
+    with pytest.raises(EvaluationError, match=r"1\.jpg: proposals: nan.*; expected True and False"):
+        evaluator().process([sample], [{"proposals": torch.full((4, 2, 3), math.nan)}])
+    judge = evaluator()
+    batch = [sample], [{"proposals": torch.zeros(4, 2, 3, dtype=torch.bool)}]
+    judge.process(*batch)
+    with pytest.raises(EvaluationError, match="image_id 1 came before"):
+        judge.process(*batch)
