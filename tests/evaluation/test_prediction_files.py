@@ -476,6 +476,7 @@ SMALL = {"size": [9, 9], "counts": [81]}
         ),
         (spoilt("annotations", category_id=4), r"gt\.json: annotation 2 has category_id 4"),
         (spoilt("annotations", id="2"), r"gt\.json: annotation has id '2'; expected a number"),
+        (spoilt("annotations", id=0), r"gt\.json: annotation 0: .*; number annotations from 1"),
         (spoilt("annotations", area=None), r"gt\.json: annotation 2 without 'area'"),
         (spoilt("annotations", id=1), r"gt\.json: annotation listed twice: id 1"),
         (

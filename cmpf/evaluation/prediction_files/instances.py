@@ -120,7 +120,10 @@ class _Truth:
 
     def _annotation(self, entry: Entry) -> Entry:
         what = f"annotation {entry['id']}"
-        whole(entry["id"], f"{self.path}: annotation has id", least=-(2**53))
+        if whole(entry["id"], f"{self.path}: annotation has id", least=-(2**53)) == 0:
+            raise EvaluationError(
+                f"{self.path}: annotation 0: pycocotools counts what it matches as false; number annotations from 1"
+            )
         image = self._image_of(entry, self.path, what)
         category = field(entry, "category_id", path=self.path, what=what)
         crowd = entry.get("iscrowd", 0) if self.lvis else field(entry, "iscrowd", path=self.path, what=what)
