@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.layers import activations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEAST_PRODUCTS = 1 << 22  # multiplications of a call; below, preparing it costs more than it saves
+HIDDEN = (
+    ("fc1", "act"),
+    ("lin1", "act"),
+)  # layer and activation inside an MLP of timm and of segment-anything
 MKL_MAKER = "GenuineIntel"
 TRIAL_SIDE = 128  # pixels of the image on which precisions are compared
 
@@ -120,31 +125,58 @@ def _forget_hash(module: nn.Module, _incompatible_keys: object) -> None:
 
 
 class OneDNNLinear(nn.Linear):
-    """nn.Linear, by oneDNN where that is possible: float32 on the CPU, without gradients, outside of autocast.
+    """nn.Linear, by oneDNN where that is possible: on the CPU without gradients, in float32 or autocast to bfloat16.
 
-    Elsewhere it is nn.Linear itself. Results agree to float32's rounding.
+    Elsewhere it is nn.Linear itself. Results agree to the rounding of the type.
 
     Args:
         linear: its weights are shared under the same names.
+    Attributes:
+        gelu: whether the exact GELU follows, which oneDNN applies before the sums leave the processor.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
+        self.gelu = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if not _possible(x, self.weight) or x.numel() * self.out_features < LEAST_PRODUCTS:
-            return F.linear(x, self.weight, self.bias)
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return result
+        return onednn_linear(x, self.weight, self.bias, gelu=self.gelu)
+
+    def extra_repr(self) -> str:
+        """As nn.Linear says it, and whether a GELU follows."""
+        return super().extra_repr() + (", gelu=True" if self.gelu else "")
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """See OneDNNLinear; weight: (out_features, in_features)."""
+    dtype = _type(x, weight)
+    if dtype is None or x.numel() * len(weight) < LEAST_PRODUCTS:
+        plain = F.linear(x, weight, bias)
+        return F.gelu(plain) if gelu else plain
+    x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    activation = ("gelu", [], "none") if gelu else ("none", [], "")
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *activation)
+    return result
 
 
 def use_onednn_linear(network: nn.Module) -> None:
-    """Replaces every nn.Linear inside by a OneDNNLinear, if that is faster here."""
+    """Replaces every nn.Linear inside by a OneDNNLinear, with the GELU after it, if that is faster here."""
     if onednn_is_faster():
         replace_layers(network, nn.Linear, OneDNNLinear)
+        for parent in network.modules():
+            for hidden, activation in HIDDEN:
+                _take_gelu(parent, hidden, activation)
+
+
+def _take_gelu(parent: nn.Module, hidden: str, activation: str) -> None:
+    layer, gelu = getattr(parent, hidden, None), getattr(parent, activation, None)
+    exact = type(gelu) is nn.GELU and gelu.approximate == "none"
+    if type(layer) is OneDNNLinear and (exact or type(gelu) is activations.GELU):
+        layer.gelu = True
+        setattr(parent, activation, nn.Identity())
 
 
 def replace_layers(network: nn.Module, kind: type[nn.Module], faster: Callable[[Any], nn.Module]) -> None:
@@ -179,19 +211,31 @@ def _works() -> bool:
     x, weight, bias = numbers.view(8, 16), numbers[:64].view(4, 16), numbers[:4]
     with without_autocast(x.device):
         try:
-            found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            plain = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
         except (AttributeError, RuntimeError, TypeError) as error:
             logger.debug("oneDNN's linear layer does not work: %s", error)
             return False
-        return torch.allclose(found, F.linear(x, weight, bias), atol=1e-5)
+        expected = F.linear(x, weight, bias)
+        return torch.allclose(plain, expected, atol=1e-5) and torch.allclose(
+            found, F.gelu(expected), atol=1e-5
+        )
 
 
-def _possible(x: Tensor, weight: Tensor) -> bool:
+def _type(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """In which type oneDNN multiplies; None = it does not."""
     # A compiler has its own choice of kernels, and exported programs must not name this operator.
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    kinds = {(tensor.device.type, tensor.dtype) for tensor in (x, weight)}
-    return kinds == {("cpu", torch.float32)}
+    if (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or {x.device.type, weight.device.type} != {"cpu"}
+    ):
+        return None
+    types = {x.dtype, weight.dtype}
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu") == torch.bfloat16 and types <= {torch.float32, torch.bfloat16}
+        return torch.bfloat16 if half else None
+    return torch.float32 if types == {torch.float32} else None
 
 
 def _maker() -> str:

@@ -106,7 +106,8 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) in and out."""
-        result: Tensor = self.norm(x_BLD + self.linear2(F.relu(self.linear1(x_BLD))))
+        hidden = F.relu(self.linear1(x_BLD), inplace=True)  # the largest tensor of a layer
+        result: Tensor = self.norm(x_BLD + self.linear2(hidden))
         return result
 
 

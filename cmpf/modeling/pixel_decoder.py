@@ -82,6 +82,8 @@ class PixelDecoder(nn.Module):
             projected = [self.input_projections[name](levels[name].float()) for name in ENCODED_LEVELS]
             multi_scale = self.encoder(projected)
             lateral = self.lateral(levels["res2"].float())
-            fused = lateral + resize_bilinear(multi_scale[-1], (lateral.shape[-2], lateral.shape[-1]))
+            # Contiguous: channels that lie next to each other are resized three times as slowly on a CPU.
+            finest = multi_scale[-1].contiguous()
+            fused = lateral + resize_bilinear(finest, (lateral.shape[-2], lateral.shape[-1]))
             mask_features = self.mask_projection(F.relu(self.output(fused)))
         return PixelDecoderOutput(mask_features=mask_features, multi_scale=multi_scale)

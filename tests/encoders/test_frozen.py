@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from helpers.encoders import random_images
+from timm.layers import activations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -168,6 +169,62 @@ def test_gradients_are_those_of_a_linear_layer(layer: OneDNNLinear) -> None:
     assert torch.allclose(x.grad, layer.weight.sum(dim=0).expand(1000, -1))
 
 
+@needs_onednn
+def test_in_autocast_to_bfloat16_it_multiplies_in_that_type(
+    layer: OneDNNLinear, calls: list[tuple[int, ...]]
+) -> None:
+    x = large(1000)
+    expected = F.linear(x, layer.weight, layer.bias)
+    calls.clear()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [layer(x), layer(x.bfloat16())]
+    assert calls == []
+    for result in found:
+        assert result.dtype is torch.bfloat16
+        # Rounding 8 bits of inputs, weights and result: 3 / 256 of the largest number is far above it.
+        assert (result.float() - expected).abs().max() < 3 / 256 * expected.abs().max()
+
+
+class Hidden(nn.Module):
+    """What timm and segment-anything call their parts, with a gelu of either."""
+
+    def __init__(self, gelu: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.act = nn.Linear(96, 64), gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.act(self.fc1(x))
+        return result
+
+
+@needs_onednn
+@pytest.mark.parametrize("gelu", [nn.GELU(), activations.GELU()])
+@pytest.mark.parametrize("rows", [8, 1000])
+def test_the_gelu_after_a_layer_is_part_of_it(
+    gelu: nn.Module, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "onednn_is_faster", lambda: True)
+    network, x = Hidden(gelu), large(rows)
+    expected = network(x)
+    use_onednn_linear(network)
+    assert isinstance(network.act, nn.Identity)
+    assert "gelu=True" in repr(network.fc1)
+    torch.testing.assert_close(network(x), expected, atol=1e-6, rtol=1e-5)  # with gradients
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), expected, atol=1e-5, rtol=1e-5)
+    names = [name for name, _ in network.named_parameters()]
+    assert names == ["fc1.weight", "fc1.bias"]
+
+
+@pytest.mark.parametrize("other", [nn.GELU("tanh"), nn.ReLU()])
+def test_another_activation_stays_where_it_is(other: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "onednn_is_faster", lambda: True)
+    network = Hidden(other)
+    use_onednn_linear(network)
+    assert network.act is other
+    assert not network.fc1.gelu
+
+
 @pytest.mark.parametrize("case", ["small", "float64", "autocast", "gradients"])
 def test_where_oneDNN_cannot_or_should_not_it_is_a_linear_layer(
     layer: OneDNNLinear, calls: list[tuple[int, ...]], case: str
@@ -178,11 +235,11 @@ def test_where_oneDNN_cannot_or_should_not_it_is_a_linear_layer(
         layer, x = layer.double(), x.double()
     with (
         torch.set_grad_enabled(case == "gradients"),
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=case == "autocast"),
+        torch.autocast("cpu", dtype=torch.float16, enabled=case == "autocast"),
     ):
         found = layer(x)
     assert calls == [tuple(x.shape)]
-    assert found.dtype is {"float64": torch.float64, "autocast": torch.bfloat16}.get(case, torch.float32)
+    assert found.dtype is {"float64": torch.float64, "autocast": torch.float16}.get(case, torch.float32)
 
 
 def test_an_exported_program_does_not_name_the_operator(layer: OneDNNLinear) -> None:

@@ -71,6 +71,22 @@ def test_the_report_shows_file_size_and_agreement(report: ExportReport) -> None:
     assert str(report).count("largest difference") == 4
 
 
+def test_attention_reads_by_plain_gathers_and_no_operator_samples_a_grid(report: ExportReport) -> None:
+    (path,) = report.files
+    if path.suffix == ENDINGS["torch-export"]:
+        names = [str(node.target) for node in torch.export.load(path).graph.nodes]
+        assert not any("grid_sampl" in name for name in names)
+        gathers = names.count("aten.index_select.default")
+    else:
+        import onnx
+
+        kinds = [node.op_type for node in onnx.load(path).graph.node]
+        assert "GridSample" not in kinds
+        gathers = kinds.count("Gather")
+    # Four corners on each of the pixel decoder's three levels and on SAM's one, a layer each.
+    assert gathers >= 4 * 3 + 4
+
+
 # K = T and T > K, one class, the smallest image, SAM's own input size, a wide one, padding.
 @pytest.mark.parametrize(
     ("size", "synonyms", "classes", "padding"),

@@ -21,6 +21,7 @@ from cmpf.modeling.deformable.module import (
 from cmpf.modeling.deformable.ops import (
     AttentionFunction,
     deformable_attention,
+    gather_attention,
     grid_sample_attention,
     rows_attention,
 )
@@ -74,14 +75,14 @@ def inputs(
     return value, locations.to(dtype), weights.to(dtype)
 
 
-@pytest.mark.parametrize("attention", [grid_sample_attention, rows_attention])
+@pytest.mark.parametrize("attention", [gather_attention, grid_sample_attention, rows_attention])
 def test_agrees_with_a_loop_over_every_sample(attention: AttentionFunction) -> None:
     value, locations, weights = inputs(SHAPES, queries=5, dtype=torch.float64)
     expected = naive_attention(value, SHAPES, locations, weights)
     torch.testing.assert_close(attention(value, SHAPES, locations, weights), expected)
 
 
-@pytest.mark.parametrize("attention", [grid_sample_attention, rows_attention])
+@pytest.mark.parametrize("attention", [gather_attention, grid_sample_attention, rows_attention])
 def test_a_cell_center_reads_that_cell(attention: AttentionFunction) -> None:
     value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)  # [[1, 2], [3, 4]]
     # Center of the upper right cell; the middle of all four: (1 + 2 + 3 + 4) / 4 = 2.5; far outside.

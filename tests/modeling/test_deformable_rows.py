@@ -9,7 +9,13 @@ from helpers.modeling import random
 from torch import Tensor
 
 from cmpf.modeling.deformable import ops
-from cmpf.modeling.deformable.ops import deformable_attention, grid_sample_attention, rows_attention
+from cmpf.modeling.deformable.ops import (
+    AttentionFunction,
+    deformable_attention,
+    gather_attention,
+    grid_sample_attention,
+    rows_attention,
+)
 from cmpf.modeling.layers import softmax_of_few
 
 SHAPES = [(2, 3), (4, 6), (5, 7)]  # 6 + 24 + 35 = 65 places
@@ -41,14 +47,15 @@ def test_float32_is_as_close_to_float64_as_grid_sample() -> None:
     assert errors[0] <= 1.5 * errors[1] < 1e-5
 
 
-def test_borders_corners_and_what_lies_outside_read_as_grid_sample_does() -> None:
+@pytest.mark.parametrize("attention", [gather_attention, rows_attention])
+def test_borders_corners_and_what_lies_outside_read_as_grid_sample_does(attention: AttentionFunction) -> None:
     value = random("value", 1, 6, 1, 4).double()
     axis = torch.tensor([-5.0, -0.25, -1e-9, 0.0, 1e-9, 0.1, 0.5, 0.9, 1.0, 1.0 + 1e-9, 1.25, 7.0, torch.inf])
     places = torch.cartesian_prod(axis, axis).double().view(1, -1, 1, 1, 1, 2)
     weights = torch.ones(places.shape[:-1], dtype=torch.float64)
     finite = places.clamp(-10, 10)
     expected = grid_sample_attention(value, [(2, 3)], finite, weights)
-    torch.testing.assert_close(rows_attention(value, [(2, 3)], places, weights), expected)
+    torch.testing.assert_close(attention(value, [(2, 3)], places, weights), expected)
 
 
 def test_a_place_that_is_no_number_reads_zeros_and_spoils_nothing_else() -> None:

@@ -41,6 +41,8 @@ def deformable_attention(
     Returns:
         (B, Q, M * D).
     """
+    if torch.compiler.is_exporting():
+        return gather_attention(value_BSMD, shapes, locations, weights)
     if reads_rows(shapes, value_BSMD, locations, weights):
         return rows_attention(value_BSMD, shapes, locations, weights)
     return grid_sample_attention(value_BSMD, shapes, locations, weights)
@@ -70,10 +72,36 @@ def grid_sample_attention(
     return total.view(B, M * D, Q).transpose(1, 2)
 
 
+def gather_attention(
+    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """`deformable_attention` of plain gathers, for exported programs: runtimes differ in what grid_sample means, and
+    TensorRT has fused it with its neighbors into other results."""
+    B, S, M, D = value_BSMD.shape
+    table = value_BSMD.reshape(B * S * M, D)
+    image = torch.arange(B, device=table.device)[:, None, None, None] * S
+    head = torch.arange(M, device=table.device)[:, None]
+    total = torch.zeros_like(weights[..., 0, :1]).expand(-1, -1, -1, D)
+    start = 0
+    for level, (h, w) in enumerate(shapes):
+        # In cells; what lies outside by more than one reads zeros wherever it is.
+        x = (locations[..., level, :, 0] * w - 0.5).clamp(-1, w)
+        y = (locations[..., level, :, 1] * h - 0.5).clamp(-1, h)
+        left, top = x.floor(), y.floor()
+        for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+            inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
+            share = weights[..., level, :] * (1 - (x - column).abs()) * (1 - (y - row).abs()) * inside
+            place = row.clamp(0, h - 1).long() * w + column.clamp(0, w - 1).long() + start
+            read = table.index_select(0, ((image + place) * M + head).flatten())
+            total = total + (share[..., None] * read.view(*share.shape, D)).sum(dim=-2)
+        start += h * w
+    return total.flatten(2)
+
+
 def reads_rows(shapes: Sequence[tuple[int, int]], value_BSMD: Tensor, *others: Tensor) -> bool:
     """Whether `rows_attention` can take grid_sample's place: on a CPU, with nothing to differentiate or to trace."""
     tensors = (value_BSMD, *others)
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if torch.compiler.is_compiling():
         return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return False
