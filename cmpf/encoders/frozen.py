@@ -157,8 +157,8 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu
         plain = F.linear(x, weight, bias)
         return F.gelu(plain) if gelu else plain
     x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    activation = ("gelu", [], "none") if gelu else ("none", [], "")
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *activation)
+    attribute, algorithm = ("gelu", "none") if gelu else ("none", "")
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, attribute, [], algorithm)
     return result
 
 
