@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEAST_PRODUCTS = 1 << 22  # multiplications of a call; below, preparing it costs more than it saves
-HIDDEN = (
-    ("fc1", "act"),
-    ("lin1", "act"),
-)  # layer and activation inside an MLP of timm and of segment-anything
+HIDDEN = (("fc1", "act"), ("lin1", "act"))  # layer and activation in an MLP of timm, of segment-anything
 MKL_MAKER = "GenuineIntel"
 TRIAL_SIDE = 128  # pixels of the image on which precisions are compared
 
