@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cmpf.cli.models import TINY
 from cmpf.cli.outcome import DONE, add_debug, add_model_options, positive
-from cmpf.cli.predict_options import WORDS, add_kinds, add_selection
+from cmpf.cli.predict_options import WORDS, add_kinds, add_large, add_selection
 
 if TYPE_CHECKING:
     from cmpf.cli.outcome import Commands
@@ -60,6 +60,7 @@ def add_parser(commands: Commands) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     _add_labelling(parser.add_argument_group("what is looked for"))
     add_selection(parser.add_argument_group("which results"))
+    add_large(parser.add_argument_group("large images"))
     _add_reading(parser.add_argument_group("reading"))
     _add_shards(parser.add_argument_group("shards and clusters"))
     parser.add_argument_group("export").add_argument(

@@ -13,6 +13,7 @@ from typing import Any
 import cmpf.integrations
 from cmpf.cli.models import TINY, warn_of_photographs
 from cmpf.cli.outcome import DONE, FAILED
+from cmpf.cli.predict_options import tiling_of
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError
 from cmpf.factory import use_threads
@@ -135,6 +136,8 @@ def labeler_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "plugins": arguments.plugin,
         "allow_unused_weights": arguments.allow_unused_weights,
         "batch_size": arguments.batch_size,
+        **({} if arguments.max_pixels is None else {"max_pixels": arguments.max_pixels}),
+        **tiling_of(arguments),
         **_selection(arguments),
     }
 
@@ -162,6 +165,7 @@ def _folder(arguments: argparse.Namespace, labeler: cmpf.integrations.Labeler, c
         task=arguments.task,
         ensemble=arguments.ensemble,
         opts=list(arguments.opts),
+        **tiling_of(arguments),
         **_selection(arguments),
     )
     return LabelFolder(arguments.output, configuration, count=count, overwrite=arguments.overwrite)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmpf.cli.outcome import load_model
-from cmpf.cli.predict_options import TASKS
+from cmpf.cli.predict_options import TASKS, tiling_of
 from cmpf.errors import CMPFError
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class Chosen:
         self.selection["background"] = arguments.background or arguments.min_semantic_score is not None
         ensemble = arguments.ensemble or None
         self.predict: dict[str, Any] = {"task": self.tasks, "ensemble": ensemble, **self.selection}
-        if arguments.tile is not None:
-            self.predict |= {"tile": arguments.tile, "overlap": arguments.overlap}
+        self.predict |= tiling_of(arguments)
         self.reading: dict[str, Any] = {"allow_urls": arguments.allow_urls}
         if arguments.max_pixels is not None:
             self.reading["max_pixels"] = arguments.max_pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cmpf.cli.outcome import add_debug, add_model_options, fraction, positive
 
@@ -55,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
     add_kinds(parser)
     add("--recursive", action="store_true", help="enter the folders of folders")
     add("--allow-urls", action="store_true", help="download http(s) addresses")
-    _add_large(parser.add_argument_group("large images"))
+    add_large(parser.add_argument_group("large images"))
     _add_results(parser.add_argument_group("results"), output)
     selection = parser.add_argument_group("which results")
     add_selection(selection)
@@ -85,7 +86,8 @@ def _add_results(group: argparse._ArgumentGroup, output: str) -> None:
     add("--max-frames", type=positive, metavar="N", help="of a video or webcam [all]")
 
 
-def _add_large(group: argparse._ArgumentGroup) -> None:
+def add_large(group: argparse._ArgumentGroup) -> None:
+    """How images are segmented that are large, or hold small objects."""
     add = group.add_argument
     add(
         "--tile",
@@ -95,6 +97,11 @@ def _add_large(group: argparse._ArgumentGroup) -> None:
     )
     add("--overlap", type=fraction, default=0.25, metavar="S", help="share of a tile, 0 to 0.5 [%(default)s]")
     add("--max-pixels", type=positive, metavar="N", help="larger images are refused [89 million]")
+
+
+def tiling_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What add_large asks for, as Predictor.predict has it; nothing without tiles."""
+    return {} if arguments.tile is None else {"tile": arguments.tile, "overlap": arguments.overlap}
 
 
 def add_selection(group: argparse._ArgumentGroup) -> None:

@@ -17,6 +17,8 @@ from cmpf.formats.masks import encode_mask
 from cmpf.inference.mask_sequence import MaskSequence
 from cmpf.types import InstanceResult, MaskOrigin, SegmentInfo
 
+_ROWS = 64  # of an image, that are counted at once
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -89,7 +91,10 @@ def segments_of(
 
     count = max((info["id"] for info in infos), default=0)
     places = ndimage.find_objects(ids, max_label=count)
-    areas = sum((np.bincount(row, minlength=count + 1) for row in ids), np.zeros(count + 1, np.int64))
+    tiles = (
+        ids[top : top + _ROWS].reshape(-1) for top in range(0, len(ids), _ROWS)
+    )  # counted as 64-bit numbers
+    areas = sum((np.bincount(tile, minlength=count + 1) for tile in tiles), np.zeros(count + 1, np.int64))
     return tuple(
         Segment(
             id=info["id"],

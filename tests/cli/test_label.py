@@ -15,7 +15,8 @@ from pathlib import Path
 import fsspec
 import pandas
 import pytest
-from helpers.labelling import SMALL, WORDS, encoded, labeler, write_pictures
+from helpers.labelling import SMALL, WORDS, encoded, labeler, picture, write_pictures
+from PIL import Image
 from pycocotools.coco import COCO
 
 import cmpf.integrations
@@ -23,7 +24,7 @@ from cmpf.cli import main
 from cmpf.cli.models import SHAPES_ONLY
 from cmpf.labelling.inputs import Item, divide, read_shard
 from cmpf.labelling.parquet import find_parts, read_metadata, read_parquet
-from cmpf.labelling.record import ImageRecord
+from cmpf.labelling.record import ImageRecord, record_of
 
 OPTIONS = ("--device", "cpu", "--opts", *map(str, SMALL))
 
@@ -252,3 +253,25 @@ def test_labels_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit, match=r"2"):
             main(["label", *line])
         assert "expected cmpf label export DIR --format FORMAT --output DIR" in capsys.readouterr().err
+
+
+def test_tiles_are_those_of_predict_and_belong_to_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = write_pictures(tmp_path / "photos", 0), tmp_path / "out"
+    Image.fromarray(picture(0, 96, 128)).save(photos / "0.png")
+    assert label(photos, "--vocabulary", WORDS, "--output", out, "--tile", 64, "--overlap", "0.4") == 0
+    (record,) = records(out)
+    tiled = labeler().predictor.predict(
+        photos / "0.png", labeler().vocabulary, task=["panoptic", "instance"], tile=64, overlap=0.4
+    )
+    assert record.segments == record_of(tiled, "").segments != expected(photos)[0].segments
+    about = read_metadata(out / "part-00000-of-00001.parquet")
+    assert (about["tile"], about["overlap"]) == (64, 0.4)
+    assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
+    assert "tile 64 there, null now" in capsys.readouterr().err
+    assert (
+        label(photos, "--vocabulary", WORDS, "--output", tmp_path / "b", "--tile", 64, "--overlap", "0.7")
+        == 1
+    )
+    assert "overlap" in capsys.readouterr().err
