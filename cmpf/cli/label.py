@@ -57,7 +57,13 @@ def add_parser(commands: Commands) -> None:
         help="images, folders with all below them, quoted patterns, .tar files as WebDataset has them, .parquet and "
         ".arrow files with a column of images or addresses; paths, or addresses such as s3://bucket/folder/",
     )
-    add("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    add(
+        "--output",
+        required=True,
+        type=_folder_or_address,
+        metavar="DIR",
+        help="folder for the results, or an address such as s3://bucket/labels/, where each shard appears whole",
+    )
     _add_labelling(parser.add_argument_group("what is looked for"))
     add_selection(parser.add_argument_group("which results"))
     add_large(parser.add_argument_group("large images"))
@@ -135,6 +141,12 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _folder_or_address(text: str) -> Path | str:
+    if text.lower().startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text}: the web is not written to; give a folder or a bucket")
+    return text.rstrip("/") if "://" in text else Path(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
@@ -162,6 +174,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     if len(arguments.inputs) != 2 or not arguments.format:
         arguments.usage_error("expected cmpf label export DIR --format FORMAT --output DIR")
+    if isinstance(arguments.output, str):
+        arguments.usage_error(f"--output {arguments.output}: a dataset is written into a folder")
     from cmpf.labelling.export import export_labels
 
     images, files = export_labels(Path(arguments.inputs[1]), arguments.format, arguments.output)

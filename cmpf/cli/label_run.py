@@ -21,6 +21,7 @@ from cmpf.labelling.configuration import configuration_of
 from cmpf.labelling.inputs import Shard, divide, read_shard
 from cmpf.labelling.parquet import import_pyarrow
 from cmpf.labelling.record import ImageRecord
+from cmpf.labelling.remote import is_address
 from cmpf.labelling.shards import LabelFolder, shards_there
 
 SHOWN_ERRORS = 10
@@ -34,7 +35,7 @@ def label(arguments: argparse.Namespace) -> int:
     shards = _shards(arguments)  # before a model is loaded
     labeler = _labeler(arguments)
     folder = _folder(arguments, labeler, shards[0].count)
-    todo = [shard for shard in shards if not folder.path(shard.index).exists()]
+    todo = [shard for shard in shards if not folder.has(shard.index)]
     if todo and arguments.model == TINY and not arguments.weights:
         warn_of_photographs([Path(name) for shard in todo for name in shard.images[:1]])
     countable = not any(shard.containers for shard in todo)
@@ -57,10 +58,13 @@ def label(arguments: argparse.Namespace) -> int:
 
 def _check_output(arguments: argparse.Namespace) -> None:
     """Results among the images would be inputs of the next run."""
-    output = arguments.output.expanduser().absolute()
     for given in arguments.inputs:
-        folder = Path(given).expanduser()
-        if folder.is_dir() and (folder.absolute() == output or folder.absolute() in output.parents):
+        if is_address(arguments.output):
+            inside = f"{arguments.output}/".startswith(f"{given.rstrip('/')}/")
+        else:
+            folder, output = Path(given).expanduser(), arguments.output.expanduser().absolute()
+            inside = folder.is_dir() and (folder.absolute() == output or folder.absolute() in output.parents)
+        if inside:
             raise CMPFError(
                 f"{arguments.output}: the results would lie among the images of {given}; give another --output"
             )
@@ -199,7 +203,7 @@ class _Report:
             if self.errors <= SHOWN_ERRORS:
                 self.bar.write(f"cmpf: {record.error}", file=sys.stderr)
 
-    def end(self, output: Path) -> int:
+    def end(self, output: Path | str) -> int:
         """Prints the line and gives the exit code."""
         self.bar.close()
         seconds = (time.perf_counter() - self._begin) / max(self.images, 1)

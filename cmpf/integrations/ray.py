@@ -50,7 +50,7 @@ def label_on_ray(
         CMPFError: Ray is not installed, there is no cluster, it has no place for a worker within START_SECONDS, or
             what a worker raises. UnreachableError: see read_shard.
     """
-    todo = [shard for shard in shards if not folder.path(shard.index).exists()]
+    todo = [shard for shard in shards if not folder.has(shard.index)]
     if not todo:
         return
     with connected(address) as ray:

@@ -40,7 +40,7 @@ def configuration_of(predictor: Predictor, words: Vocabulary, **options: Any) ->
 
 
 def keep_configuration(
-    path: Path, configuration: Mapping[str, Any], *, fix: str, folder: Path | None = None
+    path: Path, configuration: Mapping[str, Any], *, fix: str, folder: Path | str | None = None
 ) -> None:
     """Writes the configuration of a run, or makes sure that the one that is there is equal.
 
@@ -66,11 +66,20 @@ def read_configuration(path: Path) -> dict[str, Any]:
         CMPFError: the file cannot be read, or holds none.
     """
     try:
-        there = json.loads(read_text(path, limit=MAX_BYTES))
+        text = read_text(path, limit=MAX_BYTES)
     except (OSError, ValueError) as error:
         raise CMPFError(f"{path}: cannot be read ({error}); give another folder, or begin anew") from error
+    return configuration_in(text, str(path))
+
+
+def configuration_in(text: str | bytes, where: str) -> dict[str, Any]:
+    """The configuration that a text holds; CMPFError, which begins with `where`, if it holds none."""
+    try:
+        there = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CMPFError(f"{where}: cannot be read ({error}); give another folder, or begin anew") from error
     if not isinstance(there, dict):
-        raise CMPFError(f"{path}: no JSON object; give another folder, or begin anew")
+        raise CMPFError(f"{where}: no JSON object; give another folder, or begin anew")
     return there
 
 

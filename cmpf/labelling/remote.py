@@ -6,12 +6,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD
 
 T = TypeVar("T")
+UNFINISHED = "_unfinished"  # readers of tables pass over names that begin with an underscore
 PAUSES = (
     1.0,
     4.0,
@@ -88,6 +90,54 @@ class RemoteFile:
         return getattr(self._file, name)
 
 
+class RemoteFolder:
+    """A folder behind an address, to write files into that are whole or not there.
+
+    Raises, in all methods:
+        UnreachableError: it cannot be asked or written; one line with the reason.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+
+    def names(self) -> set[str]:
+        """The files right in it, as they are now."""
+        with _plainly(self.address):
+            system, path = _opened_system(self.address)
+            system.invalidate_cache()
+            try:
+                return {str(name).rpartition("/")[2] for name in system.ls(path, detail=False)}
+            except FileNotFoundError:
+                return set()
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; ImageError: there is none."""
+        return read_remote(f"{self.address}/{name}")
+
+    def put(self, file: Path, name: str) -> None:
+        """Brings a file there under another name and renames it; what fails is tried three times."""
+        unfinished = f"{UNFINISHED}/{name}"
+
+        def send() -> None:
+            with _plainly(self.address, writing=True):
+                system, path = _opened_system(self.address)
+                system.put_file(str(file), f"{path}/{unfinished}")
+                system.mv(f"{path}/{unfinished}", f"{path}/{name}")
+
+        _tried(send)
+
+    def remove(self, name: str) -> None:
+        """Removes a file that is there."""
+        with _plainly(self.address, writing=True):
+            system, path = _opened_system(self.address)
+            system.rm_file(f"{path}/{name}")
+
+
+def is_address(text: str | Path) -> bool:
+    """Whether something is an address, and no path."""
+    return isinstance(text, str) and "://" in text
+
+
 def _read(address: str) -> bytes:
     with opened_remote(address) as file:
         content = file.read(MAX_DOWNLOAD + 1)
@@ -113,19 +163,21 @@ def _opened_system(address: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _plainly(address: str) -> Iterator[None]:
+def _plainly(address: str, *, writing: bool = False) -> Iterator[None]:
     """Errors of fsspec and of the libraries below it, which are of many kinds, as one line that names the address."""
+    fix = "check the address, the network and your credentials"
     try:
         yield
     except CMPFError:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
+        if writing:
+            raise UnreachableError(f"{address}: cannot be written ({summary(error, 200)}); {fix}") from error
         raise ImageError(f"{address}: no such file; check the address") from error
     except ImportError as error:  # fsspec names the package: Install s3fs to access S3
         raise UnreachableError(f"{address}: {summary(error, 200)} (with pip install)") from error
     except ValueError as error:  # Protocol not known
         raise UnreachableError(f"{address}: {summary(error, 200)}; check how the address begins") from error
     except Exception as error:
-        raise UnreachableError(
-            f"{address}: cannot be reached ({summary(error, 200)}); check the address, the network and your credentials"
-        ) from error
+        doing = "written" if writing else "reached"
+        raise UnreachableError(f"{address}: cannot be {doing} ({summary(error, 200)}); {fix}") from error
