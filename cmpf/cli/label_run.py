@@ -116,6 +116,7 @@ def _label_shard(
 ) -> None:
     with folder.shard(shard.index) as writer:
         report.earlier += len(writer.seen)
+        report.errors += writer.errors
         items = read_shard(shard, writer.seen, column=arguments.column, allow_urls=arguments.allow_urls)
         for record in labeler.records(items):
             writer.add(record)
@@ -183,7 +184,7 @@ class _Report:
     """What is told of a run: a bar, the first errors, and a line at the end.
 
     finished: shards that an earlier run has made. earlier: images of those that it has begun. images: of this run.
-    errors: how many of these cannot be read.
+    errors: how many of both cannot be read.
     """
 
     def __init__(self, *, finished: int, total: int | None) -> None:

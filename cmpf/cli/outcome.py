@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -34,6 +35,8 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
         The exit code; 1 after an error, of which one line is printed, after Ctrl-C, and where nobody reads on
         (`cmpf datasets | head`).
     """
+    # Pillow's, of images that are refused with a line of their own.
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a reader that has gone can be met quietly

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cmpf.common.files import write_text
-from cmpf.errors import CMPFError
+from cmpf.errors import CMPFError, summary
 from cmpf.labelling.configuration import configuration_in, keep_configuration, read_configuration
 from cmpf.labelling.journal_file import JournalFile
 from cmpf.labelling.parquet import import_pyarrow, write_parquet
@@ -210,7 +210,13 @@ class ShardWriter:
 
         self.close()
         records = self._records() if self.journal.exists() else iter(())
-        write_parquet(self.path, records, {"cmpf": __version__, **self.configuration})
+        try:
+            write_parquet(self.path, records, {"cmpf": __version__, **self.configuration})
+        except OSError as error:
+            raise CMPFError(
+                f"{self.path}: cannot be written ({summary(error)}); make room, and run the same command again: it "
+                "goes on"
+            ) from error
         self.journal.unlink(missing_ok=True)
         self._publish(self.path)
 

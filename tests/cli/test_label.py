@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from pycocotools.coco import COCO
 import cmpf.integrations
 from cmpf.cli import main
 from cmpf.cli.models import SHAPES_ONLY
+from cmpf.labelling import shards
 from cmpf.labelling.inputs import Item, divide, read_shard
 from cmpf.labelling.parquet import find_parts, read_metadata, read_parquet
 from cmpf.labelling.record import ImageRecord, record_of
@@ -124,6 +126,30 @@ def test_after_a_stop_the_same_command_goes_on(
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 0
     assert capsys.readouterr().out.startswith("3 images, ")
     assert records(out) == expected(photos)
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_shard_that_the_disk_has_no_room_for_is_one_line_and_its_bad_images_count_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = write_pictures(tmp_path / "photos", 1), tmp_path / "out"
+    (photos / "empty.png").touch()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_parquet", full)
+        assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"cmpf: {out / 'part-00000-of-00001.parquet'}: cannot be written (")
+    assert error.endswith("make room, and run the same command again: it goes on")
+    assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
+    assert (
+        capsys.readouterr().out
+        == f"0 images, 2 of an earlier run, 1 cannot be read: see the column error -> {out}\n"
+    )
+    assert [bool(record.error) for record in records(out)] == [False, True]
 
 
 @pytest.mark.usefixtures("loaded")
