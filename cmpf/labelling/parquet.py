@@ -152,7 +152,7 @@ def find_parts(output: str | Path) -> Sequence[Path]:
         DatasetError: there is none.
     """
     path = Path(output)
-    parts = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    parts = [path] if path.is_file() else sorted(path.glob("[!._]*.parquet"))
     if not parts:
         raise DatasetError(
             f"{output}: no Parquet file here; give the output folder of cmpf label, or one file of it"

@@ -86,7 +86,7 @@ class LabelFolder:
             self._begin(self._there, overwrite)
             if CONFIGURATION not in self._there:
                 self._remote.put(self.folder / CONFIGURATION, CONFIGURATION)
-            for part in self.folder.glob("*.parquet"):  # that could not be brought there
+            for part in self.folder.glob("part-*.parquet"):  # that could not be brought there
                 with suppress(CMPFError), self._locked(part):  # unless another task does it now
                     self._publish(part)
 

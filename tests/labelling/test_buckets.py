@@ -112,10 +112,12 @@ def test_a_shard_that_could_not_be_brought_there_is_brought_by_the_next_run(
     assert error.startswith(f"cmpf: {bucket}: cannot be written (OSError: the quota is used up)")
     assert "part-00000-of-00001.parquet" not in files(bucket)
     assert left_here() == ["part-00000-of-00001.parquet"]
+    (killed,) = (cache_folder() / "label").glob("*/part-*.parquet")
+    killed.with_name(".tmp-1-2-part-00000-of-00001.parquet").write_bytes(b"PAR1")  # as after kill -9
     assert label(photos, "--output", bucket) == 0
     assert capsys.readouterr().out == f"0 images, 1 shard was there -> {bucket}\n"
     assert records(bucket) == expected(photos)
-    assert left_here() == []
+    assert files(bucket) == ["_label.json", "part-00000-of-00001.parquet"]
 
 
 def test_what_was_begun_for_a_bucket_that_was_emptied_since_is_no_part_of_the_next_run(
