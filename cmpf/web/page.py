@@ -74,7 +74,7 @@ def uploaded_path(payload: Any) -> str | None:
 
 def uploaded_paths(payload: Any) -> list[str]:
     """The same for several; one that is no longer there stays, for reading it says so."""
-    return [file["path"] for file in payload or ()]
+    return [file["path"] for file in payload or () if file.get("path")]
 
 
 def build_page(

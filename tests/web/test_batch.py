@@ -8,7 +8,6 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +143,5 @@ def test_equal_names_are_numbered_whatever_their_case() -> None:
 
 
 def test_paths_of_uploads_are_those_that_are_named() -> None:
-    files = [SimpleNamespace(path="x/a.png"), SimpleNamespace(path=None)]
-    assert uploaded_paths(SimpleNamespace(root=files)) == ["x/a.png"]
+    assert uploaded_paths([{"path": "x/a.png"}, {"path": None}]) == ["x/a.png"]
     assert uploaded_paths(None) == []

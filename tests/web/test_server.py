@@ -51,6 +51,9 @@ class Slow:
     def __init__(self) -> None:
         self.started, self.go = threading.Event(), threading.Event()
 
+    def vocabulary(self, *_: Any) -> None:
+        raise CMPFError("reached the vocabulary")
+
     def predict(self, *_: Any, **__: Any) -> None:
         self.started.set()
         self.go.wait(30)
@@ -127,6 +130,8 @@ def test_an_upload_reaches_the_model_and_its_error_comes_back_as_text(page: tupl
     (panel,) = visitor.result()["output"]["data"]
     assert panel.startswith("<div class='cmpf-error'")
     assert "reached the model" in panel
+    visitor.join({"path": path}, {"path": path}, several=True)
+    assert "reached the vocabulary" in visitor.result()["output"]["data"][0]
 
 
 @pytest.mark.parametrize("image", [
