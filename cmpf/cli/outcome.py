@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DONE, FAILED = 0, 1
+COMPILER = "torch._dynamo"
+LIBRARIES = ("torchvision", "timm", "open_clip")
 NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # --engine: whose loop trains and evaluates
 
 
@@ -152,10 +154,6 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
     return value
-
-
-COMPILER = "torch._dynamo"
-LIBRARIES = ("torchvision", "timm", "open_clip")
 
 
 def import_libraries() -> None:

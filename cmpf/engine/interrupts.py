@@ -21,6 +21,9 @@ from cmpf.common import distributed
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, TrainingError
 
+logger = logging.getLogger(__name__)
+
+FAILED_BATCH = "failed_batch.json"
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -79,11 +82,6 @@ class StopRequest:
             # None: a handler that was not set from Python and that Python cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
-
-
-logger = logging.getLogger(__name__)
-
-FAILED_BATCH = "failed_batch.json"
 
 
 def batch_names(batch: Any) -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cmpf.inference.proposal_cache import ProposalCache
 
 
+ENOUGH = 8  # workers at some 50 training images a second each (docs/performance.md), more than a GPU trains on
 DEFAULT_MASK_SAM = "vit_b"  # of a model that has no SAM of its own
 logger = logging.getLogger(__name__)
 
@@ -224,9 +225,6 @@ def _is_mask_sam(cfg: Config) -> bool:
     """Whether features and masks come from the same SAM with the same weights."""
     own = cfg.MODEL.CMPF.SAM
     return mask_sam(cfg) == (own.NAME, own.CHECKPOINT)
-
-
-ENOUGH = 8  # at some 50 training images a second each (docs/performance.md), more than a GPU trains on
 
 
 def loader_workers(cfg: Config) -> int:
