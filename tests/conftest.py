@@ -13,7 +13,12 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
-OURS = ("CMPF", "DETECTRON2_DATASETS", "HF_HUB", "OMP_")  # libraries set others when they are imported
+OURS = (
+    "CMPF",
+    "DETECTRON2_DATASETS",
+    "HF_HUB_OFFLINE",
+    "OMP_",
+)  # libraries set others when they are imported
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,11 +29,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def _process_state() -> dict[str, Any]:
-    """What a test may change for the time that it takes, and other tests' results hang on."""
+    """What a test may change for the time that it takes, and other tests' results depend on."""
     state: dict[str, Any] = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
     state["working directory"] = os.getcwd()
     if torch := sys.modules.get("torch"):
-        state["threads"] = torch.get_num_threads()
         state["default dtype"] = torch.get_default_dtype()
         state["gradients"] = torch.is_grad_enabled()
     return state
@@ -36,10 +40,15 @@ def _process_state() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _process_stays_as_it_was() -> Iterator[None]:
-    """Fails the test that leaves the process changed, and not another one that would have to find out why."""
+    """Fails the test that leaves the process changed, and not another one that would have to find out why.
+
+    The number of threads is set back: a command sets its own, which is its right in its own process.
+    """
     before = _process_state()
     yield
     after = _process_state()
-    if "threads" not in before:  # torch came with this test
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    if "default dtype" not in before:  # torch came with this test
         after = {name: value for name, value in after.items() if name in before or name.startswith(OURS)}
     assert after == before

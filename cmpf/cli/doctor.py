@@ -33,7 +33,7 @@ VERSIONS, DEVICES, PARTS, WEIGHTS, DATASETS, SELF_TEST = GROUPS = (
 )  # fmt: skip
 # Packages that CMPF cannot do without, and the oldest version that works (install_requires of setup.py).
 CORE = {
-    "torch": "2.7", "torchvision": "0.22", "open_clip_torch": "3", "timm": "1.0.9", "segment-anything": "1.0",
+    "torch": "2.7", "torchvision": "0.22", "open_clip_torch": "3", "timm": "1.0.16", "segment-anything": "1.0",
     "pydantic": "2.10", "PyYAML": "6", "numpy": "1.26", "scipy": "1.11", "pillow": "10.1",
     "pycocotools": "2.0.7", "faster-coco-eval": "1.8", "safetensors": "0.4.3", "huggingface_hub": "0.23",
     "filelock": "3.12", "tqdm": "4.66", "tensorboard": "2.16",

@@ -1,29 +1,16 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What ends a training early: signals, and batches that it stumbles over.
-
-SIGTERM, SIGINT and SLURM's SIGUSR1 are a polite request to stop.
-"""
+"""SIGTERM, SIGINT and SLURM's SIGUSR1 are a polite request to stop. Commands that do so without torch use it, too."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from cmpf.common import distributed
-from cmpf.common.files import write_text
-from cmpf.errors import CMPFError, TrainingError
-
-logger = logging.getLogger(__name__)
-
-FAILED_BATCH = "failed_batch.json"
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -82,82 +69,3 @@ class StopRequest:
             # None: a handler that was not set from Python and that Python cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
-
-
-def batch_names(batch: Any) -> list[str]:
-    """File name, else image id, of each sample of a batch, as far as it has them."""
-    samples = batch if isinstance(batch, Sequence) else []
-    named = [sample for sample in samples if isinstance(sample, Mapping)]
-    return [str(sample.get("file_name", sample.get("image_id", "(no name)"))) for sample in named]
-
-
-def images_of_all(batch: Any) -> list[dict[str, Any]]:
-    """File name and image id of each sample of all processes' batches; all of them must call it."""
-    return [image for images in distributed.gather(_images(batch)) for image in images]
-
-
-def failure(issue: str, *, iteration: int, batch: Any, folder: Path, weights: Path) -> TrainingError:
-    """The error that ends a training: what happened, with which images, and how to go on.
-
-    Args:
-        batch: its samples are named, also in FOLDER/failed_batch.json, which the main process writes: iteration, issue,
-            and file name and image id of each sample.
-        weights: of the checkpoint that is left.
-    """
-    if distributed.is_main():
-        content = {"iteration": iteration, "issue": issue, "images": _images(batch)}
-        write_text(folder / FAILED_BATCH, json.dumps(content, indent=1))
-    names = ", ".join(batch_names(batch)) or "unnamed"
-    return TrainingError(
-        f"{issue}. Images of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "
-        "Look at these images or lower the learning rate; --resume goes on with the next batch"
-    )
-
-
-def unreadable_image(error: CMPFError | None, weights: Path) -> TrainingError:
-    """The error that ends a training over an image; all processes must call it, each with its own error if it has one.
-
-    Args:
-        weights: of the checkpoint that was left.
-    """
-    messages = [text for text in distributed.gather(None if error is None else str(error)) if text]
-    return TrainingError(
-        f"{messages[0]}. Checkpoint: {weights}. Repair the image and go on with --resume, or leave out what cannot be "
-        "read: DATALOADER.ON_ERROR skip"
-    )
-
-
-class IssueCounter:
-    """Counts steps in a row that had to be left out.
-
-    Args:
-        allowed: that many are too many.
-    """
-
-    def __init__(self, *, allowed: int) -> None:
-        self.in_a_row = 0
-        self._allowed = allowed
-
-    def add(self, issue: str, *, iteration: int, batch: Any) -> bool:
-        """Takes a step in, `issue` "" for a good one, and logs a bad one; True when there are too many."""
-        self.in_a_row = self.in_a_row + 1 if issue else 0
-        if not issue:
-            return False
-        logger.warning(
-            "iteration %d: %s; step left out (%d of %d in a row). Images: %s",
-            iteration,
-            issue,
-            self.in_a_row,
-            self._allowed,
-            ", ".join(batch_names(batch)),
-        )
-        return self.in_a_row >= self._allowed
-
-
-def _images(batch: Any) -> list[dict[str, Any]]:
-    samples = batch if isinstance(batch, Sequence) else []
-    return [
-        {key: sample[key] for key in ("file_name", "image_id") if key in sample}
-        for sample in samples
-        if isinstance(sample, Mapping)
-    ]

@@ -14,15 +14,9 @@ from torch import nn
 from cmpf.common import distributed
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.evaluations import Evaluations, Results, TrainingEnd
+from cmpf.engine.failures import IssueCounter, failure, images_of_all, unreadable_image
 from cmpf.engine.forward import Forward, PlainForward
-from cmpf.engine.interrupts import (
-    Interrupted,
-    IssueCounter,
-    StopRequest,
-    failure,
-    images_of_all,
-    unreadable_image,
-)
+from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
 from cmpf.engine.optimizer import WeightAverage, check_optimizer, load_optimizer
 from cmpf.engine.schedule import Schedule

@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.engine.interrupts import (
-    SIGNALS,
-    Interrupted,
-    IssueCounter,
-    StopRequest,
-    batch_names,
-    failure,
-    images_of_all,
-)
+from cmpf.engine.failures import IssueCounter, batch_names, failure, images_of_all
+from cmpf.engine.interrupts import SIGNALS, Interrupted, StopRequest
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -31,7 +31,7 @@ def test_words_seen_classes_and_precision_are_those_of_the_papers() -> None:
     assert cfg.SOLVER.AMP.DTYPE == "fp16"
     assert cfg.TEST.ENSEMBLE.PUBLISHED_POOLING
     protocol = protocol_of(cfg, "openvocab_cityscapes_fine_panoptic_val")
-    assert (protocol.label, protocol.comparable, protocol.differences) == ("published", True, ())
+    assert (protocol.label, protocol.differences) == ("published", ())
     assert protocol.as_json() == {
         "protocol": "published",
         "words": "published",
@@ -56,7 +56,7 @@ def test_thresholds_and_tasks_are_those_of_the_dataset_whatever_the_file_is_for(
     test = cfg.MODEL.MASK_FORMER.TEST
     assert test.OBJECT_MASK_THRESHOLD == 0.4
     assert (test.PANOPTIC_ON, test.SEMANTIC_ON, test.INSTANCE_ON) == (True, False, False)
-    assert protocol_of(cfg, "bdd10k_40_panoptic_val").comparable
+    assert protocol_of(cfg, "bdd10k_40_panoptic_val").label == "published"
     street = published(LARGE.format("ade20k"), "DATASETS.TEST", "openvocab_cityscapes_fine_panoptic_val")
     assert (street.INPUT.MIN_SIZE_TEST, street.INPUT.MAX_SIZE_TEST) == (1024, 2560)
 
@@ -88,13 +88,12 @@ def test_whatever_is_changed_is_said(key: str, value: Any, said: str) -> None:
     protocol = protocol_of(published(LARGE.format("ade20k"), key, value, *more), ADE)
     assert protocol.label.startswith("not comparable: ")
     assert protocol.label.endswith(said)
-    assert not protocol.comparable
 
 
 def test_the_ensemble_may_be_off_and_its_settings_are_then_nobodys_matter() -> None:
     cfg = published(LARGE.format("ade20k"), "TEST.ENSEMBLE.ENABLED", False, "TEST.ENSEMBLE.ALPHA", 0.3)
     protocol = protocol_of(cfg, ADE)
-    assert protocol.comparable
+    assert protocol.label == "published"
     assert not protocol.ensemble
 
 

@@ -68,7 +68,7 @@ KNOWN = (
         "5,104 images",
         "without a labeled pixel",
     ),
-    *("BDD100K's own converter", "no number for a mask", "in the order of its memory", "mean logit"),
+    *("BDD100K's own converter", "NaN for a mask", "in the order of its memory", "mean logit"),
 )
 # Keys of published files say "published" too, and are no difference.
 NO_DIFFERENCE = {"MODEL.CMPF.SAM.CHECKPOINT", "TEST.ENSEMBLE.SAM_CHECKPOINT"}
