@@ -61,7 +61,7 @@ def test_every_block_of_commands_is_run_by_a_test_or_says_what_it_needs(block: B
         ("<!-- needs: gpu data -->\n\n```python\nx = 1\n```\n", ""),
         ("<!-- needs: luck -->\n```bash\nls\n```\n", "needs luck"),
         ("<!-- run: tests/test_nothing.py -->\n```bash\nls\n```\n", "no such test: tests/test_nothing.py"),
-        ("<!-- run: tests/test_model.py -->\n```bash\ncmpf serve\n```\n", "serve: not mentioned in"),
+        ("<!-- run: tests/formats/test_masks.py -->\n```bash\ncmpf serve\n```\n", "serve: not mentioned in"),
         ("<!-- needs: gpu -->\ntext\n```bash\nls\n```\n", "no marker"),
         ("```\ncmpf serve\n```\n", "commands without a language"),
         ("```yaml\nname: x\n```\n", ""),

@@ -70,8 +70,8 @@ def test_the_command_of_an_optional_part_installs_its_packages(part: doctor.Part
 def test_a_package_that_is_missing_or_too_old_fails_with_the_command_that_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # 1.0.9 < 1.0.10 and 1.9 < 1.11 as numbers; what follows them (+cpu, rc1) is none.
-    found = doctor.CORE | {"torch": "2.15.0+cpu", "timm": "1.0.10rc1", "scipy": "1.9.3", "numpy": ""}
+    # 1.0.16 < 1.0.100 and 1.9 < 1.11 as numbers; what follows them (+cpu, rc1) is none.
+    found = doctor.CORE | {"torch": "2.15.0+cpu", "timm": "1.0.100rc1", "scipy": "1.9.3", "numpy": ""}
     monkeypatch.setattr(doctor, "_version", found.__getitem__)
     checks = by_name(doctor.versions())
     assert list(checks)[:2] == ["cmpf", "python"]
