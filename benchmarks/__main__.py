@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes: whether everything runs, in two minutes"
+        "--quick", action="store_true", help="small sizes: whether everything runs, in a minute"
     )
     parser.add_argument(
         "--seconds", type=float, help=f"time for a case's rounds after the first three [{SECONDS:g}]"
