@@ -133,7 +133,8 @@ def with_proposals(
     maps = torch.zeros(len(masks), number, *size, device=features.clip.dense.device)
     for row, found, own in zip(maps, masks, unpadded, strict=True):
         if found:
-            logits = over_input(found, padded=padded, unpadded=own)[:number]
+            largest = replace(found, logits=found.logits[:number])
+            logits = over_input(largest, padded=padded, unpadded=own)
             row[: len(logits)] = resize_bilinear(logits[None], size)[0]
     return replace(features, proposals=maps)
 
