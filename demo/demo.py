@@ -18,7 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout may not be installed
 
 from cmpf.cli import predict
-from cmpf.cli.outcome import run_command
+from cmpf.cli.command import run_command
 from cmpf.cli.predict_options import add_options, add_webcam
 from cmpf.common.cpu import usable_cores
 from cmpf.common.files import replacing

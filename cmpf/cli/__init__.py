@@ -26,7 +26,7 @@ from cmpf.cli import (
     serve,
     train,
 )
-from cmpf.cli.outcome import run_command
+from cmpf.cli.command import run_command
 
 COMMANDS = (
     predict,

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, Commands, add_debug, run_script
-from cmpf.cli.prepare import positive
+from cmpf.cli.command import DONE, Commands, add_command, add_debug, positive, run_script
 
 if TYPE_CHECKING:
     from cmpf.cli.ablation import Run
@@ -51,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         COMMAND,
         help="train configurations with several seeds and compare them in a table",
         description="Trains and compares configurations with several seeds, by default the ablation on ShapeWorld.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument(
         "--seeds", type=positive, default=3, metavar="N", help="seeds for each configuration [3]"

@@ -7,7 +7,7 @@ import argparse
 import json
 import shutil
 
-from cmpf.cli.outcome import DONE, Commands, add_debug
+from cmpf.cli.command import DONE, Commands, add_command, add_debug
 
 EXAMPLES = """examples:
   cmpf config show configs/shapes/cmpf_tiny.yaml                     every value, and where it comes from
@@ -22,13 +22,13 @@ SHOW, KEYS, SCHEMA = ACTIONS = ("show", "keys", "schema")
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "config",
         help="show configurations and their keys",
         description="Shows a configuration with the origin of each value, lists keys, or prints a JSON Schema.",
         usage="cmpf config show FILE [KEY VALUE ...] | keys [PATTERN] [--markdown] | schema",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument("action", choices=ACTIONS, help="what to print")
     parser.add_argument(

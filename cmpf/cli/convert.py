@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmpf.cli.outcome import DONE, Commands, add_debug, command_parser, run_command
+from cmpf.cli.command import DONE, Commands, add_command, add_debug, command_parser, run_command
 
 CHECKPOINT = "convert-checkpoint"
 CHECKPOINT_EXAMPLES = """examples:
@@ -42,24 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def add_parser(commands: Commands) -> None:
     """Adds the commands."""
     _add_checkpoint(commands)
-    config = commands.add_parser(
+    config = add_command(
+        commands,
         "convert-config",
         help="a YAML file of FC-CLIP, FrozenSeg, Mask-Adapter, MAFT+ or OVRCOAT in CMPF's keys",
         description="Prints a configuration of a published project in CMPF's keys, and on stderr what has no effect.",
-        epilog=CONFIG_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=CONFIG_EXAMPLES,
     )
     config.add_argument("file", type=Path, help="YAML file of theirs; its _BASE_ files are read, too")
     config.add_argument("--output", type=Path, metavar="FILE", help="write there [print]")
     config.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
     add_debug(config)
     config.set_defaults(run=run_config)
-    masks = commands.add_parser(
+    masks = add_command(
+        commands,
         "convert-masks",
         help="why SAM masks of the published tool are not read, and the command that makes CMPF's",
         description="SAM masks of the published tool are Python pickles, which CMPF does not open.",
-        epilog=MASKS_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=MASKS_EXAMPLES,
     )
     masks.add_argument("file", type=Path, help="a file of masks, or a folder of them")
     add_debug(masks)
@@ -67,13 +67,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_checkpoint(commands: Commands) -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         CHECKPOINT,
         help="a checkpoint of a published project as CMPF's small file, or back",
         description="Converts checkpoints: published ones (FrozenSeg, FC-CLIP and its kin) to CMPF's small "
         "safetensors files, or back.",
-        epilog=CHECKPOINT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=CHECKPOINT_EXAMPLES,
     )
     parser.add_argument("input", help="checkpoint of CMPF, FrozenSeg or FC-CLIP: .safetensors, .pth or .pt")
     parser.add_argument("output", help="file to write; for --to published .pth, .pt or .safetensors")

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from cmpf.cli import prepare
-from cmpf.cli.outcome import DONE, FAILED, Commands, add_debug, add_plugin
+from cmpf.cli.command import DONE, FAILED, Commands, add_command, add_debug, add_plugin
 from cmpf.registry import import_plugins
 
 EXAMPLES = """examples:
@@ -30,13 +30,13 @@ OVERVIEW = "overview.png"
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "datasets",
         help="list, check, show and prepare datasets",
         description="Lists datasets, describes one, checks its files, draws its ground truth, or makes it.",
         usage="cmpf datasets [check | show | prepare | vocabularies] [NAME | FILE.yaml] [options]",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--classes", action="store_true", help="list the names of the classes")

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from cmpf.cli import outcome
+from cmpf.cli import command
 
 EXAMPLES = """examples:
   cmpf doctor
@@ -87,18 +87,18 @@ OPTIONAL = (
 )
 
 
-def add_parser(commands: outcome.Commands) -> None:
+def add_parser(commands: command.Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = command.add_command(
+        commands,
         "doctor",
         help="say what is installed, what is missing, and test it",
         description="Lists versions, devices, optional parts with the commands that install them, weights and "
         "datasets that are here, and segments an image with the tiny model. Downloads nothing.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    outcome.add_debug(parser)
+    command.add_debug(parser)
     parser.set_defaults(run=run)
 
 
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         verdict = f"Not well: {', '.join(failed)}" if failed else well
         print(f"{text(checks)}\n\n{verdict}")
-    return outcome.FAILED if failed else outcome.DONE
+    return command.FAILED if failed else command.DONE
 
 
 def text(checks: Sequence[Check]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmpf.cli.command import DONE, FAILED
 from cmpf.cli.dataset_report import columns
-from cmpf.cli.outcome import DONE, FAILED
 from cmpf.config import Config
 from cmpf.data.datasets.catalog import locate_dataset
 from cmpf.data.datasets.published import published_file

@@ -15,8 +15,8 @@ import yaml
 
 from cmpf import factory
 from cmpf.cli import dry_run
+from cmpf.cli.command import NATIVE
 from cmpf.cli.datasets import dataset_name
-from cmpf.cli.outcome import NATIVE
 from cmpf.cli.processes import device_overrides, in_processes, process_flags
 from cmpf.common import distributed
 from cmpf.common.files import write_text

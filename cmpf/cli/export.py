@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cmpf.cli.outcome import Commands, add_debug, add_model_options, load_model
+from cmpf.cli.command import Commands, add_command, add_debug, add_model_options, load_model
 
 EXAMPLES = """examples:
   cmpf export --format onnx --output tiny.onnx
@@ -24,13 +24,13 @@ WORDS = ".words.safetensors"
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "export",
         help="write the network as a torch.export or ONNX program",
         description="Writes the network, with text embeddings as an input, as a program that needs no CMPF; "
         "compares it with the model before it leaves the file.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument(
         "--model", default="cmpf_tiny", help="zoo name, config path or model folder [cmpf_tiny]"

@@ -6,14 +6,10 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cmpf.cli.command import DONE, Commands, add_command, add_debug, add_model_options, positive
 from cmpf.cli.models import TINY
-from cmpf.cli.outcome import DONE, add_debug, add_model_options, positive
 from cmpf.cli.predict_options import WORDS, add_kinds, add_large, add_selection
-
-if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
 
 EXAMPLES = """examples:
   cmpf label photos/ --vocabulary "car; person; road" --output labels/
@@ -39,15 +35,15 @@ TASKS = ("all", "panoptic", "instance")  # cmpf.integrations.labeler.TASKS, with
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "label",
         help="label many images: buckets, tars and tables in, Parquet out; on a cluster, too",
         description="Labels folders, buckets, tars and tables of images, in shards, into Parquet files; or makes a "
         "dataset of these.",
         usage="cmpf label INPUT ... --vocabulary WORDS --output DIR [options]\n"
         "       cmpf label export DIR --format FORMAT --output DIR",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     add = parser.add_argument
     add(

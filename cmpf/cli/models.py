@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, Commands, add_debug
+from cmpf.cli.command import DONE, Commands, add_command, add_debug
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,13 +50,13 @@ def _is_generated(image: Path) -> bool:
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "models",
         help="list trained models, download one, show how to cite it",
         description="Lists the models that can be loaded by name, tells about one, or downloads some.",
         usage="cmpf models [NAME | pull NAME ...]",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument("words", nargs="*", metavar="NAME | pull NAME", help="what to tell about, or to get")
     add_debug(parser)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from argparse import Namespace
@@ -12,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmpf.cli.command import DONE, FAILED, Commands, add_command
 from cmpf.cli.models import TINY, warn_of_photographs
-from cmpf.cli.outcome import DONE, FAILED
 from cmpf.cli.predict_choice import Chosen
 from cmpf.cli.predict_options import add_options, add_webcam
 from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
-    from cmpf.cli.outcome import Commands
     from cmpf.inference import Prediction
     from cmpf.labelling.pipeline import Finished
     from cmpf.labelling.run import Summary
@@ -44,12 +42,12 @@ MANY = 20  # images that get a line each, and errors that are named
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "predict",
         help="segment images and videos into classes that you name",
         description="Segments images, videos or what a camera sees into classes that you name.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument(

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmpf.cli.outcome import load_model
+from cmpf.cli.command import load_model
 from cmpf.cli.predict_options import TASKS, tiling_of
 from cmpf.errors import CMPFError
 

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cmpf.cli.outcome import add_debug, add_model_options, fraction, positive
+from cmpf.cli.command import add_debug, add_model_options, fraction, positive
 
 TASKS = ("all", "panoptic", "semantic", "instance")
 FORMATS = (

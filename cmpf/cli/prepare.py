@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmpf.cli.outcome import DONE, FAILED
+from cmpf.cli.command import DONE, FAILED
 from cmpf.errors import CMPFError, DatasetError
 
 if TYPE_CHECKING:

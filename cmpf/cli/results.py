@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmpf.cli.outcome import DONE, Commands, add_debug, run_script
+from cmpf.cli.command import DONE, Commands, add_command, add_debug, run_script
 from cmpf.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def add_parser(commands: Commands) -> None:
 
 def _add_collect(commands: Commands) -> None:
     """Adds collect-results."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         COLLECT,
         help="put the results of several evaluations into one table",
         description="Puts the results of several evaluation runs into one table.",
-        epilog=COLLECT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=COLLECT_EXAMPLES,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="OUTPUT_DIR of a run")
     parser.add_argument(
@@ -143,12 +143,12 @@ def predictions_main(argv: Sequence[str] | None = None) -> int:
 
 def _add_predictions(commands: Commands) -> None:
     """Adds evaluate-predictions."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         PREDICTIONS,
         help="score predictions of any model that lie on disk",
         description="Scores predictions of any model that lie on disk, with the numbers of the official tools.",
-        epilog=PREDICTIONS_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=PREDICTIONS_EXAMPLES,
     )
     parser.add_argument("--task", required=True, choices=tuple(NEEDED), help="what the predictions are")
     parser.add_argument("--gt-json", type=Path, metavar="FILE", help="ground truth: COCO or LVIS JSON")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmpf.cli.outcome import DONE, FAILED, Commands, add_debug, run_script
+from cmpf.cli.command import DONE, FAILED, Commands, add_command, add_debug, run_script
 from cmpf.cli.prepare import not_negative, positive
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         COMMAND,
         help="make SAM's masks once, for evaluations with the OpenSeg Ensemble",
         description="Makes SAM's mask proposals of datasets or of a folder of images, for evaluations with the "
         "OpenSeg Ensemble.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument(
         "--config-file",

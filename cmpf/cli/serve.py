@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import signal
 
-from cmpf.cli.outcome import Commands, add_debug, add_model_options, load_model
+from cmpf.cli.command import Commands, add_command, add_debug, add_model_options, load_model
 
 EXAMPLES = """examples:
   cmpf serve
@@ -23,12 +23,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def add_parser(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "serve",
         help="open a web page for images and words (extra: web)",
         description="Serves a web page: drop an image, type words, see and download the segments.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument("--model", default=TINY, help=f"zoo name, config path or model folder [{TINY}]")
     parser.add_argument("--weights", help="trained weights that replace the model's own")

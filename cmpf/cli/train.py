@@ -6,7 +6,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cmpf.cli.outcome import ENGINES, NATIVE, Commands, add_allow_unused, add_debug, add_plugin, run_command
+from cmpf.cli.command import (
+    ENGINES,
+    NATIVE,
+    Commands,
+    add_allow_unused,
+    add_command,
+    add_debug,
+    add_plugin,
+    run_command,
+)
 
 TRAIN_EXAMPLES = """examples:
   {program} --config-file configs/shapes/cmpf_tiny.yaml
@@ -49,22 +58,22 @@ def script_parser() -> argparse.ArgumentParser:
 
 def add_parser(commands: Commands) -> None:
     """Adds both commands."""
-    train = commands.add_parser(
+    train = add_command(
+        commands,
         "train",
         help="train a model from a configuration file",
         description="Trains a model, and evaluates it.",
-        epilog=TRAIN_EXAMPLES.format(program=TRAIN),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=TRAIN_EXAMPLES.format(program=TRAIN),
     )
     _add_train_arguments(train)
     _add_common_arguments(train)
     train.set_defaults(run=run, program=TRAIN, eval_only=False)
-    evaluation = commands.add_parser(
+    evaluation = add_command(
+        commands,
         "eval",
         help="evaluate a trained model",
         description="Evaluates a trained model on the test datasets of its configuration, or on yours.",
-        epilog=EVAL_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EVAL_EXAMPLES,
     )
     _add_eval_arguments(evaluation)
     _add_common_arguments(evaluation)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cmpf.cli.outcome import DONE, FAILED
+from cmpf.cli.command import DONE, FAILED
 from cmpf.common.files import TEMPORARY, replacing, write_text
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError

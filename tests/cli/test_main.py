@@ -20,8 +20,8 @@ from PIL import Image
 
 from cmpf import __version__
 from cmpf.cli import SHELLS, main, make_parser
-from cmpf.cli import outcome as starting
-from cmpf.cli.outcome import run_command
+from cmpf.cli import command as starting
+from cmpf.cli.command import run_command
 from cmpf.errors import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,7 +274,7 @@ def test_without_shtab_the_command_that_installs_it_is_named(
 PREDICT = """
 import sys
 from cmpf.cli import main
-from cmpf.cli.outcome import COMPILER
+from cmpf.cli.command import COMPILER
 code = main(["predict", sys.argv[1], "--vocabulary", "red circle", "--output", sys.argv[2]])
 assert COMPILER not in sys.modules and {"torchvision", "timm", "open_clip"} <= set(sys.modules)
 import torch

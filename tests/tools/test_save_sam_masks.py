@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cmpf.cli import sam_masks as save_sam_masks
-from cmpf.cli.outcome import command_parser
+from cmpf.cli.command import command_parser
 from cmpf.config import Config, get_cfg
 from cmpf.data import get_dataset
 from cmpf.factory import build_evaluation, build_model, build_test_loader, sam_masks

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What commands share: how they end, with an exit code and one line for an error, and how they load a model, soon."""
+"""What commands share: their parsers, how they end (exit code, one line for an error), how they load a model, soon."""
 
 from __future__ import annotations
 
@@ -63,6 +63,27 @@ def run_script(
 ) -> int:
     """Runs one command line of a script of tools/ that is the command `cmpf COMMAND` under another name."""
     return run_command(command_parser(add_parser, command).parse_args(argv), prefix="error")
+
+
+def add_command(
+    commands: Commands, name: str, *, help: str, description: str, examples: str, usage: str | None = None
+) -> argparse.ArgumentParser:
+    """Adds a command without options; the caller adds these, and `run` as a default.
+
+    Args:
+        help: its line in the help text of `cmpf`.
+        description: what its own help text begins with.
+        examples: what its help text ends with, printed as it stands.
+        usage: for a command whose first word chooses what it does [made of the options].
+    """
+    return commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        usage=usage,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def command_parser(add_parser: Callable[[Commands], None], command: str) -> argparse.ArgumentParser:
