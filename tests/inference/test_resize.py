@@ -51,6 +51,24 @@ def test_tiles_put_together_are_the_whole_resize(source, target, step):
     torch.testing.assert_close(torch.cat(tiles, dim=1), wanted, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("sizes", [(192, 480), (48, 192), (5, 33), (1, 7), (300, 301), (64, 427)])
+@pytest.mark.parametrize("first", [0, 3])
+def test_rows_that_lie_alike_are_made_together_as_each_is_by_itself(sizes, first):
+    source, target = sizes
+    maps = torch.randn(2, source, 6, generator=torch.Generator().manual_seed(1))
+    rows = range(first, target)
+    tile = source_rows(rows, source=source, target=target)
+    with torch.no_grad():
+        made = resize_rows(
+            maps[:, tile.start : tile.stop], rows, tile=tile, source=source, target=(target, 6)
+        )
+    for row in rows:
+        position = max(0.0, (row + 0.5) * (source / target) - 0.5)
+        above, below = int(position), min(int(position) + 1, source - 1)
+        wanted = torch.lerp(maps[:, above], maps[:, below], position - int(position))
+        torch.testing.assert_close(made[:, row - first], wanted, atol=1e-6, rtol=0)
+
+
 def test_a_tile_needs_little_more_than_its_share_of_rows():
     assert source_rows(range(400, 440), source=256, target=1024) == range(99, 111)  # 40 / 4 + 2
 
