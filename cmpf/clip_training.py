@@ -63,7 +63,7 @@ class ClipTuning:
         features: FrozenFeatures,
         images: Tensor,
         targets: Sequence[Targets],
-        divisors: Normalizers,
+        normalizers: Normalizers,
     ) -> dict[str, Tensor]:
         """Weighted losses by name.
 
@@ -77,10 +77,10 @@ class ClipTuning:
         with torch.autocast(images.device.type, enabled=False):
             if self.mask_aware:
                 loss = mask_aware_loss(outputs["clip_logits"], outputs["pred_masks"].detach(), targets)
-                found["loss_mask_aware"] = self.mask_aware * loss / divisors.targets
+                found["loss_mask_aware"] = self.mask_aware * loss / normalizers.targets
             if original is not None:
                 loss = representation_loss(features.clip.dense, original)
-                found["loss_representation"] = self.representation * loss / divisors.images
+                found["loss_representation"] = self.representation * loss / normalizers.images
         return found
 
     def _original(self, device: torch.device) -> CLIP:
@@ -102,18 +102,20 @@ def adapter_losses(
     classes: ClassEmbeddings,
     targets: Sequence[Targets],
     *,
-    predict: Callable[[], Tensor],
-    divisors: Normalizers | None,
+    predicted_masks: Tensor | None,
+    normalizers: Normalizers | None,
 ) -> dict[str, Tensor]:
     """Losses of Mask-Adapter.
 
     Args:
         classes: with void as the last one.
         targets: masks at the padded input's size.
-        predict: gives the decoder's mask logits; called in stage 2 only.
-        divisors: of the whole batch, where this is a part of it.
+        predicted_masks: (B, Q, h, w) logits of the decoder, in stage 2; None in stage 1.
+        normalizers: of the whole batch, where this is a part of it; None = of this batch.
+    Raises:
+        TrainingError: the model has no Mask-Adapter.
     """
-    masks = predict().float() if criterion.mixed else None
+    masks = None if predicted_masks is None else predicted_masks.float()
     with torch.autocast(features.clip.dense.device.type, enabled=False):
         examples = criterion.examples(targets, masks)
     projected = naming.projected(clip, features.clip.dense)
@@ -123,8 +125,8 @@ def adapter_losses(
         naming.mask_adapter, clip, features.clip.dense, projected, examples.inside
     )
     logits = naming.logits(clip, embeddings, projected, classes)
-    if divisors is None:
-        divisors = criterion.normalizers(targets, queries=1, device=logits.device)
+    if normalizers is None:
+        normalizers = criterion.normalizers(targets, queries=1, device=logits.device)
     with torch.autocast(logits.device.type, enabled=False):
-        losses: dict[str, Tensor] = criterion(logits, embeddings.float(), examples, divisors)
+        losses: dict[str, Tensor] = criterion(logits, embeddings.float(), examples, normalizers)
     return losses

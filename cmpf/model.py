@@ -49,7 +49,7 @@ class CMPF(nn.Module):
         settings: how results are computed unless a call says otherwise. text_cache: on disk; None = none.
         naming: how CLIP names masks; None = by its map in each and the text as it is. tuning: losses of these names.
         class_ensemble, mask_ensemble: what fuses opinions and lets SAM's masks vote; called as the defaults are.
-        proposals: how many queries of the decoder start at SAM's masks.
+        num_proposals: how many queries of the decoder start at SAM's masks.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CMPF(nn.Module):
         tuning: ClipTuning | None = None,
         class_ensemble: Callable[..., Tensor] = geometric_ensemble,
         mask_ensemble: Callable[..., tuple[Tensor, Tensor]] = openseg_ensemble,
-        proposals: int = 0,
+        num_proposals: int = 0,
     ) -> None:
         super().__init__()
         self.encoders = encoders
@@ -80,7 +80,8 @@ class CMPF(nn.Module):
         self.train_vocabulary = train_vocabulary
         self.settings = settings
         self.text_cache = text_cache
-        self.class_ensemble, self.mask_ensemble, self.proposals = class_ensemble, mask_ensemble, proposals
+        self.class_ensemble, self.mask_ensemble = class_ensemble, mask_ensemble
+        self.num_proposals = num_proposals
         self._vocabularies = VocabularyMemory()
         self._evaluation = EvaluationMode()
 
@@ -95,7 +96,7 @@ class CMPF(nn.Module):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> dict[str, Tensor] | list[ModelResult]:
-        """Losses in training mode (see `losses`), one result an image otherwise (see `infer`)."""
+        """Losses in training mode (see `losses`), one result per image otherwise (see `infer`)."""
         if self.training:
             return self.losses(batch)
         return self.infer(batch, vocabulary, settings)
@@ -114,12 +115,14 @@ class CMPF(nn.Module):
         with record_function("frozen encoders"):
             images, sizes = self.encoders.images(batch)
             features = self.encoders.features(batch, images, with_sam=self.decoder.uses_sam)
-        if self.proposals:
+        if self.num_proposals:
             masks = self.encoders.masks(batch, features, exact=False)
-            features = with_proposals(features, masks, self.proposals, sizes)
+            features = with_proposals(features, masks, self.num_proposals, sizes)
         classes = self.class_embeddings(self.train_vocabulary)
         targets = [padded_targets(sample["targets"], like=images) for sample in batch]
         if isinstance(self.criterion, AdapterCriterion):
+            with torch.no_grad():
+                predicted = self.decode(features, classes)["pred_masks"] if self.criterion.mixed else None
             return adapter_losses(
                 self.criterion,
                 self.naming,
@@ -127,18 +130,18 @@ class CMPF(nn.Module):
                 features,
                 self._with_void(classes),
                 targets,
-                predict=torch.no_grad()(lambda: self.decode(features, classes)["pred_masks"]),
-                divisors=normalizers,
+                predicted_masks=predicted,
+                normalizers=normalizers,
             )
         outputs = self.decode(self.tuning.for_decoder(features), classes)
         with record_function("losses"):
             self.tuning.add_names(outputs, self.naming, self.encoders.clip, features, classes)
             losses: dict[str, Tensor] = self.criterion(outputs, targets, normalizers)
             if self.tuning.on:
-                divisors = normalizers or self.criterion.normalizers(
+                normalizers = normalizers or self.criterion.normalizers(
                     targets, queries=self.decoder.num_queries, device=self.device
                 )
-                losses |= self.tuning.losses(outputs, features, images, targets, divisors)
+                losses |= self.tuning.losses(outputs, features, images, targets, normalizers)
         return losses
 
     def infer(
@@ -163,17 +166,18 @@ class CMPF(nn.Module):
         with record_function("frozen encoders"):
             features, padded, sizes = self.encoders(batch, with_sam=self.decoder.uses_sam)
         masks: Sequence[Proposals | None] = [None] * len(batch)
-        if self.proposals or request.settings.reads_sam_masks:
+        if self.num_proposals or request.settings.reads_sam_masks:
             masks = self.encoders.masks(batch, features)
-        if self.proposals:
-            features = with_proposals(features, masks, self.proposals, sizes)
+        if self.num_proposals:
+            features = with_proposals(features, masks, self.num_proposals, sizes)
         with record_function("decoder"):
             outputs = self.decode(features, request.classes)
         with record_function("class ensemble"):
             mask_cls = self.classify(outputs, features, request)
         results, dense = [], features.clip.dense
         for index, (sample, unpadded) in enumerate(zip(batch, sizes, strict=True)):
-            geometry = ImageGeometry(padded=padded, unpadded=unpadded, output=_output_size(sample))
+            output = (sample.get("height", unpadded[0]), sample.get("width", unpadded[1]))
+            geometry = ImageGeometry(padded=padded, unpadded=unpadded, output=output)
             results.append(
                 image_results(
                     mask_cls[index],
@@ -201,14 +205,14 @@ class CMPF(nn.Module):
         sam_features = None
         if self.sam_branch is not None and features.sam is not None:
             sam_features = self.sam_branch(features.sam)
-        started = {"proposals": features.proposals} if self.proposals else {}  # a plug-in may not know of it
+        more = {"proposals": features.proposals} if self.num_proposals else {}  # a plug-in may not know of it
         output: DecoderOutput = self.decoder(
             pixels.multi_scale,
             pixels.mask_features,
             self._with_void(classes),
             sam_embedding=features.sam,
             sam_features=sam_features,
-            **started,
+            **more,
         )
         return output
 
@@ -292,8 +296,3 @@ class CMPF(nn.Module):
                 geometry=geometry,
                 published_pooling=ensemble.published_pooling,
             )
-
-
-def _output_size(sample: Sample) -> tuple[int, int]:
-    height, width = sample["image"].shape[-2:]
-    return sample.get("height", height), sample.get("width", width)

@@ -245,15 +245,13 @@ class Predictor:
         self, batch: Sequence[Prepared], words: Vocabulary, settings: InferenceSettings
     ) -> list[Prediction]:
         """One pass of the network over prepared images, and what was found in each."""
-
         infer = partial(self.model.infer, vocabulary=words)
         with torch.inference_mode():
             if settings.tiling is None:
                 results = infer([item.sample for item in batch], settings=settings)
             else:
-                from cmpf.inference.tiles import (
-                    segment_tiles,  # what is loaded for every model needs no tiles
-                )
+                # Imported here: most predictions need no tiles.
+                from cmpf.inference.tiles import segment_tiles
 
                 results = [segment_tiles(infer, item.image, self._sample, settings) for item in batch]
         selection = settings.selection if settings.tiling is None else None  # else it was made in each tile

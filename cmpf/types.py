@@ -47,7 +47,7 @@ class SegmentInfo(TypedDict, total=False):
 
 
 class Sample(TypedDict, total=False):
-    """One image on its way through mapper, loader and model (Detectron2's contract: one dict an image)."""
+    """One image on its way through mapper, loader and model (Detectron2's contract: one dict per image)."""
 
     file_name: str
     image_id: int | str
@@ -113,7 +113,7 @@ class DecoderOutput(HeadOutput):
 class ClassEmbeddings:
     """A vocabulary in CLIP's joint space.
 
-    matrix: (T, E) float, one L2-normalized row a synonym, rows of a class next to each other.
+    matrix: (T, E) float, one L2-normalized row per synonym, rows of a class next to each other.
     class_of_row: (T,) int64, class index of each row, non-decreasing, every class 0..K-1 present.
     num_classes: K.
     """

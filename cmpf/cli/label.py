@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   cmpf label export labels/ --format coco --output coco/
   cmpf label 'tars/train-*.tar' more.parquet --vocabulary words.txt --output labels/
 
-the output is a folder of Parquet files, one row an image; a file is whole or not there. The same command again goes on
+the output is a folder of Parquet files, one row per image; a file is whole or not there. The same command again goes on
 where it was stopped. An image that cannot be read is a row with an error; then the exit code is 1.
 """
 EXPORT = "export"
@@ -128,7 +128,7 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
         "--workers",
         type=positive,
         metavar="N",
-        help="with --ray: models at a time [one a GPU, without GPUs one a CPU]",
+        help="with --ray: models at a time [one per GPU, without GPUs one per CPU]",
     )
     add(
         "--overwrite",

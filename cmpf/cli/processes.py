@@ -48,7 +48,7 @@ def device_overrides(arguments: argparse.Namespace) -> list[str]:
         raise ConfigError(f"--num-processes {processes}: at least 1 is needed")
     if processes is not None and gpus:
         raise ConfigError(
-            f"--num-processes {processes} is for the CPU, and --num-gpus {gpus} already starts one process a GPU; "
+            f"--num-processes {processes} is for the CPU, and --num-gpus {gpus} already starts one process per GPU; "
             "give one of them"
         )
     if processes is not None:

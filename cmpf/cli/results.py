@@ -162,7 +162,7 @@ def _add_predictions(commands: Commands) -> None:
         "--ignore-label", type=_label, metavar="N", help="true label that does not count (semantic)"
     )
     parser.add_argument(
-        "--names", type=Path, metavar="FILE", help="names of the classes, one a line (semantic)"
+        "--names", type=Path, metavar="FILE", help="names of the classes, one per line (semantic)"
     )
     parser.add_argument("--iou-type", choices=("segm", "bbox"), help="masks or boxes (instance, lvis) [segm]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to this file")

@@ -56,7 +56,7 @@ def add_parser(commands: Commands) -> None:
     source.add_argument("--dataset", nargs="+", metavar="NAME", help="[DATASETS.TEST]")
     source.add_argument("--images", metavar="DIR", help="a folder of images, with the folders inside it")
     parser.add_argument("--output", metavar="DIR", help="folder of the masks [TEST.ENSEMBLE.CACHE_DIR]")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="processes [one a GPU]")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="processes [one per GPU]")
     parser.add_argument(
         "--num-gpus",
         type=not_negative,

@@ -115,7 +115,7 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-gpus",
         type=int,
         metavar="N",
-        help="GPUs of this machine, one a process; 0 = CPU [MODEL.DEVICE]",
+        help="GPUs of this machine, one per process; 0 = CPU [MODEL.DEVICE]",
     )
     add("--num-processes", type=int, metavar="N", help="on the CPU: processes of this machine [1]")
     add("--num-machines", type=int, default=1, metavar="N", help="machines that share the work [1]")

@@ -78,7 +78,7 @@ class SemSegHead(Section):
         1024, description="hidden width of the encoder's feed-forward layers"
     )
     DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: v.Few = Field(8, description="heads of deformable attention")
-    DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: v.Few = Field(4, description="points a head and level")
+    DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: v.Few = Field(4, description="points per head and level")
 
 
 class Clip(Section):

@@ -265,6 +265,6 @@ def _as_it_is(batch: list[Any]) -> list[Any]:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker; Ctrl-C is the main process's affair, which ends its workers."""
+    """One thread per worker; Ctrl-C is the main process's affair, which ends its workers."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

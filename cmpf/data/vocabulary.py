@@ -99,7 +99,7 @@ class Vocabulary:
         """
         if seen is not None and len(seen) != self.num_classes:
             raise VocabularyError(
-                f"{len(seen)} flags of seen classes for {self.num_classes} classes; give one a class"
+                f"{len(seen)} flags of seen classes for {self.num_classes} classes; give one per class"
             )
         changed = Vocabulary(classes=self.classes, things=self.things, repeats=True)
         object.__setattr__(changed, "seen", None if seen is None else tuple(map(bool, seen)))

@@ -76,11 +76,11 @@ def parse_vocabulary_text(
                 )
             classes.append(words)
     if not classes:
-        raise VocabularyError(f"{source}: no class in it; write one a line, {FORM}")
+        raise VocabularyError(f"{source}: no class in it; write one per line, {FORM}")
     if flags is not None and len(flags[1]) != len(classes):
         raise VocabularyError(
             f"{source}, line {flags[0]}: {len(flags[1])} isthing flags for {len(classes)} classes; "
-            "write one a class"
+            "write one per class"
         )
     return tuple(classes), None if flags is None else flags[1]
 

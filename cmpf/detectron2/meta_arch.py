@@ -84,10 +84,10 @@ class CMPF(native_model.CMPF):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """Losses in training mode, one result an image otherwise.
+        """Losses in training mode, one result per image otherwise.
 
         Args:
-            batch: one dict an image, see `cmpf.detectron2.conversion.to_samples`. In inference `vocabulary` in it
+            batch: one dict per image, see `cmpf.detectron2.conversion.to_samples`. In inference `vocabulary` in it
                 names the dataset whose classes are looked for; samples of registered datasets of CMPF have it.
             vocabulary: the classes to look for; None = as the batch says, or else the training vocabulary.
             settings: overrides the model's own settings for this call.

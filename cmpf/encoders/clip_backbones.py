@@ -106,7 +106,7 @@ class ResNetBackbone:
         return CLIPFeatures(levels=levels, dense=x)
 
     def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention pool with one query a mask, which sees the positions inside the mask only.
+        """Attention pool with one query per mask, which sees the positions inside the mask only.
 
         Returns:
             (B, Q, E) and (B, Q) bool valid. A mask without a positive cell gives zeros.

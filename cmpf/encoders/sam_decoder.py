@@ -41,7 +41,7 @@ class SharedMaskDecoder(nn.Module):
             image_embeddings, image_pe: (1, C, h, w), of the image and its positions.
             sparse_prompt_embeddings: (N, P, C) of each prompt.
             dense_prompt_embeddings: (N, C, h, w) of each prompt; without mask prompts one that is expanded.
-            multimask_output: three masks a prompt, or one.
+            multimask_output: three masks per prompt, or one.
         Returns:
             (N, 3 or 1, 4h, 4w) logits and (N, 3 or 1) predicted IoU.
         """

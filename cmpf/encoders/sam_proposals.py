@@ -60,7 +60,7 @@ class _Found:
 class SAMProposer(FrozenModule):
     """Segments everything in an image, without classes.
 
-    A point grid over the image prompts SAM's mask decoder for three masks a point. Those stay whose
+    A point grid over the image prompts SAM's mask decoder for three masks per point. Those stay whose
     predicted IoU and stability are high. Of near-duplicates the best stays (box NMS). Small islands and holes
     go, and duplicates that this makes. The largest masks are returned.
 
@@ -128,7 +128,7 @@ class SAMProposer(FrozenModule):
 
     @torch.no_grad()
     def masks_at(self, embedding_1Shw: Tensor, points_N2: Tensor) -> tuple[Tensor, Tensor]:
-        """Three masks a point, as SAM's mask decoder gives them.
+        """Three masks per point, as SAM's mask decoder gives them.
 
         Args:
             embedding_1Shw: image embedding.

@@ -63,7 +63,7 @@ def embed_vocabulary(
         classes: K classes, each with at least one name.
         cache: disk cache; classes found there are not encoded. None = always encode.
     Returns:
-        One L2-normalized float32 row a synonym: the mean over the templates of normalized prompt embeddings.
+        One L2-normalized float32 row per synonym: the mean over the templates of normalized prompt embeddings.
     Raises:
         VocabularyError: no class, or a class without a name.
     """
@@ -177,7 +177,7 @@ class VocabularyMemory:
 
 
 class TextCache:
-    """Text embeddings on disk, one safetensors file a class, in no more than `max_bytes`.
+    """Text embeddings on disk, one safetensors file per class, in no more than `max_bytes`.
 
     A file that is missing, damaged or of another shape counts as not there. A folder that cannot be written
     costs a warning, nothing else: the cache only saves time. Several processes may use one folder.

@@ -142,7 +142,7 @@ def average_precisions(
 
     Args:
         precision: from coco_precision.
-        class_names: one a class.
+        class_names: one per class.
         seen: whether each was a training class; None = not asked.
         frequencies: "r", "c" or "f" for each class; with them also APr, APc and APf.
     Returns:

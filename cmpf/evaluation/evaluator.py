@@ -71,7 +71,7 @@ def evaluate(
     of the whole dataset.
 
     Args:
-        model_call: batch of samples -> one result an image; the model is already in evaluation mode.
+        model_call: batch of samples -> one result per image; the model is already in evaluation mode.
         loader: batches.
         evaluators: each is reset first; no two may report the same task.
         progress: show a bar on the terminal (first process only).
@@ -143,7 +143,7 @@ def paired(
     """
     if len(inputs) != len(outputs):
         raise EvaluationError(
-            f"{len(outputs)} outputs for {len(inputs)} inputs; the model must return one an image"
+            f"{len(outputs)} outputs for {len(inputs)} inputs; the model must return one per image"
         )
     for sample, output in zip(inputs, outputs, strict=True):
         result = output.get(output_key)
@@ -213,7 +213,7 @@ def class_flags(name: str, flags: Sequence[bool], num_classes: int) -> npt.NDArr
     """
     if len(flags) != num_classes:
         raise EvaluationError(
-            f"{name} has {len(flags)} entries for {num_classes} class names; give one a class"
+            f"{name} has {len(flags)} entries for {num_classes} class names; give one per class"
         )
     return np.asarray(flags, dtype=bool)
 

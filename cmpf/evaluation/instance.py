@@ -77,7 +77,7 @@ class InstanceEvaluator:
     ) -> None:
         """
         Args:
-            class_names: one a class, in the order of the class indices; those without an object do not count.
+            class_names: one per class, in the order of the class indices; those without an object do not count.
             seen: whether each was a training class; None = not asked.
             iou_types: what to compare; one task of the result each.
         """

@@ -47,7 +47,7 @@ class PanopticEvaluator:
     ) -> None:
         """
         Args:
-            class_names: one a class, in the order of the class indices.
+            class_names: one per class, in the order of the class indices.
             is_thing: whether each is countable.
             seen: whether each was a training class; None = not asked.
         """

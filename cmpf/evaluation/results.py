@@ -46,7 +46,7 @@ def format_results(
     protocols: Protocols | None = None,
     markdown: bool = False,
 ) -> str:
-    """First the headline metrics of all datasets, then one table a task: a row a dataset, a column a metric.
+    """First the headline metrics of all datasets, then one table per task: a row per dataset, a column per metric.
 
     In the first table published values and the difference stand below each dataset that has any. Metrics of
     single classes (`metric-class`) are left out; results.json has them. NaN prints as "-".

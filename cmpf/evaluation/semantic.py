@@ -46,7 +46,7 @@ class LabelMapEvaluator:
     ) -> None:
         """
         Args:
-            class_names: one a class, in the order of the class indices.
+            class_names: one per class, in the order of the class indices.
             ignore_label: value in the label maps (255, or 65535 in 16-bit ones).
             seen: whether each was a training class; None = not asked.
             class_of_id: value in the label maps -> class index; None = they hold class indices.

@@ -158,7 +158,7 @@ def _check_parts(model: CMPF) -> None:
                 f"{option} and export do not go together: a program pools masks and compares them with the text of a "
                 "published CLIP; export a model without it, such as FC-CLIP, or predict with the model itself"
             )
-    if model.proposals:
+    if model.num_proposals:
         raise CMPFError(
             "MODEL.CMPF.PROPOSAL_QUERIES and export do not go together: these queries start at SAM's masks, which a "
             "program does not make; export a model that was trained without them, or predict with the model itself"

@@ -43,7 +43,7 @@ class ExportNetwork(nn.Module):
 
     def __init__(self, model: CMPF) -> None:
         super().__init__()
-        if model.proposals:
+        if model.num_proposals:
             raise ConfigError(
                 "MODEL.CMPF.PROPOSAL_QUERIES: these queries start at SAM's masks, which an exported network does not "
                 "make; export a model that was trained without them"
@@ -72,7 +72,7 @@ class ExportNetwork(nn.Module):
             image: (1, 3, H, W) float32, RGB 0..255, already resized, padded at the right and at the bottom with
                 anything; H and W are multiples of the model's size divisibility.
             size: (2,) int64, height and width without padding.
-            text: (T, E) float32, one L2-normalized row a synonym, rows of a class next to each other.
+            text: (T, E) float32, one L2-normalized row per synonym, rows of a class next to each other.
             class_of_row: (T,) int64, class index of each row, every class 0..K-1 present.
             seen: (K,) bool, classes that share a word with the training vocabulary.
         Returns:

@@ -89,7 +89,7 @@ def build_views(cfg: Config) -> Views | None:
 
 
 def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
-    """This process's share of a dataset, one image a batch as in the published evaluation.
+    """This process's share of a dataset, one image per batch as in the published evaluation.
 
     Images have the test size; with TEST.AUG that of their files, of which each view is made.
     """

@@ -115,7 +115,7 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
             "class_ensemble", cfg.MODEL.CMPF.CLASS_ENSEMBLE_NAME, cfg, like=geometric_ensemble
         ),
         mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg, like=openseg_ensemble),
-        proposals=proposal_queries(cfg),
+        num_proposals=num_proposals(cfg),
     )
     use_onednn_linear(model)  # the trained half, where it only predicts; the frozen one has them already
     if model.naming.mask_adapter is not None:  # which is made for a model that is trained already
@@ -188,14 +188,14 @@ def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> Transforme
         else None,
         feature_injector_level=feature.LEVEL,
         keep_positions=feature.KEEP_POSITIONS,
-        proposals=proposal_queries(cfg),
+        num_proposals=num_proposals(cfg),
     )
 
 
-def proposal_queries(cfg: Config) -> int:
+def num_proposals(cfg: Config) -> int:
     """How many queries start at SAM's masks."""
-    own = cfg.MODEL.CMPF.PROPOSAL_QUERIES
-    return own.NUMBER if own.ENABLED else 0
+    queries = cfg.MODEL.CMPF.PROPOSAL_QUERIES
+    return queries.NUMBER if queries.ENABLED else 0
 
 
 def build_naming(cfg: Config, clip: CLIP) -> MaskNaming:
@@ -241,7 +241,7 @@ def build_settings(cfg: Config) -> InferenceSettings:
         # Without the decoder's classes all weight is CLIP's.
         alpha=ours.GEOMETRIC_ENSEMBLE_ALPHA if ours.DECODER_CLASSES else 1.0,
         beta=ours.GEOMETRIC_ENSEMBLE_BETA if ours.DECODER_CLASSES else 1.0,
-        ensemble_on_valid_mask=cfg.MODEL.CMPF.ENSEMBLE_ON_VALID_MASK,
+        ensemble_on_valid_mask=ours.ENSEMBLE_ON_VALID_MASK,
         clip_objectness=test.CLIP_OBJECTNESS,
         semantic=test.SEMANTIC_ON,
         panoptic=test.PANOPTIC_ON,

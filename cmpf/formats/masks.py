@@ -18,7 +18,7 @@ Mask: TypeAlias = NDArray[np.bool_]  # (H, W)
 RLE: TypeAlias = dict[str, Any]  # size [H, W] and packed counts
 POLYGON_NUMBERS = 6  # three points; pycocotools takes four numbers for a box
 FAR_AWAY = 10  # sides of the image that a point of a polygon may lie outside
-MAX_PIXELS = 2**28  # of a mask, a byte each; no image that is read has more
+MAX_PIXELS = 2**28  # of a mask, one byte each; no image that is read has more
 MAX_PACKED_LETTERS = 7  # of one run length: 35 bits
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cmpf.inference.resize import MaskRows, work_in_tiles
 
-# Pixels, a byte each, of all masks of an image together, above which they are not held: those of 100 masks of
+# Pixels, one byte each, of all masks of an image together, above which they are not held: those of 100 masks of
 # 640 x 480. A hundred masks of an image of 81 megapixels would take 8 GB.
 HELD_PIXELS = 2**25
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Disk cache of SAM's mask proposals (paper: OpenSeg Ensemble): one .npz file an image, without pickle.
+"""Disk cache of SAM's mask proposals (paper: OpenSeg Ensemble): one .npz file per image, without pickle.
 
 A file holds the masks at SAM's own low resolution, exactly: masks from the cache are those of the call that made
 it, bit for bit. Logits lie in four byte planes, because deflate finds something in signs and exponents and nothing

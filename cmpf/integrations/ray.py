@@ -43,7 +43,7 @@ def label_on_ray(
         options: keyword arguments of Labeler; each worker loads its model with them, once.
         address: of the cluster; None = the one that RAY_ADDRESS names or that runs here, or else one of this machine is
             started.
-        workers: Labelers at a time; None = one a GPU, or one a CPU where there is no GPU.
+        workers: Labelers at a time; None = one per GPU, or one per CPU where there is no GPU.
         column, allow_urls: see cmpf.labelling.inputs.read_shard.
         tell: is given each record once it is kept.
     Raises:

@@ -87,7 +87,7 @@ class Room:
 def ahead(
     work: Callable[[In], Out], items: Iterable[In], *, threads: int, room: Room | None = None
 ) -> Generator[Out]:
-    """`map(work, items)` by several threads, in order, at most two results a thread ahead of the reader.
+    """`map(work, items)` by several threads, in order, at most two results per thread ahead of the reader.
 
     Args:
         room: what bounds the results and whatever the reader does with them; it gives back what is done with.

@@ -61,7 +61,7 @@ def divide(inputs: Sequence[str], *, count: int, only: int | None = None) -> lis
 
     Args:
         inputs: files, folders with all below them, patterns, http(s) addresses, and addresses that fsspec knows;
-            images, tars and tables in any mixture; and lists of these, one a line: "@list" or a file that ends in .txt.
+            images, tars and tables in any mixture; and lists of these, one per line: "@list" or a .txt file.
         count: number of shards. only: the index of the one that is wanted.
     Raises:
         ImageError: one of the inputs names no image and no container. UnreachableError: see find_remote.

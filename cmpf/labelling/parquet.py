@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Records as Parquet: one row an image, its segments a list, and what made them in the file's metadata."""
+"""Records as Parquet: one row per image, its segments a list, and what made them in the file's metadata."""
 
 from __future__ import annotations
 

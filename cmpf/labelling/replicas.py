@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Several models at work, each in a process of its own: one a GPU, or some that share the cores."""
+"""Several models at work, each in a process of its own: one per GPU, or some that share the cores."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The output of cmpf label: a Parquet file a shard, whole or not there, and a journal of the one that is being made."""
+"""The output of cmpf label: a Parquet file per shard, whole or not there, and a journal of the one being made."""
 
 from __future__ import annotations
 

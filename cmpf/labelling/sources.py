@@ -78,8 +78,8 @@ def find_sources(
     """The images and videos that inputs name.
 
     Args:
-        inputs: files, folders, patterns such as "photos/*.jpg", http(s) addresses, and lists of all these, one a line:
-            "@list" or a file that ends in .txt.
+        inputs: files, folders, patterns such as "photos/*.jpg", http(s) addresses, and lists of all these, one per
+            line: "@list" or a file that ends in .txt.
         recursive: enter the folders of folders.
         without: a folder that is not entered: that of the results.
     Raises:
@@ -220,7 +220,7 @@ def list_lines(file: Path) -> Iterator[tuple[int, str]]:
         beside = file.parent / name
         yield number, str(beside) if "://" not in name and beside.exists() else name
     if count == 0:
-        raise ImageError(f"{file}: an empty list; write one image a line")
+        raise ImageError(f"{file}: an empty list; write one image per line")
 
 
 def _listed(file: Path, found: Found, recursive: bool, without: Path | None) -> Iterator[str]:

@@ -46,7 +46,7 @@ def mixed_examples(masks_BQhw: Tensor, targets: Sequence[Targets]) -> Examples:
 
     Args:
         masks_BQhw: mask logits of the decoder; all masks of the result have their size.
-        targets: one an image, over the same padded image.
+        targets: one per image, over the same padded image.
     """
     inside, labels = [], []
     for masks_Qhw, target in zip(masks_BQhw, targets, strict=True):
@@ -120,34 +120,34 @@ class AdapterCriterion(nn.Module):
         """The masks to name.
 
         Args:
-            targets: one an image.
+            targets: one per image.
             masks_BQhw: the decoder's mask logits, for stage 2.
         """
         return true_examples(targets) if masks_BQhw is None else mixed_examples(masks_BQhw, targets)
 
     def forward(
-        self, logits_BNK1: Tensor, embeddings_BNE: Tensor, examples: Examples, divisors: Normalizers
+        self, logits_BNK1: Tensor, embeddings_BNE: Tensor, examples: Examples, normalizers: Normalizers
     ) -> dict[str, Tensor]:
         """
         Args:
             logits_BNK1: CLIP's logits of the examples, last column void.
             embeddings_BNE: their embeddings.
         Returns:
-            loss_ce, the mean over masks with a label; in stage 2 also loss_consistency, a mean over 8 pairs an image of
-            which those that lack count as equal.
+            loss_ce, the mean over masks with a label; in stage 2 also loss_consistency, a mean over 8 pairs per image,
+            of which those that lack count as equal.
         """
         images = len(logits_BNK1)
         named = (examples.labels != IGNORED).sum().clamp(min=1)
         ce = F.cross_entropy(
             logits_BNK1.flatten(0, 1), examples.labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        losses = {"loss_ce": self.class_weight * ce / named * images / divisors.images}
+        losses = {"loss_ce": self.class_weight * ce / named * images / normalizers.images}
         if examples.pairs:
             predicted, truth = embeddings_BNE[:, -2 * examples.pairs :].chunk(2, dim=1)
             there = examples.labels[:, -examples.pairs :] != IGNORED
             truth = truth.detach() if self.detach_truth else truth
             consistency = consistency_loss(predicted[there], truth[there])
             losses["loss_consistency"] = (
-                self.consistency_weight * consistency / examples.pairs / divisors.images
+                self.consistency_weight * consistency / examples.pairs / normalizers.images
             )
         return losses

@@ -37,7 +37,7 @@ def mask_aware_loss(logits_BQK: Tensor, masks_BQhw: Tensor, targets: Sequence[Ta
 
     Args:
         logits_BQK: CLIP's logits without void. masks_BQhw: mask logits of any size.
-        targets: one an image, masks at one scale with masks_BQhw.
+        targets: one per image, masks at one scale with masks_BQhw.
     Returns:
         (), the sum over true masks of the mean over queries.
     """
@@ -66,7 +66,7 @@ def soft_iou(masks_Qhw: Tensor, truth_NHW: Tensor) -> Tensor:
 def representation_loss(student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
     """What a trained trunk should keep of the CLIP it started as: its map, pooled at several scales (MAFT+).
 
-    Of the positive part of the map, made square: for 1, 2 and 4 regions a side their means, of which the sums of all
+    Of the positive part of the map, made square: for 1, 2 and 4 regions per side their means, of which the sums of all
     columns and of all rows are compared; smooth-L1.
 
     Returns:

@@ -43,7 +43,7 @@ def normalizers(
     """Normalizers of a batch. With several processes all of them must call it.
 
     Args:
-        targets: one an image of this process.
+        targets: one per image of this process.
         queries: Q, of each image; as many targets at most are matched.
         no_object_weight: class weight of a query that no target is matched with; 1 for the others.
         device: where the sums are needed; nothing waits for it.
@@ -69,7 +69,7 @@ class SetCriterion(nn.Module):
         matcher: pairs queries with targets.
         class_weight, mask_weight, dice_weight: factors of the three losses.
         no_object_weight: weight of void among the classes.
-        num_points: P, places a mask at which its losses are computed.
+        num_points: P, points per mask at which losses are computed.
         oversample_ratio, importance_sample_ratio: how the places are chosen, see `uncertain_points`.
         deep_supervision: score the earlier heads too.
         clip_class_weight: factor of the loss of CLIP's names of the last head's matched masks; 0 = none.
@@ -104,7 +104,7 @@ class SetCriterion(nn.Module):
         self.clip_class_weight, self.double_softmax = clip_class_weight, double_softmax
 
     def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
-        """What the losses of a batch with Q queries an image are divided by; see the function of this name."""
+        """What the losses of a batch with Q queries per image are divided by; see the function of this name."""
         return normalizers(targets, queries=queries, no_object_weight=self.no_object_weight, device=device)
 
     def forward(
@@ -117,7 +117,7 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: pred_logits (B, Q, K + 1), pred_masks (B, Q, h, w), aux_outputs: earlier heads in order.
-            targets: one an image, labels (N,) int64 in 0..K-1 and masks (N, H, W) bool; N, H, W may differ.
+            targets: one per image, labels (N,) int64 in 0..K-1 and masks (N, H, W) bool; N, H, W may differ.
             normalizers: what the losses are divided by, where this is a part of a larger batch; None = by the
                 numbers of this batch.
         Returns:
@@ -136,10 +136,12 @@ class SetCriterion(nn.Module):
             with record_function("matching"):
                 matches = self.matcher(logits.detach(), masks.detach(), targets, target_masks)
             labels = torch.cat([target["labels"] for target in targets])
-            divisors = normalizers or self.normalizers(targets, queries=logits.shape[2], device=logits.device)
-            ce = self._classification(logits, labels, matches) / divisors.class_weight
+            normalizers = normalizers or self.normalizers(
+                targets, queries=logits.shape[2], device=logits.device
+            )
+            ce = self._classification(logits, labels, matches) / normalizers.class_weight
             mask, dice = self._masks(masks, target_masks, matches)
-            number = divisors.targets
+            number = normalizers.targets
         losses: dict[str, Tensor] = {}
         for name, values in (("loss_ce", ce), ("loss_mask", mask / number), ("loss_dice", dice / number)):
             *earlier, last = (values * self.weights[name]).unbind()

@@ -141,9 +141,8 @@ def _class_cost(logits_BLQK: Tensor, labels_BN: Tensor) -> Tensor:
 
 def _assign(cost: np.ndarray, counts: Sequence[int], device: torch.device) -> Matches:
     """Solves every assignment on the host and takes the answers to the device in one copy."""
-    from scipy.optimize import (
-        linear_sum_assignment,
-    )  # a fifth of a second, which a prediction need not wait for
+    # Imported here: it takes a fifth of a second, which a prediction need not wait for.
+    from scipy.optimize import linear_sum_assignment
 
     _, heads, queries, _ = cost.shape
     image = np.repeat(np.arange(len(counts)), np.minimum(counts, queries))

@@ -39,7 +39,7 @@ def uncertain_points(
 
     Args:
         logits_Mhw: mask logits; a small absolute value is uncertain.
-        num_points: P, wanted places a mask.
+        num_points: P, wanted points per mask.
         oversample_ratio: candidates drawn for each wanted place, at least 1.
         importance_sample_ratio: share of the places that are the most uncertain candidates, 0..1.
     Returns:
@@ -57,11 +57,11 @@ def uncertain_points(
 class TargetMasks:
     """Masks of all images of a batch, numbered through: image 0's first.
 
-    They stay one byte a pixel in one flat row: a padded float copy of a batch of 1024 x 1024 images with 60
+    They stay one byte per pixel in one flat row: a padded float copy of a batch of 1024 x 1024 images with 60
     masks each would take 4 GB.
 
     Args:
-        masks: one (N, H, W) bool tensor an image; N, H and W may differ.
+        masks: one (N, H, W) bool tensor per image; N, H and W may differ.
     """
 
     def __init__(self, masks: Sequence[Tensor]) -> None:

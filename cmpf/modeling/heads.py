@@ -65,13 +65,18 @@ class MaskFeatures:
     @torch.no_grad()
     def masks_at(self, embedding_BQC: Tensor, size: tuple[int, int]) -> Tensor:
         """Mask logits (B, Q, *size), resized bilinearly, without gradient."""
-        if torch.compiler.is_exporting():  # sizes may be symbols, which are no keys
-            return _product(embedding_BQC, resize_bilinear(self.features_BCHW, size))
-        if size not in self._resized:
-            prior = None if self.prior_BPHW is None else resize_bilinear(self.prior_BPHW.detach(), size)
-            self._resized[size] = resize_bilinear(self.features_BCHW.detach(), size), prior
-        features, prior = self._resized[size]
+        features, prior = self._resized_to(size)
         return self._with_prior(_product(embedding_BQC, features), prior)
+
+    def _resized_to(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Features and prior of a size; kept, because every third layer asks for the same one."""
+        if not torch.compiler.is_exporting() and size in self._resized:
+            return self._resized[size]
+        prior = None if self.prior_BPHW is None else resize_bilinear(self.prior_BPHW, size)
+        resized = resize_bilinear(self.features_BCHW, size), prior
+        if not torch.compiler.is_exporting():  # sizes may be symbols there, which are no keys
+            self._resized[size] = resized
+        return resized
 
     def _with_prior(self, masks_BQhw: Tensor, prior_BPhw: Tensor | None) -> Tensor:
         if prior_BPhw is None:

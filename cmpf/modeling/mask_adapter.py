@@ -27,7 +27,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Block(nn.Module):
-    """ConvNeXt's block: depthwise 7 x 7 convolution, norm, two linear maps a cell, a learned scale, residual."""
+    """ConvNeXt's block: depthwise 7 x 7 convolution, norm, two linear maps per cell, a learned scale, residual."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class TextTransfer(nn.Module):
     def forward(self, text_TE: Tensor, projected_BEhw: Tensor) -> Tensor:
         """
         Args:
-            text_TE: one row a synonym; rows do not see one another.
+            text_TE: one row per synonym; rows do not see one another.
             projected_BEhw: CLIP's map, each cell normalized and projected as a pooled vector is.
         Returns:
             (B, T, E), of any length.

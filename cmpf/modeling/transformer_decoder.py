@@ -81,7 +81,7 @@ class TransformerDecoder(nn.Module):
         query_injector_level: queries change after the layers that read this level, 0 to 2; the last layer of all
             has none after it.
         feature_injector_level: in the layers that read this level its tokens read SAM's features first.
-        proposals: number P of queries that start at SAM's masks, beside the Q learned ones; 0 = none.
+        num_proposals: P, queries that start at SAM's masks, beside the Q learned ones; 0 = none.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TransformerDecoder(nn.Module):
         keep_positions: bool,
         query_injector_level: int = 2,
         feature_injector_level: int = 0,
-        proposals: int = 0,
+        num_proposals: int = 0,
     ) -> None:
         super().__init__()
         self.query_injector_level = query_injector_level
@@ -123,7 +123,7 @@ class TransformerDecoder(nn.Module):
                 projection=self.head.pool_projection, in_channels=sam_channels, dim=mask_dim
             )
         self.proposal_queries = (
-            ProposalQueries(dim=dim, mask_dim=mask_dim, number=proposals) if proposals else None
+            ProposalQueries(dim=dim, mask_dim=mask_dim, number=num_proposals) if num_proposals else None
         )
         self.feature_injectors = nn.ModuleDict()
         if feature_injector is not None:
@@ -135,8 +135,8 @@ class TransformerDecoder(nn.Module):
     @property
     def num_queries(self) -> int:
         """Q + P."""
-        started = 0 if self.proposal_queries is None else self.proposal_queries.number
-        return self.query_content.num_embeddings + started
+        at_proposals = 0 if self.proposal_queries is None else self.proposal_queries.number
+        return self.query_content.num_embeddings + at_proposals
 
     @property
     def uses_sam(self) -> bool:
@@ -206,11 +206,8 @@ class TransformerDecoder(nn.Module):
         content = torch.cat([content, their_content], dim=1)
         positions = torch.cat([positions.expand(len(content), -1, -1), their_positions], dim=1)
         prior = self.proposal_queries.prior(proposals)
-        return (
-            content,
-            positions,
-            MaskFeatures(mask_features, prior_BPHW=prior, queries=content.shape[1]),
-        )
+        masks = MaskFeatures(mask_features, prior_BPHW=prior, queries=content.shape[1])
+        return content, positions, masks
 
     def _predict(
         self, heads: Sequence[tuple[Tensor, Tensor]], masks: MaskFeatures, embeddings: ClassEmbeddings

@@ -99,7 +99,7 @@ def contact_sheet(
 
     Args:
         images: at least one.
-        captions: one an image; too long ones lose their beginning, as the ends of paths tell files apart.
+        captions: one per image; too long ones lose their beginning, as the ends of paths tell files apart.
         columns: None = about as many as rows.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))

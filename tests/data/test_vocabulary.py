@@ -354,7 +354,7 @@ def test_a_name_may_hold_a_colon_and_any_script(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "f: no class in it; write one a line, id:name,synonym"),
+        ("", "f: no class in it; write one per line, id:name,synonym"),
         ("# only a comment\n", "f: no class in it"),
         ("0:invalid_class_id\n", "f: no class in it"),
         ("1:a\nperson,child\n", r"f, line 2: 'person,child' does not begin with a number"),

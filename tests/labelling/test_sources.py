@@ -75,7 +75,7 @@ def test_a_list_names_files_folders_and_addresses_a_line_each(folder: Path, form
         ("nothing-*.png", r"nothing-\*\.png: no such image \(looked at /"),
         (".x/empty", "empty: no image in this folder"),
         ("bad.txt", r"bad.txt, line 2: .*nowhere.jpg: no such image"),
-        ("empty.txt", "empty.txt: an empty list; write one image a line"),
+        ("empty.txt", "empty.txt: an empty list; write one image per line"),
         ("nested.txt", "nested.txt, line 1: a list names no other list"),
         ("n" * 300, "cannot be read"),
     ],

@@ -171,7 +171,7 @@ def proposals() -> Tensor:
 
 
 def test_queries_that_start_at_masks_of_sam_agree_with_the_method_written_plainly() -> None:
-    decoder = tiny_decoder(proposals=3, query_injector=None, feature_injector=None)
+    decoder = tiny_decoder(num_proposals=3, query_injector=None, feature_injector=None)
     maps, mask_features, _, _ = decoder_inputs()
     output = decoder(maps, mask_features, CLASSES, proposals=proposals(), aux=True)
     assert output["pred_masks"].shape == (2, 8, 16, 24)
@@ -185,7 +185,7 @@ def test_queries_that_start_at_masks_of_sam_agree_with_the_method_written_plainl
 
 
 def test_queries_that_start_at_masks_of_sam_need_them() -> None:
-    decoder = tiny_decoder(proposals=3, query_injector=None, feature_injector=None)
+    decoder = tiny_decoder(num_proposals=3, query_injector=None, feature_injector=None)
     assert decoder.uses_sam
     maps, mask_features, _, _ = decoder_inputs()
     with pytest.raises(ConfigError, match=r"PROPOSAL_QUERIES.*proposals is None: pass them or switch it off"):
@@ -193,7 +193,7 @@ def test_queries_that_start_at_masks_of_sam_need_them() -> None:
 
 
 def test_all_that_proposals_bring_is_trained() -> None:
-    decoder = tiny_decoder(proposals=3, query_injector=None, feature_injector=None).train()
+    decoder = tiny_decoder(num_proposals=3, query_injector=None, feature_injector=None).train()
     maps, mask_features, _, _ = decoder_inputs()
     output = decoder(maps, mask_features, CLASSES, proposals=proposals())
     (output["pred_logits"].log_softmax(-1)[..., 0].sum() + output["pred_masks"].sigmoid().sum()).backward()

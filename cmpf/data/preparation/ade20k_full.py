@@ -28,7 +28,7 @@ INDEX_FILE = Path(__file__).resolve().parents[2] / "assets" / "ade20k_full_index
 
 
 class Full(Preparation):
-    """ADE20K full (A-847): 16-bit label maps of the 847 most frequent classes, and all images in one folder a split.
+    """ADE20K full (A-847): 16-bit label maps of the 847 most frequent classes, and all images in one folder per split.
 
     Raw: the release ADE20K_2021_17_01 of groups.csail.mit.edu/vision/datasets/ADE20K, images/ADE/{training,validation}/
     PLACE/SCENE/ADE_*.jpg with *_seg.png beside them. The object of a pixel is R / 10 * 256 + G (whole-number division).

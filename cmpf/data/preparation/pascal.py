@@ -81,7 +81,7 @@ def devkit(root: Path, year: str) -> Path:
 
 
 def listed_names(path: Path) -> list[str]:
-    """Names of images in a file of ImageSets/, one a line.
+    """Names of images in a file of ImageSets/, one per line.
 
     Raises:
         DatasetError: none, or one that comes twice.

@@ -93,7 +93,7 @@ def naming_table(naming: Naming) -> dict[str, float]:
     return rows
 
 
-GRID = 12  # points a side
+GRID = 12  # points per side
 LEAST_IOU, LEAST_STABILITY, STABILITY_OFFSET, NMS_IOU = 0.7, 0.7, 1.0, 0.7
 
 

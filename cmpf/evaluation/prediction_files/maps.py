@@ -47,7 +47,7 @@ def score_semantic(
 
     Args:
         gt_dir, pred_dir: folders of label maps, 8 or 16 bits, paired by their path without suffix.
-        names: one a class.
+        names: one per class.
         ignore_label: true pixels with it do not count; predicted ones are wrong, but charged to no class.
     Raises:
         EvaluationError: files are missing, damaged or do not fit together; names the file.
@@ -103,7 +103,7 @@ def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
     """Names of the classes for the report.
 
     Args:
-        path: one name a line, or a vocabulary file (`id:name,synonym`); None = the class indices.
+        path: one name per line, or a vocabulary file (`id:name,synonym`); None = the class indices.
     Raises:
         EvaluationError: another number of names.
         VocabularyError: the file cannot be read.
@@ -115,7 +115,9 @@ def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
     if lines and all(line.partition(":")[0].isdecimal() for line in lines):
         lines = list(Vocabulary.from_text(text, source=str(path)).names)
     if len(lines) != num_classes:
-        raise EvaluationError(f"{path}: {len(lines)} names for --num-classes {num_classes}; give one a class")
+        raise EvaluationError(
+            f"{path}: {len(lines)} names for --num-classes {num_classes}; give one per class"
+        )
     return tuple(lines)
 
 

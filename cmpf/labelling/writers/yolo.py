@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""YOLO's segmentation datasets as Ultralytics documents them: a text file an image, a line an object, data.yaml."""
+"""YOLO's segmentation datasets as Ultralytics documents them: a text file per image, a line per object, data.yaml."""
 
 from __future__ import annotations
 

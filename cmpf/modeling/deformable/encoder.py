@@ -103,7 +103,7 @@ class DeformableEncoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """
         Args:
-            maps: one (B, D, h, w) map a level.
+            maps: one (B, D, h, w) map per level.
         Returns:
             Maps of the same shapes.
         """

@@ -103,7 +103,7 @@ class MultiScaleDeformableAttention(nn.Module):
     ) -> Tensor:
         """
         Args:
-            query_BQD: queries, positions added. With flat_levels, Q = S: one query a place of the map.
+            query_BQD: queries, positions added. With flat_levels, Q = S: one query per place of the map.
             references_BQ2: reference points (x, y) in 0..1; a batch of 1 serves all images.
             value_BSD: flattened levels, without positions.
             shapes: (h, w) of the levels.
@@ -134,7 +134,7 @@ class MultiScaleDeformableAttention(nn.Module):
         return groups.reshape(x.shape[0], queries, self.heads, 1, *x.shape[4:])
 
     def _initialize(self) -> None:
-        """Offsets start as a ring: one direction a head, one step farther each point. Weights start equal."""
+        """Offsets start as a ring: one direction per head, one step farther for each point. Weights start equal."""
         angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         ring = torch.stack([angles.cos(), angles.sin()], dim=-1)
         ring = ring / ring.abs().amax(dim=-1, keepdim=True)

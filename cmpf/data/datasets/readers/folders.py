@@ -84,7 +84,7 @@ def read_semantic(
     label_suffix: str = "",
     labeled_only: bool = False,
 ) -> list[Sample]:
-    """Samples of a dataset with one label map an image, in the order of their names.
+    """Samples of a dataset with one label map per image, in the order of their names.
 
     Args:
         images, labels: folders, searched with all folders in them. An image and its labels have the same
