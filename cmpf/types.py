@@ -4,8 +4,9 @@
 Shape letters, everywhere in CMPF:
     B images in a batch; Q queries; N targets of an image; K classes; T synonyms in all classes;
     D width of the decoder; E width of CLIP's joint embedding space; C channels of a feature map;
-    S channels of SAM's embedding; M SAM mask proposals; H, W height and width in pixels;
-    h, w height and width of a feature map.
+    S channels of SAM's embedding; M SAM mask proposals; P queries that start at them, or points on a mask;
+    L tokens of a flattened map or of a text; H, W height and width in pixels; h, w of a feature map.
+    Several levels or heads: cmpf/modeling/deformable and cmpf/losses say theirs.
 Order is always (H, W). Masks are logits (inside > 0) unless a name says otherwise. Boxes are (x0, y0, x1, y1) in
 pixels, the lower right corner exclusive.
 """

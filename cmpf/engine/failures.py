@@ -18,30 +18,36 @@ logger = logging.getLogger(__name__)
 FAILED_BATCH = "failed_batch.json"
 
 
-def batch_names(batch: Any) -> list[str]:
-    """File name, else image id, of each sample of a batch, as far as it has them."""
-    samples = batch if isinstance(batch, Sequence) else []
-    named = [sample for sample in samples if isinstance(sample, Mapping)]
-    return [str(sample.get("file_name", sample.get("image_id", "(no name)"))) for sample in named]
+Names = Sequence[Mapping[str, Any]]  # of images: what there is of "file_name" and "image_id" of each
 
 
 def images_of_all(batch: Any) -> list[dict[str, Any]]:
-    """File name and image id of each sample of all processes' batches; all of them must call it."""
-    return [image for images in distributed.gather(_images(batch)) for image in images]
+    """File name and image id of each sample of all processes' batches; all of them must call it.
+
+    Args:
+        batch: of this process; [] is said of one that is no sequence of samples.
+    """
+    samples = batch if isinstance(batch, Sequence) else []
+    own = [
+        {key: sample[key] for key in ("file_name", "image_id") if key in sample}
+        for sample in samples
+        if isinstance(sample, Mapping)
+    ]
+    return [image for images in distributed.gather(own) for image in images]
 
 
-def failure(issue: str, *, iteration: int, batch: Any, folder: Path, weights: Path) -> TrainingError:
+def failure(issue: str, *, iteration: int, images: Names, folder: Path, weights: Path) -> TrainingError:
     """The error that ends a training: what happened, with which images, and how to go on.
 
     Args:
-        batch: its samples are named, also in FOLDER/failed_batch.json, which the main process writes: iteration, issue,
-            and file name and image id of each sample.
+        images: of the batch, see images_of_all. They are named, also in FOLDER/failed_batch.json, which the main
+            process writes: iteration, issue and images.
         weights: of the checkpoint that is left.
     """
     if distributed.is_main():
-        content = {"iteration": iteration, "issue": issue, "images": _images(batch)}
+        content = {"iteration": iteration, "issue": issue, "images": list(images)}
         write_text(folder / FAILED_BATCH, json.dumps(content, indent=1))
-    names = ", ".join(batch_names(batch)) or "unnamed"
+    names = _listed(images) or "unnamed"
     return TrainingError(
         f"{issue}. Images of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "
         "Look at these images or lower the learning rate; --resume goes on with the next batch"
@@ -72,7 +78,7 @@ class IssueCounter:
         self.in_a_row = 0
         self._allowed = allowed
 
-    def add(self, issue: str, *, iteration: int, batch: Any) -> bool:
+    def add(self, issue: str, *, iteration: int, images: Names) -> bool:
         """Takes a step in, `issue` "" for a good one, and logs a bad one; True when there are too many."""
         self.in_a_row = self.in_a_row + 1 if issue else 0
         if not issue:
@@ -83,15 +89,11 @@ class IssueCounter:
             issue,
             self.in_a_row,
             self._allowed,
-            ", ".join(batch_names(batch)),
+            _listed(images),
         )
         return self.in_a_row >= self._allowed
 
 
-def _images(batch: Any) -> list[dict[str, Any]]:
-    samples = batch if isinstance(batch, Sequence) else []
-    return [
-        {key: sample[key] for key in ("file_name", "image_id") if key in sample}
-        for sample in samples
-        if isinstance(sample, Mapping)
-    ]
+def _listed(images: Names) -> str:
+    """File name, else image id, of each."""
+    return ", ".join(str(image.get("file_name", image.get("image_id", "(no name)"))) for image in images)

@@ -229,7 +229,7 @@ class Trainer:
     def _check(self, result: StepResult, batch: Any) -> None:
         """Counts steps that were left out; in all processes they are the same ones."""
         images = images_of_all(batch) if result.issue else []
-        if self._issues.add(result.issue, iteration=self.iteration, batch=images):
+        if self._issues.add(result.issue, iteration=self.iteration, images=images):
             self._issues.in_a_row = 0  # so that a resumed run gets as many again
             raise self._failure(
                 f"losses or gradients were not finite {ISSUES_ALLOWED} times in a row, the last time in "
@@ -241,7 +241,7 @@ class Trainer:
         """Saves the batch's names and a checkpoint, and gives the error that tells of both."""
         images, files = images_of_all(batch), self.checkpointer
         weights = files.weights_path(self.iteration)
-        error = failure(issue, iteration=self.iteration, batch=images, folder=files.folder, weights=weights)
+        error = failure(issue, iteration=self.iteration, images=images, folder=files.folder, weights=weights)
         self.save()
         return error
 

@@ -70,7 +70,7 @@ class SetCriterion(nn.Module):
         class_weight, mask_weight, dice_weight: factors of the three losses.
         no_object_weight: weight of void among the classes.
         num_points: P, points per mask at which losses are computed.
-        oversample_ratio, importance_sample_ratio: how the places are chosen, see `uncertain_points`.
+        oversample_ratio, importance_sample_ratio: how these are chosen, see `uncertain_points`.
         deep_supervision: score the earlier heads too.
         clip_class_weight: factor of the loss of CLIP's names of the last head's matched masks; 0 = none.
         double_softmax: of that loss, see clip_class_loss.

@@ -38,7 +38,7 @@ class HungarianMatcher:
 
     Args:
         class_weight, mask_weight, dice_weight: factors of the three costs.
-        num_points: places in an image at which masks are compared.
+        num_points: points of an image at which masks are compared.
     """
 
     class_weight: float
@@ -74,15 +74,15 @@ class HungarianMatcher:
         return _assign(host, counts, masks_BLQhw.device)
 
     def _mask_costs(self, masks_BLQhw: Tensor, slots: _Slots, target_masks: TargetMasks) -> dict[str, Tensor]:
-        """Cross-entropy and dice costs, (B, L, Q, N): all heads of an image look at the same places.
+        """Cross-entropy and dice costs, (B, L, Q, N): all heads of an image are compared at the same points.
 
         Costs are sums over points, so they are summed up over some points at a time.
         """
         images, heads, queries = masks_BLQhw.shape[:3]
-        places = uniform_points(images, self.num_points, masks_BLQhw.device)
+        points = uniform_points(images, self.num_points, masks_BLQhw.device)
         maps = masks_BLQhw.flatten(1, 2).float()
-        points = _points_at_once(images * heads * queries, places.device)
-        sums = [_sums(maps, coords, slots, target_masks) for coords in torch.split(places, points, dim=1)]
+        count = _points_at_once(images * heads * queries, points.device)
+        sums = [_sums(maps, coords, slots, target_masks) for coords in torch.split(points, count, dim=1)]
         softplus, product, overlap, areas, target_areas = (
             torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True)
         )

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Points on masks: where to look, and what stands there (PointRend, arXiv 1912.08193).
 
-Coordinates are (x, y) in 0..1 over the whole image, so that maps of any size are read at the same places.
+Coordinates are (x, y) in 0..1 over the whole image, so that maps of any size are read at the same points.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
-    """Random places, (count, P, 2) in 0..1, from torch's global generator of the device."""
+    """Random points, (count, P, 2) in 0..1, from torch's global generator of the device."""
     return torch.rand(count, num_points, 2, device=device)
 
 
@@ -23,7 +23,7 @@ def sample_points(maps_NChw: Tensor, coords_NP2: Tensor) -> Tensor:
 
     Args:
         maps_NChw: float maps.
-        coords_NP2: places, (x, y) in 0..1.
+        coords_NP2: points, (x, y) in 0..1.
     Returns:
         (N, C, P).
     """
@@ -40,8 +40,8 @@ def uncertain_points(
     Args:
         logits_Mhw: mask logits; a small absolute value is uncertain.
         num_points: P, wanted points per mask.
-        oversample_ratio: candidates drawn for each wanted place, at least 1.
-        importance_sample_ratio: share of the places that are the most uncertain candidates, 0..1.
+        oversample_ratio: candidates drawn for each wanted point, at least 1.
+        importance_sample_ratio: share of the points that are the most uncertain candidates, 0..1.
     Returns:
         (M, P, 2).
     """
@@ -78,7 +78,7 @@ class TargetMasks:
 
         Args:
             index_M: which mask, in the numbering of the batch.
-            coords_MP2: places, (x, y) in 0..1.
+            coords_MP2: points, (x, y) in 0..1.
         Returns:
             (M, P) float32 in 0..1.
         """
@@ -90,8 +90,8 @@ class TargetMasks:
         for row, row_weight in _neighbors(coords_MP2[..., 1], height):
             line = torch.addcmul(start, row, width)
             for column, column_weight in columns:
-                place = (line + column).flatten()  # index_select is several times faster than indexing here
-                values = self._values.index_select(0, place).view_as(total)
+                index = (line + column).flatten()  # index_select is several times faster than indexing here
+                values = self._values.index_select(0, index).view_as(total)
                 total.addcmul_(values.to(total.dtype), row_weight * column_weight)
         return total
 

@@ -195,10 +195,10 @@ def sine_position_encoding(
 
 
 def _encode_axis(length: int, features: int, device: torch.device | str) -> Tensor:
-    """(features, length) float32 encoding of the places 1..length on one axis."""
-    places = (
+    """(features, length) float32 encoding of the positions 1..length on one axis."""
+    positions = (
         torch.arange(1, length + 1, device=device, dtype=torch.float32) / (length + EPSILON) * 2 * math.pi
     )
     exponents = torch.arange(0, features, 2, device=device, dtype=torch.float32) / features
-    angles = places[None, :] / TEMPERATURE ** exponents[:, None]
+    angles = positions[None, :] / TEMPERATURE ** exponents[:, None]
     return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)

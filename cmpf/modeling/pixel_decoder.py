@@ -73,7 +73,7 @@ class PixelDecoder(nn.Module):
         self.mask_projection = conv_xavier(dim, mask_dim)
 
     def forward(self, levels: dict[str, Tensor]) -> PixelDecoderOutput:
-        """Runs in float32 whatever autocast says: half precision moves the sampling places by whole cells.
+        """Runs in float32 whatever autocast says: half precision moves the sampling points by whole cells.
 
         Args:
             levels: CLIP's maps "res2".."res5", (B, C, h, w) at strides 4, 8, 16, 32.

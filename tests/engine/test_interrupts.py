@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cmpf.engine.failures import IssueCounter, batch_names, failure, images_of_all
+from cmpf.engine.failures import IssueCounter, failure, images_of_all
 from cmpf.engine.interrupts import SIGNALS, Interrupted, StopRequest
 
 
@@ -80,26 +80,21 @@ def test_another_thread_than_the_main_one_installs_nothing() -> None:
     assert inside == [before]
 
 
-BATCH = [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {"image": None}]
-
-
-def test_samples_are_named_by_file_else_by_id() -> None:
-    assert batch_names(BATCH) == ["a.jpg", "7", "(no name)"]
-    assert batch_names(object()) == []
+IMAGES = [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {}]
 
 
 def test_a_failure_is_written_down_with_names_and_ids(tmp_path: Path) -> None:
-    failure("loss = nan", iteration=12, batch=BATCH, folder=tmp_path, weights=tmp_path / "a")
+    failure("loss = nan", iteration=12, images=IMAGES, folder=tmp_path, weights=tmp_path / "a")
     assert json.loads((tmp_path / "failed_batch.json").read_text()) == {
         "iteration": 12,
         "issue": "loss = nan",
-        "images": [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {}],
+        "images": IMAGES,
     }
 
 
 def test_the_error_names_images_files_and_the_way_on(tmp_path: Path) -> None:
     weights = tmp_path / "model_0000012.safetensors"
-    message = str(failure("loss = nan", iteration=12, batch=BATCH, folder=tmp_path, weights=weights))
+    message = str(failure("loss = nan", iteration=12, images=IMAGES, folder=tmp_path, weights=weights))
     assert message.startswith(f"loss = nan. Images of the batch (also in {tmp_path / 'failed_batch.json'}): ")
     assert "a.jpg, 7, (no name)" in message
     assert f"Checkpoint: {weights}." in message
@@ -108,12 +103,13 @@ def test_the_error_names_images_files_and_the_way_on(tmp_path: Path) -> None:
 
 def test_a_batch_of_an_unknown_kind_is_called_unnamed(tmp_path: Path) -> None:
     assert "failed_batch.json): unnamed. " in str(
-        failure("x", iteration=1, batch=3, folder=tmp_path, weights=tmp_path)
+        failure("x", iteration=1, images=[], folder=tmp_path, weights=tmp_path)
     )
 
 
 def test_only_what_names_an_image_is_collected() -> None:
-    assert images_of_all(BATCH) == [{"file_name": "a.jpg", "image_id": 4}, {"image_id": 7}, {}]
+    batch = [{**IMAGES[0], "height": 3}, {**IMAGES[1], "image": None}, {"image": None}]
+    assert images_of_all(batch) == IMAGES
     assert images_of_all(3) == []
 
 
@@ -121,7 +117,7 @@ def test_only_issues_in_a_row_count(caplog: pytest.LogCaptureFixture) -> None:
     counter = IssueCounter(allowed=3)
     with caplog.at_level(logging.WARNING):
         answers = [
-            counter.add(issue, iteration=i, batch=BATCH)
+            counter.add(issue, iteration=i, images=IMAGES)
             for i, issue in enumerate(("a", "b", "", "c", "d", "e"))
         ]
     assert answers == [False, False, False, False, False, True]

@@ -58,7 +58,7 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformableEncoder(nn.Module):
-    """Lets the places of all levels exchange information (Mask2Former's pixel decoder; paper Sec. 3).
+    """Lets the cells of all levels exchange information (Mask2Former's pixel decoder; paper Sec. 3).
 
     Args:
         dim: width, a multiple of heads and of 4.
@@ -125,7 +125,7 @@ class DeformableEncoder(nn.Module):
         return [part.reshape(*part.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _positions(self, shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-        """(1, S, D): sine encoding of the place plus the embedding of its level."""
+        """(1, S, D): sine encoding of each cell plus the embedding of its level."""
         encoded = [
             sine_position_encoding(h, w, like.shape[-1], device=like.device, dtype=like.dtype)
             .flatten(2)

@@ -49,17 +49,17 @@ def choose_deformable_attention(name: str, device: torch.device) -> AttentionFun
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Each query reads a few learned places around its reference point on every level.
+    """Each query reads a few learned points around its reference point on every level.
 
     Args:
         dim: width of queries and values.
         heads: a divisor of dim.
-        points: places a head reads on one level.
+        points: that a head reads on one level.
         levels: feature levels.
         flat_levels: 0 = Deformable DETR's method. N > 0 (with levels = 1) = the arithmetic of the published
             weights: parameters for N levels, whose locations and weights, flat in (position, head, N, point),
             were read with the stride of one level. The output of flat (position, head) index s takes those at
-            flat places points * s .. points * s + points - 1; all but the first 1 / N go unread.
+            flat positions points * s .. points * s + points - 1; all but the first 1 / N go unread.
         function: what computes, see choose_deformable_attention.
     Raises:
         ConfigError: dim is not a multiple of heads, or flat_levels with more than one level.
@@ -86,9 +86,9 @@ class MultiScaleDeformableAttention(nn.Module):
             )
         self.heads, self.points, self.levels, self.flat_levels = heads, points, levels, flat_levels
         self.function = function
-        places = heads * (flat_levels or levels) * points
-        self.sampling_offsets = nn.Linear(dim, 2 * places)
-        self.attention_weights = nn.Linear(dim, places)
+        samples = heads * (flat_levels or levels) * points
+        self.sampling_offsets = nn.Linear(dim, 2 * samples)
+        self.attention_weights = nn.Linear(dim, samples)
         self.value_projection = nn.Linear(dim, dim)
         self.output_projection = nn.Linear(dim, dim)
         self._initialize()
@@ -103,7 +103,7 @@ class MultiScaleDeformableAttention(nn.Module):
     ) -> Tensor:
         """
         Args:
-            query_BQD: queries, positions added. With flat_levels, Q = S: one query per place of the map.
+            query_BQD: queries, positions added. With flat_levels, Q = S: one query per cell of the map.
             references_BQ2: reference points (x, y) in 0..1; a batch of 1 serves all images.
             value_BSD: flattened levels, without positions.
             shapes: (h, w) of the levels.

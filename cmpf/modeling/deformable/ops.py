@@ -2,7 +2,7 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159), as batched bilinear sampling by PyTorch.
 
 On a CPU in inference it is weighted sums of rows of one table, which holds all levels. grid_sample reads a channel at a
-time, far apart in memory. There a row is what a head has at a place, numbers that lie next to each other, and a result
+time, far apart in memory. There a row is what a head has at a cell, numbers that lie next to each other, and a result
 is one sum over the rows at the four corners of all points of all levels (embedding_bag). Levels stand in the table
 inside a border of zeros, so that what lies outside needs no test.
 """
@@ -30,12 +30,12 @@ TYPES = (torch.float32, torch.float64)
 def deformable_attention(
     value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Weighted sum of values read bilinearly at given places of several maps.
+    """Weighted sum of values read bilinearly at given locations of several maps.
 
     Args:
         value_BSMD: (B, S, M, D) values of M heads; the maps are flattened row by row, one after another.
         shapes: (h, w) of the L maps; S is the sum of h * w.
-        locations: (B, Q, M, L, P, 2) places as (x, y), 0..1 from the left or upper to the right or lower
+        locations: (B, Q, M, L, P, 2) as (x, y), 0..1 from the left or upper to the right or lower
             border of the map; what lies outside reads zeros.
         weights: (B, Q, M, L, P).
     Returns:
@@ -113,7 +113,7 @@ def reads_rows(shapes: Sequence[tuple[int, int]], value_BSMD: Tensor, *others: T
 def rows_attention(
     value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """What `deformable_attention` computes, up to rounding; a place that is no number reads zeros."""
+    """What `deformable_attention` computes, up to rounding; a location that is no number reads zeros."""
     B, _, M, D = value_BSMD.shape
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
     table = _table(value_BSMD, shapes)
@@ -134,7 +134,7 @@ def rows_attention(
 
 
 class _Layout(NamedTuple):
-    """Where levels stand in the table. starts: first place of each; rows: places of all, with what is read beyond."""
+    """Where levels stand in the table. starts: first cell of each; rows: cells of all, with what is read beyond."""
 
     starts: tuple[int, ...]
     rows: int
@@ -151,7 +151,7 @@ def _layout(shapes: tuple[tuple[int, int], ...]) -> _Layout:
 
 
 def _table(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """(B, places * M, D): the levels, each inside a border of zeros one cell wide."""
+    """(B, cells * M, D): the levels, each inside a border of zeros one cell wide."""
     B, _, M, D = value_BSMD.shape
     layout = _layout(tuple(shapes))
     table = value_BSMD.new_zeros(B, layout.rows, M, D)
@@ -164,7 +164,7 @@ def _table(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
 
 
 class _Constants(NamedTuple):
-    """For each of the M * L * P points of a query: its level's size, its farthest place, and how rows are counted."""
+    """For each of the M * L * P points of a query: its level's size, its farthest cell, and how rows are counted."""
 
     half: Tensor
     zero: Tensor
@@ -205,7 +205,7 @@ def _constants(
 
 
 def _corners(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Rows of the table and the share of each, (Q * M, 4 * L * P), for places (Q, M, L, P, 2) and weights."""
+    """Rows of the table and the share of each, (Q * M, 4 * L * P), for locations (Q, M, L, P, 2) and weights."""
     Q, M, L, P = weights.shape
     known = _constants(tuple(shapes), M, P, weights.dtype)
     x = _cells(locations[..., 0], known.width, known.last_column, known)
@@ -229,6 +229,6 @@ def _corners(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int
 
 
 def _cells(axis: Tensor, size: Tensor, last: Tensor, known: _Constants) -> Tensor:
-    """(Q, M * L * P) places in cells, 0 at the center of the border's first cell; none is beyond the border."""
+    """(Q, M * L * P) locations in cells, 0 at the center of the border's first cell; none is beyond the border."""
     cells = torch.addcmul(known.half, axis.reshape(len(axis), -1), size)
     return cells.nan_to_num_(0.0).clamp_(known.zero, last)
