@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from cmpf.clip_training import ClipTuning, adapter_losses
+from cmpf.clip_tuning import ClipTuning, adapter_losses
 from cmpf.common.tensors import EvaluationMode, device_constant
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.encoders.frozen import FrozenModule

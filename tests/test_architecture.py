@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("weights",),
     ("encoders", "evaluation"),
     ("inference",),
-    ("clip_training",),
+    ("clip_tuning",),
     ("model",),
     ("predictor",),
     ("engine",),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cmpf.clip_training import ClipTuning
+from cmpf.clip_tuning import ClipTuning
 from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
 from cmpf.errors import ConfigError

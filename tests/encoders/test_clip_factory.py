@@ -11,12 +11,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers.encoders import random_images
-from helpers.open_clip_models import (
+from helpers.encoders import (
     CONVNEXT_CONFIG,
     RESNET_CONFIG,
     activation,
     new_model,
+    random_images,
     register_convnext,
     register_resnet,
 )

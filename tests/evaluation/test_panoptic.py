@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.evaluation_data import panoptic_output, panoptic_sample, random_panoptic, segment, shaken
-from helpers.panoptic_reference import naive_quality
+from helpers.panoptic import naive_quality
 from PIL import Image
 
 from cmpf.data.mapper import PanopticTargets

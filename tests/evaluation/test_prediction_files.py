@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from helpers.evaluation_data import random_panoptic, shaken, write_ids
 from helpers.lvis_reference import naive_lvis, random_lvis
-from helpers.panoptic_reference import Panoptic, naive_quality
+from helpers.panoptic import Panoptic, naive_quality
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval

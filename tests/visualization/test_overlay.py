@@ -110,11 +110,6 @@ def test_what_is_no_image_is_refused(broken: np.ndarray) -> None:
         Canvas(broken)
 
 
-def test_results_of_another_size_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"segment ids of \(96, 128\) \(H, W\) on an image of \(128, 96\)"):
-        Canvas(GRAY).check("segment ids", (96, 128))
-
-
 def gray(size: tuple[int, int]) -> np.ndarray:
     return np.full((*size, 3), 120, dtype=np.uint8)
 
@@ -255,7 +250,7 @@ def test_a_class_without_a_name_is_refused() -> None:
 
 
 def test_another_size_is_refused() -> None:
-    with pytest.raises(ImageError, match=r"segment ids of \(10, 20\)"):
+    with pytest.raises(ImageError, match=r"segment ids of \(10, 20\) \(H, W\) on an image of \(20, 10\)"):
         draw_panoptic(gray((20, 10)), halves((10, 20)), [], names=NAMES)
     with pytest.raises(ImageError, match=r"labels of \(10, 20\)"):
         draw_semantic(gray((20, 10)), halves((10, 20)), names=NAMES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_model import random_image, tiny_model
-from helpers.toy_weights import WeightsToy
+from helpers.toy_training import WeightsToy
 from safetensors.torch import save_file
 from torch import Tensor
 

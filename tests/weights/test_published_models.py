@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.encoders import small_sam
-from helpers.open_clip_models import register_convnext, register_resnet
+from helpers.encoders import register_convnext, register_resnet, small_sam
 from helpers.weights_server import WeightsServer, published_file, weights_server
 from PIL import Image
 from torch import Tensor

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.toy_weights import WeightsToy
+from helpers.toy_training import WeightsToy
 from safetensors.torch import save_file
 from torch import nn
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.toy_weights import WeightsToy
+from helpers.toy_training import WeightsToy
 from safetensors.torch import load_file
 
 from cmpf.errors import WeightsError
