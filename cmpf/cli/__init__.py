@@ -28,6 +28,7 @@ from cmpf.cli import (
 )
 from cmpf.cli.command import run_command
 
+# In the order of the help text.
 COMMANDS = (
     predict,
     label,
@@ -42,7 +43,7 @@ COMMANDS = (
     config,
     convert,
     doctor,
-)  # in the order of the help text
+)
 SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLES = """examples:
   cmpf doctor                                            what is installed, what is missing, does it work

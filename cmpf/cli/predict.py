@@ -78,9 +78,8 @@ def run(arguments: Namespace, *, save: Callable[[Prediction], Sequence[Path]] | 
     from cmpf.formats.video import import_av
     from cmpf.labelling.sources import find_sources
 
-    found = find_sources(
-        arguments.images, recursive=arguments.recursive, without=arguments.output
-    )  # before a model is loaded
+    # Before a model is loaded, so that a wrong path is said at once.
+    found = find_sources(arguments.images, recursive=arguments.recursive, without=arguments.output)
     moving = arguments.webcam is not None or bool(found.videos)
     if moving:
         import_av()

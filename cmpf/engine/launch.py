@@ -35,9 +35,8 @@ from cmpf.engine.interrupts import SIGNALS
 from cmpf.errors import CMPFError, ConfigError, TrainingError
 
 GRACE = 15  # seconds that processes have to end by themselves after one has died
-SETTLE = (
-    2.0  # seconds in which a process that lost its connection waits for the one that died to be noticed first
-)
+# Seconds in which a process that lost its connection waits for the one that died to be noticed first.
+SETTLE = 2.0
 QUIET = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 

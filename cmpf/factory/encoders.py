@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from cmpf.inference.proposal_cache import ProposalCache
 
 
-ENOUGH = (
-    8  # workers at some 50 training images a second each (docs/performance.md), more than a GPU trains on
-)
+# Workers, at some 50 training images a second each (docs/performance.md): more than a GPU trains on.
+ENOUGH = 8
 DEFAULT_MASK_SAM = "vit_b"  # of a model that has no SAM of its own
 logger = logging.getLogger(__name__)
 

@@ -58,9 +58,8 @@ def download(url: str, policy: UrlPolicy) -> bytes:
             "or allow it with allow_urls=True"
         )
     sockets: list[socket.socket] = []
-    late = Timer(
-        DOWNLOAD_SECONDS, _shut, [sockets]
-    )  # a timeout alone begins anew with every byte that trickles in
+    # A timeout alone would begin anew with every byte that trickles in.
+    late = Timer(DOWNLOAD_SECONDS, _shut, [sockets])
     late.daemon = True
     started = time.monotonic()
     late.start()

@@ -71,10 +71,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
             f"cannot read an image from {type(source).__name__}; "
             "give a path, a PIL image or a uint8 array (H, W, 3)"
         )
-    from cmpf.formats.addresses import (
-        download,  # which loading a model need not wait for
-        is_address,
-    )
+    # Imported here: loading a model need not wait for it.
+    from cmpf.formats.addresses import download, is_address
 
     if is_address(str(source)):
         return decode_image(download(str(source), allow_urls), str(source), max_pixels=max_pixels)

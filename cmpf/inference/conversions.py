@@ -91,9 +91,8 @@ def segments_of(
 
     count = max((info["id"] for info in infos), default=0)
     places = ndimage.find_objects(ids, max_label=count)
-    tiles = (
-        ids[top : top + _ROWS].reshape(-1) for top in range(0, len(ids), _ROWS)
-    )  # counted as 64-bit numbers
+    # Some rows at a time, because they are counted as 64-bit numbers.
+    tiles = (ids[top : top + _ROWS].reshape(-1) for top in range(0, len(ids), _ROWS))
     areas = sum((np.bincount(tile, minlength=count + 1) for tile in tiles), np.zeros(count + 1, np.int64))
     return tuple(
         Segment(

@@ -88,7 +88,7 @@ class Prediction:
         return path.stem or "image"
 
     def summary(self) -> dict[str, int]:
-        """Name -> how often the class was found: segments if panoptic ran, else instances, else 1 a class."""
+        """Name -> how often the class was found: segments if panoptic ran, else instances, else 1 for each class."""
         if self.panoptic_result is not None:
             found = [segment.category for segment in self.segments]
         elif self.instances_result is not None:

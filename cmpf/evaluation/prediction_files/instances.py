@@ -41,7 +41,7 @@ MAX_SIDE = 65536  # pixels
 def score_instances(*, gt_json: Path, pred_json: Path, iou_type: IoUType, lvis: bool) -> Results:
     """{iou_type: {AP, AP50, AP75, APs, APm, APl, AP-name, ...}} in percent; for LVIS also APr, APc and APf.
 
-    As pycocotools' COCOeval (100 detections a class and image) and lvis-api's LVISEval (300 an image, classes
+    As pycocotools' COCOeval (100 detections per class and image) and lvis-api's LVISEval (300 per image, classes
     that can be judged). As they do, areas of detections are those of the boxes if the first result has a box,
     else those of the masks.
 
