@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DONE, FAILED = 0, 1
+TINY = "cmpf_tiny"  # the model that CMPF ships, where a command line names none
 COMPILER = "torch._dynamo"
 LIBRARIES = ("torchvision", "timm", "open_clip")
 NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # --engine: whose loop trains and evaluates
@@ -98,8 +99,28 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_model(container: argparse._ActionsContainer) -> None:
+    """The option that names a model for load_model."""
+    container.add_argument(
+        "--model",
+        default=TINY,
+        metavar="NAME",
+        help="zoo name, config path, model folder or Hub repository [%(default)s]",
+    )
+
+
+def add_weights(container: argparse._ActionsContainer) -> None:
+    """The option that gives the model other weights."""
+    container.add_argument("--weights", metavar="FILE", help="trained weights that replace the model's own")
+
+
+def add_device(container: argparse._ActionsContainer) -> None:
+    """The option that says where the model computes."""
+    container.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps [a CUDA device if there is one]")
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options of load_model, but for --model, --weights and --device, which each command explains."""
+    """The other options of load_model."""
     add_plugin(parser)
     add_allow_unused(parser)
     # An option, for a command whose own words would run into trailing ones.
@@ -159,10 +180,19 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def not_negative(text: str) -> int:
+    """A whole number from 0, as an argument's type."""
+    return _whole_number(text, least=0)
+
+
 def positive(text: str) -> int:
     """A whole number from 1, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
+    return _whole_number(text, least=1)
+
+
+def _whole_number(text: str, *, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text!r}")
     return int(text)
 
 
@@ -173,7 +203,7 @@ def fraction(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
 
 

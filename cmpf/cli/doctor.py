@@ -38,7 +38,7 @@ CORE = {
     "pycocotools": "2.0.7", "faster-coco-eval": "1.8", "safetensors": "0.4.3", "huggingface_hub": "0.23",
     "filelock": "3.12", "tqdm": "4.66", "tensorboard": "2.16",
 }  # fmt: skip
-TINY, SIZE, SEED = "cmpf_tiny", 256, 0  # of the self-test: its model, and side and seed of its image
+SIZE, SEED = 256, 0  # of the self-test's image
 # What the shipped configurations of full size take.
 USED_CLIPS = (("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"), ("RN50x64", "openai"))
 
@@ -250,13 +250,13 @@ def self_test() -> Iterator[Check]:
     scene = generate_scene(SEED, size=SIZE, seen_only=True)
     words = dict.fromkeys(CATEGORIES[segment.category_id].name for segment in scene.segments)
     start = time.perf_counter()
-    predictor = cmpf.load(TINY)
+    predictor = cmpf.load(command.TINY)
     loaded = time.perf_counter()
     found = predictor.predict(scene.image, list(words)).segments
     took = f"{time.perf_counter() - loaded:.2f} s, after {loaded - start:.2f} s of loading"
     where = f"a {SIZE} x {SIZE} image on {next(predictor.model.parameters()).device}"
     said = f"{len(found)} segments of {len(scene.segments)} in {where} in {took}"
-    yield Check(SELF_TEST, TINY, OK if found else FAILED, said)
+    yield Check(SELF_TEST, command.TINY, OK if found else FAILED, said)
 
 
 def _guarded(group: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:

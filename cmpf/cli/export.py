@@ -6,7 +6,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cmpf.cli.command import Commands, add_command, add_debug, add_model_options, load_model
+from cmpf.cli.command import (
+    Commands,
+    add_command,
+    add_debug,
+    add_model,
+    add_model_options,
+    add_weights,
+    load_model,
+)
 
 EXAMPLES = """examples:
   cmpf export --format onnx --output tiny.onnx
@@ -32,10 +40,8 @@ def add_parser(commands: Commands) -> None:
         "compares it with the model before it leaves the file.",
         examples=EXAMPLES,
     )
-    parser.add_argument(
-        "--model", default="cmpf_tiny", help="zoo name, config path or model folder [cmpf_tiny]"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="trained weights that replace the model's own")
+    add_model(parser)
+    add_weights(parser)
     parser.add_argument("--format", required=True, choices=("torch-export", "onnx"), help="kind of program")
     parser.add_argument("--output", required=True, metavar="FILE", help="NAME.pt2 or NAME.onnx")
     parser.add_argument(

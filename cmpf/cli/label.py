@@ -7,8 +7,17 @@ import argparse
 import re
 from pathlib import Path
 
-from cmpf.cli.command import DONE, Commands, add_command, add_debug, add_model_options, positive
-from cmpf.cli.models import TINY
+from cmpf.cli.command import (
+    DONE,
+    Commands,
+    add_command,
+    add_debug,
+    add_device,
+    add_model,
+    add_model_options,
+    add_weights,
+    positive,
+)
 from cmpf.cli.predict_options import WORDS, add_kinds, add_large, add_selection
 
 EXAMPLES = """examples:
@@ -81,14 +90,9 @@ def _add_labelling(group: argparse._ArgumentGroup) -> None:
     add_kinds(group)
     add("--task", default=TASKS[0], choices=TASKS, help="which segments a row has [%(default)s: both]")
     add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
-    add(
-        "--model",
-        default=TINY,
-        metavar="NAME",
-        help="zoo name, config path, model folder or Hub repository [%(default)s]",
-    )
-    add("--weights", metavar="FILE", help="trained weights that replace the model's own")
-    add("--device", help="cpu, cuda, cuda:1, xpu, mps [a CUDA device if there is one]")
+    add_model(group)
+    add_weights(group)
+    add_device(group)
     add("--batch-size", type=positive, default=1, metavar="N", help="images in one pass [1]")
 
 

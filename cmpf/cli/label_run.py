@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import cmpf.integrations
-from cmpf.cli.command import DONE, FAILED
-from cmpf.cli.models import TINY, warn_of_photographs
+from cmpf.cli.command import DONE, FAILED, TINY
+from cmpf.cli.models import warn_of_photographs
 from cmpf.cli.predict_options import tiling_of
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError

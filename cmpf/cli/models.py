@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.command import DONE, Commands, add_command, add_debug
+from cmpf.cli.command import DONE, TINY, Commands, add_command, add_debug
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,6 @@ GB: trained part and frozen encoders together. speed: see docs/models.md. licens
 PQ, mIoU: on ADE20K, as the authors publish them. Weights are downloaded from where they host them.
 cmpf models NAME tells more, cmpf models pull NAME downloads."""
 
-TINY = "cmpf_tiny"
 SHAPES_ONLY = f"""note: {TINY} was trained on generated shapes and knows nothing else. For photographs, with network:
   cmpf predict photo.jpg --model fcclip_convnext_large --vocabulary "cup; spoon; table"   (others: cmpf models)"""
 

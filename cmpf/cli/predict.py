@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmpf.cli.command import DONE, FAILED, Commands, add_command
-from cmpf.cli.models import TINY, warn_of_photographs
+from cmpf.cli.command import DONE, FAILED, TINY, Commands, add_command, add_model
+from cmpf.cli.models import warn_of_photographs
 from cmpf.cli.predict_choice import Chosen
 from cmpf.cli.predict_options import add_options, add_webcam
 from cmpf.errors import ImageError
@@ -60,12 +60,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_webcam(sources)
     add_options(parser, output="output/predict")
-    parser.add_argument(
-        "--model",
-        default=TINY,
-        metavar="NAME",
-        help="zoo name, config path, model folder or Hub repository [%(default)s]",
-    )
+    add_model(parser)
     parser.set_defaults(run=run)
 
 

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cmpf.cli.command import add_debug, add_model_options, fraction, positive
+from cmpf.cli.command import add_debug, add_model_options, add_weights, fraction, positive
 
 TASKS = ("all", "panoptic", "semantic", "instance")
 FORMATS = (
@@ -62,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool
     add_selection(selection)
     _add_background(selection)
     _add_speed(parser.add_argument_group("speed"))
-    add("--weights", metavar="FILE", help="trained weights that replace the model's own")
+    add_weights(parser)
     add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
     add_model_options(parser)
     add_debug(parser)

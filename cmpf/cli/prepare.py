@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmpf.cli.command import DONE, FAILED
+from cmpf.cli.command import DONE, FAILED, not_negative, positive
 from cmpf.errors import CMPFError, DatasetError
 
 if TYPE_CHECKING:
@@ -75,20 +75,6 @@ def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") 
         metavar="N",
         help="with --check: images that each split must have [as in the release; 0: any number]",
     )
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    number = not_negative(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("expected a whole number > 0, got 0")
-    return number
-
-
-def not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text)
 
 
 def run(name: str, arguments: argparse.Namespace) -> int:

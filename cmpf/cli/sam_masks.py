@@ -9,8 +9,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmpf.cli.command import DONE, FAILED, Commands, add_command, add_debug, run_script
-from cmpf.cli.prepare import not_negative, positive
+from cmpf.cli.command import (
+    DONE,
+    FAILED,
+    Commands,
+    add_command,
+    add_debug,
+    not_negative,
+    positive,
+    run_script,
+)
 
 if TYPE_CHECKING:
     from cmpf.config import Config

@@ -6,14 +6,23 @@ from __future__ import annotations
 import argparse
 import signal
 
-from cmpf.cli.command import Commands, add_command, add_debug, add_model_options, load_model
+from cmpf.cli.command import (
+    TINY,
+    Commands,
+    add_command,
+    add_debug,
+    add_device,
+    add_model,
+    add_model_options,
+    add_weights,
+    load_model,
+)
 
 EXAMPLES = """examples:
   cmpf serve
   cmpf serve --model cmpf_convnext_large --weights cmpf_convnext_large.pth --device cuda
   cmpf serve --host 0.0.0.0 --port 8080 --queue 16 --max-upload-mb 10
 """
-TINY = "cmpf_tiny"
 TINY_NOTE = (
     f"Model: {TINY}, trained on generated shapes only. It shows that everything works; for photographs start "
     "cmpf serve with a full-size --model."
@@ -30,9 +39,9 @@ def add_parser(commands: Commands) -> None:
         description="Serves a web page: drop an image, type words, see and download the segments.",
         examples=EXAMPLES,
     )
-    parser.add_argument("--model", default=TINY, help=f"zoo name, config path or model folder [{TINY}]")
-    parser.add_argument("--weights", help="trained weights that replace the model's own")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps [a CUDA device if there is one]")
+    add_model(parser)
+    add_weights(parser)
+    add_device(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = every network [127.0.0.1]"
     )

@@ -36,13 +36,6 @@ def save_weights(model: nn.Module, folder: Path, name: str) -> None:
     record_hash(folder, name)
 
 
-@torch.no_grad()
-def round_weights(model: nn.Module) -> None:
-    """Makes the model what it will be after storing: every weight and buffer rounded to float16."""
-    for tensor in model.state_dict().values():
-        tensor.copy_(tensor.to(torch.float16))
-
-
 def save_merges(folder: Path, name: str) -> None:
     """Stores the head line and the first 2,000 merges of CLIP's byte-pair vocabulary, and the file's hash."""
     from open_clip.tokenizer import default_bpe
