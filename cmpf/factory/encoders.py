@@ -75,9 +75,8 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
     own = cfg.MODEL.CMPF.CLIP
     clip = build_clip_encoder(cfg)
     clip.tuned = own.TRAINED == "trunk"
-    if (
-        clip.tuned and cfg.MODEL.CMPF.MASK_EMBEDDING != "mask_adapter"
-    ):  # which alone is trained where there is one
+    # A Mask-Adapter alone is trained where there is one.
+    if clip.tuned and cfg.MODEL.CMPF.MASK_EMBEDDING != "mask_adapter":
         clip.train_trunk(logit_scale=own.TRAIN_LOGIT_SCALE)
     return FrozenEncoders(
         clip=clip,
@@ -215,11 +214,11 @@ def _build_sam(cfg: Config, name: str, checkpoint: str) -> SAMEncoder:
     return sam
 
 
-def _set_speed(cfg: Config, part: FrozenModule) -> None:
+def _set_speed(cfg: Config, encoder: FrozenModule) -> None:
     """What changes how fast a frozen encoder runs: its precision, and whether it is compiled."""
-    part.compute_in(build_precision(cfg))
+    encoder.compute_in(build_precision(cfg))
     if cfg.MODEL.CMPF.COMPILE:
-        part.compile()
+        encoder.compile()
 
 
 def _is_mask_sam(cfg: Config) -> bool:
