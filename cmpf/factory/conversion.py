@@ -107,9 +107,8 @@ def _taken_apart(contents: Contents) -> Parts:
 def _by_names(contents: Contents, parts: Parts) -> Converted:
     """Renames only; what has no known name is left out."""
     unknown: tuple[str, ...] = ()
-    if (
-        parts.naming is not Naming.OWN
-    ):  # a published name that came through unchanged is one that no rule knows
+    if parts.naming is not Naming.OWN:
+        # A published name that came through unchanged is one that no rule knows.
         unknown = tuple(n for n in parts.trained if n in contents.tensors and n != "void_embedding.weight")
     trained = {name: value for name, value in parts.trained.items() if name not in unknown}
     encoders = dict(contents.metadata.get("encoders", {}))

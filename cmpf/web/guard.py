@@ -123,9 +123,8 @@ class Guard:
 
         async def bounded() -> Message:
             nonlocal seen, whole, refused, content
-            if (
-                whole
-            ):  # what comes now is the end of the connection, for which a stream of results may wait long
+            if whole:
+                # What comes now is the end of the connection, for which a stream of results may wait long.
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(0.001, until - loop.time()))

@@ -204,13 +204,8 @@ def is_torch_script(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        ValueError,
-        NotImplementedError,
-    ):  # none, or damaged, as whoever reads it says
-        return False
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # none, or damaged, as whoever reads it says
 
 
 def _load_torch(path: Path) -> object:
