@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from cmpf.cli import prepare
-from cmpf.cli.command import DONE, FAILED, Commands, add_command, add_debug, add_plugin
+from cmpf.cli.command import DONE, FAILED, Commands, add_command, add_debug, add_plugin, positive
 from cmpf.registry import import_plugins
 
 EXAMPLES = """examples:
@@ -52,10 +52,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON (list, description and issues)")
     checking = parser.add_argument_group("check and prepare")
     checking.add_argument("--all", action="store_true", help=prepare.ALL_HELP)
-    checking.add_argument("--jobs", type=prepare.positive, metavar="N", help=prepare.JOBS_HELP)
+    checking.add_argument("--jobs", type=positive, metavar="N", help=prepare.JOBS_HELP)
     showing = parser.add_argument_group("show")
     showing.add_argument(
-        "--n", type=prepare.positive, default=8, help="how many images, chosen at random [8]"
+        "--n", type=positive, default=8, help="how many images, chosen at random [8]"
     )
     showing.add_argument("--seed", type=int, default=0, help="other images and augmentations [0]")
     showing.add_argument("--output", metavar="DIR", help="folder for the images [output/datasets/NAME]")

@@ -26,25 +26,23 @@ from cmpf.errors import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
-    *(
-        "predict",
-        "label",
-        "models",
-        "train",
-        "eval",
-        "ablation",
-        "evaluate-predictions",
-        "collect-results",
-        "save-sam-masks",
-        "export",
-        "serve",
-        "datasets",
-        "config",
-        "convert-checkpoint",
-        "convert-config",
-        "convert-masks",
-        "doctor",
-    ),
+    "predict",
+    "label",
+    "models",
+    "train",
+    "eval",
+    "ablation",
+    "evaluate-predictions",
+    "collect-results",
+    "save-sam-masks",
+    "export",
+    "serve",
+    "datasets",
+    "config",
+    "convert-checkpoint",
+    "convert-config",
+    "convert-masks",
+    "doctor",
 )
 COMMAND = [sys.executable, "-m", "cmpf"]
 
@@ -217,21 +215,7 @@ def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_gets_a_script_with_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = script(shell, capsys)
-    for word in (
-        "predict",
-        "train",
-        "eval",
-        "ablation",
-        "evaluate-predictions",
-        "collect-results",
-        "save-sam-masks",
-        "export",
-        "serve",
-        "datasets",
-        "doctor",
-        "panoptic",
-        "detectron2",
-    ):
+    for word in (*NAMES, "panoptic", "detectron2"):
         assert word in text
 
 

@@ -53,6 +53,19 @@ METHODS = (
 )
 
 
+def predict_command(photo: Path, name: str) -> list[str]:
+    return [
+        "predict",
+        str(photo),
+        "--model",
+        name,
+        "--vocabulary",
+        WORDS,
+        "--output",
+        str(photo.parent / "out"),
+    ]
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightsServer]:
     with weights_server(monkeypatch) as server:
@@ -135,16 +148,7 @@ def test_from_an_empty_cache_to_an_overlay_by_name(
     server.drive[entry.drive] = published_file(
         photo.parent / "drive" / "whatever.pth", published_state(model)
     )
-    command = [
-        "predict",
-        str(photo),
-        "--model",
-        name,
-        "--vocabulary",
-        WORDS,
-        "--output",
-        str(photo.parent / "out"),
-    ]
+    command = predict_command(photo, name)
     assert main([*command, "--formats", "overlay", "semantic", "--task", "semantic"]) == 0
     first = (photo.parent / "out" / "coffee_semantic.png").read_bytes()
     with (
@@ -278,16 +282,7 @@ def test_a_break_is_continued_by_the_next_command(
     file = published_file(photo.parent / "a.pth", published_state(random_model(name)))
     server.drive[entry.drive] = file
     server.stops = [100_000, 0, 0]
-    command = [
-        "predict",
-        str(photo),
-        "--model",
-        name,
-        "--vocabulary",
-        WORDS,
-        "--output",
-        str(photo.parent / "out"),
-    ]
+    command = predict_command(photo, name)
     assert main(command) == 1
     assert f"ended after 100000 of {file.stat().st_size} bytes, kept in" in capsys.readouterr().err
     assert part_of(place_of(name, entry)).stat().st_size == 100_000
@@ -303,16 +298,7 @@ def test_what_drive_says_instead_of_a_file_is_one_line_with_the_way_out(
     name = "fcclip_r50"
     entry, state = zoo()[name], published_state(random_model(name))
     target = place_of(name, entry)
-    command = [
-        "predict",
-        str(photo),
-        "--model",
-        name,
-        "--vocabulary",
-        WORDS,
-        "--output",
-        str(photo.parent / "out"),
-    ]
+    command = predict_command(photo, name)
     for reason in ("the file was removed", "its download quota is used up for today"):
         assert main(command) == 1
         told = capsys.readouterr().err
@@ -452,18 +438,7 @@ def test_every_model_of_the_zoo_in_full_size_from_an_empty_cache_to_an_overlay(
     server.drive[entry.drive] = published_file(photo.parent / "drive.pth", state)
     del state
     out = photo.parent / "out"
-    command = [
-        "predict",
-        str(photo),
-        "--model",
-        name,
-        "--vocabulary",
-        WORDS,
-        "--output",
-        str(out),
-        "--device",
-        "cpu",
-    ]
+    command = [*predict_command(photo, name), "--device", "cpu"]
     assert main([*command, "--opts", "INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"]) == 0
     with Image.open(out / "coffee.jpg") as overlay:
         assert overlay.width / overlay.height == pytest.approx(56 / 40, rel=0.01)
