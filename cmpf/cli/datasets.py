@@ -54,9 +54,7 @@ def add_parser(commands: Commands) -> None:
     checking.add_argument("--all", action="store_true", help=prepare.ALL_HELP)
     checking.add_argument("--jobs", type=positive, metavar="N", help=prepare.JOBS_HELP)
     showing = parser.add_argument_group("show")
-    showing.add_argument(
-        "--n", type=positive, default=8, help="how many images, chosen at random [8]"
-    )
+    showing.add_argument("--n", type=positive, default=8, help="how many images, chosen at random [8]")
     showing.add_argument("--seed", type=int, default=0, help="other images and augmentations [0]")
     showing.add_argument("--output", metavar="DIR", help="folder for the images [output/datasets/NAME]")
     showing.add_argument("--augmented", action="store_true", help="what training sees of them")
