@@ -7,6 +7,7 @@ the name that PAGES gives it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import posixpath
 import re
@@ -33,12 +34,15 @@ PAGES = {
     "CITATION.cff": "CITATION.cff",
     "demo/example.png": "example.png",
 }
-# Pages of one wide table, which takes the place of the table of contents.
-WIDE = {"reproduce.md", "published_arithmetic.md"}
+# Pages of a wide table, which takes the place of the table of contents.
+WIDE = {"models.md", "plugins.md", "published_arithmetic.md", "reproduce.md", "results.md"}
 ORIGINS = {page: path for path, page in PAGES.items()}
 _FENCED = re.compile(r"^(```.*?^```)", flags=re.M | re.S)
-_MARKER = re.compile(r"^<!-- (?:run|needs): [^>]+ -->\n", flags=re.M)
+_MARKER = re.compile(r"^<!-- (run|needs): ([^>]+) -->\n", flags=re.M)
 _CELL_CODE = re.compile(r"(?<=<code>)[^<]{16,}(?=</code>[^\n]*</td>)")
+_COMMANDS = re.compile(r'<div class="language-bash.*?</div>', flags=re.S)
+_OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)")
+_TABLE = re.compile(r"<table>.*?</table>", flags=re.S)
 _SECTION = re.compile(r"\n( *)(Args|Attributes|Returns|Raises|Yields):(?= |\n)")
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
@@ -79,16 +83,40 @@ def _shown(output: dict[str, Any]) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The text without the markers of tests, with links as the site has them."""
+    """The text with links as the site has them; of the markers of tests what a block needs is shown."""
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["toc"]
-    parts = _FENCED.split(_MARKER.sub("", markdown))
+    parts = _FENCED.split(_MARKER.sub(_needs, markdown))
     return "".join(part if part.startswith("```") else _in_site(part, page.file.src_uri) for part in parts)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Long names in tables may break after their dots, lines and strokes; nothing of that is copied with them."""
-    return _CELL_CODE.sub(lambda name: re.sub(r"(?<=[._/])(?=\w)", "<wbr>", name[0]), html)
+    """HTML that fits a narrow screen; nothing of it is copied with the text.
+
+    Long names in tables may break after their dots, lines and strokes, options of commands nowhere, and tables of words
+    say in each cell which column it is of, so that site.css can put the cells of a row below each other.
+    """
+    html = _CELL_CODE.sub(lambda name: re.sub(r"(?<=[._/])(?=\w)", "<wbr>", name[0]), html)
+    html = _COMMANDS.sub(lambda block: _OPTION.sub(r'<span class="option">\1</span>', block[0]), html)
+    return _TABLE.sub(_labeled, html)
+
+
+def _labeled(table: re.Match[str]) -> str:
+    heads = [
+        re.sub("<[^>]+>", "", head) for head in re.findall(r"<th\b[^>]*>(.*?)</th>", table[0], flags=re.S)
+    ]
+    if len(heads) < 3 or len(re.findall(r"<th\b[^>]*text-align: right", table[0])) == len(heads) - 1:
+        return table[0]  # two columns fit, and figures are compared down a column
+    columns = itertools.cycle(heads)
+    body = re.sub(r"<td\b", lambda _: f'<td data-label="{next(columns)}"', table[0])
+    return body.replace("<table>", "<table data-stacked>", 1)
+
+
+def _needs(marker: re.Match[str]) -> str:
+    kind, words = marker.groups()
+    return (
+        "" if kind == "run" else f"Needs: {', '.join(words.split()).replace('gpu', 'GPU')}\n{{: .needs }}\n\n"
+    )
 
 
 def _in_site(text: str, page: str) -> str:
@@ -100,6 +128,8 @@ def _in_site(text: str, page: str) -> str:
             return found[0]
         path = posixpath.normpath(posixpath.join(origin, target))
         name = PAGES.get(path, path.removeprefix("docs/"))
+        if not page.startswith("notebooks/"):  # the page of a notebook is where the file can be had
+            name = re.sub(r"\.ipynb$", ".md", name)
         return before + posixpath.relpath(name, posixpath.dirname(page) or ".") + anchor + after
 
     return _LINK.sub(link, text)

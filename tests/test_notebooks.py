@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers.documents import ROOT
 
+from cmpf.cli.ablation import COLUMNS
+
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
@@ -55,3 +57,9 @@ def test_what_is_stored_of_a_notebook_is_whole_and_small(path: Path) -> None:
     kinds = {output.output_type for cell in code for output in cell.outputs}
     assert kinds <= {"stream", "execute_result", "display_data"}
     assert "/tmp/" not in path.read_text(encoding="utf-8")
+
+
+def test_the_table_that_is_stored_has_the_columns_of_today() -> None:
+    book = nbformat.read(ROOT / "docs/notebooks/train_an_injector.ipynb", as_version=4)
+    stored = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", ()))
+    assert f"| | {' | '.join(COLUMNS)} |\n" in stored

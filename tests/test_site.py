@@ -57,7 +57,16 @@ def test_docstrings_are_taken_apart_and_the_marks_of_tests_are_not_shown(site: P
     text = (site / "api/predicting.html").read_text(encoding="utf-8")
     sections = re.findall(r"doc-section-title\">(Parameters|Returns|Raises|Attributes):", text)
     assert set(sections) == {"Parameters", "Returns", "Raises", "Attributes"}
-    assert "<!-- run:" not in "".join(page.read_text("utf-8") for page in site.rglob("*.html"))
+    pages = "".join(page.read_text("utf-8") for page in site.rglob("*.html"))
+    assert "<!-- run:" not in pages
+    assert "<!-- needs:" not in pages
+
+
+def test_what_a_block_of_commands_needs_is_shown_before_it(site: Path) -> None:
+    text = (site / "dataset.html").read_text(encoding="utf-8")
+    assert re.search(
+        r"<p class=\"?needs\"?>Needs: GPU, data, network</p>\s*<div class=\"[^\"]*highlight", text
+    )
 
 
 def test_a_site_that_is_opened_as_files_is_searched_and_fits_a_phone(site: Path) -> None:

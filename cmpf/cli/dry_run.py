@@ -21,9 +21,11 @@ from cmpf.factory.protocol import protocols_of
 from cmpf.factory.vocabularies import words_of
 from cmpf.registry import import_plugins, registered
 from cmpf.weights.vocabularies import FETCH, is_there, vocabulary_path
+from cmpf.weights.zoo import zoo_place, zoo_remote
+from cmpf.weights.zoo_entries import zoo
 
 HERE, MISSING = "there", "MISSING"
-_WEIGHTS = "downloaded when the model of the zoo is used; else correct the path"
+_DOWNLOADED = "downloaded when needed; without network save"
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,7 @@ def needs(cfg: Config, *, eval_only: bool) -> Iterator[Need]:
     for name in (cfg.DATASETS.TRAIN[0], *cfg.DATASETS.TEST):
         yield from _words(cfg, name)
     if cfg.MODEL.WEIGHTS:
-        yield _file(
-            "trained weights",
-            Path(cfg.MODEL.WEIGHTS).name,
-            Path(cfg.MODEL.WEIGHTS),
-            _WEIGHTS,
-        )
+        yield _trained(Path(cfg.MODEL.WEIGHTS))
     yield from _clip(cfg)
     ours, ensemble = cfg.MODEL.CMPF, cfg.TEST.ENSEMBLE
     yield from _sam("SAM", ours.SAM.NAME, ours.SAM.CHECKPOINT)
@@ -101,6 +98,16 @@ def _words(cfg: Config, name: str) -> Iterator[Need]:
         yield _file("words", spec.name, Path(chosen), "correct DATASETS.VOCABULARIES")
 
 
+def _trained(path: Path) -> Need:
+    entry = zoo().get(path.parent.name)
+    if entry is None or entry.asset or path != zoo_place(path.parent.name):
+        fix = "correct the path, or take a model by its name: cmpf models"
+    else:
+        remote = zoo_remote(path.parent.name, entry)
+        fix = f"{_DOWNLOADED} {remote.page or remote.url} as {path}"
+    return _file("trained weights", path.name, path, fix)
+
+
 def _clip(cfg: Config) -> Iterator[Need]:
     name, tag = cfg.MODEL.CMPF.CLIP.NAME, cfg.MODEL.CMPF.CLIP.PRETRAINED
     if not tag or name in registered("clip") or tag == name == tiny.CLIP_NAME:
@@ -110,7 +117,7 @@ def _clip(cfg: Config) -> Iterator[Need]:
         yield _file("CLIP", name, Path(tag).expanduser(), "correct MODEL.CMPF.CLIP.PRETRAINED")
         return
     path, place = cached_file(name, tag), saved_file(name, tag)
-    fix = f"downloaded when needed; without network save {source_of(record)} as {place}"
+    fix = f"{_DOWNLOADED} {source_of(record)} as {place}"
     yield Need("CLIP", f"{name} {tag}", str(path or place), path is not None, fix)
 
 
@@ -126,7 +133,7 @@ def _sam(kind: str, name: str, checkpoint: str) -> Iterator[Need]:
         yield _file(kind, name, Path(checkpoint).expanduser(), "correct the path")
     elif name in PUBLISHED:
         path = published_path(name)
-        fix = f"downloaded when needed; without network save {PUBLISHED[name]} as {path}"
+        fix = f"{_DOWNLOADED} {PUBLISHED[name]} as {path}"
         yield _file(kind, name, path, fix)
 
 

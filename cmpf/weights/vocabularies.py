@@ -57,7 +57,7 @@ def fetch_vocabularies() -> list[Path]:
         path = vocabulary_path(key)
         if path.is_file() and not is_there(key):
             path.unlink()  # not what it should be: an older one, or saved by hand from another place
-        remote = Remote(url=published_address(key), title=f"published words {key}", sha256=sha256)
+        remote = Remote(url=published_address(key), title=f"file of published words {key}", sha256=sha256)
         try:
             places.append(download(remote, path))
         except WeightsError as error:

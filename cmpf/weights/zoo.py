@@ -60,7 +60,7 @@ def zoo_remote(name: str, entry: ZooEntry) -> Remote:
     """The file of an entry's authors."""
     return Remote(
         url=entry.url or DRIVE.format(id=entry.drive),
-        title=f"weights of {name}",
+        title=f"weight file of {name}",
         sha256=entry.sha256 or None,
         size=entry.size or None,
         page=DRIVE_PAGE.format(id=entry.drive) if entry.drive else "",

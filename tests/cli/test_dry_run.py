@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def states(output: str) -> dict[str, str]:
     return {f"{row[1]} {row[2]}": row[0] for row in rows}
 
 
-def test_everything_is_missing_on_a_new_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_missing_on_a_new_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--model", "cmpf_convnext_large", "--protocol", "published", "--dry-run"]) == 1
     out = capsys.readouterr().out
     assert states(out) == {
@@ -54,10 +55,24 @@ def test_everything_is_missing_on_a_new_machine(capsys: pytest.CaptureFixture[st
         "SAM vit_b": "MISSING",
         "SAM of the ensemble vit_h": "MISSING",
     }
+    place = tmp_path / "cache/zoo/cmpf_convnext_large/cmpf_convnext_large.pth"
+    assert re.search(
+        rf"missing trained weights {place.name}: downloaded when needed; .* save https://\S+ as {place}\n",
+        out,
+    )
     assert "missing published words ade20k_150: cmpf datasets vocabularies --fetch\n" in out
     assert "protocol of openvocab_ade20k_panoptic_val: published\n" in out
     assert out.endswith("11 of 11 missing\n")
     assert not Path("output").exists()
+
+
+def test_a_weight_file_of_ones_own_that_is_missing_is_not_said_to_be_downloaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = "coco/fcclip/convnext_large_eval_ade20k"
+    assert main(["eval", "--config-file", config, "--weights", "mine.pth", "--dry-run"]) == 1
+    told = "missing trained weights mine.pth: correct the path, or take a model by its name: cmpf models\n"
+    assert told in capsys.readouterr().out
 
 
 def test_what_is_there_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def test_pull_brings_a_model_to_this_machine_and_says_where_it_is(
     assert re.match(r"cmpf_tiny: ready, .*cmpf_tiny_decoder\.safetensors \(\d+ MB\)", capsys.readouterr().out)
     assert main(["models", "pull", "cmpf_r50x64"]) == 1  # tests are offline
     told = capsys.readouterr().err
-    assert "weights of cmpf_r50x64 is not on this machine" in told
+    assert "weight file of cmpf_r50x64 is not on this machine" in told
     assert "HF_HUB_OFFLINE" in told
     assert len(told.splitlines()) == 1
 

@@ -303,7 +303,8 @@ def test_what_drive_says_instead_of_a_file_is_one_line_with_the_way_out(
         assert main(command) == 1
         told = capsys.readouterr().err
         assert told.startswith(
-            f"cmpf: weights of {name}: drive.usercontent.google.com sent a web page instead of the file ({reason}). "
+            f"cmpf: weight file of {name}: drive.usercontent.google.com sent a web page instead of the file "
+            f"({reason}). "
             f"Open https://drive.google.com/file/d/{entry.drive}/view in a browser and save the file as {target}"
         )
         assert told.count("\n") == 1
