@@ -157,13 +157,14 @@ def _read(path: Path, input_size: tuple[int, int]) -> tuple[dict[str, Any], Prop
     """Header and masks of a file; raises one of UNREADABLE when it is not a whole file of this version and size."""
     _check_lengths(path)
     with np.load(path, allow_pickle=False) as file:
-        header = json.loads(str(file["header"]))
+        # By the names that were checked: an archive may have another member "logits", which plain names would find.
+        header = json.loads(str(file["header.npy"]))
         if (header["format"], header["version"]) != (FORMAT, VERSION):
             found = f"{header['format']} version {header['version']}"
             raise ValueError(f"is {found}, this CMPF reads {FORMAT} version {VERSION}")
         if not isinstance(header["settings"], dict):
             raise ValueError("has no settings")
-        planes = file["logits"]
+        planes = file["logits.npy"]
     if planes.dtype != np.uint8 or planes.ndim != 4 or len(planes) != BYTES:
         raise ValueError(f"logits are {planes.dtype} {planes.shape}, expected uint8 {BYTES} x M x h x w")
     padded, unpadded = (_size(header[key]) for key in ("padded", "unpadded"))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -229,11 +230,12 @@ def test_the_cache_keeps_to_its_size_and_drops_what_was_not_read_for_the_longest
 
 
 def test_many_vocabularies_leave_one_file_a_class(tmp_path: Path, clip: CLIP) -> None:
-    for count in range(1, 5):
-        embed_vocabulary(
-            clip, [[f"word {number}"] for number in range(count)][::-1], cache=TextCache(tmp_path)
-        )
-    assert len(list(tmp_path.iterdir())) == 4
+    words = ["cat", "dog", "sky"]
+    vocabularies = [order for count in (1, 2, 3) for order in permutations(words, count)]
+    assert len(vocabularies) == 3 + 6 + 6
+    for vocabulary in vocabularies:
+        embed_vocabulary(clip, [[word] for word in vocabulary], cache=TextCache(tmp_path))
+    assert len(list(tmp_path.iterdir())) == len(words)
 
 
 def embeddings(value: float) -> ClassEmbeddings:

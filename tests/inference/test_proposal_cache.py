@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from cmpf.encoders.sam_proposals import Proposals
 from cmpf.errors import EvaluationError, ImageError
+from cmpf.inference import proposal_cache
 from cmpf.inference.proposal_cache import ProposalCache
 
 SETTINGS = {"TEST.ENSEMBLE.SAM_NAME": "vit_h", "TEST.ENSEMBLE.MIN_AREA": 100, "SAM weights": "abc"}
@@ -252,22 +254,35 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         cache(tmp_path).load(tmp_path / "gone.jpg", input_size=SIZE)
 
 
-def test_a_small_file_that_would_inflate_to_gigabytes_is_refused_unread(tmp_path: Path, image: Path) -> None:
-    path = cache(tmp_path).path(image, SIZE)
+@pytest.mark.parametrize("member", ["logits.npy", "header.npy", "logits", "header"])
+def test_a_small_file_that_would_inflate_to_gigabytes_is_refused_unread(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    """NumPy finds an array by its name with or without the ending."""
+    monkeypatch.setattr(proposal_cache, "MAX_LOGITS", 2**20)  # in place of 1 GiB, so that this test is quick
+    path, inflated = cache(tmp_path).path(image, SIZE), 2**26
     cache(tmp_path).store(image, proposals())
-    with np.load(path) as file:
-        header = file["header"]
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts[member] = npy(np.zeros((4, 1, 1, inflated // 4), np.uint8))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("header.npy", npy(header))
-        with archive.open("logits.npy", "w") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": (4, 900, 1000, 1000)}
-            )
-    with pytest.raises(
-        EvaluationError, match=r"logits\.npy of 3,600,000,000 bytes, at most 1,073,741,824 are read"
-    ):
-        cache(tmp_path).load(image, input_size=SIZE)
-    assert not cache(tmp_path).holds(image, SIZE)
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    del parts
+    assert path.stat().st_size < inflated / 500
+    tracemalloc.start()
+    try:
+        if member.endswith(".npy"):
+            with pytest.raises(
+                EvaluationError, match=rf"{member} of 67,108,864 bytes, at most 1,048,576 are read"
+            ):
+                cache(tmp_path).load(image, input_size=SIZE)
+            assert not cache(tmp_path).holds(image, SIZE)
+        else:  # no part of the file
+            assert torch.equal(cache(tmp_path).load(image, input_size=SIZE).logits, proposals().logits)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def npy(array: np.ndarray) -> bytes:

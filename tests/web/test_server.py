@@ -443,7 +443,7 @@ def test_uploads_take_no_more_than_their_room_and_the_oldest_go(page: tuple[str,
 
 
 def test_the_page_forgets_visitors() -> None:
-    """Gradio keeps what it sent to each of 10,000 visitors."""
+    """Gradio keeps what it sent to each of 10,000 visitors, and what 2,000 did not wait for."""
 
     class Quick(Slow):
         def predict(self, *_: Any, **__: Any) -> None:
@@ -453,17 +453,22 @@ def test_the_page_forgets_visitors() -> None:
 
     import gradio
 
-    with running(Quick(), limits=Limits(max_upload_mb=1)) as address:  # type: ignore[arg-type]
-        _, path = Visitor(address).upload(
-            sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes()
-        )
-        for _ in range(40):
-            visitor = Visitor(address)
-            assert visitor.join({"path": path})[0] == 200
-            visitor.result()
+    with running(Quick(), limits=Limits(max_upload_mb=1, queue=2)) as address:  # type: ignore[arg-type]
+        visitor = Visitor(address)
+        _, path = visitor.upload(sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes())
+        for number in range(40):
+            visitor.session = f"leaves-{number}"
+            while visitor.join({"path": path})[0] == 503:  # the queue is full
+                time.sleep(0.05)
+            visitor.session = f"waits-{number}"
+            while visitor.join({"path": path})[0] == 503:
+                time.sleep(0.05)
+            assert visitor.result()["success"]
         pages = [o for o in gc.get_objects() if isinstance(o, gradio.Blocks) and o.is_running]
         assert pages
-        assert max(len(found.app.state_holder.session_data) for found in pages) <= REMEMBERED_SESSIONS
+        for found in pages:
+            assert len(found.app.state_holder.session_data) <= REMEMBERED_SESSIONS
+            assert len(found._queue.pending_messages_per_session) <= REMEMBERED_SESSIONS + 2 * 2
 
 
 def test_a_full_queue_is_served_to_the_end() -> None:
