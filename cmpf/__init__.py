@@ -30,7 +30,7 @@ def load(
     plugins: Sequence[str] = (),
     allow_unused_weights: bool = False,
 ) -> Predictor:
-    """A ready predictor.
+    """Loads a model and returns its predictor.
 
     Args:
         model: a name of the zoo ("cmpf_tiny"), the path of a config, a folder with config.yaml and weights, or
@@ -38,7 +38,7 @@ def load(
         device: "cpu", "cuda", "cuda:1", ...; None = a CUDA device if there is one, else the CPU.
         weights: path of trained weights that replace the model's own.
         overrides: changes to the model's configuration, a key and its value in turn:
-            ["TEST.ENSEMBLE.ENABLED", True, "INPUT.MIN_SIZE_TEST", 640]. They go before everything else.
+            ["TEST.ENSEMBLE.ENABLED", True, "INPUT.MIN_SIZE_TEST", 640]. They override everything else.
         plugins: modules or .py files with parts of your own, beside those that the model's config names. Those that a
             repository of the Hub asks for must be named here: no code is imported unless you say so.
         allow_unused_weights: whether the file may hold weights that the model does not have; they are left out.

@@ -39,7 +39,7 @@ class Predictor:
     """Segments images into the classes that each call names. Safe to call from several threads.
 
     Args:
-        model: the network. Results are those of evaluation mode, and the mode that it is in stays.
+        model: the network. Results are those of evaluation mode; its own mode is not changed.
         short_side, max_side: images are resized so that their shorter side has `short_side` pixels, or less where
             the longer one would exceed `max_side`.
         mask_ensemble: what `ensemble=True` means; None = the model has no SAM for it.
@@ -131,8 +131,8 @@ class Predictor:
         """Predictions one by one, so that thousands of images or the frames of a video fit into memory.
 
         Args:
-            images: one image, path or folder, or any iterable of these; it is read no further than the batch at work.
-            vocabulary, ...: see predict. They are checked at once, the images when their turn comes.
+            images: one image, path or folder, or any iterable of these; it is read no further than the current batch.
+            vocabulary, ...: see predict. They are checked at once, each image when it is read.
         """
         classes = self.vocabulary(vocabulary, things=things, stuff=stuff)
         if not isinstance(batch_size, int) or batch_size < 1:

@@ -35,12 +35,12 @@ PAGES = {
     "demo/example.png": "example.png",
 }
 # Pages of a wide table, which takes the place of the table of contents.
-WIDE = {"models.md", "plugins.md", "published_arithmetic.md", "reproduce.md", "results.md"}
+WIDE = {"architecture.md", "models.md", "plugins.md", "published_arithmetic.md", "reproduce.md", "results.md"}
 ORIGINS = {page: path for path, page in PAGES.items()}
 _FENCED = re.compile(r"^(```.*?^```)", flags=re.M | re.S)
 _MARKER = re.compile(r"^<!-- (run|needs): ([^>]+) -->\n", flags=re.M)
 _CELL_CODE = re.compile(r"(?<=<code>)[^<]{16,}(?=</code>[^\n]*</td>)")
-_COMMANDS = re.compile(r'<div class="language-bash.*?</div>', flags=re.S)
+_COMMANDS = re.compile(r'<div class="language-bash.*?</div>|<code>(?:[^<]|<wbr>)+</code>', flags=re.S)
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)")
 _TABLE = re.compile(r"<table>.*?</table>", flags=re.S)
 _SECTION = re.compile(r"\n( *)(Args|Attributes|Returns|Raises|Yields):(?= |\n)")

@@ -59,8 +59,8 @@ def add_parser(commands: Commands) -> None:
         "line, http(s) addresses with --allow-urls",
     )
     add_webcam(sources)
-    add_options(parser, output="output/predict")
     add_model(parser)
+    add_options(parser, output="output/predict")
     parser.set_defaults(run=run)
 
 
