@@ -23,7 +23,7 @@ RANDOM = {"MODEL.CMPF.CLIP.PRETRAINED": "", "MODEL.CMPF.SAM.CHECKPOINT": "random
 
 
 def main(names: Sequence[str]) -> int:
-    """Prints one row a model as soon as it is measured."""
+    """Prints one row per model as soon as it is measured."""
     from cmpf.weights.zoo_entries import zoo
 
     print(

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def step(number: int, text: str) -> None:
-    """One headline a step, so that the terminal always says what is going on."""
+    """One headline per step, so that the terminal always says what is going on."""
     print(f"\n[{number}/{STEPS}] {text}", flush=True)
 
 

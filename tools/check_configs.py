@@ -2,7 +2,7 @@
 """Checks every shipped configuration: it loads, its datasets and weights are known, and its network can be built.
 
 Networks are built without memory (torch's meta device) and with random encoders, so that nothing is downloaded.
-One line a file with the number of trained parameters. Exit codes: 0 all well; 1 with all issues; 2 usage.
+One line per file with the number of trained parameters. Exit codes: 0 all well; 1 with all issues; 2 usage.
 """
 
 from __future__ import annotations

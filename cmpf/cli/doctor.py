@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cmpf.cli import command
+from cmpf.errors import summary
 
 EXAMPLES = """examples:
   cmpf doctor
@@ -264,7 +265,7 @@ def _guarded(group: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]
     try:
         yield from look()
     except Exception as error:  # whatever a damaged installation throws
-        yield Check(group, "error", FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+        yield Check(group, "error", FAILED, summary(error))
 
 
 def _version(package: str) -> str:

@@ -82,7 +82,7 @@ def _add_results(group: argparse._ArgumentGroup, output: str) -> None:
     )
     add("--task", choices=TASKS, help="what to compute [what the formats need; overlay: panoptic]")
     add("--overwrite", action="store_true", help="remove what an earlier run has left in the output")
-    add("--json", action="store_true", help="print one JSON object an image or video")
+    add("--json", action="store_true", help="print one JSON object per image or video")
     add("--max-frames", type=positive, metavar="N", help="of a video or webcam [all]")
 
 

@@ -105,7 +105,7 @@ Masks = NDArray[np.bool_]
 
 
 class PanopticTargets:
-    """Things and stuff of a COCO panoptic PNG, one target a segment."""
+    """Things and stuff of a COCO panoptic PNG, one target per segment."""
 
     label_pad = VOID_ID
 
@@ -119,7 +119,7 @@ class PanopticTargets:
 
 
 class SemanticTargets:
-    """Classes of a label map, one target a class that has a pixel."""
+    """Classes of a label map, one target per class that has a pixel."""
 
     label_pad = NO_CLASS
 
@@ -141,7 +141,7 @@ class SemanticTargets:
 
 
 class InstanceTargets:
-    """Objects of a sample's COCO annotations, one target an object; crowds are none."""
+    """Objects of a sample's COCO annotations, one target per object; crowds are none."""
 
     label_pad = 0
 

@@ -95,7 +95,7 @@ class Vocabulary:
         """The same classes, of which those flagged count as seen, whatever the model was trained on; None = it decides.
 
         Raises:
-            VocabularyError: not one flag a class.
+            VocabularyError: not one flag per class.
         """
         if seen is not None and len(seen) != self.num_classes:
             raise VocabularyError(
@@ -121,7 +121,7 @@ class Vocabulary:
         """A vocabulary as users write it.
 
         Args:
-            words: one string a class, "name" or "name, synonym, synonym".
+            words: one string per class, "name" or "name, synonym, synonym".
             things: words of the thing classes; with it (and without `stuff`) all other classes are stuff. A word
                 means the classes that it is the name of, or if there is none, all that have it as a synonym.
             stuff: words of the stuff classes.

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Vocabulary files: one class a line, `id:name,synonym,synonym`, as users of OpenSeg and FC-CLIP have them.
+"""Vocabulary files: one class per line, `id:name,synonym,synonym`, as users of OpenSeg and FC-CLIP have them.
 
-Lines that begin with `#` are comments; the comment `# isthing: 1 0 1` gives one flag a class, in file order.
+Lines that begin with `#` are comments; the comment `# isthing: 1 0 1` gives one flag per class, in file order.
 OpenSeg's placeholder class `invalid_class_id` is left out. Ids must differ but mean nothing else: the class
 index is the place in the file. Classes may share words, even the first one, as long as each pair differs in
 some word (ADE20K's 847 classes have three bags). White space around and within words and a comma at the end

@@ -76,7 +76,7 @@ def launch(
         num_machines, machine_rank: machines of the group, and this one's number.
         dist_url: tcp://HOST:PORT of machine 0, the same on all machines; "auto" on one machine.
         args: of the function; can be pickled.
-        device: "cuda" = one GPU a process and NCCL, "cpu" = gloo.
+        device: "cuda" = one GPU per process and NCCL, "cpu" = gloo.
     Returns:
         The largest exit code.
     Raises:

@@ -48,7 +48,7 @@ class Profile:
     images: float
 
     def table(self) -> str:
-        """One line a section: milliseconds and share of the step."""
+        """One line per section: milliseconds and share of the step."""
         lines = [
             f"mean of {self.iterations} steps, {self.images / self.total:.3g} images a second",
             f"{'section':<16} {'ms':>9} {'share':>7}",
@@ -121,7 +121,7 @@ def _profile(
         step()
     images, total = 0, 0.0
     sums: dict[str, float] = defaultdict(float)
-    for number in range(iterations):  # one profile a step: the operations of many would fill the memory
+    for number in range(iterations):  # one profile per step: the operations of many would fill the memory
         with profile(activities=activities) as profiler:
             began = time.perf_counter()
             images += step()

@@ -80,7 +80,7 @@ class LogLines(Writer):
 
 
 class MetricsFile(Writer):
-    """metrics.json: one JSON object a line. Resuming drops the lines of iterations that will be run again.
+    """metrics.json: one JSON object per line. Resuming drops the lines of iterations that will be run again.
 
     Args:
         path: the file; its folder must exist.

@@ -111,7 +111,7 @@ def evaluate(
 
 
 def gather_by_image(local: Mapping[ImageId, Statistic]) -> dict[ImageId, Statistic]:
-    """Merges one statistic an image over all processes; an image that several processes saw is kept once.
+    """Merges one statistic per image over all processes; an image that several processes saw is kept once.
 
     The result is sorted by image id, so that sums of floats do not depend on how images were shared out.
     Every process of the default group must call it; without one, `local` comes back sorted.
@@ -206,7 +206,7 @@ def percent_ratio(
 
 
 def class_flags(name: str, flags: Sequence[bool], num_classes: int) -> npt.NDArray[np.bool_]:
-    """Checks that there is one flag a class.
+    """Checks that there is one flag per class.
 
     Raises:
         EvaluationError: the lengths differ.

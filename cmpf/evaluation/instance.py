@@ -225,7 +225,7 @@ class LVISEvaluator(InstanceEvaluator):
             frequencies: "r" (rare: in at most 10 training images), "c" (common: at most 100) or "f"
                 (frequent) for each class.
         Raises:
-            EvaluationError: not one frequency a class, or another letter.
+            EvaluationError: not one frequency per class, or another letter.
         """
         super().__init__(class_names=class_names, seen=seen, iou_types=iou_types)
         self._frequencies = tuple(frequencies)

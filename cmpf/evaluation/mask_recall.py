@@ -38,7 +38,7 @@ class MaskRecallEvaluator(LabelMapEvaluator):
 
     From `outputs["proposals"]`, (Q [+ M], H, W) bool: decoder masks > 0, and SAM's with the mask ensemble on.
     A true segment is one instance of a thing class or the whole region of a stuff class in an image; crowds
-    do not count. A dataset without panoptic ground truth has one segment a class and image: all pixels of the
+    do not count. A dataset without panoptic ground truth has one segment per class and image: all pixels of the
     class. Void or ignored pixels are removed from the union, as in PQ. Segments are averaged within their
     class first, then over the classes that occur, so that frequent classes do not decide the number. Label maps
     are read where a sample has no panoptic PNG.

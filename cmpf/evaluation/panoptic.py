@@ -100,7 +100,7 @@ def panoptic_groups(is_thing: Sequence[bool], seen: Sequence[bool] | None, num_c
     """All classes, things, stuff, and where `seen` is known the seen and unseen ones.
 
     Raises:
-        EvaluationError: not one flag a class.
+        EvaluationError: not one flag per class.
     """
     things = class_flags("is_thing", is_thing, num_classes)
     groups = [(prefix, "", classes) for prefix, classes in seen_groups(seen, num_classes)]

@@ -48,7 +48,7 @@ def left_out(predictor: Predictor, *, dynamic: bool) -> tuple[str, ...]:
     fixed = [
         f"the weights of CLIP's opinion are constants: alpha {settings.alpha}, beta {settings.beta}, "
         f"objectness {settings.clip_objectness}",
-        "one image a call",
+        "one image per call",
     ]
     if not dynamic:
         fixed.append("one image size; load_exported makes images fit")

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from cmpf.common.files import replacing
 from cmpf.encoders.sam_proposals import Proposals
-from cmpf.errors import EvaluationError, ImageError
+from cmpf.errors import EvaluationError, ImageError, summary
 
 FORMAT, VERSION = "cmpf-sam-masks", 2
 BYTES = 4  # of a float32
-# What numpy and zipfile raise for files that are truncated, foreign, or hold Python objects.
 MAX_HEADER, MAX_LOGITS = 2**20, 2**30  # bytes; 1,000 masks of 256 x 256 cells are a quarter of the latter
+# What numpy and zipfile raise for files that are truncated, foreign, or hold Python objects.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -99,9 +99,8 @@ class ProposalCache:
         try:
             header, proposals = _read(path, input_size)
         except UNREADABLE as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise EvaluationError(
-                f"{path}: damaged, or no file of SAM masks ({reason[:200]}). Delete it and make the masks of "
+                f"{path}: damaged, or no file of SAM masks ({summary(error, 200)}). Delete it and make the masks of "
                 f"{image} again: {self.command}"
             ) from error
         self._check_settings(path, header["settings"])

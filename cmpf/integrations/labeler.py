@@ -119,7 +119,7 @@ class Labeler:
         return kept | {name: _column([row[name] for row in rows]) for name in COLUMNS}
 
     def records(self, items: Iterable[Item]) -> Iterator[ImageRecord]:
-        """One record an image, in order; images are read and decoded a few ahead of the network."""
+        """One record per image, in order; images are read and decoded a few ahead of the network."""
         images = ahead(
             lambda item: self._image(item.uri, item.content, item.error),
             items,

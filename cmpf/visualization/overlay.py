@@ -23,7 +23,7 @@ from cmpf.visualization.placement import grid_step, thinned
 ImageLike = npt.NDArray[np.uint8] | Image.Image
 Mask = npt.NDArray[np.bool_]
 Masks = Any  # an array (N, H, W) of bool, or what reads like it: a shape, and a mask (H, W) at each index
-_GRID_SIDE = 160  # cells a side on which pieces of a semantic region are told apart
+_GRID_SIDE = 160  # cells per side on which pieces of a semantic region are told apart
 _MANY = 2**16  # numbers of regions below which a table of all is made
 _PIECE_SHARE = 0.005  # of the image; smaller pieces beside the largest one get no label of their own
 

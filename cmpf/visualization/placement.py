@@ -17,7 +17,7 @@ Rect = tuple[float, float, float, float]  # x0, y0, x1, y1
 Point = tuple[float, float]  # x, y
 Box = tuple[slice, slice]  # rows and columns of cells
 
-_GRID_SIDE = 256  # masks are thinned to about this many cells a side; places need no more
+_GRID_SIDE = 256  # masks are thinned to about this many cells per side; places need no more
 _INSIDE_TRIES = 8
 _MARGIN = 3.0  # canvas pixels between labels, and to the image's edge
 _MIN_AREA_SHARE = 0.12  # of the label's own area; smaller regions would only be hidden or crowd others out

@@ -38,7 +38,7 @@ def running(
     note: str = "",
     trusted_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Serves the page from other threads while the block runs; one page a process at a time.
+    """Serves the page from other threads while the block runs; one page per process at a time.
 
     Args:
         predictor, limits, note: see build_page.

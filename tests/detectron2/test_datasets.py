@@ -147,7 +147,7 @@ def test_detectron2s_own_mapper_gives_what_the_model_learns_from(shapeworld: Pat
         [mapped], bgr=False, classes=get_vocabulary("shapes_train")
     )
     segments = samples[0]["segments_info"]
-    # Things come from the annotations, stuff from the label map: one target a segment.
+    # Things come from the annotations, stuff from the label map: one target per segment.
     assert sorted(sample["targets"]["labels"].tolist()) == sorted(s["category_id"] for s in segments)
     assert sample["targets"]["masks"].any(dim=0).float().mean() > 0.9  # little is void
     assert sample["image"].dtype is torch.uint8

@@ -92,7 +92,7 @@ def clip_embedding(visual: Any, dense: Tensor, mask: Tensor) -> Tensor | None:
 
 
 def attention_pool(weights: Any, dense: Tensor, mask: Tensor) -> Tensor | None:
-    """One query a mask over the cells where the mask is positive."""
+    """One query per mask over the cells where the mask is positive."""
     size = (dense.shape[1], dense.shape[2])
     inside = (resize(mask, size) > 0).flatten()
     if not inside.any():

@@ -67,7 +67,7 @@ class Panoptic(Preparation):
 
     Raw: annotations/ of ADEChallengeData2016.zip (0 = other, 1..150) and annotations_instance/ of
     annotations_instance.tar (R = class 1..100 of the instance benchmark, G = number of the instance). Each instance
-    is a segment; of the other pixels, those of a stuff class make one segment a class, and the rest is void.
+    is a segment; of the other pixels, those of a stuff class make one segment per class, and the rest is void.
     Category ids are the class indices 0..149; a segment's id is 256 (category + 1) + number of the instance, so that
     each PNG can be read alone. Area and box of stuff are taken before instances are pasted over it, and stuff stays
     listed where no pixel of it is left, as in published results; --exact-areas takes them from the PNG.
