@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from cmpf.cli.command import (
@@ -17,6 +16,7 @@ from cmpf.cli.command import (
     add_model_options,
     add_weights,
     positive,
+    shard,
 )
 from cmpf.cli.predict_options import WORDS, add_kinds, add_large, add_selection
 
@@ -111,7 +111,7 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
     shards = group.add_mutually_exclusive_group()
     shards.add_argument(
         "--shard",
-        type=_shard,
+        type=shard,
         metavar="I/N",
         help="do shard I, from 0, of N only: a task of a SLURM or Kubernetes array",
     )
@@ -145,13 +145,6 @@ def _folder_or_address(text: str) -> Path | str:
     if text.lower().startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"{text}: the web is not written to; give a folder or a bucket")
     return text.rstrip("/") if "://" in text else Path(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text}")
-    return int(found[1]), int(found[2])
 
 
 def run(arguments: argparse.Namespace) -> int:

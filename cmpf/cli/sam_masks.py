@@ -18,6 +18,7 @@ from cmpf.cli.command import (
     not_negative,
     positive,
     run_script,
+    shard,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +72,13 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="GPUs that the processes share out, 0 = CPU [MODEL.DEVICE]",
     )
-    parser.add_argument("--shard", default="1/1", metavar="K/N", help="only the K-th of N shares [1/1]")
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="only share I, from 0, of N [0/1, all of them]",
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
     add_debug(parser)
     parser.set_defaults(run=run)
@@ -111,7 +118,7 @@ def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[sam_masks.
     """The share of this command line.
 
     Raises:
-        DatasetError: a dataset or a folder is not there. ConfigError: no dataset, or a wrong --shard.
+        DatasetError: a dataset or a folder is not there. ImageError: no image in it. ConfigError: no dataset.
     """
     from cmpf.errors import ConfigError
     from cmpf.factory import sam_masks
@@ -123,7 +130,8 @@ def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[sam_masks.
         found = sam_masks.of_datasets(cfg, names)
     else:
         raise ConfigError("no images: give --dataset NAME, --images DIR, or DATASETS.TEST in the config")
-    return sam_masks.shard(found, arguments.shard)
+    index, count = arguments.shard
+    return found[index::count]
 
 
 def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[sam_masks.Job]:

@@ -118,13 +118,15 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 
 
-def folder_images(folder: Path) -> list[Path]:
-    """The images in a folder by name; hidden files and folders in it are left out.
+def folder_images(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The images in a folder by name; hidden files are left out.
 
+    Args:
+        recursive: those in the folders inside it, too.
     Raises:
         ImageError: there is none.
     """
-    found = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+    found = [path for path in sorted(folder.rglob("*") if recursive else folder.iterdir()) if _is_image(path)]
     if not found:
         raise ImageError(f"{folder}: no image in this folder; expected files {', '.join(IMAGE_SUFFIXES)}")
     return found

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cmpf.common.files import folder_images
 from cmpf.common.processes import process_pool
 from cmpf.config import Config, get_cfg
 from cmpf.data import DatasetMapper, ResizeShortestEdge, get_dataset
-from cmpf.errors import CMPFError, ConfigError, DatasetError, ImageError
+from cmpf.errors import CMPFError, DatasetError, ImageError
 from cmpf.factory.encoders import build_device, build_online_masks, build_proposal_cache
 from cmpf.factory.model import evaluation_size
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)
@@ -48,28 +47,12 @@ def of_folder(cfg: Config, folder: str | Path) -> list[SourceImage]:
     """All images in a folder and the folders inside it, by name, at the size of INPUT.MIN/MAX_SIZE_TEST.
 
     Raises:
-        DatasetError: no such folder, or no image in it.
+        DatasetError: no such folder. ImageError: no image in it.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give one with images")
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
-    if not files:
-        raise DatasetError(f"{folder}: holds no image; looked for {', '.join(IMAGE_SUFFIXES)}")
-    return [SourceImage(str(path), evaluation_size(cfg)) for path in files]
-
-
-def shard(images: Sequence[SourceImage], place: str) -> list[SourceImage]:
-    """The K-th of N equal shares, written "K/N", K from 1.
-
-    Raises:
-        ConfigError: the text is something else.
-    """
-    number, _, count = place.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ConfigError(f"--shard {place}: expected K/N with K from 1 to N, such as 2/8")
-    return list(images[int(number) - 1 :: int(count)])
+    return [SourceImage(str(path), evaluation_size(cfg)) for path in folder_images(folder, recursive=True)]
 
 
 MADE, KEPT, DAMAGED = "made", "kept", "damaged"

@@ -113,7 +113,7 @@ def test_two_processes_make_the_files_of_one(
 def test_shards_make_the_whole_together(
     masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for place in ("1/3", "2/3", "3/3"):
+    for place in ("0/3", "1/3", "2/3"):
         assert run(tmp_path, "--shard", place) == 0
     shown = capsys.readouterr().out
     assert [line.split(":")[0] for line in shown.splitlines()] == ["2 images", "1 images", "1 images"]
@@ -218,9 +218,6 @@ def test_an_image_of_two_datasets_is_made_once() -> None:
 @pytest.mark.parametrize(
     ("options", "changes", "told"),
     [
-        (["--shard", "0/2"], (), "--shard 0/2: expected K/N with K from 1 to N"),
-        (["--shard", "3/2"], (), "--shard 3/2: expected K/N"),
-        (["--shard", "half"], (), "--shard half: expected K/N"),
         (["--dataset", "shapes_vall"], (), "did you mean shapes_val?"),
         (["--images", "nowhere"], (), "nowhere: no such folder"),
         ([], ("DATASETS.TEST", "()"), "no images: give --dataset NAME"),
@@ -246,17 +243,27 @@ def test_an_empty_folder_and_a_missing_output_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--images", str(tmp_path)) == 1
-    assert "holds no image" in capsys.readouterr().err
+    assert "no image in this folder" in capsys.readouterr().err
     assert save_sam_masks.main(["--config-file", CONFIG]) == 1
     assert "give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--jobs", "--num-gpus"])
-def test_numbers_too_small_are_a_usage_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--jobs", "-1", "expected a whole number from 1"),
+        ("--num-gpus", "-1", "expected a whole number from 0"),
+        ("--shard", "2/2", "expected I/N with I from 0 to N - 1, such as 0/8, got 2/2"),
+        ("--shard", "half", "expected I/N"),
+    ],
+)
+def test_numbers_out_of_range_are_a_usage_error(
+    option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        run(Path("unused"), option, "-1")
+        run(Path("unused"), option, value)
     assert caught.value.code == 2
-    assert "expected a whole number" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.data.datasets.issues import IssueKind, Issues, named
 from cmpf.data.datasets.readers.categories import check_class_of_id
 from cmpf.data.vocabulary import Vocabulary
@@ -17,7 +18,6 @@ from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _KINDS = {
     "file_name": "image",
     "pan_seg_file_name": "panoptic PNG",
