@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmpf.evaluation.evaluator import Metrics, seen_groups
+from cmpf.formats.coco_json import LVIS_FREQUENCIES
 from cmpf.formats.masks import rle_area
 
 IoUType = Literal["segm", "bbox"]
@@ -17,7 +18,6 @@ Entry = dict[str, Any]
 Precision = npt.NDArray[np.float64]
 COCO_DETECTIONS = 100  # a class and image
 LVIS_DETECTIONS = 300  # an image, all classes together
-FREQUENCIES = ("r", "c", "f")  # rare, common and frequent classes of LVIS
 _IOU_50, _IOU_75 = 0, 5  # places in COCO's thresholds 0.50, 0.55, ..., 0.95
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # COCO's area ranges: split at 32^2 and 96^2 pixels
 # The library holds an entry for each pair of image and class; classes do not depend on each other, so they are
@@ -161,7 +161,7 @@ def average_precisions(
         metrics[f"{prefix}AP75"] = mean(part[_IOU_75, ..., _ALL])
         for letter, area in (("s", _SMALL), ("m", _MEDIUM), ("l", _LARGE)):
             metrics[f"{prefix}AP{letter}"] = mean(part[..., area])
-    for letter in FREQUENCIES if frequencies is not None else ():
+    for letter in LVIS_FREQUENCIES if frequencies is not None else ():
         group = np.array([frequency == letter for frequency in frequencies or ()], dtype=bool)
         metrics[f"AP{letter}"] = mean(precision[:, :, group, _ALL])
     metrics.update({f"AP-{name}": mean(precision[:, :, k, _ALL]) for k, name in enumerate(class_names)})

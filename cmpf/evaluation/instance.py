@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from cmpf.errors import DatasetError, EvaluationError
 from cmpf.evaluation.average_precision import (
-    FREQUENCIES,
     IoUType,
     Precision,
     average_precisions,
@@ -38,7 +37,7 @@ from cmpf.evaluation.values import (
     new_image,
     whole_numbers,
 )
-from cmpf.formats.coco_json import read_coco
+from cmpf.formats.coco_json import LVIS_FREQUENCIES, read_coco
 from cmpf.formats.masks import encode_mask, rle_area, rle_box, to_rle
 from cmpf.types import InstanceResult, ModelResult, Sample
 
@@ -229,7 +228,7 @@ class LVISEvaluator(InstanceEvaluator):
         """
         super().__init__(class_names=class_names, seen=seen, iou_types=iou_types)
         self._frequencies = tuple(frequencies)
-        strange = sorted({repr(f) for f in self._frequencies if f not in FREQUENCIES})
+        strange = sorted({repr(f) for f in self._frequencies if f not in LVIS_FREQUENCIES})
         if strange or len(self._frequencies) != len(self._names):
             raise EvaluationError(
                 f"{len(self._frequencies)} frequencies for {len(self._names)} classes"

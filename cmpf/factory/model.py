@@ -11,6 +11,7 @@ import torch
 from cmpf import weights
 from cmpf.config import Config
 from cmpf.data import DatasetSpec, Vocabulary
+from cmpf.data.datasets.published import USUAL_SIZE
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.frozen import use_onednn_linear
 from cmpf.encoders.sam import SAMEncoder
@@ -35,7 +36,6 @@ from cmpf.weights.download import cache_folder
 
 logger = logging.getLogger(__name__)
 
-USUAL_SIZE = (800, 1333)  # of Detectron2 and of the published evaluation of most datasets
 PLUGINS = "plugins"  # in the metadata of weights: module -> file
 
 

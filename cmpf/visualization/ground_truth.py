@@ -12,13 +12,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cmpf.visualization.canvas import Canvas
-from cmpf.visualization.labels import Label, font_for, line_height, text_width
+from cmpf.visualization.labels import INK, Label, font_for, line_height, text_width
 from cmpf.visualization.overlay import ImageLike, checked_class, finished, pieces_of
 from cmpf.visualization.palette import Color, shades
 from cmpf.visualization.placement import grid_step, thinned
 
 _TILE, _GAP, _LETTERS = 480, 16, 15  # pixels of a contact sheet
-_PAPER, _INK = (250, 250, 251), (32, 33, 40)
+_PAPER = (250, 250, 251)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def contact_sheet(
         left, top = _GAP + column * (width + _GAP), _GAP + sum(heights[:row])
         sheet.paste(tile, (left, top))
         text = _shortened(caption, width)
-        draw.text((left, top + tile.height + 4), text, fill=_INK, font=font_for(text, _LETTERS))
+        draw.text((left, top + tile.height + 4), text, fill=INK, font=font_for(text, _LETTERS))
     return sheet
 
 

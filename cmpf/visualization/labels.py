@@ -31,7 +31,8 @@ _NO_LETTER = "\uffff"  # never a character; fonts draw their box for missing let
 Mask = npt.NDArray[np.bool_]
 _SUPERSAMPLE = 4  # for round corners and slanted leader lines without stairs
 _LONGEST_NAME = 28  # letters; longer ones end in an ellipsis
-_PAPER, _INK, _DARK = (255, 255, 255), (32, 33, 40), (14, 14, 20)
+INK = (32, 33, 40)
+_PAPER, _DARK = (255, 255, 255), (14, 14, 20)
 
 
 @lru_cache(maxsize=1024)
@@ -153,7 +154,7 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[str, Color]]) -> Imag
     for left, top, tag, color in cells:
         middle = top + row_height / 2
         _rounded(sheet, (left, middle - chip / 2, left + chip, middle + chip / 2), 0.22 * chip, color)
-        ImageDraw.Draw(sheet).text((left + chip + gap, middle), tag.text, _INK, tag.font, anchor="lm")
+        ImageDraw.Draw(sheet).text((left + chip + gap, middle), tag.text, INK, tag.font, anchor="lm")
     return sheet
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cmpf.common.files import write_text
 from cmpf.errors import WeightsError, summary
-from cmpf.weights.remote import LIMIT, Remote, answer, is_page, page_error
+from cmpf.weights.remote import LIMIT, RANGE_NOT_SATISFIABLE, Remote, answer, is_page, page_error
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ ATTEMPTS = 3  # after a connection that breaks in the middle; one that is refuse
 PAUSE = 1.0  # seconds between two attempts
 CHUNK = 1 << 20  # bytes
 _PASSING = (ConnectionError, TimeoutError, HTTPException)  # worth another attempt
-_PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE = 206, 416
+_PARTIAL_CONTENT = 206
 
 
 def cache_folder() -> Path:
@@ -249,7 +249,7 @@ def _receive(remote: Remote, part: Path, target: Path) -> None:
     try:
         response = answer(remote, have=have, target=target)
     except HTTPError as error:
-        if error.code != _RANGE_NOT_SATISFIABLE or not have:
+        if error.code != RANGE_NOT_SATISFIABLE or not have:
             raise
         if error.headers.get("Content-Range", "").endswith(f"/{have}"):
             return  # nothing is lacking

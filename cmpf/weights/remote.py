@@ -18,7 +18,7 @@ from cmpf.errors import WeightsError
 MIRROR = "CMPF_MIRROR"  # environment: the address that https://HOST/PATH is asked at as ADDRESS/HOST/PATH
 TIMEOUT = 30.0  # seconds without an answer
 LIMIT = 1 << 18  # bytes of a page that are looked at
-_RANGE_NOT_SATISFIABLE = 416
+RANGE_NOT_SATISFIABLE = 416
 _START = re.compile(
     rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head)\b",
     re.I | re.S,
@@ -102,7 +102,7 @@ def _asked(address: str, have: int) -> HTTPResponse | str:
     try:
         response: HTTPResponse = urlopen(request, timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == _RANGE_NOT_SATISFIABLE or not _is_html(error.headers.get("Content-Type")):
+        if error.code == RANGE_NOT_SATISFIABLE or not _is_html(error.headers.get("Content-Type")):
             raise
         with error:
             return f"<!-- HTTP {error.code} -->{error.read(LIMIT).decode('utf-8', errors='replace')}"

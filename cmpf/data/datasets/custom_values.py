@@ -10,8 +10,7 @@ from typing import Any
 
 from cmpf.common.files import is_file
 from cmpf.data.vocabulary import Vocabulary
-
-MAX_LABEL = 65535
+from cmpf.formats.label_map import MAX_LABEL
 
 
 class WrongValueError(ValueError):

@@ -149,7 +149,8 @@ def _whole(spec: DatasetSpec) -> Vocabulary:
 VOCABULARIES = Path(__file__).resolve().parents[2] / "assets" / "vocabularies"
 SPLITS = {"train": "training", "val": "validation"}  # folders of ADE20K, Mapillary and PASCAL
 BYTE_IGNORE, WORD_IGNORE = 255, 65535
-USUAL_SIZE, STREET_SIZE = (800, 1333), (1024, 2560)  # (shorter side, longest longer side) in testing
+# (shorter side, longest longer side) in testing: of Detectron2 and of most published evaluations, and of streets
+USUAL_SIZE, STREET_SIZE = (800, 1333), (1024, 2560)
 
 # COCO's category ids have gaps: 80 of 1..90, and 53 kinds of stuff.
 _COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}

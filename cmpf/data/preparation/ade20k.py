@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
-from cmpf.data.datasets.published import ADE20K_THINGS
+from cmpf.data.datasets.published import ADE20K_THINGS, SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import (
     folder_items,
@@ -30,7 +30,6 @@ from cmpf.formats.label_map import read_labels, write_labels, write_panoptic_ids
 logger = logging.getLogger(__name__)
 
 FOLDER = "ADEChallengeData2016"
-FOLDER_OF = {"train": "training", "val": "validation"}
 IMAGES = {"train": 20_210, "val": 2_000}
 DOWNLOAD = "http://sceneparsing.csail.mit.edu (images and annotations: ADEChallengeData2016.zip)"
 DOWNLOAD_INSTANCES = "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar"
@@ -148,16 +147,16 @@ def _dataset(split: str) -> DatasetSpec:
 
 def _annotations(root: Path, split: str) -> Path:
     """Released label maps: 0 = other, 1..150."""
-    return root / FOLDER / "annotations" / FOLDER_OF[split]
+    return root / FOLDER / "annotations" / SPLITS[split]
 
 
 def _instances(root: Path, split: str) -> Path:
     """Released instance images: R = class 1..100 of the instance benchmark, G = number of the instance."""
-    return root / FOLDER / "annotations_instance" / FOLDER_OF[split]
+    return root / FOLDER / "annotations_instance" / SPLITS[split]
 
 
 def _new_labels(split: str) -> str:
-    return f"annotations_detectron2/{FOLDER_OF[split]}"
+    return f"annotations_detectron2/{SPLITS[split]}"
 
 
 def count_from_zero(item: Item) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.published import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import lookup_table, place, read_channels, stems
 from cmpf.data.preparation.spec import Item, Preparation, Step
@@ -20,7 +21,6 @@ from cmpf.formats.image import RGB, read_image, write_image
 from cmpf.formats.label_map import write_labels
 
 FOLDER = "ADE20K_2021_17_01"
-FOLDER_OF = {"train": "training", "val": "validation"}
 IGNORE = 65535
 SHORT_SIDE = 512  # of the images of published results; longer ones are shrunk
 OBJECTS = 255 // 10 * 256 + 256  # R and G are bytes
@@ -49,13 +49,13 @@ class Full(Preparation):
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """The released tree."""
-        return [root / FOLDER / "images" / "ADE" / FOLDER_OF[split]]
+        return [root / FOLDER / "images" / "ADE" / SPLITS[split]]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
         """A label map, and the image beside the others."""
         folder = root / FOLDER
-        images = folder / "images_detectron2" / FOLDER_OF[split]
-        labels = folder / "annotations_detectron2" / FOLDER_OF[split]
+        images = folder / "images_detectron2" / SPLITS[split]
+        labels = folder / "annotations_detectron2" / SPLITS[split]
         items = [
             Item(
                 sources=(path, path.with_name(f"{stem}.jpg")),

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.published import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import place, stems
 from cmpf.data.preparation.spec import Item, Preparation, Step, labels_part, panoptic_part
 
 FOLDER = "mapillary_vistas"
-FOLDER_OF = {"train": "training", "val": "validation"}
 JSON = Path("panoptic", "panoptic_2018.json")
 
 
@@ -31,13 +31,13 @@ class MapillaryVistas(Preparation):
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
         """The tree of v1.2, or of v2.0."""
-        folder = root / FOLDER / FOLDER_OF[split]
+        folder = root / FOLDER / SPLITS[split]
         truth = folder / "v1.2" if (folder / "v1.2").is_dir() else folder
         return [folder / "images", truth / "labels", truth / JSON]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
         """Nothing, or links."""
-        folder = root / FOLDER / FOLDER_OF[split]
+        folder = root / FOLDER / SPLITS[split]
         newer = folder / "v1.2"
         if not newer.is_dir():
             return []
@@ -52,7 +52,7 @@ class MapillaryVistas(Preparation):
     def parts(self, split: str) -> Sequence[DatasetSpec]:
         """Labels, PNGs and JSON file."""
         spec = get_spec(f"openvocab_mapillary_vistas_panoptic_{split}")
-        return [labels_part(spec, f"{FOLDER_OF[split]}/labels"), panoptic_part(spec)]
+        return [labels_part(spec, f"{SPLITS[split]}/labels"), panoptic_part(spec)]
 
 
 def link(item: Item) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.published import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import place, read_bytes
 from cmpf.data.preparation.spec import Item, Preparation, Step
 from cmpf.errors import DatasetError
 from cmpf.formats.label_map import write_labels
 
-FOLDER_OF = {"train": "training", "val": "validation"}
 IGNORE = 255
 VOC_FOLDER = "pascal_voc_d2"
 VOC_CLASSES = 20  # without background
@@ -45,7 +45,7 @@ class Voc(Preparation):
     def plan(self, root: Path, split: str) -> Sequence[Step]:
         """The image beside the others with its labels of 21 classes, then those of 20."""
         listing, raw_images, labels = self.raw(root, split)
-        folder, part = root / VOC_FOLDER, FOLDER_OF[split]
+        folder, part = root / VOC_FOLDER, SPLITS[split]
         names = listed_names(listing)
         of_21 = [
             Item(

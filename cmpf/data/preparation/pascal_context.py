@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
+from cmpf.data.datasets.published import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.datasets.validate import Report
 from cmpf.data.preparation.files import lookup_table, place, stems
-from cmpf.data.preparation.pascal import FOLDER_OF, IGNORE, devkit, listed_names
+from cmpf.data.preparation.pascal import IGNORE, devkit, listed_names
 from cmpf.data.preparation.spec import Item, Preparation, Step
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import coco_form, read_coco
@@ -90,14 +91,14 @@ class Context459(Preparation):
             with coco_form(json):
                 content = read_coco(json, ("images",))
                 return [Path(image["file_name"]).stem for image in images_of(json, content, split)]
-        of_59 = root / CONTEXT_FOLDER / f"annotations_ctx{len(CONTEXT_59)}" / FOLDER_OF[split]
+        of_59 = root / CONTEXT_FOLDER / f"annotations_ctx{len(CONTEXT_59)}" / SPLITS[split]
         if self.classes == CONTEXT_LABELS and of_59.is_dir():
             return list(stems(of_59, ".png"))
         return listed_names(devkit(root, "2010") / "ImageSets" / "Main" / f"{split}.txt")
 
     def targets(self, root: Path, split: str, image: str) -> tuple[Path, Path]:
         """Label map and image of an image's name."""
-        folder, part = root / CONTEXT_FOLDER, FOLDER_OF[split]
+        folder, part = root / CONTEXT_FOLDER, SPLITS[split]
         labels = folder / f"annotations_ctx{self.classes}" / part / image
         suffix = ".tif" if self.classes == CONTEXT_LABELS else ".png"
         return labels.with_suffix(suffix), folder / "images" / part / image

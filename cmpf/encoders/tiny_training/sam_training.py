@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
+from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from cmpf.encoders.tiny import EMBED_CHANNELS, build_tiny_sam
 from cmpf.encoders.tiny_training.optimization import AveragedModel, Stepper
 from cmpf.encoders.tiny_training.scenes import (
     INPUT_SIZE,
-    SAM_MEAN,
-    SAM_STD,
     BatchSampler,
     SceneBatch,
     ScenePool,
@@ -82,7 +81,7 @@ def all_prompts(batch: SceneBatch, *, generator: torch.Generator) -> PointPrompt
 def encode_images(sam: nn.Module, images: Tensor) -> Tensor:
     """SAM's image embedding (B, 64, 16, 16) of images (B, 3, P, P), 0..255."""
     model: Any = sam
-    x = network_input(images, mean=SAM_MEAN, std=SAM_STD).contiguous()
+    x = network_input(images, mean=SAM_PIXEL_MEAN, std=SAM_PIXEL_STD).contiguous()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=sam.training):
         embedding: Tensor = model.image_encoder(x)
     return embedding.float()

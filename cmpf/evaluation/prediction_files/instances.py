@@ -13,7 +13,6 @@ import numpy as np
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import Results
 from cmpf.evaluation.average_precision import (
-    FREQUENCIES,
     IoUType,
     average_precisions,
     coco_precision,
@@ -31,7 +30,7 @@ from cmpf.evaluation.prediction_files.json_files import (
     read_categories,
     whole,
 )
-from cmpf.formats.coco_json import read_json
+from cmpf.formats.coco_json import LVIS_FREQUENCIES, read_json
 from cmpf.formats.masks import rle_area, rle_box, to_rle
 
 Entry = dict[str, Any]
@@ -107,7 +106,7 @@ class _Truth:
     def _frequencies(self) -> list[str]:
         letters = [field(e, "frequency", path=self.path, what="category") for e in self.categories.entries]
         for letter in letters:
-            if letter not in FREQUENCIES:
+            if letter not in LVIS_FREQUENCIES:
                 raise EvaluationError(f"{self.path}: category with frequency {letter!r}; LVIS has r, c and f")
         return letters
 

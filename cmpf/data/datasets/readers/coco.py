@@ -13,12 +13,11 @@ from cmpf.data.datasets.readers.categories import Categories, check_class_of_id
 from cmpf.data.datasets.readers.folders import check_files
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
+from cmpf.formats import coco_json
 from cmpf.formats.coco_json import LISTS, TEST_LISTS, coco_form, image_name, lvis_image_name, read_coco
 from cmpf.formats.image import read_image_size
 from cmpf.formats.masks import segmentation_issue
 from cmpf.types import Sample, SegmentInfo
-
-_LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def _stem_png(image: Mapping[str, Any]) -> str:
@@ -179,7 +178,7 @@ def _read_instances(
             content, images, lvis_image_name if lvis else image_name, annotations, issues
         )
         for image in content["images"] if lvis and annotated else ():
-            for key in _LVIS_LISTS:
+            for key in coco_json.LVIS_LISTS:
                 samples[image["id"]][key] = categories.indices(image[key], f"{key} of image {image['id']}")  # type: ignore[literal-required]
         if annotated:
             _add_instances(samples, content, annotations, categories, issues)

@@ -18,12 +18,11 @@ from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.files import Files, LabelRules, Run
 from cmpf.data.datasets.validate.segments import EXACT_STUFF, HIDDEN_STUFF
 from cmpf.errors import DatasetError
+from cmpf.formats import coco_json
 from cmpf.formats.coco_json import check_numbers, image_name, kind_issue, lvis_image_name, read_json
 from cmpf.formats.masks import decode_mask, segmentation_issue
 
 Entry = Mapping[str, Any]
-_FREQUENCIES = ("r", "c", "f")
-_LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")  # without them AP is wrong
 
 
 @dataclass(frozen=True)
@@ -211,11 +210,11 @@ def _check_lvis(content: Entry, num_classes: int, source: Path, issues: Issues) 
     if len(categories) != num_classes:
         issues.add(IssueKind.FORM, source, f"{len(categories):,} categories; expected {num_classes:,}")
     for entry in categories:
-        if entry.get("frequency") not in _FREQUENCIES:
+        if entry.get("frequency") not in coco_json.LVIS_FREQUENCIES:
             message = f"category {entry.get('id')} has no frequency r, c or f"
             issues.add(IssueKind.FORM, source, message)
     for entry in content["images"]:
-        for key in _LVIS_LISTS:
+        for key in coco_json.LVIS_LISTS:
             if isinstance(entry, Mapping) and not isinstance(entry.get(key), list):
                 issues.add(IssueKind.FORM, source, f"image {entry.get('id')} has no list {key}")
 
