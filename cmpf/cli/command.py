@@ -193,7 +193,7 @@ def positive(text: str) -> int:
 
 def _whole_number(text: str, *, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text}")
     return int(text)
 
 
@@ -204,7 +204,7 @@ def fraction(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
     return value
 
 

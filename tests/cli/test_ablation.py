@@ -320,4 +320,4 @@ def test_numbers_below_one_are_a_usage_error(option: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as caught:
         tool.main([option, "0"])
     assert caught.value.code == 2
-    assert "expected a whole number from 1, got '0'" in capsys.readouterr().err
+    assert "expected a whole number from 1, got 0" in capsys.readouterr().err
