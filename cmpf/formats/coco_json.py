@@ -22,10 +22,8 @@ Entry: TypeAlias = dict[str, Any]
 MAX_BYTES = 2**34  # COCO's largest has half a gigabyte
 LISTS = ("images", "annotations", "categories")  # what a file of ground truth has
 TEST_LISTS = ("images", "categories")  # what a file of a test split has
-LVIS_LISTS = (
-    "neg_category_ids",
-    "not_exhaustive_category_ids",
-)  # of an image of LVIS; without them AP is wrong
+# Of an image of LVIS: classes that are known to be absent, and those of which not all objects are marked.
+LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 LVIS_FREQUENCIES = ("r", "c", "f")  # rare, common and frequent classes
 MAX_SIDE = 65_535  # pixels, as in a JPEG; pycocotools' masks wrap around at 2^32 pixels
 # Kind -> the key of its annotations that the other kinds do not have.
