@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.data.datasets.catalog import DATASETS, locate_dataset
 from cmpf.data.datasets.issues import Issue, IssueKind, Issues
 from cmpf.data.datasets.readers import (
@@ -17,7 +18,7 @@ from cmpf.data.datasets.readers import (
     read_lvis,
     read_semantic,
 )
-from cmpf.data.datasets.readers.folders import IMAGE_SUFFIXES, find_images
+from cmpf.data.datasets.readers.folders import find_images
 from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.coco import check_instances, check_panoptic
 from cmpf.data.datasets.validate.files import Files, LabelRules, Run
