@@ -133,9 +133,9 @@ def test_the_number_of_images_is_compared_with_the_release_or_the_option(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--jobs", "0"], "expected a whole number > 0, got 0"),
-        (["--jobs", "many"], "expected a whole number, got 'many'"),
-        (["--images", "-1"], "expected a whole number, got '-1'"),
+        (["--jobs", "0"], "expected a whole number from 1, got 0"),
+        (["--jobs", "many"], "expected a whole number from 1, got many"),
+        (["--images", "-1"], "expected a whole number from 0, got -1"),
         (["--split", "test"], "invalid choice: 'test'"),
         (["--chek", "--root"], "expected one argument"),
     ],
