@@ -116,6 +116,20 @@
     if (event.target.closest?.("#cmpf-segment, #cmpf-segment-all")) show(document.querySelector("#cmpf-panel"));
   });
 
+  // Pressing a button outside the words makes what is typed there a word: on a narrow screen the box of words grows by a
+  // line, the button moves from under the finger, and the browser gives it no click.
+  let pressed = null;
+  document.addEventListener("mousedown", (event) => {
+    const button = event.target.closest?.("#cmpf-segment, #cmpf-segment-all");
+    pressed = button && { button, x: event.clientX, y: event.clientY };
+  }, true);
+  document.addEventListener("mouseup", (event) => {
+    const here = pressed;
+    pressed = null;
+    if (!here || here.button.contains(event.target)) return; // its own click comes
+    if (Math.hypot(event.clientX - here.x, event.clientY - here.y) < 10) setTimeout(() => here.button.click(), 100);
+  }, true);
+
   const ADD = "#cmpf-files .icon-button:has(input[type='file'])"; // adds images to those that were chosen
 
   document.addEventListener("click", (event) => {
