@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import re
@@ -15,6 +16,7 @@ from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cmpf.common.cpu import uncollected
 from cmpf.errors import CMPFError
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
         ours = isinstance(error, CMPFError)
         line = f"{error}" if ours else f"{type(error).__name__}: {error} (--debug shows where)"
         print(f"{prefix}: {' '.join(part.strip() for part in line.splitlines())}", file=sys.stderr)
+    finally:
+        gc.unfreeze()  # what `uncollected` froze
     return FAILED
 
 
@@ -144,19 +148,20 @@ def load_model(
     Raises:
         CMPFError: see cmpf.load.
     """
-    import cmpf
+    with uncollected():
+        import cmpf
 
-    import_libraries()
-    from cmpf.factory import use_threads
+        import_libraries()
+        from cmpf.factory import use_threads
 
-    predictor = cmpf.load(
-        arguments.model,
-        device=device,
-        weights=arguments.weights,
-        overrides=[*arguments.opts, *overrides],
-        plugins=arguments.plugin,
-        allow_unused_weights=arguments.allow_unused_weights,
-    )
+        predictor = cmpf.load(
+            arguments.model,
+            device=device,
+            weights=arguments.weights,
+            overrides=[*arguments.opts, *overrides],
+            plugins=arguments.plugin,
+            allow_unused_weights=arguments.allow_unused_weights,
+        )
     use_threads(predictor.cfg)
     return predictor
 

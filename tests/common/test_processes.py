@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from cmpf.common import cpu, distributed, processes
-from cmpf.common.cpu import available_memory, usable_cores
+from cmpf.common.cpu import available_memory, uncollected, usable_cores
 from cmpf.common.processes import MAX_DEFAULT_JOBS, default_jobs, map_items, process_pool
 from cmpf.errors import DatasetError, ImageError, TrainingError
 
@@ -269,3 +270,22 @@ def test_available_memory_is_what_the_system_and_the_container_leave(
     monkeypatch.setattr(cpu, "_MEMORY", tmp_path / "absent")
     monkeypatch.setattr(cpu, "_MEMORY_V2", (tmp_path / "absent", tmp_path / "absent"))
     assert available_memory() == 2**62
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_while_a_model_is_built_and_what_was_built_is_left_out_afterwards(
+    enabled: bool,
+) -> None:
+    assert gc.isenabled()
+    if not enabled:
+        gc.disable()
+    try:
+        frozen = gc.get_freeze_count()
+        with pytest.raises(KeyError), uncollected(), uncollected():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == enabled
+        assert gc.get_freeze_count() > frozen + 1000
+    finally:
+        gc.enable()
+        gc.unfreeze()
