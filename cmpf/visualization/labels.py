@@ -111,7 +111,7 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], *, copy: bool = Tru
         labels: masks at the image's size, or thinned by their step.
         copy: whether the image that is given stays as it is.
     """
-    ordered = sorted(labels, key=lambda label: -(label.step**2) * int(label.mask.sum()))
+    ordered = sorted(labels, key=lambda label: -(label.step**2) * int(np.count_nonzero(label.mask)))
     tags = [_tag(label.text, font_size((image.height, image.width))) for label in ordered]
     requests = [
         LabelRequest(label.mask, tag.size, label.step) for label, tag in zip(ordered, tags, strict=True)

@@ -50,17 +50,26 @@ class Placement:
 
 
 class _Grid:
-    """Sums of a (h, w) field over rectangles, in constant time."""
+    """Sums of a field (h, w) over rectangles, in constant time.
 
-    def __init__(self, field: npt.NDArray[np.float64], step: int) -> None:
-        self.sums = np.pad(field, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-        self.step = step
+    step: canvas pixels of a cell. first: row and column of the field's first cell; outside of it there is nothing.
+    """
+
+    def __init__(self, field: npt.NDArray[Any], step: int, first: tuple[int, int] = (0, 0)) -> None:
+        height, width = field.shape
+        kind = np.float64 if field.dtype == np.float64 else np.int32  # flags are counted
+        self.sums = np.zeros((height + 1, width + 1), dtype=kind)
+        inner = self.sums[1:, 1:]
+        np.cumsum(field, axis=0, out=inner)
+        np.cumsum(inner, axis=1, out=inner)
+        self.step, self.first = step, first
 
     def total(self, rect: Rect) -> float:
         """Sum over the cells under a rectangle of canvas pixels."""
         height, width = self.sums.shape
-        x0, x1 = (min(max(round(x / self.step), 0), width - 1) for x in (rect[0], rect[2]))
-        y0, y1 = (min(max(round(y / self.step), 0), height - 1) for y in (rect[1], rect[3]))
+        top, left = self.first
+        x0, x1 = (min(max(round(x / self.step) - left, 0), width - 1) for x in (rect[0], rect[2]))
+        y0, y1 = (min(max(round(y / self.step) - top, 0), height - 1) for y in (rect[1], rect[3]))
         return float(self.sums[y1, x1] - self.sums[y0, x1] - self.sums[y1, x0] + self.sums[y0, x0])
 
 
@@ -89,28 +98,45 @@ def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> l
     """
     step = grid_step(canvas)
     cells = [thinned(request.mask, step) if request.step == 1 else request.mask for request in requests]
-    shares = [own / max(1, own.sum()) for own in cells]
-    hidden = _Grid(np.sum(shares, axis=0), step) if shares else None
+    boxes, counts = [_box(own) for own in cells], [int(np.count_nonzero(own)) for own in cells]
+    shares = np.zeros(cells[0].shape if cells else (0, 0))
+    for own, box, count in zip(cells, boxes, counts, strict=True):
+        if box is not None:
+            shares[box] += own[box] / count
+    hidden = _Grid(shares, step)
     taken: list[Rect] = []
     placements: list[Placement | None] = []
-    for request, own in zip(requests, cells, strict=True):
+    for request, own, box, count in zip(requests, cells, boxes, counts, strict=True):
         best = None
-        area = float(own.sum()) * step * step
+        area = float(count) * step * step
         fits = request.size[0] + 2 * _MARGIN <= canvas[1] and request.size[1] + 2 * _MARGIN <= canvas[0]
-        if hidden is not None and fits and area >= _MIN_AREA_SHARE * request.size[0] * request.size[1]:
-            best = _cheapest(own, request.size, canvas, hidden, taken)
+        if box is not None and fits and area >= _MIN_AREA_SHARE * request.size[0] * request.size[1]:
+            best = _cheapest(own[box], box, request.size, canvas, hidden, taken)
         if best is not None:
             taken.append(best.rect)
         placements.append(best)
     return placements
 
 
+def _box(own: Mask) -> Box | None:
+    """The rows and columns of cells (h, w) that hold a region; None = it has no cell."""
+    rows, columns = (np.flatnonzero(own.any(axis=axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def _cheapest(
-    own: Mask, size: tuple[float, float], canvas: tuple[int, int], hidden: _Grid, taken: Sequence[Rect]
+    own: Mask,
+    box: Box,
+    size: tuple[float, float],
+    canvas: tuple[int, int],
+    hidden: _Grid,
+    taken: Sequence[Rect],
 ) -> Placement | None:
-    inside = _Grid(own.astype(np.float64), hidden.step)
+    """The place that costs least of those that are free; own: the region's cells in its box."""
+    inside = _Grid(own, hidden.step, (box[0].start, box[1].start))
     cells = max(1.0, size[0] * size[1] / hidden.step**2)
-    box = ndimage.find_objects(own.view(np.uint8))[0]
     points = list(_deep_points(own, box, size, hidden.step))
     center = points[0][0]
     candidates: list[tuple[float, Placement]] = []
@@ -134,20 +160,30 @@ def _deep_points(own: Mask, box: Box, size: tuple[float, float], step: int) -> I
     """Points of a region far from its border, deepest first, each about a label away from those before; with the depth
     relative to the first one's."""
     top, first = box[0].start, box[1].start
-    left = ndimage.distance_transform_edt(np.pad(own[box], 1))[1:-1, 1:-1]
+    left = _squared_depths(own)
     away_x, away_y = max(1, round(0.5 * size[0] / step)), max(1, round(0.8 * size[1] / step))
-    deepest = left.max()
+    deepest = math.sqrt(left.max())
     for _ in range(_INSIDE_TRIES):
-        level = left.max()
+        level = math.sqrt(left.max())
         if level <= 0:
             return
         # Of equally deep points the one nearest to their mean: stripes are labeled in their middle,
-        # not at an end.
-        ys, xs = np.nonzero(left >= level - 0.5)
+        # not at an end. Squares are whole numbers.
+        ys, xs = np.divmod(np.flatnonzero(left >= math.ceil((level - 0.5) ** 2)), left.shape[1])
         nearest = int(np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2))
         y, x = int(ys[nearest]), int(xs[nearest])
-        yield ((first + x + 0.5) * step, (top + y + 0.5) * step), float(level / deepest)
+        yield ((first + x + 0.5) * step, (top + y + 0.5) * step), level / deepest
         left[max(0, y - away_y) : y + away_y + 1, max(0, x - away_x) : x + away_x + 1] = 0
+
+
+def _squared_depths(own: Mask) -> npt.NDArray[np.int32]:
+    """Squares of the distances of a region's cells to the nearest cell outside, 0 there; the frame is outside."""
+    border = ndimage.distance_transform_edt(np.pad(own, 1), return_distances=False, return_indices=True)
+    rows, columns = border[0, 1:-1, 1:-1], border[1, 1:-1, 1:-1]
+    down = rows - np.arange(1, len(own) + 1, dtype=np.int32)[:, None]
+    right = columns - np.arange(1, own.shape[1] + 1, dtype=np.int32)
+    squares: npt.NDArray[np.int32] = down * down + right * right
+    return squares
 
 
 def _beside(box: Box, size: tuple[float, float], step: int) -> list[Rect]:

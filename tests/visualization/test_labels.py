@@ -6,8 +6,10 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
+from scipy import ndimage
 
 from cmpf.visualization import labels as fonts
+from cmpf.visualization import placement
 from cmpf.visualization.labels import (
     Label,
     add_legend,
@@ -196,3 +198,19 @@ def test_a_label_wider_than_the_image_is_left_out() -> None:
 def test_empty_regions_and_no_regions_are_fine() -> None:
     assert place_labels([], CANVAS) == []
     assert place_labels([LabelRequest(np.zeros(CANVAS, dtype=bool), (50, 20))], CANVAS) == [None]
+
+
+def test_depths_are_those_of_the_distance_transform_and_sums_over_a_box_those_over_all():
+    generator = np.random.default_rng(4)
+    whole = np.zeros((40, 60), dtype=bool)
+    whole[7:30, 11:52] = generator.random((23, 41)) < 0.9
+    box = placement._box(whole)
+    assert box == (slice(7, 30), slice(11, 52))
+    own = whole[box]
+    depths = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
+    np.testing.assert_array_equal(placement._squared_depths(own), np.rint(depths**2).astype(int))
+    grid = placement._Grid(own, 2, (7, 11))
+    for x0, y0, x1, y1 in [(-9, -9, 200, 200), (20, 20, 60, 50), (0, 0, 21, 13), (100, 4, 130, 61)]:
+        cells = whole[max(0, round(y0 / 2)) : round(y1 / 2), max(0, round(x0 / 2)) : round(x1 / 2)]
+        assert grid.total((x0, y0, x1, y1)) == cells.sum()
+    assert placement._box(~np.ones((3, 4), dtype=bool)) is None
