@@ -35,6 +35,7 @@ class SharedMaskDecoder(nn.Module):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         multimask_output: bool,
+        least_quality: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
@@ -42,6 +43,8 @@ class SharedMaskDecoder(nn.Module):
             sparse_prompt_embeddings: (N, P, C) of each prompt.
             dense_prompt_embeddings: (N, C, h, w) of each prompt; without mask prompts one that is expanded.
             multimask_output: three masks per prompt, or one.
+            least_quality: prompts of which no mask is predicted to reach this IoU are left out, before their masks are
+                made; None = none is.
         Returns:
             (N, 3 or 1, 4h, 4w) logits and (N, 3 or 1) predicted IoU.
         """
@@ -56,8 +59,11 @@ class SharedMaskDecoder(nn.Module):
         positions = image_pe.flatten(2).transpose(1, 2)
         queries, image = _two_way(own.transformer, image, positions, tokens)
         wanted = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        kernels = torch.stack([own.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in wanted], dim=1)
         quality = own.iou_prediction_head(queries[:, 0])[:, wanted.start : wanted.stop]
+        if least_quality is not None:
+            good = (quality >= least_quality).any(dim=1)
+            queries, image, quality = queries[good], image[good], quality[good]
+        kernels = torch.stack([own.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in wanted], dim=1)
         return _masks(own.output_upscaling, image, kernels, (height, width)), quality
 
 
@@ -130,9 +136,9 @@ def _masks(upscaling: Any, image_NLC: Tensor, kernels_NMc: Tensor, size: tuple[i
     x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
     x = last(_quartered(second, x))  # (N, L, 4, 4, c)
     logits = x.flatten(1, 3) @ kernels_NMc.transpose(1, 2)
-    height, width = size
-    grid = logits.view(len(x), height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
-    masks: Tensor = grid.reshape(len(x), -1, 4 * height, 4 * width)
+    (height, width), count = size, kernels_NMc.shape[1]
+    grid = logits.view(len(x), height, width, 2, 2, 2, 2, count).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    masks: Tensor = grid.reshape(len(x), count, 4 * height, 4 * width)
     return masks
 
 

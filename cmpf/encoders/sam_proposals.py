@@ -127,12 +127,15 @@ class SAMProposer(FrozenModule):
             return Proposals(self._clean_and_largest(logits, padded, unpadded), padded, unpadded)
 
     @torch.no_grad()
-    def masks_at(self, embedding_1Shw: Tensor, points_N2: Tensor) -> tuple[Tensor, Tensor]:
+    def masks_at(
+        self, embedding_1Shw: Tensor, points_N2: Tensor, *, least_quality: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Three masks per point, as SAM's mask decoder gives them.
 
         Args:
             embedding_1Shw: image embedding.
             points_N2: foreground points, x and y in pixels of SAM's square input.
+            least_quality: points of which no mask reaches this predicted IoU are left out; None = none is.
         Returns:
             (N, 3, 4h, 4w) logits, and (N, 3) predicted IoU.
         """
@@ -145,6 +148,7 @@ class SAMProposer(FrozenModule):
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=True,
+            least_quality=least_quality,
         )
         return logits, quality
 
@@ -155,7 +159,7 @@ class SAMProposer(FrozenModule):
         found = _Found.nothing(embedding)
         for first in range(0, len(points_N2), self.points_per_batch):
             points = points_N2[first : first + self.points_per_batch].to(embedding.device)
-            logits, quality = self.masks_at(embedding, points)
+            logits, quality = self.masks_at(embedding, points, least_quality=self.iou_threshold)
             promising = quality >= self.iou_threshold
             logits, quality = logits[promising], quality[promising]
             inside = _inside(logits, padded, unpadded)

@@ -318,3 +318,19 @@ def test_the_shared_mask_decoder_agrees_with_segment_anythings(points: int, with
                 assert own.shape == other.shape
                 torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
     assert shared.state_dict().keys() == sam.mask_decoder.state_dict().keys()
+
+
+def test_points_without_a_good_mask_are_left_out_before_masks_are_made() -> None:
+    proposer = SAMProposer(encoder=build_sam(name="cmpf_tiny", checkpoint=""), **options())
+    embedding = torch.randn(1, 64, 16, 16, generator=torch.Generator().manual_seed(0))
+    points = point_grid(6, 256, (256, 256), (256, 256))
+    logits, quality = proposer.masks_at(embedding, points)
+    least = float(quality.max(dim=1).values.median())
+    good = (quality >= least).any(dim=1)
+    assert 0 < int(good.sum()) < len(points)
+    found, found_quality = proposer.masks_at(embedding, points, least_quality=least)
+    torch.testing.assert_close(found, logits[good], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found_quality, quality[good])
+    nothing, none = proposer.masks_at(embedding, points, least_quality=2.0)
+    assert nothing.shape == (0, *logits.shape[1:])
+    assert none.shape == (0, 3)
