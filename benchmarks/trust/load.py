@@ -164,12 +164,12 @@ class _Fixed:
         return self._prediction
 
 
-def page() -> Trial:
-    """Fifty clients at once, then a thousand visitors one after the other: served or told to wait; memory flat."""
+def page(clients: int = CLIENTS, visitors: int = VISITORS) -> Trial:
+    """Clients at once, then visitors one after the other: served or told to wait; memory flat."""
     from cmpf.web import Limits, running
     from cmpf.web.server import FOLDER
 
-    trial = Trial(f"the page under {CLIENTS} clients at once and {VISITORS:,} visitors")
+    trial = Trial(f"the page under {clients} clients at once and {visitors:,} visitors")
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
     image = np.random.default_rng(0).integers(0, 255, (256, 320, 3), np.uint8)
     fixed = _Fixed(seg.predict(image, WORDS))
@@ -177,20 +177,20 @@ def page() -> Trial:
         path = str(next(Path(os.environ[FOLDER]).rglob("shapes_1.png")))
         answers: Counter[str] = Counter()
         threads = [
-            threading.Thread(target=lambda: answers.update([_visit(address, path)])) for _ in range(CLIENTS)
+            threading.Thread(target=lambda: answers.update([_visit(address, path)])) for _ in range(clients)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(120)
-        trial.tried += CLIENTS
+        trial.tried += clients
         trial.figures |= {f"at once, {kind}": str(count) for kind, count in answers.items()}
         before = 0.0
-        for number in range(VISITORS):
+        for number in range(visitors):
             answer = _visit(address, path)
             trial.tried += 1
             answers[answer] += 1
-            if number == VISITORS // 10:
+            if number == visitors // 10:
                 before = resident_mib()
         grown = resident_mib() - before
     odd = {kind: count for kind, count in answers.items() if kind not in ("served", "told to wait")}
@@ -206,7 +206,7 @@ def _visit(address: str, path: str) -> str:
     session, api = uuid.uuid4().hex, f"{address}gradio_api"
     try:
         config = json.loads(urllib.request.urlopen(f"{address}config", timeout=60).read())
-        (function,) = [d["id"] for d in config["dependencies"] if len(d["inputs"]) == 5]
+        (function,) = [d["id"] for d in config["dependencies"] if d["api_name"] == "segment"]
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
         request = {
             "data": [image, WORDS, "panoptic", False, 0.3],

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.trust import trials
 from benchmarks.trust.fuzz import fuzz
-from benchmarks.trust.load import hostile
+from benchmarks.trust.load import hostile, page
 from benchmarks.trust.trials import Trial, table
 from cmpf.errors import DatasetError
 
@@ -41,3 +41,10 @@ def test_a_trial_tells_findings_from_refusals(monkeypatch: pytest.MonkeyPatch) -
     assert (trial.tried, trial.refused) == (4, 1)
     assert trial.findings == ["foreign: IndexError: list index out of range", "hangs: more than 1 s"]
     assert "| x | 4 | 1 | 2 |" in table([trial])
+
+
+def test_the_page_serves_the_visitors_of_its_trial() -> None:
+    pytest.importorskip("gradio", reason="the page needs Gradio (extra: web)")
+    trial = page(clients=2, visitors=3)
+    assert trial.findings == []
+    assert (trial.tried, trial.figures["at once, served"]) == (5, "2")
