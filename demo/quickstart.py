@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """`make demo`: the whole system on its embedded default, from generated data to a page with images and numbers.
 
-Steps: generate ShapeWorld, train the tiny decoder on seen categories, evaluate zero-shot on seen and unseen ones,
+Steps: generate ShapeWorld, train the tiny decoder on seen classes, evaluate zero-shot on seen and unseen ones,
 segment images with free words, write output/demo/index.html. A second run reuses what is there.
 """
 
@@ -82,7 +82,7 @@ def make_data() -> None:
     """ShapeWorld on disk; the generator reuses a whole one."""
     step(
         1,
-        f"ShapeWorld: {TRAIN_IMAGES} training images (seen categories), {VAL_IMAGES} for validation (all)",
+        f"ShapeWorld: {TRAIN_IMAGES} training images (seen classes), {VAL_IMAGES} for validation (all)",
     )
     sizes = ["--train", str(TRAIN_IMAGES), "--val", str(VAL_IMAGES), "--hard-val", "200", "--seed", "0"]
     run("-m", "cmpf.shapeworld", "--out", str(data_root()), *sizes)
@@ -90,7 +90,7 @@ def make_data() -> None:
 
 def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
     """Trains the decoder, then evaluates it in one process a core. Nothing to do when the results are there."""
-    step(2, "Training the decoder on seen categories (about 3 minutes on 2 cores)")
+    step(2, "Training the decoder on seen classes (about 3 minutes on 2 cores)")
     if (output / "results.json").exists():
         print(f"  {output}/results.json is there: reusing it (remove {output} to train again)")
         return
@@ -152,11 +152,11 @@ def segment_and_write_page(
     write_page(
         page,
         lead="Frozen CLIP says what things are, frozen SAM says where they end, and a small decoder, trained here on "
-        "seen categories only, turns both into masks for any words.",
+        "seen classes only, turns both into masks for any words.",
         tiles=_tiles(results),
         examples=shapes,
         photographs=photographs,
-        evaluation_text=f"{VAL_IMAGES} validation images, all {len(names)} categories as vocabulary, "
+        evaluation_text=f"{VAL_IMAGES} validation images, all {len(names)} classes as vocabulary, "
         f"{sum(not category.seen for category in CATEGORIES)} of them unseen in training. Values in percent; a class "
         "counts in the mean if it occurs in the ground truth.",
         metrics=_metrics(results),
@@ -199,9 +199,9 @@ def _photograph(output: Path, photo: str, words: Sequence[str]) -> Example:
 
 def _tiles(results: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
     return [
-        (f"{results[PANOPTIC]['S_PQ']:.1f}", "PQ, seen categories"),
-        (f"{results[SEMANTIC]['S_mIoU']:.1f}", "mIoU, seen categories"),
-        (f"{results[SEMANTIC]['U_mIoU']:.1f}", "mIoU, unseen categories"),
+        (f"{results[PANOPTIC]['S_PQ']:.1f}", "PQ, seen classes"),
+        (f"{results[SEMANTIC]['S_mIoU']:.1f}", "mIoU, seen classes"),
+        (f"{results[SEMANTIC]['U_mIoU']:.1f}", "mIoU, unseen classes"),
         (f"{results[RECALL]['U_recall_50']:.1f}", "mask recall at IoU 0.5, unseen"),
     ]
 
@@ -209,7 +209,7 @@ def _tiles(results: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
 def _metrics(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     panoptic, semantic, instance, recall = (results[k] for k in (PANOPTIC, SEMANTIC, INSTANCE, RECALL))
     rows = {}
-    for title, prefix in (("all categories", ""), ("seen", "S_"), ("unseen", "U_")):
+    for title, prefix in (("all classes", ""), ("seen", "S_"), ("unseen", "U_")):
         rows[title] = {
             **{name: panoptic[prefix + name] for name in ("PQ", "SQ", "RQ")},
             "mIoU": semantic[prefix + "mIoU"],
