@@ -40,8 +40,7 @@ def main(names: Sequence[str]) -> int:
         )
         found = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"| `{name}` | {found['disk'] / 1e9:.2f} | {found['seconds']:.1f} | "
-            f"{found['peak'] / 1e9:.1f} |",
+            f"| `{name}` | {found['disk'] / 1e9:.2f} | {found['seconds']:.1f} | {found['peak'] / 1e9:.1f} |",
             flush=True,
         )
     return 0

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""ADE20K full (A-847): 16-bit label maps of the 847 most frequent classes, and all images in one folder a split."""
+"""ADE20K full (A-847): 16-bit label maps of the 847 most frequent classes, and all images in one folder per split."""
 
 import sys
 from pathlib import Path
