@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cmpf.common.cpu import available_memory, uncollected, usable_cores
+from cmpf.common.cpu import available_memory, usable_cores
 from cmpf.common.processes import process_pool
 from cmpf.errors import CMPFError
 from cmpf.labelling.ahead import Taken
@@ -133,12 +133,11 @@ def usual_processes(replica: Replica, images: int) -> int:
 
 def _loaded(work: Work, device: str | None) -> Replica:
     """A model that was loaded on one thread; then torch has as many as it would have had."""
-    with uncollected():
-        import torch
+    import torch
 
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        replica = Replica(work, device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    replica = Replica(work, device)
     wanted = replica.predictor.cfg.NUM_THREADS if replica.predictor.cfg is not None else 0
     torch.set_num_threads(wanted or threads)
     return replica
