@@ -12,8 +12,7 @@ from torch import Tensor
 from cmpf.encoders.clip import CLIP
 from cmpf.errors import TrainingError
 from cmpf.inference.mask_naming import MaskNaming, adapted_embeddings
-from cmpf.losses.adapter import AdapterCriterion
-from cmpf.losses.clip_names import mask_aware_loss, representation_loss
+from cmpf.losses.clip_names import AdapterCriterion, mask_aware_loss, representation_loss
 from cmpf.losses.criterion import Normalizers
 from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, Targets
 

@@ -28,9 +28,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cmpf.common.cpu import usable_cores
+from cmpf.common.distributed import TIMEOUT, Place, place_from_environment
 from cmpf.common.files import write_text
 from cmpf.common.processes import when_parent_ends
-from cmpf.engine.cluster import TIMEOUT, Place, place_from_environment
 from cmpf.engine.interrupts import SIGNALS
 from cmpf.errors import CMPFError, ConfigError, TrainingError
 

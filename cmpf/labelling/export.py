@@ -20,7 +20,7 @@ from cmpf.labelling.parquet import find_parts, read_metadata, read_parquet, read
 from cmpf.labelling.record import PANOPTIC
 from cmpf.labelling.sources import named_files
 from cmpf.labelling.writers import DATASETS, FORMATS, write_dataset
-from cmpf.labelling.writers.classes import Classes
+from cmpf.labelling.writers.coco import Classes
 
 PNG = "png"
 EXPORTS = (*(name for name in DATASETS if name != "parquet"), PNG)

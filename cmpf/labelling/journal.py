@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, DatasetError
 from cmpf.labelling.configuration import keep_configuration
-from cmpf.labelling.journal_file import JournalFile
 from cmpf.labelling.record import ImageRecord, record_from, to_json
 
 HIDDEN = ".cmpf"  # folder in the output
@@ -180,3 +180,51 @@ class ResultsFolder:
             (self.folder / name).unlink(missing_ok=True)
         for name in (JOURNAL, MANIFEST, REQUEST):
             (self.hidden / name).unlink(missing_ok=True)
+
+
+class JournalFile:
+    """Lines that are whole or not there, and outlive this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+
+    def append(self, line: bytes) -> None:
+        """Adds a line; one that the disk has no room for is taken back.
+
+        Raises:
+            CMPFError: it cannot be written.
+        """
+        whole = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)  # what the system has outlives this process
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if self.path.exists():
+                os.truncate(self.path, whole)
+            raise CMPFError(
+                f"{self.path}: cannot be written ({error.strerror}); make room, and run the same command again: "
+                "it goes on"
+            ) from error
+
+    def whole_lines(self) -> Iterator[bytes]:
+        """The lines of earlier runs; after the last one, what was not written to its end is cut off."""
+        if not self.path.exists():
+            return
+        whole = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                yield line
+                whole += len(line)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+
+    def close(self) -> None:
+        """Ends writing; the lines stay."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

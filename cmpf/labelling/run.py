@@ -19,7 +19,7 @@ from cmpf.labelling.pipeline import Finished, Work
 from cmpf.labelling.replicas import engine
 from cmpf.labelling.sources import Source
 from cmpf.labelling.writers import FORMATS
-from cmpf.labelling.writers.classes import Classes
+from cmpf.labelling.writers.coco import Classes
 
 ERRORS = "errors.csv"
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, summary
 from cmpf.labelling.configuration import configuration_in, keep_configuration, read_configuration
-from cmpf.labelling.journal_file import JournalFile
+from cmpf.labelling.journal import JournalFile
 from cmpf.labelling.parquet import import_pyarrow, write_parquet
 from cmpf.labelling.record import ImageRecord, from_json, to_json
 from cmpf.labelling.remote import UNFINISHED, RemoteFolder, is_address

@@ -5,7 +5,7 @@ Shape letters here, beside those of cmpf/types.py: L prediction heads, the first
 are compared; M matched pairs of a query and a target.
 """
 
-from cmpf.losses.adapter import AdapterCriterion
+from cmpf.losses.clip_names import AdapterCriterion
 from cmpf.losses.criterion import SetCriterion
 from cmpf.losses.matcher import HungarianMatcher
 

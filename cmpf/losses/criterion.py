@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from cmpf.errors import TrainingError
-from cmpf.losses.clip_names import clip_class_loss
 from cmpf.losses.matcher import HungarianMatcher, Matches
 from cmpf.losses.points import TargetMasks, sample_points, uncertain_points
 from cmpf.types import DecoderOutput, Targets
@@ -228,3 +227,17 @@ def stack_heads(maps: Sequence[Tensor]) -> Tensor:
         if not own or part.storage_offset() != whole.storage_offset() + index * size:
             return torch.stack(list(maps), dim=1)
     return whole.view(batch, len(maps), queries, height, width)
+
+
+def clip_class_loss(logits_MK: Tensor, labels_M: Tensor, *, double_softmax: bool) -> Tensor:
+    """Cross-entropy of CLIP's names of matched masks, summed over them (OVRCOAT, arXiv 2603.21386).
+
+    Args:
+        logits_MK: CLIP's logits without void. labels_M: true classes.
+        double_softmax: take the softmax of probabilities, as the published code does; this loss is never below
+            log(1 + (K - 1) / e), and its gradients are weak.
+    Returns:
+        (), 0 without masks.
+    """
+    scores = logits_MK.softmax(dim=-1) if double_softmax else logits_MK
+    return F.cross_entropy(scores, labels_M, reduction="sum")

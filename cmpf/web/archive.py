@@ -16,8 +16,7 @@ from cmpf.inference import Prediction
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import record_of
 from cmpf.labelling.sources import named_files
-from cmpf.labelling.writers.classes import Classes
-from cmpf.labelling.writers.coco import write_instances
+from cmpf.labelling.writers.coco import Classes, write_instances
 from cmpf.labelling.writers.images import write_overlay
 
 ERRORS = "errors.csv"

@@ -14,7 +14,7 @@ from pathlib import Path
 from cmpf.errors import CMPFError, ImageError
 from cmpf.inference.settings import Selection
 from cmpf.labelling.record import INSTANCE
-from cmpf.labelling.writers.classes import Classes
+from cmpf.labelling.writers.coco import Classes
 from cmpf.predictor import Predictor
 from cmpf.web.archive import Archive
 from cmpf.web.guard import Room

@@ -19,7 +19,7 @@ from helpers import dying_process
 from helpers.dying_process import die
 
 from cmpf.common import cpu
-from cmpf.engine.cluster import Place, first_host, place_from_environment
+from cmpf.common.distributed import Place, first_host, place_from_environment
 from cmpf.engine.launch import launch
 from cmpf.errors import ConfigError, TrainingError
 

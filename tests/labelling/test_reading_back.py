@@ -14,7 +14,7 @@ from cmpf.formats.masks import encode_mask
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import ImageRecord, SegmentRecord
 from cmpf.labelling.writers import write_dataset
-from cmpf.labelling.writers.classes import Classes
+from cmpf.labelling.writers.coco import Classes
 
 CLASSES = Classes(("cat", "dog"), (True, True))
 HEIGHT, WIDTH = SIZE = (96, 128)

@@ -20,7 +20,7 @@ from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import ImageRecord, record_of
 from cmpf.labelling.writers import DATASETS, FORMATS, chosen_formats, write_dataset
-from cmpf.labelling.writers.classes import Classes
+from cmpf.labelling.writers.coco import Classes
 
 CLASSES = Classes(("cat", "grass"), (True, False))
 

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpf.losses.adapter import AdapterCriterion, mixed_examples, true_examples
 from cmpf.losses.clip_names import (
-    clip_class_loss,
+    AdapterCriterion,
     consistency_loss,
     mask_aware_loss,
+    mixed_examples,
     representation_loss,
     soft_iou,
+    true_examples,
 )
-from cmpf.losses.criterion import Normalizers
+from cmpf.losses.criterion import Normalizers, clip_class_loss
 from cmpf.types import Targets
 
 K, Q, SIZE = 4, 6, 16

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmpf.labelling.journal import Entry
-from cmpf.labelling.writers import coco, html, labelme, yolo
-from cmpf.labelling.writers.classes import Classes
-from cmpf.labelling.writers.images import write_instances, write_overlay, write_semantic
+from cmpf.labelling.writers import coco, images, outlines
+from cmpf.labelling.writers.coco import Classes
 
 if TYPE_CHECKING:
     from cmpf.inference import Prediction
@@ -58,15 +57,17 @@ def _write_parquet(entries: Iterable[Entry], classes: Classes, folder: Path) -> 
 
 # The order is that in which the files of an image are written: html shows overlays.
 FORMATS: dict[str, Format] = {
-    "overlay": Format(("panoptic",), any_task=True, of_prediction=write_overlay),
-    "semantic": Format(("semantic",), of_prediction=write_semantic),
-    "instances": Format(("instance",), of_prediction=write_instances),
+    "overlay": Format(("panoptic",), any_task=True, of_prediction=images.write_overlay),
+    "semantic": Format(("semantic",), of_prediction=images.write_semantic),
+    "instances": Format(("instance",), of_prediction=images.write_instances),
     "coco": Format(("instance",), of_all=coco.write_instances),
     "coco-polygons": Format(("instance",), of_all=coco.write_polygons),
     "coco-panoptic": Format(("panoptic",), of_record=coco.write_segments, of_all=coco.write_panoptic),
-    "yolo": Format(("instance",), of_record=yolo.write_labels, of_all=yolo.write_data),
-    "labelme": Format(("instance",), of_record=labelme.write_shapes),
-    "html": Format(("panoptic",), any_task=True, of_prediction=html.write_thumbnail, of_all=html.write_page),
+    "yolo": Format(("instance",), of_record=outlines.write_labels, of_all=outlines.write_data),
+    "labelme": Format(("instance",), of_record=outlines.write_shapes),
+    "html": Format(
+        ("panoptic",), any_task=True, of_prediction=images.write_thumbnail, of_all=images.write_page
+    ),
     "parquet": Format(("panoptic",), any_task=True, of_all=_write_parquet),
 }
 OVERLAY, HTML = "overlay", "html"

@@ -4,21 +4,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cmpf.common.files import replacing
+from cmpf.formats.coco_json import category_entries
 from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.formats.polygons import mask_polygons
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import INSTANCE, PANOPTIC, SegmentRecord
-from cmpf.labelling.writers.classes import FIRST_ID, Classes
 
+FIRST_ID = 1  # of a category in COCO's files: class index + 1, for 0 is background to most trainers
 ANNOTATIONS, PNGS = "annotations", "panoptic"  # folders, as COCO's own are called
 Annotations = Callable[[Entry, int], Iterator[dict[str, Any]]]  # of an image, and its id
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Name of each class index, and whether it is counted one by one."""
+
+    names: tuple[str, ...]
+    is_thing: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any]) -> Classes:
+        """Those of configuration_of."""
+        names = tuple(words.split(", ")[0] for words in configuration["vocabulary"])
+        return cls(names, tuple(name not in configuration["stuff"] for name in names))
+
+    @property
+    def stuff(self) -> tuple[str, ...]:
+        """Names of those that are not counted."""
+        return tuple(name for name, thing in zip(self.names, self.is_thing, strict=True) if not thing)
+
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO's list, ids from 1."""
+        return category_entries(self.names, self.is_thing, first=FIRST_ID)
 
 
 def write_instances(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
