@@ -28,7 +28,7 @@ A configuration is a YAML file. It says what differs from the defaults below, wh
 and from the files that its `_BASE_` names: one path or a list of paths, beside the file. `KEY VALUE` pairs at the end
 of a command line come last. Every key, type and value is checked before anything runs, and all issues are told at once.
 
-<!-- run: tests/cli/test_config.py -->
+<!-- run: tests/config/test_configuration_page.py -->
 ```bash
 cmpf config show configs/shapes/cmpf_tiny.yaml SOLVER.MAX_ITER 300
 cmpf config keys INJECTOR
