@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cmpf.config import find_config, get_cfg
-from cmpf.encoders.tiny_training.export import record_hash
+from cmpf.encoders.tiny_training.training import record_hash
 from cmpf.errors import CMPFError
 from cmpf.factory import build_model
 from cmpf.weights import save as save_weights

@@ -63,7 +63,7 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
     from cmpf.encoders.tiny import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
     from cmpf.encoders.tiny_training.clip_training import train_clip
     from cmpf.encoders.tiny_training.evaluation import name_regions, naming_table
-    from cmpf.encoders.tiny_training.export import save_merges, save_weights
+    from cmpf.encoders.tiny_training.training import Plan, save_merges, save_weights
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, CLIP_WEIGHTS)
@@ -71,15 +71,8 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
         print_table(f"tiny CLIP after {step} updates", naming_table(name_regions(model, part)))
 
     save_merges(options.out, CLIP_MERGES)
-    model = train_clip(
-        training,
-        steps=options.clip_steps,
-        batch_size=options.clip_batch,
-        lr=2e-3,
-        seed=options.seed,
-        every=options.every,
-        on_snapshot=store,
-    )
+    plan = Plan(options.clip_steps, options.clip_batch, 2e-3, options.seed, options.every, store)
+    model = train_clip(training, plan)
     save_weights(model, options.out, CLIP_WEIGHTS)
     rows = naming_table(name_regions(load_tiny_clip(folder=options.out), validation))
     print_table(f"tiny CLIP: % of ground-truth regions named rightly, {len(validation)} scenes", rows)
@@ -90,8 +83,8 @@ def run_sam(options: argparse.Namespace, training: ScenePool, validation: SceneP
     """Trains, stores and judges tiny SAM."""
     from cmpf.encoders.tiny import SAM_WEIGHTS, load_tiny_sam
     from cmpf.encoders.tiny_training.evaluation import judge_sam
-    from cmpf.encoders.tiny_training.export import save_weights
     from cmpf.encoders.tiny_training.sam_training import train_sam
+    from cmpf.encoders.tiny_training.training import Plan, save_weights
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, SAM_WEIGHTS)
@@ -99,15 +92,8 @@ def run_sam(options: argparse.Namespace, training: ScenePool, validation: SceneP
             f"tiny SAM after {step} updates", judge_sam(model, validation.first(100), seed=options.seed)
         )
 
-    model = train_sam(
-        training,
-        steps=options.sam_steps,
-        batch_size=options.sam_batch,
-        lr=1e-3,
-        seed=options.seed,
-        every=options.every,
-        on_snapshot=store,
-    )
+    plan = Plan(options.sam_steps, options.sam_batch, 1e-3, options.seed, options.every, store)
+    model = train_sam(training, plan)
     save_weights(model, options.out, SAM_WEIGHTS)
     rows = judge_sam(load_tiny_sam(folder=options.out), validation, seed=options.seed)
     print_table(f"tiny SAM: {len(validation)} scenes", rows)

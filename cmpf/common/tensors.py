@@ -44,6 +44,19 @@ def sizes_agree(a: Sequence[int], b: Sequence[int]) -> bool:
     return tuple(a) == tuple(b)
 
 
+@torch.no_grad()
+def move_average(average: Sequence[Tensor], weights: Sequence[Tensor], *, step: int, decay: float) -> None:
+    """An average follows weights, in place: average = d * average + (1 - d) * weights.
+
+    Args:
+        step: number n of the update, from 1; d is the smaller of `decay` and (1 + n) / (10 + n), so that the average of
+            a short training is not held back by the weights that it began with.
+        decay: 0 (the weights themselves) .. below 1.
+    """
+    d = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average), list(weights), 1.0 - d)
+
+
 def mask_pooling(features_BChw: Tensor, masks_BQHW: Tensor) -> Tensor:
     """Mean of a feature map inside each mask (paper: mask pooling).
 

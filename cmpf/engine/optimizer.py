@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmpf.common.tensors import move_average
 from cmpf.errors import TrainingError
 
 NORM_LAYERS = (
@@ -134,10 +135,7 @@ def _some(items: list[str] | list[tuple[int, ...]]) -> str:
 
 
 class WeightAverage:
-    """Follows the weights: average = d * average + (1 - d) * weights after each step.
-
-    d rises with the number of steps n as (1 + n) / (10 + n), up to `decay`: the average of a short training is not
-    held back by the weights that it began with.
+    """Follows the weights after each step, see move_average.
 
     Args:
         model: parameters that require a gradient are averaged.
@@ -150,12 +148,11 @@ class WeightAverage:
         self._average = {name: p.detach().clone() for name, p in self._weights.items()}
         self._steps = 0
 
-    @torch.no_grad()
     def update(self) -> None:
         """Takes the weights of now in."""
         self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1.0 - decay)
+        average, weights = list(self._average.values()), list(self._weights.values())
+        move_average(average, weights, step=self._steps, decay=self._decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -46,8 +46,6 @@ from cmpf.encoders.tiny_training.evaluation import (
     name_regions,
     naming_table,
 )
-from cmpf.encoders.tiny_training.export import save_merges, save_weights
-from cmpf.encoders.tiny_training.optimization import AveragedModel, Stepper, build_adamw, learning_rate
 from cmpf.encoders.tiny_training.sam_training import (
     all_prompts,
     boundary,
@@ -64,10 +62,19 @@ from cmpf.encoders.tiny_training.scenes import (
     CLIP_STD,
     VALIDATION_SEEDS,
     BatchSampler,
+    SceneBatch,
     category_flags,
     make_batch,
     make_pool,
     network_input,
+)
+from cmpf.encoders.tiny_training.training import (
+    Plan,
+    build_adamw,
+    learning_rate,
+    save_merges,
+    save_weights,
+    train,
 )
 from cmpf.shapeworld import CATEGORIES, generate_scene
 from cmpf.weights.download import ASSETS, checked_asset
@@ -189,7 +196,7 @@ def test_stuff_has_neither_material_nor_shape() -> None:
 def test_every_part_of_the_model_that_inference_uses_gets_a_gradient() -> None:
     torch.manual_seed(0)
     model = build_tiny_clip_model().train()
-    losses = ClipObjective(model, seed=0)(model, BatchSampler(POOL, batch_size=2, seed=0).draw())
+    losses, _ = ClipObjective(model, seed=0)(model, BatchSampler(POOL, batch_size=2, seed=0).draw())
     torch.stack(list(losses.values())).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     assert all(loss.isfinite() for loss in losses.values())
@@ -198,18 +205,11 @@ def test_every_part_of_the_model_that_inference_uses_gets_a_gradient() -> None:
 def test_two_runs_of_one_seed_give_the_same_weights_and_snapshots_come_when_asked() -> None:
     snapshots: list[int] = []
 
-    def train() -> nn.Module:
-        return train_clip(
-            POOL,
-            steps=2,
-            batch_size=2,
-            lr=1e-3,
-            seed=3,
-            every=1,
-            on_snapshot=lambda step, model: snapshots.append(step),
-        )
+    def trained() -> nn.Module:
+        plan = Plan(2, 2, 1e-3, seed=3, every=1, on_snapshot=lambda step, model: snapshots.append(step))
+        return train_clip(POOL, plan)
 
-    first, second = train().state_dict(), train().state_dict()
+    first, second = trained().state_dict(), trained().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     # The last step's model is returned, no snapshot.
     assert snapshots == [1, 1]
@@ -362,26 +362,24 @@ def test_only_matrices_decay() -> None:
     assert others["weight_decay"] == 0
 
 
-def test_steps_lower_a_loss() -> None:
+class Brightness(nn.Module):
+    """How far a layer's answer to the mean color of each scene is from 1."""
+
+    def forward(self, layer: nn.Module, batch: SceneBatch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        return {"loss": (layer(batch.images.mean(dim=(2, 3)) / 255) - 1).square().mean()}, {}
+
+
+def test_a_training_lowers_its_loss_and_returns_an_average_without_gradient_that_lags_behind() -> None:
     torch.manual_seed(0)
-    layer, x = nn.Linear(3, 1), torch.ones(4, 3)
-    stepper = Stepper([layer], steps=30, lr=0.1, weight_decay=0, warmup=2)
-    first = layer(x).square().mean().item()
-    for _ in range(30):
-        stepper.step(layer(x).square().mean())
-    assert layer(x).square().mean().item() < 0.1 * first
-
-
-def test_the_average_lags_behind_the_model_and_takes_no_gradient() -> None:
-    layer = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(layer.weight)
-    average = AveragedModel(layer, decay=0.9)
-    nn.init.ones_(layer.weight)
-    average.update()
-    # First update: decay min(0.9, 2 / 11), so the average moves by 9 / 11.
-    assert next(average.model.parameters()).item() == pytest.approx(9 / 11)
-    assert not next(average.model.parameters()).requires_grad
-    assert not average.model.training
+    layer, objective, snapshots = nn.Linear(3, 1), Brightness(), []
+    first = objective(layer, BATCH)[0]["loss"].item()
+    plan = Plan(30, 2, 0.1, seed=0, every=10, on_snapshot=lambda step, model: snapshots.append(step))
+    averaged = train(layer, objective, POOL, plan, title="test")
+    assert objective(layer, BATCH)[0]["loss"].item() < 0.1 * first
+    assert not torch.equal(averaged.weight, layer.weight)
+    assert not averaged.weight.requires_grad
+    assert not averaged.training
+    assert snapshots == [10, 20]
 
 
 BATCH = make_batch(make_pool(2, first_seed=7, label="test"), np.arange(2), np.zeros(2, np.bool_))
@@ -461,10 +459,8 @@ def test_iou_of_shifted_halves() -> None:
 
 
 def test_two_runs_of_one_seed_give_the_same_weights() -> None:
-    def train() -> nn.Module:
-        return train_sam(
-            POOL, steps=2, batch_size=2, lr=1e-3, seed=3, every=0, on_snapshot=lambda step, model: None
-        )
+    def trained() -> nn.Module:
+        return train_sam(POOL, Plan(steps=2, batch_size=2, lr=1e-3, seed=3))
 
-    first, second = train().state_dict(), train().state_dict()
+    first, second = trained().state_dict(), trained().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -3,28 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import trange
 
 from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.encoders.clip import encode_tokens
 from cmpf.encoders.text import TEMPLATES
 from cmpf.encoders.tiny import build_tiny_clip_model, tiny_tokenizer
-from cmpf.encoders.tiny_training.optimization import AveragedModel, Stepper
 from cmpf.encoders.tiny_training.scenes import (
     CLIP_MEAN,
     CLIP_STD,
-    BatchSampler,
     SceneBatch,
     ScenePool,
     network_input,
 )
+from cmpf.encoders.tiny_training.training import Plan, train
 from cmpf.shapeworld import CATEGORIES, Category
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
 
@@ -218,8 +215,8 @@ class ClipObjective(nn.Module):
         """Category, material and shape index of each region."""
         return [categories_N, *(factor[categories_N] for factor in self._factors)]
 
-    def forward(self, model: nn.Module, batch: SceneBatch) -> dict[str, Tensor]:
-        """Loss terms, weighted."""
+    def forward(self, model: nn.Module, batch: SceneBatch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Loss terms, weighted; there is nothing to show beside them."""
         clip: Any = model
         scale = clip.logit_scale.exp().clamp(max=100)
         stage3, dense = dense_features(model, batch.images)
@@ -234,7 +231,7 @@ class ClipObjective(nn.Module):
         logits = [scale * regions @ word.T for word in words]
         scenes = scale * project(model, dense.mean(dim=(2, 3))) @ captions.T
         right = torch.arange(len(scenes))
-        return {
+        terms = {
             "region": F.cross_entropy(logits[0], labels[0]),
             "text": 0.3 * text_to_regions(logits[0], labels[0]),
             "words": 0.3 * (_cross_entropy(logits[1], labels[1]) + _cross_entropy(logits[2], labels[2])),
@@ -242,41 +239,11 @@ class ClipObjective(nn.Module):
             "stage3": 0.3 * self.heads[0](pooled[0], labels),
             "dense": 0.3 * self.heads[1](pooled[1], labels),
         }
+        return terms, {}
 
 
-def train_clip(
-    pool: ScenePool,
-    *,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    every: int,
-    on_snapshot: Callable[[int, nn.Module], None],
-) -> nn.Module:
-    """Trains from random weights.
-
-    Args:
-        pool: training scenes.
-        steps, batch_size, lr: of AdamW with warm-up and cosine.
-        seed: of weights, batches, prompts and masks.
-        every: steps between calls of `on_snapshot` with the averaged model; 0 = never.
-    Returns:
-        The averaged model.
-    """
-    torch.manual_seed(seed)
+def train_clip(pool: ScenePool, plan: Plan) -> nn.Module:
+    """Trains from random weights; returns the averaged model. The seed is also that of prompts and masks."""
+    torch.manual_seed(plan.seed)
     model = build_tiny_clip_model().to(memory_format=torch.channels_last).train()
-    objective = ClipObjective(model, seed=seed)
-    stepper = Stepper([model, objective], steps=steps, lr=lr, weight_decay=0.05, warmup=200)
-    average = AveragedModel(model, decay=0.998)
-    sampler = BatchSampler(pool, batch_size=batch_size, seed=seed)
-    bar = trange(steps, desc="tiny CLIP", mininterval=10)
-    for step in bar:
-        losses = objective(model, sampler.draw())
-        stepper.step(torch.stack(list(losses.values())).sum())
-        average.update()
-        if step % 20 == 0:
-            bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()}, refresh=False)
-        if every and (step + 1) % every == 0 and step + 1 < steps:
-            on_snapshot(step + 1, average.model)
-    return average.model
+    return train(model, ClipObjective(model, seed=plan.seed), pool, plan, title="tiny CLIP")

@@ -4,26 +4,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import trange
 
 from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from cmpf.encoders.tiny import EMBED_CHANNELS, build_tiny_sam
-from cmpf.encoders.tiny_training.optimization import AveragedModel, Stepper
 from cmpf.encoders.tiny_training.scenes import (
     INPUT_SIZE,
-    BatchSampler,
     SceneBatch,
     ScenePool,
     category_flags,
     network_input,
 )
+from cmpf.encoders.tiny_training.training import Plan, train
 
 MASK_SIZE = 64
 
@@ -191,10 +188,11 @@ class SamObjective(nn.Module):
     def __init__(self, *, seed: int) -> None:
         super().__init__()
         self.layout = LayoutHead()
+        self._best = 0.0
         self._generator = torch.Generator().manual_seed(seed)
 
-    def forward(self, sam: nn.Module, batch: SceneBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """Loss terms, weighted, and the mean best-of-three IoU."""
+    def forward(self, sam: nn.Module, batch: SceneBatch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Loss terms, weighted, and the best-of-three IoU of the last batches."""
         embeddings = encode_images(sam, batch.images)
         prompts = draw_prompts(batch, per_image=PROMPTS_PER_IMAGE, generator=self._generator)
         logits, predicted = decode_points(sam, embeddings, prompts.points, prompts.image_index)
@@ -208,7 +206,8 @@ class SamObjective(nn.Module):
             "iou": F.mse_loss(predicted, iou),
             "layout": self.layout(embeddings, batch),
         }
-        return terms, iou[:, 1:].max(dim=1).values.mean()
+        self._best += 0.02 * (iou[:, 1:].max(dim=1).values.mean().item() - self._best)
+        return terms, {"best": self._best}
 
 
 @torch.no_grad()
@@ -230,34 +229,9 @@ def initialize(sam: nn.Module) -> None:
     encoder.pos_embed.copy_(0.2 * torch.cat([rows, columns], dim=2)[None])
 
 
-def train_sam(
-    pool: ScenePool,
-    *,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    every: int,
-    on_snapshot: Callable[[int, nn.Module], None],
-) -> nn.Module:
-    """Trains from random weights; arguments and result as those of `train_clip`."""
-    torch.manual_seed(seed)
+def train_sam(pool: ScenePool, plan: Plan) -> nn.Module:
+    """Trains from random weights; returns the averaged model."""
+    torch.manual_seed(plan.seed)
     sam = build_tiny_sam().train()
     initialize(sam)
-    objective = SamObjective(seed=seed)
-    stepper = Stepper([sam, objective], steps=steps, lr=lr, weight_decay=0.05, warmup=200)
-    average = AveragedModel(sam, decay=0.998)
-    sampler = BatchSampler(pool, batch_size=batch_size, seed=seed)
-    best = 0.0
-    bar = trange(steps, desc="tiny SAM", mininterval=10)
-    for step in bar:
-        losses, iou = objective(sam, sampler.draw())
-        stepper.step(torch.stack(list(losses.values())).sum())
-        average.update()
-        best += 0.02 * (iou.item() - best)
-        if step % 20 == 0:
-            shown = {name: f"{loss.item():.3f}" for name, loss in losses.items()}
-            bar.set_postfix(shown | {"best": f"{best:.3f}"}, refresh=False)
-        if every and (step + 1) % every == 0 and step + 1 < steps:
-            on_snapshot(step + 1, average.model)
-    return average.model
+    return train(sam, SamObjective(seed=plan.seed), pool, plan, title="tiny SAM")
