@@ -1,25 +1,32 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Batches of images become batches of labels, whatever the images look like in a column."""
+"""The labeler for tables and the datasets of other programs."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 from helpers.labelling import OPTIONS, WORDS, encoded, labeler, picture
+from helpers.tiny_model import tiny_model
 from PIL import Image
 
 from cmpf.errors import CMPFError, VocabularyError
 from cmpf.integrations import Labeler
+from cmpf.integrations.fiftyone import fiftyone_model
 from cmpf.labelling.inputs import Item
 from cmpf.labelling.parquet import record_schema, records_of
 from cmpf.labelling.record import record_of
+from cmpf.predictor import Predictor
 
 
 def test_a_batch_of_files_gives_what_predict_finds() -> None:
@@ -162,3 +169,115 @@ def test_hugging_face_datasets_map_it() -> None:
     direct = labeler()({"image": images})
     for row, segments in zip(mapped, direct["segments"], strict=True):
         assert [s["counts"] for s in row["segments"]] == [s["counts"] for s in segments]
+
+
+@pytest.fixture
+def _host(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {
+        name: type(name, (SimpleNamespace,), {}) for name in ("Detection", "Detections", "Segmentation")
+    }
+    fiftyone = ModuleType("fiftyone")
+    vars(fiftyone).update(labels, Model=type("Model", (), {}))
+    monkeypatch.setitem(sys.modules, "fiftyone", fiftyone)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(model=tiny_model("no_ensemble"), short_side=64, max_side=128, mask_ensemble=None)
+
+
+@pytest.mark.usefixtures("_host")
+def test_a_sample_gets_detections_and_a_segmentation(predictor: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    model = fiftyone_model(predictor, ["red circle", "unicorn"], min_score=0.0)
+    assert (model.media_type, model.ragged_batches, model.transforms, model.preprocess) == (
+        "image", True, None, False,
+    )  # fmt: skip
+    sample = {"filepath": "a.png"} | model.predict(image)  # as dataset.apply_model does with each sample
+    expected = predictor.predict(image, ["red circle", "unicorn"], min_score=0)
+    assert np.array_equal(sample["semantic"].mask, expected.semantic + 1)
+    assert model.mask_targets == {1: "red circle", 2: "unicorn"}
+    detections = sample["instances"].detections
+    assert len(detections) == len(expected.instances) > 0
+    for detection, mask in zip(detections, expected.instances.masks, strict=True):
+        x, y, width, height = detection.bounding_box  # shares of the image
+        left, top = round(x * 56), round(y * 40)
+        right, bottom = left + round(width * 56), top + round(height * 40)
+        assert np.array_equal(detection.mask, mask[top:bottom, left:right])
+        assert detection.mask.sum() == mask.sum()
+        assert detection.label in ("red circle", "unicorn")
+        assert 0 <= detection.confidence <= 1
+
+
+@pytest.mark.usefixtures("_host")
+def test_other_words_may_be_set(predictor: Predictor) -> None:
+    model = fiftyone_model(predictor, ["cat"])
+    model.set_class_names(["dog", "bird, parrot"])
+    assert model.mask_targets == {1: "dog", 2: "bird"}
+
+
+def test_without_fiftyone_the_command_that_installs_it_is_named(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(CMPFError, match="pip install fiftyone"):
+        fiftyone_model(predictor, ["cat"])
+
+
+URIS = [f"{seed}.png" for seed in range(5)]
+IMAGES = [encoded(seed) for seed in range(4)] + [b"no image"]
+
+
+def check(rows: list[dict[str, Any]]) -> None:
+    """They are what one process finds."""
+    direct = labeler()({"image": IMAGES, "uri": URIS})
+    rows = sorted(rows, key=lambda row: row["uri"])
+    assert [row["uri"] for row in rows] == URIS
+    assert [bool(row["error"]) for row in rows] == [False] * 4 + [True]
+    for row, segments in zip(rows, direct["segments"], strict=True):
+        assert [s["counts"] for s in row["segments"]] == [s["counts"] for s in segments]
+        assert [s["score"] for s in row["segments"]] == [s["score"] for s in segments]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_data_frame_of_daft_gets_labels() -> None:
+    daft = pytest.importorskip("daft")
+    row = daft.DataType.struct(
+        {field.name: daft.DataType.from_arrow_type(field.type) for field in record_schema()}
+    )
+
+    @daft.cls(max_concurrency=1)
+    class Labels:
+        def __init__(self) -> None:
+            self.labeler = Labeler("cmpf_tiny", WORDS, **OPTIONS)
+
+        @daft.method.batch(return_dtype=row, unnest=True, batch_size=2)
+        def label(self, image: Any, uri: Any) -> Any:
+            table = self.labeler({"image": image.to_pylist(), "uri": uri.to_pylist()})
+            return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+
+    frame = daft.from_pydict({"image": IMAGES, "uri": URIS})
+    check(frame.select(Labels().label(frame["image"], frame["uri"])).to_pylist())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_data_frame_of_spark_gets_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyspark")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    from pyspark.sql import SparkSession
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    def label(frames: Iterator[pandas.DataFrame]) -> Iterator[pandas.DataFrame]:
+        labels = Labeler("cmpf_tiny", WORDS, **OPTIONS)
+        for frame in frames:
+            yield pandas.DataFrame(labels(frame.to_dict("list")))
+
+    builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    spark = builder.config("spark.sql.execution.arrow.pyspark.enabled", "true").getOrCreate()
+    try:
+        images = spark.createDataFrame(list(zip(IMAGES, URIS, strict=True)), "image binary, uri string")
+        labels = images.mapInPandas(label, from_arrow_schema(record_schema()))
+        check([row.asDict(recursive=True) for row in labels.collect()])
+    finally:
+        spark.stop()

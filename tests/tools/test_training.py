@@ -1,4 +1,6 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
+"""Programs that train: the tiny encoders, their decoder, and tools/train_net.py."""
+
 from __future__ import annotations
 
 import json
@@ -76,3 +78,24 @@ def test_damaged_weights_are_refused_and_nothing_is_written(
     assert main_ship_tiny_decoder([str(tmp_path / "run.safetensors"), "--out", str(tmp_path / "assets")]) == 1
     assert "run.safetensors" in capsys.readouterr().err
     assert not (tmp_path / "assets").exists()
+
+
+def train_net(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_script_ends_with_the_exit_codes_of_its_command_line(tmp_path: Path) -> None:
+    wrong = train_net("--config-file", "shapes/nowhere", "OUTPUT_DIR", str(tmp_path))
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: 1 issue: shapes/nowhere: no such config file")
+    assert wrong.stderr.count("\n") == 1
+    unknown = train_net("--unknown")
+    assert unknown.returncode == 2
+    assert "usage: train_net.py" in unknown.stderr
+
+
+def test_the_help_text_shows_examples_with_the_scripts_name() -> None:
+    shown = train_net("--help").stdout
+    assert "  tools/train_net.py --config-file configs/shapes/cmpf_tiny.yaml --resume\n" in shown
+    assert "--eval-only" in shown
