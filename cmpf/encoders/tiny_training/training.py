@@ -67,8 +67,8 @@ def train(model: nn.Module, objective: nn.Module, pool: ScenePool, plan: Plan, *
         optimizer.step()
         move_average([*averaged.parameters()], [*model.parameters()], step=step + 1, decay=DECAY)
         if step % 20 == 0:
-            shown = {name: f"{float(value):.3f}" for name, value in (losses | figures).items()}
-            bar.set_postfix(shown, refresh=False)
+            figures |= {name: loss.item() for name, loss in losses.items()}
+            bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
         if plan.every and (step + 1) % plan.every == 0 and step + 1 < plan.steps:
             plan.on_snapshot(step + 1, averaged)
     return averaged
