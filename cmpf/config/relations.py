@@ -39,10 +39,12 @@ def _divides(divisor: str, dividend: str) -> Relation:
     return Relation((divisor, dividend), issue)
 
 
-def _multiple(key: str, number: int, why: str) -> Relation:
+def _multiple_of_4(key: str) -> Relation:
     def issue(cfg: Config) -> str:
         value = attrgetter(key)(cfg)
-        return "" if value % number == 0 else f"expected a multiple of {number} ({why}), got {value}"
+        return (
+            "" if value % 4 == 0 else f"expected a multiple of 4 (sine and cosine for two axes), got {value}"
+        )
 
     return Relation((key,), issue)
 
@@ -223,8 +225,8 @@ RELATIONS: tuple[Relation, ...] = (
     _divides("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS", "MODEL.SEM_SEG_HEAD.CONVS_DIM"),
     _divides("MODEL.SEM_SEG_HEAD.NORM_GROUPS", "MODEL.SEM_SEG_HEAD.CONVS_DIM"),
     _divides("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "INPUT.IMAGE_SIZE"),
-    _multiple("MODEL.MASK_FORMER.HIDDEN_DIM", 4, "sine and cosine for two axes"),
-    _multiple("MODEL.SEM_SEG_HEAD.CONVS_DIM", 4, "sine and cosine for two axes"),
+    _multiple_of_4("MODEL.MASK_FORMER.HIDDEN_DIM"),
+    _multiple_of_4("MODEL.SEM_SEG_HEAD.CONVS_DIM"),
     _at_most("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
     Relation(("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN"), _short_sides),
     Relation(("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"), _crop_size),

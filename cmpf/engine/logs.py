@@ -61,7 +61,8 @@ def logging_to(folder: Path) -> Iterator[logging.Logger]:
     main = distributed.is_main()
     terminal.addFilter(lambda record: main and not getattr(record, "file_only", False))
     terminal.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))
-    file = logging.FileHandler(folder / _log_file(), encoding="utf-8")
+    name = LOG_FILE if main else f"log_rank{distributed.rank()}.txt"
+    file = logging.FileHandler(folder / name, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
 
     logger, warned = logging.getLogger("cmpf"), logging.getLogger("py.warnings")
@@ -81,10 +82,6 @@ def logging_to(folder: Path) -> Iterator[logging.Logger]:
         warned.removeHandler(file)
         logger.level, logger.propagate, warned.propagate = before
         file.close()
-
-
-def _log_file() -> str:
-    return LOG_FILE if distributed.is_main() else f"log_rank{distributed.rank()}.txt"
 
 
 def environment_report() -> str:

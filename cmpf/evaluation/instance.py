@@ -67,6 +67,8 @@ class InstanceEvaluator:
     of detections, for APs, APm and APl, are those of the masks in "segm" and of the boxes in "bbox".
     """
 
+    _federated = False  # see coco_precision
+
     def __init__(
         self,
         *,
@@ -159,21 +161,18 @@ class InstanceEvaluator:
             images.append({"id": number, "height": record.height, "width": record.width, **record.facts})
             annotations += [{**a, "image_id": number} for a in record.annotations]
             detections += [{**d, "image_id": number} for d in record.detections]
-        return {
-            iou_type: self._metrics(self._precision(images, annotations, detections, iou_type))
-            for iou_type in self._iou_types
-        }
-
-    def _precision(
-        self,
-        images: list[dict[str, Any]],
-        annotations: list[dict[str, Any]],
-        detections: list[dict[str, Any]],
-        iou_type: IoUType,
-    ) -> Precision:
-        return coco_precision(
-            images, annotations, detections, num_classes=len(self._names), iou_type=iou_type
-        )
+        results: Results = {}
+        for iou_type in self._iou_types:
+            precision = coco_precision(
+                images,
+                annotations,
+                detections,
+                num_classes=len(self._names),
+                iou_type=iou_type,
+                federated=self._federated,
+            )
+            results[iou_type] = self._metrics(precision)
+        return results
 
     def _metrics(self, precision: Precision) -> Metrics:
         return average_precisions(precision, self._names, self._seen)
@@ -209,6 +208,8 @@ class LVISEvaluator(InstanceEvaluator):
     object in the image or are known to have none. Ground truth is the sample's `annotations`,
     `neg_category_ids` and `not_exhaustive_category_ids`, all with contiguous class indices.
     """
+
+    _federated = True
 
     def __init__(
         self,
@@ -247,22 +248,6 @@ class LVISEvaluator(InstanceEvaluator):
     ) -> npt.NDArray[np.int64]:
         present = {annotation["category_id"] for annotation in required(sample, "annotations")}
         return federated_detections(scores, classes, present | set(required(sample, NEGATIVE)))
-
-    def _precision(
-        self,
-        images: list[dict[str, Any]],
-        annotations: list[dict[str, Any]],
-        detections: list[dict[str, Any]],
-        iou_type: IoUType,
-    ) -> Precision:
-        return coco_precision(
-            images,
-            annotations,
-            detections,
-            num_classes=len(self._names),
-            iou_type=iou_type,
-            federated=True,
-        )
 
     def _metrics(self, precision: Precision) -> Metrics:
         return average_precisions(precision, self._names, self._seen, self._frequencies)

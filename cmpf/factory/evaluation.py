@@ -165,7 +165,10 @@ def _instance(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) 
 def _lvis(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
     if "instance" not in tasks:
         return None
-    return LVISEvaluator(class_names=dataset.vocabulary.names, frequencies=_frequencies(dataset), seen=seen)
+    spec, names = dataset.spec, dataset.vocabulary.names
+    truth = dataset.folder / spec.truth["annotations"]
+    frequencies = read_frequencies(truth, num_classes=len(names), class_of_id=spec.class_of_id)
+    return LVISEvaluator(class_names=names, frequencies=frequencies, seen=seen)
 
 
 @register("evaluator", "semantic")
@@ -204,15 +207,6 @@ def _mask_recall(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str
         seen=seen,
         ignore_label=spec.ignore_label,
         class_of_id=spec.class_of_label,
-    )
-
-
-def _frequencies(dataset: Dataset) -> tuple[str, ...]:
-    """How frequent each class of an LVIS dataset is; its annotation file says so."""
-    return read_frequencies(
-        dataset.folder / dataset.spec.truth["annotations"],
-        num_classes=dataset.vocabulary.num_classes,
-        class_of_id=dataset.spec.class_of_id,
     )
 
 

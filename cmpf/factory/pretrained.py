@@ -108,7 +108,7 @@ def _model(cfg: Config, parameters: int) -> str:
         "",
         f"- CLIP: OpenCLIP `{ours.CLIP.NAME}`, weights `{ours.CLIP.PRETRAINED or 'random'}`",
         f"- SAM: {_sam(ours.SAM.NAME, ours.SAM.CHECKPOINT)}",
-        f"- SAM's masks for the ensemble: {_ensemble(cfg)}",
+        f"- SAM's masks for the ensemble: {_sam(*mask_sam(cfg)) if cfg.TEST.ENSEMBLE.ENABLED else 'none'}",
         f"- switched on: {', '.join(on) or 'neither injector nor ensemble'}",
         "- images: shorter side {}, longer side at most {} pixels".format(*evaluation_size(cfg)),
     ]
@@ -117,10 +117,6 @@ def _model(cfg: Config, parameters: int) -> str:
 
 def _sam(name: str, checkpoint: str) -> str:
     return f"`{name}`, weights `{checkpoint or 'published'}`" if name else "none"
-
-
-def _ensemble(cfg: Config) -> str:
-    return _sam(*mask_sam(cfg)) if cfg.TEST.ENSEMBLE.ENABLED else "none"
 
 
 def _data(cfg: Config, vocabulary: Vocabulary) -> str:

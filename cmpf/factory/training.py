@@ -36,6 +36,7 @@ from cmpf.data.loader import build_train_loader as data_train_loader
 from cmpf.data.mapper import TargetSource
 from cmpf.data.transforms.geometric import Augmentation
 from cmpf.engine.checkpoints import Checkpointer
+from cmpf.engine.evaluations import image_drawer
 from cmpf.engine.forward import CMPFForward
 from cmpf.engine.optimizer import WeightAverage, build_optimizer
 from cmpf.engine.schedule import Schedule, build_schedule
@@ -46,7 +47,6 @@ from cmpf.factory.encoders import build_device, loader_workers
 from cmpf.factory.evaluation import build_evaluation
 from cmpf.factory.model import plugin_metadata
 from cmpf.factory.parts import part
-from cmpf.factory.training_images import image_drawer
 from cmpf.model import CMPF, FROZEN_PREFIX
 from cmpf.registry import import_plugins, register
 

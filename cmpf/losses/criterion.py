@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from cmpf.errors import TrainingError
-from cmpf.losses.matcher import HungarianMatcher, Matches
-from cmpf.losses.points import TargetMasks, sample_points, uncertain_points
+from cmpf.losses.matcher import HungarianMatcher, Matches, TargetMasks, sample_points, uncertain_points
 from cmpf.types import DecoderOutput, Targets
 
 

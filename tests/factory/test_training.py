@@ -25,6 +25,7 @@ from cmpf.data import (
     SSDColorJitter,
     get_dataset,
 )
+from cmpf.engine.evaluations import image_drawer, target_segments
 from cmpf.engine.writers import Writer
 from cmpf.errors import ConfigError
 from cmpf.factory import build_model, build_test_loader, build_trainer, encoders
@@ -36,7 +37,6 @@ from cmpf.factory.training import (
     build_train_loader,
     build_train_mapper,
 )
-from cmpf.factory.training_images import image_drawer, target_segments
 
 TRUTH = {"panoptic": "panoptic.json", "semantic": "semantic", "instance": "instances.json"}
 

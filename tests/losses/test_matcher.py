@@ -13,8 +13,7 @@ from torch import Tensor
 from benchmarks.published import training as published
 from cmpf.errors import TrainingError
 from cmpf.losses import HungarianMatcher, matcher
-from cmpf.losses.matcher import Matches
-from cmpf.losses.points import TargetMasks, sample_points, uncertain_points, uniform_points
+from cmpf.losses.matcher import Matches, TargetMasks, sample_points, uncertain_points, uniform_points
 from cmpf.types import Targets
 
 MATCHER = HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, num_points=64)
