@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +13,6 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-from helpers.images import odd_images
 from helpers.tiny_model import mask_ensemble, tiny_model
 from PIL import Image
 
@@ -135,6 +134,40 @@ def test_the_ensemble_can_be_switched_for_one_call(
     assert calls == []
     predictor.predict(image, WORDS, task="semantic", ensemble=True)
     assert calls == [1]
+
+
+Writer = Callable[[Path], tuple[int, int]]  # writes an image, its path without ending -> the (H, W) to expect
+
+
+def _noise(*shape: int, top: int = 255, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, top, shape).astype(dtype)
+
+
+def _save(image: Image.Image, path: Path, ending: str, **options: object) -> tuple[int, int]:
+    image.save(path.with_suffix(ending), **options)
+    return image.height, image.width
+
+
+def _rotated(path: Path) -> tuple[int, int]:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    Image.fromarray(_noise(20, 30, 3)).save(path.with_suffix(".jpg"), exif=exif)
+    return 30, 20
+
+
+def odd_images() -> dict[str, Writer]:
+    """Images of every kind that users have, by name."""
+    return {
+        "gray": lambda p: _save(Image.fromarray(_noise(20, 30)), p, ".png"),
+        "rgba": lambda p: _save(Image.fromarray(_noise(20, 30, 4)), p, ".png"),
+        "palette": lambda p: _save(Image.fromarray(_noise(20, 30, 3)).quantize(16), p, ".png"),
+        "16-bit": lambda p: _save(Image.fromarray(_noise(20, 30, top=65535, dtype=np.uint16)), p, ".png"),
+        "cmyk": lambda p: _save(Image.fromarray(_noise(20, 30, 3)).convert("CMYK"), p, ".jpg"),
+        "rotated by exif": _rotated,
+        "1 x 1": lambda p: _save(Image.fromarray(_noise(1, 1, 3)), p, ".png"),
+        "6000 x 20": lambda p: _save(Image.fromarray(_noise(20, 6000, 3)), p, ".png"),
+        "20 x 6000": lambda p: _save(Image.fromarray(_noise(6000, 20, 3)), p, ".png"),
+    }
 
 
 @pytest.mark.parametrize("kind", sorted(odd_images()))

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.distributed_training import StopAt
 from helpers.prepared_trees import write_prepared_trees
 from helpers.published_words import write_published_words
 from safetensors.torch import load_file
@@ -28,8 +27,7 @@ from cmpf.cli import main as cmpf_main
 from cmpf.cli.train import main, script_parser
 from cmpf.config import get_cfg
 from cmpf.engine import profiling
-from cmpf.engine.step import Record
-from cmpf.engine.writers import Writer, build_writers
+from cmpf.engine.writers import build_writers
 from cmpf.errors import ConfigError, ModelNameError, WeightsError
 from cmpf.model import CMPF
 from cmpf.shapeworld.__main__ import main as write_shapeworld
@@ -83,17 +81,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(tmp_path_factory.mktemp("trained"), "--resume", *DATASETS)
 
 
-class Stopper(Writer):
-    """Sends this process SIGTERM in a chosen iteration."""
-
-    def __init__(self, iteration: int) -> None:
-        self._iteration = iteration
-
-    def iteration(self, record: Record) -> None:
-        if record.iteration == self._iteration:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_training_leaves_weights_results_log_and_configuration(trained: Run) -> None:
     assert trained.code == 0
     assert f"no checkpoint in {trained.folder} yet: starting at the beginning" in trained.out
@@ -126,7 +113,7 @@ def test_a_stopped_and_resumed_training_is_the_uninterrupted_one_bit_for_bit(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "build_writers", lambda *a, **k: [*build_writers(*a, **k), Stopper(1)])
+        patched.setattr(experiment, "build_writers", lambda *a, **k: [*build_writers(*a, **k), StopAt(1)])
         stopped = run(tmp_path, *DATASETS)
     assert stopped.code == 0
     assert "SIGTERM: stopped after iteration 1, everything is saved. Go on with: " in stopped.out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.preparing import Case, files, rewrite
+from helpers.preparing import Case, files, read_ids, rewrite
 from helpers.raw_datasets.cityscapes import make_cityscapes
 from PIL import Image
 
@@ -21,11 +21,6 @@ STEM = f"{TRUTH}/val/munster/munster_000000_000019_gtFine"
 PNG = f"{TRUTH}/cityscapes_panoptic_val/munster_000000_000019_gtFine_panoptic.png"
 JSON = f"{TRUTH}/cityscapes_panoptic_val.json"
 BLOCKS = np.ix_([0, 22, 43], [0, 32, 64])  # where the 3 x 3 blocks of an image begin
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """R + 256 G + 65536 B."""
-    return np.array(Image.open(path)).astype(np.int64) @ (1, 256, 65536)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.preparing import Case, files, rewrite
+from helpers.preparing import Case, files, read_ids, rewrite
 from helpers.raw_datasets.bdd100k import CROWD, make_bdd100k, make_converted_bdd100k
 from helpers.raw_datasets.mapillary_vistas import make_mapillary_vistas
 from PIL import Image
@@ -24,11 +24,6 @@ NAME = "7d06fefd-f7be05a6"
 BITMASK = f"bdd100k/labels/pan_seg/bitmasks/val/{NAME}.png"
 PNG = f"bdd100k/jsons/pan_seg/masks/val/{NAME}.png"
 JSON = "bdd100k/jsons/pan_seg_val_cocofmt.json"
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """R + 256 G + 65536 B."""
-    return np.array(Image.open(path)).astype(np.int64) @ (1, 256, 65536)
 
 
 @pytest.fixture

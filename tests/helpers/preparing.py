@@ -66,3 +66,8 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     with Image.open(path) as opened:
         values = np.array(opened)
     Image.fromarray(change(values)).save(path)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """R + 256 G + 65536 B of a panoptic PNG."""
+    return np.array(Image.open(path)).astype(np.int64) @ (1, 256, 65536)
