@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch.distributed as dist
 from PIL import Image
 
+from cmpf.common import distributed
 from cmpf.errors import EvaluationError
 from cmpf.evaluation import cityscapes_scripts as scripts
 from cmpf.evaluation.evaluator import (
@@ -198,18 +198,15 @@ class CityscapesEvaluator:
 
 def _by_the_first_process(work: Callable[[], Results]) -> Results:
     """What the first process computes, in all of them; an error there is an error everywhere."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return work()
-    answer: list[Results | str] = [""]
+    answer: Results | str = ""
     failure: Exception | None = None
-    if dist.get_rank() == 0:
-        try:
-            answer = [work()]
-        except Exception as error:  # the others wait for an answer, whatever happens here
-            failure, answer = error, [str(error)]
-    dist.broadcast_object_list(answer, src=0)
+    try:
+        answer = work() if distributed.is_main() else ""
+    except Exception as error:  # the others wait for an answer, whatever happens here
+        failure, answer = error, str(error)
+    answer = distributed.from_main(answer)
     if failure is not None:
         raise failure
-    if isinstance(answer[0], str):
-        raise EvaluationError(answer[0])
-    return answer[0]
+    if isinstance(answer, str):
+        raise EvaluationError(answer)
+    return answer

@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from cmpf.common import distributed
 from cmpf.errors import EvaluationError
 from cmpf.types import ModelResult, Sample
 
@@ -81,13 +81,12 @@ def evaluate(
     """
     for evaluator in evaluators:
         evaluator.reset()
-    first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
     with torch.no_grad():
         bar = tqdm(
             loader,
             desc="evaluate",
             unit="batch",
-            disable=not (progress and first),
+            disable=not (progress and distributed.is_main()),
             mininterval=0.1 if sys.stderr.isatty() else QUIET_INTERVAL,
         )
         images = 0
@@ -96,8 +95,7 @@ def evaluate(
             outputs = model_call(batch)
             for evaluator in evaluators:
                 evaluator.process(batch, outputs)
-    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-    if sum(gather_by_image({rank: images}).values()) == 0:
+    if sum(distributed.gather(images)) == 0:
         raise EvaluationError("no image was evaluated; check how the dataset was prepared")
     results: Results = {}
     for evaluator in evaluators:
@@ -116,13 +114,8 @@ def gather_by_image(local: Mapping[ImageId, Statistic]) -> dict[ImageId, Statist
     The result is sorted by image id, so that sums of floats do not depend on how images were shared out.
     Every process of the default group must call it; without one, `local` comes back sorted.
     """
-    parts: list[Mapping[ImageId, Statistic]] = [local]
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        gathered: list[Mapping[ImageId, Statistic]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(gathered, dict(local))
-        parts = gathered
     merged: dict[ImageId, Statistic] = {}
-    for part in parts:
+    for part in distributed.gather(dict(local)):
         for image_id, statistic in part.items():
             merged.setdefault(image_id, statistic)
     # Numbers before words: ids of both kinds cannot be compared with each other.

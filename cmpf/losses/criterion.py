@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
+from cmpf.common import distributed
 from cmpf.errors import TrainingError
 from cmpf.losses.matcher import HungarianMatcher, Matches, TargetMasks, sample_points, uncertain_points
 from cmpf.types import DecoderOutput, Targets
@@ -50,10 +50,7 @@ def normalizers(
     matched = sum(min(count, queries) for count in counts)
     class_weight = matched + no_object_weight * (len(counts) * queries - matched)
     sums = torch.tensor([sum(counts), class_weight, len(counts)], dtype=torch.float32, device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(sums)
-        sums = sums / dist.get_world_size()
-    number, weight, images = sums.unbind()
+    number, weight, images = distributed.all_reduce_mean(sums).unbind()
     return Normalizers(
         targets=number.clamp(min=1.0), class_weight=weight.clamp(min=1e-8), images=images.clamp(min=1.0)
     )

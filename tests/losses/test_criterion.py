@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from benchmarks.cases.training import fixed_places, same_places
 from benchmarks.published import training as published
+from cmpf.common import distributed
 from cmpf.errors import TrainingError
 from cmpf.losses import HungarianMatcher, SetCriterion
-from cmpf.losses import criterion as module
 from cmpf.losses.criterion import Normalizers, normalizers, stack_heads
 from cmpf.types import DecoderOutput, Targets
 
@@ -287,8 +287,8 @@ def test_both_are_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def all_reduce(sums: Tensor) -> None:
         sums += torch.tensor([6.0, 6.5, 3.0])  # what another process has
 
-    monkeypatch.setattr(module.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(module.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
     # (2 + 6) / 2 targets; (2 + 3 * 0.1 + 6.5) / 2
     assert values(counted_targets(2)) == pytest.approx((4, 4.4))
