@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 MAX_LETTERS = 20_000  # of a message
 
 
@@ -62,3 +64,10 @@ def summary(error: BaseException, limit: int = 300) -> str:
     """The message of another library's error on one line, cut at `limit` characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def first_few(values: Iterable[object], most: int = 5) -> str:
+    """The first of some values for a message, and how many more there are: "a, b, c, d, e and 7 more"."""
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

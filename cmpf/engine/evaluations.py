@@ -20,6 +20,7 @@ from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.optimizer import WeightAverage
 from cmpf.engine.seeding import preserved_rng
 from cmpf.engine.writers import Images
+from cmpf.errors import first_few
 from cmpf.model import CMPF
 from cmpf.types import Sample, SegmentInfo, Targets
 from cmpf.visualization import draw_panoptic
@@ -156,8 +157,7 @@ class BestMetric:
                 "no best checkpoint: the evaluation has no metric %r, but %s. Set TEST.BEST_METRIC to one of "
                 "them, or to '' for none",
                 self.name,
-                ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
-                or "none at all",
+                first_few(there) or "none at all",
             )
             return False
         if not found[0] > self.value:

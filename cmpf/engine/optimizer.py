@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpf.common.tensors import move_average
-from cmpf.errors import TrainingError
+from cmpf.errors import TrainingError, first_few
 
 NORM_LAYERS = (
     nn.BatchNorm1d,
@@ -97,18 +97,20 @@ def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     optimized = [p for group in optimizer.param_groups for p in group["params"]]
     frozen = [names.get(id(p), "(not in the model)") for p in optimized if not p.requires_grad]
     if frozen:
-        raise TrainingError(f"the optimizer holds frozen parameters: {_some(frozen)}. Leave them out of it")
+        raise TrainingError(
+            f"the optimizer holds frozen parameters: {first_few(frozen)}. Leave them out of it"
+        )
     foreign = [tuple(p.shape) for p in optimized if id(p) not in names]
     if foreign:
         raise TrainingError(
-            f"the optimizer holds parameters that are not the model's, of shapes {_some(foreign)}. Build the "
+            f"the optimizer holds parameters that are not the model's, of shapes {first_few(foreign)}. Build the "
             "optimizer after the model has its final form"
         )
     held = {id(p) for p in optimized}
     lacking = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if lacking:
         raise TrainingError(
-            f"the optimizer lacks parameters that require a gradient: {_some(lacking)}. Add or freeze them"
+            f"the optimizer lacks parameters that require a gradient: {first_few(lacking)}. Add or freeze them"
         )
 
 
@@ -126,12 +128,6 @@ def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 yield "embedding", parameter
             else:
                 yield "other", parameter
-
-
-def _some(items: list[str] | list[tuple[int, ...]]) -> str:
-    """The first five, and how many more there are."""
-    shown = ", ".join(str(item) for item in items[:5])
-    return shown + (f" and {len(items) - 5} more" if len(items) > 5 else "")
 
 
 class WeightAverage:

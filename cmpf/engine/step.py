@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from cmpf.common import distributed
 from cmpf.engine.forward import Forward
-from cmpf.errors import TrainingError
+from cmpf.errors import TrainingError, first_few
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # beside "auto"
 
@@ -78,8 +78,7 @@ class TrainStep:
         loss, values = self._losses(batch)
         bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            return StepResult(losses=values, grad_norm=math.nan, issue=", ".join(bad[:3]) + more)
+            return StepResult(losses=values, grad_norm=math.nan, issue=first_few(bad, 3))
         with record_function("backward"):
             self.precision.backward(loss)
         with record_function("optimizer"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from cmpf.config import Config
 from cmpf.data import Vocabulary, get_spec
 from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME
+from cmpf.errors import first_few
 from cmpf.evaluation import Protocols, Results, format_results, parse_results, read_results
 from cmpf.factory.encoders import mask_sam
 from cmpf.factory.model import PLUGINS, evaluation_size
@@ -121,13 +122,11 @@ def _sam(name: str, checkpoint: str) -> str:
 
 def _data(cfg: Config, vocabulary: Vocabulary) -> str:
     things = sum(vocabulary.is_thing)
-    shown = ", ".join(vocabulary.names[:SHOWN_WORDS])
-    more = vocabulary.num_classes - SHOWN_WORDS
     names = ", ".join(f"`{get_spec(name).name}` ({get_spec(name).kind})" for name in cfg.DATASETS.TRAIN)
     return (
         f"Trained on {names}: {vocabulary.num_classes} classes, {things} things and "
         f"{vocabulary.num_classes - things} kinds of stuff. These are the seen classes, all other words are unseen: "
-        f"{shown}{f' and {more} more' if more > 0 else ''}."
+        f"{first_few(vocabulary.names, SHOWN_WORDS)}."
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cmpf.common.tensors import masks_to_boxes
+from cmpf.errors import first_few
 from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.inference import Instances, Prediction
 from cmpf.inference.conversions import coco_panoptic, coco_results
@@ -239,9 +240,7 @@ def _summary(view: View, upload: Upload, seconds: float) -> str:
         pixels += f", shrunk from {original[1]} × {original[0]}"
     text = f"<strong>{found}</strong> in {seconds:.1f} s · {pixels}"
     if view.missing:
-        named = ", ".join(escape(word) for word in view.missing[:MANY_MISSING])
-        more = len(view.missing) - MANY_MISSING
-        text += f"<br>Not found: {named}{f' and {more} more' if more > 0 else ''}"
+        text += f"<br>Not found: {first_few(map(escape, view.missing), MANY_MISSING)}"
     return text
 
 

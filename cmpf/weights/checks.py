@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from cmpf.errors import WeightsError
+from cmpf.errors import WeightsError, first_few
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX, Naming
 from cmpf.weights.reading import Contents
 from cmpf.weights.saving import ENCODERS_KEY, ModelWithEncoders, TrainedModel
@@ -99,7 +99,7 @@ def check_use(source: str, report: LoadReport) -> None:
             if any(name.startswith(prefix) for name in unused)
         ]
         raise WeightsError(
-            f"{source} holds {len(unused)} weights that the model does not have: {shortened(unused)}. "
+            f"{source} holds {len(unused)} weights that the model does not have: {first_few(unused)}. "
             f"{'. '.join(fixes) or 'Use the configuration that it was trained with'}, or leave them out: "
             "--allow-unused-weights, MODEL.ALLOW_UNUSED_WEIGHTS True, in Python allow_unused_weights=True (cmpf.load) "
             "or allow_unused=True (cmpf.weights.load)"
@@ -174,9 +174,6 @@ def _check_activation(source: str, trained_with: Mapping[str, str], here: Mappin
             )
 
 
-SHOWN = 5  # names of a long list that a message holds
-
-
 @dataclass(frozen=True)
 class PartReport:
     """What became of the weights of one part of a model.
@@ -203,7 +200,7 @@ class PartReport:
             ("in the file only, left out", self.unexpected),
         ):
             if names:
-                lines.append(f"{len(names)} {what}: {shortened(names)}")
+                lines.append(f"{len(names)} {what}: {first_few(names)}")
         return "; ".join(lines)
 
 
@@ -260,16 +257,10 @@ def compare(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> PartRepor
     )
 
 
-def shortened(names: tuple[str, ...]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
-
-
 def _by_start(names: tuple[str, ...]) -> str:
     """Names, those of one module as its name and their number: a second CLIP has hundreds."""
     counts = Counter(name.partition(".")[0] for name in names)
-    return shortened(
+    return first_few(
         tuple(
             f"{count} of {start}.*" if count > 1 else next(n for n in names if n.partition(".")[0] == start)
             for start, count in counts.items()

@@ -11,10 +11,10 @@ from PIL import Image
 
 from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.catalog import DATASETS, get_dataset
-from cmpf.data.datasets.issues import Issue, IssueKind, Issues, issues_text, named
+from cmpf.data.datasets.issues import Issue, IssueKind, Issues, issues_text
 from cmpf.data.datasets.validate import report_of
 from cmpf.data.datasets.validate.files import LabelRules
-from cmpf.errors import DatasetError
+from cmpf.errors import DatasetError, first_few
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def semantic_issues(own: Path, more: str = "") -> list[str]:
     return [f"{issue.kind.name} {issue}".replace(f"{own}/", "") for issue in found]
 
 
-def test_images_without_labels_and_labels_without_image_are_named(own: Path) -> None:
+def test_images_without_labels_and_labels_without_image_are_first_few(own: Path) -> None:
     (own / "images/val/bowl_01.jpg").unlink()
     (own / "labels/val/bowl_02.png").unlink()
     assert semantic_issues(own) == [
@@ -156,7 +156,7 @@ def test_files_are_paired_by_their_suffixes(own: Path) -> None:
     assert semantic_issues(own, "label_suffix: _labels\n") == []
 
 
-def test_sizes_that_differ_are_named(own: Path) -> None:
+def test_sizes_that_differ_are_first_few(own: Path) -> None:
     change_pixels(own / "labels/val/bowl_04.png", lambda pixels: pixels[1:])
     assert semantic_issues(own) == [
         "SIZE labels/val/bowl_04.png: has (95, 96) (H, W), the image has (96, 96)"
@@ -220,7 +220,7 @@ def test_another_value_for_unlabeled_pixels_gets_a_hint(tmp_path: Path) -> None:
     ]
 
 
-def test_many_wrong_labels_are_not_all_named(tmp_path: Path) -> None:
+def test_many_wrong_labels_are_not_all_first_few(tmp_path: Path) -> None:
     wrong = write(tmp_path / "a.png", [[10, 11, 12], [13, 14, 15]])
     (message,) = label_messages(wrong, num_classes=2)
     assert message.startswith("LABEL label 10, 11, 12, 13, 14 and 1 more in 6 pixels")
@@ -284,12 +284,12 @@ def test_every_kind_has_its_own_name_and_a_fix() -> None:
 
 
 def test_long_lists_end_with_how_many_more_there_are() -> None:
-    assert named([1, 2]) == "1, 2"
-    assert named(range(5)) == "0, 1, 2, 3, 4"
-    assert named(range(7)) == "0, 1, 2, 3, 4 and 2 more"
+    assert first_few([1, 2]) == "1, 2"
+    assert first_few(range(5)) == "0, 1, 2, 3, 4"
+    assert first_few(range(7)) == "0, 1, 2, 3, 4 and 2 more"
 
 
-def test_of_many_issues_the_first_twenty_of_a_kind_are_named() -> None:
+def test_of_many_issues_the_first_twenty_of_a_kind_are_first_few() -> None:
     issues = [Issue(IssueKind.MISSING, Path(f"{number}.jpg"), "no such image") for number in range(22)]
     issues.insert(1, Issue(IssueKind.SIZE, Path("a.png"), "has (1, 2)"))
     lines = issues_text("fruit", issues).splitlines()

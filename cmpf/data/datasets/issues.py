@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cmpf.errors import DatasetError
 
-_NAMED_VALUES = 5  # values or names in one message
 _NAMED_ISSUES = 20  # of each kind, in a report
 _NAMED_IN_ERROR = 3  # of each kind, in one line
 
@@ -117,13 +116,6 @@ def by_kind(issues: Iterable[Issue]) -> dict[IssueKind, list[Issue]]:
     for issue in issues:
         kinds.setdefault(issue.kind, []).append(issue)
     return kinds
-
-
-def named(values: Iterable[object]) -> str:
-    """The first few of some values as text, and how many more there are."""
-    listed = [str(value) for value in values]
-    more = len(listed) - _NAMED_VALUES
-    return ", ".join(listed[:_NAMED_VALUES]) + (f" and {more} more" if more > 0 else "")
 
 
 def issues_text(

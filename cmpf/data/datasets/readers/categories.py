@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmpf.data.datasets.issues import IssueKind, Issues, named
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.vocabulary import Vocabulary
+from cmpf.errors import first_few
 
 
 class Categories:
@@ -60,7 +61,7 @@ class Categories:
             name = repr(self._name_of[identity]) if known else "which categories does not list"
             times = "once" if len(users) == 1 else f"{len(users)} times"
             message = f"category id {identity}, {name}, is no {kind} of the vocabulary; used {times}"
-            issues.add(IssueKind.CATEGORY, source, f"{message}, in {named(dict.fromkeys(users))}")
+            issues.add(IssueKind.CATEGORY, source, f"{message}, in {first_few(dict.fromkeys(users))}")
 
     def indices(self, category_ids: Iterable[Any], user: str) -> list[int]:
         """Class indices of those that have one."""

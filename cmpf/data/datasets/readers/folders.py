@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cmpf.common.files import IMAGE_SUFFIXES
-from cmpf.data.datasets.issues import IssueKind, Issues, named
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers.categories import check_class_of_id
 from cmpf.data.vocabulary import Vocabulary
-from cmpf.errors import DatasetError
+from cmpf.errors import DatasetError, first_few
 from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def read_semantic(
     if labeled_only and unlabeled and truths:
         logger.warning(
             "%s: %d of %d images have no label map in %s and are left out: %s",
-            *(images, len(unlabeled), len(image_files), labels, named(unlabeled)),
+            *(images, len(unlabeled), len(image_files), labels, first_few(unlabeled)),
         )
         image_files = {key: path for key, path in image_files.items() if key in truths}
         unlabeled = []

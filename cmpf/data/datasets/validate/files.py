@@ -15,10 +15,10 @@ from PIL import Image
 
 from cmpf.common.files import is_file
 from cmpf.common.processes import map_items
-from cmpf.data.datasets.issues import IssueKind, Issues, named
+from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.segments import compare_ids
-from cmpf.errors import DatasetError, ImageError
+from cmpf.errors import DatasetError, ImageError, first_few
 from cmpf.formats.image import DAMAGED, open_image, read_image
 from cmpf.formats.label_map import MAX_LABEL, read_labels, read_panoptic_ids
 
@@ -183,9 +183,7 @@ class LabelRules:
         present = np.flatnonzero(counts)
         wrong = present[~self._known[present]]
         if wrong.size:
-            message = (
-                f"label {named(wrong)} in {int(counts[wrong].sum())} pixels; {self._allowed(present, wrong)}"
-            )
+            message = f"label {first_few(wrong)} in {int(counts[wrong].sum())} pixels; {self._allowed(present, wrong)}"
             issues.add(IssueKind.LABEL, path, message)
         elif (present == self.ignore_label).all() and not self.released:
             message = f"every pixel has the ignore label {self.ignore_label}: nothing to learn"
@@ -208,7 +206,7 @@ class LabelRules:
     def _allowed(self, present: NDArray[Any], wrong: NDArray[Any]) -> str:
         """What labels are allowed, and a guess at what went wrong."""
         last = self.num_classes - 1
-        words = f"0..{last}" if self.class_of_id is None else f"one of {named(sorted(self.class_of_id))}"
+        words = f"0..{last}" if self.class_of_id is None else f"one of {first_few(sorted(self.class_of_id))}"
         labels = present[present != self.ignore_label]
         hint = ""
         if self.class_of_id is None and labels.min() > 0 and labels.max() == self.num_classes:

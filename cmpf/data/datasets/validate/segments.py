@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmpf.data.datasets.issues import IssueKind, Issues, named
+from cmpf.data.datasets.issues import IssueKind, Issues
+from cmpf.errors import first_few
 from cmpf.formats.label_map import VOID_ID
 
 # Notes on a dataset whose spec has hidden_stuff.
@@ -41,7 +42,7 @@ def compare_ids(
 
     def report(what: str, wrong: list[Any]) -> None:
         if wrong:
-            issues.add(IssueKind.IDS, path, what.format(named(wrong)))
+            issues.add(IssueKind.IDS, path, what.format(first_few(wrong)))
 
     report(f"segment id {{}} given twice in {source.name}", [i for i, n in listed.items() if n > 1])
     report(f"segment id {{}} in {source.name}, but 0 means void", [i for i in listed if i == VOID_ID])
