@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 from cmpf.config import Config
 from cmpf.data import Dataset, DatasetSpec, Vocabulary, dataset_names, get_dataset, get_vocabulary
 from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
-from cmpf.data.datasets.readers.categories import Categories
+from cmpf.data.datasets.readers.folders import Categories
 from cmpf.errors import DatasetError
 from cmpf.factory.vocabularies import build_dataset
 from cmpf.formats.coco_json import read_coco

@@ -22,6 +22,7 @@ from cmpf.evaluation.evaluator import (
     describe,
     gather_by_image,
     mean_over,
+    new_image,
     paired,
     required,
     seen_groups,
@@ -29,7 +30,6 @@ from cmpf.evaluation.evaluator import (
 )
 from cmpf.evaluation.instance import checked_instances
 from cmpf.evaluation.semantic import best_labels, predicted_indices, semantic_metrics
-from cmpf.evaluation.values import new_image
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 _TRAIN_IDS, _LABEL_IDS, _INSTANCE_IDS = "_labelTrainIds", "_labelIds", "_instanceIds"

@@ -1,10 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What every evaluator offers, what evaluators share, and the loop that runs them."""
+"""What every evaluator offers, what evaluators share and predictions may hold, and the loop that runs them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -36,7 +36,7 @@ class Evaluator(Protocol):
 
     Each keeps one small statistic for each image id, so that an image that several processes see (padding of a
     distributed sampler) counts once, and one process and many give the same numbers. In one process an image that
-    comes twice is an error, as is a prediction that holds what no result can be (cmpf/evaluation/values.py).
+    comes twice is an error, as is a prediction that holds what no result can be (cmpf/evaluation/evaluator.py).
     Metric names: plain for all classes, `S_` for seen and `U_` for unseen ones (left out when no seen flags
     were given), `metric-class name` for one class.
     """
@@ -218,3 +218,78 @@ def seen_groups(seen: Sequence[bool] | None, num_classes: int) -> list[tuple[str
         return [("", everything)]
     flags = class_flags("seen", seen, num_classes)
     return [("", everything), ("S_", flags), ("U_", ~flags)]
+
+
+_NAMED = 3  # values in a message
+
+
+def new_image(image_id: Any, known: Container[Any], where: str) -> None:
+    """Makes sure that a process sees each image once.
+
+    Args:
+        known: ids of the images so far.
+        where: opens the error message; names the file.
+    Raises:
+        EvaluationError: the image was there before.
+    """
+    if image_id in known:
+        raise EvaluationError(
+            f"{where}: image_id {image_id!r} came before; give each image once and call reset() between evaluations"
+        )
+
+
+def whole_numbers(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.int64]:
+    """Values of any numeric type as int64.
+
+    Args:
+        what: opens the error message; names the file.
+    Raises:
+        EvaluationError: some are not whole, not finite, or no numbers.
+    """
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    if values.dtype.kind != "f":
+        raise EvaluationError(f"{what} of type {values.dtype}; expected whole numbers")
+    wrong = values[~np.isfinite(values) | (values != np.trunc(values)) | (np.abs(values) >= 2.0**53)]
+    if wrong.size:
+        raise EvaluationError(f"{what}: {shown(wrong)}; expected whole numbers")
+    return values.astype(np.int64)
+
+
+def finite_numbers(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.float64]:
+    """Values of any real type as float64.
+
+    Args:
+        what: opens the error message; names the file.
+    Raises:
+        EvaluationError: some are NaN or infinite, or no numbers.
+    """
+    if values.dtype.kind not in "iuf":
+        raise EvaluationError(f"{what} of type {values.dtype}; expected numbers")
+    numbers = values.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise EvaluationError(f"{what}: {shown(numbers[~np.isfinite(numbers)])}; expected finite numbers")
+    return numbers
+
+
+def binary_masks(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.bool_]:
+    """Masks of bool, or of 0 and 1 in any real type, as bool.
+
+    Args:
+        what: opens the error message; names the file.
+    Raises:
+        EvaluationError: other values.
+    """
+    if values.dtype.kind != "b":
+        other = (values != 0) & (values != 1)
+        if values.dtype.kind not in "iuf" or other.any():
+            wrong = f": {shown(values[other])}" if other.any() else f" of type {values.dtype}"
+            raise EvaluationError(f"{what}{wrong}; expected True and False, or 1 and 0")
+    masks: npt.NDArray[np.bool_] = values.astype(np.bool_)
+    return masks
+
+
+def shown(values: npt.NDArray[Any]) -> str:
+    """The first few values, for a message."""
+    more = ", ..." if values.size > _NAMED else ""
+    return ", ".join(f"{value:g}" for value in values.reshape(-1)[:_NAMED].tolist()) + more

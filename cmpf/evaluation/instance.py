@@ -23,18 +23,15 @@ from cmpf.evaluation.evaluator import (
     ImageId,
     Metrics,
     Results,
+    binary_masks,
     check_size,
     describe,
+    finite_numbers,
     gather_by_image,
+    new_image,
     paired,
     required,
     to_array,
-)
-from cmpf.evaluation.values import (
-    binary_masks,
-    equally_many,
-    finite_numbers,
-    new_image,
     whole_numbers,
 )
 from cmpf.formats.coco_json import LVIS_FREQUENCIES, read_coco
@@ -196,6 +193,17 @@ def checked_instances(sample: Sample, instances: InstanceResult) -> tuple[Masks,
         finite_numbers(scores, f"{where}: scores"),
         whole_numbers(classes, f"{where}: predicted classes"),
     )
+
+
+def equally_many(what: str, **lengths: int) -> None:
+    """Makes sure that lists which belong together are equally long.
+
+    Raises:
+        EvaluationError: they are not.
+    """
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise EvaluationError(f"{what}: {counts}; expected one of each for every detection")
 
 
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"

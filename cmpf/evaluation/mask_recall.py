@@ -14,17 +14,18 @@ from cmpf.errors import EvaluationError
 from cmpf.evaluation.evaluator import (
     Metrics,
     Results,
+    binary_masks,
     check_size,
     describe,
     gather_by_image,
     mean_over,
+    new_image,
     paired,
     percent_ratio,
     required,
     to_array,
 )
 from cmpf.evaluation.semantic import LabelMapEvaluator
-from cmpf.evaluation.values import binary_masks, new_image
 from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 

@@ -20,13 +20,14 @@ from cmpf.evaluation.evaluator import (
     describe,
     gather_by_image,
     mean_over,
+    new_image,
     paired,
     percent_ratio,
     required,
     seen_groups,
     to_array,
+    whole_numbers,
 )
-from cmpf.evaluation.values import new_image, whole_numbers
 from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.types import ModelResult, Sample, SegmentInfo
 

@@ -17,15 +17,17 @@ from cmpf.evaluation.evaluator import (
     Results,
     check_size,
     describe,
+    finite_numbers,
     gather_by_image,
     mean_over,
+    new_image,
     paired,
     percent_ratio,
     required,
     seen_groups,
     to_array,
+    whole_numbers,
 )
-from cmpf.evaluation.values import finite_numbers, new_image, whole_numbers
 from cmpf.formats.label_map import LabelReader
 from cmpf.types import ModelResult, Sample
 

@@ -107,8 +107,6 @@ def _in_folder(folder: Path, title: str, origin: str, need_weights: bool, plugin
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ModelNameError(f"{title} holds no {' and no '.join(missing)}; {origin}")
-    from cmpf.weights.hub import check_foreign  # of folders and the Hub only
-
     check_foreign(title, folder / FOLDER_CONFIG, dataset=folder / FOLDER_DATASET, plugins=plugins)
     overrides: list[Any] = []
     if (dataset := folder / FOLDER_DATASET).is_file():

@@ -21,8 +21,7 @@ from cmpf.data.datasets.readers import (
     read_lvis,
     read_semantic,
 )
-from cmpf.data.datasets.readers.categories import Categories, check_class_of_id
-from cmpf.data.datasets.readers.folders import check_files, find_images
+from cmpf.data.datasets.readers.folders import Categories, check_class_of_id, check_files, find_images
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 from cmpf.types import Sample

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmpf.data.datasets.issues import IssueKind, Issues
-from cmpf.data.datasets.readers.categories import Categories, check_class_of_id
-from cmpf.data.datasets.readers.folders import check_files
+from cmpf.data.datasets.readers.folders import Categories, check_class_of_id, check_files
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
 from cmpf.formats import coco_json

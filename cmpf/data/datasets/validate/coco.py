@@ -12,8 +12,7 @@ from typing import Any
 
 from cmpf.data.datasets.issues import Issue, IssueKind, Issues
 from cmpf.data.datasets.readers import FileNames
-from cmpf.data.datasets.readers.categories import Categories
-from cmpf.data.datasets.readers.folders import find_images
+from cmpf.data.datasets.readers.folders import Categories, find_images
 from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.files import Files, LabelRules, Run
 from cmpf.data.datasets.validate.segments import EXACT_STUFF, HIDDEN_STUFF
