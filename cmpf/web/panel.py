@@ -29,6 +29,7 @@ TASKS = ("panoptic", "semantic", "instance")
 _Parts = tuple[Prediction, "NDArray[np.int32]", "list[Row]", Any]
 OPACITY = 60  # percent, at first
 MANY_MISSING = 12  # words named below the image; the rest is counted
+PHOTO = {"quality": 93, "subsampling": 0}  # of JPEG
 MASK_NAMES = {"decoder": "decoder", "sam": "SAM"}
 WELCOME = (
     "<div class='cmpf-empty'><p><strong>The result appears here.</strong></p>"
@@ -186,9 +187,9 @@ def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
             f"<div class='cmpf-result' data-name='{name}'>",
             _toolbar(),
             f"<div class='cmpf-view' style='--ratio:{width / height:.5f}'>",
-            f"<img class='cmpf-clear' alt='{name} with outlines' src='{_photo(view.clear)}'>",
-            f"<img class='cmpf-tinted' alt='' src='{_photo(view.tinted)}'>",
-            f"<img class='cmpf-ids' alt='' hidden src='{_exact(id_map(view.ids))}'>",
+            f"<img class='cmpf-clear' alt='{name} with outlines' src='{_address(view.clear, 'jpeg', **PHOTO)}'>",
+            f"<img class='cmpf-tinted' alt='' src='{_address(view.tinted, 'jpeg', **PHOTO)}'>",
+            f"<img class='cmpf-ids' alt='' hidden src='{_address(id_map(view.ids), 'png', compress_level=4)}'>",
             "<canvas class='cmpf-spot'></canvas><div class='cmpf-tip' hidden></div></div>",
             f"<p class='cmpf-summary' role='status'>{_summary(view, upload, seconds)}</p>",
             _table(view.rows),
@@ -274,17 +275,8 @@ def _row(row: Row, *, kinds: bool, sources: bool, scores: bool) -> str:
     return f"<tr tabindex='0' data-id='{row.id}' data-tip='{tip}'>{''.join(parts)}</tr>"
 
 
-def _photo(image: Image.Image) -> str:
+def _address(image: Image.Image, kind: str, **options: int) -> str:
+    """An image as an address that holds it; options of Pillow's writer."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=93, subsampling=0)
-    return _address("jpeg", buffer)
-
-
-def _exact(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=4)
-    return _address("png", buffer)
-
-
-def _address(kind: str, buffer: io.BytesIO) -> str:
+    image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -164,11 +164,7 @@ def save_folder(
 
 def _portable(cfg: Config) -> Config:
     """The configuration without what holds on this machine only."""
-    for key, value in (
-        ("MODEL.CMPF.CLIP.PRETRAINED", cfg.MODEL.CMPF.CLIP.PRETRAINED),
-        ("MODEL.CMPF.SAM.CHECKPOINT", cfg.MODEL.CMPF.SAM.CHECKPOINT),
-        ("TEST.ENSEMBLE.SAM_CHECKPOINT", cfg.TEST.ENSEMBLE.SAM_CHECKPOINT),
-    ):
+    for key, value in _encoder_files(cfg).items():
         if Path(value).is_file():
             logger.warning("%s is the file %s: others need it too, and at this place", key, value)
     here = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": "auto", "NUM_THREADS": 0, "OUTPUT_DIR": "./output"}
@@ -178,6 +174,15 @@ def _portable(cfg: Config) -> Config:
     datasets = {"DATASETS.TRAIN": _shipped(cfg.DATASETS.TRAIN), "DATASETS.TEST": _shipped(cfg.DATASETS.TEST)}
     plugins = {"MODEL.CMPF.PLUGINS": tuple(module_name(name) for name in cfg.MODEL.CMPF.PLUGINS)}
     return with_overrides(cfg, {**here, **masks, **datasets, **plugins})
+
+
+def _encoder_files(cfg: Config) -> dict[str, str]:
+    """Keys that may name a file of an encoder's weights, and their values."""
+    return {
+        "MODEL.CMPF.CLIP.PRETRAINED": cfg.MODEL.CMPF.CLIP.PRETRAINED,
+        "MODEL.CMPF.SAM.CHECKPOINT": cfg.MODEL.CMPF.SAM.CHECKPOINT,
+        "TEST.ENSEMBLE.SAM_CHECKPOINT": cfg.TEST.ENSEMBLE.SAM_CHECKPOINT,
+    }
 
 
 def _shipped(names: Sequence[str]) -> tuple[str, ...]:
@@ -243,12 +248,8 @@ def check_foreign(title: str, config: Path, *, dataset: Path, plugins: Sequence[
 
 def _named_files(cfg: Config, dataset: str) -> Iterator[str]:
     """KEY VALUE of each key that names a file or folder."""
-    ensemble, ours = cfg.TEST.ENSEMBLE, cfg.MODEL.CMPF
-    for key, value in (
-        ("MODEL.CMPF.CLIP.PRETRAINED", ours.CLIP.PRETRAINED),
-        ("MODEL.CMPF.SAM.CHECKPOINT", ours.SAM.CHECKPOINT),
-        ("TEST.ENSEMBLE.SAM_CHECKPOINT", ensemble.SAM_CHECKPOINT),
-    ):
+    ensemble = cfg.TEST.ENSEMBLE
+    for key, value in _encoder_files(cfg).items():
         if _is_path(value):
             yield f"{key} {value}"
     if ensemble.SOURCE == "cache" or ensemble.CACHE_DIR:
