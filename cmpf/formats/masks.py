@@ -127,12 +127,43 @@ def _unpacked(rle: RLE, where: str) -> Mask:
     return mask
 
 
-def encode_mask(mask: NDArray[Any]) -> RLE:
-    """A mask (H, W) as run lengths packed into text, as JSON files hold them."""
+def encode_mask(
+    mask: NDArray[Any], *, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
+) -> RLE:
+    """A mask as run lengths packed into text, as JSON files hold them.
+
+    Args:
+        mask: (H, W), or a window (h, w) of it outside of which nothing is.
+        corner: the window's first row and column. size: (H, W); None = the mask is whole.
+    """
     from pycocotools import mask as coco_mask
 
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+    height, width = size or mask.shape
+    runs = _runs(mask, corner, height)
+    lengths = np.diff(runs, prepend=0, append=height * width) if len(runs) else np.array([height * width])
+    if len(lengths) > 1 and lengths[-1] == 0:  # inside up to the end
+        lengths = lengths[:-1]
+    rle = {"size": [int(height), int(width)], "counts": lengths.tolist()}
+    return {**rle, "counts": coco_mask.frPyObjects(rle, height, width)["counts"].decode("ascii")}
+
+
+def _runs(mask: NDArray[Any], corner: tuple[int, int], height: int) -> NDArray[np.int64]:
+    """Where runs of a mask's pixels begin and end, one after the other, counted down the columns of the whole image."""
+    x, y, w, h = mask_box(mask) if mask.any() else (0, 0, 0, 0)
+    # A column each, with a gap after it, in which every run ends.
+    columns = np.zeros((w, h + 1), dtype=np.bool_)
+    columns[:, :h] = mask[y : y + h, x : x + w].T
+    flat = columns.reshape(-1)
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    column, row = np.divmod(changes, h + 1)
+    places = (column + x + corner[1]) * height + row + y + corner[0]
+    if h < height:
+        return places
+    # Runs that go on at the top of the next column are one.
+    joined = places[1:-1:2] == places[2::2]
+    stay = np.ones(len(places), dtype=np.bool_)
+    stay[1:-1:2] = stay[2::2] = ~joined
+    return places[stay]
 
 
 def rle_area(rle: RLE) -> int:

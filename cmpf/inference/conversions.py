@@ -87,13 +87,9 @@ def segments_of(
     ids: NDArray[np.int32], infos: Sequence[SegmentInfo], names: Sequence[str]
 ) -> tuple[Segment, ...]:
     """Segments with names and boxes, for ids (H, W) and what the model says of them."""
-    from scipy import ndimage  # a tenth of a second, which loading a model need not wait for
-
-    count = max((info["id"] for info in infos), default=0)
-    places = ndimage.find_objects(ids, max_label=count)
-    # Some rows at a time, because they are counted as 64-bit numbers.
-    tiles = (ids[top : top + _ROWS].reshape(-1) for top in range(0, len(ids), _ROWS))
-    areas = sum((np.bincount(tile, minlength=count + 1) for tile in tiles), np.zeros(count + 1, np.int64))
+    count = 1 + max((info["id"] for info in infos), default=0)
+    of_rows, of_columns = _pixels(ids, count)
+    areas = of_rows.sum(axis=0)
     return tuple(
         Segment(
             id=info["id"],
@@ -102,16 +98,33 @@ def segments_of(
             isthing=info["isthing"],
             score=float(info["score"]),
             area=int(areas[info["id"]]),
-            bbox=_box(*places[info["id"] - 1]),
+            bbox=_box(of_rows[:, info["id"]], of_columns[:, info["id"]]),
             source=info.get("source", "decoder"),
         )
         for info in infos
     )
 
 
-def _box(rows: slice, columns: slice) -> tuple[int, int, int, int]:
+def _pixels(ids: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many pixels of each id, 0 .. count - 1, are in each row (H, count), and in each column (W, count)."""
+    height, width = ids.shape
+    of_rows, of_columns = np.zeros((height, count), np.int64), np.zeros((width, count), np.int64)
+    for top in range(0, height, _ROWS):  # some at a time, because they are counted as 64-bit numbers
+        tile = ids[top : top + _ROWS].astype(np.int64)
+        numbers = tile + count * np.arange(len(tile))[:, None]
+        of_rows[top : top + _ROWS] = np.bincount(numbers.ravel(), minlength=len(tile) * count).reshape(
+            -1, count
+        )
+        numbers = tile + count * np.arange(width)
+        of_columns += np.bincount(numbers.ravel(), minlength=width * count).reshape(-1, count)
+    return of_rows, of_columns
+
+
+def _box(of_rows: NDArray[np.int64], of_columns: NDArray[np.int64]) -> tuple[int, int, int, int]:
     """COCO's order."""
-    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+    rows, columns = np.flatnonzero(of_rows), np.flatnonzero(of_columns)
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
 
 
 def instances_of(result: InstanceResult) -> Instances:

@@ -96,7 +96,8 @@ def _panoptic(prediction: Prediction) -> Iterator[SegmentRecord]:
         return
     ids = prediction.panoptic
     for segment in prediction.segments:
-        x, y, width, height = (float(side) for side in segment.bbox)
+        x, y, width, height = segment.bbox
+        window = ids[y : y + height, x : x + width] == segment.id
         yield SegmentRecord(
             id=segment.id,
             category_id=segment.category_id,
@@ -104,10 +105,10 @@ def _panoptic(prediction: Prediction) -> Iterator[SegmentRecord]:
             isthing=segment.isthing,
             score=segment.score,
             area=segment.area,
-            bbox=(x, y, width, height),
+            bbox=(float(x), float(y), float(width), float(height)),
             source=segment.source,
             task=PANOPTIC,
-            **_run_lengths(ids == segment.id),
+            **_run_lengths(encode_mask(window, corner=(y, x), size=ids.shape)),
         )
 
 
@@ -127,12 +128,11 @@ def _instances(prediction: Prediction) -> Iterator[SegmentRecord]:
             bbox=(x0, y0, x1 - x0, y1 - y0),
             source=str(source),
             task=INSTANCE,
-            **_run_lengths(mask),
+            **_run_lengths(encode_mask(mask)),
         )
 
 
-def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    rle = encode_mask(mask)
+def _run_lengths(rle: RLE) -> dict[str, Any]:
     return {"size": tuple(rle["size"]), "counts": rle["counts"]}
 
 

@@ -23,8 +23,8 @@ _SMOOTHING = 1.0  # pixels of the small image; rounds the stairs of an enlarged 
 _MAX_BLUR = 12.0  # canvas pixels; images of a few pixels keep their stairs, blurring them would take minutes
 _MUST_SURVIVE = 0.6  # of an enlarged region's area; thin ones that smoothing would eat keep their stairs
 _DARK, _WHITE = (18, 18, 24), (255, 255, 255)
-_GRAY = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)  # Rec. 601 luma
-_TILE = 256  # rows
+_GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601 luma
+_TILE = 128  # rows
 
 
 class Canvas:
@@ -163,17 +163,15 @@ def _paint(
         around = slice(max(0, top - margin), top + _TILE + margin)
         own = slice(top - around.start, top - around.start + _TILE)
         numbers = regions[top : top + _TILE]
-        tile = pixels[top : top + _TILE].astype(np.float32)
+        tile = np.moveaxis(pixels[top : top + _TILE], 2, 0).astype(np.float32, order="C")
         _tint(tile, numbers, colors, opacity)
         border = _borders(regions[around])
         if border.any():
             near, distance = near_border(border, light_end, own)
-            line = tile.reshape(-1, 3)
-            line[near] = _outlined(
-                line[near], numbers.reshape(-1)[near], distance, colors, dark_end, light_end
-            )
+            places = numbers.reshape(-1).take(near)
+            _outline(tile.reshape(3, -1), near, places, distance, colors, dark_end, light_end)
         tile += 0.5  # never below 0 or above 255.5: all are means of colors
-        pixels[top : top + _TILE] = tile
+        pixels[top : top + _TILE] = np.moveaxis(tile, 0, 2)
 
 
 def near_border(
@@ -185,13 +183,16 @@ def near_border(
     As scipy's distance transform of the whole has them, which takes ten times as long, for it looks at all distances.
     """
     steps = int(np.ceil(reach)) - 1
-    far = np.uint16((steps + 1) ** 2)
-    across = np.where(border, np.uint16(0), far)  # squares of the distances along a row
+    far = (steps + 1) ** 2
+    kind = np.uint8 if far + steps**2 < 2**8 else np.uint16  # many at once; none is above 2 * far
+    flags: npt.NDArray[Any] = border.astype(kind)
+    closer = flags * kind(far)  # far less the squares of the distances along a row
     for step in range(1, steps + 1):
         left, right = np.s_[:, :-step], np.s_[:, step:]
-        for side, other in ((left, right), (right, left)):
-            nearer = np.where(border[other], np.uint16(step * step), far)
-            np.minimum(across[side], nearer, out=across[side])
+        closeness = flags * kind(far - step * step)
+        np.maximum(closer[left], closeness[right], out=closer[left])
+        np.maximum(closer[right], closeness[left], out=closer[right])
+    across = kind(far) - closer
     squares = across[rows].copy()
     start, stop, _ = rows.indices(len(border))
     for step in range(1, steps + 1):
@@ -199,37 +200,45 @@ def near_border(
             first = min(max(start, -shift), stop)
             last = max(min(stop, len(border) - shift), first)
             part = squares[first - start : last - start]
-            np.minimum(part, across[first + shift : last + shift] + np.uint16(step * step), out=part)
-    near = np.flatnonzero(squares < reach * reach)
+            np.minimum(part, across[first + shift : last + shift] + kind(step * step), out=part)
+    near = np.flatnonzero(squares < int(np.ceil(reach * reach)))
     return near, np.sqrt(squares.reshape(-1)[near], dtype=np.float32)
 
 
 def _tint(tile: Pixels, numbers: Regions, colors: Sequence[Color | None], opacity: float) -> None:
-    """Tints pixels (h, w, 3) by region, in place."""
-    strength = opacity * _painted(colors)
+    """Tints pixels (3, h, w) by region, in place."""
+    painted, places = np.array([color is not None for color in colors]), numbers.astype(np.intp)
+    there = painted.take(places)
+    share = np.float32(opacity)
+    table = np.array([color or _DARK for color in colors], dtype=np.float32) * share
     # The image fades to gray first, or a red ball in a green class would look brown, like another.
-    gray = (tile.reshape(-1, 3) @ _GRAY).reshape(numbers.shape) * np.take(strength * (1 - strength), numbers)
-    table = np.array([color or _DARK for color in colors], dtype=np.float32) * strength[:, None]
-    tile *= np.take(np.square(1 - strength), numbers)[..., None]
-    tile += gray[..., None]
-    tile += np.take(table, numbers, axis=0)
+    gray = sum((weight * plane for weight, plane in zip(_GRAY, tile, strict=True)), np.float32(0))
+    gray *= share * (1 - share)
+    for channel, plane in enumerate(tile):
+        tinted = plane * np.square(1 - share)
+        tinted += gray
+        tinted += table[:, channel].take(places)
+        np.copyto(plane, tinted, where=there)
 
 
-def _outlined(
-    line: Pixels,
+def _outline(
+    tile: Pixels,
+    near: npt.NDArray[np.intp],
     numbers: Regions,
     distance: Pixels,
     colors: Sequence[Color | None],
     dark_end: float,
     light_end: float,
-) -> Pixels:
-    """Pixels (N, 3) near a border: dark up to one distance from it, of a light tone of the color up to another."""
+) -> None:
+    """Pixels (3, N) near a border: dark up to one distance from it, of a light tone of the color up to another."""
     light_table = np.array([mix(color or _WHITE, _WHITE, 0.55) for color in colors], dtype=np.float32)
-    light = 0.9 * _painted(colors)[numbers] * np.clip(light_end - distance, 0, 1)
-    line += (light_table[numbers] - line) * light[:, None]
+    light = 0.9 * _painted(colors).take(numbers) * np.clip(light_end - distance, 0, 1)
     dark = 0.85 * np.clip(dark_end - distance, 0, 1)
-    line += (np.array(_DARK, dtype=np.float32) - line) * dark[:, None]
-    return line
+    for plane, tones, darkest in zip(tile, light_table.T, _DARK, strict=True):
+        line = plane.take(near)
+        line += (tones.take(numbers) - line) * light
+        line += (np.float32(darkest) - line) * dark
+        plane[near] = line
 
 
 def _painted(colors: Sequence[Color | None]) -> npt.NDArray[np.float32]:

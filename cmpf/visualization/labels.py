@@ -46,12 +46,14 @@ def font_for(text: str, size: int) -> Font:
     return ImageFont.load_default(size)
 
 
+@lru_cache(maxsize=1024)
 def text_width(text: str, font: Font) -> float:
     """Width of a text in pixels."""
     left, _, right, _ = font.getbbox(text)
     return right - left
 
 
+@lru_cache(maxsize=64)
 def line_height(font: Font) -> float:
     """Height of a line in pixels, from the top of "A" to the foot of "g"."""
     _, top, _, bottom = font.getbbox("Ag")
@@ -183,15 +185,30 @@ def _draw_tag(image: Image.Image, tag: _Tag, color: Color, rect: Rect) -> None:
     radius, rim = 0.3 * (y1 - y0), max(1, round(0.06 * (y1 - y0)))
     _rounded(image, (x0 - rim, y0 - rim, x1 + rim, y1 + rim), radius + rim, mix(color, _PAPER, 0.25))
     _rounded(image, (x0, y0, x1, y1), radius, tag_color(color))
-    middle = ((x0 + x1) / 2, (y0 + y1) / 2)
-    ImageDraw.Draw(image).text(middle, tag.text, _PAPER, tag.font, anchor="mm")
+    beyond = y1 - y0  # some letters reach over the box
+    image.paste(_PAPER, (x0 - beyond, y0 - beyond), _written(tag.text, tag.font, (x1 - x0, y1 - y0), beyond))
 
 
 def _rounded(image: Image.Image, rect: Rect, radius: float, color: Color) -> None:
     """A filled rectangle with round corners; pixels at its edge are mixed."""
     x0, y0, x1, y1 = (round(value) for value in rect)
-    large = Image.new("L", ((x1 - x0) * _SUPERSAMPLE, (y1 - y0) * _SUPERSAMPLE), 0)
+    image.paste(color, (x0, y0), _corners((x1 - x0, y1 - y0), radius))
+
+
+# The same names come in one image after the other.
+@lru_cache(maxsize=256)
+def _written(text: str, font: Font, size: tuple[int, int], beyond: int) -> Image.Image:
+    """How much of each pixel of a box (width, height), and of some pixels around it, a text in its middle covers."""
+    ink = Image.new("L", (size[0] + 2 * beyond, size[1] + 2 * beyond), 0)
+    ImageDraw.Draw(ink).text((ink.width / 2, ink.height / 2), text, 255, font, anchor="mm")
+    return ink
+
+
+@lru_cache(maxsize=256)
+def _corners(size: tuple[int, int], radius: float) -> Image.Image:
+    """How much of each pixel of a box (width, height) lies inside its round corners."""
+    large = Image.new("L", (size[0] * _SUPERSAMPLE, size[1] * _SUPERSAMPLE), 0)
     ImageDraw.Draw(large).rounded_rectangle(
         (0, 0, large.width - 1, large.height - 1), radius=radius * _SUPERSAMPLE, fill=255
     )
-    image.paste(color, (x0, y0), large.resize((x1 - x0, y1 - y0), Image.Resampling.BOX))
+    return large.resize(size, Image.Resampling.BOX)

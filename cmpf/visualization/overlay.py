@@ -25,6 +25,7 @@ Mask = npt.NDArray[np.bool_]
 Masks = Any  # an array (N, H, W) of bool, or what reads like it: a shape, and a mask (H, W) at each index
 _GRID_SIDE = 160  # cells per side on which pieces of a semantic region are told apart
 _MANY = 2**16  # numbers of regions below which a table of all is made
+_ROWS = 64  # that are looked at together
 _PIECE_SHARE = 0.005  # of the image; smaller pieces beside the largest one get no label of their own
 
 
@@ -179,8 +180,9 @@ def _places(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.
     largest = int(values.max(initial=0))
     small = values.min(initial=0) >= 0 and largest < _MANY  # as a rule; then a table is ten times as fast
     table = place(np.arange(largest + 1)) if small else numbers
-    for row, own in zip(places, values, strict=True):
-        row[:] = table[own] if small else place(own)
+    for top in range(0, len(values), _ROWS):  # an index takes more room than a number
+        own = values[top : top + _ROWS]
+        places[top : top + _ROWS] = table.take(own) if small else place(own)
     return places
 
 

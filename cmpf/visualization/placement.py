@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 Mask = npt.NDArray[np.bool_]
+Squares = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
 Rect = tuple[float, float, float, float]  # x0, y0, x1, y1
 Point = tuple[float, float]  # x, y
 Box = tuple[slice, slice]  # rows and columns of cells
@@ -68,9 +68,12 @@ class _Grid:
         """Sum over the cells under a rectangle of canvas pixels."""
         height, width = self.sums.shape
         top, left = self.first
-        x0, x1 = (min(max(round(x / self.step) - left, 0), width - 1) for x in (rect[0], rect[2]))
-        y0, y1 = (min(max(round(y / self.step) - top, 0), height - 1) for y in (rect[1], rect[3]))
-        return float(self.sums[y1, x1] - self.sums[y0, x1] - self.sums[y1, x0] + self.sums[y0, x0])
+        x0 = min(max(round(rect[0] / self.step) - left, 0), width - 1)
+        y0 = min(max(round(rect[1] / self.step) - top, 0), height - 1)
+        x1 = min(max(round(rect[2] / self.step) - left, 0), width - 1)
+        y1 = min(max(round(rect[3] / self.step) - top, 0), height - 1)
+        sums = self.sums
+        return float(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0])
 
 
 def grid_step(canvas: tuple[int, int]) -> int:
@@ -176,13 +179,25 @@ def _deep_points(own: Mask, box: Box, size: tuple[float, float], step: int) -> I
         left[max(0, y - away_y) : y + away_y + 1, max(0, x - away_x) : x + away_x + 1] = 0
 
 
-def _squared_depths(own: Mask) -> npt.NDArray[np.int32]:
-    """Squares of the distances of a region's cells to the nearest cell outside, 0 there; the frame is outside."""
-    border = ndimage.distance_transform_edt(np.pad(own, 1), return_distances=False, return_indices=True)
-    rows, columns = border[0, 1:-1, 1:-1], border[1, 1:-1, 1:-1]
-    down = rows - np.arange(1, len(own) + 1, dtype=np.int32)[:, None]
-    right = columns - np.arange(1, own.shape[1] + 1, dtype=np.int32)
-    squares: npt.NDArray[np.int32] = down * down + right * right
+def _squared_depths(own: Mask) -> Squares:
+    """Squares of the distances of a region's cells to the nearest cell outside, 0 there; the frame is outside.
+
+    As scipy's distance transform has them, which takes three times as long.
+    """
+    height, width = own.shape
+    kind = np.uint16 if (max(height, width) + 1) ** 2 < 2**17 else np.int32  # many at once; see below
+    columns = np.arange(1, width + 1, dtype=kind)
+    last = np.maximum.accumulate(np.where(own, kind(0), columns), axis=1)
+    next_ = np.minimum.accumulate(np.where(own, kind(width + 1), columns)[:, ::-1], axis=1)[:, ::-1]
+    framed = np.zeros((height + 2, width), dtype=kind)
+    np.square(np.minimum(columns - last, next_ - columns), out=framed[1:-1])  # along the row
+    squares = framed[1:-1].copy()
+    step = 1
+    while step * step < int(squares.max(initial=0)):  # so that a sum is below twice the square of half a side
+        below, above = squares[step - 1 :], squares[: height + 1 - step]
+        np.minimum(below, framed[: height + 1 - step] + kind(step * step), out=below)
+        np.minimum(above, framed[step + 1 :] + kind(step * step), out=above)
+        step += 1
     return squares
 
 

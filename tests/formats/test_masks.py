@@ -133,6 +133,21 @@ def test_random_masks_keep_their_packed_runs() -> None:
         assert segmentation_issue(rle, height=height, width=width) == ""
 
 
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.95, 1.0])
+def test_packed_runs_are_those_of_pycocotools_for_a_mask_and_for_a_window_of_it(density: float) -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(40):
+        height, width, top, left = (int(side) for side in generator.integers(1, 9, 4))
+        window = generator.random((height, width)) < density
+        window[:, width // 2 :] |= generator.random() < 0.5  # columns that are inside from end to end
+        below, right = (int(side) for side in generator.integers(0, 2, 2))
+        for before, after in [((0, 0), (0, 0)), ((top, left), (below, right)), ((0, left), (0, right))]:
+            mask = np.pad(window, list(zip(before, after, strict=True)))
+            counts = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
+            assert encode_mask(mask) == {"size": list(mask.shape), "counts": counts}
+            assert encode_mask(window, corner=before, size=mask.shape) == encode_mask(mask)
+
+
 def test_a_mask_of_an_impossible_image_is_refused_before_memory_is_taken() -> None:
     issue = segmentation_issue([[0, 0, 4, 0, 4, 4]], height=8, width=10**12)
     assert issue == "a mask in an image of [8, 1000000000000], more than 268,435,456 pixels"
