@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cmpf.common.cpu import available_memory, usable_cores
@@ -69,13 +68,11 @@ class Elsewhere:
 
     def run(self, sources: Sequence[Source], stopped: Callable[[], bool]) -> Iterator[Finished]:
         """See Replica.run; each process gets some images at a time, and two lots ahead at most."""
-        # Of few images, or at the end, no process shall have much while others have nothing.
-        size = max(1, min(CHUNK, len(sources) // (4 * self.count)))
-        rest = iter(sources)
+        lots = _lots(sources, self.count)
         working: set[Future[list[Finished]]] = set()
         with _told():
             while True:
-                while len(working) < 2 * self.count and not stopped() and (lot := list(islice(rest, size))):
+                while len(working) < 2 * self.count and not stopped() and (lot := next(lots, None)):
                     working.add(self.pool.submit(_run, lot))
                 if not working:
                     return
@@ -84,6 +81,15 @@ class Elsewhere:
                     yield from future.result()
                 if stopped():
                     working = {future for future in working if not future.cancel()}
+
+
+def _lots(sources: Sequence[Source], count: int) -> Iterator[list[Source]]:
+    """Up to CHUNK images at a time, and fewer toward the end: no process shall have much while others have nothing."""
+    first = 0
+    while first < len(sources):
+        size = max(1, min(CHUNK, (len(sources) - first) // (4 * count)))
+        yield list(sources[first : first + size])
+        first += size
 
 
 @contextmanager

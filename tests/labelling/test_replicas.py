@@ -19,7 +19,7 @@ from PIL import Image
 
 from cmpf.labelling import replicas
 from cmpf.labelling.ahead import Room, Taken
-from cmpf.labelling.replicas import LEAST_IMAGES, usual_processes
+from cmpf.labelling.replicas import CHUNK, LEAST_IMAGES, _lots, usual_processes
 from cmpf.shapeworld.scene import generate_scene
 
 GIB = 2**30
@@ -77,6 +77,16 @@ def test_who_holds_images_that_wait_for_another_does_not_wait_for_room() -> None
     assert one.take(4, anyway=True)
     assert other.take(5, anyway=True)
     assert one.take(9, anyway=True)  # at once: the batch of the 4 begins with it
+
+
+def test_processes_get_many_images_at_a_time_and_fewer_toward_the_end() -> None:
+    images = list(range(200))
+    lots = list(_lots(images, 2))  # type: ignore[arg-type]
+    assert [image for lot in lots for image in lot] == images
+    sizes = [len(lot) for lot in lots]
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (CHUNK, 1)
+    assert list(_lots([], 2)) == []
 
 
 @pytest.mark.slow
