@@ -196,15 +196,6 @@ BITMASKS_ONLY = Case(name="bdd100k_semantic", make=(partial(make_bdd100k, masks=
 MASK = "bdd100k/labels/sem_seg/masks/val/7d06fefd-f7be05a6.png"
 
 
-def test_released_masks_are_used_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    MASKS_ONLY.write(tmp_path)
-    before = files(tmp_path)
-    assert MASKS_ONLY.run(tmp_path) == 0
-    assert "the release is used as it is" in capsys.readouterr().out
-    assert files(tmp_path) == before
-    assert MASKS_ONLY.check(tmp_path) == 0
-
-
 def test_masks_made_from_bitmasks_are_those_of_the_release(tmp_path: Path) -> None:
     SEMANTIC.write(tmp_path)
     released = np.array(Image.open(tmp_path / MASK))
@@ -251,13 +242,16 @@ LABELS = "mapillary_vistas/validation/labels/0035fkbjWljhaftpVM37-g.png"
 VISTAS_PANOPTIC = "mapillary_vistas/validation/panoptic/0035fkbjWljhaftpVM37-g.png"
 
 
-def test_the_release_of_v1_2_is_used_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    CASE.write(tmp_path)
+@pytest.mark.parametrize("case", [MASKS_ONLY, CASE], ids=str)
+def test_released_labels_are_used_as_they_are(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.write(tmp_path)
     before = files(tmp_path)
-    assert CASE.run(tmp_path) == 0
+    assert case.run(tmp_path) == 0
     assert "the release is used as it is" in capsys.readouterr().out
     assert files(tmp_path) == before
-    assert CASE.check(tmp_path) == 0
+    assert case.check(tmp_path) == 0
 
 
 def test_labels_are_palette_images_of_ids_less_one(tmp_path: Path) -> None:

@@ -187,16 +187,6 @@ def test_a_texture_is_the_same_for_a_seed_and_another_for_another(name):
     assert not np.array_equal(one, other)
 
 
-def test_pooled_mean_and_deviation_tell_all_textures_apart():
-    centers = np.array(
-        [np.mean([_texture_statistics(name, seed) for seed in range(10)], axis=0) for name in NAMES]
-    )
-    for index, name in enumerate(NAMES):
-        for seed in range(100, 105):
-            distance = np.linalg.norm(centers - _texture_statistics(name, seed), axis=1)
-            assert distance.argmin() == index, name
-
-
 def test_mix_interpolates_and_clips():
     colors = mix((0, 100, 200), (100, 100, 0), np.array([[-1.0, 0.25, 2.0]], np.float32))
     # A quarter of the way: (25, 100, 150).
@@ -248,11 +238,14 @@ def test_a_pattern_grows_with_the_unit(material):
     assert 1.6 < changes[0] / changes[1] < 2.5
 
 
-def test_pooled_mean_and_deviation_tell_all_materials_apart():
-    centers = np.array(
-        [np.mean([_surface_statistics(m, seed) for seed in range(10)], axis=0) for m in MATERIALS]
-    )
-    for index, material in enumerate(MATERIALS):
+@pytest.mark.parametrize(
+    ("statistics", "names"),
+    [(_texture_statistics, NAMES), (_surface_statistics, MATERIALS)],
+    ids=["stuff", "things"],
+)
+def test_pooled_mean_and_deviation_tell_all_apart(statistics, names):
+    centers = np.array([np.mean([statistics(name, seed) for seed in range(10)], axis=0) for name in names])
+    for index, name in enumerate(names):
         for seed in range(100, 110):
-            distance = np.linalg.norm(centers - _surface_statistics(material, seed), axis=1)
-            assert distance.argmin() == index, material
+            distance = np.linalg.norm(centers - statistics(name, seed), axis=1)
+            assert distance.argmin() == index, name
