@@ -7,6 +7,7 @@ Each command is a module with `add_parser`; torch is imported when a command run
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,8 +60,15 @@ exit codes: 0 done, 1 error (one line; --debug shows the traceback), 2 wrong usa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
-    return run_command(make_parser().parse_args(argv), prefix="cmpf")
+    """Runs one command line and returns its exit code.
+
+    Args:
+        argv: the words; None = those of this process, which ends then.
+    """
+    code = run_command(make_parser().parse_args(argv), prefix="cmpf")
+    if argv is None:
+        gc.freeze()  # or Python, at its end, looks at all that torch and a model are made of: half a second
+    return code
 
 
 def make_parser() -> argparse.ArgumentParser:

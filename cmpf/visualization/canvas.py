@@ -171,7 +171,8 @@ def _paint(
             places = numbers.reshape(-1).take(near)
             _outline(tile.reshape(3, -1), near, places, distance, colors, dark_end, light_end)
         tile += 0.5  # never below 0 or above 255.5: all are means of colors
-        pixels[top : top + _TILE] = np.moveaxis(tile, 0, 2)
+        for channel, plane in enumerate(tile):  # three times as fast as all at once
+            pixels[top : top + _TILE, :, channel] = plane
 
 
 def near_border(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import shlex
@@ -86,6 +87,16 @@ def test_help_texts_of_all_commands_are_there_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("examples:") == len(NAMES)
+
+
+def test_only_a_process_that_ends_leaves_its_objects_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    assert main(["models"]) == 0
+    assert not frozen
+    monkeypatch.setattr(sys, "argv", ["cmpf", "models"])
+    assert main() == 0
+    assert frozen
 
 
 def test_done_is_exit_code_0() -> None:
