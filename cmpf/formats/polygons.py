@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cmpf.formats.masks import Mask
 
@@ -27,6 +26,8 @@ def mask_polygons(mask: Mask, *, tolerance: float = TOLERANCE) -> list[Polygon]:
     """
     if not mask.any():
         return []
+    from scipy import ndimage  # a tenth of the time to a first prediction, which needs no polygons
+
     parts, count = ndimage.label(mask)  # neighbors share an edge
     found = []
     for number, window in enumerate(ndimage.find_objects(parts, count), start=1):

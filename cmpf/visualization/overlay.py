@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from cmpf.common.regions import worth_showing
 from cmpf.errors import VocabularyError
@@ -208,6 +207,8 @@ def finished(
 
 def pieces_of(mask: Mask | Region, step: int) -> list[Mask]:
     """The largest connected piece of a region and others that are large enough for a label, thinned by a step."""
+    from scipy import ndimage  # see Canvas
+
     coarse = max(1, round(max(mask.shape) / _GRID_SIDE))
     cells, every = thinned(mask, coarse), thinned(mask, step)
     numbered, count = ndimage.label(cells)

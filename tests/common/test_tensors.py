@@ -249,6 +249,18 @@ def test_islands_below_a_share_of_the_largest_one_go() -> None:
     assert not remove_islands(masks, min_share=1.0)[1].any()
 
 
+@pytest.mark.parametrize("density", [0.1, 0.4, 0.6, 0.9])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 8), (30, 40)])
+def test_regions_are_those_that_scipy_finds(shape: tuple[int, int], density: float) -> None:
+    masks = np.random.default_rng(5).random((6, *shape)) < density
+    kept = remove_islands(masks, min_share=0.5)
+    for given, found in zip(masks, kept, strict=True):
+        labels, _ = ndimage.label(given, structure=np.ones((3, 3)))
+        areas = np.bincount(labels.reshape(-1))[1:]
+        large = np.flatnonzero(areas >= 0.5 * areas.max(initial=0)) + 1
+        assert (found == np.isin(labels, large)).all()
+
+
 def test_no_masks_have_no_regions() -> None:
     nothing = np.zeros((0, 4, 5), dtype=bool)
     assert remove_islands(nothing, min_share=0.1).shape == (0, 4, 5)
