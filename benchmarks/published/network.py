@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpf.encoders.frozen import OneDNNLinear
-from cmpf.encoders.sam import FusedAttention
+from cmpf.encoders.linear import InferenceLinear
+from cmpf.encoders.sam_attention import FusedAttention
 from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
 from cmpf.modeling.heads import PredictionHead
 from cmpf.modeling.transformer_decoder import TransformerDecoder
@@ -175,11 +175,11 @@ def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 def plain_linear() -> Iterator[None]:
     """Inside, or in a function decorated with it, CMPF's linear layers are those of PyTorch."""
 
-    def forward(layer: OneDNNLinear, x: Tensor) -> Tensor:
+    def forward(layer: InferenceLinear, x: Tensor) -> Tensor:
         plain = F.linear(x, layer.weight, layer.bias)
         return F.gelu(plain) if layer.gelu else plain
 
-    with patch.object(OneDNNLinear, "forward", forward):
+    with patch.object(InferenceLinear, "forward", forward):
         yield
 
 

@@ -13,7 +13,8 @@ from torchvision.ops import nms
 
 from cmpf.common.regions import remove_small_regions
 from cmpf.common.tensors import masks_to_boxes, without_autocast
-from cmpf.encoders.frozen import FrozenModule, replace_layers
+from cmpf.encoders.frozen import FrozenModule
+from cmpf.encoders.linear import replace_layers
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.sam_decoder import SharedMaskDecoder
 

@@ -13,7 +13,7 @@ from cmpf.config import Config
 from cmpf.data import DatasetSpec, Vocabulary
 from cmpf.data.datasets.published import USUAL_SIZE
 from cmpf.encoders.clip import CLIP
-from cmpf.encoders.frozen import use_onednn_linear
+from cmpf.encoders.linear import use_inference_linear
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
 from cmpf.errors import WeightsError
@@ -117,7 +117,7 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
         mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg, like=openseg_ensemble),
         num_proposals=num_proposals(cfg),
     )
-    use_onednn_linear(model)  # the trained half, where it only predicts; the frozen one has them already
+    use_inference_linear(model)  # the trained half, where it only predicts; the frozen one has them already
     if model.naming.mask_adapter is not None:  # which is made for a model that is trained already
         for trained in (model.pixel_decoder, model.sam_branch, model.decoder, model.naming.text_transfer):
             if trained is not None:

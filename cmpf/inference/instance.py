@@ -47,7 +47,7 @@ def instance_inference(
     chosen, place = torch.unique(queries, return_inverse=True)
     source = MaskRows.of(mask_pred)
     lazy = held_pixels is not None and len(queries) * source.size[0] * source.size[1] > held_pixels
-    masks, boxes, quality = _masks(source, chosen, logits=mask_score == "logit", keep=not lazy)
+    masks, boxes, quality = _masks(source.chosen(chosen), logits=mask_score == "logit", keep=not lazy)
     scores = scores * quality[place]
     order = scores.argsort(descending=True, stable=True)
     return InstanceResult(
@@ -70,21 +70,21 @@ def _best_pairs(probs: Tensor, topk: int, is_thing: Tensor | None) -> tuple[Tens
 
 
 @torch.no_grad()
-def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The chosen masks (N, H, W) bool, or none where they are not to be kept; the boxes of all; and the mean of the
-    sigmoid (or logit) inside each, 0 for an empty one."""
-    _, height, width = masks.shape
-    kept = len(chosen) if keep else 0
+def _masks(masks: MaskRows, *, logits: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks (N, H, W) bool, or none where they are not to be kept; the boxes of all; and the mean of the sigmoid (or
+    logit) inside each, 0 for an empty one."""
+    count, height, width = masks.shape
+    kept = count if keep else 0
     result = torch.empty(kept, height, width, dtype=torch.bool, device=masks.device)
-    if len(chosen) == 0:
+    if count == 0:
         return result, masks_to_boxes(result), torch.zeros(0, device=masks.device)
     # Of each row. Pieces of their own would lie between those of the tiles and keep these from being given back.
-    sums = torch.empty(2, len(chosen), height, device=masks.device)
-    filled_rows = torch.empty(len(chosen), height, dtype=torch.bool, device=masks.device)
-    filled_columns = torch.zeros(len(chosen), width, dtype=torch.bool, device=masks.device)
+    sums = torch.empty(2, count, height, device=masks.device)
+    filled_rows = torch.empty(count, height, dtype=torch.bool, device=masks.device)
+    filled_columns = torch.zeros(count, width, dtype=torch.bool, device=masks.device)
 
     def cut(rows: range) -> None:
-        values = masks.rows(rows, chosen)
+        values = masks.rows(rows)
         inside = torch.gt(values, 0, out=torch.empty_like(values))  # in floats, which torch sums faster
         tile = slice(rows.start, rows.stop)
         filled_rows[:, tile] = inside.amax(dim=2) > 0
@@ -94,7 +94,7 @@ def _masks(masks: MaskRows, chosen: Tensor, *, logits: bool, keep: bool) -> tupl
         sums[1, :, tile] = inside.sum(dim=2)
         filled_columns.logical_or_(inside.amax(dim=1) > 0)
 
-    floats = len(chosen) * masks.floats_per_row
+    floats = count * masks.floats_per_row
     work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)
     total, area = in_float64(sums).sum(dim=2)
     boxes = filled_to_boxes(filled_rows, filled_columns)

@@ -80,11 +80,11 @@ def mask_sequence(masks: MaskRows, queries_N: Tensor, boxes_N4: Tensor) -> MaskS
     @torch.no_grad()
     def make(number: int, mask: NDArray[np.bool_]) -> None:
         top, bottom = int(boxes[number, 1]), int(boxes[number, 3])
-        chosen = queries[number : number + 1].to(masks.device)
+        chosen = masks.chosen(queries[number : number + 1].to(masks.device))
 
         def cut(rows: range) -> None:
             inner = range(top + rows.start, top + rows.stop)
-            mask[inner.start : inner.stop] = (masks.rows(inner, chosen)[0] > 0).cpu().numpy()
+            mask[inner.start : inner.stop] = (chosen.rows(inner)[0] > 0).cpu().numpy()
 
         work_in_tiles(bottom - top, cut, floats_per_row=masks.floats_per_row, device=masks.device)
 

@@ -41,7 +41,7 @@ def panoptic_inference(
     if len(kept) == 0:
         return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
     scores, labels = scores[kept], labels[kept]
-    winner, areas = _compete(masks, kept, scores)
+    winner, areas = _compete(masks.chosen(kept), scores)
     table = torch.stack(
         [
             in_float64(scores),
@@ -82,24 +82,24 @@ class _Query:
 
 
 @torch.no_grad()
-def _compete(masks: MaskRows, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Which kept query, counted from 1, wins each pixel (H, W) int32, 0 where its own mask does not hold it; and three
+def _compete(masks: MaskRows, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Which mask, counted from 1, wins each pixel (H, W) int32, 0 where its own mask does not hold it; and three
     areas of every mask (3, N): its own, that of the pixels it wins, and that of both."""
-    height, width = masks.shape[1:]
+    count, height, width = masks.shape
     winner = torch.empty(height, width, dtype=torch.int32, device=masks.device)
-    areas = torch.zeros(3, len(kept), dtype=torch.int64, device=masks.device)
+    areas = torch.zeros(3, count, dtype=torch.int64, device=masks.device)
 
     def compete(rows: range) -> None:
-        probability = masks.rows(rows, kept).sigmoid_()
+        probability = masks.rows(rows).sigmoid_()
         best = best_of(probability * scores[:, None, None])
         # Floats, because torch turns flags into int64 before it counts them; a row's count is exact.
         holds = torch.ge(probability, 0.5, out=torch.empty_like(probability))
         own = (holds.gather(0, best[None])[0] > 0).long()
-        counts = [_count(best, pixels, len(kept)) for pixels in (torch.ones_like(best), own)]
+        counts = [_count(best, pixels, count) for pixels in (torch.ones_like(best), own)]
         winner[rows.start : rows.stop] = (best + 1) * own
         areas.add_(torch.stack([holds.sum(dim=2).long().sum(dim=1), *counts]))
 
-    floats = len(kept) * masks.floats_per_row
+    floats = count * masks.floats_per_row
     work_in_tiles(height, compete, floats_per_row=floats, device=masks.device)
     return winner, areas
 

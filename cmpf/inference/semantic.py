@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from cmpf.encoders.frozen import onednn_is_faster, onednn_linear
+from cmpf.encoders.linear import onednn_linear
 from cmpf.formats.image import resize_shortest_edge
 from cmpf.inference.resize import MaskRows, best_of, resize_rows, source_rows, work_in_tiles
 from cmpf.inference.settings import InferenceSettings, Selection, unlabeled
@@ -94,9 +93,8 @@ class SemanticScores:
         """(K, len(rows), W)."""
         height = self.masks.size[0]
         inner = source_rows(rows, source=height, target=self.output[0])
-        inside = self.masks.rows(inner).sigmoid()
-        product = onednn_linear if onednn_is_faster() else F.linear
-        sums = product(self.weights.T, inside.flatten(1).T).view(self.classes, *inside.shape[1:])
+        inside = self.masks.rows_last(inner).sigmoid()
+        sums = onednn_linear(self.weights.T, inside.flatten(0, 1)).view(self.classes, *inside.shape[:2])
         return resize_rows(sums, rows, tile=inner, source=height, target=self.output)
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders import sam as sam_module
-from cmpf.encoders import tiny
-from cmpf.encoders.sam import FusedAttention, SAMEncoder, build_sam, fuse_attention
+from cmpf.encoders import sam_attention, tiny
+from cmpf.encoders.sam import SAMEncoder, build_sam
+from cmpf.encoders.sam_attention import FusedAttention, fuse_attention
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.weights.remote import Remote
 from cmpf.weights.saving import hash_weights
@@ -251,7 +252,7 @@ def test_masks_of_any_size_give_segment_anythings_result(
     monkeypatch: pytest.MonkeyPatch, numbers: int
 ) -> None:
     # 64 tokens in 8 rows of 8: one row at a time, two, one image, two images, all five.
-    monkeypatch.setitem(sam_module.MASK_NUMBERS, "cpu", numbers)
+    monkeypatch.setitem(sam_attention.MASK_NUMBERS, "cpu", numbers)
     reference, x = attention(), random_images(5, GRID, GRID, DIM)
     torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
 
@@ -277,7 +278,7 @@ def test_the_mask_never_has_more_numbers_than_allowed(
         assert attn_mask.is_contiguous()
         return original(q, k, v, attn_mask=attn_mask)
 
-    monkeypatch.setitem(sam_module.MASK_NUMBERS, "cpu", numbers)
+    monkeypatch.setitem(sam_attention.MASK_NUMBERS, "cpu", numbers)
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
     FusedAttention(attention())(random_images(2, GRID, GRID, DIM))
     assert seen == expected
@@ -289,7 +290,7 @@ def test_plain_products_give_segment_anythings_result_whatever_is_at_work(
     monkeypatch: pytest.MonkeyPatch, scores: int
 ) -> None:
     # 64 tokens in 8 rows of 8: one row of queries at a time, two, three (and two in the end), seven and one.
-    monkeypatch.setattr(sam_module, "SCORES", scores)
+    monkeypatch.setattr(sam_attention, "SCORES", scores)
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)
     reference, x = attention(), random_images(3, GRID, GRID, DIM)
     torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
@@ -301,13 +302,29 @@ def test_plain_products_in_bfloat16_are_as_near_to_float32_as_segment_anythings(
     monkeypatch: pytest.MonkeyPatch, scores: int
 ) -> None:
     # One of 3 images x 2 heads at a time, four, all.
-    monkeypatch.setattr(sam_module, "SCORES", scores)
+    monkeypatch.setattr(sam_attention, "SCORES", scores)
+    monkeypatch.setattr(sam_attention, "has_amx", lambda: False)
     reference, x = attention(), random_images(3, GRID, GRID, DIM)
     expected = reference(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         own = reference(x)
         monkeypatch.setattr(F, "scaled_dot_product_attention", None)
         found = FusedAttention(reference)(x)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().max() < 1.5 * (own - expected).abs().max()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 11), (13, 13)])
+@torch.no_grad()
+def test_positions_as_features_of_queries_and_keys_are_as_near_to_float32_as_segment_anythings(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(sam_attention, "has_amx", lambda: True)
+    monkeypatch.setattr(sam_attention, "_attend_by_products", None)
+    reference, x = attention(), random_images(3, *size, DIM)
+    expected = reference(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        own, found = reference(x), FusedAttention(reference)(x)
     assert found.dtype == torch.bfloat16
     assert (found - expected).abs().max() < 1.5 * (own - expected).abs().max()
 
@@ -416,7 +433,7 @@ def test_threads_share_one_module() -> None:
     inputs = [random_images(1, GRID + index, GRID, DIM) for index in range(6)]
     expected = [module(x) for x in inputs]
     found: dict[int, Tensor] = {}
-    sam_module._distances.cache_clear()
+    sam_attention._distances.cache_clear()
 
     def work(index: int) -> None:
         with torch.no_grad():

@@ -158,11 +158,11 @@ def test_where_memory_runs_out_once_the_image_is_the_same(monkeypatch, caplog):
     wanted = infer(mask_cls, masks)
     plain, calls = MaskRows.rows, []
 
-    def rows(self, wanted_rows, queries):
+    def rows(self, wanted_rows):
         calls.append(wanted_rows)
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, wanted_rows, queries)
+        return plain(self, wanted_rows)
 
     monkeypatch.setattr(MaskRows, "rows", rows)
     assert infer(mask_cls, masks) == wanted

@@ -92,7 +92,7 @@ def test_rows_of_some_masks_are_those_of_all_masks_restored(output):
     assert tiles.shape == (6, *output)
     for first in range(0, output[0], 17):
         rows = range(first, min(first + 17, output[0]))
-        got = tiles.rows(rows, chosen)
+        got = tiles.chosen(chosen).rows(rows)
         torch.testing.assert_close(got, wanted[chosen, rows.start : rows.stop], atol=1e-4, rtol=0)
 
 
@@ -100,7 +100,7 @@ def test_masks_of_the_output_size_are_read_as_they_are():
     masks = torch.randn(3, 5, 7)
     tiles = MaskRows.of(masks)
     assert MaskRows.of(tiles) is tiles
-    assert torch.equal(tiles.rows(range(1, 4), torch.tensor([2, 1])), masks[[2, 1], 1:4])
+    assert torch.equal(tiles.chosen(torch.tensor([2, 1])).rows(range(1, 4)), masks[[2, 1], 1:4])
     assert tiles.floats_per_row == 7
 
 
@@ -205,7 +205,7 @@ def test_masks_made_when_they_are_read_are_those_that_would_have_been_held() -> 
 def test_a_sequence_of_masks_reads_as_an_array() -> None:
     masks = rows(6, (123, 200))
     queries = torch.tensor([4, 1, 1, 5])
-    array = (masks.rows(range(123), queries) > 0).numpy()
+    array = (masks.chosen(queries).rows(range(123)) > 0).numpy()
     sequence = mask_sequence(masks, queries, masks_to_boxes(torch.from_numpy(array)))
     assert np.array_equal(np.asarray(sequence), array)
     assert sequence.shape == array.shape == (4, 123, 200)

@@ -120,11 +120,11 @@ def test_where_memory_runs_out_once_the_result_is_the_same(monkeypatch, caplog):
     wanted = instance_inference(mask_cls, masks, topk=10)
     plain, calls = MaskRows.rows, []
 
-    def rows(self, wanted_rows, queries):
+    def rows(self, wanted_rows):
         calls.append(wanted_rows)
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, wanted_rows, queries)
+        return plain(self, wanted_rows)
 
     monkeypatch.setattr(MaskRows, "rows", rows)
     result = instance_inference(mask_cls, masks, topk=10)
