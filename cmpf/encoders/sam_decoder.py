@@ -84,7 +84,8 @@ def _two_way(
         queries = layer.norm2(queries + _to_image(layer.cross_attn_token_to_image, asked, placed, image))
         queries = layer.norm3(queries + layer.mlp(queries))
         asked = queries + tokens_NTC
-        image = layer.norm4(image + _to_tokens(layer.cross_attn_image_to_token, placed, asked, queries))
+        read = _to_tokens(layer.cross_attn_image_to_token, placed, asked, queries)
+        image = layer.norm4(read.add_(image))  # in place: of many prompts it is the largest tensor of all
         placed = image + positions_1LC
     found = _to_image(transformer.final_attn_token_to_image, queries + tokens_NTC, placed, image)
     return transformer.norm_final_attn(queries + found), image
