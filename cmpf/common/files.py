@@ -220,3 +220,12 @@ def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
             children = [child for pair in node.value for child in pair]
         known[id(node)] += sum(_unfolded(child, known) for child in children)
     return known[id(node)]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits; reads it piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -19,9 +19,8 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from cmpf.common.files import TEMPORARY, replacing, write_text
+from cmpf.common.files import TEMPORARY, file_sha256, replacing, write_text
 from cmpf.errors import TrainingError, summary
-from cmpf.weights.download import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmpf.common.files import replacing
+from cmpf.common.files import file_sha256, replacing
 from cmpf.config import Config, with_overrides
 from cmpf.errors import WeightsError
 from cmpf.factory.model import build_network
@@ -30,7 +30,6 @@ from cmpf.weights import (
 )
 from cmpf.weights import load as load_weights
 from cmpf.weights.checks import holds_whole
-from cmpf.weights.download import file_sha256
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
 from cmpf.weights.saving import hash_weights
 

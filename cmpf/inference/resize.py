@@ -17,10 +17,10 @@ from cmpf.common.tensors import resize_bilinear
 
 logger = logging.getLogger(__name__)
 
-# Floats of one tile; temporaries take up to four times as much at the peak. Small tiles stay in a CPU's caches, large ones
-# need fewer calls, and fresh memory takes longer than what is computed in it. Milliseconds at 512 K, 1 M, 2 M and 4 M
-# (two threads): 5 masks that compete at 640 x 480 26, 23, 20, 14; 60 of them 222, 188, 173, 196; semantic sums of 250
-# masks at 800 x 1066 2200, 1700, 1000, 2000.
+# Floats of one tile; temporaries take up to four times as much at the peak. Small tiles stay in a CPU's caches, large
+# ones need fewer calls, and fresh memory takes longer than what is computed in it. Milliseconds at 512 K, 1 M, 2 M and
+# 4 M (two threads): 5 masks that compete at 640 x 480 26, 23, 20, 14; 60 of them 222, 188, 173, 196; semantic sums of
+# 250 masks at 800 x 1066 2200, 1700, 1000, 2000.
 CPU_FLOATS = 2 * 1024 * 1024
 MANY = 64  # masks that a CPU resizes so much faster masks last that what it does with them may take longer
 GPU_FLOATS = 32 * 1024 * 1024

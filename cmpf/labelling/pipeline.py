@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmpf.common.cpu import release_memory
+from cmpf.common.files import file_sha256
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.image import read_image_size
 from cmpf.labelling.ahead import Room, Taken, ahead
@@ -221,7 +221,6 @@ def batches(images: Iterable[_Image], size: int) -> Iterator[list[_Image]]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path.expanduser())
     except OSError:
         return ""  # reading it as an image says why

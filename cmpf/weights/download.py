@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from urllib.error import HTTPError
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from cmpf.common.files import write_text
+from cmpf.common.files import file_sha256, write_text
 from cmpf.errors import WeightsError, summary
 from cmpf.weights.remote import LIMIT, RANGE_NOT_SATISFIABLE, Remote, answer, is_page, page_error
 
@@ -43,15 +42,6 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(base, "huggingface")
     return Path(home).expanduser() / "cmpf"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits; reads it piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def expected_hash(name: str, *, folder: Path = ASSETS) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmpf.common.files import file_sha256
 from cmpf.data.datasets.published import published_address, published_files
 from cmpf.data.vocabulary_file import read_vocabulary_text
 from cmpf.errors import VocabularyError, WeightsError
-from cmpf.weights.download import cache_folder, download, file_sha256
+from cmpf.weights.download import cache_folder, download
 from cmpf.weights.remote import Remote
 
 FETCH = "cmpf datasets vocabularies --fetch"

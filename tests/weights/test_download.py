@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from cmpf.common.files import file_sha256
 from cmpf.errors import WeightsError
 from cmpf.weights import download as module
-from cmpf.weights.download import cache_folder, download, file_sha256, part_of, record_of
+from cmpf.weights.download import cache_folder, download, part_of, record_of
 from cmpf.weights.remote import Remote
 
 CONTENT = bytes(range(256)) * 20  # 5120 bytes

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from tqdm import trange
 
-from cmpf.common.files import replacing, write_text
+from cmpf.common.files import file_sha256, replacing, write_text
 from cmpf.common.tensors import move_average
 from cmpf.encoders.tiny_training.scenes import BatchSampler, ScenePool
-from cmpf.weights.download import HASHES, file_sha256
+from cmpf.weights.download import HASHES
 
 MERGES = 2000  # of CLIP's byte-pair vocabulary, which are kept
 WARMUP, DECAY, WEIGHT_DECAY = 200, 0.998, 0.05  # steps; of the average of the weights; of AdamW
