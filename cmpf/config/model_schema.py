@@ -229,7 +229,7 @@ class Cmpf(Section):
     )
     PRECISION: v.Choice[Literal["auto", "fp32", "bf16"]] = Field(
         "auto",
-        description="of the frozen encoders: auto = bf16 on a GPU that has it, and on a CPU with AVX512-BF16 or AMX",
+        description="of the frozen encoders: auto = bf16 on a GPU that has it, fp32 on a CPU",
     )
     COMPILE: v.Flag = Field(False, description="torch.compile for the frozen encoders")
     GRADIENT_CHECKPOINTING: v.Flag = Field(

@@ -151,11 +151,6 @@ def onednn_works() -> bool:
     return bool(backends.mkldnn.is_available() and wide and _works())
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 numbers."""
-    return _has("avx512_bf16") or has_amx()
-
-
 def has_amx() -> bool:
     """Whether this processor has instructions for products of matrices of bfloat16 numbers."""
     return _has("amx_bf16")

@@ -12,11 +12,9 @@ from torch import nn
 from cmpf.common import distributed
 from cmpf.common.cpu import usable_cores
 from cmpf.config import Config
-from cmpf.encoders import tiny
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.frozen import FrozenModule
-from cmpf.encoders.linear import multiplies_bfloat16
 from cmpf.encoders.pair import FrozenEncoders, MaskSource
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
@@ -95,7 +93,7 @@ def build_clip_encoder(cfg: Config) -> CLIP:
     own = cfg.MODEL.CMPF.CLIP
     make = part("clip", own.NAME, cfg, like=build_clip, otherwise=build_clip)
     clip = make(name=own.NAME, pretrained=own.PRETRAINED)
-    _set_speed(cfg, clip, own.NAME)
+    _set_speed(cfg, clip)
     return clip
 
 
@@ -105,29 +103,23 @@ def build_sam_encoder(cfg: Config) -> SAMEncoder | None:
     return _build_sam(cfg, own.NAME, own.CHECKPOINT) if own.NAME else None
 
 
-def build_precision(cfg: Config, name: str | None = None) -> torch.dtype | None:
+def build_precision(cfg: Config) -> torch.dtype | None:
     """Type of a frozen encoder's arithmetic (MODEL.CMPF.PRECISION); None = that of the rest of the network.
 
-    On a CPU "auto" is bfloat16 where the processor has instructions for it. The tiny encoders, which gain nothing by
-    it, stay in float32.
+    On a CPU "auto" is float32: results that are compared with published ones are the same on every machine.
 
-    Args:
-        name: the encoder's; None = that of MODEL.CMPF.CLIP.
     Raises:
         ConfigError: bf16 on a GPU that has no bfloat16.
     """
     wanted, device = cfg.MODEL.CMPF.PRECISION, build_device(cfg)
     if wanted == "fp32":
         return torch.float32
-    if device.type == "cuda":
-        pays = torch.cuda.is_bf16_supported(including_emulation=False)
-        if wanted == "bf16" and not pays:
-            card = torch.cuda.get_device_name(device)
-            raise ConfigError(f"MODEL.CMPF.PRECISION bf16: {card} has no bfloat16; use auto or fp32")
-    else:
-        is_tiny = (name or cfg.MODEL.CMPF.CLIP.NAME) in (tiny.CLIP_NAME, tiny.SAM_NAME)
-        pays = device.type == "cpu" and multiplies_bfloat16() and not is_tiny
-    return torch.bfloat16 if wanted == "bf16" or pays else None
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "bf16" and not has_bf16:
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"MODEL.CMPF.PRECISION bf16: {name} has no bfloat16; use auto or fp32")
+    use_bf16 = wanted == "bf16" or (device.type == "cuda" and has_bf16)
+    return torch.bfloat16 if use_bf16 else None
 
 
 def check_precision(cfg: Config, model: nn.Module) -> None:
@@ -220,13 +212,13 @@ def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> P
 def _build_sam(cfg: Config, name: str, checkpoint: str) -> SAMEncoder:
     make = part("sam", name, cfg, like=build_sam, otherwise=build_sam)
     sam = make(name=name, checkpoint=checkpoint)
-    _set_speed(cfg, sam, name)
+    _set_speed(cfg, sam)
     return sam
 
 
-def _set_speed(cfg: Config, encoder: FrozenModule, name: str) -> None:
+def _set_speed(cfg: Config, encoder: FrozenModule) -> None:
     """What changes how fast a frozen encoder runs: its precision, and whether it is compiled."""
-    encoder.compute_in(build_precision(cfg, name))
+    encoder.compute_in(build_precision(cfg))
     if cfg.MODEL.CMPF.COMPILE:
         encoder.compile()
 

@@ -15,7 +15,7 @@ from cmpf.config import get_cfg
 from cmpf.data import get_spec
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
-from cmpf.encoders.sam import SAMEncoder, build_sam
+from cmpf.encoders.sam import build_sam
 from cmpf.errors import ConfigError, ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings, use_threads
 from cmpf.factory.encoders import MOST_DIFFERENCE, build_device, build_encoders, build_precision, mask_sam
@@ -197,7 +197,7 @@ def test_encoders_compute_in_the_precision_asked_for() -> None:
         encoders = build_encoders(tiny_config(overrides=["MODEL.CMPF.PRECISION", precision]))
         features[precision], _, _ = encoders(batch, with_sam=True)
     dense = {name: found.clip.dense.float() for name, found in features.items()}
-    assert torch.equal(dense["auto"], dense["fp32"])  # tiny encoders on a CPU
+    assert torch.equal(dense["auto"], dense["fp32"])  # on a CPU
     assert not torch.equal(dense["bf16"], dense["fp32"])
     # Eight bits of mantissa: one rounding is up to 1 / 256 of a number, and there are some dozen layers.
     torch.testing.assert_close(
@@ -311,35 +311,15 @@ def test_without_the_ensemble_there_is_no_source_of_masks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "native", "expected"),
-    [
-        ("auto", True, torch.bfloat16),
-        ("auto", False, None),
-        ("fp32", True, torch.float32),
-        ("bf16", False, torch.bfloat16),
-    ],
+    ("wanted", "expected"), [("auto", None), ("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
-def test_a_cpu_computes_in_bf16_where_it_has_instructions_for_that_or_is_told_to(
-    wanted: str, native: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_computes_in_bf16_only_where_that_is_asked_for(
+    wanted: str, expected: torch.dtype | None
 ) -> None:
-    monkeypatch.setattr("cmpf.factory.encoders.multiplies_bfloat16", lambda: native)
     cfg = get_cfg(
         "coco/cmpf/convnext_large_eval_coco", ["MODEL.DEVICE", "cpu", "MODEL.CMPF.PRECISION", wanted]
     )
     assert build_precision(cfg) is expected
-    if wanted == "auto":
-        assert build_precision(cfg, "cmpf_tiny") is None
-
-
-def test_on_a_cpu_auto_goes_back_to_float32_where_bf16_spoils_an_encoder(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("cmpf.factory.encoders.multiplies_bfloat16", lambda: True)
-    monkeypatch.setattr(SAMEncoder, "difference_in", lambda self, dtype: 0.5)
-    names = ["MODEL.CMPF.SAM.NAME", "vit_t", "MODEL.CMPF.SAM.CHECKPOINT", "random"]
-    model = build_model(tiny_config("no_ensemble", overrides=names))
-    assert model.encoders.sam.computes_in is None
-    assert "sam/vit_t: float32, because features in bfloat16 differ by 50 %" in caplog.text
 
 
 def test_features_of_the_shipped_encoders_in_bf16_are_within_what_is_allowed() -> None:

@@ -30,6 +30,7 @@ CONFIGS = {
     "oc1": "coco/ovrcoat/convnext_large_eval_ade20k",
 }
 OVERRIDES = (
+    "MODEL.CMPF.PRECISION", "fp32",
     "MODEL.DEVICE", "cpu",
     "MODEL.CMPF.CLIP.NAME", "convnext_base",
     "MODEL.CMPF.CLIP.PRETRAINED", "",

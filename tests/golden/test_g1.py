@@ -23,6 +23,7 @@ from cmpf.types import DecoderOutput, ModelResult
 
 TOLERANCE = 1e-3  # of each array's spread
 OVERRIDES = (
+    "MODEL.CMPF.PRECISION", "fp32",
     "MODEL.DEVICE", "cpu",
     "MODEL.CMPF.CLIP.NAME", "convnext_base",
     "MODEL.CMPF.CLIP.PRETRAINED", "",
