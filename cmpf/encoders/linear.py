@@ -48,11 +48,12 @@ class InferenceLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         dtype = _type(x, self.weight)
-        if dtype is torch.bfloat16 and x.numel() * self.out_features >= LEAST_PRODUCTS:
-            weight, bias = self._in_bfloat16()
-            result = _product(x.to(dtype), weight, bias, gelu=self.gelu)
-            return result.float() if self.widens else result
-        return onednn_linear(x, self.weight, self.bias, gelu=self.gelu)
+        if dtype is None:
+            plain = F.linear(x, self.weight, self.bias)
+            return F.gelu(plain) if self.gelu else plain
+        weight, bias = self._in_bfloat16() if dtype is torch.bfloat16 else (self.weight, self.bias)
+        result = _product(x.to(dtype), weight, bias, gelu=self.gelu)
+        return result.float() if self.widens else result
 
     def extra_repr(self) -> str:
         """As nn.Linear says it, and whether a GELU follows."""
@@ -89,16 +90,13 @@ def _state(weight: Tensor | None) -> tuple[int, int] | None:
     return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """F.linear, and the exact GELU after it, in the faster way; weight: (out_features, in_features)."""
+def onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """F.linear in the faster way; weight: (out_features, in_features)."""
     dtype = _type(x, weight)
-    if dtype is None or x.numel() * len(weight) < LEAST_PRODUCTS:
-        plain = F.linear(x, weight, bias)
-        return F.gelu(plain) if gelu else plain
-    return _product(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), gelu=gelu)
+    return F.linear(x, weight) if dtype is None else _product(x.to(dtype), weight.to(dtype), None)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     attribute, algorithm = ("gelu", "none") if gelu else ("none", "")
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, attribute, [], algorithm)
     return result
@@ -151,14 +149,10 @@ def onednn_works() -> bool:
     return bool(backends.mkldnn.is_available() and wide and _works())
 
 
+@lru_cache(maxsize=1)
 def has_amx() -> bool:
     """Whether this processor has instructions for products of matrices of bfloat16 numbers."""
-    return _has("amx_bf16")
-
-
-@lru_cache(maxsize=8)
-def _has(capability: str) -> bool:
-    return bool(torch.cpu.get_capabilities().get(capability))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def _works() -> bool:
@@ -187,6 +181,7 @@ def _type(x: Tensor, weight: Tensor) -> torch.dtype | None:
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or {x.device.type, weight.device.type} != {"cpu"}
+        or x.numel() * len(weight) < LEAST_PRODUCTS
     ):
         return None
     types = {x.dtype, weight.dtype}

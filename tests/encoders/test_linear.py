@@ -52,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """What is asked of the processor is asked again, and afterwards too."""
-    questions = (onednn_is_faster, module.onednn_works, module._has)
+    questions = (onednn_is_faster, module.onednn_works, has_amx)
     for question in questions:
         question.cache_clear()
     yield
