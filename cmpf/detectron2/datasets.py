@@ -20,7 +20,7 @@ from cmpf.data.datasets.catalog import FILE_PREFIX, locate_dataset
 from cmpf.data.datasets.readers.folders import Categories
 from cmpf.errors import DatasetError
 from cmpf.factory.vocabularies import build_dataset
-from cmpf.formats.coco_json import read_coco
+from cmpf.formats.coco_json import coco_form, read_coco
 from cmpf.types import Sample
 from cmpf.visualization.palette import class_color
 
@@ -190,9 +190,10 @@ def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:
 
 
 def _ids_by_name(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
-    content = read_coco(path, ("categories",))
-    categories = Categories(content, vocabulary, None)
-    found = {category["id"]: categories.index(category["id"]) for category in content["categories"]}
+    with coco_form(path):
+        names = {entry["id"]: entry["name"] for entry in read_coco(path, ("categories",))["categories"]}
+    categories = Categories(names, vocabulary, None)
+    found = {identity: categories.index(identity) for identity in names}
     return {identity: index for identity, index in found.items() if index is not None}
 
 

@@ -75,11 +75,12 @@ def missing_list(content: Any, lists: Sequence[str] = LISTS) -> str | None:
     return None
 
 
-def kind_issue(content: Any, wanted: str) -> str:
+def kind_issue(content: Any, wanted: str, *, may_be_empty: bool = False) -> str:
     """Why the content of a JSON file is no COCO ground truth of a kind, or "".
 
     Args:
         wanted: "panoptic", "instances" (COCO's or LVIS's), or "test images", which have no annotations.
+        may_be_empty: a list of annotations without any is right, too.
     """
     if wanted == "test images":
         missing = missing_list(content, TEST_LISTS)
@@ -90,11 +91,13 @@ def kind_issue(content: Any, wanted: str) -> str:
     elif missing is not None:
         found = f"no COCO ground truth: it has no list {missing!r}"
     elif not content["annotations"]:
+        if may_be_empty:
+            return ""
         found = "no annotations"
     else:
         first = content["annotations"][0]
         kinds = [kind for kind, sign in _SIGNS.items() if isinstance(first, dict) and sign in first]
-        if kinds[:1] == [wanted]:
+        if wanted in kinds:
             return ""
         found = f"COCO {kinds[0]}" if kinds else "annotations of no kind that is known"
     return f"holds {found}; expected COCO {wanted}, with annotations that have {_SIGNS[wanted]!r}"
@@ -110,23 +113,26 @@ def coco_form(where: object) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{where}: not in COCO's form: {entry_issue(error)}; make it again") from error
+        issue = entry_issue(error, "an entry ")
+        raise DatasetError(f"{where}: not in COCO's form: {issue}; make it again") from error
 
 
-def entry_issue(error: Exception) -> str:
-    """What is wrong with an entry that raised an error when it was read."""
-    return f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
+def entry_issue(error: Exception, subject: str = "") -> str:
+    """What is wrong with an entry that raised an error when it was read; `subject` = what lacks a key."""
+    return f"{subject}has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def check_numbers(entry: Mapping[str, Any]) -> None:
-    """Refuses numbers of an image, an annotation or a segment that cannot be; what an entry lacks is not its matter.
+    """Refuses numbers and file names of an entry that cannot be; what an entry lacks is not its matter.
 
     Raises:
-        TypeError: names the first of them, for `coco_form`.
+        TypeError: names the first of them, for `coco_form`; or `entry` is no object at all.
     """
-    for key, (is_good, wanted) in _NUMBERS.items():
+    if not isinstance(entry, dict):
+        raise TypeError(f"{str(entry)[:40]} is no JSON object")
+    for key, (is_good, wanted) in _RULES.items():
         if key in entry and not is_good(entry[key]):
-            owner = "" if key == "id" else f" of id {str(entry.get('id'))[:40]}"
+            owner = f" of id {str(entry['id'])[:40]}" if key != "id" and "id" in entry else ""
             raise TypeError(f"{key} {str(entry[key])[:40]}{owner} is not {wanted}")
 
 
@@ -142,22 +148,27 @@ def _is_amount(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
 
 
+def _is_place(value: object) -> bool:
+    return type(value) in (int, float) and -math.inf < value < math.inf  # type: ignore[operator]
+
+
 def _is_box(value: object) -> bool:
     if not isinstance(value, list | tuple) or len(value) != len("xywh"):
         return False
-    corner = all(type(v) in (int, float) and math.isfinite(v) for v in value[:2])
-    return corner and all(map(_is_amount, value[2:]))
+    x, y, width, height = value
+    return _is_place(x) and _is_place(y) and _is_amount(width) and _is_amount(height)
 
 
 def _is_side(value: object) -> bool:
-    return type(value) in (int, float) and value in range(1, MAX_SIDE + 1)
+    return type(value) in (int, float) and 1 <= value <= MAX_SIDE and value == int(value)  # type: ignore[operator, call-overload]
 
 
 # Key -> what its values may be; what to call that.
-_NUMBERS: dict[str, tuple[Callable[[object], bool], str]] = {
+_RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "id": (_is_id, "a whole number"),
     "image_id": (_is_id, "a whole number"),
     "category_id": (lambda value: type(value) is int, "a whole number"),
+    "file_name": (lambda value: type(value) is str, "text"),
     "iscrowd": (_is_flag, "0 or 1"),
     "area": (_is_amount, "a number of 0 or more"),
     "bbox": (_is_box, "four numbers: x, y, width, height"),

@@ -302,7 +302,7 @@ def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     dataset = fruit("fruit_instances", own)
     with pytest.raises(
         DatasetError,
-        match=r"instances_val\.json: .* mask of annotation 1: packed run lengths",
+        match=r"instances_val\.json: .* mask of annotation 1 in bowl_01.jpg: packed run lengths",
     ):
         from_files(dataset, dataset.samples[0])
 

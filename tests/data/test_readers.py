@@ -27,11 +27,11 @@ from cmpf.errors import DatasetError
 from cmpf.types import Sample
 
 WORDS = Vocabulary(classes=[["animal", "cat"], ["cat"]], things=[1])
-CONTENT = {"categories": [{"id": 5, "name": "cat"}, {"id": 9, "name": "plant"}]}
+NAMES = {5: "cat", 9: "plant"}
 
 
 def test_names_of_classes_go_before_synonyms_and_unknown_categories_are_issues() -> None:
-    categories = Categories(CONTENT, WORDS, None)
+    categories = Categories(NAMES, WORDS, None)
     assert categories.index(5) == 1
     assert categories.is_thing == (False, True)
     assert categories.index(9, "a.png") is None
@@ -46,7 +46,7 @@ def test_names_of_classes_go_before_synonyms_and_unknown_categories_are_issues()
 
 
 def test_where_things_are_wanted_stuff_is_as_wrong_as_an_unknown_category() -> None:
-    categories = Categories(CONTENT, WORDS, {5: 1, 9: 0}, things_only=True)
+    categories = Categories(NAMES, WORDS, {5: 1, 9: 0}, things_only=True)
     categories.index(5, "a.png")
     categories.index(9, "a.png")
     issues = Issues()
@@ -56,7 +56,7 @@ def test_where_things_are_wanted_stuff_is_as_wrong_as_an_unknown_category() -> N
 
 
 def test_class_of_id_makes_names_unimportant() -> None:
-    categories = Categories(CONTENT, WORDS, {9: 0})
+    categories = Categories(NAMES, WORDS, {9: 0})
     assert categories.index(9) == 0
 
 
@@ -157,9 +157,9 @@ def test_orphans_on_both_sides_doubles_and_missing_files_come_in_one_message(tin
     images = tiny.folder / "images"
     for part in (
         f"{path}: ",
-        "image id 3 is given 2 times",
+        "image id 3 is given twice: 3.png and 3.png",
         "annotation 1.png is of image 77, not in images",
-        "image 2 has two annotations",
+        "image 2 has two annotations: 2.png and 2.png",
         f"{images / '1.png'}: has no annotation in panoptic.json",
         f"{images / '2.png'}: no such image",
         f"{tiny.folder / 'semantic' / '3.png'}: no such label map",
@@ -210,7 +210,7 @@ def test_instances_of_other_images_and_doubled_ids_are_refused(tiny: TinyPanopti
     content["annotations"].append(content["annotations"][1])
     path.write_text(json.dumps(content))
     double = content["annotations"][1]["id"]
-    message = rf"annotation \d+ is of image 99, not in images; .*annotation id {double} is given 2 times"
+    message = rf"annotation \d+ is of image 99, not in images; .*annotation id {double} is given twice"
     with pytest.raises(DatasetError, match=message):
         read(tiny)
 
@@ -218,12 +218,21 @@ def test_instances_of_other_images_and_doubled_ids_are_refused(tiny: TinyPanopti
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"panoptic\.json: no whole JSON file"),
-        ('{"images": [', r"panoptic\.json: no whole JSON file"),
-        ("[]", r"panoptic\.json: no COCO file, it has no list 'images'"),
-        ('{"images": [], "annotations": 5}', "no COCO file, it has no list 'annotations'"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "an entry has no 'file_name'"),
-        ('{"images": [3], "annotations": [], "categories": []}', "not in COCO's form"),
+        ("", r"panoptic\.json: damaged file \(1\): no whole JSON file"),
+        ('{"images": [', r"panoptic\.json: damaged file \(1\): no whole JSON file"),
+        (
+            "[]",
+            r"panoptic\.json: wrong kind of JSON file \(1\): holds a list, as results of a model do; expected",
+        ),
+        (
+            '{"images": [], "annotations": 5}',
+            "holds no COCO ground truth: it has no list 'annotations'; expected",
+        ),
+        (
+            '{"images": [{"id": 1}, 3], "annotations": [{"segments_info": []}, 4], "categories": []}',
+            r"not in COCO's form \(4\): entry 0 of images: has no 'file_name', "
+            "entry 1 of images: 3 is no JSON object, entry 0 of annotations: has no 'image_id', ",
+        ),
     ],
 )
 def test_damaged_annotation_files_are_named(tiny: TinyPanoptic, text: str, message: str) -> None:
@@ -234,13 +243,24 @@ def test_damaged_annotation_files_are_named(tiny: TinyPanoptic, text: str, messa
 
 def test_damaged_instance_files_are_named(tiny: TinyPanoptic) -> None:
     path = tiny.folder / "instances.json"
-    path.write_text('{"annotations": [{"id": 1}], "categories": []}')
-    with pytest.raises(
-        DatasetError, match=r"instances\.json: not in COCO's form: an entry has no 'category_id'"
+    for text, message in (
+        ('{"annotations": [], "categories": []}', "wrong kind .* no list 'images'; expected COCO instances"),
+        (
+            '{"images": [], "annotations": [{"id": 1}], "categories": []}',
+            "wrong kind .* that have 'segmentation'",
+        ),
+        (
+            '{"images": [], "annotations": [{"id": 1, "image_id": 1, "segmentation": []}], "categories": []}',
+            r"not in COCO's form \(1\): .*instances\.json: entry 0 of annotations: has no 'category_id'",
+        ),
     ):
-        read(tiny)
+        path.write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            read(tiny)
     path.unlink()
-    with pytest.raises(DatasetError, match=r"instances\.json: cannot be read \(No such file"):
+    with pytest.raises(
+        DatasetError, match=r"missing file \(1\): \S+instances\.json: no such annotation file"
+    ):
         read(tiny)
 
 
@@ -276,7 +296,7 @@ def test_images_of_equal_stems_cannot_share_their_labels(tiny: TinyPanoptic) -> 
     path.write_text(json.dumps(content))
     (tiny.folder / "images" / "town").mkdir()
     (tiny.folder / "images" / "2.png").rename(tiny.folder / "images" / "town" / "1.png")
-    with pytest.raises(DatasetError, match=r"semantic/1\.png: label map of 2 samples"):
+    with pytest.raises(DatasetError, match=r"semantic/1\.png: label map of both images 1 and 2"):
         read(tiny)
 
 
@@ -355,12 +375,12 @@ def test_all_issues_come_in_one_message(tmp_path: Path) -> None:
     message = str(caught.value)
     for part in (
         f"{arguments['annotations']}: ",
-        "image id 2 is given 2 times",
+        "image id 2 is given twice: 2.jpg and 2.jpg",
         "without partner (1): annotation 11 is of image 9, not in images",
-        "category id 4, which categories does not list, is no class of the vocabulary; used once, in image 1",
-        "(2): mask of annotation 13: a polygon needs three points, x and y of each, "
-        "mask of annotation 14: run lengths of size [6, 5] in an image of [5, 6]",
-        "annotation id 13 is given 2 times",
+        "category id 4, which categories does not list, is no class of the vocabulary; used once, in 1.jpg",
+        "form (1): mask of annotation 13 in 1.jpg: a polygon needs three points, x and y of each",
+        "differ (1): mask of annotation 14 in 1.jpg: run lengths of size [6, 5] in an image of [5, 6]",
+        "annotation id 13 is given twice",
         f"missing file (1): {tmp_path / '2.jpg'}: no such image",
     ):
         assert part in message
@@ -369,16 +389,20 @@ def test_all_issues_come_in_one_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "annotations", "message"),
     [
-        ([{"id": 1}], [], "an entry has no 'file_name'"),
-        ([image(1)], [{"id": 1, "image_id": 1, "category_id": 3}], "an entry has no 'segmentation'"),
-        ([7], [], "not in COCO's form"),
+        ([{"id": 1}], [], r"\(1\): entry 0 of images: has no 'file_name'"),
+        (
+            [image(1)],
+            [annotation(1, 1), {"id": 2, "image_id": 1, "category_id": 3}],
+            r"\(1\): entry 1 of annotations: has no 'segmentation'",
+        ),
+        ([7], [], r"\(1\): entry 0 of images: 7 is no JSON object"),
     ],
 )
 def test_damaged_entries_are_told(
     tmp_path: Path, images: list[Any], annotations: list[Any], message: str
 ) -> None:
     arguments = write(tmp_path, images, annotations, names=("1.jpg",))
-    with pytest.raises(DatasetError, match=rf"instances\.json: not in COCO's form.*{message}|{message}"):
+    with pytest.raises(DatasetError, match=rf"instances\.json: not in COCO's form {message}"):
         read_coco_instances(**arguments)
 
 
@@ -400,9 +424,13 @@ def test_lvis_images_lie_where_their_address_says(tmp_path: Path) -> None:
 
 def test_lvis_without_its_lists_is_refused(tmp_path: Path) -> None:
     arguments = write(tmp_path, [image(1)], [])
-    with pytest.raises(DatasetError, match="an entry has no 'neg_category_ids'"):
+    with pytest.raises(
+        DatasetError, match="image 1 has no list neg_category_ids, image 1 has no list not_exh"
+    ):
         read_lvis(**arguments)
-    with pytest.raises(DatasetError, match="not in COCO's form"):
+    with pytest.raises(
+        DatasetError, match=r"not in COCO's form \(1\): entry 0 of images: 'int' object has no"
+    ):
         read_lvis(**write(tmp_path, [image(1, coco_url=5)], []))
 
 
@@ -468,22 +496,13 @@ def test_folders_behind_links_are_searched(tmp_path: Path) -> None:
     assert list(find_images(tmp_path / "here", suffix="", issues=Issues())) == ["town/a"]
 
 
-def test_missing_files_and_files_of_two_samples_are_issues(tmp_path: Path) -> None:
+def test_missing_files_are_issues(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png")
     issues = Issues()
     a, b, c = (str(tmp_path / f"{name}.png") for name in "abc")
-    check_files(
-        [
-            {"file_name": a, "sem_seg_file_name": b},
-            {"file_name": a, "sem_seg_file_name": c},
-            {"file_name": b},
-        ],
-        issues,
-    )
-    assert issues.found == [
-        Issue(IssueKind.MISSING, Path(c), "no such label map"),
-        Issue(IssueKind.TWICE, Path(a), "image of 2 samples"),
-    ]
+    samples: list[Sample] = [{"file_name": a, "sem_seg_file_name": c}, {"file_name": b}]
+    check_files(samples, issues)
+    assert issues.found == [Issue(IssueKind.MISSING, Path(c), "no such label map")]
 
 
 GROUND = Vocabulary(classes=[["road"], ["sky"]])
@@ -542,7 +561,7 @@ def test_labels_in_another_folder_of_the_same_name_are_no_pair(tmp_path: Path) -
 def test_empty_folders_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "labels/a.png")
     with pytest.raises(
-        DatasetError, match=r"images: no images named \*_leftImg8bit in it .*prepare the dataset"
+        DatasetError, match=r"images: no images named \*_leftImg8bit in it .*prepare it again"
     ):
         read_folders(tmp_path, image_suffix="_leftImg8bit", label_suffix="_leftImg8bit")
     with pytest.raises(DatasetError, match=r"images: no images in it \(of \.jpg"):

@@ -51,10 +51,10 @@ def test_many_issues_are_told_at_once_where_the_reader_names_the_first_kinds_onl
     change_json(own / "instances_val.json", lambda content: content["annotations"][0].update(category_id=77))
     found = report_of(dataset_name(str(own / "fruit_val.yaml"))).issues
     assert [finding.kind for finding in found] == [
+        IssueKind.CATEGORY,
         IssueKind.MISSING,
         IssueKind.DAMAGED,
         IssueKind.MISSING,
-        IssueKind.CATEGORY,
     ]
 
 
@@ -147,7 +147,7 @@ def test_folders_without_images_are_one_issue_each(own: Path) -> None:
     for image in (own / "labels/val").iterdir():
         image.unlink()
     (found,) = semantic_issues(own)
-    assert found.startswith("MISSING labels/val: no images in it (looked for *.jpg, ")
+    assert found.startswith("MISSING labels/val: no images in it (of .jpg, ")
 
 
 def test_files_are_paired_by_their_suffixes(own: Path) -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers import read_coco_instances
+from cmpf.data.datasets.readers.coco_entries import read_truth
 from cmpf.data.datasets.validate import report_of
-from cmpf.data.datasets.validate.coco import read_truth
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 from cmpf.formats.label_map import read_panoptic_ids
@@ -111,7 +111,7 @@ def test_two_segments_of_one_id_are_found_in_json_and_by_their_area(own: Path) -
     first, second = first_ids(own)[:2]
     doubled = after(own, lambda content: segments(content)[1].update(id=first))
     assert doubled == [
-        f"IDS {PNG}: segment id {first} given twice in panoptic_val.json",
+        f"TWICE panoptic_val.json: segment id {first} of bowl_01.png is given 2 times",
         f"IDS {PNG}: segment id {second} in the PNG, but not in panoptic_val.json",
     ]
     change_json(own / "panoptic_val.json", lambda content: segments(content).pop(1))
@@ -238,14 +238,14 @@ def test_entries_without_their_keys_are_counted_off(own: Path) -> None:
     found = after(own, change)
     assert found[:3] == [
         "FORM panoptic_val.json: entry 3 of images: has no 'width'",
-        "FORM panoptic_val.json: entry 2 of annotations: unhashable type: 'list'",
+        "FORM panoptic_val.json: entry 2 of annotations: id [1] is not a whole number",
         "FORM panoptic_val.json: entry 3 of annotations: has no 'id'",
     ]
 
 
 def test_categories_without_names_are_one_finding(own: Path) -> None:
     found = after(own, lambda content: content["categories"][2].pop("name"))
-    assert found == ["FORM panoptic_val.json: an entry of categories: has no 'name'"]
+    assert found == ["FORM panoptic_val.json: entry 2 of categories: has no 'name'"]
 
 
 def test_instances_and_labels_beside_are_checked_too(own: Path) -> None:
@@ -259,7 +259,7 @@ def test_instances_and_labels_beside_are_checked_too(own: Path) -> None:
             annotation["image_id"] += 100
 
     change_json(own / "instances_val.json", change)
-    label, empty = found_in(own)
+    empty, label = found_in(own)
     assert label.startswith("LABEL labels/val/bowl_02.png: label 6 in ")
     assert empty == "EMPTY instances_val.json: mask of annotation 1 in bowl_01.jpg has no pixel"
 
@@ -297,7 +297,7 @@ def test_masks_that_are_none_are_named(own: Path) -> None:
         content["annotations"][1]["segmentation"] = "a mask"
         del content["annotations"][2]["segmentation"]
 
-    third, first, second = after_instances(own, change)
+    first, second, third = after_instances(own, change)
     assert first == (
         "FORM instances_val.json: mask of annotation 1 in bowl_01.jpg: "
         "a polygon needs three points, x and y of each"
@@ -331,7 +331,7 @@ def test_numbers_that_cannot_be_are_named_by_the_check_and_stop_the_reader(
     assert f"FORM instances_val.json: entry 0 of annotations: {message}" in found
     truth = json.loads((own / "instances_val.json").read_text())
     words = Vocabulary(classes=[[category["name"]] for category in truth["categories"]])
-    with pytest.raises(DatasetError, match=re.escape(f"not in COCO's form: {message}; make it again")):
+    with pytest.raises(DatasetError, match=re.escape(f"form (1): entry 0 of annotations: {message}. Repair")):
         read_coco_instances(
             images=own / "images/val", annotations=own / "instances_val.json", vocabulary=words
         )
@@ -346,6 +346,16 @@ def test_images_of_impossible_sizes_are_named(own: Path, width: Any) -> None:
     identity = json.loads((own / "panoptic_val.json").read_text())["images"][0]["id"]
     message = f"width {width} of id {identity} is not a whole number from 1 to 65,535"
     assert f"FORM panoptic_val.json: entry 0 of images: {message}" in found
+
+
+@pytest.mark.parametrize("name", [7, None, ["a.jpg"]])
+def test_names_of_files_that_are_no_text_are_told(own: Path, name: Any) -> None:
+    def change(content: Content) -> None:
+        content["images"][0]["file_name"] = content["annotations"][1]["file_name"] = name
+
+    found = after(own, change)
+    assert f"FORM panoptic_val.json: entry 0 of images: file_name {name} of id 1 is not text" in found
+    assert f"FORM panoptic_val.json: entry 1 of annotations: file_name {name} is not text" in found
 
 
 def test_objects_of_no_image_of_no_class_and_of_one_id_are_named(own: Path) -> None:

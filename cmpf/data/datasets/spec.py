@@ -116,6 +116,11 @@ class Dataset:
         """All that training and its evaluators need, whether it is there or not."""
         return tuple(self.folder / path for path in self.spec.paths)
 
+    @property
+    def truth(self) -> dict[str, Path]:
+        """Argument of the reader -> path of ground truth, whether it is there or not."""
+        return {argument: self.folder / path for argument, path in self.spec.truth.items()}
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Its classes; category ids of the samples are indices of it."""

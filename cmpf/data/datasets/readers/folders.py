@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.vocabulary import Vocabulary
-from cmpf.errors import DatasetError, first_few
+from cmpf.errors import first_few
 from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -26,27 +25,21 @@ _KINDS = {
 
 
 def check_files(samples: Iterable[Sample], issues: Issues) -> None:
-    """Every file must be there, and belong to one sample only.
+    """Every file must be there.
 
     Looks names up in listings of their folders: single look-ups take minutes on a network drive.
     """
     listings: dict[str, set[str]] = {}
-    paths: dict[str, list[str]] = {key: [] for key in _KINDS}
     for sample in samples:
         for key, kind in _KINDS.items():
             path = sample.get(key)
             if path is None:
                 continue
-            paths[key].append(str(path))
             folder, name = os.path.split(str(path))
             if folder not in listings:
                 listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
             if name not in listings[folder]:
                 issues.add(IssueKind.MISSING, Path(str(path)), f"no such {kind}")
-    for key, kind in _KINDS.items():
-        for path, count in Counter(paths[key]).items():
-            if count > 1:
-                issues.add(IssueKind.TWICE, Path(path), f"{kind} of {count} samples")
 
 
 def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]:
@@ -57,7 +50,7 @@ def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]
             count. "" = all images.
     Returns:
         Path below `folder` without suffix and ending, such as "bonn/bonn_000000_000019" -> file; sorted.
-        Two files of one name, such as a.jpg and a.png, are an issue.
+        Two files of one name, such as a.jpg and a.png, are an issue; so is a folder without images.
     """
     found: dict[str, Path] = {}
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -71,7 +64,46 @@ def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]
             if key in found:
                 issues.add(IssueKind.TWICE, path, f"the same name as {found[key].name}")
             found[key] = path
+    if not found:
+        named = f" named *{suffix}" if suffix else ""
+        issues.add(IssueKind.MISSING, folder, f"no images{named} in it (of {', '.join(IMAGE_SUFFIXES)})")
     return dict(sorted(found.items()))
+
+
+def semantic_samples(
+    images: Path,
+    labels: Path,
+    issues: Issues,
+    *,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    labeled_only: bool = False,
+) -> list[Sample]:
+    """A sample for each name that an image or a label map has, sorted; arguments as of read_semantic.
+
+    Args:
+        issues: takes what is wrong. A sample whose image or label map is not there has no such key.
+    """
+    if labels.is_file():
+        issues.add(IssueKind.JSON_KIND, labels, "is a file; a semantic dataset has a folder of label maps")
+        return []
+    image_files = find_images(images, suffix=image_suffix, issues=issues)
+    truths = find_images(labels, suffix=label_suffix, issues=issues)
+    samples: list[Sample] = []
+    for key in sorted(image_files.keys() | truths.keys()):
+        sample: Sample = {"image_id": key}
+        if key in image_files:
+            sample["file_name"] = str(image_files[key])
+        elif image_files:
+            issues.add(IssueKind.UNPAIRED, truths[key], f"has no image {key}{image_suffix}.* in {images}")
+        if key in truths:
+            sample["sem_seg_file_name"] = str(truths[key])
+        elif truths and not labeled_only:
+            issues.add(
+                IssueKind.UNPAIRED, image_files[key], f"has no labels {key}{label_suffix}.* in {labels}"
+            )
+        samples.append(sample)
+    return samples
 
 
 def read_semantic(
@@ -103,31 +135,16 @@ def read_semantic(
     """
     issues = Issues()
     check_class_of_id(class_of_id, vocabulary, labels, issues)
-    image_files = find_images(images, suffix=image_suffix, issues=issues)
-    truths = find_images(labels, suffix=label_suffix, issues=issues)
-    if not image_files and not truths:
-        wanted = f" named *{image_suffix}" if image_suffix else ""
-        raise DatasetError(
-            f"{images}: no images{wanted} in it (of {', '.join(IMAGE_SUFFIXES)}), and no labels in {labels}; "
-            "prepare the dataset again"
-        )
-    unlabeled = sorted(image_files.keys() - truths.keys())
-    if labeled_only and unlabeled and truths:
+    suffixes = {"image_suffix": image_suffix, "label_suffix": label_suffix}
+    found = semantic_samples(images, labels, issues, **suffixes, labeled_only=labeled_only)
+    issues.raise_any(labels)
+    unlabeled = [sample["image_id"] for sample in found if "sem_seg_file_name" not in sample]
+    if unlabeled:
         logger.warning(
             "%s: %d of %d images have no label map in %s and are left out: %s",
-            *(images, len(unlabeled), len(image_files), labels, first_few(unlabeled)),
+            *(images, len(unlabeled), len(found), labels, first_few(unlabeled)),
         )
-        image_files = {key: path for key, path in image_files.items() if key in truths}
-        unlabeled = []
-    for key in unlabeled:
-        issues.add(IssueKind.UNPAIRED, image_files[key], f"has no labels {key}{label_suffix}.* in {labels}")
-    for key in sorted(truths.keys() - image_files.keys()):
-        issues.add(IssueKind.UNPAIRED, truths[key], f"has no image {key}{image_suffix}.* in {images}")
-    issues.raise_any(labels)
-    return [
-        {"file_name": str(path), "image_id": key, "sem_seg_file_name": str(truths[key])}
-        for key, path in image_files.items()
-    ]
+    return [sample for sample in found if "sem_seg_file_name" in sample]
 
 
 class Categories:
@@ -135,7 +152,7 @@ class Categories:
 
     def __init__(
         self,
-        content: Mapping[str, Any],
+        names: Mapping[Any, str],
         vocabulary: Vocabulary,
         class_of_id: Mapping[int, int] | None,
         *,
@@ -143,21 +160,19 @@ class Categories:
     ) -> None:
         """
         Args:
-            content: of the JSON file, with `categories`.
+            names: category id -> name, of all categories that the JSON file lists.
             class_of_id: category id -> class index; None = categories are found by their name among the words
                 of the vocabulary, names of classes before synonyms. What is wrong with it, check_class_of_id
                 tells.
             things_only: categories of stuff are as wrong as unknown ones.
-        Raises:
-            KeyError, TypeError: an entry of `categories` is not in COCO's form.
         """
         index_of: dict[str, int] = {}
         for index, words in enumerate(vocabulary.classes):
             for word in words[1:]:
                 index_of.setdefault(word, index)
         index_of.update({name: index for index, name in enumerate(vocabulary.names)})
-        self._name_of = {category["id"]: category["name"] for category in content["categories"]}
-        by_name = {identity: index_of[n] for identity, n in self._name_of.items() if n in index_of}
+        self._name_of = names
+        by_name = {identity: index_of[n] for identity, n in names.items() if n in index_of}
         in_range = {i: n for i, n in (class_of_id or {}).items() if 0 <= n < vocabulary.num_classes}
         self._index_of = by_name if class_of_id is None else in_range
         self._things_only = things_only

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.data.datasets.catalog import DATASETS, locate_dataset
 from cmpf.data.datasets.issues import Issue, IssueKind, Issues
 from cmpf.data.datasets.readers import (
@@ -18,10 +17,10 @@ from cmpf.data.datasets.readers import (
     read_lvis,
     read_semantic,
 )
-from cmpf.data.datasets.readers.folders import find_images
+from cmpf.data.datasets.readers.folders import semantic_samples
 from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.coco import check_instances, check_panoptic
-from cmpf.data.datasets.validate.files import Files, LabelRules, Run
+from cmpf.data.datasets.validate.files import Run
 from cmpf.errors import DatasetError
 
 READERS = (read_coco_instances, read_coco_panoptic, read_lvis, read_semantic)
@@ -86,8 +85,7 @@ def validate(dataset: Dataset, *, released: bool, jobs: int = 1, progress: bool 
     images = _check(run)
     if not issues.found:
         _read(dataset, issues)
-    folder = dataset.folder / dataset.spec.images
-    return Report(dataset.name, images, issues.found, folder, tuple(issues.notes))
+    return Report(dataset.name, images, issues.found, run.images, tuple(issues.notes))
 
 
 def _check(run: Run) -> int:
@@ -118,31 +116,9 @@ def _read(dataset: Dataset, issues: Issues) -> None:
         issues.add(IssueKind.OTHER, dataset.folder, str(error))
 
 
-def _check_semantic(
-    run: Run, *, image_suffix: str = "", label_suffix: str = "", labeled_only: bool = False
-) -> int:
-    """Images and label maps of two folders; see read_semantic."""
-    folder, spec, issues = run.dataset.folder, run.dataset.spec, run.issues
-    images, labels = folder / spec.images, folder / spec.truth["labels"]
-    if labels.is_file():
-        issues.add(IssueKind.JSON_KIND, labels, "is a file; a semantic dataset has a folder of label maps")
-        return 0
-    found: list[dict[str, Path]] = []
-    for place, suffix in ((images, image_suffix), (labels, label_suffix)):
-        files = find_images(place, suffix=suffix, issues=issues)
-        if not files and place.is_dir():
-            wanted = ", ".join(f"*{suffix}{ending}" for ending in IMAGE_SUFFIXES)
-            issues.add(IssueKind.MISSING, place, f"no images in it (looked for {wanted})")
-        found.append(files)
-    image_files, truths = found
-    names = sorted(image_files.keys() | truths.keys())
-    items = [Files(image=image_files.get(name), labels=truths.get(name)) for name in names]
-    for name, issues_of_files in zip(names, run.examine(items, LabelRules.of(run)), strict=True):
-        issues.merge(issues_of_files)
-        if name not in truths and truths and not labeled_only:
-            message = f"has no labels {name}{label_suffix}.* in {labels}"
-            issues.add(IssueKind.UNPAIRED, image_files[name], message)
-        if name not in image_files and image_files:
-            message = f"has no image {name}{image_suffix}.* in {images}"
-            issues.add(IssueKind.UNPAIRED, truths[name], message)
-    return len(image_files)
+def _check_semantic(run: Run, **options: Any) -> int:
+    """Images and label maps of two folders; options as of read_semantic."""
+    samples = semantic_samples(run.images, run.dataset.truth["labels"], run.issues, **options)
+    for found in run.examine(samples):
+        run.issues.merge(found)
+    return sum("file_name" in sample for sample in samples)

@@ -1,13 +1,13 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Opens the files of one image: the image itself, its label map and its panoptic PNG."""
+"""Opens the files of one image: the image itself, its label map and its panoptic PNG; and draws its masks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,17 @@ from cmpf.common.files import is_file
 from cmpf.common.processes import map_items
 from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.spec import Dataset
-from cmpf.data.datasets.validate.segments import compare_ids
+from cmpf.data.datasets.validate.segments import compare_ids, draw_masks
 from cmpf.errors import DatasetError, ImageError, first_few
 from cmpf.formats.image import DAMAGED, open_image, read_image
 from cmpf.formats.label_map import MAX_LABEL, read_labels, read_panoptic_ids
+from cmpf.types import Sample
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BITS = ("1", "L", "P")
 _HOLDS_IDS = ("RGB", "RGBA", "L", "P", "I", "I;16", "I;16B")  # modes that segment ids can be read from
 MAX_BYTE = 255
 Size = tuple[int, int]  # (H, W)
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -40,58 +40,56 @@ class Run:
     jobs: int
     progress: bool
 
-    def examine(self, items: Sequence[Files], labels: LabelRules) -> Iterator[Issues]:
-        """What is wrong with the files of each image."""
-        rules = partial(examine, labels=labels, released=self.released, hidden=self._hidden_stuff())
-        return self.each(rules, items)
+    @property
+    def images(self) -> Path:
+        """The folder of the images."""
+        return self.dataset.folder / self.dataset.spec.images
 
-    def _hidden_stuff(self) -> frozenset[int]:
-        """Category ids of stuff whose area may be that before things were pasted over it."""
-        spec, is_thing = self.dataset.spec, self.dataset.vocabulary.is_thing
-        classes = spec.class_of_id or {}
-        return frozenset(i for i, index in classes.items() if spec.hidden_stuff and not is_thing[index])
-
-    def each(self, function: Callable[[Any], Found], items: Sequence[Any]) -> Iterator[Found]:
-        """What a function of a module tells of each item, in several processes."""
-        results = map_items(function, items, jobs=self.jobs, title=self.dataset.name, progress=self.progress)
+    def examine(
+        self, samples: Sequence[Sample], *, source: Path | None = None, objects: Path | None = None
+    ) -> Iterator[Issues]:
+        """What is wrong with the files of each sample, found in several processes; arguments as of `examine`."""
+        spec = self.dataset.spec
+        classes = self.dataset.vocabulary.num_classes
+        labels = LabelRules(classes, spec.ignore_label, spec.class_of_label, self.released)
+        rules = partial(
+            examine, labels=labels, hidden_stuff=spec.hidden_stuff, source=source, objects=objects
+        )
+        results = map_items(rules, samples, jobs=self.jobs, title=self.dataset.name, progress=self.progress)
         for result in results:
             if result.error:
                 raise DatasetError(result.error)
             yield result.value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """The files of one image.
-
-    image: None = there is none.
-    source, size: the JSON file that lists the image, and its (H, W) there.
-    labels, png: label map and panoptic PNG; None = there is none to look at.
-    segments: entries of segments_info of the PNG.
-    """
-
-    image: Path | None = None
-    source: Path | None = None
-    size: Size | None = None
-    labels: Path | None = None
-    png: Path | None = None
-    segments: Sequence[Mapping[str, Any]] = ()
-
-
 def examine(
-    files: Files, *, labels: LabelRules, released: bool, hidden: frozenset[int] = frozenset()
+    sample: Sample, *, labels: LabelRules, hidden_stuff: bool, source: Path | None, objects: Path | None
 ) -> Issues:
-    """Opens the files of one image and tells what is wrong with them; `hidden` = categories as of _hidden_stuff."""
+    """Opens the files of one image, draws its masks, and tells what is wrong with them.
+
+    Args:
+        sample: may lack the image, its label map or its panoptic PNG.
+        hidden_stuff: see DatasetSpec.
+        source, objects: the JSON files that list the image, and the objects in it.
+    """
     issues = Issues()
-    size = _image_size(files.image, files.source, issues) if files.image is not None else None
-    if files.image is not None and files.source is not None and files.size is not None:
-        _compare_sizes(files.source, f"says of {files.image.name}", files.size, size, issues)
-    if files.png is not None and files.source is not None:
-        ids = _panoptic_ids(files.png, size, issues)
-        if ids is not None and not (released and not files.segments and not ids.any()):
-            compare_ids(ids, files.segments, files.png, files.source, issues, hidden)
-    if files.labels is not None:
-        labels.check(files.labels, size, issues)
+    image, png, label_map = (
+        Path(sample[key]) if key in sample else None
+        for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name")
+    )
+    size = _image_size(image, source, issues) if image is not None else None
+    if image is not None and source is not None:
+        listed = sample["height"], sample["width"]
+        _compare_sizes(source, f"says of {image.name}", listed, size, issues)
+    if png is not None and source is not None:
+        ids = _panoptic_ids(png, size, issues)
+        segments = sample["segments_info"]
+        if ids is not None and not (labels.released and not segments and not ids.any()):
+            compare_ids(ids, segments, png, source, issues, hidden_stuff)
+    if label_map is not None:
+        labels.check(label_map, size, issues)
+    if objects is not None:
+        draw_masks(sample, objects, issues, released=labels.released)
     return issues
 
 
@@ -145,12 +143,6 @@ class LabelRules:
     ignore_label: int
     class_of_id: Mapping[int, int] | None = None
     released: bool = False
-
-    @classmethod
-    def of(cls, run: Run) -> LabelRules:
-        """Those of a dataset."""
-        spec = run.dataset.spec
-        return cls(run.dataset.vocabulary.num_classes, spec.ignore_label, spec.class_of_label, run.released)
 
     @cached_property
     def _known(self) -> NDArray[np.bool_]:

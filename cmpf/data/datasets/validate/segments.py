@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Compares the segment ids of a panoptic PNG with the entries that its JSON file has of them."""
+"""Segments and objects of one image: ids in its PNG against those in the JSON file, and masks that are drawn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.data.datasets.issues import IssueKind, Issues
-from cmpf.errors import first_few
+from cmpf.errors import DatasetError, first_few
 from cmpf.formats.label_map import VOID_ID
+from cmpf.formats.masks import decode_mask
+from cmpf.types import Sample, SegmentInfo
 
 # Notes on a dataset whose spec has hidden_stuff.
 HIDDEN_STUFF = "areas of stuff are as published, taken before things were pasted over it"
@@ -24,17 +26,17 @@ EXACT_STUFF = (
 
 def compare_ids(
     ids: NDArray[Any],
-    segments: Sequence[Mapping[str, Any]],
+    segments: Sequence[SegmentInfo],
     path: Path,
     source: Path,
     issues: Issues,
-    hidden: frozenset[int],
+    hidden_stuff: bool,
 ) -> None:
-    """Ids in a PNG and in its annotation must be the same, and each belong to one segment."""
+    """Ids in a PNG and in its annotation must be the same; hidden_stuff: see DatasetSpec."""
     values, counts = np.unique(ids, return_counts=True)
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     pixels.pop(VOID_ID, None)
-    covered = _covered_stuff(segments, pixels, hidden)
+    covered = _covered_stuff(segments, pixels) if hidden_stuff else set()
     if covered:
         issues.notes[HIDDEN_STUFF] = None
     segments = [s for s in segments if s["id"] not in covered or s["id"] in pixels]
@@ -44,7 +46,6 @@ def compare_ids(
         if wrong:
             issues.add(IssueKind.IDS, path, what.format(first_few(wrong)))
 
-    report(f"segment id {{}} given twice in {source.name}", [i for i, n in listed.items() if n > 1])
     report(f"segment id {{}} in {source.name}, but 0 means void", [i for i in listed if i == VOID_ID])
     if not pixels:
         issues.add(IssueKind.EMPTY, path, "every pixel is void: no segment is drawn")
@@ -64,17 +65,30 @@ def compare_ids(
     report("area of segment id {}: two segments may share the id", areas)
 
 
-def _covered_stuff(
-    segments: Sequence[Mapping[str, Any]], pixels: Mapping[int, int], hidden: frozenset[int]
-) -> set[int]:
+def _covered_stuff(segments: Sequence[SegmentInfo], pixels: Mapping[int, int]) -> set[int]:
     """Ids of stuff whose area is larger than in the PNG by no more than the things of the image can cover.
 
     Args:
-        pixels: id in the PNG -> number of its pixels. hidden: categories as of Run.examine.
+        pixels: id in the PNG -> number of its pixels.
     """
-    things = sum(pixels.get(s["id"], 0) for s in segments if s["category_id"] not in hidden)
+    things = sum(pixels.get(s["id"], 0) for s in segments if s["isthing"])
     return {
         s["id"]
         for s in segments
-        if s["category_id"] in hidden and 0 < s.get("area", 0) - pixels.get(s["id"], 0) <= things
+        if not s["isthing"] and 0 < s.get("area", 0) - pixels.get(s["id"], 0) <= things
     }
+
+
+def draw_masks(sample: Sample, source: Path, issues: Issues, *, released: bool) -> None:
+    """Every mask of an image must have a pixel; `source` = the JSON file of the masks."""
+    for entry in sample.get("annotations", ()):
+        segmentation = entry["segmentation"]
+        where = f"mask of annotation {entry['id']} in {Path(sample['file_name']).name}"
+        try:
+            mask = decode_mask(segmentation, height=sample["height"], width=sample["width"], where=where)
+        except DatasetError as error:
+            issues.add(IssueKind.FORM, source, str(error))
+            continue
+        # Releases have polygons so thin that they cover no pixel's middle.
+        if not mask.any() and not (released and isinstance(segmentation, list)):
+            issues.add(IssueKind.EMPTY, source, f"{where} has no pixel")
