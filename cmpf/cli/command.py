@@ -16,7 +16,7 @@ from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cmpf.common.cpu import uncollected
+from cmpf.common.cpu import keep_freed_memory, uncollected
 from cmpf.errors import CMPFError
 
 if TYPE_CHECKING:
@@ -141,13 +141,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def load_model(
     arguments: argparse.Namespace, *, device: str | None, overrides: Sequence[Any] = ()
 ) -> Predictor:
-    """The model that a command line names, and the number of threads that its configuration wants.
+    """The model that a command line names, in a process with the threads that its configuration wants.
 
     Args:
         overrides: KEY VALUE of the command itself, which go before --opts.
     Raises:
         CMPFError: see cmpf.load.
     """
+    keep_freed_memory()
     with uncollected():
         import cmpf
 

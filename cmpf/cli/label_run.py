@@ -14,6 +14,7 @@ import cmpf.integrations
 from cmpf.cli.command import DONE, FAILED, TINY
 from cmpf.cli.models import warn_of_photographs
 from cmpf.cli.predict_options import tiling_of
+from cmpf.common.cpu import keep_freed_memory
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError
 from cmpf.factory import use_threads
@@ -157,6 +158,7 @@ def _labeler(arguments: argparse.Namespace) -> cmpf.integrations.Labeler:
     options = labeler_options(arguments)
     if arguments.ray is not None:
         options["device"] = "cpu"  # this one only tells the configuration; the workers' ones label
+    keep_freed_memory()
     labeler = cmpf.integrations.Labeler(**options)
     use_threads(labeler.predictor.cfg)
     return labeler

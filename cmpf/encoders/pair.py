@@ -41,6 +41,7 @@ class FrozenEncoders(nn.Module):
         clip: frozen CLIP, image and text.
         sam: frozen SAM whose embedding the injectors read; None = neither injector is on.
         mask_source: SAM's automatic masks for the OpenSeg Ensemble; None = only masks that samples carry.
+        sam_keeps_aspect: whether SAM sees images in their own aspect ratio, see SAMEncoder.
         pixel_mean, pixel_std: normalization of CLIP's input, (3,) in 0..255.
         size_divisibility: padded input sizes are multiples of this.
     """
@@ -54,6 +55,7 @@ class FrozenEncoders(nn.Module):
         clip: CLIP,
         sam: SAMEncoder | None,
         mask_source: MaskSource | None,
+        sam_keeps_aspect: bool = False,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int,
@@ -62,6 +64,7 @@ class FrozenEncoders(nn.Module):
         self.clip = clip
         self.sam = sam
         self.mask_source = mask_source
+        self.sam_keeps_aspect = sam_keeps_aspect
         self.size_divisibility = size_divisibility
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
@@ -114,7 +117,7 @@ class FrozenEncoders(nn.Module):
         """SAM's masks of each image: its own `sam_masks`, else the source's; None = no source.
 
         SAM runs only where neither the sample nor a cache has masks; then not again if it has already seen this
-        image alone, for the injectors.
+        image alone, squashed to its square, for the injectors.
 
         Args:
             batch: samples. features: what `features` made of them.
@@ -137,14 +140,19 @@ class FrozenEncoders(nn.Module):
         if self.mask_source is None:
             return None
 
+        # Prompts of masks are places in the square, to which not every image was squashed.
+        square = embedding is not None and embedding.shape[-2] == embedding.shape[-1]
+
         def shared(encoder: SAMEncoder) -> Tensor | None:
-            return embedding if encoder is self.sam else None
+            return embedding if encoder is self.sam and square else None
 
         return self.mask_source.masks(sample, shared=shared, device=self.device)
 
     def _embed(self, sam: SAMEncoder, batch: Sequence[Sample]) -> Tensor:
         images = [sample["image"] for sample in batch]
-        embedding: Tensor = sam(sam_input(images, divisor=self.size_divisibility, device=self.device))
+        prepared = sam_input(images, divisor=self.size_divisibility, device=self.device)
+        more = {"keep_aspect": True} if self.sam_keeps_aspect else {}  # a plug-in may not know of it
+        embedding: Tensor = sam(prepared, **more)
         return embedding.float()  # whatever SAM computes in: the decoder may run without autocast
 
 

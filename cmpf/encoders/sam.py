@@ -25,6 +25,7 @@ from cmpf.weights.remote import Remote
 OPTION = "MODEL.CMPF.SAM.CHECKPOINT"
 ENSEMBLE_OPTION = "TEST.ENSEMBLE.SAM_CHECKPOINT"
 RANDOM = "random"
+PATCH_SIZE = 16  # pixels: a cell of the embedding is a square of the input
 META = "https://dl.fbaipublicfiles.com/segment_anything"
 PUBLISHED = {
     "vit_b": f"{META}/sam_vit_b_01ec64.pth",
@@ -59,24 +60,27 @@ class SAMEncoder(FrozenModule):
         state: Mapping[str, Tensor] = self.sam.state_dict()
         return state
 
-    def forward(self, images_B3HW: Tensor) -> Tensor:
+    def forward(self, images_B3HW: Tensor, *, keep_aspect: bool = False) -> Tensor:
         """Image embeddings.
 
         Args:
-            images_B3HW: images with SAM's normalization, padded; squashed to the square input, whatever
-                their aspect ratio.
+            images_B3HW: images with SAM's normalization, padded.
+            keep_aspect: False = they are squashed to the square input, whatever their aspect ratio, as in the
+                published system; True = they keep theirs, and the longer side becomes as long as the square's.
         Returns:
-            (B, S, hs, ws), for the published models (B, 256, 64, 64).
+            (B, S, hs, ws), for the published models (B, 256, 64, 64); with keep_aspect the shorter side has less.
         """
-        side = self.input_size
-        return self._embed(resize_bilinear(images_B3HW, (side, side)))
+        height, width = images_B3HW.shape[-2:] if keep_aspect else (1, 1)
+        cells = self.input_size / PATCH_SIZE / max(height, width)
+        size = PATCH_SIZE * max(1, round(cells * height)), PATCH_SIZE * max(1, round(cells * width))
+        return self._embed(resize_bilinear(images_B3HW, size))
 
     def trial(self, image_13HW: Tensor) -> list[Tensor]:
-        """See FrozenModule. Positions are those of the upper left corner, which saves most of the full size's time."""
+        """See FrozenModule. A small image saves most of the full size's time."""
         return [self._embed(image_13HW)]
 
     def _embed(self, images_B3HW: Tensor) -> Tensor:
-        """What the image encoder's own forward gives, and of smaller images, too."""
+        """What the image encoder's own forward gives; for images of other sizes its positions are resized."""
         encoder = self.sam.image_encoder
         positions = getattr(encoder, "pos_embed", None)
         if positions is None:  # MobileSAM
@@ -84,7 +88,8 @@ class SAMEncoder(FrozenModule):
             return embedding
         # As its convolution leaves them, the numbers of a token lie apart; every sum and norm would read them so.
         tokens = encoder.patch_embed(images_B3HW).contiguous()
-        tokens = tokens + positions[:, : tokens.shape[1], : tokens.shape[2]]
+        resized = resize_bilinear(positions.permute(0, 3, 1, 2), (tokens.shape[1], tokens.shape[2]))
+        tokens = tokens + resized.permute(0, 2, 3, 1)
         for block in encoder.blocks:
             tokens = block(tokens)
         embedding = encoder.neck(tokens.permute(0, 3, 1, 2))

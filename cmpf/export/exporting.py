@@ -163,6 +163,11 @@ def _check_parts(model: CMPF) -> None:
             "MODEL.CMPF.PROPOSAL_QUERIES and export do not go together: these queries start at SAM's masks, which a "
             "program does not make; export a model that was trained without them, or predict with the model itself"
         )
+    if model.encoders.sam_keeps_aspect:
+        raise CMPFError(
+            "MODEL.CMPF.SAM.KEEP_ASPECT and export do not go together: in a program SAM sees a square; set it to "
+            "False, or predict with the model itself"
+        )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,6 @@ class ExportNetwork(nn.Module):
     Args:
         model: the model; its weights are shared, it is put into evaluation mode. How much CLIP's opinion counts
             (alpha, beta, objectness) is taken from its settings and becomes a constant.
-    Raises:
-        ConfigError: its queries start at SAM's masks.
     """
 
     pixel_mean: Tensor
@@ -43,11 +41,6 @@ class ExportNetwork(nn.Module):
 
     def __init__(self, model: CMPF) -> None:
         super().__init__()
-        if model.num_proposals:
-            raise ConfigError(
-                "MODEL.CMPF.PROPOSAL_QUERIES: these queries start at SAM's masks, which an exported network does not "
-                "make; export a model that was trained without them"
-            )
         self._model = (model.eval(),)  # in a tuple it is no submodule
         self.clip_image = model.encoders.clip.model.visual
         self.sam_image = model.encoders.sam.sam.image_encoder if model.encoders.sam is not None else None

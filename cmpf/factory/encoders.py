@@ -82,6 +82,7 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
         clip=clip,
         sam=sam,
         mask_source=build_mask_source(cfg, sam),
+        sam_keeps_aspect=cfg.MODEL.CMPF.SAM.KEEP_ASPECT,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,

@@ -38,7 +38,10 @@ COMPARED = (
     *(f"MODEL.MASK_FORMER.TEST.{key}" for key in ("CLIP_OBJECTNESS", "INSTANCE_MASK_SCORE")),
     *(
         f"MODEL.CMPF.{key}"
-        for key in ("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA", "ENSEMBLE_ON_VALID_MASK")
+        for key in (
+            *("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA", "ENSEMBLE_ON_VALID_MASK"),
+            "SAM.KEEP_ASPECT",
+        )
     ),
     *(f"TEST.{key}" for key in ("DETECTIONS_PER_IMAGE", "IMS_PER_BATCH", "MIN_ISLAND_SHARE", "AUG.ENABLED")),
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -291,6 +292,37 @@ def test_nothing_is_collected_while_a_model_is_built_and_what_was_built_is_left_
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+FRESH_PAGES = """
+import resource, sys, torch
+from cmpf.common import cpu
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.full((1 << 24,), 1.0)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+usual = [faults() for _ in range(3)][-1]
+cpu.keep_freed_memory()
+kept = [faults() for _ in range(8)][-1]
+held = resident()
+cpu.release_memory()
+print(usual, kept, held - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="options of glibc, which other systems do not have")
+def test_kept_memory_serves_the_next_tensor_without_fresh_pages_and_can_be_released() -> None:
+    done = subprocess.run([sys.executable, "-c", FRESH_PAGES], capture_output=True, text=True, check=True)
+    usual, kept, released = map(int, done.stdout.split())
+    pages = (64 << 20) // resource.getpagesize()
+    assert usual > 0.9 * pages
+    assert kept < 0.01 * pages
+    assert released > 60 << 20
 
 
 def test_a_file_appears_whole_and_leaves_no_temporary_one(tmp_path: Path) -> None:

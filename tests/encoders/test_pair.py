@@ -140,9 +140,9 @@ def sam_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     calls: list[tuple[int, ...]] = []
     forward = SAMEncoder.forward
 
-    def counted(self: SAMEncoder, images: torch.Tensor) -> torch.Tensor:
+    def counted(self: SAMEncoder, images: torch.Tensor, **options: bool) -> torch.Tensor:
         calls.append(tuple(images.shape))
-        return forward(self, images)
+        return forward(self, images, **options)
 
     monkeypatch.setattr(SAMEncoder, "forward", counted)
     return calls
@@ -202,6 +202,26 @@ def test_sam_runs_once_for_features_and_masks_of_an_image_alone(
     assert shared is not None
     assert own is not None
     assert torch.equal(shared.logits, own.logits)
+
+
+def test_masks_are_those_of_the_square_even_where_features_keep_the_aspect_of_images(
+    finder: FrozenEncoders, sam_calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oblong, square = {"image": random_image(60, 90)}, {"image": random_image(64, 64, 2)}
+    expected = [finder.masks([sample], finder([sample], with_sam=True)[0])[0] for sample in (oblong, square)]
+    monkeypatch.setattr(finder, "sam_keeps_aspect", True)
+    sam_calls.clear()
+    features, _, _ = finder([oblong], with_sam=True)
+    assert features.sam is not None
+    assert features.sam.shape[-2:] == (11, 16)  # 64 x 96 with its padding; 16 * 64 / 96 = 10.7
+    (found,) = finder.masks([oblong], features)
+    (alike,) = finder.masks([square], finder([square], with_sam=True)[0])
+    assert sam_calls == [(1, 3, 64, 96), (1, 3, 64, 96), (1, 3, 64, 64)]  # once more for the oblong one's masks
+    for own, before in zip((found, alike), expected, strict=True):
+        assert own is not None
+        assert before is not None
+        assert len(own) > 0
+        assert torch.equal(own.logits, before.logits)
 
 
 def test_cached_masks_are_the_online_ones_bit_for_bit_and_sam_stays_silent(

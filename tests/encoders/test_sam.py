@@ -51,6 +51,26 @@ def test_images_of_any_size_are_squashed_to_the_square_input(encoder: SAMEncoder
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("image", "seen"),
+    [((96, 160), (160, 256)), ((300, 100), (256, 80)), ((64, 64), (256, 256)), ((3, 400), (16, 256))],
+)
+@torch.no_grad()
+def test_with_its_aspect_kept_an_image_is_what_segment_anything_makes_of_it_with_resized_positions(
+    encoder: SAMEncoder, image: tuple[int, int], seen: tuple[int, int]
+) -> None:
+    images = random_images(2, 3, *image)
+    reference = fill(tiny.build_tiny_sam()).image_encoder
+    positions = reference.pos_embed.permute(0, 3, 1, 2)
+    cells = (seen[0] // 16, seen[1] // 16)
+    resized = F.interpolate(positions, size=cells, mode="bilinear", align_corners=False)
+    reference.pos_embed = torch.nn.Parameter(resized.permute(0, 2, 3, 1))
+    expected = reference(F.interpolate(images, size=seen, mode="bilinear", align_corners=False))
+    found = encoder(images, keep_aspect=True)
+    assert found.shape == (2, 64, *cells)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_the_embedding_is_that_of_segment_anything(encoder: SAMEncoder) -> None:
     from segment_anything import SamPredictor
     from segment_anything.modeling.image_encoder import Attention

@@ -56,6 +56,18 @@ def test_the_test_size_and_the_ensemble_come_from_the_configuration() -> None:
     assert build_predictor(tiny_config("no_ensemble")).mask_ensemble is None
 
 
+def test_a_sam_that_keeps_the_aspect_of_images_is_one_override_away(image: np.ndarray) -> None:
+    square, oblong = (
+        cmpf.load("cmpf_tiny", device="cpu", overrides=["MODEL.CMPF.SAM.KEEP_ASPECT", keep])
+        for keep in (False, True)
+    )
+    assert not square.model.encoders.sam_keeps_aspect
+    assert oblong.model.encoders.sam_keeps_aspect
+    assert oblong.predict(image, WORDS).semantic.shape == (40, 56)
+    alike = image[:, :40]
+    assert np.array_equal(oblong.predict(alike, WORDS).semantic, square.predict(alike, WORDS).semantic)
+
+
 def test_the_shipped_tiny_model_loads_by_its_name_and_segments(image: np.ndarray) -> None:
     predictor = cmpf.load("cmpf_tiny", device="cpu")
     assert predictor.predict(image, WORDS).panoptic.shape == (40, 56)

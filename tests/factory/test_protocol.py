@@ -89,6 +89,7 @@ def test_datasets_that_need_different_settings_are_not_evaluated_together() -> N
         ("TEST.ENSEMBLE.PUBLISHED_POOLING", False, "PUBLISHED_POOLING False (published True)"),
         ("TEST.ENSEMBLE.SAM_NAME", "vit_b", "SAM_NAME vit_b (published vit_h)"),
         ("MODEL.CMPF.PRECISION", "bf16", "bfloat16 encoders"),
+        ("MODEL.CMPF.SAM.KEEP_ASPECT", True, "KEEP_ASPECT True (published False)"),
         ("DATASETS.SEEN", "words", "seen classes by words"),
         ("INPUT.MIN_SIZE_TEST", 512, "test size (512, 1333) (published (800, 1333))"),
     ],
