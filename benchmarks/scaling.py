@@ -22,6 +22,7 @@ from benchmarks.published.network import decode, with_published_attention
 from benchmarks.published.postprocess import Sizes, restore, semantic
 from benchmarks.report import draw_panels, environment, exponent
 from benchmarks.setting import Setting, vocabulary_of
+from cmpf.common.cpu import keep_freed_memory
 from cmpf.common.files import replacing
 from cmpf.inference import MaskRows, semantic_labels
 from cmpf.modeling.pixel_decoder import PixelDecoder
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs")
     arguments = parser.parse_args(argv)
+    keep_freed_memory()  # as CMPF's commands do; both sides gain by it
     setting = Setting(torch.device(arguments.device), arguments.quick)
     lines = measure_axes(setting)
     arguments.output.mkdir(parents=True, exist_ok=True)
