@@ -130,10 +130,10 @@ def check_numbers(entry: Mapping[str, Any]) -> None:
     """
     if not isinstance(entry, dict):
         raise TypeError(f"{str(entry)[:40]} is no JSON object")
-    for key, (is_good, wanted) in _RULES.items():
-        if key in entry and not is_good(entry[key]):
+    for key, value in entry.items():
+        if key in _RULES and not _RULES[key][0](value):
             owner = f" of id {str(entry['id'])[:40]}" if key != "id" and "id" in entry else ""
-            raise TypeError(f"{key} {str(entry[key])[:40]}{owner} is not {wanted}")
+            raise TypeError(f"{key} {str(value)[:40]}{owner} is not {_RULES[key][1]}")
 
 
 def _is_id(value: object) -> bool:

@@ -156,7 +156,7 @@ def test_everything_that_is_wrong_comes_in_one_message(tmp_path: Path) -> None:
         "name: shapes_val is a known dataset; choose another name",
         "test_size: expected [shorter side, longest longer side] such as [800, 1333], got 800",
         "things: things names 'plum'",
-        "label_map: class index 3; the vocabulary has 0..2",
+        "label_map has 1 -> 3, beyond classes 0..2",
     ):
         assert part in message
 

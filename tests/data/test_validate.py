@@ -305,12 +305,12 @@ def test_one_message_tells_the_first_of_each_kind() -> None:
     issues = Issues()
     for name in ("a", "b", "c", "d"):
         issues.add(IssueKind.MISSING, Path(f"{name}.png"), "no such image")
-    issues.add_doubles(Path("a.json"), "image id {}", [5, 7, 5, 5])
+    issues.add(IssueKind.TWICE, Path("a.json"), "image id 5 is given twice: a.png and b.png")
     with pytest.raises(DatasetError) as caught:
         issues.raise_any(Path("a.json"))
     assert str(caught.value) == (
         "a.json: missing file (4): a.png: no such image, b.png: no such image, c.png: no such image, ...; "
-        "given twice (1): image id 5 is given 3 times. Repair the dataset or prepare it again"
+        "given twice (1): image id 5 is given twice: a.png and b.png. Repair the dataset or prepare it again"
     )
     Issues().raise_any(Path("a.json"))  # nothing is raised
 

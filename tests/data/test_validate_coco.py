@@ -24,7 +24,6 @@ from cmpf.formats.label_map import read_panoptic_ids
 
 Content = dict[str, Any]
 PNG = "panoptic_val/bowl_01.png"
-EMPTY: dict[str, list[object]] = {"images": [], "annotations": [], "categories": []}
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def test_two_segments_of_one_id_are_found_in_json_and_by_their_area(own: Path) -
     first, second = first_ids(own)[:2]
     doubled = after(own, lambda content: segments(content)[1].update(id=first))
     assert doubled == [
-        f"TWICE panoptic_val.json: segment id {first} of bowl_01.png is given 2 times",
+        f"TWICE panoptic_val.json: segment id {first} of bowl_01.png is given twice",
         f"IDS {PNG}: segment id {second} in the PNG, but not in panoptic_val.json",
     ]
     change_json(own / "panoptic_val.json", lambda content: segments(content).pop(1))
@@ -408,26 +407,6 @@ def test_instances_given_for_panoptic_and_the_other_way_round_are_told() -> None
     assert kind_message(SOURCE / "panoptic_val.json", "instances") == (
         "holds COCO panoptic; expected COCO instances, with annotations that have 'segmentation'"
     )
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([{"image_id": 1, "score": 0.5}], "holds a list, as results of a model do; expected"),
-        ({"images": []}, "holds no COCO ground truth: it has no list 'annotations'; expected"),
-        ("text", "holds no COCO ground truth: it has no list 'images'; expected"),
-        (EMPTY, "holds no annotations; expected"),
-        ({**EMPTY, "annotations": [{"caption": "a cat"}]}, "holds COCO captions; expected"),
-        (
-            {**EMPTY, "annotations": [{"keypoints": [], "segmentation": []}]},
-            "holds COCO keypoints; expected",
-        ),
-        ({**EMPTY, "annotations": [{"bbox": []}]}, "holds annotations of no kind that is known; expected"),
-    ],
-)
-def test_other_files_are_called_by_what_they_hold(tmp_path: Path, content: object, message: str) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    assert kind_message(tmp_path / "a.json", "panoptic").startswith(message)
 
 
 def test_folders_missing_files_and_broken_ones_are_told(tmp_path: Path) -> None:

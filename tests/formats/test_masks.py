@@ -252,13 +252,23 @@ def test_a_file_must_have_every_list_that_is_asked_for(tmp_path: Path) -> None:
         ({"images": []}, "holds no COCO ground truth: it has no list 'annotations'"),
         ({**PANOPTIC, "annotations": []}, "holds no annotations"),
         ({**PANOPTIC, "annotations": [{"segmentation": [], "caption": ""}]}, "holds COCO captions"),
+        ({**PANOPTIC, "annotations": [{"caption": "a cat"}]}, "holds COCO captions"),
+        ({**PANOPTIC, "annotations": [{"keypoints": [], "segmentation": []}]}, "holds COCO keypoints"),
+        ({**PANOPTIC, "annotations": [{"bbox": []}]}, "holds annotations of no kind that is known"),
         ({**PANOPTIC, "annotations": [7]}, "holds annotations of no kind that is known"),
+        ("text", "holds no COCO ground truth: it has no list 'images'"),
     ],
 )
 def test_the_kind_of_a_file_is_told_by_its_annotations(content: Any, issue: str) -> None:
     found = kind_issue(content, "panoptic")
     assert found.startswith(issue)
-    assert not issue or found.endswith("expected COCO panoptic, with annotations that have 'segments_info'")
+    assert not issue or found.endswith("; expected COCO panoptic, with annotations that have 'segments_info'")
+
+
+def test_keypoints_have_masks_too_and_no_object_may_be_marked_where_that_is_allowed() -> None:
+    content = {**PANOPTIC, "annotations": [{"keypoints": [], "segmentation": []}]}
+    assert kind_issue(content, "instances") == ""
+    assert kind_issue({**PANOPTIC, "annotations": []}, "instances", may_be_empty=True) == ""
 
 
 def test_entries_of_another_form_are_named() -> None:

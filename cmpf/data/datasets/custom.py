@@ -31,7 +31,9 @@ from cmpf.data.datasets.custom_values import (
     vocabulary_of,
     with_things,
 )
+from cmpf.data.datasets.issues import Issues
 from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, read_lvis, read_semantic
+from cmpf.data.datasets.readers.folders import check_class_of_id
 from cmpf.data.datasets.spec import DatasetSpec, Kind
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError, VocabularyError
@@ -83,7 +85,9 @@ def read_dataset_file(
         except VocabularyError as error:
             issues.append(f"things: {error}")
     if "vocabulary" in values:
-        issues += _wrong_classes(values.get("label_map"), values["vocabulary"])
+        found = Issues()
+        check_class_of_id(values.get("label_map"), values["vocabulary"], path, found)
+        issues += [issue.message for issue in found.found]
     if issues:
         count = f"{len(issues)} issue{'s' if len(issues) > 1 else ''}"
         raise DatasetError(f"{path} ({count}): {' · '.join(issues)}")
@@ -150,16 +154,6 @@ def _task(value: Any) -> Kind:
         if value == task:
             return task
     raise WrongValueError(f"expected {', '.join(TASKS[:-1])} or {TASKS[-1]}, got {value!r}")
-
-
-def _wrong_classes(label_map: Mapping[int, int] | None, vocabulary: Vocabulary) -> list[str]:
-    last = vocabulary.num_classes - 1
-    wrong = sorted({index for index in (label_map or {}).values() if index > last})
-    return (
-        [f"label_map: class index {', '.join(map(str, wrong))}; the vocabulary has 0..{last}"]
-        if wrong
-        else []
-    )
 
 
 def _spec(values: Mapping[str, Any], path: Path) -> DatasetSpec:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -71,21 +70,11 @@ class Issues:
         if kind is not IssueKind.MISSING or self._absent.isdisjoint((file, *file.parents)):
             self.found.append(Issue(kind, file, message))
 
-    def add_all(self, issues: Iterable[Issue]) -> None:
-        """Those that were found elsewhere, such as in another process."""
-        for issue in issues:
-            self.add(issue.kind, issue.file, issue.message)
-
     def merge(self, other: Issues) -> None:
         """All that another one has collected, such as in another process."""
-        self.add_all(other.found)
+        for issue in other.found:
+            self.add(issue.kind, issue.file, issue.message)
         self.notes.update(other.notes)
-
-    def add_doubles(self, file: Path, what: str, values: Iterable[Hashable]) -> None:
-        """One for each value that comes more than once; `what` names it, as in "image id {}"."""
-        for value, count in Counter(values).items():
-            if count > 1:
-                self.add(IssueKind.TWICE, file, f"{what.format(value)} is given {count} times")
 
     def add_absent(self, path: Path, message: str) -> None:
         """A file or folder of the dataset is not there at all."""

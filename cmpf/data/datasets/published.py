@@ -21,7 +21,8 @@ from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.vocabulary_file import parse_vocabulary_text
 from cmpf.errors import VocabularyError
 
-FACTS = Path(__file__).resolve().parents[2] / "assets" / "vocabularies" / "published.json"
+VOCABULARIES = Path(__file__).resolve().parents[2] / "assets" / "vocabularies"
+FACTS = VOCABULARIES / "published.json"
 TRAINED_ON = "coco_panoptic"  # the vocabulary that all of the flags were made against
 
 
@@ -137,16 +138,10 @@ def _places(spec: DatasetSpec) -> tuple[int, ...]:
     return tuple(whole.index(words) for words in spec.vocabulary().classes)
 
 
-@cache
-def _file(name: str) -> Vocabulary:
-    return Vocabulary.from_file(FACTS.parent / f"{name}.txt")
-
-
 def _whole(spec: DatasetSpec) -> Vocabulary:
-    return _file(_name(spec))
+    return _from_file(_name(spec))
 
 
-VOCABULARIES = Path(__file__).resolve().parents[2] / "assets" / "vocabularies"
 SPLITS = {"train": "training", "val": "validation"}  # folders of ADE20K, Mapillary and PASCAL
 BYTE_IGNORE, WORD_IGNORE = 255, 65535
 # (shorter side, longest longer side) in testing: of Detectron2 and of most published evaluations, and of streets

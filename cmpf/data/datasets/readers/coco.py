@@ -48,14 +48,12 @@ def read_coco_panoptic(
             doubled ids or files, missing files, unknown categories: all in one message, the first few of each
             by name.
     """
-    issues = Issues()
-    check_class_of_id(class_of_id, vocabulary, annotations, issues)
-    file = CocoFile(annotations, "panoptic", vocabulary, class_of_id, issues)
+    file = _opened(annotations, "panoptic", vocabulary, class_of_id)
     samples = file.panoptic_samples(images, panoptic, semantic, names)
     if instances is not None and samples:
-        beside = CocoFile(instances, "instances", vocabulary, class_of_id, issues, may_be_empty=True)
+        beside = CocoFile(instances, "instances", vocabulary, class_of_id, file.issues, may_be_empty=True)
         beside.add_objects_beside(samples)
-    return _checked(samples, annotations, issues)
+    return _checked(file, samples)
 
 
 def read_coco_instances(
@@ -76,7 +74,8 @@ def read_coco_instances(
         DatasetError: the file is no COCO JSON; or annotations without image, doubled ids, missing files,
             unknown categories, unusable masks: all in one message, the first few of each by name.
     """
-    return _read_instances(images, annotations, vocabulary, class_of_id)
+    file = _opened(annotations, "instances", vocabulary, class_of_id)
+    return _checked(file, file.instance_samples(images))
 
 
 def read_lvis(
@@ -95,28 +94,21 @@ def read_lvis(
     Args:
         annotated: False = the file lists images of a test split, whose ground truth nobody has: samples have none.
     """
-    return _read_instances(images, annotations, vocabulary, class_of_id, lvis=True, annotated=annotated)
+    file = _opened(annotations, "instances" if annotated else "test images", vocabulary, class_of_id)
+    return _checked(file, file.instance_samples(images, lvis=True, annotated=annotated))
 
 
-def _read_instances(
-    images: Path,
-    annotations: Path,
-    vocabulary: Vocabulary,
-    class_of_id: Mapping[int, int] | None,
-    *,
-    lvis: bool = False,
-    annotated: bool = True,
-) -> list[Sample]:
+def _opened(
+    source: Path, wanted: str, vocabulary: Vocabulary, class_of_id: Mapping[int, int] | None
+) -> CocoFile:
+    """A file whose objects may be none, with what is wrong so far."""
     issues = Issues()
-    check_class_of_id(class_of_id, vocabulary, annotations, issues)
-    wanted = "instances" if annotated else "test images"
-    file = CocoFile(annotations, wanted, vocabulary, class_of_id, issues, may_be_empty=True)
-    samples = file.instance_samples(images, lvis=lvis, annotated=annotated)
-    return _checked(samples, annotations, issues)
+    check_class_of_id(class_of_id, vocabulary, source, issues)
+    return CocoFile(source, wanted, vocabulary, class_of_id, issues, may_be_empty=wanted != "panoptic")
 
 
-def _checked(samples: Samples, source: Path, issues: Issues) -> list[Sample]:
+def _checked(file: CocoFile, samples: Samples) -> list[Sample]:
     """All samples, where there is no issue."""
-    check_files(samples.values(), issues)
-    issues.raise_any(source)
+    check_files(samples.values(), file.issues)
+    file.issues.raise_any(file.source)
     return list(samples.values())

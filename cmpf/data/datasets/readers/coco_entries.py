@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers.folders import Categories
 from cmpf.data.vocabulary import Vocabulary
-from cmpf.errors import DatasetError, ImageError
+from cmpf.errors import DatasetError, ImageError, first_few
 from cmpf.formats.coco_json import (
     LISTS,
     LVIS_LISTS,
@@ -64,8 +64,8 @@ class FileNames:
         images, annotations = (
             [e for e in content[k] if isinstance(e, dict)] for k in ("images", "annotations")
         )
-        known = [e for e in annotations if {"image_id", "file_name"} <= e.keys()]
-        pngs = {e["image_id"]: e["file_name"] for e in known if isinstance(e["image_id"], int | str)}
+        known = [e for e in annotations if isinstance(e.get("image_id"), int | str) and "file_name" in e]
+        pngs = {e["image_id"]: e["file_name"] for e in known}
         for image in images:
             if isinstance(image.get("id"), int | str) and image["id"] in pngs:
                 image["file_name"] = self.image_of_png(pngs[image["id"]])
@@ -119,8 +119,8 @@ class CocoFile:
             else:
                 yield entry, found
 
-    def _add(self, kind: IssueKind, message: str) -> None:
-        self.issues.add(kind, self.source, message)
+    def _add(self, kind: IssueKind, message: str, file: str | Path = "") -> None:
+        self.issues.add(kind, Path(file or self.source), message)
 
     def _report_categories(self) -> None:
         if self._knows_categories:
@@ -149,10 +149,8 @@ class CocoFile:
                 both = f"{os.path.basename(path_of[identity])} and {os.path.basename(path)}"
                 self._add(IssueKind.TWICE, f"image id {identity} is given twice: {both}")
             elif owners.setdefault(path, identity) != identity:
-                both = f"{owners[path]} and {identity}"
-                self.issues.add(
-                    IssueKind.TWICE, Path(path), f"{self.source.name} lists it twice, as images {both}"
-                )
+                message = f"{self.source.name} lists it twice, as images {owners[path]} and {identity}"
+                self._add(IssueKind.TWICE, message, path)
             else:
                 path_of[identity] = path
                 yield entry, sample
@@ -170,8 +168,9 @@ class CocoFile:
             if semantic is not None:
                 path = sample["sem_seg_file_name"] = str(semantic / names.semantic(entry))
                 if owners.setdefault(path, identity) != identity:
-                    message = f"label map of both images {owners[path]} and {identity}"
-                    self.issues.add(IssueKind.TWICE, Path(path), message)
+                    self._add(
+                        IssueKind.TWICE, f"label map of both images {owners[path]} and {identity}", path
+                    )
         self._add_segments(samples, panoptic)
         return samples
 
@@ -192,11 +191,11 @@ class CocoFile:
                 sample["segments_info"] = [self._segment(s, name) for s in entry.pop("segments_info")]
                 ids = [segment["id"] for segment in sample["segments_info"]]
                 if len(set(ids)) < len(ids):
-                    self.issues.add_doubles(self.source, f"segment id {{}} of {name}", ids)
+                    twice = first_few(dict.fromkeys(i for i in ids if ids.count(i) > 1))
+                    self._add(IssueKind.TWICE, f"segment id {twice} of {name} is given twice")
         for sample in samples.values():
             if "segments_info" not in sample:
-                message = f"has no annotation in {self.source.name}"
-                self.issues.add(IssueKind.UNPAIRED, Path(sample["file_name"]), message)
+                self._add(IssueKind.UNPAIRED, f"has no annotation in {self.source.name}", sample["file_name"])
         self._report_categories()
 
     def _segment(self, entry: Entry, user: str) -> SegmentInfo:

@@ -205,7 +205,7 @@ def check_class_of_id(
     class_of_id: Mapping[int, int] | None, vocabulary: Vocabulary, source: Path, issues: Issues
 ) -> None:
     """Values of a label map must be class indices; `source` = the ground truth it is for."""
-    for label, index in (class_of_id or {}).items():
-        if not 0 <= index < vocabulary.num_classes:
-            message = f"label_map has {label} -> {index}, beyond classes 0..{vocabulary.num_classes - 1}"
-            issues.add(IssueKind.CATEGORY, source, message)
+    last = vocabulary.num_classes - 1
+    wrong = [f"{label} -> {index}" for label, index in (class_of_id or {}).items() if not 0 <= index <= last]
+    if wrong:
+        issues.add(IssueKind.CATEGORY, source, f"label_map has {first_few(wrong)}, beyond classes 0..{last}")

@@ -1,12 +1,11 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Checks a dataset of any kind; here also folders of images and label maps."""
+"""Checks a dataset of any kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cmpf.data.datasets.catalog import DATASETS, locate_dataset
 from cmpf.data.datasets.issues import Issue, IssueKind, Issues
@@ -90,21 +89,17 @@ def validate(dataset: Dataset, *, released: bool, jobs: int = 1, progress: bool 
 
 def _check(run: Run) -> int:
     spec = run.dataset.spec
-    function, options = _parts(spec.reader)
+    reader = spec.reader if isinstance(spec.reader, partial) else partial(spec.reader)
+    function, options = reader.func, reader.keywords
     if function not in READERS:  # nobody else knows the files of a reader of the user's own
         return 0
     if spec.kind == "semantic":
-        return _check_semantic(run, **options)
+        samples = semantic_samples(run.images, run.dataset.truth["labels"], run.issues, **options)
+        run.open_files(samples)
+        return sum("file_name" in sample for sample in samples)
     if spec.kind == "panoptic":
         return check_panoptic(run, names=options.get("names", FileNames()))
     return check_instances(run, lvis=function is read_lvis, annotated=options.get("annotated", True))
-
-
-def _parts(reader: Any) -> tuple[Any, dict[str, Any]]:
-    """A reader's function, and how it finds the files of its dataset."""
-    if isinstance(reader, partial):
-        return reader.func, dict(reader.keywords)
-    return reader, {}
 
 
 def _read(dataset: Dataset, issues: Issues) -> None:
@@ -114,11 +109,3 @@ def _read(dataset: Dataset, issues: Issues) -> None:
             issues.add(IssueKind.MISSING, dataset.folder, "no image is listed")
     except DatasetError as error:
         issues.add(IssueKind.OTHER, dataset.folder, str(error))
-
-
-def _check_semantic(run: Run, **options: Any) -> int:
-    """Images and label maps of two folders; options as of read_semantic."""
-    samples = semantic_samples(run.images, run.dataset.truth["labels"], run.issues, **options)
-    for found in run.examine(samples):
-        run.issues.merge(found)
-    return sum("file_name" in sample for sample in samples)

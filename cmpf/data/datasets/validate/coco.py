@@ -81,8 +81,7 @@ def _open_files(
         source, objects: the JSON files of the images and of the objects in them.
         folders: key of a sample -> folder of such files.
     """
-    for found in run.examine(list(samples.values()), source=source, objects=objects):
-        run.issues.merge(found)
+    run.open_files(list(samples.values()), source=source, objects=objects)
     for key, folder in folders.items() if run.released else ():
         listed = {sample.get(key) for sample in samples.values()}
         for path in find_images(folder, suffix="", issues=Issues()).values():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,10 +45,10 @@ class Run:
         """The folder of the images."""
         return self.dataset.folder / self.dataset.spec.images
 
-    def examine(
+    def open_files(
         self, samples: Sequence[Sample], *, source: Path | None = None, objects: Path | None = None
-    ) -> Iterator[Issues]:
-        """What is wrong with the files of each sample, found in several processes; arguments as of `examine`."""
+    ) -> None:
+        """Tells what is wrong with the files of each sample, in several processes; arguments as of `examine`."""
         spec = self.dataset.spec
         classes = self.dataset.vocabulary.num_classes
         labels = LabelRules(classes, spec.ignore_label, spec.class_of_label, self.released)
@@ -59,7 +59,7 @@ class Run:
         for result in results:
             if result.error:
                 raise DatasetError(result.error)
-            yield result.value
+            self.issues.merge(result.value)
 
 
 def examine(
