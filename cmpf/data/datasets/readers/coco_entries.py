@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -70,14 +71,9 @@ class FileNames:
             if isinstance(image.get("id"), int | str) and image["id"] in pngs:
                 image["file_name"] = self.image_of_png(pngs[image["id"]])
                 if not {"height", "width"} <= image.keys():
-                    image["height"], image["width"] = _size(folder / self.image(image))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        return read_image_size(path)
-    except ImageError:
-        return 1, 1
+                    image["height"], image["width"] = 1, 1
+                    with suppress(ImageError):
+                        image["height"], image["width"] = read_image_size(folder / self.image(image))
 
 
 class CocoFile:
