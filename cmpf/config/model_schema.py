@@ -111,7 +111,8 @@ class Sam(Section):
     NAME: v.Text = Field("vit_b", description='architecture; "" = no SAM, which is FC-CLIP\'s model')
     CHECKPOINT: v.Text = Field("", description='file of weights, or random; "" = the published file')
     KEEP_ASPECT: v.Flag = Field(
-        False, description="False = it sees a square, as published; True = the image in its own aspect ratio: faster"
+        False,
+        description="False = it sees a square, as published; True = the image in its own aspect ratio: faster",
     )
 
 

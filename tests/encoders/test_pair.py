@@ -216,7 +216,11 @@ def test_masks_are_those_of_the_square_even_where_features_keep_the_aspect_of_im
     assert features.sam.shape[-2:] == (11, 16)  # 64 x 96 with its padding; 16 * 64 / 96 = 10.7
     (found,) = finder.masks([oblong], features)
     (alike,) = finder.masks([square], finder([square], with_sam=True)[0])
-    assert sam_calls == [(1, 3, 64, 96), (1, 3, 64, 96), (1, 3, 64, 64)]  # once more for the oblong one's masks
+    assert sam_calls == [
+        (1, 3, 64, 96),
+        (1, 3, 64, 96),
+        (1, 3, 64, 64),
+    ]  # once more for the oblong one's masks
     for own, before in zip((found, alike), expected, strict=True):
         assert own is not None
         assert before is not None

@@ -157,7 +157,9 @@ def test_a_wrong_request_is_refused_before_any_work(
     with pytest.raises(CMPFError, match=r"PROPOSAL_QUERIES and export do not go together: .*SAM's masks"):
         export_model(started, tmp_path / "a.pt2", format="torch-export", pretrained="")
     oblong = small_predictor("cmpf_tiny", "MODEL.CMPF.SAM.KEEP_ASPECT", True)
-    with pytest.raises(CMPFError, match=r"SAM\.KEEP_ASPECT and export do not go together: .* set it to False"):
+    with pytest.raises(
+        CMPFError, match=r"SAM\.KEEP_ASPECT and export do not go together: .* set it to False"
+    ):
         export_model(oblong, tmp_path / "a.pt2", format="torch-export", pretrained="")
     assert not list(tmp_path.iterdir())
 
