@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words; None = those of this process, which ends then.
     """
     code = run_command(make_parser().parse_args(argv), prefix="cmpf")
-    if argv is None:
-        gc.freeze()  # or Python, at its end, looks at all that torch and a model are made of: half a second
+    # At its end Python would look at all that torch and a model are made of: half a second. Where Triton is imported it
+    # has to, because Triton's binding tells of everything that is left then.
+    if argv is None and "triton" not in sys.modules:
+        gc.freeze()
     return code
 
 

@@ -95,8 +95,18 @@ def test_only_a_process_that_ends_leaves_its_objects_to_the_system(monkeypatch: 
     assert main(["models"]) == 0
     assert not frozen
     monkeypatch.setattr(sys, "argv", ["cmpf", "models"])
+    monkeypatch.setitem(sys.modules, "triton", gc)  # any module
+    assert main() == 0
+    assert not frozen
+    monkeypatch.delitem(sys.modules, "triton")
     assert main() == 0
     assert frozen
+
+
+def test_a_command_that_trains_ends_without_a_word_of_tritons_binding(tmp_path: Path) -> None:
+    done = run("train", "--config-file", "shapes/cmpf_tiny", "--dry-run", cwd=tmp_path)
+    assert "shapes_train" in done.stdout + done.stderr
+    assert "leaked" not in done.stderr
 
 
 def test_done_is_exit_code_0() -> None:
