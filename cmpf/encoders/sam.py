@@ -25,7 +25,6 @@ from cmpf.weights.remote import Remote
 OPTION = "MODEL.CMPF.SAM.CHECKPOINT"
 ENSEMBLE_OPTION = "TEST.ENSEMBLE.SAM_CHECKPOINT"
 RANDOM = "random"
-PATCH_SIZE = 16  # pixels: a cell of the embedding is a square of the input
 META = "https://dl.fbaipublicfiles.com/segment_anything"
 PUBLISHED = {
     "vit_b": f"{META}/sam_vit_b_01ec64.pth",
@@ -70,10 +69,16 @@ class SAMEncoder(FrozenModule):
         Returns:
             (B, S, hs, ws), for the published models (B, 256, 64, 64); with keep_aspect the shorter side has less.
         """
-        height, width = images_B3HW.shape[-2:] if keep_aspect else (1, 1)
-        cells = self.input_size / PATCH_SIZE / max(height, width)
-        size = PATCH_SIZE * max(1, round(cells * height)), PATCH_SIZE * max(1, round(cells * width))
+        size = (self.input_size, self.input_size)
+        if keep_aspect:
+            size = self._size_in_aspect(images_B3HW.shape[-2], images_B3HW.shape[-1])
         return self._embed(resize_bilinear(images_B3HW, size))
+
+    def _size_in_aspect(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of an image for SAM, whole cells of the embedding, the longer side that of the square."""
+        cells: int = self.sam.prompt_encoder.image_embedding_size[0]  # along a side of the square
+        cell, longest = self.input_size // cells, max(height, width)
+        return cell * max(1, round(cells * height / longest)), cell * max(1, round(cells * width / longest))
 
     def trial(self, image_13HW: Tensor) -> list[Tensor]:
         """See FrozenModule. A small image saves most of the full size's time."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from cmpf.encoders import sam as sam_module
 from cmpf.encoders import sam_attention, tiny
+from cmpf.encoders.mobile_sam import sam_around
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_attention import FusedAttention, fuse_attention
 from cmpf.errors import ModelNameError, WeightsError
@@ -69,6 +70,20 @@ def test_with_its_aspect_kept_an_image_is_what_segment_anything_makes_of_it_with
     found = encoder(images, keep_aspect=True)
     assert found.shape == (2, 64, *cells)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sam_of_other_patches_sees_its_own_square_and_whole_patches_of_an_aspect() -> None:
+    sam = sam_around(
+        fill(ImageEncoderViT(img_size=98, patch_size=14, embed_dim=32, depth=1, num_heads=2, out_chans=64)),
+        embed_channels=64, mlp_dim=32, num_heads=2, iou_head_dim=32,
+    )  # fmt: skip
+    sam.prompt_encoder.image_embedding_size = (7, 7)
+    images = random_images(1, 3, 60, 100)
+    expected = sam.image_encoder(F.interpolate(images, size=(98, 98), mode="bilinear", align_corners=False))
+    encoder = SAMEncoder(name="patches_of_14", sam=sam)
+    torch.testing.assert_close(encoder(images), expected)
+    assert encoder(images, keep_aspect=True).shape == (1, 64, 4, 7)  # 7 * 60 / 100 = 4.2
 
 
 def test_the_embedding_is_that_of_segment_anything(encoder: SAMEncoder) -> None:
