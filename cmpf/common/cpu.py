@@ -61,8 +61,8 @@ def available_memory() -> int:
 def keep_freed_memory() -> None:
     """Lets the process keep up to 2 GiB of freed memory for what it allocates next, where its C library can (glibc).
 
-    By default glibc takes each tensor of 32 MiB or more from the system and gives it back; clearing its pages anew is a
-    tenth of the time of a full-size model on a CPU. For a command, whose process is its own; `release_memory` still
+    By default glibc takes each tensor of 32 MiB or more from the system and gives it back; clearing its pages anew is
+    8 % of the time of a full-size model on a CPU. For a command, whose process is its own; `release_memory` still
     gives all of it back.
     """
     mallopt = _of_c_library("mallopt")

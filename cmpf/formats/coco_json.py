@@ -50,10 +50,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_coco(path: str | Path, lists: Sequence[str] = LISTS) -> dict[str, Any]:
-    """A JSON object that has a list at each of `lists`; numbers in their entries are such that can be.
+    """A JSON object that has a list at each of `lists`; values in their entries are such that can be.
 
     Raises:
-        DatasetError: the file cannot be read, is cut short, lacks a list, or has an impossible number (check_numbers).
+        DatasetError: the file cannot be read, is cut short, lacks a list, or has an impossible value (check_values).
     """
     content = read_json(path)
     missing = missing_list(content, lists)
@@ -61,9 +61,9 @@ def read_coco(path: str | Path, lists: Sequence[str] = LISTS) -> dict[str, Any]:
         raise DatasetError(f"{path}: no COCO file, it has no list {missing!r}")
     with coco_form(path):
         for entry in (entry for key in lists for entry in content[key] if isinstance(entry, dict)):
-            check_numbers(entry)
+            check_values(entry)
             for segment in entry.get("segments_info", ()):
-                check_numbers(segment)
+                check_values(segment)
     return dict(content)
 
 
@@ -122,7 +122,7 @@ def entry_issue(error: Exception, subject: str = "") -> str:
     return f"{subject}has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-def check_numbers(entry: Mapping[str, Any]) -> None:
+def check_values(entry: Mapping[str, Any]) -> None:
     """Refuses numbers and file names of an entry that cannot be; what an entry lacks is not its matter.
 
     Raises:

@@ -21,7 +21,7 @@ from cmpf.errors import DatasetError, ImageError, first_few
 from cmpf.formats.coco_json import (
     LISTS,
     LVIS_LISTS,
-    check_numbers,
+    check_values,
     entry_issue,
     image_name,
     kind_issue,
@@ -108,7 +108,7 @@ class CocoFile:
         """Entries of a list, with what `form` makes of each; errors of `form` tell that one is not in COCO's form."""
         for number, entry in enumerate(self.content[key]):
             try:
-                check_numbers(entry)
+                check_values(entry)
                 found = form(entry)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._add(IssueKind.FORM, f"entry {number} of {key}: {entry_issue(error)}")
@@ -262,7 +262,7 @@ class CocoFile:
 def _panoptic_form(entry: Entry) -> tuple[int | str, str]:
     """Image id and PNG of a panoptic annotation with segments."""
     for segment in entry["segments_info"]:
-        check_numbers(segment)
+        check_values(segment)
         _id_and_category(segment)
     return entry["image_id"], str(entry["file_name"])
 
