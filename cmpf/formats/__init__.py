@@ -1,2 +1,2 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The only code that reads or writes a file format: images, label maps, panoptic PNGs, masks, COCO JSON."""
+"""Readers and writers of images, videos, label maps, panoptic PNGs, masks and COCO JSON, shared by all packages."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Downloads of addresses that anybody may have typed: from public machines only, in limited time and size."""
+"""Downloads images from untrusted URLs: public hosts only (SSRF protection), with limits on time and size."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from urllib.request import (
 
 from cmpf.errors import ImageError, summary
 
-# Whether addresses are downloaded: False = no, True = from public machines, "private" = from this machine and its
-# network, too, where a server may find what is meant for nobody else.
+# Whether URLs are downloaded: False = no, True = from public hosts, "private" = also from this machine and its local
+# network, which can expose internal services when the URL is untrusted.
 UrlPolicy: TypeAlias = bool | Literal["private"]
 MAX_DOWNLOAD = 200 * 2**20  # bytes
-DOWNLOAD_SECONDS = 30.0  # of a whole download, from the first name that is looked up to the last byte
+DOWNLOAD_SECONDS = 30.0  # for a whole download, from the DNS lookup to the last byte
 _SCHEMES = ("http", "https")
 _CHUNK = 1 << 16
 
 
 def is_address(source: str) -> bool:
-    """Whether a text is an address and no path."""
+    """Whether a string is a URL rather than a path."""
     try:
         return urlsplit(source).scheme in (*_SCHEMES, "ftp", "data", "file")
     except ValueError:  # such as http://[
@@ -44,10 +44,10 @@ def is_address(source: str) -> bool:
 
 
 def download(url: str, policy: UrlPolicy) -> bytes:
-    """The content of an http(s) address.
+    """Downloads the content of an http(s) URL.
 
     Raises:
-        ImageError: addresses are not allowed, or this one is not; it cannot be read, takes too long, or is too large.
+        ImageError: the policy does not allow the URL, the download fails or times out, or the content is too large.
     """
     shown = url[:200]
     if not url.lower().startswith(tuple(f"{scheme}://" for scheme in _SCHEMES)):
@@ -58,21 +58,21 @@ def download(url: str, policy: UrlPolicy) -> bytes:
             "or allow it with allow_urls=True"
         )
     sockets: list[socket.socket] = []
-    # A timeout alone would begin anew with every byte that trickles in.
-    late = Timer(DOWNLOAD_SECONDS, _shut, [sockets])
-    late.daemon = True
+    # A socket timeout restarts with every byte received, so a slow server could hold the connection forever.
+    deadline = Timer(DOWNLOAD_SECONDS, _shut_down, [sockets])
+    deadline.daemon = True
     started = time.monotonic()
-    late.start()
+    deadline.start()
     try:
         opener = _opener(public_only=policy != "private", sockets=sockets)
         with opener.open(Request(url, headers={"User-Agent": "cmpf"}), timeout=DOWNLOAD_SECONDS) as response:
             content = _read(response)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        slow = time.monotonic() - started >= DOWNLOAD_SECONDS
-        reason = f"not finished after {DOWNLOAD_SECONDS:g} s" if slow else summary(error)
+        timed_out = time.monotonic() - started >= DOWNLOAD_SECONDS
+        reason = f"not finished after {DOWNLOAD_SECONDS:g} s" if timed_out else summary(error)
         raise ImageError(f"{shown}: download failed ({reason}); check the address and the network") from error
     finally:
-        late.cancel()
+        deadline.cancel()
     if len(content) > MAX_DOWNLOAD:
         raise ImageError(f"{shown}: more than {MAX_DOWNLOAD // 2**20} MiB; make the image smaller")
     if time.monotonic() - started >= DOWNLOAD_SECONDS:
@@ -87,47 +87,47 @@ def _read(response: Any) -> bytes:
     return bytes(content)
 
 
-def _shut(sockets: list[socket.socket]) -> None:
+def _shut_down(sockets: list[socket.socket]) -> None:
     for connection in list(sockets):
         try:
             connection.shutdown(socket.SHUT_RDWR)
-        except OSError:  # closed already
+        except OSError:  # already closed
             continue
 
 
 def _opener(*, public_only: bool, sockets: list[socket.socket]) -> OpenerDirector:
-    """Opens http and https, and follows redirects to nothing else.
+    """An opener for http and https that follows redirects to these two schemes only.
 
-    Every connection, that after a redirect, too, goes to an address that has been looked at: a name may mean another
-    one a moment later.
+    Every connection, including those after a redirect, goes to the IP address that was checked: a second DNS lookup
+    could return another one (DNS rebinding).
     """
 
     proxies = {urlsplit(proxy).hostname for proxy in getproxies().values()}
 
-    def connect(place: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
-        # Which machines a proxy may be asked for is a matter of whoever runs it.
-        connection = _connected(place, public_only and place[0] not in proxies)
+    def connect(endpoint: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
+        # A configured proxy is trusted; it decides which hosts it connects to.
+        connection = _connect(endpoint, public_only and endpoint[0] not in proxies)
         sockets.append(connection)
         return connection
 
-    # http.client lets no public argument say how its socket is made, behind a proxy as well.
-    class Plain(http.client.HTTPConnection):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
+    # http.client has no public argument for the function that creates its socket.
+    class CheckedHTTPConnection(http.client.HTTPConnection):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
             self._create_connection = connect
 
-    class Encrypted(http.client.HTTPSConnection):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
+    class CheckedHTTPSConnection(http.client.HTTPSConnection):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
             self._create_connection = connect
 
-    class PlainHandler(HTTPHandler):
+    class CheckedHTTPHandler(HTTPHandler):
         def http_open(self, request: Request) -> http.client.HTTPResponse:
-            return self.do_open(Plain, request)
+            return self.do_open(CheckedHTTPConnection, request)
 
-    class EncryptedHandler(HTTPSHandler):
+    class CheckedHTTPSHandler(HTTPSHandler):
         def https_open(self, request: Request) -> http.client.HTTPResponse:
-            return self.do_open(Encrypted, request)
+            return self.do_open(CheckedHTTPSConnection, request)
 
     opener = OpenerDirector()
     handlers = (
@@ -137,35 +137,35 @@ def _opener(*, public_only: bool, sockets: list[socket.socket]) -> OpenerDirecto
         HTTPRedirectHandler,
         HTTPErrorProcessor,
     )
-    for handler in (*handlers, PlainHandler, EncryptedHandler):
+    for handler in (*handlers, CheckedHTTPHandler, CheckedHTTPSHandler):
         opener.add_handler(handler())
     return opener
 
 
-def _connected(place: tuple[str, int], public_only: bool) -> socket.socket:
-    """A connection to the first address of a machine that answers."""
-    host, port = place
-    failed: OSError = URLError(f"{host} has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+def _connect(endpoint: tuple[str, int], public_only: bool) -> socket.socket:
+    """Connects to the first address of a host that accepts; raises the last error where none does."""
+    host, port = endpoint
+    last_error: OSError = URLError(f"{host} has no address")
+    for family, socket_type, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         if public_only and not _is_public(str(address[0])):
-            failed = URLError(
+            last_error = URLError(
                 f"{host} is a machine of this network or this machine itself ({address[0]}), which is read only with "
                 "allow_urls='private'"
             )
             continue
-        connection = socket.socket(family, kind, protocol)
+        connection = socket.socket(family, socket_type, protocol)
         try:
             connection.settimeout(DOWNLOAD_SECONDS)
             connection.connect(address)
         except OSError as error:
             connection.close()
-            failed = error
+            last_error = error
             continue
         return connection
-    raise failed
+    raise last_error
 
 
 def _is_public(address: str) -> bool:
-    number = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(number, "ipv4_mapped", None)  # an IPv4 address in the clothes of an IPv6 one
-    return (mapped or number).is_global
+    parsed = ipaddress.ip_address(address.partition("%")[0])  # without an IPv6 zone
+    mapped = getattr(parsed, "ipv4_mapped", None)  # ::ffff:a.b.c.d
+    return (mapped or parsed).is_global

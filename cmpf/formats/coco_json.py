@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""JSON files of COCO, LVIS and COCO panoptic: reading with checks of their form, and the entries of new ones."""
+"""COCO, LVIS and COCO panoptic JSON files: reading with validation, and building entries to write."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from cmpf.formats.label_map import VOID_ID
 from cmpf.formats.masks import Mask, encode_mask, mask_box
 
 Entry: TypeAlias = dict[str, Any]
-MAX_BYTES = 2**34  # COCO's largest has half a gigabyte
-LISTS = ("images", "annotations", "categories")  # what a file of ground truth has
-TEST_LISTS = ("images", "categories")  # what a file of a test split has
-# Of an image of LVIS: classes that are known to be absent, and those of which not all objects are marked.
+MAX_BYTES = 2**34  # COCO's largest file has half a gigabyte
+LISTS = ("images", "annotations", "categories")  # lists of a ground-truth file
+TEST_LISTS = ("images", "categories")  # lists of a file for a test split
+# Keys of an LVIS image: classes known to be absent, and classes whose objects are not all annotated.
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 LVIS_FREQUENCIES = ("r", "c", "f")  # rare, common and frequent classes
-MAX_SIDE = 65_535  # pixels, as in a JPEG; pycocotools' masks wrap around at 2^32 pixels
-# Kind -> the key of its annotations that the other kinds do not have.
-_SIGNS = {
+MAX_SIDE = 65_535  # pixels, the limit of JPEG; mask sizes in pycocotools overflow at 2^32 pixels
+# Kind of file -> the annotation key that only this kind has.
+_DISTINCTIVE_KEYS = {
     "panoptic": "segments_info",
     "keypoints": "keypoints",
     "captions": "caption",
@@ -36,10 +36,10 @@ _SIGNS = {
 
 
 def read_json(path: str | Path) -> Any:
-    """Content of a JSON file.
+    """Parses a JSON file.
 
     Raises:
-        DatasetError: the file cannot be read or is cut short.
+        DatasetError: the file cannot be read or is truncated.
     """
     try:
         return json.loads(read_text(path, limit=MAX_BYTES))
@@ -50,10 +50,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_coco(path: str | Path, lists: Sequence[str] = LISTS) -> dict[str, Any]:
-    """A JSON object that has a list at each of `lists`; values in their entries are such that can be.
+    """Reads a COCO JSON file and validates the entries of its `lists` with check_values.
 
     Raises:
-        DatasetError: the file cannot be read, is cut short, lacks a list, or has an impossible value (check_values).
+        DatasetError: the file cannot be read, is truncated, lacks one of the lists, or has an invalid value.
     """
     content = read_json(path)
     missing = missing_list(content, lists)
@@ -68,7 +68,7 @@ def read_coco(path: str | Path, lists: Sequence[str] = LISTS) -> dict[str, Any]:
 
 
 def missing_list(content: Any, lists: Sequence[str] = LISTS) -> str | None:
-    """The first of `lists` that the content of a JSON file does not have."""
+    """The first of `lists` that a parsed JSON file lacks; None if it has all of them."""
     for key in lists:
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             return key
@@ -76,11 +76,11 @@ def missing_list(content: Any, lists: Sequence[str] = LISTS) -> str | None:
 
 
 def kind_issue(content: Any, wanted: str, *, may_be_empty: bool = False) -> str:
-    """Why the content of a JSON file is no COCO ground truth of a kind, or "".
+    """Says why a parsed JSON file is not COCO ground truth of the wanted kind; "" if it is.
 
     Args:
-        wanted: "panoptic", "instances" (COCO's or LVIS's), or "test images", which have no annotations.
-        may_be_empty: a list of annotations without any is right, too.
+        wanted: "panoptic", "instances" (COCO or LVIS), or "test images", which have no annotations.
+        may_be_empty: also accept an empty list of annotations.
     """
     if wanted == "test images":
         missing = missing_list(content, TEST_LISTS)
@@ -96,19 +96,19 @@ def kind_issue(content: Any, wanted: str, *, may_be_empty: bool = False) -> str:
         found = "no annotations"
     else:
         first = content["annotations"][0]
-        kinds = [kind for kind, sign in _SIGNS.items() if isinstance(first, dict) and sign in first]
+        kinds = [kind for kind, key in _DISTINCTIVE_KEYS.items() if isinstance(first, dict) and key in first]
         if wanted in kinds:
             return ""
         found = f"COCO {kinds[0]}" if kinds else "annotations of no kind that is known"
-    return f"holds {found}; expected COCO {wanted}, with annotations that have {_SIGNS[wanted]!r}"
+    return f"holds {found}; expected COCO {wanted}, with annotations that have {_DISTINCTIVE_KEYS[wanted]!r}"
 
 
 @contextmanager
 def coco_form(where: object) -> Iterator[None]:
-    """Entries that lack a key, or hold what they should not, are an error that opens with `where`.
+    """Turns a missing key or a value of the wrong type in the block into a DatasetError that starts with `where`.
 
     Raises:
-        DatasetError: the block met such an entry.
+        DatasetError: the block raised KeyError, TypeError or AttributeError.
     """
     try:
         yield
@@ -118,22 +118,25 @@ def coco_form(where: object) -> Iterator[None]:
 
 
 def entry_issue(error: Exception, subject: str = "") -> str:
-    """What is wrong with an entry that raised an error when it was read; `subject` = what lacks a key."""
+    """Describes the error that reading an entry raised; `subject` names what lacks a key."""
     return f"{subject}has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def check_values(entry: Mapping[str, Any]) -> None:
-    """Refuses numbers and file names of an entry that cannot be; what an entry lacks is not its matter.
+    """Validates the numbers and file names that an entry has; missing keys are not checked.
 
     Raises:
-        TypeError: names the first of them, for `coco_form`; or `entry` is no object at all.
+        TypeError: names the first invalid value (`coco_form` turns it into a DatasetError), or `entry` is no dict.
     """
     if not isinstance(entry, dict):
         raise TypeError(f"{str(entry)[:40]} is no JSON object")
     for key, value in entry.items():
-        if key in _RULES and not _RULES[key][0](value):
+        if key not in _RULES:
+            continue
+        is_valid, expected = _RULES[key]
+        if not is_valid(value):
             owner = f" of id {str(entry['id'])[:40]}" if key != "id" and "id" in entry else ""
-            raise TypeError(f"{key} {str(value)[:40]}{owner} is not {_RULES[key][1]}")
+            raise TypeError(f"{key} {str(value)[:40]}{owner} is not {expected}")
 
 
 def _is_id(value: object) -> bool:
@@ -144,11 +147,11 @@ def _is_flag(value: object) -> bool:
     return type(value) in (int, bool) and value in (0, 1)
 
 
-def _is_amount(value: object) -> bool:
+def _is_non_negative(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
 
 
-def _is_place(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     return type(value) in (int, float) and -math.inf < value < math.inf  # type: ignore[operator]
 
 
@@ -156,21 +159,21 @@ def _is_box(value: object) -> bool:
     if not isinstance(value, list | tuple) or len(value) != len("xywh"):
         return False
     x, y, width, height = value
-    return _is_place(x) and _is_place(y) and _is_amount(width) and _is_amount(height)
+    return _is_finite(x) and _is_finite(y) and _is_non_negative(width) and _is_non_negative(height)
 
 
 def _is_side(value: object) -> bool:
     return type(value) in (int, float) and 1 <= value <= MAX_SIDE and value == int(value)  # type: ignore[operator, call-overload]
 
 
-# Key -> what its values may be; what to call that.
+# Key -> (predicate on the value, what the error message says is expected).
 _RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "id": (_is_id, "a whole number"),
     "image_id": (_is_id, "a whole number"),
     "category_id": (lambda value: type(value) is int, "a whole number"),
     "file_name": (lambda value: type(value) is str, "text"),
     "iscrowd": (_is_flag, "0 or 1"),
-    "area": (_is_amount, "a number of 0 or more"),
+    "area": (_is_non_negative, "a number of 0 or more"),
     "bbox": (_is_box, "four numbers: x, y, width, height"),
     "height": (_is_side, f"a whole number from 1 to {MAX_SIDE:,}"),
     "width": (_is_side, f"a whole number from 1 to {MAX_SIDE:,}"),
@@ -178,29 +181,32 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 def image_name(image: Mapping[str, Any]) -> str:
-    """The path that an entry of `images` names; its `file_name`."""
+    """The image path in an entry of `images`: its `file_name`."""
     return str(image["file_name"])
 
 
 def lvis_image_name(image: Mapping[str, Any]) -> str:
-    """LVIS names images by the last two parts of `coco_url`: those of its splits lie in both of COCO's folders."""
+    """The image path of an LVIS entry: the end of `coco_url`, since LVIS splits mix COCO's train2017 and val2017."""
     return "/".join(image["coco_url"].split("/")[-2:]) if "coco_url" in image else image_name(image)
 
 
 def write_json(path: str | Path, content: Any) -> Path:
-    """Replaces a JSON file, whole; returns the path."""
+    """Writes a JSON file atomically; returns the path."""
     write_text(path, json.dumps(content, ensure_ascii=False))
     return Path(path)
 
 
 def category_entries(names: Iterable[str], things: Iterable[bool], *, first: int = 0) -> list[Entry]:
-    """The list `categories`: ids count from `first`."""
+    """The `categories` list, with consecutive ids from `first`."""
     pairs = zip(names, things, strict=True)
-    return [{"id": i, "name": n, "isthing": int(t)} for i, (n, t) in enumerate(pairs, start=first)]
+    return [
+        {"id": category_id, "name": name, "isthing": int(is_thing)}
+        for category_id, (name, is_thing) in enumerate(pairs, start=first)
+    ]
 
 
 def segment_entry(mask: Mask, *, segment_id: int, category_id: int) -> Entry:
-    """An entry of `segments_info`, with area and box of its mask (H, W), which has at least one pixel."""
+    """An entry of `segments_info` with the area and box of a non-empty mask (H, W)."""
     return {
         "id": segment_id,
         "category_id": category_id,
@@ -211,24 +217,24 @@ def segment_entry(mask: Mask, *, segment_id: int, category_id: int) -> Entry:
 
 
 def segments_info(ids: NDArray[np.integer[Any]], category_of: Callable[[int], int]) -> list[Entry]:
-    """The list `segments_info` of an image, in the order of the ids.
+    """The `segments_info` list of an image, in increasing order of segment ids.
 
     Args:
         ids: (H, W) segment ids; 0 is void.
-        category_of: segment id -> category id.
+        category_of: maps a segment id to its category id.
     """
     return [
-        segment_entry(ids == value, segment_id=value, category_id=category_of(value))
-        for value in np.unique(ids).tolist()
-        if value != VOID_ID
+        segment_entry(ids == segment_id, segment_id=segment_id, category_id=category_of(segment_id))
+        for segment_id in np.unique(ids).tolist()
+        if segment_id != VOID_ID
     ]
 
 
 def instance_entry(mask: Mask, *, category_id: int, iscrowd: int = 0) -> Entry:
-    """An entry of `annotations` of an instances file, but for `id` and `image_id`; the mask as packed run lengths.
+    """An entry of `annotations` in an instances file, without `id` and `image_id`; the mask as compressed RLE.
 
     Args:
-        mask: (H, W), at least one pixel.
+        mask: (H, W), not empty.
     """
     return {
         "category_id": category_id,

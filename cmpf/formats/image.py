@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Image files of every kind as (H, W, 3) uint8 RGB, and the size that the model sees them in."""
+"""Reads image files of any format as (H, W, 3) uint8 RGB, and resizes them to the model's input size."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 RGB: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
-SINGLE = (str, Path, Image.Image, np.ndarray)  # the same for isinstance
+SINGLE = (str, Path, Image.Image, np.ndarray)  # ImageSource for isinstance
 
-MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, where Pillow begins to warn of decompression bombs
-# What Pillow opens, whatever a file's name says: decoders that are common, maintained and start no other program, as
-# that of EPS starts Ghostscript. MPO, of cameras with two lenses, is a kind of JPEG.
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB; Pillow's threshold for decompression bomb warnings
+# Formats that Pillow may decode, whatever the file name says. Only common, maintained decoders that start no other
+# program (EPS would start Ghostscript). MPO (two-lens cameras) is opened as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-# What Pillow raises for damaged files, depending on the format and the place of the damage.
+# Exceptions that Pillow raises for damaged files, depending on the format and the kind of damage.
 DAMAGED = (
     Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error,
-    ArithmeticError, LookupError, AttributeError, MemoryError, RuntimeError,  # and NotImplementedError, a kind of it
+    ArithmeticError, LookupError, AttributeError, MemoryError, RuntimeError,  # includes NotImplementedError
 )  # fmt: skip
-# JPEGs are decoded at 1/2, 1/4 or 1/8 where they stay so many times as large as wanted; the resize evens out the rest.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 scale if the result is still this many times as large as the requested size.
 DRAFT_MARGIN = 2
 _ORIENTATION = 0x0112  # EXIF tag
-_TILE_ROWS = 256  # of an image that is converted at once
-# The upright image as its file has it, a view, for each EXIF orientation.
-_LYING: dict[int, Callable[[RGB], RGB]] = {
+_TILE_ROWS = 256  # rows converted to RGB at a time
+# EXIF orientation -> function that views the upright image in the pixel order of the file.
+_FILE_ORDER_VIEWS: dict[int, Callable[[RGB], RGB]] = {
     2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
     6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a, -1),
 }  # fmt: skip
@@ -47,20 +47,20 @@ _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls: UrlPolicy = False) -> RGB:
-    """Any image as RGB.
+    """Reads any image as RGB.
 
-    EXIF orientation is applied; gray, palette, 16-bit and CMYK images are converted, transparency is laid
-    over white, 16-bit gray 0..65535 becomes 0..255; of an animation the first image counts.
+    Applies the EXIF orientation; converts gray, palette, 16-bit and CMYK images; composites transparency over
+    white; scales 16-bit gray 0..65535 to 0..255; reads the first frame of an animation.
 
     Args:
         source: path, PIL image, or array: uint8, uint16 or bool (H, W); uint8 (H, W, 1), (H, W, 3) RGB or
-            (H, W, 4) RGBA. An http(s) address only with allow_urls.
-        max_pixels: larger images are refused before they are decoded.
-        allow_urls: download addresses; "private" = those of this machine and its network, too.
+            (H, W, 4) RGBA. An http(s) URL only with allow_urls.
+        max_pixels: larger images are rejected before they are decoded.
+        allow_urls: download URLs; "private" also allows hosts in the local network and this machine.
     Returns:
-        (H, W, 3) uint8, a copy of its own.
+        (H, W, 3) uint8, a copy.
     Raises:
-        ImageError: the image is missing, damaged, empty, too large or of another kind; names the source.
+        ImageError: the image is missing, damaged, empty, too large or of an unsupported format; names the source.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
@@ -71,7 +71,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
             f"cannot read an image from {type(source).__name__}; "
             "give a path, a PIL image or a uint8 array (H, W, 3)"
         )
-    # Imported here: loading a model need not wait for it.
+    # Imported here to keep loading a model fast.
     from cmpf.formats.addresses import download, is_address
 
     if is_address(str(source)):
@@ -81,7 +81,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, allow_urls:
 
 
 def decode_image(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> RGB:
-    """The image in the bytes of a file, as read_image gives it; `name` opens error messages."""
+    """Decodes the bytes of an image file as read_image does; error messages start with `name`."""
     with _opened(io.BytesIO(content), name) as image:
         return _decode(image, name, max_pixels)
 
@@ -89,10 +89,10 @@ def decode_image(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> 
 def read_small_image(
     path: str | Path, *, short_side: int, max_side: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[RGB, tuple[int, int]]:
-    """An image's file by the rule of shortest_edge_size, and the size (H, W) that the image has in the file.
+    """Reads an image file resized by the rule of shortest_edge_size; also returns its original size (H, W).
 
-    Large JPEGs are decoded at a fraction of their size, which takes a third of the time. The result is that of
-    read_image and resize_shortest_edge but for some gray values: on photographs one or two, at hard edges a few more.
+    Large JPEGs are decoded at reduced scale, which takes a third of the time. The result equals read_image followed
+    by resize_shortest_edge up to one or two gray levels on photographs, a few more at hard edges.
 
     Raises:
         ImageError: as read_image.
@@ -108,39 +108,40 @@ def read_small_image(
 
 
 def open_image(file: str | Path | io.BytesIO) -> Image.Image:
-    """Image.open with the decoders of FORMATS only.
+    """Image.open restricted to the decoders in FORMATS.
 
     Raises:
-        OSError: the file cannot be opened, or is no regular file. UnidentifiedImageError, and others of DAMAGED: it is
-            no image of these formats, or a damaged one.
+        OSError: the file cannot be opened, or is no regular file.
+        UnidentifiedImageError: the file is not an image of these formats.
+        OSError, ...: any of DAMAGED, for a damaged file.
     """
     if not isinstance(file, io.BytesIO) and Path(file).exists() and not Path(file).is_file():
-        raise OSError(f"{file} is no regular file")  # reading a pipe would wait for good
+        raise OSError(f"{file} is no regular file")  # reading a pipe would block forever
     return Image.open(file, formats=_formats())
 
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow was built with; it fails on the names of others."""
+    """The FORMATS that this build of Pillow supports; Image.open fails on other names."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
-    """(H, W) of an image as read_image gives it, from the head of the file alone.
+    """The size (H, W) that read_image would return, from the file header alone.
 
     Raises:
-        ImageError: the file is missing or no image, or its head is damaged.
+        ImageError: the file is missing or no image, or its header is damaged.
     """
     with _opened(_existing(path), str(path)) as opened:
         return _upright_size(opened)
 
 
 def write_image(path: str | Path, image: Image.Image | NDArray[Any], **options: Any) -> Path:
-    """Writes an image in the format that the path's ending names, whole or not at all; returns the path.
+    """Writes an image atomically, in the format of the path's suffix; returns the path.
 
     Args:
-        options: of the format, see Image.save.
+        options: format options, see Image.save.
     """
     pixels = image if isinstance(image, Image.Image) else Image.fromarray(image)
     with replacing(path) as temporary:
@@ -149,21 +150,21 @@ def write_image(path: str | Path, image: Image.Image | NDArray[Any], **options: 
 
 
 def shortest_edge_size(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:
-    """(H, W) with the shorter side at `short_side`, or less where the longer one would exceed `max_side`.
+    """The size (H, W) with the shorter side at `short_side`, or less where the longer one would exceed `max_side`.
 
-    Scales twice where it must, as Detectron2's ResizeShortestEdge does: one multiplication rounds some sizes, such as
-    391 x 1024 at 1024 / 2560, to the other side of one half.
+    Scales in two steps, as Detectron2's ResizeShortestEdge does: a single multiplication rounds some sizes, such as
+    391 x 1024 at 1024 / 2560, differently.
     """
     scale = short_side / min(height, width)
     sides = [short_side if side == min(height, width) else side * scale for side in (height, width)]
     if max(sides) > max_side:
-        again = max_side / max(sides)
-        sides = [side * again for side in sides]
+        scale = max_side / max(sides)
+        sides = [side * scale for side in sides]
     return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
 
 
 def resize_image(image: RGB, size: tuple[int, int]) -> RGB:
-    """Bilinear, antialiased resize of (H, W, 3) to (H', W') = `size`."""
+    """Resizes (H, W, 3) to (H', W') = `size`, bilinear with antialiasing; returns `image` itself if sizes are equal."""
     if image.shape[:2] == size:
         return image
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
@@ -172,13 +173,13 @@ def resize_image(image: RGB, size: tuple[int, int]) -> RGB:
 def resize_shortest_edge(
     image: RGB, *, short_side: int, max_side: int, size: tuple[int, int] | None = None
 ) -> RGB:
-    """Resizes (H, W, 3) by the rule of shortest_edge_size; `size` = that of the image in its file, if it is another."""
+    """Resizes (H, W, 3) by the rule of shortest_edge_size, applied to `size` (H, W) if given instead of the image's."""
     height, width = size or image.shape[:2]
     return resize_image(image, shortest_edge_size(height, width, short_side=short_side, max_side=max_side))
 
 
 def _existing(source: str | Path) -> Path:
-    """The path of a file that is there."""
+    """The path of an existing file; an ImageError otherwise."""
     try:
         path = Path(source).expanduser()
         if path.is_file():
@@ -189,13 +190,13 @@ def _existing(source: str | Path) -> Path:
             issue = "is no regular file; name an image"
         else:
             issue = f"no such image (looked at {path.absolute()}); check the path"
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown ~user
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, an unknown ~user
         raise ImageError(f"{str(source)[:100]}: no usable path ({error}); check it") from error
     raise ImageError(f"{source}: {issue}")
 
 
 def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
-    """An image of which the head has been read."""
+    """Opens an image and reads its header; an ImageError if that fails."""
     try:
         return open_image(file)
     except Image.DecompressionBombError as error:
@@ -222,12 +223,12 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> RGB:
 
 
 def _upright_rgb(image: Image.Image, name: str) -> RGB:
-    """In tiles of rows: Pillow's own conversions are copies with four bytes a pixel, some of them one after another."""
+    """Converts in tiles of rows, because Pillow's conversions make one or more copies with four bytes per pixel."""
     upright = np.empty((*_upright_size(image), 3), dtype=np.uint8)
-    lying = _LYING.get(_orientation(image), np.asarray)(upright)
+    rows = _FILE_ORDER_VIEWS.get(_orientation(image), np.asarray)(upright)
     for top in range(0, image.height, _TILE_ROWS):
         tile = image.crop((0, top, image.width, min(top + _TILE_ROWS, image.height)))
-        lying[top : top + tile.height] = np.asarray(_to_rgb(tile, name))
+        rows[top : top + tile.height] = np.asarray(_to_rgb(tile, name))
     return upright
 
 
@@ -242,7 +243,7 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How EXIF wants an image seen; damaged EXIF data do not spoil a whole image."""
+    """EXIF orientation 1..8; 1 (upright) where the EXIF data are damaged."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except DAMAGED:
@@ -250,7 +251,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) of an image when it is seen upright."""
+    """(H, W) of an image after its EXIF orientation is applied."""
     return image.size if _orientation(image) in range(5, 9) else image.size[::-1]
 
 
@@ -277,13 +278,13 @@ def _gray_from_16_bit(values: NDArray[np.int64], name: str) -> RGB:
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> RGB:
     name = f"the array of shape {array.shape} and type {array.dtype}"
-    plane = array.ndim == 2
-    if not (plane or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+    gray = array.ndim == 2
+    if not (gray or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
         raise ImageError(f"{name}: expected (H, W, 3) RGB, (H, W) gray or (H, W, 4) RGBA, channels last")
     _check_size(array.shape[0], array.shape[1], name, max_pixels)
-    if plane and array.dtype == np.uint16:
+    if gray and array.dtype == np.uint16:
         array = _gray_from_16_bit(array.astype(np.int64), name)
-    elif plane and array.dtype == np.bool_:
+    elif gray and array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype != np.uint8:
         raise ImageError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Ground truth as images: label maps of class indices, and the segment ids of COCO's panoptic PNGs."""
+"""Label maps (semantic ground truth) and COCO panoptic PNGs: reading, writing and the panoptic id codec."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SegmentIds: TypeAlias = NDArray[np.int32]  # (H, W) segment id, or VOID_ID
 NO_CLASS = -1
 MAX_LABEL = 65535  # label maps have at most 16 bits
 VOID_ID = 0
-MAX_ID = (1 << 24) - 1  # ids of segments have three bytes
-_NAMED_VALUES = 5  # in an error message
+MAX_ID = (1 << 24) - 1  # segment ids have three bytes
+_MAX_LISTED = 5  # values in an error message
 _TILE_ROWS = 256
 
 
 def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) -> NDArray[Any]:
-    """Pixels of a ground-truth file, (H, W) or (H, W, C), with the values that are in it.
+    """Reads a ground-truth image unconverted, as (H, W) or (H, W, C).
 
     Args:
-        what: kind of the file in error messages, such as "label map".
-        palette_colors: a palette file gives its colors (H, W, 3), not its palette indices (H, W).
+        what: what error messages call the file, such as "label map".
+        palette_colors: read a palette file as colors (H, W, 3) instead of palette indices (H, W).
     Raises:
-        DatasetError: the file is missing or damaged, or holds no whole numbers; names it.
+        DatasetError: the file is missing or damaged, or does not hold integers; names the file.
     """
     try:
         with open_image(path) as image:
@@ -46,10 +46,10 @@ def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) ->
 
 
 def read_labels(path: str | Path) -> NDArray[np.int32]:
-    """Values (H, W) of a label map as they are in the file: 8 or 16 bits, PNG or TIFF, gray or palette indices.
+    """Reads the raw values (H, W) of a label map: 8 or 16 bits, PNG or TIFF, gray or palette indices.
 
     Raises:
-        DatasetError: the file is missing, damaged, has several channels, or holds no whole numbers 0..65535.
+        DatasetError: the file is missing, damaged, has several channels, or holds values other than integers 0..65535.
     """
     pixels = read_pixels(path, "label map")
     if pixels.ndim != 2:
@@ -65,7 +65,7 @@ def read_labels(path: str | Path) -> NDArray[np.int32]:
 
 
 class LabelReader:
-    """Reads label maps of one dataset as class indices."""
+    """Reads the label maps of a dataset as class indices."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class LabelReader:
     ) -> None:
         """
         Args:
-            num_classes: classes are 0..num_classes - 1.
-            ignore_label: value of pixels without a class, even if class_of_id has it.
-            class_of_id: value in the files -> class index; None = they hold class indices.
-            no_class: what pixels with the ignore label become.
+            num_classes: number of classes.
+            ignore_label: value of pixels without a class; takes precedence over class_of_id.
+            class_of_id: maps values in the files to class indices; None = the files hold class indices.
+            no_class: value that replaces ignore_label.
         """
         self._allowed = f"0..{num_classes - 1}" if class_of_id is None else f"one of {sorted(class_of_id)}"
         self._ignore_label = ignore_label
@@ -100,9 +100,9 @@ class LabelReader:
         unknown = ~self._known[values]
         if unknown.any():
             wrong = np.unique(values[unknown])
-            more = ", ..." if len(wrong) > _NAMED_VALUES else ""
+            more = ", ..." if len(wrong) > _MAX_LISTED else ""
             raise DatasetError(
-                f"{path}: label {', '.join(map(str, wrong[:_NAMED_VALUES]))}{more} in {int(unknown.sum())} "
+                f"{path}: label {', '.join(map(str, wrong[:_MAX_LISTED]))}{more} in {int(unknown.sum())} "
                 f"pixels; allowed are {self._allowed} and the ignore label {self._ignore_label}; "
                 "check how it was made"
             )
@@ -111,10 +111,10 @@ class LabelReader:
 
 
 def write_labels(path: str | Path, labels: NDArray[Any]) -> Path:
-    """Writes (H, W) uint8 or uint16 without loss, as PNG or TIFF by the ending, whole or not at all; returns the path.
+    """Writes a label map (H, W) uint8 or uint16 atomically, as PNG or TIFF by the path's suffix; returns the path.
 
     Raises:
-        ValueError: values of another type.
+        ValueError: another dtype.
     """
     if labels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"labels of type {labels.dtype}; expected uint8 or uint16")
@@ -123,12 +123,13 @@ def write_labels(path: str | Path, labels: NDArray[Any]) -> Path:
 
 
 def read_panoptic_ids(path: str | Path) -> SegmentIds:
-    """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = void; a gray file holds plain ids.
+    """Reads segment ids (H, W) from a COCO panoptic PNG: R + 256 G + 65536 B, 0 = void; a gray file holds plain ids.
 
-    A palette file counts by its colors: tools that shrink PNGs turn those of few segments into such.
+    A palette file is decoded from its colors, because PNG optimizers convert panoptic PNGs with few segments to
+    palette files.
 
     Raises:
-        DatasetError: the file is missing, damaged, or has other channels; names it.
+        DatasetError: the file is missing, damaged, or has other channels; names the file.
     """
     pixels = read_pixels(path, "panoptic PNG", palette_colors=True)
     if pixels.ndim == 3 and pixels.shape[2] < 3:
@@ -137,19 +138,21 @@ def read_panoptic_ids(path: str | Path) -> SegmentIds:
 
 
 def write_panoptic_ids(path: str | Path, ids: NDArray[np.integer[Any]]) -> Path:
-    """Writes segment ids (H, W) as a COCO panoptic PNG, whole or not at all; returns the path.
+    """Writes segment ids (H, W) as a COCO panoptic PNG, atomically; returns the path.
 
     Raises:
         ValueError: ids beyond three bytes.
     """
     colors = Image.new("RGB", (ids.shape[1], ids.shape[0]))
-    for top in range(0, len(ids), _TILE_ROWS):  # in tiles, for ids are large while they become colors
+    for top in range(
+        0, len(ids), _TILE_ROWS
+    ):  # in tiles, because encoding needs several times the memory of the ids
         colors.paste(Image.fromarray(encode_panoptic_ids(ids[top : top + _TILE_ROWS])), (0, top))
     return write_image(path, colors)
 
 
 def decode_panoptic_ids(pixels: NDArray[Any]) -> SegmentIds:
-    """COCO's colors (H, W, 3 or more) uint8, or plain ids (H, W) -> segment ids (H, W)."""
+    """Decodes COCO panoptic colors (H, W, 3 or more) uint8, or plain ids (H, W), to segment ids (H, W)."""
     values = pixels.astype(np.int32)
     if values.ndim == 2:
         return values
@@ -158,7 +161,7 @@ def decode_panoptic_ids(pixels: NDArray[Any]) -> SegmentIds:
 
 
 def encode_panoptic_ids(ids: NDArray[np.integer[Any]]) -> RGB:
-    """Segment ids (H, W) -> COCO's colors (H, W, 3) with id = R + 256 G + 65536 B.
+    """Encodes segment ids (H, W) as COCO panoptic colors (H, W, 3): id = R + 256 G + 65536 B.
 
     Raises:
         ValueError: ids beyond three bytes.

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Frames of video files and cameras, read and written with PyAV (extra: video)."""
+"""Reads frames from video files and cameras and writes MP4 files, with PyAV (extra: video)."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from cmpf.common.files import replacing
 from cmpf.errors import CMPFError, ImageError
 
 Frame = NDArray[np.uint8]  # (H, W, 3) RGB
-# Endings of files that are read as videos.
+# Suffixes of files that are read as videos.
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv",
     ".3gp",
 )  # fmt: skip
-DEFAULT_RATE = Fraction(25)  # of files that do not say
-MAX_RATE = 1000  # what says more is no rate but a damaged file
-# H.264 plays in browsers; MPEG-4 is for builds of FFmpeg without it.
+DEFAULT_RATE = Fraction(25)  # frames per second of files that do not state a rate
+MAX_RATE = 1000  # a higher rate is taken for damaged metadata
+# H.264 plays in browsers; MPEG-4 is the fallback for FFmpeg builds without it.
 ENCODERS = ({"name": "libx264", "options": {"crf": "20"}}, {"name": "mpeg4", "options": {"qscale": "3"}})
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a path is that of a video, by its ending."""
+    """Whether a path has the suffix of a video file."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def import_av() -> Any:
-    """The module av.
+    """Imports and returns the av module.
 
     Raises:
-        CMPFError: it is not installed.
+        CMPFError: PyAV is not installed.
     """
     try:
         import av
@@ -46,14 +46,16 @@ def import_av() -> Any:
 
 
 class VideoReader:
-    """Frames of a video file or a camera, in their order and upright.
+    """Reads frames from a video file or a camera, rotated upright.
 
     Args:
-        source: path of a file, or number of a camera.
+        source: path of a file, or camera number.
     Attributes:
-        rate: frames a second. count: how many frames a file says it has, 0 = unknown.
+        rate: frames per second.
+        count: number of frames according to the file, 0 = unknown.
     Raises:
-        CMPFError: PyAV is not installed. ImageError: the source cannot be opened, or shows no images.
+        CMPFError: PyAV is not installed.
+        ImageError: the source cannot be opened or has no video stream.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -77,9 +79,9 @@ class VideoReader:
         self.count = 0 if isinstance(source, int) else int(self._stream.frames)
 
     def frames(self, *, skip: Iterable[int] = ()) -> Iterator[tuple[int, Frame | None]]:
-        """Number and pixels of each frame; None for those in `skip`, which are not converted.
+        """Yields (frame number, pixels); pixels are None for the numbers in `skip`, whose frames are not converted.
 
-        A file that is cut off or damaged ends where it cannot be read any more.
+        A truncated or damaged file ends at the first frame that cannot be decoded.
         """
         skipped = frozenset(skip)
         with self._container:
@@ -93,7 +95,7 @@ class VideoReader:
 
 
 def camera_input(number: int) -> tuple[str, str]:
-    """What FFmpeg opens for camera `number`: the name of the device, and the input format.
+    """Device name and FFmpeg input format of a camera.
 
     Raises:
         ImageError: cameras of this system cannot be opened by number.
@@ -106,12 +108,13 @@ def camera_input(number: int) -> tuple[str, str]:
 
 
 def write_video(path: Path, frames: Iterable[Frame], *, rate: Fraction) -> None:
-    """Writes an MP4, whole or not at all.
+    """Writes an MP4 file atomically.
 
-    Frames take the size of the first one; an odd side gets one more row or column, as the usual codecs need it.
+    All frames are scaled to the size of the first one; an odd side is padded by one row or column, since the codecs
+    need even sides.
 
     Args:
-        rate: frames a second.
+        rate: frames per second.
     """
     av = import_av()
     encoder = next(encoder for encoder in ENCODERS if encoder["name"] in av.codecs_available)
@@ -130,6 +133,6 @@ def write_video(path: Path, frames: Iterable[Frame], *, rate: Fraction) -> None:
 
 
 def _upright(frame: Any) -> Frame:
-    """Pixels as a player shows them: telephones film lying and say how to turn the frames."""
+    """Pixels of a frame after the rotation in its metadata, which phones write for portrait videos."""
     pixels: Frame = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
