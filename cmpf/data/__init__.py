@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Datasets, vocabularies, mappers and loaders.
+"""Datasets, vocabularies, dataset mappers and data loaders.
 
-Names are fetched when first used, so that generating ShapeWorld does not wait for torch to be imported.
+Names are imported lazily, so that generating ShapeWorld does not import torch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Loaders: batches as lists of samples, read by this process or by worker processes; what cannot be read among them."""
+"""Data loaders for training and inference. A batch is a list of samples; unreadable images are reported or replaced."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cmpf.data.mapper import DatasetMapper
-from cmpf.data.sampling import Place, TrainingSampler, augmentation_rng, inference_share
+from cmpf.data.sampling import StreamItem, TrainingSampler, augmentation_rng, inference_shard
 from cmpf.errors import CMPFError, DatasetError, ImageError
 from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
-SKIPPED_SHARE = 0.001  # of a dataset's images that may be left out, one at least
-MAX_SKIPPED_AT_ONCE = 10  # neighbors that are tried in place of an image
+MAX_SKIPPED_FRACTION = 0.001  # of a dataset's images; one may always be skipped
+MAX_ATTEMPTS = 10  # consecutive samples that are tried, including the one asked for
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A sample, or None; and for each image that could not be read instead its index and the error."""
+class LoadedSample:
+    """A sample, or None if none could be read; and (index, error) of each sample that was tried and failed."""
 
     sample: Sample | None
     issues: tuple[tuple[int, CMPFError], ...] = ()
 
 
 class MappedDataset(Dataset[Any]):
-    """Samples through the mapper. Issues of the data come back as values: an exception that crosses a process
-    boundary turns into a page of traceback, and the message that names the file is lost in it.
+    """Applies the mapper to samples. Errors are returned as values, because an exception from a worker process would
+    bury its message in the worker's traceback.
 
     Args:
-        seed: of the augmentations.
-        skip: an image that cannot be read is replaced by the next one of the dataset that can.
+        seed: seed of the augmentations.
+        skip: replace a sample that cannot be read by the next readable one of the dataset.
     """
 
     def __init__(
@@ -50,26 +50,26 @@ class MappedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, place: Place) -> Drawn:
+    def __getitem__(self, requested: StreamItem) -> LoadedSample:
         issues: list[tuple[int, CMPFError]] = []
-        for step in range(min(len(self), MAX_SKIPPED_AT_ONCE) if self.skip else 1):
-            index = (place.sample + step) % len(self)
-            rng = augmentation_rng(self._seed, place.position)
+        for attempt in range(min(len(self), MAX_ATTEMPTS) if self.skip else 1):
+            index = (requested.sample_index + attempt) % len(self)
+            rng = augmentation_rng(self._seed, requested.position)
             try:
-                return Drawn(self._mapper(self._samples[index], rng), tuple(issues))
+                return LoadedSample(self._mapper(self._samples[index], rng), tuple(issues))
             except CMPFError as error:
                 issues.append((index, error))
             except MemoryError as error:
                 name = self._samples[index].get("file_name", "")
                 issues.append((index, ImageError(f"{name}: too large for this machine's memory ({error})")))
-        return Drawn(None, tuple(issues))
+        return LoadedSample(None, tuple(issues))
 
 
 class SkippedImages:
-    """Counts the images of a dataset that cannot be read, and says when there are too many.
+    """Counts the unreadable images of a dataset, and raises an error when there are too many.
 
     Args:
-        count: images of the dataset.
+        count: number of images in the dataset.
     """
 
     def __init__(self, count: int) -> None:
@@ -77,7 +77,7 @@ class SkippedImages:
         self._skipped: set[int] = set()
 
     def add(self, index: int, error: CMPFError) -> None:
-        """Logs an image once.
+        """Counts and logs an image, once.
 
         Raises:
             DatasetError: more than 0.1 % of the images, and more than one, cannot be read.
@@ -85,20 +85,20 @@ class SkippedImages:
         if index in self._skipped:
             return
         self._skipped.add(index)
-        if len(self._skipped) > max(1, SKIPPED_SHARE * self._count):
+        if len(self._skipped) > max(1, MAX_SKIPPED_FRACTION * self._count):
             raise DatasetError(
                 f"{error}. This is image {len(self._skipped)} of {self._count:,} that cannot be read, more than "
-                f"{SKIPPED_SHARE:.1%}: the dataset is damaged; cmpf datasets check lists them all"
+                f"{MAX_SKIPPED_FRACTION:.1%}: the dataset is damaged; cmpf datasets check lists them all"
             ) from error
         logger.warning("left out, number %d: %s", len(self._skipped), error)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How batches are read.
+class LoaderOptions:
+    """Options of torch's DataLoader.
 
-    num_workers: worker processes; 0 = this one reads.
-    pin_memory: put tensors where a GPU can fetch them while the program goes on.
+    num_workers: number of worker processes; 0 = read in the main process.
+    pin_memory: copy tensors to pinned memory, for asynchronous transfers to a GPU.
     """
 
     num_workers: int
@@ -110,26 +110,26 @@ class Reading:
 
 
 class TrainLoader:
-    """Endless training batches of one rank, with a position that a checkpoint can keep.
+    """Infinite training batches of one rank, with a position that is saved in checkpoints.
 
-    Each `iter` goes on where the last batch was handed out; batches that workers have prepared in advance
-    do not count. Nothing is drawn from the global random generators.
+    Each `iter` continues after the last batch that was yielded; batches that workers have prefetched do not count.
+    The global random generators are not used.
     """
 
-    def __init__(self, *, dataset: MappedDataset, sampler: TrainingSampler, reading: Reading) -> None:
-        """See build_train_loader, which makes the parts."""
+    def __init__(self, *, dataset: MappedDataset, sampler: TrainingSampler, options: LoaderOptions) -> None:
+        """See build_train_loader."""
         self._dataset = dataset
         self._sampler = sampler
-        self._reading = reading
+        self._options = options
         self._position = 0
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        for batch in _batches(self._dataset, self._sampler.batches(self._position), self._reading):
+        for batch in _load_batches(self._dataset, self._sampler.batches(self._position), self._options):
             self._position += self._sampler.total_batch_size
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """How many images all ranks together have been given, and what makes the stream."""
+        """The position (samples yielded over all ranks), and the seed and size that determine the stream."""
         return {
             "position": self._position,
             "seed": self._sampler.seed,
@@ -137,34 +137,36 @@ class TrainLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to the position of a state_dict; the next `iter` gives the batch that would have followed."""
-        own = self.state_dict()
+        """Restores the position of a state_dict; the next `iter` continues from there."""
+        current = self.state_dict()
         for key in ("seed", "num_samples"):
-            if state[key] != own[key]:
+            if state[key] != current[key]:
                 logger.warning(
                     "the checkpoint was trained with %s %s, now it is %s: other images will follow than in "
                     "the interrupted run",
                     key,
                     state[key],
-                    own[key],
+                    current[key],
                 )
         self._position = state["position"]
 
 
 class InferenceLoader:
-    """Given batches, once and in order; each `iter` begins anew."""
+    """Yields fixed batches once, in order; each `iter` starts from the beginning."""
 
-    def __init__(self, *, dataset: MappedDataset, batches: list[list[Place]], reading: Reading) -> None:
-        """See build_test_loader, which makes the parts."""
+    def __init__(
+        self, *, dataset: MappedDataset, batches: list[list[StreamItem]], options: LoaderOptions
+    ) -> None:
+        """See build_test_loader."""
         self._dataset = dataset
-        self._places = batches
-        self._reading = reading
+        self._batches = batches
+        self._options = options
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        return _batches(self._dataset, self._places, self._reading)
+        return _load_batches(self._dataset, self._batches, self._options)
 
 
 def build_train_loader(
@@ -179,19 +181,19 @@ def build_train_loader(
     world_size: int = 1,
     skip_unreadable: bool = False,
 ) -> TrainLoader:
-    """An endless, shuffled training loader.
+    """Builds an infinite, shuffled training loader.
 
     Args:
-        samples: the whole dataset, the same at all ranks.
+        samples: the whole dataset, the same on all ranks.
         mapper: with a target source.
-        total_batch_size: images of a step over all ranks; each gets total_batch_size / world_size.
-        seed: of the order and of the augmentations, 0 or more.
-        num_workers, pin_memory: see Reading.
-        skip_unreadable: see MappedDataset.
+        total_batch_size: samples per step over all ranks; each rank gets total_batch_size / world_size.
+        seed: seed of the order and of the augmentations, 0 or more.
+        num_workers, pin_memory: see LoaderOptions.
+        skip_unreadable: replace unreadable images, see MappedDataset.
     Raises:
-        DatasetError: an empty dataset, or numbers that do not fit together.
+        DatasetError: an empty dataset, or an invalid number.
     """
-    reading = Reading(num_workers, pin_memory)
+    options = LoaderOptions(num_workers, pin_memory)
     sampler = TrainingSampler(
         num_samples=len(samples),
         total_batch_size=total_batch_size,
@@ -200,7 +202,7 @@ def build_train_loader(
         world_size=world_size,
     )
     dataset = MappedDataset(samples, mapper, seed, skip=skip_unreadable)
-    return TrainLoader(dataset=dataset, sampler=sampler, reading=reading)
+    return TrainLoader(dataset=dataset, sampler=sampler, options=options)
 
 
 def build_test_loader(
@@ -213,58 +215,58 @@ def build_test_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> InferenceLoader:
-    """A loader over a rank's share of a dataset, each image once, in order; the last batch may be smaller.
+    """Builds a loader over a rank's shard of a dataset, in order; the last batch may be smaller.
 
     Args:
-        samples: the whole dataset, the same at all ranks.
+        samples: the whole dataset, the same on all ranks.
         mapper: without a target source.
-        batch_size: images of a batch at each rank.
-        num_workers, pin_memory: see Reading.
+        batch_size: samples per batch on each rank.
+        num_workers, pin_memory: see LoaderOptions.
     Raises:
-        DatasetError: numbers that do not fit together.
+        DatasetError: an invalid number.
     """
-    reading = Reading(num_workers, pin_memory)
+    options = LoaderOptions(num_workers, pin_memory)
     if batch_size < 1:
         raise DatasetError(f"batch size {batch_size}: must be 1 or more")
-    share = inference_share(len(samples), rank=rank, world_size=world_size)
-    places = [Place(index, index) for index in share]
-    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
-    return InferenceLoader(dataset=MappedDataset(samples, mapper, 0), batches=batches, reading=reading)
+    shard = inference_shard(len(samples), rank=rank, world_size=world_size)
+    indices = [StreamItem(index, index) for index in shard]
+    batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    return InferenceLoader(dataset=MappedDataset(samples, mapper, 0), batches=batches, options=options)
 
 
-def _batches(
-    dataset: MappedDataset, places: Iterable[list[Place]], reading: Reading
+def _load_batches(
+    dataset: MappedDataset, batches: Iterable[list[StreamItem]], options: LoaderOptions
 ) -> Iterator[list[Sample]]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=places,
-        num_workers=reading.num_workers,
-        pin_memory=reading.pin_memory,
-        collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
-        # Its own generator: otherwise it seeds its workers from the global one, and a resumed training would
-        # draw other points in its losses than an uninterrupted one.
+        batch_sampler=batches,
+        num_workers=options.num_workers,
+        pin_memory=options.pin_memory,
+        collate_fn=_no_collate,
+        worker_init_fn=_init_worker,
+        # By default the loader draws worker seeds from the global generator; a resumed training would then sample
+        # other points in its losses than an uninterrupted one.
         generator=torch.Generator(),
     )
     skipped = SkippedImages(len(dataset))
     for batch in loader:
-        for index, error in (issue for drawn in batch for issue in drawn.issues):
+        for index, error in (issue for loaded in batch for issue in loaded.issues):
             if not dataset.skip:
                 raise error
             skipped.add(index, error)
-        samples = [drawn.sample for drawn in batch]
+        samples = [loaded.sample for loaded in batch]
         if any(sample is None for sample in samples):
-            error = next(drawn.issues[-1][1] for drawn in batch if drawn.sample is None)
-            raise DatasetError(f"{error}; nor could the {MAX_SKIPPED_AT_ONCE - 1} images after it be read")
+            error = next(loaded.issues[-1][1] for loaded in batch if loaded.sample is None)
+            raise DatasetError(f"{error}; nor could the {MAX_ATTEMPTS - 1} images after it be read")
         yield samples
 
 
-def _as_it_is(batch: list[Any]) -> list[Any]:
-    """Images differ in size, so a batch stays a list."""
+def _no_collate(batch: list[Any]) -> list[Any]:
+    """Keeps the batch a list, because images differ in size."""
     return batch
 
 
-def _start_worker(worker: int) -> None:
-    """One thread per worker; Ctrl-C is the main process's affair, which ends its workers."""
+def _init_worker(worker: int) -> None:
+    """Limits each worker to one thread, and ignores Ctrl-C, on which the main process stops its workers."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From a sample of a dataset to what the model takes, and its targets."""
+"""Dataset mapper: reads and augments a sample, and builds its training targets."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cmpf.formats.label_map import NO_CLASS, VOID_ID, ClassMap, LabelReader, Seg
 from cmpf.formats.masks import decode_mask
 from cmpf.types import Sample, SegmentInfo, Targets
 
-# What training needs of a sample beside image and targets: its name, for error messages and logs.
-_KEPT_IN_TRAINING = ("file_name", "image_id", "height", "width")
+# Keys of a training sample beside `image` and `targets`, for error messages and logs.
+_TRAINING_KEYS = ("file_name", "image_id", "height", "width")
 
 
 class TargetSource(Protocol):
-    """Ground truth of one kind: read as label maps, augmented with the image, turned into targets.
+    """Reads label maps, which are augmented together with the image, and builds targets from them.
 
     label_pad: value of pixels without a label.
     """
@@ -30,17 +30,17 @@ class TargetSource(Protocol):
     label_pad: int
 
     def read(self, sample: Sample) -> NDArray[Any]:
-        """Label maps (..., H, W) of a sample."""
+        """Reads the label maps (..., H, W) of a sample."""
 
     def build(self, labels: NDArray[Any], sample: Sample) -> Targets:
-        """Targets from the augmented maps."""
+        """Builds targets from the augmented label maps."""
 
 
 class DatasetMapper:
-    """Reads and augments one sample, in training and in testing.
+    """Reads and augments one sample, for training or testing.
 
-    Training samples come out with `image` and `targets`; without a target source the sample keeps all of its
-    keys, `height` and `width` of the original image among them, which are the size of the results.
+    With a target source the result has `image`, `targets`, file name, id and size; without one, the sample keeps
+    all of its keys. `height` and `width` are those of the original image, to which predictions are resized.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class DatasetMapper:
     ) -> None:
         """
         Args:
-            augmentations: applied in order to image and label maps.
-            target: what to learn; None in testing.
-            image_pad: gray value 0..255 around images that an augmentation pads.
+            augmentations: applied in order to the image and its label maps.
+            target: source of the training targets; None in testing.
+            image_pad: gray value 0..255 for padding images.
         """
         self.augmentations = tuple(augmentations)
         self.target = target
@@ -59,13 +59,13 @@ class DatasetMapper:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """
         Args:
-            sample: as a reader gives it; it is left as it is.
+            sample: a sample from a dataset reader; not modified.
             rng: the only source of randomness.
         Returns:
             A new sample with `image` (3, H, W) uint8 RGB, and `targets` with a target source.
         Raises:
             ImageError: the image cannot be read.
-            DatasetError: ground truth cannot be read, or its size is not that of the image.
+            DatasetError: the ground truth cannot be read, or its size differs from the image's.
         """
         image, size = self._read(sample["file_name"])
         listed = sample.get("height", size[0]), sample.get("width", size[1])
@@ -77,7 +77,7 @@ class DatasetMapper:
         labeled = LabeledImage(image=image, labels=labels, image_pad=self.image_pad, label_pad=label_pad)
         for augmentation in self.augmentations:
             labeled = augmentation(labeled, rng)
-        kept = sample if self.target is None else {k: v for k, v in sample.items() if k in _KEPT_IN_TRAINING}
+        kept = sample if self.target is None else {k: v for k, v in sample.items() if k in _TRAINING_KEYS}
         result = cast(Sample, {**kept, "height": size[0], "width": size[1]})
         if self.target is not None and labeled.labels is not None:
             result["targets"] = self.target.build(labeled.labels, sample)
@@ -85,7 +85,7 @@ class DatasetMapper:
         return result
 
     def _read(self, path: str) -> tuple[RGB, tuple[int, int]]:
-        """An image, and the size (H, W) that it has in its file."""
+        """The image, already resized if that is the first step in testing, and its original size (H, W)."""
         first = self.augmentations[0] if self.augmentations else None
         if self.target is None and isinstance(first, ResizeShortestEdge):
             return read_small_image(path, short_side=first.short_side, max_side=first.max_side)
@@ -105,21 +105,21 @@ Masks = NDArray[np.bool_]
 
 
 class PanopticTargets:
-    """Things and stuff of a COCO panoptic PNG, one target per segment."""
+    """Targets from a COCO panoptic PNG, one per segment."""
 
     label_pad = VOID_ID
 
     def read(self, sample: Sample) -> SegmentIds:
-        """Segment ids (H, W) of the sample's `pan_seg_file_name`."""
+        """Reads the segment ids (H, W) from the sample's `pan_seg_file_name`."""
         return read_panoptic_ids(sample["pan_seg_file_name"])
 
     def build(self, labels: SegmentIds, sample: Sample) -> Targets:
-        """Targets from augmented ids and the sample's `segments_info`."""
+        """Builds targets from augmented segment ids and the sample's `segments_info`."""
         return panoptic_targets(labels, sample["segments_info"])
 
 
 class SemanticTargets:
-    """Classes of a label map, one target per class that has a pixel."""
+    """Targets from a label map, one per class that is present."""
 
     label_pad = NO_CLASS
 
@@ -132,21 +132,21 @@ class SemanticTargets:
         )
 
     def read(self, sample: Sample) -> ClassMap:
-        """Class indices (H, W) of the sample's `sem_seg_file_name`."""
+        """Reads the class indices (H, W) from the sample's `sem_seg_file_name`."""
         return self._reader(sample["sem_seg_file_name"])
 
     def build(self, labels: ClassMap, sample: Sample) -> Targets:
-        """Targets from augmented class indices."""
+        """Builds targets from augmented class indices."""
         return semantic_targets(labels)
 
 
 class InstanceTargets:
-    """Objects of a sample's COCO annotations, one target per object; crowds are none."""
+    """Targets from a sample's COCO annotations, one per object; crowd annotations are ignored."""
 
     label_pad = 0
 
     def read(self, sample: Sample) -> Masks:
-        """Masks (N, H, W) of the objects, which may overlap."""
+        """Decodes the masks (N, H, W) of the objects, which may overlap."""
         height, width = sample["height"], sample["width"]
         objects = _objects(sample)
         masks = np.zeros((len(objects), height, width), dtype=np.bool_)
@@ -156,7 +156,7 @@ class InstanceTargets:
         return masks
 
     def build(self, labels: Masks, sample: Sample) -> Targets:
-        """Targets from augmented masks; objects that a crop has left no pixel are left out."""
+        """Builds targets from augmented masks; objects outside the crop are dropped."""
         classes = np.array([annotation["category_id"] for annotation in _objects(sample)], dtype=np.int64)
         present = labels.any(axis=(1, 2))
         return {"labels": torch.from_numpy(classes[present]), "masks": torch.from_numpy(labels[present])}
@@ -172,29 +172,29 @@ def _objects(sample: Sample) -> list[dict[str, Any]]:
 
 
 def panoptic_targets(ids: SegmentIds, segments: Sequence[SegmentInfo]) -> Targets:
-    """One target for each segment that has a pixel; crowds and void are none.
+    """One target for each segment with at least one pixel; crowd segments and void are ignored.
 
     Args:
-        ids: (H, W) segment ids, 0 = void. Ids that `segments` does not list count as void.
+        ids: (H, W) segment ids, 0 = void. Ids that are not in `segments` count as void.
         segments: with `id`, contiguous `category_id` and `iscrowd`.
     Returns:
         labels (N,) int64 and masks (N, H, W) bool, in the order of `segments`; N may be 0.
     """
-    wanted = [segment for segment in segments if not segment.get("iscrowd", 0)]
-    names = np.array([segment["id"] for segment in wanted], dtype=ids.dtype)
-    labels = np.array([segment["category_id"] for segment in wanted], dtype=np.int64)
-    masks = ids == names[:, None, None]
-    present = masks.reshape(len(wanted), ids.size).any(axis=1)
+    segments = [segment for segment in segments if not segment.get("iscrowd", 0)]
+    segment_ids = np.array([segment["id"] for segment in segments], dtype=ids.dtype)
+    labels = np.array([segment["category_id"] for segment in segments], dtype=np.int64)
+    masks = ids == segment_ids[:, None, None]
+    present = masks.reshape(len(segments), ids.size).any(axis=1)
     return {"labels": torch.from_numpy(labels[present]), "masks": torch.from_numpy(masks[present])}
 
 
 def semantic_targets(classes: ClassMap) -> Targets:
-    """One target for each class that has a pixel.
+    """One target for each class with at least one pixel.
 
     Args:
-        classes: (H, W) class index; negative = none.
+        classes: (H, W) class indices; negative = no class.
     Returns:
-        labels (N,) int64, rising, and masks (N, H, W) bool; N may be 0.
+        labels (N,) int64, increasing, and masks (N, H, W) bool; N may be 0.
     """
     labels = np.unique(classes)
     labels = labels[labels >= 0].astype(np.int64)

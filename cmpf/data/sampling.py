@@ -1,8 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Which images come when.
+"""Samplers for training and inference.
 
-Which batch comes n-th, and how it is augmented, depends on seed and n alone; the number of processes that read only
-changes how fast it comes.
+The n-th training batch and its augmentation depend on the seed and n only, not on the number of worker processes.
 """
 
 from __future__ import annotations
@@ -15,34 +14,34 @@ from numpy.typing import NDArray
 
 from cmpf.errors import DatasetError
 
-# First numbers of the keys of independent random streams of one seed.
+# First elements of the spawn keys of the independent random streams of a seed.
 _ORDER, _AUGMENTATION = 0, 1
 
 
-class Place(NamedTuple):
-    """One draw of the training stream: its number since the start of training, and the image drawn."""
+class StreamItem(NamedTuple):
+    """One draw of the training stream: its position since the start of training, and the index of the sample."""
 
     position: int
-    sample: int
+    sample_index: int
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of 0..num_samples - 1 for each seed and epoch."""
+    """The permutation of 0..num_samples - 1 for a seed and an epoch."""
     sequence = np.random.SeedSequence(seed, spawn_key=(_ORDER, epoch))
     return np.random.default_rng(sequence).permutation(num_samples)
 
 
 def augmentation_rng(seed: int, position: int) -> np.random.Generator:
-    """Randomness of the draw at a place of the stream, whichever process makes it."""
+    """The generator for augmenting the sample at a position of the stream, the same in every process."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_AUGMENTATION, position)))
 
 
 class TrainingSampler:
-    """Endless batches of one rank out of one stream that all ranks share.
+    """Infinite batches of one rank, taken from a stream that all ranks share.
 
-    The stream is one permutation of the images after another. Global batch n holds the places
-    n * total_batch_size and following; each rank takes its part, rank 0 the first. So the images of a step
-    do not depend on the number of ranks either.
+    The stream is a new permutation of the samples for each epoch. Global batch n starts at position
+    n * total_batch_size and is divided among the ranks in order, so the samples of a step do not depend on the
+    number of ranks.
     """
 
     def __init__(
@@ -50,11 +49,11 @@ class TrainingSampler:
     ) -> None:
         """
         Args:
-            num_samples: images of the dataset.
-            total_batch_size: over all ranks; world_size divides it.
+            num_samples: size of the dataset.
+            total_batch_size: samples per step over all ranks; a multiple of world_size.
             seed: 0 or more.
         Raises:
-            DatasetError: no images, or numbers that do not fit together.
+            DatasetError: an empty dataset, or an invalid batch size, seed or rank.
         """
         _check_rank(rank, world_size)
         if num_samples < 1:
@@ -69,29 +68,30 @@ class TrainingSampler:
         self.num_samples = num_samples
         self.total_batch_size = total_batch_size
         self.seed = seed
-        self._batch = total_batch_size // world_size
+        self._batch_size = total_batch_size // world_size
         self._rank = rank
 
-    def batches(self, start: int) -> Iterator[list[Place]]:
-        """This rank's batches from the place `start` of the stream on, 0 for a new training."""
-        first = start + self._rank * self._batch
+    def batches(self, start: int) -> Iterator[list[StreamItem]]:
+        """Yields this rank's batches from position `start` of the stream, 0 for a new training."""
+        first = start + self._rank * self._batch_size
         epoch, order = -1, np.zeros(0, dtype=np.int64)
         while True:
             batch = []
-            for position in range(first, first + self._batch):
-                needed, offset = divmod(position, self.num_samples)
-                if needed != epoch:
-                    epoch, order = needed, epoch_order(self.num_samples, seed=self.seed, epoch=needed)
-                batch.append(Place(position, int(order[offset])))
+            for position in range(first, first + self._batch_size):
+                current_epoch, offset = divmod(position, self.num_samples)
+                if current_epoch != epoch:
+                    epoch = current_epoch
+                    order = epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+                batch.append(StreamItem(position, int(order[offset])))
             yield batch
             first += self.total_batch_size
 
 
-def inference_share(num_samples: int, *, rank: int, world_size: int) -> range:
-    """The images of one rank: contiguous, each image at one rank, sizes differ by one at most.
+def inference_shard(num_samples: int, *, rank: int, world_size: int) -> range:
+    """The sample indices of one rank: contiguous and disjoint, with sizes that differ by at most one.
 
     Raises:
-        DatasetError: rank and world_size do not fit together.
+        DatasetError: rank is not in 0..world_size - 1.
     """
     _check_rank(rank, world_size)
     smaller, larger = divmod(num_samples, world_size)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Vocabulary: the classes to look for, each with its synonyms, and which of them are things and seen."""
+"""Vocabulary: class names with synonyms, thing/stuff flags and seen/unseen flags."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FORM = 'a list of classes, each a list of synonyms: [["person", "child"], ["car"
 
 @dataclass(frozen=True, init=False)
 class Vocabulary:
-    """Classes with synonyms. Immutable and hashable, so it may be shared between threads and be a key.
+    """Classes with synonyms. Immutable and hashable, so it can be shared between threads and used as a key.
 
     Attributes:
-        classes: one tuple of synonyms a class, the name first; white space is tidied, doubles are dropped. Classes may
-            share words, the first one too; no two may have the same words.
-        names: (K,) the first word of each class, made unique: see `_unique_names`.
-        is_thing: (K,) whether objects of the class are counted one by one.
-        seen: (K,) whether any synonym of the class equals, as a string, any synonym of the training vocabulary that it
-            was made with, or as published; None without one, which leaves it to the model that predicts.
+        classes: one tuple of synonyms per class, the name first; white space is normalized, duplicates are removed.
+            Classes may share words, even the first one, but no two have the same set of words.
+        names: (K,) the first word of each class, made unique: "bag (purse)" where several classes are called "bag".
+        is_thing: (K,) whether the class is a thing (countable objects) rather than stuff.
+        seen: (K,) whether the class counts as seen in training: it shares a synonym, as a string, with the training
+            vocabulary, or is flagged so by the published evaluations. None = decided by the model that predicts.
         key: content hash of `classes`; vocabularies with equal keys have equal text embeddings.
     """
 
@@ -48,32 +48,31 @@ class Vocabulary:
     ) -> None:
         """
         Args:
-            classes: see FORM.
+            classes: one sequence of synonyms per class: [["person", "child"], ["car"]].
             things: indices of the thing classes; None = all, an empty list = none.
             seen_against: the training vocabulary; None = the one of the model that predicts.
-            repeats: take classes with the same words, of which the first wins; published vocabularies may have some.
+            repeats: allow classes with the same words, which some published vocabularies have; the first one wins.
         Raises:
-            VocabularyError: no class, an empty word, two classes with the same words, or a thing that is not
-                there.
+            VocabularyError: no class, an empty word, two classes with the same words, or a thing index out of range.
         """
-        tidy = _tidy_classes(classes)
+        normalized = _normalize_classes(classes)
         if not repeats:
-            _check_repeats(tidy)
-        object.__setattr__(self, "classes", tidy)
-        object.__setattr__(self, "names", _unique_names(tidy))
-        object.__setattr__(self, "is_thing", _thing_flags(things, len(tidy)))
-        object.__setattr__(self, "key", hashlib.sha256(json.dumps(tidy).encode()).hexdigest())
+            _check_repeats(normalized)
+        object.__setattr__(self, "classes", normalized)
+        object.__setattr__(self, "names", _unique_names(normalized))
+        object.__setattr__(self, "is_thing", _thing_flags(things, len(normalized)))
+        object.__setattr__(self, "key", hashlib.sha256(json.dumps(normalized).encode()).hexdigest())
         object.__setattr__(self, "seen", None if seen_against is None else self.seen_in(seen_against))
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return len(self.classes)
 
     @property
     def things(self) -> tuple[int, ...]:
         """Indices of the thing classes."""
-        return tuple(index for index, thing in enumerate(self.is_thing) if thing)
+        return tuple(index for index, is_thing in enumerate(self.is_thing) if is_thing)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -84,15 +83,15 @@ class Vocabulary:
         return tuple(not known.isdisjoint(words) for words in self.classes)
 
     def seen_for(self, training: Vocabulary) -> tuple[bool, ...]:
-        """(K,) its own `seen`, where it was made with a training vocabulary, else against the given one."""
+        """(K,) `seen` if it is set, else the flags against the given training vocabulary."""
         return self.seen_in(training) if self.seen is None else self.seen
 
     def with_things(self, things: Iterable[int]) -> Vocabulary:
-        """The same classes, seen as before, of which the given indices are things."""
+        """The same classes and seen flags, with the given indices as things."""
         return Vocabulary(classes=self.classes, things=things, repeats=True).with_seen(self.seen)
 
     def with_seen(self, seen: Sequence[bool] | None) -> Vocabulary:
-        """The same classes, of which those flagged count as seen, whatever the model was trained on; None = it decides.
+        """The same classes with these seen flags, which override those of the model; None = the model decides.
 
         Raises:
             VocabularyError: not one flag per class.
@@ -106,7 +105,7 @@ class Vocabulary:
         return changed
 
     def seen_against(self, training: Vocabulary) -> Vocabulary:
-        """The same classes with `seen` set for another training vocabulary."""
+        """The same classes with the seen flags for another training vocabulary."""
         return self.with_seen(self.seen_in(training))
 
     @classmethod
@@ -118,15 +117,15 @@ class Vocabulary:
         stuff: Iterable[str] | None = None,
         known: Sequence[Vocabulary] = (),
     ) -> Vocabulary:
-        """A vocabulary as users write it.
+        """Builds a vocabulary from one string per class.
 
         Args:
             words: one string per class, "name" or "name, synonym, synonym".
             things: words of the thing classes; with it (and without `stuff`) all other classes are stuff. A word
-                means the classes that it is the name of, or if there is none, all that have it as a synonym.
+                selects the classes with this name, or if there is none, all classes with this synonym.
             stuff: words of the stuff classes.
-            known: classes that neither list settles are as in the first of these that has one of their words as
-                the name of a class, or if there is none, as a synonym; things where none has.
+            known: vocabularies that decide for classes in neither list. The first one with a word of the class as a
+                class name decides, or if there is none, the first one with it as a synonym; otherwise it is a thing.
         Raises:
             VocabularyError: as the constructor; or a thing or stuff word names no class, or is in both lists.
         """
@@ -134,24 +133,23 @@ class Vocabulary:
             raise VocabularyError(
                 f'expected a list of strings like ["car", "person, pedestrian"], got {words!r}'
             )
-        classes = _tidy_classes([entry.split(",") for entry in words])
-        chosen = _classes_named("things", things, classes)
-        refused = _classes_named("stuff", stuff, classes)
-        if both := chosen & refused:
+        classes = _normalize_classes([entry.split(",") for entry in words])
+        thing_indices = _classes_named("things", things, classes)
+        stuff_indices = _classes_named("stuff", stuff, classes)
+        if both := thing_indices & stuff_indices:
             raise VocabularyError(f"{classes[min(both)][0]!r} is both in things and in stuff; keep one")
-        kinds = _kinds(known)
+        known_flags = _known_thing_flags(known)
 
         def is_thing(index: int) -> bool:
-            if index in chosen or index in refused or (things is not None and stuff is None):
-                return index in chosen
-            found = [kinds[word] for word in classes[index] if word in kinds]
-            return found[0] if found else True
+            if index in thing_indices or index in stuff_indices or (things is not None and stuff is None):
+                return index in thing_indices
+            return next((known_flags[word] for word in classes[index] if word in known_flags), True)
 
         return cls(classes=classes, things=[index for index in range(len(classes)) if is_thing(index)])
 
     @classmethod
     def from_text(cls, text: str, *, source: str) -> Vocabulary:
-        """A vocabulary from the text of a vocabulary file; see cmpf.data.vocabulary_file.
+        """Parses the text of a vocabulary file; see cmpf.data.vocabulary_file for the format.
 
         Raises:
             VocabularyError: names `source`, the line and the reason.
@@ -162,20 +160,20 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Vocabulary:
-        """A vocabulary from a file of `id:name,synonym` lines; the class index is the place in the file.
+        """Reads a vocabulary file of `id:name,synonym` lines; class indices follow the order of the lines.
 
         Raises:
-            VocabularyError: the file cannot be read, or a line is wrong: names file, line and reason.
+            VocabularyError: the file cannot be read, or a line is malformed; names the file, the line and the reason.
         """
         return cls.from_text(read_vocabulary_text(path), source=str(path))
 
 
-def _tidy_classes(classes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+def _normalize_classes(classes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         raise VocabularyError(f"expected {FORM}, got {classes!r}")
     if not classes:
         raise VocabularyError("the vocabulary is empty; name at least one class")
-    tidy = []
+    normalized = []
     for position, words in enumerate(classes):
         if isinstance(words, str) or not isinstance(words, Sequence):
             raise VocabularyError(
@@ -186,12 +184,12 @@ def _tidy_classes(classes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ..
                 f"class {position} ({', '.join(map(str, words))!r}) has an empty name or synonym; "
                 "write at least one word for each"
             )
-        tidy.append(tuple(dict.fromkeys(" ".join(word.split()) for word in words)))
-    return tuple(tidy)
+        normalized.append(tuple(dict.fromkeys(" ".join(word.split()) for word in words)))
+    return tuple(normalized)
 
 
 def _check_repeats(classes: Sequence[Sequence[str]]) -> None:
-    """CLIP reads lower case and the order of synonyms means nothing, so equal sets are the same class."""
+    """Rejects classes with equal sets of words: CLIP lower-cases them, and the order of synonyms is irrelevant."""
     first: dict[frozenset[str], int] = {}
     for position, words in enumerate(classes):
         earlier = first.setdefault(word_set(words), position)
@@ -203,36 +201,38 @@ def _check_repeats(classes: Sequence[Sequence[str]]) -> None:
 
 
 def _unique_names(classes: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The first word of each class; metrics are keyed by it, so it must be unique.
+    """The first word of each class, made unique because metrics are keyed by it.
 
-    A first word that several classes share is followed by the class's first synonym that the others lack, in
-    brackets: "bag (purse)". A class of this word alone keeps it plain. Where no synonym tells the classes
-    apart, the class index does: "bag (12)".
+    Where several classes share their first word, each is followed by its first synonym that the others lack, in
+    parentheses: "bag (purse)". A class without synonyms keeps the plain word. Where no synonym differs, the class
+    index is used: "bag (12)".
     """
-    alike: dict[str, list[int]] = {}
+    by_first_word: dict[str, list[int]] = {}
     for index, words in enumerate(classes):
-        alike.setdefault(words[0].casefold(), []).append(index)
+        by_first_word.setdefault(words[0].casefold(), []).append(index)
     names = [words[0] for words in classes]
-    taken = set(alike)
-    for indices in alike.values():
+    used = set(by_first_word)
+    for indices in by_first_word.values():
         if len(indices) == 1:
             continue
-        owners = Counter(word for index in indices for word in word_set(classes[index]))
+        counts = Counter(word for index in indices for word in word_set(classes[index]))
         for index in indices:
             if len(classes[index]) > 1:
-                others = {word for word in word_set(classes[index]) if owners[word] > 1}
-                names[index] = _bracketed(classes[index], index=index, others=others, taken=taken)
-                taken.add(names[index].casefold())
+                shared = {word for word in word_set(classes[index]) if counts[word] > 1}
+                names[index] = _qualified_name(classes[index], index=index, shared=shared, used=used)
+                used.add(names[index].casefold())
     return tuple(names)
 
 
-def _bracketed(words: Sequence[str], *, index: int, others: Collection[str], taken: Collection[str]) -> str:
+def _qualified_name(
+    words: Sequence[str], *, index: int, shared: Collection[str], used: Collection[str]
+) -> str:
     for word in words[1:]:
         name = f"{words[0]} ({word})"
-        if word.casefold() not in others and name.casefold() not in taken:
+        if word.casefold() not in shared and name.casefold() not in used:
             return name
     name = f"{words[0]} ({index})"
-    while name.casefold() in taken:
+    while name.casefold() in used:
         name += f" ({index})"
     return name
 
@@ -242,18 +242,19 @@ def _thing_flags(things: Iterable[int] | None, count: int) -> tuple[bool, ...]:
         return (True,) * count
     if isinstance(things, str | bytes) or not isinstance(things, Iterable):
         raise VocabularyError(f"things must be a list of class indices, got {things!r}")
-    chosen = list(things)
-    for index in chosen:
+    indices = list(things)
+    for index in indices:
         if not isinstance(index, Integral) or isinstance(index, bool) or not 0 <= index < count:
             raise VocabularyError(
                 f"things names the class index {index!r}; this vocabulary has 0..{count - 1} "
                 "(Vocabulary.from_words takes names)"
             )
-    return tuple(index in chosen for index in range(count))
+    selected = set(indices)
+    return tuple(index in selected for index in range(count))
 
 
 def _classes_named(argument: str, words: Iterable[str] | None, classes: Sequence[Sequence[str]]) -> set[int]:
-    """Indices of the classes that the words mean: those with this name, or else all with this synonym."""
+    """Indices of the classes that the words select: for each word those with this name, or else with this synonym."""
     if words is not None and (isinstance(words, str | bytes) or not isinstance(words, Iterable)):
         raise VocabularyError(f"{argument} must be a list of class names, got {words!r}")
     by_name: dict[str, set[int]] = {}
@@ -264,25 +265,25 @@ def _classes_named(argument: str, words: Iterable[str] | None, classes: Sequence
         for synonym in synonyms:
             by_synonym.setdefault(synonym, set()).add(index)
     indices_of = by_synonym | by_name
-    found: set[int] = set()
+    selected: set[int] = set()
     for word in words or ():
-        tidy = " ".join(str(word).split())
-        if tidy not in indices_of:
-            near = get_close_matches(tidy, indices_of, n=1) or [next(iter(indices_of))]
+        normalized = " ".join(str(word).split())
+        if normalized not in indices_of:
+            near = get_close_matches(normalized, indices_of, n=1) or [next(iter(indices_of))]
             raise VocabularyError(
                 f"{argument} names {word!r}, which is no class of the vocabulary; did you mean {near[0]!r}?"
             )
-        found |= indices_of[tidy]
-    return found
+        selected |= indices_of[normalized]
+    return selected
 
 
-def _kinds(known: Sequence[Vocabulary]) -> dict[str, bool]:
-    """Word -> whether it is a thing. Names go before synonyms, then earlier vocabularies before later ones."""
+def _known_thing_flags(known: Sequence[Vocabulary]) -> dict[str, bool]:
+    """Word -> thing flag. Names take precedence over synonyms, then earlier vocabularies over later ones."""
     names: dict[str, bool] = {}
     synonyms: dict[str, bool] = {}
     for vocabulary in known:
-        for words, thing in zip(vocabulary.classes, vocabulary.is_thing, strict=True):
-            names.setdefault(words[0], thing)
+        for words, is_thing in zip(vocabulary.classes, vocabulary.is_thing, strict=True):
+            names.setdefault(words[0], is_thing)
             for word in words[1:]:
-                synonyms.setdefault(word, thing)
+                synonyms.setdefault(word, is_thing)
     return synonyms | names

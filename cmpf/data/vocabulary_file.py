@@ -1,11 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Vocabulary files: one class per line, `id:name,synonym,synonym`, as users of OpenSeg and FC-CLIP have them.
+"""Parses vocabulary files: one class per line, `id:name,synonym,synonym`, the format of OpenSeg and FC-CLIP.
 
-Lines that begin with `#` are comments; the comment `# isthing: 1 0 1` gives one flag per class, in file order.
-OpenSeg's placeholder class `invalid_class_id` is left out. Ids must differ but mean nothing else: the class
-index is the place in the file. Classes may share words, even the first one, as long as each pair differs in
-some word (ADE20K's 847 classes have three bags). White space around and within words and a comma at the end
-of a line do not matter.
+Lines that start with `#` are comments; the comment `# isthing: 1 0 1` gives one flag per class, in file order.
+OpenSeg's placeholder class `invalid_class_id` is skipped. Ids must be unique but are otherwise ignored: class indices
+follow the order of the lines. Classes may share words, even the first one, as long as their sets of words differ
+(ADE20K's 847 classes have three bags). Extra white space and a comma at the end of a line are ignored.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from cmpf.errors import VocabularyError
 FORM = "id:name,synonym,synonym"
 PLACEHOLDER = "invalid_class_id"
 _FLAGS = re.compile(r"#\s*isthing\s*:(.*)", re.IGNORECASE)
-_LINE_END = re.compile(r"\r\n|\r|\n")  # what editors count; str.splitlines knows more
+_LINE_END = re.compile(r"\r\n|\r|\n")  # as editors count lines; str.splitlines splits at more characters
 
 
 def read_vocabulary_text(path: str | Path) -> str:
-    """Text of a UTF-8 file.
+    """Reads a UTF-8 text file.
 
     Raises:
         VocabularyError: the file cannot be read, or a line is not UTF-8.
@@ -42,13 +41,13 @@ def read_vocabulary_text(path: str | Path) -> str:
 def parse_vocabulary_text(
     text: str, *, source: str, repeats: bool = False
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[bool, ...] | None]:
-    """Classes, and thing flags if the text has them.
+    """Parses the classes and, if present, the thing flags.
 
     Args:
         source: name of the file in error messages.
-        repeats: take classes with the same words, which some published files have.
+        repeats: allow classes with the same words, which some published files have.
     Returns:
-        Synonyms of each class; (K,) flags or None.
+        The synonyms of each class, and (K,) thing flags or None.
     Raises:
         VocabularyError: names the line and the reason.
     """
@@ -86,7 +85,7 @@ def parse_vocabulary_text(
 
 
 def word_set(words: Iterable[str]) -> frozenset[str]:
-    """What tells two classes apart: their words, in any order and case."""
+    """The words of a class regardless of order and case; classes with equal sets are the same class."""
     return frozenset(word.casefold() for word in words)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Whatever people write for a vocabulary -> the classes: words, a file of them, or a dataset by name or YAML file."""
+"""Resolves a user's vocabulary argument: words, a vocabulary file, or a dataset by name or YAML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cmpf.errors import VocabularyError
 Words: TypeAlias = "str | Path | Vocabulary | Sequence[str]"
 SEPARATOR = ";"
 FORM = 'a list of strings like ["car", "person, pedestrian"], a file, a dataset or a Vocabulary'
-DATASET_ENDINGS = (".yaml", ".yml")
+DATASET_SUFFIXES = (".yaml", ".yml")
 
 
 def read_words(
@@ -26,7 +26,7 @@ def read_words(
     stuff: Iterable[str] | None = None,
     known: Sequence[Vocabulary] = (),
 ) -> Vocabulary:
-    """The classes that a user means.
+    """Converts a user's vocabulary argument to a Vocabulary.
 
     Args:
         words: one of
@@ -34,25 +34,25 @@ def read_words(
             - a vocabulary file: a path, or a string that ends in .txt;
             - a dataset: its name, "file:PATH" of its YAML file, or a path that ends in .yaml;
             - a Vocabulary.
-        things, stuff: class names which are (not) counted one by one; see Vocabulary.from_words. They overrule what
-            a file, a dataset or a Vocabulary says.
-        known: tell things from stuff for words, and for a file that does not say.
+        things, stuff: names of the thing and the stuff classes, see Vocabulary.from_words. They override the flags of
+            a file, a dataset or a Vocabulary.
+        known: vocabularies that decide thing or stuff for plain words and for files without thing flags.
     Raises:
         VocabularyError, DatasetError: each names the value, what is allowed and the fix.
     """
-    given = _given(words)
-    if not isinstance(given, Vocabulary):
-        found = Vocabulary.from_words(given, things=things, stuff=stuff, known=known)
+    resolved = _resolve(words)
+    if not isinstance(resolved, Vocabulary):
+        vocabulary = Vocabulary.from_words(resolved, things=things, stuff=stuff, known=known)
     elif things is None and stuff is None:
-        found = given
+        vocabulary = resolved
     else:
-        found = _with_kinds(given, things, stuff)
-    _check_writable(found)
-    return found
+        vocabulary = _override_things(resolved, things, stuff)
+    _check_encodable(vocabulary)
+    return vocabulary
 
 
-def _given(words: Words) -> Vocabulary | Sequence[str]:
-    """Classes of which every kind is settled, or class words."""
+def _resolve(words: Words) -> Vocabulary | Sequence[str]:
+    """A Vocabulary if the thing flags are known, else one string per class."""
     if isinstance(words, Vocabulary):
         return words
     if not isinstance(words, str | Path):
@@ -65,23 +65,23 @@ def _given(words: Words) -> Vocabulary | Sequence[str]:
     if text in dataset_names() or text.startswith(FILE_PREFIX):
         return get_vocabulary(text)
     suffix = Path(text).suffix.lower()
-    if suffix in DATASET_ENDINGS:
+    if suffix in DATASET_SUFFIXES:
         return get_vocabulary(f"{FILE_PREFIX}{text}")
     if isinstance(words, Path) or suffix == ".txt":
-        return _from_file(text)
-    _check_no_misspelt_dataset(text)
+        return _read_file(text)
+    _check_no_misspelled_dataset(text)
     return [text] if text else []
 
 
-def _from_file(path: str) -> Vocabulary | Sequence[str]:
+def _read_file(path: str) -> Vocabulary | Sequence[str]:
     classes, flags = parse_vocabulary_text(read_vocabulary_text(path), source=path)
     if flags is None:
         return [", ".join(synonyms) for synonyms in classes]
     return Vocabulary(classes=classes, things=[index for index, flag in enumerate(flags) if flag])
 
 
-def _check_writable(vocabulary: Vocabulary) -> None:
-    """Names go into files; bytes of a command line that are no UTF-8 arrive as characters that cannot be written."""
+def _check_encodable(vocabulary: Vocabulary) -> None:
+    """Rejects words that cannot be written to a file: command-line bytes that are not UTF-8 arrive as surrogates."""
     for words in vocabulary.classes:
         for word in words:
             if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
@@ -90,8 +90,8 @@ def _check_writable(vocabulary: Vocabulary) -> None:
                 )
 
 
-def _check_no_misspelt_dataset(word: str) -> None:
-    """People do not write underscores; where one word has some and is nearly a dataset's name, it is meant so."""
+def _check_no_misspelled_dataset(word: str) -> None:
+    """Rejects a single word with underscores that is close to the name of a dataset."""
     near = get_close_matches(word, dataset_names(), n=1, cutoff=0.8) if "_" in word else []
     if near:
         raise VocabularyError(
@@ -99,18 +99,21 @@ def _check_no_misspelt_dataset(word: str) -> None:
         )
 
 
-def _with_kinds(
+def _override_things(
     vocabulary: Vocabulary, things: Iterable[str] | None, stuff: Iterable[str] | None
 ) -> Vocabulary:
-    """The same classes; those that neither list names keep their kind, or are stuff where only things are given."""
+    """The same classes with other thing flags.
+
+    Classes in neither list are stuff if only `things` is given, and keep their flag otherwise.
+    """
     words = [", ".join(synonyms) for synonyms in vocabulary.classes]
     things, stuff = (
         list(n) if isinstance(n, Iterable) and not isinstance(n, str) else n for n in (things, stuff)
     )
-    flags = Vocabulary.from_words(words, things=things, stuff=stuff).is_thing  # checks the names, too
+    flags = Vocabulary.from_words(words, things=things, stuff=stuff).is_thing  # also checks the names
     if stuff is not None:
-        chosen = Vocabulary.from_words(words, things=things or ()).is_thing
-        refused = Vocabulary.from_words(words, things=stuff).is_thing
-        own = vocabulary.is_thing
-        flags = tuple(c or (o and not r) for c, o, r in zip(chosen, own, refused, strict=True))
-    return vocabulary.with_things([index for index, thing in enumerate(flags) if thing])
+        in_things = Vocabulary.from_words(words, things=things or ()).is_thing
+        in_stuff = Vocabulary.from_words(words, things=stuff).is_thing
+        before = vocabulary.is_thing
+        flags = tuple(t or (b and not s) for t, b, s in zip(in_things, before, in_stuff, strict=True))
+    return vocabulary.with_things([index for index, is_thing in enumerate(flags) if is_thing])

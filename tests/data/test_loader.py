@@ -17,7 +17,7 @@ from cmpf.data import loader
 from cmpf.data.datasets.readers import read_coco_panoptic
 from cmpf.data.loader import SkippedImages, TrainLoader, build_test_loader, build_train_loader
 from cmpf.data.mapper import DatasetMapper, PanopticTargets
-from cmpf.data.sampling import Place, TrainingSampler, augmentation_rng, epoch_order, inference_share
+from cmpf.data.sampling import StreamItem, TrainingSampler, augmentation_rng, epoch_order, inference_shard
 from cmpf.data.transforms.geometric import (
     LabeledImage,
     LargeScaleJitter,
@@ -266,24 +266,24 @@ def test_pinned_samples_come_out_whole(samples: list[Sample]) -> None:
     assert content([pinned]) == content([next(iter(train_loader(samples)))])
 
 
-def batches(count: int, *, start: int = 0, **arguments: int) -> list[list[Place]]:
+def batches(count: int, *, start: int = 0, **arguments: int) -> list[list[StreamItem]]:
     options = {"num_samples": 10, "total_batch_size": 4, "seed": 3, **arguments}
     return list(islice(TrainingSampler(**options).batches(start), count))
 
 
-def drawn(found: list[list[Place]]) -> list[int]:
-    return [place.sample for batch in found for place in batch]
+def drawn(found: list[list[StreamItem]]) -> list[int]:
+    return [item.sample_index for batch in found for item in batch]
 
 
 def test_every_epoch_holds_every_image_once_in_another_order() -> None:
-    stream = drawn(batches(10))  # 40 places, four epochs of ten
+    stream = drawn(batches(10))  # 40 items, four epochs of ten
     epochs = [stream[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_places_count_on_from_zero_without_gaps() -> None:
-    assert [place.position for batch in batches(6) for place in batch] == list(range(24))
+def test_positions_count_on_from_zero_without_gaps() -> None:
+    assert [item.position for batch in batches(6) for item in batch] == list(range(24))
 
 
 def test_the_order_depends_on_the_seed_alone() -> None:
@@ -299,13 +299,13 @@ def test_starting_at_any_place_goes_on_as_if_never_stopped(done: int) -> None:
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_divide_the_batches_of_a_single_process_among_them(world_size: int) -> None:
     shares = [batches(6, rank=rank, world_size=world_size) for rank in range(world_size)]
-    joined = [[place for part in parts for place in part] for parts in zip(*shares, strict=True)]
+    joined = [[item for part in parts for item in part] for parts in zip(*shares, strict=True)]
     assert joined == batches(6)
 
 
 def test_a_batch_may_be_larger_than_the_dataset() -> None:
     (batch,) = batches(1, num_samples=3, total_batch_size=7)
-    samples = [place.sample for place in batch]
+    samples = [item.sample_index for item in batch]
     assert sorted(samples[:3]) == sorted(samples[3:6]) == [0, 1, 2]
 
 
@@ -339,14 +339,14 @@ def test_orders_and_augmentations_draw_from_different_streams() -> None:
 
 @pytest.mark.parametrize(("num_samples", "world_size"), [(10, 3), (2, 4), (0, 2), (7, 1), (8, 4)])
 def test_inference_shares_cover_each_image_once_and_differ_by_one(num_samples: int, world_size: int) -> None:
-    shares = [inference_share(num_samples, rank=r, world_size=world_size) for r in range(world_size)]
+    shares = [inference_shard(num_samples, rank=r, world_size=world_size) for r in range(world_size)]
     assert [index for share in shares for index in share] == list(range(num_samples))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_an_impossible_inference_rank_is_refused() -> None:
     with pytest.raises(DatasetError, match="rank 1 of 1"):
-        inference_share(5, rank=1, world_size=1)
+        inference_shard(5, rank=1, world_size=1)
 
 
 # Images that cannot be read.

@@ -10,10 +10,10 @@ from PIL import Image
 
 from cmpf.data.transforms.color import (
     SSDColorJitter,
+    rotate_hue,
     scale_contrast,
     scale_saturation,
     shift_brightness,
-    turn_hue,
 )
 from cmpf.data.transforms.geometric import (
     CROP_TRIES,
@@ -292,7 +292,7 @@ def colored(image: np.ndarray) -> LabeledImage:
 @pytest.mark.parametrize("degrees", [-36.0, 0.0, 17.0, 120.0, 350.0])
 def test_hue_turns_as_in_colorsys(degrees: float) -> None:
     image = colors()
-    for before, after in zip(image[0], turn_hue(image, degrees)[0], strict=True):
+    for before, after in zip(image[0], rotate_hue(image, degrees)[0], strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255).tolist())
         expected = colorsys.hsv_to_rgb((hue + degrees / 360) % 1, saturation, value)
         assert after == pytest.approx(np.array(expected) * 255, abs=0.02)

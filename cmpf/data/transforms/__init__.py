@@ -1,2 +1,2 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Augmentations of images together with their labels."""
+"""Augmentations and resizing of images together with their label maps."""

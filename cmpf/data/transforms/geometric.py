@@ -1,10 +1,9 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Augmentations and resizes, applied to an image and its label maps together.
+"""Geometric augmentations, applied to an image and its label maps together.
 
-The image is resized bilinearly, label maps take the nearest pixel. What a crop leaves empty is filled with
-the pad values that the image carries, so that no augmentation needs to know what kind of labels it moves.
-RandomShortestEdge, RandomCrop and PadToMultiple are those of semantic training: names and rules are those of
-Detectron2's INPUT section, as semantic configurations of Mask2Former use them.
+Images are resized bilinearly, label maps by nearest neighbor. Padding uses the pad values of the LabeledImage, so
+augmentations do not depend on the kind of labels. RandomShortestEdge, RandomCrop and PadToMultiple are used in semantic
+training; their names and rules follow Detectron2's INPUT section, as in Mask2Former's semantic configurations.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ Labels: TypeAlias = NDArray[Any]
 
 @dataclass(frozen=True)
 class LabeledImage:
-    """An image with what must move along with it.
+    """An image with its label maps.
 
-    image: (H, W, 3) uint8 RGB. labels: (..., H, W), one map or a stack of them; None = no ground truth.
-    image_pad, label_pad: values outside of the image.
+    image: (H, W, 3) uint8 RGB.
+    labels: (..., H, W), one map or a stack of maps; None = no ground truth.
+    image_pad, label_pad: padding values.
     """
 
     image: RGB
@@ -46,7 +46,7 @@ Augmentation: TypeAlias = Callable[[LabeledImage, np.random.Generator], LabeledI
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an image: rows top .. top + height, columns left .. left + width, in pixels."""
+    """A rectangle in pixels: rows top to top + height, columns left to left + width, both exclusive."""
 
     top: int
     left: int
@@ -55,7 +55,7 @@ class Window:
 
 
 class RandomHorizontalFlip:
-    """Mirrors left and right with the given probability."""
+    """Flips horizontally with the given probability."""
 
     def __init__(self, *, probability: float = 0.5) -> None:
         self.probability = probability
@@ -68,7 +68,7 @@ class RandomHorizontalFlip:
 
 
 class Resize:
-    """Resizes to a fixed size (H, W), whatever the proportions."""
+    """Resizes to a fixed size (H, W), regardless of the aspect ratio."""
 
     def __init__(self, *, size: tuple[int, int]) -> None:
         self.size = size
@@ -78,7 +78,7 @@ class Resize:
 
 
 class ResizeShortestEdge:
-    """Sets the shorter side to `short_side`, or less where the longer one would exceed `max_side`."""
+    """Resizes the shorter side to `short_side`, or less where the longer one would exceed `max_side`."""
 
     def __init__(self, *, short_side: int, max_side: int) -> None:
         self.short_side = short_side
@@ -91,10 +91,10 @@ class ResizeShortestEdge:
 
 
 class LargeScaleJitter:
-    """Resizes by a random factor relative to fitting a square, then crops or pads to that square.
+    """Resizes by a random factor, then crops or pads to a square.
 
-    The factor is uniform in [min_scale, max_scale]; at 1 the longer side just fits. A larger image is
-    cropped at a uniform place, a smaller one stands in the upper left corner (as in COCO panoptic training).
+    The factor is uniform in [min_scale, max_scale]; at 1 the longer side fits the square exactly. A larger image is
+    cropped at a uniform position; a smaller one is placed in the upper left corner (as in COCO panoptic training).
     """
 
     def __init__(self, *, size: int, min_scale: float, max_scale: float, shared_offset: bool = False) -> None:
@@ -102,8 +102,8 @@ class LargeScaleJitter:
         Args:
             size: side of the square in pixels.
             min_scale, max_scale: 0 < min_scale <= max_scale.
-            shared_offset: one random number places the crop in both axes, as Detectron2's FixedSizeCrop does, so
-                that it moves along the diagonal alone; False = each axis has its own.
+            shared_offset: use one random number for both axes of the crop, as Detectron2's FixedSizeCrop does, so
+                that crops lie on the diagonal only; False = one for each axis.
         """
         self.size = size
         self.min_scale = min_scale
@@ -118,15 +118,15 @@ class LargeScaleJitter:
         return pad(resize(labeled, (height, width), window), (self.size, self.size))
 
     def _offset(self, free: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """(top, left) of the crop, of `free` pixels (H, W) that the image is larger than it."""
+        """(top, left) of the crop, where `free` is the difference in size (H, W) between image and crop."""
         if self.shared_offset:
-            share = rng.uniform()
-            return round(free[0] * share), round(free[1] * share)
+            fraction = rng.uniform()
+            return round(free[0] * fraction), round(free[1] * fraction)
         return int(rng.integers(0, free[0], endpoint=True)), int(rng.integers(0, free[1], endpoint=True))
 
 
 def resize(labeled: LabeledImage, size: tuple[int, int], window: Window | None = None) -> LabeledImage:
-    """The window (None = all) of the image resized to (H, W); only what the window shows is computed."""
+    """Resizes to (H, W) and crops to a window of the result (None = all); only the window is computed."""
     if window is None:
         window = Window(0, 0, *size)
     if labeled.size == size == (window.height, window.width):
@@ -136,34 +136,34 @@ def resize(labeled: LabeledImage, size: tuple[int, int], window: Window | None =
 
 
 def pad(labeled: LabeledImage, size: tuple[int, int]) -> LabeledImage:
-    """Fills up to (H, W) at the right and at the bottom; a side that is large enough stays."""
-    down, right = (max(0, wanted - side) for wanted, side in zip(size, labeled.size, strict=True))
-    if down == right == 0:
+    """Pads at the right and bottom to at least (H, W)."""
+    bottom, right = (max(0, target - side) for target, side in zip(size, labeled.size, strict=True))
+    if bottom == right == 0:
         return labeled
-    image = np.pad(labeled.image, ((0, down), (0, right), (0, 0)), constant_values=labeled.image_pad)
+    image = np.pad(labeled.image, ((0, bottom), (0, right), (0, 0)), constant_values=labeled.image_pad)
     labels = labeled.labels
     if labels is not None:
-        still = ((0, 0),) * (labels.ndim - 2)
-        labels = np.pad(labels, (*still, (0, down), (0, right)), constant_values=labeled.label_pad)
+        unpadded = ((0, 0),) * (labels.ndim - 2)
+        labels = np.pad(labels, (*unpadded, (0, bottom), (0, right)), constant_values=labeled.label_pad)
     return replace(labeled, image=image, labels=labels)
 
 
 def _resize_bilinear(image: RGB, size: tuple[int, int], window: Window) -> RGB:
-    """Antialiased when it shrinks, as Pillow does it."""
+    """Pillow's bilinear resize, which antialiases when shrinking."""
     height, width = image.shape[:2]
-    y, x = height / size[0], width / size[1]  # pixels of the original a pixel of the result
+    scale_y, scale_x = height / size[0], width / size[1]  # original pixels per pixel of the result
     box = (
-        window.left * x,
-        window.top * y,
-        min(width, (window.left + window.width) * x),
-        min(height, (window.top + window.height) * y),
+        window.left * scale_x,
+        window.top * scale_y,
+        min(width, (window.left + window.width) * scale_x),
+        min(height, (window.top + window.height) * scale_y),
     )
     source = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(source.resize((window.width, window.height), Image.Resampling.BILINEAR, box=box))
 
 
 def _resize_nearest(labels: Labels, size: tuple[int, int], window: Window) -> Labels:
-    """The original pixel in which the center of each new pixel lies."""
+    """Takes the original pixel that contains the center of each new pixel."""
     rows = np.arange(window.top, window.top + window.height)
     columns = np.arange(window.left, window.left + window.width)
     rows = (2 * rows + 1) * labels.shape[-2] // (2 * size[0])
@@ -174,17 +174,17 @@ def _resize_nearest(labels: Labels, size: tuple[int, int], window: Window) -> La
 
 Sampling: TypeAlias = Literal["choice", "range"]
 CropType: TypeAlias = Literal["absolute", "absolute_range", "relative", "relative_range"]
-CROP_TRIES = 10  # published with the rule
+CROP_TRIES = 10  # as in Mask2Former
 
 
 class RandomShortestEdge:
-    """Sets the shorter side to a random length, or less where the longer one would exceed `max_side`."""
+    """Resizes the shorter side to a random length, or less where the longer one would exceed `max_side`."""
 
     def __init__(self, *, short_sides: Sequence[int], max_side: int, sampling: Sampling) -> None:
         """
         Args:
-            short_sides: pixels; with sampling "choice" one of them, with "range" two, the first and the last
-                length, both included.
+            short_sides: lengths in pixels. With sampling "choice" one of them is taken, with "range" any length
+                between two of them, inclusive.
         """
         self.short_sides = tuple(short_sides)
         self.max_side = max_side
@@ -199,19 +199,19 @@ class RandomShortestEdge:
 
 
 class RandomCrop:
-    """Cuts a random window out of an image with a class map, of which no class should have too large a share.
+    """Crops a random window in which no class should take too large a share.
 
-    Up to CROP_TRIES windows are drawn until at least two classes are in one and none has more than
-    `max_class_share` of the pixels that have a class; the last one is taken as it is.
+    Draws up to CROP_TRIES windows until no class has more than `max_class_share` of the labeled pixels, and keeps the
+    last one otherwise.
     """
 
     def __init__(self, *, kind: CropType, size: tuple[float, float], max_class_share: float) -> None:
         """
         Args:
             kind: "absolute" = `size` is (H, W) in pixels; "absolute_range" = each side is uniform between the
-                two lengths of `size`; "relative" = `size` is a share of height and width; "relative_range" =
-                each share is uniform between `size` and 1. A window is never larger than the image.
-            max_class_share: 0..1; 1 = any window will do.
+                two lengths of `size`; "relative" = `size` is a fraction of height and width; "relative_range" =
+                each fraction is uniform between `size` and 1. A window is never larger than the image.
+            max_class_share: 0..1; 1 = accept any window.
         """
         self.kind = kind
         self.crop_size = size
@@ -219,7 +219,7 @@ class RandomCrop:
 
     @property
     def largest_window(self) -> tuple[int, int]:
-        """(H, W) that no window exceeds; (0, 0) where that depends on the image."""
+        """Largest possible window (H, W); (0, 0) if it depends on the image."""
         if self.kind == "absolute":
             return int(self.crop_size[0]), int(self.crop_size[1])
         return (int(self.crop_size[1]),) * 2 if self.kind == "absolute_range" else (0, 0)
@@ -233,46 +233,47 @@ class RandomCrop:
                 height=height,
                 width=width,
             )
-            cut = crop(labeled, window)
-            if cut.labels is None or self.max_class_share >= 1:
+            cropped = crop(labeled, window)
+            if cropped.labels is None or self.max_class_share >= 1:
                 break
-            if largest_class_share(cut.labels, no_class=labeled.label_pad) <= self.max_class_share:
+            if largest_class_share(cropped.labels, no_class=labeled.label_pad) <= self.max_class_share:
                 break
-        return cut
+        return cropped
 
     def _window_size(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         if self.kind == "absolute":
-            wanted = int(self.crop_size[0]), int(self.crop_size[1])
+            height, width = int(self.crop_size[0]), int(self.crop_size[1])
         elif self.kind == "absolute_range":
             low, high = (int(side) for side in self.crop_size)
-            wanted = int(rng.integers(low, high, endpoint=True)), int(rng.integers(low, high, endpoint=True))
+            height, width = (int(rng.integers(low, high, endpoint=True)) for _ in range(2))
         else:
-            share = np.array(self.crop_size, dtype=np.float64)
+            fraction = np.array(self.crop_size, dtype=np.float64)
             if self.kind == "relative_range":
-                share = rng.uniform(share, 1.0)
-            wanted = int(size[0] * share[0] + 0.5), int(size[1] * share[1] + 0.5)
-        return min(max(1, wanted[0]), size[0]), min(max(1, wanted[1]), size[1])
+                fraction = rng.uniform(fraction, 1.0)
+            height, width = int(size[0] * fraction[0] + 0.5), int(size[1] * fraction[1] + 0.5)
+        return min(max(1, height), size[0]), min(max(1, width), size[1])
 
 
 class PadToMultiple:
-    """Pads at the right and at the bottom, to multiples of `divisor` that are no less than `at_least`."""
+    """Pads at the right and bottom to multiples of `divisor`, and to `at_least` or more."""
 
     def __init__(self, *, divisor: int, at_least: tuple[int, int] = (0, 0)) -> None:
         """
         Args:
-            at_least: (H, W) in pixels; images that were cut to this size at most all come out equal.
+            divisor: in pixels.
+            at_least: smallest size (H, W) in pixels; gives crops of at most this size one common size.
         """
         self.divisor = divisor
         self.at_least = at_least
 
     def __call__(self, labeled: LabeledImage, rng: np.random.Generator) -> LabeledImage:
-        sides = (max(side, least) for side, least in zip(labeled.size, self.at_least, strict=True))
+        sides = (max(side, minimum) for side, minimum in zip(labeled.size, self.at_least, strict=True))
         height, width = (-(-side // self.divisor) * self.divisor for side in sides)
         return pad(labeled, (height, width))
 
 
 def crop(labeled: LabeledImage, window: Window) -> LabeledImage:
-    """The part of an image and its labels that a window shows; the window must lie inside."""
+    """Crops an image and its label maps to a window, which must lie inside the image."""
     rows = slice(window.top, window.top + window.height)
     columns = slice(window.left, window.left + window.width)
     labels = None if labeled.labels is None else labeled.labels[..., rows, columns]
@@ -280,11 +281,11 @@ def crop(labeled: LabeledImage, window: Window) -> LabeledImage:
 
 
 def largest_class_share(classes: Labels, *, no_class: int) -> float:
-    """Share 0..1 of the most frequent class among the pixels that have one; 1 where none has one.
+    """Share 0..1 of the most frequent class among the labeled pixels; 1 if no pixel is labeled.
 
     Args:
         classes: (H, W) class indices.
-        no_class: value of pixels that do not count.
+        no_class: value of unlabeled pixels.
     """
     counts = np.bincount(classes[classes != no_class].reshape(-1))
     return float(counts.max() / counts.sum()) if counts.size else 1.0
