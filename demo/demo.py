@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--parallel", action="store_true", help="a model on each GPU, or two cores for each on the CPU"
     )
-    add_options(parser, output=FOLDER, own_words=False)
+    add_options(parser, output=FOLDER, vocabulary_required=False)
     parser.set_defaults(run=run, output=None, min_score=0.5, overwrite=True)
     return run_command(parser.parse_args(argv), prefix="demo.py")
 

@@ -18,7 +18,7 @@ from cmpf.cli.command import (
     positive,
     shard,
 )
-from cmpf.cli.predict_options import WORDS, add_kinds, add_large, add_selection
+from cmpf.cli.predict_options import VOCABULARY_HELP, add_large, add_selection, add_things_and_stuff
 
 EXAMPLES = """examples:
   cmpf label photos/ --vocabulary "car; person; road" --output labels/
@@ -38,8 +38,8 @@ EXPORTS = (
     "yolo",
     "labelme",
     "png",
-)  # cmpf.labelling.export.EXPORTS
-TASKS = ("all", "panoptic", "instance")  # cmpf.integrations.labeler.TASKS, without torch
+)  # as cmpf.labelling.export.EXPORTS
+TASKS = ("all", "panoptic", "instance")  # as cmpf.integrations.labeler.TASKS, here because that imports torch
 
 
 def add_parser(commands: Commands) -> None:
@@ -86,8 +86,8 @@ def add_parser(commands: Commands) -> None:
 
 def _add_labelling(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--vocabulary", metavar="WORDS", help=WORDS)
-    add_kinds(group)
+    add("--vocabulary", metavar="WORDS", help=VOCABULARY_HELP)
+    add_things_and_stuff(group)
     add("--task", default=TASKS[0], choices=TASKS, help="which segments a row has [%(default)s: both]")
     add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
     add_model(group)
@@ -148,7 +148,7 @@ def _folder_or_address(text: str) -> Path | str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Labels, or makes a dataset of labels."""
+    """Labels images, or exports labels to a dataset."""
     if arguments.inputs[0] == EXPORT:
         return _export(arguments)
     if arguments.format:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What cmpf label does: shards one after the other, or all on a cluster, and what is told of it."""
+"""Implements cmpf label: labels shards in this process or with Ray, and reports progress."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 import cmpf.integrations
 from cmpf.cli.command import DONE, FAILED, TINY
 from cmpf.cli.models import warn_of_photographs
-from cmpf.cli.predict_options import tiling_of
+from cmpf.cli.predict_options import split_names, tiling_options
 from cmpf.common.cpu import keep_freed_memory
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError
 from cmpf.factory import use_threads
-from cmpf.labelling.configuration import configuration_of
+from cmpf.labelling.configuration import run_configuration
 from cmpf.labelling.inputs import Shard, divide, read_shard
 from cmpf.labelling.parquet import import_pyarrow
 from cmpf.labelling.record import ImageRecord
 from cmpf.labelling.remote import is_address
-from cmpf.labelling.shards import LabelFolder, shards_there
+from cmpf.labelling.shards import LabelFolder, saved_shard_count
 
-SHOWN_ERRORS = 10
-SHARD_IMAGES = 1000  # of a file that a cluster makes
+MAX_SHOWN_ERRORS = 10
+IMAGES_PER_RAY_SHARD = 1000
 
 
 def label(arguments: argparse.Namespace) -> int:
-    """Labels what a command line names, and gives the exit code."""
+    """Labels the inputs of a command line; returns the exit code."""
     import_pyarrow()
     _check_output(arguments)
-    shards = _shards(arguments)  # before a model is loaded
+    shards = _shards(arguments)  # reports wrong paths before a model is loaded
     labeler = _labeler(arguments)
     folder = _folder(arguments, labeler, shards[0].count)
     todo = [shard for shard in shards if not folder.has(shard.index)]
@@ -58,7 +58,7 @@ def label(arguments: argparse.Namespace) -> int:
 
 
 def _check_output(arguments: argparse.Namespace) -> None:
-    """Results among the images would be inputs of the next run."""
+    """Raises CMPFError if the output is inside an input folder, where it would be an input of the next run."""
     for given in arguments.inputs:
         if is_address(arguments.output):
             inside = f"{arguments.output}/".startswith(f"{given.rstrip('/')}/")
@@ -72,17 +72,21 @@ def _check_output(arguments: argparse.Namespace) -> None:
 
 
 def _shards(arguments: argparse.Namespace) -> list[Shard]:
-    """The shards to make: as many as the command says, or an earlier one, or else one, and on a cluster more."""
+    """The shards to label.
+
+    Their number is that of --shard or --shards, else that of an earlier run, else 1; with --ray, one per container or
+    IMAGES_PER_RAY_SHARD images.
+    """
     if arguments.shard:
         only, count = arguments.shard
         return divide(arguments.inputs, count=count, only=only)
-    there = None if arguments.overwrite else shards_there(arguments.output)
-    count = arguments.shards or there
+    saved_count = None if arguments.overwrite else saved_shard_count(arguments.output)
+    count = arguments.shards or saved_count
     if count is None:
         (everything,) = divide(arguments.inputs, count=1)
         if arguments.ray is None:
             return [everything]
-        count = max(1, len(everything.containers), math.ceil(len(everything.images) / SHARD_IMAGES))
+        count = max(1, len(everything.containers), math.ceil(len(everything.images) / IMAGES_PER_RAY_SHARD))
     return divide(arguments.inputs, count=count)
 
 
@@ -116,9 +120,11 @@ def _label_shard(
     report: _Report,
 ) -> None:
     with folder.shard(shard.index) as writer:
-        report.earlier += len(writer.seen)
+        report.resumed += len(writer.finished_uris)
         report.errors += writer.errors
-        items = read_shard(shard, writer.seen, column=arguments.column, allow_urls=arguments.allow_urls)
+        items = read_shard(
+            shard, writer.finished_uris, column=arguments.column, allow_urls=arguments.allow_urls
+        )
         for record in labeler.records(items):
             writer.add(record)
             report.add(record)
@@ -126,14 +132,14 @@ def _label_shard(
 
 
 def labeler_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of Labeler that a command line names."""
-    # The ensemble's SAM is part of the model.
+    """Keyword arguments of Labeler."""
+    # The SAM of the ensemble is loaded with the model.
     ensemble = ["TEST.ENSEMBLE.ENABLED", True] if arguments.ensemble else []
     return {
         "model": arguments.model,
         "vocabulary": arguments.vocabulary,
-        "things": _names(arguments.things),
-        "stuff": _names(arguments.stuff),
+        "things": split_names(arguments.things),
+        "stuff": split_names(arguments.stuff),
         "task": arguments.task,
         "ensemble": arguments.ensemble or None,
         "device": arguments.device,
@@ -143,7 +149,7 @@ def labeler_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "allow_unused_weights": arguments.allow_unused_weights,
         "batch_size": arguments.batch_size,
         **({} if arguments.max_pixels is None else {"max_pixels": arguments.max_pixels}),
-        **tiling_of(arguments),
+        **tiling_options(arguments),
         **_selection(arguments),
     }
 
@@ -157,7 +163,7 @@ def _selection(arguments: argparse.Namespace) -> dict[str, Any]:
 def _labeler(arguments: argparse.Namespace) -> cmpf.integrations.Labeler:
     options = labeler_options(arguments)
     if arguments.ray is not None:
-        options["device"] = "cpu"  # this one only tells the configuration; the workers' ones label
+        options["device"] = "cpu"  # needed only for the configuration; the Ray workers load their own
     keep_freed_memory()
     labeler = cmpf.integrations.Labeler(**options)
     use_threads(labeler.predictor.cfg)
@@ -165,56 +171,56 @@ def _labeler(arguments: argparse.Namespace) -> cmpf.integrations.Labeler:
 
 
 def _folder(arguments: argparse.Namespace, labeler: cmpf.integrations.Labeler, count: int) -> LabelFolder:
-    configuration = configuration_of(
+    configuration = run_configuration(
         labeler.predictor,
         labeler.vocabulary,
         model=arguments.model,
         task=arguments.task,
         ensemble=arguments.ensemble,
         opts=list(arguments.opts),
-        **tiling_of(arguments),
+        **tiling_options(arguments),
         **_selection(arguments),
     )
     return LabelFolder(arguments.output, configuration, count=count, overwrite=arguments.overwrite)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name for name in text.split(";") if name.strip()]
-
-
 class _Report:
-    """What is told of a run: a bar, the first errors, and a line at the end.
+    """Reports a run: a progress bar, the first errors, and a summary line.
 
-    finished: shards that an earlier run has made. earlier: images of those that it has begun. images: of this run.
-    errors: how many of both cannot be read.
+    finished: number of shards finished by earlier runs.
+    resumed: number of images that earlier runs have finished in unfinished shards.
+    images: number of images of this run.
+    errors: number of `resumed` and `images` that cannot be read.
     """
 
     def __init__(self, *, finished: int, total: int | None) -> None:
         from tqdm import tqdm
 
         self.finished = finished
-        self.earlier = self.images = self.errors = 0
-        self.bar = tqdm(total=total, unit="image", disable=None)  # None: on a terminal
-        self._begin = time.perf_counter()
+        self.resumed = self.images = self.errors = 0
+        self.bar = tqdm(
+            total=total, unit="image", disable=None
+        )  # None = disabled unless stderr is a terminal
+        self._start = time.perf_counter()
 
     def add(self, record: ImageRecord) -> None:
-        """Counts an image, and names it if it cannot be read."""
+        """Counts an image, and prints its error."""
         self.images += 1
         self.bar.update()
         if record.error:
             self.errors += 1
-            if self.errors <= SHOWN_ERRORS:
+            if self.errors <= MAX_SHOWN_ERRORS:
                 self.bar.write(f"cmpf: {record.error}", file=sys.stderr)
 
     def end(self, output: Path | str) -> int:
-        """Prints the line and gives the exit code."""
+        """Prints the summary line and returns the exit code."""
         self.bar.close()
-        seconds = (time.perf_counter() - self._begin) / max(self.images, 1)
+        seconds = (time.perf_counter() - self._start) / max(self.images, 1)
         parts = [f"{self.images:,} {'image' if self.images == 1 else 'images'}"]
         if self.images:
             parts.append(f"{seconds:.2f} s each")
-        if self.earlier:
-            parts.append(f"{self.earlier:,} of an earlier run")
+        if self.resumed:
+            parts.append(f"{self.resumed:,} of an earlier run")
         if self.finished:
             parts.append(f"{self.finished:,} {'shard was' if self.finished == 1 else 'shards were'} there")
         if self.errors:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf predict: segments images and videos into classes that the user names. demo/demo.py is the same thing."""
+"""cmpf predict: segments images and videos into classes that the user names. demo/demo.py uses the same functions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from cmpf.cli.command import DONE, FAILED, TINY, Commands, add_command, add_model
 from cmpf.cli.models import warn_of_photographs
-from cmpf.cli.predict_choice import Chosen
 from cmpf.cli.predict_options import add_options, add_webcam
+from cmpf.cli.predict_request import PredictRequest
 from cmpf.errors import ImageError
 
 if TYPE_CHECKING:
     from cmpf.inference import Prediction
-    from cmpf.labelling.pipeline import Finished
+    from cmpf.labelling.pipeline import FinishedImage
     from cmpf.labelling.run import Summary
-    from cmpf.labelling.sources import Found, Source
+    from cmpf.labelling.sources import FoundSources, Source
 
 EXAMPLES = """examples:
   cmpf predict street.jpg --vocabulary "car; person, pedestrian; road; sky" --output out/
@@ -36,8 +36,8 @@ classes are separated by ";", synonyms of a class by ",". A run that was stopped
 finished is not done again. Images that cannot be read are named at the end and in errors.csv, the others are done, and
 the exit code is 1. A video becomes NAME_overlay.mp4, without sound; videos and --webcam need: pip install "cmpf[video]"
 """
-NAMED = 2  # files of an image
-MANY = 20  # images that get a line each, and errors that are named
+MAX_FILES = 2  # shown per image
+MAX_LINES = 20  # for up to so many images, each gets a line; up to so many errors are shown
 
 
 def add_parser(commands: Commands) -> None:
@@ -65,131 +65,142 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: Namespace, *, save: Callable[[Prediction], Sequence[Path]] | None = None) -> int:
-    """Segments the images and videos and writes the results; those that cannot be read are named.
+    """Segments images and videos, writes the results, and reports inputs that cannot be read.
 
     Args:
-        save: brings an image's results to the user in place of files in the output folder; gives the files.
+        save: called with the prediction of each image instead of writing the output formats; returns the files that it
+            has written.
     """
     from cmpf.formats.video import import_av
     from cmpf.labelling.sources import find_sources
 
-    # Before a model is loaded, so that a wrong path is said at once.
-    found = find_sources(arguments.images, recursive=arguments.recursive, without=arguments.output)
-    moving = arguments.webcam is not None or bool(found.videos)
-    if moving:
+    # Errors in paths and options are reported before a model is loaded.
+    found = find_sources(arguments.images, recursive=arguments.recursive, exclude=arguments.output)
+    has_video = arguments.webcam is not None or bool(found.videos)
+    if has_video:
         import_av()
-    chosen = Chosen(arguments)
-    formats = chosen.formats_of_frames() if moving else []
+    request = PredictRequest(arguments)
+    frame_formats = request.frame_formats() if has_video else []
     sources = found.sources(found.images)
     code = DONE
-    seen = moving or save is not None
+    any_segmented = has_video or save is not None
     if save is not None and sources:
-        code = _shown(sources, chosen, save)
+        code = _predict_each(sources, request, save)
     elif sources:
-        code, done = _labelled(sources, found, chosen)
-        seen = seen or done
-    if moving:
+        code, num_done = _predict_to_folder(sources, found, request)
+        any_segmented = any_segmented or num_done > 0
+    if has_video:
         from cmpf.cli.video import Videos
 
-        videos = Videos(arguments, *chosen.loaded(), chosen.predict, formats)
+        videos = Videos(arguments, *request.load(), request.predict_options, frame_formats)
         code = max(code, videos.camera() if arguments.webcam is not None else videos.files(found))
-    if seen and arguments.model == TINY and not arguments.weights and arguments.webcam is None:
-        warn_of_photographs([Path(given) for given in [*found.images, *found.videos]])
+    if any_segmented and arguments.model == TINY and not arguments.weights and arguments.webcam is None:
+        warn_of_photographs([Path(path) for path in [*found.images, *found.videos]])
     return code
 
 
-def _labelled(sources: Sequence[Source], found: Found, chosen: Chosen) -> tuple[int, bool]:
-    """Images into the output folder; the exit code, and whether anything was segmented."""
+def _predict_to_folder(
+    sources: Sequence[Source], found: FoundSources, request: PredictRequest
+) -> tuple[int, int]:
+    """Segments images into the output folder; returns the exit code and the number of segmented images."""
     from tqdm import tqdm
 
     from cmpf.engine.interrupts import StopRequest
-    from cmpf.labelling.pipeline import Work
-    from cmpf.labelling.run import Options, label_images
+    from cmpf.labelling.pipeline import Job
+    from cmpf.labelling.run import RunOptions, label_images
 
-    arguments = chosen.arguments
-    work = Work(
-        load=chosen.load,
-        words=chosen.words,
-        predict=chosen.predict,
-        formats=chosen.formats,
+    arguments = request.arguments
+    job = Job(
+        load_predictor=request.load_predictor,
+        build_vocabulary=request.build_vocabulary,
+        predict_options=request.predict_options,
+        prepare_options=request.prepare_options,
+        formats=request.formats,
         folder=arguments.output,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
-        reading=chosen.reading,
     )
-    options = Options(
-        request=chosen.request(),
-        settings=chosen.settings(),
-        devices=chosen.devices(),
+    options = RunOptions(
+        request=request.request(),
+        settings=request.settings(),
+        devices=request.devices(),
         processes=arguments.processes,
         overwrite=arguments.overwrite,
     )
     many = len(sources) > 1
     with StopRequest() as stop, tqdm(total=len(sources), unit="image", disable=None if many else True) as bar:
 
-        def tell(finished: Finished) -> None:
-            error = finished.entry.record.error
+        def on_start(resumed: int) -> None:
+            bar.initial = bar.n = resumed  # so that the rate is that of this run
+
+        def on_finished(image: FinishedImage) -> None:
+            error = image.entry.record.error
             if error and arguments.debug:
                 raise ImageError(error)
-            if not error and (arguments.json or len(sources) <= MANY):
-                tqdm.write(_line(finished.source.given, finished.files, finished.found, arguments.json))
+            if not error and (arguments.json or len(sources) <= MAX_LINES):
+                tqdm.write(_line(image.source.location, image.files, image.class_counts, arguments.json))
             bar.update()
 
-        def begin(before: int) -> None:
-            bar.initial = bar.n = before  # the rate is that of this run
-
-        def stopped() -> bool:
-            return stop.requested
-
-        summary = label_images(sources, work, options, begin=begin, tell=tell, stopped=stopped)
+        summary = label_images(
+            sources,
+            job,
+            options,
+            on_start=on_start,
+            on_finished=on_finished,
+            should_stop=lambda: stop.requested,
+        )
     _report(summary, found, arguments.output, many=many)
-    return FAILED if summary.errors or summary.left else DONE, summary.done > 0
+    return FAILED if summary.errors or summary.remaining else DONE, summary.done
 
 
-def _shown(sources: Sequence[Source], chosen: Chosen, save: Callable[[Prediction], Sequence[Path]]) -> int:
-    """Images to the user, one by one."""
-    predictor, words = chosen.loaded()
+def _predict_each(
+    sources: Sequence[Source], request: PredictRequest, save: Callable[[Prediction], Sequence[Path]]
+) -> int:
+    """Segments images one by one and calls `save`; returns the exit code."""
+    predictor, vocabulary = request.load()
+    options = {**request.predict_options, **request.prepare_options}
     code = DONE
     for source in sources:
         try:
-            (prediction,) = predictor.stream([source.given], words, **chosen.predict, **chosen.reading)
+            (prediction,) = predictor.stream([source.location], vocabulary, **options)
         except ImageError as error:
-            if chosen.arguments.debug:
+            if request.arguments.debug:
                 raise
             print(f"cmpf: {error}", file=sys.stderr)
             code = FAILED
             continue
-        print(_line(source.given, save(prediction), prediction.summary(), chosen.arguments.json))
+        print(_line(source.location, save(prediction), prediction.summary(), request.arguments.json))
     return code
 
 
-def _line(image: str, files: Sequence[Path], found: Mapping[str, int], as_json: bool) -> str:
+def _line(image: str, files: Sequence[Path], class_counts: Mapping[str, int], as_json: bool) -> str:
+    """The output line of an image: its classes and files."""
     names = [str(file) for file in files]
     if as_json:
-        return json.dumps({"image": image, "files": names, "found": found}, ensure_ascii=False)
-    words = ", ".join(f"{count} {name}" for name, count in found.items())
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    where = f" -> {', '.join(names[:NAMED])}{more}" if names else ""
-    return f"{image}: {words or 'nothing'}{where}"
+        return json.dumps({"image": image, "files": names, "found": class_counts}, ensure_ascii=False)
+    counts = ", ".join(f"{count} {name}" for name, count in class_counts.items())
+    more = f" and {len(names) - MAX_FILES} more" if len(names) > MAX_FILES else ""
+    where = f" -> {', '.join(names[:MAX_FILES])}{more}" if names else ""
+    return f"{image}: {counts or 'nothing'}{where}"
 
 
-def _report(summary: Summary, found: Found, output: Path, *, many: bool) -> None:
-    """How it ended, on stderr."""
+def _report(summary: Summary, found: FoundSources, output: Path, *, many: bool) -> None:
+    """Prints errors and the summary of a run on stderr."""
     say = partial(print, file=sys.stderr)
-    for _, error in summary.errors[:MANY]:
+    for _, error in summary.errors[:MAX_LINES]:
         say(f"cmpf: {error}")
-    if len(summary.errors) > MANY:
-        say(f"cmpf: ... and {len(summary.errors) - MANY} more, see {output / 'errors.csv'}")
-    for line in found.left_out():
+    if len(summary.errors) > MAX_LINES:
+        say(f"cmpf: ... and {len(summary.errors) - MAX_LINES} more, see {output / 'errors.csv'}")
+    for line in found.describe_skipped():
         say(f"left out: {line}")
-    if many or summary.before or summary.left:
+    if many or summary.resumed or summary.remaining:
         count = summary.done + summary.failed
         each = f" in {summary.seconds:.0f} s, {summary.seconds / max(1, count):.2f} s each"
         parts = [f"{summary.done} images{each}"] if count else []
-        for number, what in ((summary.failed, "failed"), (summary.before, "images were finished before")):
+        for number, what in ((summary.failed, "failed"), (summary.resumed, "images were finished before")):
             parts += [f"{number} {what}"] if number else []
-        if summary.left:
-            parts.append(f"stopped with {summary.left} to go: the same command goes on")
+        if summary.remaining:
+            parts.append(f"stopped with {summary.remaining} to go: the same command goes on")
         say(f"{'; '.join(parts)}. Results: {output}")
     for file in summary.files:
         say(f"  {file}")

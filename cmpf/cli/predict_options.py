@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The options of cmpf predict and of the demo."""
+"""Options of cmpf predict and demo/demo.py, some of them shared with cmpf label."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from cmpf.cli.command import add_debug, add_model_options, add_weights, fraction
 TASKS = ("all", "panoptic", "semantic", "instance")
 FORMATS = (
     "overlay", "semantic", "instances", "coco", "coco-polygons", "coco-panoptic", "yolo", "labelme", "html", "parquet",
-)  # fmt: skip  # cmpf.labelling.writers.FORMATS, without NumPy
+)  # fmt: skip  # the keys of cmpf.labelling.writers.FORMATS, here because importing that module needs NumPy
 AUTO = "auto"
-WORDS = (
+VOCABULARY_HELP = (
     'classes: "car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset'
 )
 
 
 def add_webcam(sources: argparse._ActionsContainer) -> None:
-    """The camera, in place of files."""
+    """Adds --webcam."""
     sources.add_argument(
         "--webcam",
         type=int,
@@ -31,29 +31,33 @@ def add_webcam(sources: argparse._ActionsContainer) -> None:
     )
 
 
-def add_kinds(options: argparse._ActionsContainer) -> None:
-    """Which of the classes are things."""
-    kinds = options.add_mutually_exclusive_group()
-    kinds.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
-    kinds.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
+def add_things_and_stuff(options: argparse._ActionsContainer) -> None:
+    """Adds --stuff and --things."""
+    group = options.add_mutually_exclusive_group()
+    group.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
+    group.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
 
 
-def add_options(parser: argparse.ArgumentParser, *, output: str, own_words: bool = True) -> None:
-    """What is looked for, how, and where the results go.
+def add_options(parser: argparse.ArgumentParser, *, output: str, vocabulary_required: bool = True) -> None:
+    """Adds all options but those that name the inputs and the model.
 
     Args:
-        output: the usual folder of the results.
-        own_words: whether --vocabulary must be given, or else the classes are those that the model was trained on.
+        output: default output folder.
+        vocabulary_required: whether --vocabulary is required, or defaults to the model's training classes.
     """
     add = parser.add_argument
     add(
         "--vocabulary",
-        required=own_words,
+        required=vocabulary_required,
         metavar="WORDS",
-        help=WORDS
-        + ("" if own_words else " [those that the model was trained on; of COCO, with ADE20K's and LVIS's]"),
+        help=VOCABULARY_HELP
+        + (
+            ""
+            if vocabulary_required
+            else " [those that the model was trained on; of COCO, with ADE20K's and LVIS's]"
+        ),
     )
-    add_kinds(parser)
+    add_things_and_stuff(parser)
     add("--recursive", action="store_true", help="enter the folders of folders")
     add("--allow-urls", action="store_true", help="download http(s) addresses")
     add_large(parser.add_argument_group("large images"))
@@ -87,7 +91,7 @@ def _add_results(group: argparse._ArgumentGroup, output: str) -> None:
 
 
 def add_large(group: argparse._ArgumentGroup) -> None:
-    """How images are segmented that are large, or hold small objects."""
+    """Adds the options for large images and small objects."""
     add = group.add_argument
     add(
         "--tile",
@@ -99,17 +103,22 @@ def add_large(group: argparse._ArgumentGroup) -> None:
     add("--max-pixels", type=positive, metavar="N", help="larger images are refused [89 million]")
 
 
-def tiling_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What add_large asks for, as Predictor.predict has it; nothing without tiles."""
+def tiling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments `tile` and `overlap` of Predictor.predict; empty without --tile."""
     return {} if arguments.tile is None else {"tile": arguments.tile, "overlap": arguments.overlap}
 
 
+def split_names(text: str | None) -> list[str] | None:
+    """The value of --things or --stuff as a list."""
+    return None if text is None else [name for name in text.split(";") if name.strip()]
+
+
 def add_selection(group: argparse._ArgumentGroup) -> None:
-    """Which of the instances and segments that are found stay; see cmpf.inference.settings.SelectionOptions."""
+    """Adds the options that filter segments and instances; see cmpf.inference.settings.SelectionOptions."""
     add = group.add_argument
     add("--min-score", type=fraction, metavar="S", help="least score of instances and segments, 0 to 1 [0.3]")
     add("--confidence-threshold", type=fraction, dest="min_score", default=argparse.SUPPRESS,
-        help=argparse.SUPPRESS)  # fmt: skip  # what Detectron2's demo calls it
+        help=argparse.SUPPRESS)  # fmt: skip  # the name in Detectron2's demo
     add("--max-instances", type=positive, metavar="N", help="the best of an image [as the config says]")
     add(
         "--nms",
@@ -134,10 +143,10 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     )
     add("--processes", type=positive, metavar="N",
         help="models side by side, on the CPU [auto: one a core, as far as there are images and memory]")  # fmt: skip
-    add("--batch-size", type=_batch, default=AUTO, metavar="N",
+    add("--batch-size", type=_batch_size, default=AUTO, metavar="N",
         help="images or frames in one pass [auto: 8 on CUDA, fewer where memory is short; 1 on a CPU]")  # fmt: skip
     add("--workers", type=positive, default=2, metavar="N", help="threads that read, and that write [2]")
 
 
-def _batch(text: str) -> int | None:
+def _batch_size(text: str) -> int | None:
     return None if text == AUTO else positive(text)

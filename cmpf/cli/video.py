@@ -29,7 +29,7 @@ from cmpf.formats.video import Frame, VideoReader, write_video
 from cmpf.inference import Prediction
 
 if TYPE_CHECKING:
-    from cmpf.labelling.sources import Found
+    from cmpf.labelling.sources import FoundSources
     from cmpf.predictor import Predictor
 
 Segment: TypeAlias = Callable[
@@ -118,12 +118,12 @@ class Videos:
         size = size or self.arguments.batch_size or 1
         return self.predictor.stream(frames, self.words, batch_size=size, **self.predict)
 
-    def files(self, found: Found) -> int:
+    def files(self, found: FoundSources) -> int:
         """Segments videos, names those that cannot be read, and returns the exit code."""
         code = DONE
         for source in found.sources(found.videos):
             try:
-                self._file(Path(source.given), source.name)
+                self._file(Path(source.location), source.name)
             except ImageError as error:
                 if self.arguments.debug:
                     raise

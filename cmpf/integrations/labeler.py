@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 import cmpf
 from cmpf.errors import CMPFError, ImageError
 from cmpf.formats.image import MAX_PIXELS, RGB, decode_image, read_image
-from cmpf.labelling.ahead import ahead
 from cmpf.labelling.inputs import Item, read_address
-from cmpf.labelling.parquet import table_of
+from cmpf.labelling.parquet import records_to_table
+from cmpf.labelling.prefetch import prefetch
 from cmpf.labelling.record import ImageRecord, record_of
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Labeler:
 
     def records(self, items: Iterable[Item]) -> Iterator[ImageRecord]:
         """One record per image, in order; images are read and decoded a few ahead of the network."""
-        images = ahead(
+        images = prefetch(
             lambda item: self._image(item.uri, item.content, item.error),
             items,
             threads=DECODERS,
@@ -130,7 +130,7 @@ class Labeler:
 
     def _table(self, table: Any) -> Any:
         names = [name for name in table.column_names if name in (self.column, self.uri, "error")]
-        labels = table_of(self._labelled({name: table.column(name).to_pylist() for name in names}))
+        labels = records_to_table(self._labelled({name: table.column(name).to_pylist() for name in names}))
         for name in table.column_names:
             if name not in (self.column, *COLUMNS):
                 labels = labels.append_column(name, table.column(name))
@@ -147,7 +147,7 @@ class Labeler:
         uris = columns.get(self.uri, names)
         errors = columns.get("error", [""] * len(values))
         rows = zip(map(str, uris), values, (error or "" for error in errors), strict=True)
-        return self._segmented(list(ahead(lambda row: self._image(*row), rows, threads=DECODERS)))
+        return self._segmented(list(prefetch(lambda row: self._image(*row), rows, threads=DECODERS)))
 
     def _image(self, uri: str, value: Any, error: str) -> _Image:
         sha256 = ""

@@ -18,7 +18,7 @@ from cmpf.formats.addresses import UrlPolicy
 from cmpf.integrations.labeler import Labeler
 from cmpf.integrations.ray_cluster import READER_CPUS, Place, connected, wait_for_place, worker_place
 from cmpf.labelling.inputs import Shard, read_shard
-from cmpf.labelling.parquet import records_of
+from cmpf.labelling.parquet import table_to_records
 from cmpf.labelling.record import ImageRecord
 from cmpf.labelling.shards import LabelFolder
 
@@ -77,10 +77,10 @@ def _rows(
             {
                 "index": [shard.index],
                 "count": [shard.count],
-                "whole": [shard.whole],
+                "whole": [shard.whole_containers],
                 "images": pa.array([list(map(os.fsencode, shard.images))], pa.list_(pa.binary())),
                 "containers": pa.array([list(map(os.fsencode, shard.containers))], pa.list_(pa.binary())),
-                "done": pa.array([sorted(folder.begun(shard.index))], pa.list_(pa.string())),
+                "done": pa.array([sorted(folder.finished_uris(shard.index))], pa.list_(pa.string())),
             }
         )
         for shard in todo
@@ -107,7 +107,7 @@ def _rows(
         )
         try:
             for table in labels.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield from zip(table.column("shard").to_pylist(), records_of(table), strict=True)
+                yield from zip(table.column("shard").to_pylist(), table_to_records(table), strict=True)
         except ray.exceptions.RayError as error:
             raise _plain(error) from error
 

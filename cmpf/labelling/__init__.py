@@ -1,2 +1,2 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From many images to label files: what was found in each as a record, and the formats made of records."""
+"""Labels many images: finds and reads them, records the predicted segments, and writes dataset files."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What makes labels what they are: the configuration of a run, kept beside its results and compared with the next."""
+"""The configuration of a labelling run, saved with its results so that runs with different ones are not mixed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from cmpf.common.files import read_text, write_text
 from cmpf.errors import CMPFError
 
-if TYPE_CHECKING:  # what is compared needs no torch
+if TYPE_CHECKING:  # comparing configurations does not need torch
     from cmpf.data.vocabulary import Vocabulary
     from cmpf.predictor import Predictor
 
-MAX_BYTES = 64 * 2**20  # of a configuration: vocabularies have thousands of classes
-SHOWN = 60  # letters of a value in an error message
+MAX_BYTES = 64 * 2**20  # size limit of a configuration file; a vocabulary may have thousands of classes
+MAX_SHOWN = 60  # characters of a value in an error message
 
 
-def configuration_of(predictor: Predictor, words: Vocabulary, **options: Any) -> dict[str, Any]:
-    """What has to be equal for two runs to give equal labels, as JSON takes it.
+def run_configuration(predictor: Predictor, vocabulary: Vocabulary, **options: Any) -> dict[str, Any]:
+    """Everything that the labels of a run depend on; JSON-serializable.
 
     Args:
-        words: the classes that are looked for.
-        options: what else the labels depend on, such as the model's name and a threshold.
+        vocabulary: the classes to segment.
+        options: further settings, such as the model's name and a score threshold.
     """
     from cmpf.weights.saving import hash_weights
 
@@ -34,24 +34,27 @@ def configuration_of(predictor: Predictor, words: Vocabulary, **options: Any) ->
             "trained": hash_weights(predictor.model.trained_state_dict()),
             **predictor.model.encoder_hashes(),
         },
-        "vocabulary": [", ".join(synonyms) for synonyms in words.classes],
-        "stuff": [name for name, thing in zip(words.names, words.is_thing, strict=True) if not thing],
+        "vocabulary": [", ".join(synonyms) for synonyms in vocabulary.classes],
+        "stuff": [
+            name for name, thing in zip(vocabulary.names, vocabulary.is_thing, strict=True) if not thing
+        ],
     }
 
 
-def keep_configuration(
+def save_or_compare_configuration(
     path: Path, configuration: Mapping[str, Any], *, fix: str, folder: Path | str | None = None
 ) -> None:
-    """Writes the configuration of a run, or makes sure that the one that is there is equal.
+    """Saves the configuration of a run; if the file exists, checks that it holds an equal one.
 
     Args:
-        fix: ends the error message. folder: that of the results; None = that of the file.
+        fix: end of the error message.
+        folder: output folder in the error message; None = the folder of the file.
     Raises:
-        CMPFError: what is there is of another configuration; says what differs.
+        CMPFError: the file holds another configuration; says what differs.
     """
     if path.exists():
-        there = read_configuration(path)
-        if different := differences(there, json.loads(json.dumps(configuration))):
+        saved = read_configuration(path)
+        if different := differences(saved, json.loads(json.dumps(configuration))):
             raise CMPFError(
                 f"{folder or path.parent} holds results of another configuration: {different}; {fix}"
             )
@@ -60,46 +63,49 @@ def keep_configuration(
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """The configuration that is kept in a file.
+    """Reads a saved configuration.
 
     Raises:
-        CMPFError: the file cannot be read, or holds none.
+        CMPFError: the file cannot be read or holds no JSON object.
     """
     try:
         text = read_text(path, limit=MAX_BYTES)
     except (OSError, ValueError) as error:
         raise CMPFError(f"{path}: cannot be read ({error}); give another folder, or begin anew") from error
-    return configuration_in(text, str(path))
+    return parse_configuration(text, str(path))
 
 
-def configuration_in(text: str | bytes, where: str) -> dict[str, Any]:
-    """The configuration that a text holds; CMPFError, which begins with `where`, if it holds none."""
+def parse_configuration(text: str | bytes, where: str) -> dict[str, Any]:
+    """Parses the text of a saved configuration; CMPFError, starting with `where`, if it is no JSON object."""
     try:
-        there = json.loads(text)
+        configuration = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CMPFError(f"{where}: cannot be read ({error}); give another folder, or begin anew") from error
-    if not isinstance(there, dict):
+    if not isinstance(configuration, dict):
         raise CMPFError(f"{where}: no JSON object; give another folder, or begin anew")
-    return there
+    return configuration
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs, "key: A there, B now", or ""; of lists only what one of them has alone."""
-    keys = dict.fromkeys([*there, *now])
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """The differing keys as "KEY A there, B now", comma-separated, or ""; of lists only the elements that differ."""
+    keys = dict.fromkeys([*saved, *current])
     return ", ".join(
-        f"{key} {_difference(there.get(key), now.get(key))}" for key in keys if there.get(key) != now.get(key)
+        f"{key} {_difference(saved.get(key), current.get(key))}"
+        for key in keys
+        if saved.get(key) != current.get(key)
     )
 
 
-def _difference(there: Any, now: Any) -> str:
-    if isinstance(there, list) and isinstance(now, list):
-        alone = [value for value in there if value not in now], [value for value in now if value not in there]
-        if not any(alone):
+def _difference(saved: Any, current: Any) -> str:
+    if isinstance(saved, list) and isinstance(current, list):
+        removed = [value for value in saved if value not in current]
+        added = [value for value in current if value not in saved]
+        if not removed and not added:
             return "in another order"
-        there, now = alone
-    return f"{_shown(there)} there, {_shown(now)} now"
+        saved, current = removed, added
+    return f"{_shorten(saved)} there, {_shorten(current)} now"
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a team has: folders, patterns, buckets, tars and tables, divided into shards and read image by image."""
+"""Divides the inputs of cmpf label (files, folders, buckets, tars and tables) into shards, and reads their images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from pathlib import Path
 from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD, UrlPolicy, download
-from cmpf.labelling.ahead import ahead
-from cmpf.labelling.containers import Found, Wanted, container_images, is_container, plain_text
+from cmpf.labelling.containers import ContainerImage, UriFilter, container_images, is_container, to_utf8
+from cmpf.labelling.prefetch import prefetch
 from cmpf.labelling.remote import UnreachableError, find_remote, read_remote
-from cmpf.labelling.sources import WEB, list_lines, list_of
+from cmpf.labelling.sources import is_url, list_file, read_list
 
-READERS = 8  # threads, which mostly wait for a disk or a network
-# Images of buckets that could not be reached, one after the other, after which the others are not tried.
-UNREACHABLE_IN_A_ROW = 10
+NUM_READERS = 8  # threads, which mostly wait for a disk or a network
+MAX_CONSECUTIVE_FAILURES = 10  # images of an unreachable bucket; after that many, reading stops
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image that has been read: its path or address, and the bytes of its file, or why there are none."""
+    """The bytes of an image file, or the error message why it could not be read.
+
+    uri: path or address.
+    """
 
     uri: str
     content: bytes = field(repr=False)
@@ -32,44 +34,51 @@ class Item:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes, in hexadecimal; "" where there are none."""
+        """SHA-256 of the bytes in hexadecimal; "" if there are none."""
         return hashlib.sha256(self.content).hexdigest() if self.content else ""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The share of one process: images by name, and containers, read whole or by the hash of each image.
+    """The part of the inputs that one process labels.
 
-    A container is read whole where there are at least as many as shards: the i-th then belongs to shard i modulo count.
+    index: from 0.
+    count: number of shards.
+    images: paths and addresses.
+    containers: paths and addresses of tars and tables.
+    whole_containers: whether all images of the containers belong to this shard, else those that shard_of assigns to it.
+        True if there are at least as many containers as shards; container i then belongs to shard i modulo `count`.
     """
 
     index: int
     count: int
     images: tuple[str, ...]
     containers: tuple[str, ...]
-    whole: bool
+    whole_containers: bool
 
 
 def shard_of(uri: str, count: int) -> int:
-    """The shard 0..count - 1 of an image, which depends on nothing but its uri: no list has to be shared."""
-    digest = hashlib.blake2b(plain_text(uri).encode(), digest_size=8).digest()
+    """The shard index of an image, in [0, count). It depends on the URI alone, so processes need not communicate."""
+    digest = hashlib.blake2b(to_utf8(uri).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % count
 
 
 def divide(inputs: Sequence[str], *, count: int, only: int | None = None) -> list[Shard]:
-    """All shards, or one of them.
+    """Divides inputs into shards.
 
     Args:
-        inputs: files, folders with all below them, patterns, http(s) addresses, and addresses that fsspec knows;
-            images, tars and tables in any mixture; and lists of these, one per line: "@list" or a .txt file.
-        count: number of shards. only: the index of the one that is wanted.
+        inputs: images, tars and tables as files, folders (searched recursively), glob patterns, http(s) URLs or
+            addresses that fsspec knows; and list files with one of these per line ("@list" or a .txt file).
+        count: number of shards.
+        only: return only the shard with this index; None = all.
     Raises:
-        ImageError: one of the inputs names no image and no container. UnreachableError: see find_remote.
+        ImageError: an input matches no image and no container.
+        UnreachableError: see find_remote.
     """
     images: dict[int, dict[str, None]] = {index: {} for index in range(count) if only in (None, index)}
     containers: dict[str, None] = {}
     for given in inputs:
-        for name in _expanded(given):
+        for name in _expand(given):
             if is_container(name):
                 containers[name] = None
             elif (index := shard_of(name, count)) in images:
@@ -77,9 +86,9 @@ def divide(inputs: Sequence[str], *, count: int, only: int | None = None) -> lis
     whole = len(containers) >= count
     return [
         Shard(
-            index, count, tuple(mine), tuple(containers)[index::count] if whole else tuple(containers), whole
+            index, count, tuple(names), tuple(containers)[index::count] if whole else tuple(containers), whole
         )
-        for index, mine in images.items()
+        for index, names in images.items()
     ]
 
 
@@ -90,48 +99,52 @@ def read_shard(
     column: str | None = None,
     allow_urls: UrlPolicy = False,
 ) -> Iterator[Item]:
-    """The images of a shard, each once, in the same order each time; threads read some of them ahead.
+    """Reads the images of a shard with a thread pool; each once, always in the same order.
 
     Args:
-        done: uris of images that are left out.
-        column, allow_urls: see container_images and Predictor.predict.
+        done: URIs of images to skip.
+        column: see container_images.
+        allow_urls: see Predictor.predict.
+    Yields:
+        An Item for each image. Its `error` is set if the image could not be read.
     Raises:
-        UnreachableError: a bucket is gone: UNREACHABLE_IN_A_ROW images could not be had. What cannot be read for
-            another reason is an Item with an error.
+        UnreachableError: MAX_CONSECUTIVE_FAILURES images in a row could not be reached.
     """
     seen: set[str] = set()
 
-    def mine(uri: str) -> bool:
-        new = (
-            uri not in seen and (shard.whole or shard_of(uri, shard.count) == shard.index) and uri not in done
+    def is_wanted(uri: str) -> bool:
+        wanted = (
+            uri not in seen
+            and (shard.whole_containers or shard_of(uri, shard.count) == shard.index)
+            and uri not in done
         )
-        if new:
+        if wanted:
             seen.add(uri)
-        return new
+        return wanted
 
     failures = 0
-    found = _found(shard, mine, column)
-    for item, failed in ahead(lambda pair: _read(*pair, allow_urls), found, threads=READERS):
+    images = _shard_images(shard, is_wanted, column)
+    for item, failed in prefetch(lambda image: _read(*image, allow_urls), images, threads=NUM_READERS):
         failures = failures + 1 if failed else 0
-        if failed and failures >= UNREACHABLE_IN_A_ROW:
+        if failures >= MAX_CONSECUTIVE_FAILURES:
             raise UnreachableError(
                 f"{item.error} ({failures} images in a row could not be read; call again to go on)"
             )
         yield item
 
 
-def _found(shard: Shard, wanted: Wanted, column: str | None) -> Iterator[Found]:
-    yield from ((uri, name) for name in shard.images if wanted(uri := plain_text(name)))
+def _shard_images(shard: Shard, is_wanted: UriFilter, column: str | None) -> Iterator[ContainerImage]:
+    yield from ((uri, name) for name in shard.images if is_wanted(uri := to_utf8(name)))
     for address in shard.containers:
         try:
-            yield from container_images(address, wanted, column=column)
-        except ImageError as error:  # what was read of it stays
-            if wanted(uri := plain_text(address)):
+            yield from container_images(address, is_wanted, column=column)
+        except ImageError as error:
+            if is_wanted(uri := to_utf8(address)):
                 yield uri, error
 
 
 def _read(uri: str, content: bytes | str | ImageError, allow_urls: UrlPolicy) -> tuple[Item, bool]:
-    """An image, and whether its bucket could not be reached."""
+    """The item of an image, and whether its bucket was unreachable."""
     try:
         if isinstance(content, ImageError):
             raise content
@@ -143,13 +156,13 @@ def _read(uri: str, content: bytes | str | ImageError, allow_urls: UrlPolicy) ->
 
 
 def read_address(address: str, *, allow_urls: UrlPolicy = False) -> bytes:
-    """The content of a path, an http(s) address, or one that fsspec knows.
+    """Reads a file from a path, an http(s) URL, or an address that fsspec knows.
 
     Raises:
-        ImageError: there is no such file, it is too large, or addresses are not allowed. UnreachableError: see
-            find_remote.
+        ImageError: the file does not exist, is too large, or is a URL and URLs are not allowed.
+        UnreachableError: see find_remote.
     """
-    if address.lower().startswith(WEB):
+    if is_url(address):
         return download(address, allow_urls)
     if "://" in address:
         return read_remote(address)
@@ -166,45 +179,45 @@ def read_address(address: str, *, allow_urls: UrlPolicy = False) -> bytes:
     return content
 
 
-def _expanded(given: str) -> Iterator[str]:
-    """The images and containers that an input stands for."""
-    if given.lower().startswith(WEB):
+def _expand(given: str) -> Iterator[str]:
+    """The images and containers that an input names."""
+    if is_url(given):
         yield given
-    elif "://" not in given and (listed := list_of(given)) is not None:
-        for number, name in list_lines(listed):
-            try:
-                yield from _expanded(name)
-            except ImageError as error:
-                raise ImageError(f"{listed}, line {number}: {error}") from error
     elif "://" in given:
-        yield from _of_interest(given, find_remote(given))
+        yield from _supported_files(given, find_remote(given))
+    elif (file := list_file(given)) is not None:
+        for number, entry in read_list(file):
+            try:
+                yield from _expand(entry)
+            except ImageError as error:
+                raise ImageError(f"{file}, line {number}: {error}") from error
     else:
-        yield from _of_interest(given, _local(given))
+        yield from _supported_files(given, _find_local(given))
 
 
-def _local(given: str) -> list[str]:
+def _find_local(given: str) -> list[str]:
     path = Path(given).expanduser()
     if path.is_dir():
         return sorted(str(file) for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
     if path.exists():
         return [str(path)]
-    found = sorted(glob.glob(str(path), recursive=True))
-    if not found:
+    matches = sorted(glob.glob(str(path), recursive=True))
+    if not matches:
         raise ImageError(
             f"{given}: no such file (looked at {path.absolute()}); give files, folders, addresses such as "
             's3://bucket/folder/, or a quoted pattern such as "photos/*.jpg" that matches some'
         )
-    return found
+    return matches
 
 
-def _of_interest(given: str, files: list[str]) -> Iterator[str]:
-    """Images and containers among the files below a folder; a single file that is named may have any ending."""
-    chosen = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES) or is_container(name)]
-    if not chosen and len(files) == 1 and Path(given).name == Path(files[0]).name:
-        chosen = files
-    if not chosen:
+def _supported_files(given: str, files: list[str]) -> list[str]:
+    """The images and containers among files; a file that is named itself may have any suffix."""
+    supported = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES) or is_container(name)]
+    if not supported and len(files) == 1 and Path(given).name == Path(files[0]).name:
+        supported = files
+    if not supported:
         raise ImageError(f"{given}: holds no image, tar or table; images end in {', '.join(IMAGE_SUFFIXES)}")
-    yield from chosen
+    return supported
 
 
 def _is_hidden(path: Path) -> bool:

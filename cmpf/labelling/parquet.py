@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Records as Parquet: one row per image, its segments a list, and what made them in the file's metadata."""
+"""Reads and writes records as Parquet: one row per image, and the configuration of the run in the file's metadata."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from cmpf.common.files import replacing
 from cmpf.errors import CMPFError, DatasetError, summary
-from cmpf.labelling.record import ImageRecord, record_from
+from cmpf.labelling.record import ImageRecord, record_from_dict
 
 if TYPE_CHECKING:
     import pyarrow
 
-METADATA_KEY = b"cmpf"  # of the file's metadata: a JSON object
-ROW_GROUP = 500  # images: about 10 MB of run lengths, which is what reading and writing hold at a time
+METADATA_KEY = b"cmpf"  # its value in the file's metadata is a JSON object
+ROW_GROUP_SIZE = 500  # images; about 10 MB of run lengths, which are in memory at a time
 
 
 def import_pyarrow() -> Any:
-    """The package.
+    """Imports pyarrow.
 
     Raises:
         CMPFError: it is not installed.
@@ -35,7 +35,7 @@ def import_pyarrow() -> Any:
 
 
 def record_schema() -> pyarrow.Schema:
-    """The columns of a file of records; `segments` is a list of structs with the fields of SegmentRecord."""
+    """The schema of a table of records; `segments` is a list of structs with the fields of SegmentRecord."""
     pa = import_pyarrow()
     segment = pa.struct(
         [
@@ -64,29 +64,29 @@ def record_schema() -> pyarrow.Schema:
     )
 
 
-def table_of(records: Iterable[ImageRecord]) -> pyarrow.Table:
-    """A table of records, one row each."""
+def records_to_table(records: Iterable[ImageRecord]) -> pyarrow.Table:
+    """A table with one row per record."""
     pa = import_pyarrow()
     return pa.Table.from_pylist([asdict(record) for record in records], schema=record_schema())
 
 
-def records_of(table: pyarrow.Table, where: str = "table") -> Iterator[ImageRecord]:
-    """The records of a table's rows; other columns are left out.
+def table_to_records(table: pyarrow.Table, where: str = "table") -> Iterator[ImageRecord]:
+    """The records of a table's rows; ignores other columns.
 
     Args:
-        where: opens error messages.
+        where: start of error messages.
     Raises:
-        DatasetError: a column is missing, or a row is no record.
+        DatasetError: a column is missing, or a row is not a record.
     """
-    for place, row in enumerate(table.to_pylist()):
-        yield record_from(row, f"{where}, row {place}")
+    for index, row in enumerate(table.to_pylist()):
+        yield record_from_dict(row, f"{where}, row {index}")
 
 
 def write_parquet(path: str | Path, records: Iterable[ImageRecord], metadata: Mapping[str, Any]) -> int:
-    """Writes a file, whole or not at all, holding ROW_GROUP records at a time.
+    """Writes a file atomically, with ROW_GROUP_SIZE records in memory at a time.
 
     Args:
-        metadata: what made the records, as JSON takes it; see read_metadata.
+        metadata: JSON-serializable; see read_metadata.
     Returns:
         The number of records.
     """
@@ -94,62 +94,51 @@ def write_parquet(path: str | Path, records: Iterable[ImageRecord], metadata: Ma
     from pyarrow import parquet
 
     text = json.dumps(metadata, ensure_ascii=False).encode()
-    schema, rest, count = record_schema().with_metadata({METADATA_KEY: text}), iter(records), 0
+    schema = record_schema().with_metadata({METADATA_KEY: text})
+    iterator, count = iter(records), 0
     with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        while chunk := list(islice(rest, ROW_GROUP)):
+        while chunk := list(islice(iterator, ROW_GROUP_SIZE)):
             writer.write_table(pa.Table.from_pylist([asdict(record) for record in chunk], schema=schema))
             count += len(chunk)
     return count
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What made a file's records: the configuration of the run, its vocabulary, weights and CMPF's version.
+    """The configuration of the run that wrote a file: vocabulary, weights, settings and CMPF's version.
 
     Raises:
-        DatasetError: the file is missing, damaged, or not of write_parquet.
+        DatasetError: the file is missing, damaged, or not written by write_parquet.
     """
-    found = _opened(path).schema_arrow.metadata or {}
+    metadata = _open_parquet(path).schema_arrow.metadata or {}
     try:
-        content = json.loads(found[METADATA_KEY])
+        content = json.loads(metadata[METADATA_KEY])
     except (KeyError, ValueError) as error:
         raise DatasetError(f"{path}: a Parquet file, but none that cmpf label has written") from error
     return dict(content)
 
 
 def read_uris(path: str | Path) -> Iterator[str]:
-    """The uris of the images of a file that could be read; errors as read_parquet."""
+    """The URIs of the images without an error; raises what read_parquet raises."""
     for table in _row_groups(path, ["uri", "error"]):
         rows = zip(table.column("uri").to_pylist(), table.column("error").to_pylist(), strict=True)
         yield from (uri for uri, error in rows if not error)
 
 
 def read_parquet(path: str | Path) -> Iterator[ImageRecord]:
-    """The records of a file, one row group in memory at a time.
+    """Yields the records of a file, with one row group in memory at a time.
 
     Raises:
-        DatasetError: the file is missing or damaged, or a row is no record; names it.
+        DatasetError: the file is missing or damaged, or a row is not a record; names the row.
     """
     for group, table in enumerate(_row_groups(path, record_schema().names)):
-        yield from records_of(table, f"{path}, row group {group}")
-
-
-def _row_groups(path: str | Path, columns: list[str]) -> Iterator[Any]:
-    file = _opened(path)
-    missing = [name for name in record_schema().names if name not in file.schema_arrow.names]
-    if missing:
-        raise DatasetError(f"{path}: has no column {', '.join(missing)}; give a file of cmpf label")
-    for group in range(file.num_row_groups):
-        try:
-            yield file.read_row_group(group, columns=columns)
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path}: damaged ({summary(error)}); make it again") from error
+        yield from table_to_records(table, f"{path}, row group {group}")
 
 
 def find_parts(output: str | Path) -> Sequence[Path]:
-    """The Parquet files of a labelled folder, in their order, or the one file that is named.
+    """The Parquet files of an output folder of cmpf label, sorted by name; or the given file alone.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: the folder has no Parquet file.
     """
     path = Path(output)
     parts = [path] if path.is_file() else sorted(path.glob("[!._]*.parquet"))
@@ -160,7 +149,19 @@ def find_parts(output: str | Path) -> Sequence[Path]:
     return parts
 
 
-def _opened(path: str | Path) -> Any:
+def _row_groups(path: str | Path, columns: list[str]) -> Iterator[Any]:
+    file = _open_parquet(path)
+    missing = [name for name in record_schema().names if name not in file.schema_arrow.names]
+    if missing:
+        raise DatasetError(f"{path}: has no column {', '.join(missing)}; give a file of cmpf label")
+    for group in range(file.num_row_groups):
+        try:
+            yield file.read_row_group(group, columns=columns)
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path}: damaged ({summary(error)}); make it again") from error
+
+
+def _open_parquet(path: str | Path) -> Any:
     import_pyarrow()
     from pyarrow import parquet
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Images through a model: threads decode and write while the network is at work on others."""
+"""Segments many images with one model; threads decode images and write results while the network runs."""
 
 from __future__ import annotations
 
@@ -16,211 +16,221 @@ from cmpf.common.cpu import release_memory
 from cmpf.common.files import file_sha256
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.image import read_image_size
-from cmpf.labelling.ahead import Room, Taken, ahead
 from cmpf.labelling.journal import Entry
+from cmpf.labelling.prefetch import Budget, BudgetUsage, prefetch
 from cmpf.labelling.record import ImageRecord, record_of
 from cmpf.labelling.sources import Source
 from cmpf.labelling.writers import FORMATS
 
 if TYPE_CHECKING:
     from cmpf.data.vocabulary import Vocabulary
+    from cmpf.formats.image import RGB
     from cmpf.inference import InferenceSettings, Prediction
     from cmpf.inference.settings import Prepared
     from cmpf.predictor import Predictor
 
-BATCH_ON_CUDA = 8  # halved where memory does not suffice
-# Pixels for each of the workers; all that is at work has room for theirs. One image of 24 megapixels is at work alone
-# then, and takes less than 1.2 GB with program and model.
-PIXELS_EACH = 8_000_000
-WAITING = 4  # batches of images of different sizes that are held until one is full
+CUDA_BATCH_SIZE = 8  # halved when CUDA runs out of memory
+# The images in flight have this many pixels per worker in total. An image of 24 megapixels is then in flight alone, and
+# the process stays below 1.2 GB with program and model.
+PIXELS_PER_WORKER = 8_000_000
+MAX_PENDING_BATCHES = 4  # images that wait for a full batch, in batches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What is done with each image, the same in every process.
+class Job:
+    """What is done with each image; the same in every process.
 
-    load: gives the predictor on a device, None = the usual one. words: gives its classes.
-    predict: arguments of Predictor.settings. reading: of Predictor.prepare.
-    formats: of cmpf.labelling.writers. folder: where their files go.
-    batch_size: images in one pass, None = as the device likes it. workers: threads that decode, and threads that write.
+    load_predictor: loads the model on a device, None = the default device.
+    build_vocabulary: returns the predictor's vocabulary.
+    predict_options: arguments of Predictor.settings.
+    prepare_options: arguments of Predictor.prepare.
+    formats: names in cmpf.labelling.writers.FORMATS.
+    folder: output folder.
+    batch_size: images per forward pass, None = CUDA_BATCH_SIZE on CUDA, else 1.
+    workers: number of decoding threads, and of writing threads.
     """
 
-    load: Callable[[str | None], Predictor]
-    words: Callable[[Predictor], Vocabulary]
-    predict: Mapping[str, Any]
+    load_predictor: Callable[[str | None], Predictor]
+    build_vocabulary: Callable[[Predictor], Vocabulary]
+    predict_options: Mapping[str, Any]
     formats: tuple[str, ...]
     folder: Path
     batch_size: int | None = None
     workers: int = 2
-    reading: Mapping[str, Any] = field(default_factory=dict)
+    prepare_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Finished:
-    """An image that is done: its entry for the journal, its files, and what was found, class name -> how often."""
+class FinishedImage:
+    """An image whose files are written: its journal entry, its files, and class name -> number of segments."""
 
     source: Source
     entry: Entry
     files: list[Path]
-    found: dict[str, int] = field(default_factory=dict)
+    class_counts: dict[str, int] = field(default_factory=dict)
 
 
 class Replica:
-    """One loaded model at work.
+    """One loaded model.
 
-    threads: that decode, and that write. taken: what is at work in all replicas; one that is alone counts its own.
+    threads: number of decoding threads, and of writing threads.
+    usage: pixels in flight in all replicas; by default those of this replica alone.
     """
 
-    def __init__(self, work: Work, device: str | None) -> None:
-        self.work = work
-        self.predictor = work.load(device)
-        self.words: Vocabulary = work.words(self.predictor)
+    def __init__(self, job: Job, device: str | None) -> None:
+        self.job = job
+        self.predictor = job.load_predictor(device)
+        self.vocabulary: Vocabulary = job.build_vocabulary(self.predictor)
         self.settings: InferenceSettings = self.predictor.settings(
-            **work.predict, batch_size=work.batch_size or 1
+            **job.predict_options, batch_size=job.batch_size or 1
         )
-        self.threads, self.taken = work.workers, Taken()
+        self.threads, self.usage = job.workers, BudgetUsage()
         on_cuda = self.predictor.model.device.type == "cuda"
-        self._size = work.batch_size or (BATCH_ON_CUDA if on_cuda else 1)
+        self._batch_size = job.batch_size or (CUDA_BATCH_SIZE if on_cuda else 1)
 
     def run(
-        self, sources: Iterable[Source], stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[Finished]:
-        """Segments images and writes their files; they come as they get finished, those with errors, too.
+        self, sources: Iterable[Source], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[FinishedImage]:
+        """Segments images and writes their files; yields images as they are finished, also those with errors.
 
         Args:
-            stopped: whether no further batch shall begin; what was segmented is written.
+            should_stop: polled before each batch. Once it returns True, no further batch starts; the results of images
+                that are already segmented are written.
         Raises:
-            CMPFError: results cannot be written; what was yielded is whole.
+            CMPFError: results cannot be written. The files of the images yielded so far are complete.
         """
-        room = Room(self.work.workers * PIXELS_EACH, _pixels_of, self.taken)
-        writing: deque[Future[Finished]] = room.ending
-        limit = 2 * self.threads + self._size
-        with closing(room), ThreadPoolExecutor(self.threads, thread_name_prefix="cmpf-write") as pool:
-            images = ahead(self._read, sources, threads=self.threads, room=room)
-            for batch in batches(images, self._size):
-                if stopped():
+        budget = Budget(self.job.workers * PIXELS_PER_WORKER, _num_pixels, self.usage)
+        writing: deque[Future[FinishedImage]] = budget.releasing
+        max_writing = 2 * self.threads + self._batch_size
+        with closing(budget), ThreadPoolExecutor(self.threads, thread_name_prefix="cmpf-write") as pool:
+            images = prefetch(self._read, sources, threads=self.threads, budget=budget)
+            for batch in batch_by_size(images, self._batch_size):
+                if should_stop():
                     break
-                writing += self._begin_writing(batch, pool, room)
-                del batch  # or it would be held while the next one is read and segmented
-                while writing and (len(writing) > limit or writing[0].done()):
+                writing += self._segment_and_write(batch, pool, budget)
+                del batch  # else it would be kept while the next one is read and segmented
+                while writing and (len(writing) > max_writing or writing[0].done()):
                     yield writing.popleft().result()
             images.close()
             while writing:
                 yield writing.popleft().result()
 
-    def _begin_writing(
-        self, batch: list[_Image], pool: ThreadPoolExecutor, room: Room
-    ) -> list[Future[Finished]]:
-        """Segments a batch; its images' files are then written by threads."""
-        found = self._segment(batch)
+    def _segment_and_write(
+        self, batch: list[_DecodedImage], pool: ThreadPoolExecutor, budget: Budget
+    ) -> list[Future[FinishedImage]]:
+        """Segments a batch and submits the writing of its files to the pool."""
+        predictions = self._segment(batch)
 
-        def write(image: _Image, prediction: Prediction | None) -> Finished:
-            large = prediction is not None and prediction.image.size > 3 * PIXELS_EACH
+        def write(image: _DecodedImage, prediction: Prediction | None) -> FinishedImage:
+            large = prediction is not None and _is_large(prediction.image)
             try:
                 return self._write(image, prediction)
             finally:
                 del prediction
                 if large:
                     release_memory()
-                room.give_back(image.source)
+                budget.release(image.source)
 
-        return [pool.submit(write, *pair) for pair in zip(batch, found, strict=True)]
+        return [pool.submit(write, *pair) for pair in zip(batch, predictions, strict=True)]
 
-    def _read(self, source: Source) -> _Image:
-        """One image, decoded, or why it cannot be."""
+    def _read(self, source: Source) -> _DecodedImage:
         try:
-            digest = "" if "://" in source.uri else _sha256(Path(source.given))
-            prepared = self.predictor.prepare(source.given, **self.work.reading)
-            if prepared.image.size > 3 * PIXELS_EACH:
+            digest = "" if "://" in source.uri else _sha256(Path(source.location))
+            prepared = self.predictor.prepare(source.location, **self.job.prepare_options)
+            if _is_large(prepared.image):
                 release_memory()
-            return _Image(source, digest, prepared)
+            return _DecodedImage(source, digest, prepared)
         except ImageError as error:
-            return _Image(source, "", str(error))
+            return _DecodedImage(source, "", str(error))
 
-    def _segment(self, batch: list[_Image]) -> list[Prediction | None]:
-        """One pass over images that were read; with halves where they do not fit into the device's memory together."""
+    def _segment(self, batch: list[_DecodedImage]) -> list[Prediction | None]:
+        """Predictions of a batch, None for images that could not be read; halves the batch size on CUDA OOM."""
         import torch
 
         prepared = [image.content for image in batch if not isinstance(image.content, str)]
         if not prepared:
             return [None] * len(batch)
         try:
-            return list(self.predictor.segment(prepared, self.words, self.settings))
+            return list(self.predictor.segment(prepared, self.vocabulary, self.settings))
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
         torch.cuda.empty_cache()
-        self._size = half = max(1, len(batch) // 2)
+        self._batch_size = half = max(1, len(batch) // 2)
         return self._segment(batch[:half]) + self._segment(batch[half:])
 
-    def _write(self, image: _Image, prediction: Prediction | None) -> Finished:
-        source, work = image.source, self.work
+    def _write(self, image: _DecodedImage, prediction: Prediction | None) -> FinishedImage:
+        source, job = image.source, self.job
         if prediction is None:
             record = ImageRecord(source.uri, image.sha256, 0, 0, error=str(image.content))
-            return Finished(source, Entry(record, source.file_name, source.name), [])
+            return FinishedImage(source, Entry(record, source.file_name, source.name), [])
         entry = Entry(record_of(prediction, source.uri, image.sha256), source.file_name, source.name)
-        if prediction.image.size > 3 * PIXELS_EACH:
+        if _is_large(prediction.image):
             release_memory()
         files = []
         try:
-            for name in work.formats:
+            for name in job.formats:
                 format_ = FORMATS[name]
-                if format_.of_prediction is not None:
-                    files += format_.of_prediction(prediction, source.name, work.folder)
-                if format_.of_record is not None:
-                    files += format_.of_record(entry, work.folder)
+                if format_.write_prediction is not None:
+                    files += format_.write_prediction(prediction, source.name, job.folder)
+                if format_.write_record is not None:
+                    files += format_.write_record(entry, job.folder)
         except OSError as error:
             raise CMPFError(
-                f"{work.folder}: the results of {source.given} cannot be written ({summary(error)}); make room, or "
+                f"{job.folder}: the results of {source.location} cannot be written ({summary(error)}); make room, or "
                 "allow to write there, and run the same command again: it goes on"
             ) from error
-        return Finished(source, entry, files, prediction.summary())
+        return FinishedImage(source, entry, files, prediction.summary())
 
 
 @dataclass(frozen=True)
-class _Image:
-    """An image that was read, or why it was not."""
+class _DecodedImage:
+    """An image ready for the network, or the error message why it could not be read."""
 
     source: Source
     sha256: str
     content: Prepared | str
 
     @property
-    def kind(self) -> tuple[int, ...] | None:
-        """Images of one kind fit into one batch: the size that the network sees; None = it goes alone."""
-        if isinstance(self.content, str) or self.content.image.size > 3 * PIXELS_EACH:
+    def batch_key(self) -> tuple[int, ...] | None:
+        """Input shape (C, H, W); images of one shape form a batch. None = the image is a batch of its own."""
+        if isinstance(self.content, str) or _is_large(self.content.image):
             return None
         return tuple(self.content.sample["image"].shape)
 
 
-def _pixels_of(source: Source) -> int:
-    """0 where only reading the image tells."""
+def batch_by_size(images: Iterable[_DecodedImage], batch_size: int) -> Iterator[list[_DecodedImage]]:
+    """Batches of up to `batch_size` images of one shape; unreadable and large images form batches of one, at once."""
+    pending: dict[tuple[int, ...], list[_DecodedImage]] = {}
+
+    def add(image: _DecodedImage) -> list[_DecodedImage]:
+        if image.batch_key is None:
+            return [image]
+        pending.setdefault(image.batch_key, []).append(image)
+        total = sum(map(len, pending.values()))
+        if len(pending[image.batch_key]) < batch_size and total < MAX_PENDING_BATCHES * batch_size:
+            return []
+        return pending.pop(max(pending, key=lambda key: len(pending[key])))
+
+    # Not a for loop, whose variable would keep an image in memory while the next one is read.
+    yield from filter(None, map(add, images))
+    yield from pending.values()
+
+
+def _is_large(image: RGB) -> bool:
+    return image.size > 3 * PIXELS_PER_WORKER
+
+
+def _num_pixels(source: Source) -> int:
+    """Pixels of an image, from its header; 0 for a URL or an image that cannot be read."""
     try:
-        return math.prod(read_image_size(source.given)) if "://" not in source.uri else 0
+        return math.prod(read_image_size(source.location)) if "://" not in source.uri else 0
     except ImageError:
         return 0
-
-
-def batches(images: Iterable[_Image], size: int) -> Iterator[list[_Image]]:
-    """Lists of up to `size` images of one size; those that could not be read, or are large, come alone, at once."""
-    waiting: dict[tuple[int, ...], list[_Image]] = {}
-
-    def add(image: _Image) -> list[_Image]:
-        if image.kind is None:
-            return [image]
-        waiting.setdefault(image.kind, []).append(image)
-        if len(waiting[image.kind]) < size and sum(map(len, waiting.values())) < WAITING * size:
-            return []
-        return waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
-
-    yield from filter(
-        None, map(add, images)
-    )  # no variable here that would hold an image while the next is read
-    yield from waiting.values()
 
 
 def _sha256(path: Path) -> str:
     try:
         return file_sha256(path.expanduser())
     except OSError:
-        return ""  # reading it as an image says why
+        return ""  # Predictor.prepare reports the error

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What was found in one image, small enough to keep for millions of images: every dataset file is made of these."""
+"""Records of the segments of an image, with run-length encoded masks: the common input of all dataset writers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cmpf.errors import DatasetError
 from cmpf.formats.masks import RLE, decode_mask, encode_mask, segmentation_issue
 
-if TYPE_CHECKING:  # records are read without torch
+if TYPE_CHECKING:  # reading records does not need torch
     from cmpf.inference import Prediction
 
 INSTANCE, PANOPTIC = TASKS = ("instance", "panoptic")
@@ -23,12 +23,19 @@ SOURCES = ("decoder", "sam")
 
 @dataclass(frozen=True)
 class SegmentRecord:
-    """One instance, or one segment of the panoptic image.
+    """One instance or panoptic segment.
 
-    id: from 1, unique among the segments of one image and task; of a panoptic one the value in the map.
-    category_id: class index in the vocabulary, from 0. score: 0..1. area: pixels. bbox: x, y, width, height in pixels.
-    size: (H, W) of the image. counts: COCO's packed run lengths. source: whose mask it is, "decoder" or "sam".
-    task: the result that it belongs to, "instance" or "panoptic".
+    id: from 1, unique among the segments of one image and task; of a panoptic segment, its value in the panoptic map.
+    category_id: class index in the vocabulary, from 0.
+    category: class name.
+    isthing: whether the class is a thing.
+    score: in [0, 1].
+    area: in pixels.
+    bbox: (x, y, width, height) in pixels.
+    size: (H, W) of the image.
+    counts: compressed run lengths as in COCO.
+    source: origin of the mask, "decoder" or "sam".
+    task: "instance" or "panoptic".
     """
 
     id: int
@@ -45,11 +52,11 @@ class SegmentRecord:
 
     @property
     def rle(self) -> RLE:
-        """The mask as COCO stores it."""
+        """The mask in COCO's compressed RLE format."""
         return {"size": list(self.size), "counts": self.counts}
 
     def mask(self) -> NDArray[np.bool_]:
-        """(H, W).
+        """The decoded mask, (H, W).
 
         Raises:
             DatasetError: the run lengths are damaged.
@@ -62,10 +69,13 @@ class SegmentRecord:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image.
+    """The segments of one image.
 
-    uri: its path or address. sha256: of the file's bytes in hexadecimal, "" = not known. height, width: in pixels,
-    EXIF orientation applied; 0 where it could not be read. error: why there is nothing, "" = there is no error.
+    uri: path or URL.
+    sha256: SHA-256 of the file's bytes in hexadecimal, "" = unknown.
+    height, width: in pixels, EXIF orientation applied; 0 if the image could not be read.
+    segments: see SegmentRecord.
+    error: why the image could not be read, "" = no error.
     """
 
     uri: str
@@ -76,22 +86,22 @@ class ImageRecord:
     error: str = ""
 
     def of_task(self, task: str) -> tuple[SegmentRecord, ...]:
-        """Its segments of one result, "instance" or "panoptic"."""
+        """The segments of one task, "instance" or "panoptic"."""
         return tuple(segment for segment in self.segments if segment.task == task)
 
 
 def record_of(prediction: Prediction, uri: str, sha256: str = "") -> ImageRecord:
-    """The record of an image: panoptic segments and instances, as far as these tasks ran.
+    """The record of a prediction: its panoptic segments, then its instances, if the prediction has them.
 
     Args:
         uri, sha256: see ImageRecord.
     """
     height, width = prediction.image.shape[:2]
-    segments = [*_panoptic(prediction), *_instances(prediction)]
+    segments = [*_panoptic_segments(prediction), *_instances(prediction)]
     return ImageRecord(uri, sha256, int(height), int(width), tuple(segments))
 
 
-def _panoptic(prediction: Prediction) -> Iterator[SegmentRecord]:
+def _panoptic_segments(prediction: Prediction) -> Iterator[SegmentRecord]:
     if prediction.panoptic_result is None:
         return
     ids = prediction.panoptic
@@ -108,15 +118,22 @@ def _panoptic(prediction: Prediction) -> Iterator[SegmentRecord]:
             bbox=(float(x), float(y), float(width), float(height)),
             source=segment.source,
             task=PANOPTIC,
-            **_run_lengths(encode_mask(window, corner=(y, x), size=ids.shape)),
+            **_rle_fields(encode_mask(window, corner=(y, x), size=ids.shape)),
         )
 
 
 def _instances(prediction: Prediction) -> Iterator[SegmentRecord]:
     if prediction.instances_result is None:
         return
-    found = prediction.instances
-    rows = zip(found.masks, found.boxes.tolist(), found.scores, found.labels, found.sources, strict=True)
+    instances = prediction.instances
+    rows = zip(
+        instances.masks,
+        instances.boxes.tolist(),
+        instances.scores,
+        instances.labels,
+        instances.sources,
+        strict=True,
+    )
     for number, (mask, (x0, y0, x1, y1), score, label, source) in enumerate(rows, start=1):
         yield SegmentRecord(
             id=number,
@@ -128,53 +145,55 @@ def _instances(prediction: Prediction) -> Iterator[SegmentRecord]:
             bbox=(x0, y0, x1 - x0, y1 - y0),
             source=str(source),
             task=INSTANCE,
-            **_run_lengths(encode_mask(mask)),
+            **_rle_fields(encode_mask(mask)),
         )
 
 
-def _run_lengths(rle: RLE) -> dict[str, Any]:
+def _rle_fields(rle: RLE) -> dict[str, Any]:
     return {"size": tuple(rle["size"]), "counts": rle["counts"]}
 
 
 def to_json(record: ImageRecord) -> str:
-    """A record as one line of JSON, without the line's end."""
+    """A record as one line of JSON, without a newline."""
     return json.dumps(asdict(record), ensure_ascii=False)
 
 
 def from_json(line: str, where: str = "a record") -> ImageRecord:
-    """The record that a line of to_json holds.
+    """Parses a line written by to_json.
 
     Args:
-        where: opens error messages; names the file and the line.
+        where: start of error messages: the file and the line number.
     Raises:
-        DatasetError: the line is cut off or no record.
+        DatasetError: the line is incomplete or not a record.
     """
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: no whole JSON object ({error}); make it again") from error
-    return record_from(content, where)
+    return record_from_dict(content, where)
 
 
-def record_from(content: Any, where: str = "a record") -> ImageRecord:
-    """The record of the dictionary that `dataclasses.asdict` makes of one, or that a table's row holds.
+def record_from_dict(content: Any, where: str = "a record") -> ImageRecord:
+    """The record of a dictionary, as made by `dataclasses.asdict` or read from the row of a table.
 
+    Args:
+        where: start of error messages.
     Raises:
         DatasetError: a key is missing, or a value has another type or is out of range.
     """
-    values = _values(ImageRecord, content, where)
+    values = _checked_values(ImageRecord, content, where)
     if not isinstance(values["segments"], list | tuple):
         raise DatasetError(f"{where}: segments is {type(values['segments']).__name__}, expected a list")
     height, width = values["height"], values["width"]
     segments = [
-        _segment(entry, height, width, f"{where}, segment {place}")
-        for place, entry in enumerate(values["segments"])
+        _segment_from_dict(entry, height, width, f"{where}, segment {index}")
+        for index, entry in enumerate(values["segments"])
     ]
     return ImageRecord(**{**values, "segments": tuple(segments)})
 
 
-def _segment(entry: Any, height: int, width: int, where: str) -> SegmentRecord:
-    values = _values(SegmentRecord, entry, where)
+def _segment_from_dict(entry: Any, height: int, width: int, where: str) -> SegmentRecord:
+    values = _checked_values(SegmentRecord, entry, where)
     issue = segmentation_issue(
         {"size": values["size"], "counts": values["counts"]}, height=height, width=width
     )
@@ -196,12 +215,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _values(kind: type, content: Any, where: str) -> dict[str, Any]:
-    """Values of a dataclass's fields, those of plain types checked."""
+def _checked_values(cls: type, content: Any, where: str) -> dict[str, Any]:
+    """The values of a dataclass's fields; checks the type of those in _TYPES."""
     if not isinstance(content, Mapping):
         raise DatasetError(f"{where}: {type(content).__name__}, expected an object; make it again")
     values = {}
-    for field in fields(kind):
+    for field in fields(cls):
         if field.name not in content:
             raise DatasetError(f"{where}: there is no {field.name!r}; make it again")
         value, allowed = content[field.name], _TYPES.get(str(field.type))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Files behind the addresses that fsspec knows: s3://, gs://, hf://, file://, memory:// and many more."""
+"""Reads and writes remote files through fsspec: s3://, gs://, hf://, file://, memory:// and others."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD
 
 T = TypeVar("T")
-UNFINISHED = "_unfinished"  # readers of tables pass over names that begin with an underscore
-PAUSES = (
-    1.0,
-    4.0,
-)  # seconds before a read that failed is tried again, which mends most troubles of a network
+UNFINISHED = (
+    "_unfinished"  # folder of incomplete files; readers of tables ignore names with a leading underscore
+)
+RETRY_DELAYS = (1.0, 4.0)  # seconds
 
 
 class UnreachableError(CMPFError):
-    """A bucket or server does not answer, or not to this user; what it holds may be whole."""
+    """A bucket or server cannot be reached or denies access."""
 
 
 def find_remote(address: str) -> list[str]:
-    """The files that an address stands for, by name: itself, everything below a folder, or what matches a pattern.
+    """The addresses of the files that an address names, sorted: one file, all files below a folder, or glob matches.
 
     Raises:
-        UnreachableError: it cannot be asked; one line with the reason. ImageError: there is nothing.
+        UnreachableError: the file system cannot be reached; one line with the reason.
+        ImageError: there is no such file.
     """
-    with _plainly(address):
-        system, path = _opened_system(address)
+    with _translate_errors(address):
+        system, path = _filesystem(address)
         if any(sign in path for sign in "*?["):
-            found = system.glob(path)
+            names = system.glob(path)
         elif system.isdir(path):
-            found = system.find(path)
+            names = system.find(path)
         else:
-            found = [path] if system.exists(path) else []
-        files = sorted(str(system.unstrip_protocol(name)) for name in found)
+            names = [path] if system.exists(path) else []
+        files = sorted(str(system.unstrip_protocol(name)) for name in names)
     if not files:
         raise ImageError(
             f"{address}: nothing is there; check the address (folders end in /, patterns have a *)"
@@ -47,42 +47,43 @@ def find_remote(address: str) -> list[str]:
 
 
 def read_remote(address: str) -> bytes:
-    """The content of a file; what fails is tried three times.
+    """Reads a file, with retries.
 
     Raises:
-        ImageError: there is no such file, or it has more than MAX_DOWNLOAD bytes. UnreachableError: see find_remote.
+        ImageError: there is no such file, or it has more than MAX_DOWNLOAD bytes.
+        UnreachableError: see find_remote.
     """
-    return _tried(lambda: _read(address))
+    return _retry(lambda: _read(address))
 
 
 @contextmanager
-def opened_remote(address: str) -> Iterator[RemoteFile]:
-    """A file to read from; errors as read_remote."""
-    with _plainly(address):
-        system, path = _opened_system(address)
+def open_remote(address: str) -> Iterator[RemoteFile]:
+    """Opens a file for reading; raises what read_remote raises."""
+    with _translate_errors(address):
+        system, path = _filesystem(address)
         file = system.open(path, "rb")
     with file:
         yield RemoteFile(file, address)
 
 
 class RemoteFile:
-    """A file of fsspec whose `read` is tried again, and tells trouble with the network from a damaged file."""
+    """An fsspec file whose `read` retries, and raises UnreachableError for network errors."""
 
     def __init__(self, file: Any, address: str) -> None:
         self._file, self._address = file, address
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes.
+        """Up to `size` bytes; -1 = all.
 
         Raises:
-            UnreachableError: see read_remote.
+            UnreachableError: see find_remote.
         """
-        place = self._file.tell()
-        return _tried(lambda: self._read_at(place, size))
+        position = self._file.tell()
+        return _retry(lambda: self._read_at(position, size))
 
-    def _read_at(self, place: int, size: int) -> bytes:
-        with _plainly(self._address):
-            self._file.seek(place)
+    def _read_at(self, position: int, size: int) -> bytes:
+        with _translate_errors(self._address):
+            self._file.seek(position)
             content: bytes = self._file.read(size)
             return content
 
@@ -91,19 +92,18 @@ class RemoteFile:
 
 
 class RemoteFolder:
-    """A folder behind an address, to write files into that are whole or not there.
+    """A remote folder whose files are written atomically.
 
-    Raises, in all methods:
-        UnreachableError: it cannot be asked or written; one line with the reason.
+    All methods raise UnreachableError, one line with the reason, if the folder cannot be reached or written.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
 
     def names(self) -> set[str]:
-        """The files right in it, as they are now."""
-        with _plainly(self.address):
-            system, path = _opened_system(self.address)
+        """The current names of the files and folders directly in it."""
+        with _translate_errors(self.address):
+            system, path = _filesystem(self.address)
             system.invalidate_cache()
             try:
                 return {str(name).rpartition("/")[2] for name in system.ls(path, detail=False)}
@@ -111,51 +111,51 @@ class RemoteFolder:
                 return set()
 
     def read(self, name: str) -> bytes:
-        """The content of a file; ImageError: there is none."""
+        """Reads a file; ImageError if it does not exist."""
         return read_remote(f"{self.address}/{name}")
 
     def put(self, file: Path, name: str) -> None:
-        """Brings a file there under another name and renames it; what fails is tried three times."""
-        unfinished = f"{UNFINISHED}/{name}"
+        """Uploads a local file under a temporary name, then renames it; retries on errors."""
 
-        def send() -> None:
-            with _plainly(self.address, writing=True):
-                system, path = _opened_system(self.address)
-                system.put_file(str(file), f"{path}/{unfinished}")
-                system.mv(f"{path}/{unfinished}", f"{path}/{name}")
+        def upload() -> None:
+            with _translate_errors(self.address, writing=True):
+                system, path = _filesystem(self.address)
+                system.put_file(str(file), f"{path}/{UNFINISHED}/{name}")
+                system.mv(f"{path}/{UNFINISHED}/{name}", f"{path}/{name}")
 
-        _tried(send)
+        _retry(upload)
 
     def remove(self, name: str) -> None:
-        """Removes a file that is there."""
-        with _plainly(self.address, writing=True):
-            system, path = _opened_system(self.address)
+        """Removes an existing file."""
+        with _translate_errors(self.address, writing=True):
+            system, path = _filesystem(self.address)
             system.rm_file(f"{path}/{name}")
 
 
 def is_address(text: str | Path) -> bool:
-    """Whether something is an address, and no path."""
+    """Whether an input is an fsspec address, not a path."""
     return isinstance(text, str) and "://" in text
 
 
 def _read(address: str) -> bytes:
-    with opened_remote(address) as file:
+    with open_remote(address) as file:
         content = file.read(MAX_DOWNLOAD + 1)
     if len(content) > MAX_DOWNLOAD:
         raise ImageError(f"{address}: more than {MAX_DOWNLOAD:,} bytes; make it smaller")
     return content
 
 
-def _tried(read: Callable[[], T]) -> T:
-    for pause in PAUSES:
+def _retry(function: Callable[[], T]) -> T:
+    for delay in RETRY_DELAYS:
         try:
-            return read()
+            return function()
         except UnreachableError:
-            time.sleep(pause)
-    return read()
+            time.sleep(delay)
+    return function()
 
 
-def _opened_system(address: str) -> tuple[Any, str]:
+def _filesystem(address: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, and the path in it."""
     from fsspec.core import url_to_fs
 
     system, path = url_to_fs(address)
@@ -163,8 +163,8 @@ def _opened_system(address: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _plainly(address: str, *, writing: bool = False) -> Iterator[None]:
-    """Errors of fsspec and of the libraries below it, which are of many kinds, as one line that names the address."""
+def _translate_errors(address: str, *, writing: bool = False) -> Iterator[None]:
+    """Translates the many exception types of fsspec and its backends to one-line errors that name the address."""
     fix = "check the address, the network and your credentials"
     try:
         yield
@@ -179,5 +179,5 @@ def _plainly(address: str, *, writing: bool = False) -> Iterator[None]:
     except ValueError as error:  # Protocol not known
         raise UnreachableError(f"{address}: {summary(error, 200)}; check how the address begins") from error
     except Exception as error:
-        doing = "written" if writing else "reached"
-        raise UnreachableError(f"{address}: cannot be {doing} ({summary(error, 200)}); {fix}") from error
+        action = "written" if writing else "reached"
+        raise UnreachableError(f"{address}: cannot be {action} ({summary(error, 200)}); {fix}") from error

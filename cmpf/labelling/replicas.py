@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Several models at work, each in a process of its own: one per GPU, or some that share the cores."""
+"""Runs a job on one or several replicas of the model: one per GPU, or several CPU processes that share the cores."""
 
 from __future__ import annotations
 
@@ -14,182 +14,199 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cmpf.common.cpu import available_memory, usable_cores
 from cmpf.common.processes import process_pool
 from cmpf.errors import CMPFError
-from cmpf.labelling.ahead import Taken
-from cmpf.labelling.configuration import configuration_of
-from cmpf.labelling.pipeline import Finished, Replica, Work
+from cmpf.labelling.configuration import run_configuration
+from cmpf.labelling.pipeline import FinishedImage, Job, Replica
+from cmpf.labelling.prefetch import BudgetUsage
 from cmpf.labelling.sources import Source
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
-CHUNK = 16  # images that a process gets at a time
-LEAST_IMAGES = 8  # that a further process is started for
-LEAST_MEMORY = 2**30  # bytes that a process computes with
-_replica: Replica | None = None  # that of this process
+CHUNK_SIZE = 16  # images sent to a process at a time
+MIN_IMAGES_PER_PROCESS = 8
+MIN_MEMORY_PER_PROCESS = 2**30  # bytes, for activations
+_replica: Replica | None = None  # of this worker process
 
 
 class Engine(Protocol):
-    """What segments: a model here, or several elsewhere."""
+    """Segments images with one replica in this process, or with several in worker processes."""
 
     def configuration(self, options: dict[str, Any]) -> dict[str, Any]:
-        """See configuration_of."""
+        """See run_configuration."""
         ...
 
-    def run(self, sources: Sequence[Source], stopped: Callable[[], bool]) -> Iterator[Finished]:
+    def run(self, sources: Sequence[Source], should_stop: Callable[[], bool]) -> Iterator[FinishedImage]:
         """See Replica.run."""
         ...
 
 
-class Here:
-    """One model in this process."""
+class LocalEngine:
+    """One replica in this process."""
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
 
     def configuration(self, options: dict[str, Any]) -> dict[str, Any]:
-        """See configuration_of."""
-        return configuration_of(self.replica.predictor, self.replica.words, **options)
+        """See run_configuration."""
+        return run_configuration(self.replica.predictor, self.replica.vocabulary, **options)
 
-    def run(self, sources: Sequence[Source], stopped: Callable[[], bool]) -> Iterator[Finished]:
+    def run(self, sources: Sequence[Source], should_stop: Callable[[], bool]) -> Iterator[FinishedImage]:
         """See Replica.run."""
-        return self.replica.run(sources, stopped)
+        return self.replica.run(sources, should_stop)
 
 
-class Elsewhere:
-    """Models in processes."""
+class PoolEngine:
+    """One replica in each process of a pool."""
 
-    def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
-        self.pool, self.count = pool, count
+    def __init__(self, pool: ProcessPoolExecutor, num_processes: int) -> None:
+        self.pool, self.num_processes = pool, num_processes
 
     def configuration(self, options: dict[str, Any]) -> dict[str, Any]:
-        """See configuration_of; one of the processes tells it."""
-        with _told():
-            return self.pool.submit(_configuration, options).result()
+        """See run_configuration; computed by one of the processes."""
+        with _translate_broken_pool():
+            return self.pool.submit(_worker_configuration, options).result()
 
-    def run(self, sources: Sequence[Source], stopped: Callable[[], bool]) -> Iterator[Finished]:
-        """See Replica.run; each process gets some images at a time, and two lots ahead at most."""
-        lots = _lots(sources, self.count)
-        working: set[Future[list[Finished]]] = set()
-        with _told():
+    def run(self, sources: Sequence[Source], should_stop: Callable[[], bool]) -> Iterator[FinishedImage]:
+        """See Replica.run; at most two chunks per process are queued at a time."""
+        chunks = _chunks(sources, self.num_processes)
+        pending: set[Future[list[FinishedImage]]] = set()
+        with _translate_broken_pool():
             while True:
-                while len(working) < 2 * self.count and not stopped() and (lot := next(lots, None)):
-                    working.add(self.pool.submit(_run, lot))
-                if not working:
+                while (
+                    len(pending) < 2 * self.num_processes
+                    and not should_stop()
+                    and (chunk := next(chunks, None))
+                ):
+                    pending.add(self.pool.submit(_run_chunk, chunk))
+                if not pending:
                     return
-                done, working = wait(working, return_when=FIRST_COMPLETED)
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield from future.result()
-                if stopped():
-                    working = {future for future in working if not future.cancel()}
+                if should_stop():
+                    pending = {future for future in pending if not future.cancel()}
 
 
-def _lots(sources: Sequence[Source], count: int) -> Iterator[list[Source]]:
-    """Up to CHUNK images at a time, and fewer toward the end: no process shall have much while others have nothing."""
-    first = 0
-    while first < len(sources):
-        size = max(1, min(CHUNK, (len(sources) - first) // (4 * count)))
-        yield list(sources[first : first + size])
-        first += size
+def _chunks(sources: Sequence[Source], num_processes: int) -> Iterator[list[Source]]:
+    """Up to CHUNK_SIZE images at a time; smaller toward the end, so that all processes finish together."""
+    start = 0
+    while start < len(sources):
+        size = max(1, min(CHUNK_SIZE, (len(sources) - start) // (4 * num_processes)))
+        yield list(sources[start : start + size])
+        start += size
 
 
 @contextmanager
-def engine(
-    work: Work, devices: Sequence[str | None], *, images: int, processes: int | None = None
+def create_engine(
+    job: Job, devices: Sequence[str | None], *, num_images: int, processes: int | None = None
 ) -> Iterator[Engine]:
-    """One model for each device, or several that share the cores; a single one works in this process.
+    """Loads one replica per device, or several on the CPU; a single one is loaded in this process.
 
     Args:
-        devices: as torch names them, None = the usual one.
-        images: how many there are. processes: on one device; None = on the CPU as many as work best.
+        devices: PyTorch device names, None = the default device.
+        num_images: number of images to segment.
+        processes: replicas on a single device; None = default_num_processes on the CPU, else 1.
     """
-    # Before anything has computed on several threads: a process that has cannot be forked (see docs/trust.md).
-    fork = sys.platform == "linux" and "torch" not in sys.modules
-    if len(devices) == 1 and (fork or processes in (None, 1)):
-        replica = _loaded(work, devices[0] if processes in (None, 1) else devices[0] or "cpu")
-        count = processes or (usual_processes(replica, images) if fork else 1)
-        if count == 1:
-            yield Here(replica)
+    # A process that has computed on several threads cannot be forked (see docs/trust.md).
+    can_fork = sys.platform == "linux" and "torch" not in sys.modules
+    if len(devices) == 1 and (can_fork or processes in (None, 1)):
+        replica = _load_replica(job, devices[0] if processes in (None, 1) else devices[0] or "cpu")
+        num_processes = processes or (default_num_processes(replica, num_images) if can_fork else 1)
+        if num_processes == 1:
+            yield LocalEngine(replica)
         else:
-            with _forked(replica, count) as pool:
-                yield Elsewhere(pool, count)
+            with _forked_pool(replica, num_processes) as pool:
+                yield PoolEngine(pool, num_processes)
         return
-    several = list(devices) if len(devices) > 1 else [devices[0] or "cpu"] * (processes or 1)
-    context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
-    waiting, taken = context.SimpleQueue(), Taken(context)
-    for device in several:
-        waiting.put(device)
+    replica_devices = list(devices) if len(devices) > 1 else [devices[0] or "cpu"] * (processes or 1)
+    num_processes = len(replica_devices)
+    context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
+    queue, usage = context.SimpleQueue(), BudgetUsage(context)
+    for device in replica_devices:
+        queue.put(device)
     with process_pool(
-        len(several), context=context, initializer=_load, initargs=(work, waiting, taken, len(several))
+        num_processes,
+        context=context,
+        initializer=_init_spawned_worker,
+        initargs=(job, queue, usage, num_processes),
     ) as pool:
-        yield Elsewhere(pool, len(several))
+        yield PoolEngine(pool, num_processes)
 
 
-def usual_processes(replica: Replica, images: int) -> int:
-    """How many processes work best: on the CPU one a core, as far as there are images and memory for them.
+def default_num_processes(replica: Replica, num_images: int) -> int:
+    """Number of replicas: on the CPU one per core, as far as the images and the memory suffice; else 1.
 
-    A model on one thread takes less of all cores together than one on all of them. Weights are shared.
+    One thread per replica makes better use of the cores than one replica on all of them. Forked replicas share their
+    weights.
     """
     model = replica.predictor.model
     if model.device.type != "cpu":
         return 1
     weights: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    each = max(LEAST_MEMORY, 2 * weights)  # of what is computed, which grows with the model as the weights do
-    return max(1, min(usable_cores(), images // LEAST_IMAGES, available_memory() // (2 * each)))
+    memory = max(MIN_MEMORY_PER_PROCESS, 2 * weights)  # activations grow with the model as the weights do
+    return max(
+        1, min(usable_cores(), num_images // MIN_IMAGES_PER_PROCESS, available_memory() // (2 * memory))
+    )
 
 
-def _loaded(work: Work, device: str | None) -> Replica:
-    """A model that was loaded on one thread; then torch has as many as it would have had."""
+def _load_replica(job: Job, device: str | None) -> Replica:
+    """Loads the model on one thread, so that the process can still be forked; then restores the thread count."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    replica = Replica(work, device)
-    wanted = replica.predictor.cfg.NUM_THREADS if replica.predictor.cfg is not None else 0
-    torch.set_num_threads(wanted or threads)
+    replica = Replica(job, device)
+    configured = replica.predictor.cfg.NUM_THREADS if replica.predictor.cfg is not None else 0
+    torch.set_num_threads(configured or threads)
     return replica
 
 
 @contextmanager
-def _forked(replica: Replica, count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that have the loaded model, and its memory, from this one."""
+def _forked_pool(replica: Replica, num_processes: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of forks of this process, which share the memory of the loaded model."""
     global _replica
     context = multiprocessing.get_context("fork")
     _replica = replica
-    with process_pool(count, context=context, initializer=_share, initargs=(Taken(context), count)) as pool:
+    with process_pool(
+        num_processes,
+        context=context,
+        initializer=_share_resources,
+        initargs=(BudgetUsage(context), num_processes),
+    ) as pool:
         yield pool
     _replica = None
 
 
-def _load(work: Work, devices: Any, taken: Taken, count: int) -> None:
-    """The first thing that a process does that has no model: it takes a device of its own."""
+def _init_spawned_worker(job: Job, devices: Any, usage: BudgetUsage, num_processes: int) -> None:
+    """Loads a replica on the next device of the queue."""
     global _replica
-    _replica = Replica(work, devices.get())
-    _share(taken, count)
+    _replica = Replica(job, devices.get())
+    _share_resources(usage, num_processes)
 
 
-def _share(taken: Taken, count: int) -> None:
-    """This process is one of several that share the cores and the memory."""
+def _share_resources(usage: BudgetUsage, num_processes: int) -> None:
+    """Gives this worker its share of the cores, and the common budget of pixels in flight."""
     assert _replica is not None
-    _replica.taken = taken
+    _replica.usage = usage
     if _replica.predictor.model.device.type == "cpu":
         import torch
 
-        torch.set_num_threads(max(1, usable_cores() // count))
-        _replica.threads = max(1, _replica.work.workers // count)
+        torch.set_num_threads(max(1, usable_cores() // num_processes))
+        _replica.threads = max(1, _replica.job.workers // num_processes)
 
 
-def _configuration(options: dict[str, Any]) -> dict[str, Any]:
+def _worker_configuration(options: dict[str, Any]) -> dict[str, Any]:
     assert _replica is not None
-    return configuration_of(_replica.predictor, _replica.words, **options)
+    return LocalEngine(_replica).configuration(options)
 
 
-def _run(sources: list[Source]) -> list[Finished]:
+def _run_chunk(sources: list[Source]) -> list[FinishedImage]:
     assert _replica is not None
     return list(_replica.run(sources))
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translate_broken_pool() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A folder of results: what is missing is made, and dataset files of all that is there."""
+"""Runs a job over an output folder: segments the images that are missing, then writes the dataset files of all."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, summary
 from cmpf.labelling.journal import ResultsFolder
-from cmpf.labelling.pipeline import Finished, Work
-from cmpf.labelling.replicas import engine
+from cmpf.labelling.pipeline import FinishedImage, Job
+from cmpf.labelling.replicas import create_engine
 from cmpf.labelling.sources import Source
 from cmpf.labelling.writers import FORMATS
 from cmpf.labelling.writers.coco import Classes
@@ -26,30 +26,33 @@ ERRORS = "errors.csv"
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended.
+    """Result of a run.
 
-    done, failed: images of this run. before: finished by earlier ones. left: not begun, because it was stopped.
-    seconds: for the images of this run, without loading the model. errors: (image, error) of all that failed.
+    done, failed: numbers of images of this run.
+    resumed: number of images finished by earlier runs.
+    remaining: number of images not processed because the run was stopped.
+    seconds: time for the images of this run, without loading the model.
+    errors: (image, error) of all that failed.
     files: dataset files.
     """
 
     done: int
     failed: int
-    before: int
-    left: int
+    resumed: int
+    remaining: int
     seconds: float
     errors: tuple[tuple[str, str], ...]
     files: tuple[Path, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run depends on beside its images.
+class RunOptions:
+    """Options of a run.
 
-    request: the command line's words, by which a finished run is known without its model.
-    settings: what the results depend on beside model and vocabulary, as JSON has it.
-    devices, processes: see cmpf.labelling.replicas.engine.
-    overwrite: remove what earlier runs have left.
+    request: the command line; identifies a finished run without loading its model.
+    settings: what the results depend on besides the model and vocabulary; JSON-serializable.
+    devices, processes: see cmpf.labelling.replicas.create_engine.
+    overwrite: whether to remove the results of earlier runs.
     """
 
     request: Mapping[str, Any]
@@ -61,95 +64,97 @@ class Options:
 
 def label_images(
     sources: Sequence[Source],
-    work: Work,
-    options: Options,
+    job: Job,
+    options: RunOptions,
     *,
-    begin: Callable[[int], None],
-    tell: Callable[[Finished], None],
-    stopped: Callable[[], bool],
+    on_start: Callable[[int], None],
+    on_finished: Callable[[FinishedImage], None],
+    should_stop: Callable[[], bool],
 ) -> Summary:
-    """Segments the images that are not finished yet, and makes the dataset files.
+    """Segments the images that are not finished yet, and updates the dataset files.
 
     Args:
-        begin: called with the number of images that are finished already.
-        tell: called with every image of this run when it is finished.
-        stopped: whether to end after the current batch.
+        on_start: called with the number of images that earlier runs have finished.
+        on_finished: called with each image of this run.
+        should_stop: polled; whether to stop after the current batch.
     Raises:
-        CMPFError: the folder is in use, cannot be written, or holds results of another configuration. What was
-            finished stays, and the same call goes on.
+        CMPFError: the folder is in use, cannot be written, or holds results of another configuration. Finished images
+            are kept, and the same call resumes the run.
     """
-    with ResultsFolder.opened(work.folder, overwrite=options.overwrite) as results:
-        wanted = [source for source in sources if results.done.get(source.uri) != ""]
-        before = len(sources) - len(wanted)
-        begin(before)
+    with ResultsFolder.opened(job.folder, overwrite=options.overwrite) as results:
+        todo = [source for source in sources if results.done.get(source.uri) != ""]
+        resumed = len(sources) - len(todo)
+        on_start(resumed)
         counts = {"done": 0, "failed": 0}
         start = time.perf_counter()
-        if wanted or not results.asked_before(options.request):
-            with engine(work, options.devices, images=len(wanted), processes=options.processes) as models:
-                results.keep(models.configuration(dict(options.settings)), options.request)
+        if todo or not results.has_request(options.request):
+            with create_engine(
+                job, options.devices, num_images=len(todo), processes=options.processes
+            ) as engine:
+                results.save_configuration(engine.configuration(dict(options.settings)), options.request)
                 start = time.perf_counter()
-                named = _named(wanted, results)
-                for finished in _until_error(models.run(named, stopped), results, work):
+                named = [replace(source, name=results.name(source.uri, source.name)) for source in todo]
+                for finished in _until_error(engine.run(named, should_stop), results, job):
                     results.add(finished.entry, finished.files)
                     counts["failed" if finished.entry.record.error else "done"] += 1
-                    tell(finished)
+                    on_finished(finished)
         seconds = time.perf_counter() - start
         uris = {source.uri for source in sources}
         return Summary(
             **counts,
-            before=before,
-            left=len(wanted) - sum(counts.values()),
+            resumed=resumed,
+            remaining=len(todo) - sum(counts.values()),
             seconds=seconds,
             errors=_write_errors(results, uris),
-            files=tuple(_datasets(results, work)),
+            files=tuple(_update_datasets(results, job)),
         )
 
 
-def _named(sources: Sequence[Source], results: ResultsFolder) -> list[Source]:
-    """With the names of earlier runs, and names of their own beside these."""
-    return [replace(source, name=results.name(source.uri, source.name)) for source in sources]
-
-
-def _until_error(finished: Iterator[Finished], results: ResultsFolder, work: Work) -> Iterator[Finished]:
-    """An error ends the run, but the dataset files are made of what is there."""
+def _until_error(
+    images: Iterator[FinishedImage], results: ResultsFolder, job: Job
+) -> Iterator[FinishedImage]:
+    """Yields finished images; if an error ends the run, updates the dataset files before raising it."""
     try:
-        yield from finished
+        yield from images
     except CMPFError:
-        with suppress(CMPFError):  # the first error says it
-            list(_datasets(results, work))
+        with suppress(CMPFError):  # raise the first error, not one that it has caused
+            list(_update_datasets(results, job))
         raise
 
 
-def _datasets(results: ResultsFolder, work: Work) -> Iterator[Path]:
-    """Makes those dataset files that are older than the journal."""
+def _update_datasets(results: ResultsFolder, job: Job) -> Iterator[Path]:
+    """Writes the dataset files that are missing or older than the journal; yields all of them.
+
+    A file NAME.txt for each format holds the size of the journal that its dataset files were made from, and their
+    paths.
+    """
     if not results.journal.exists():
         return
     results.close()
-    marks = results.hidden / "datasets"
-    classes = Classes.of(results.configuration())
-    for name in work.formats:
-        of_all = FORMATS[name].of_all
-        if of_all is None:
+    classes = Classes.from_configuration(results.configuration())
+    for name in job.formats:
+        write_dataset = FORMATS[name].write_dataset
+        if write_dataset is None:
             continue
-        mark = marks / f"{name}.txt"
-        changed = str(results.journal.stat().st_size)
-        known = mark.read_text(encoding="utf-8").splitlines() if mark.is_file() else []
-        files = [work.folder / line for line in known[1:]]
-        if known[:1] != [changed] or not all(file.is_file() for file in files):
+        stamp = results.hidden / "datasets" / f"{name}.txt"
+        journal_size = str(results.journal.stat().st_size)
+        lines = stamp.read_text(encoding="utf-8").splitlines() if stamp.is_file() else []
+        files = [job.folder / line for line in lines[1:]]
+        if lines[:1] != [journal_size] or not all(file.is_file() for file in files):
             try:
-                files = of_all(results.entries(), classes, work.folder)
-                own = [str(file.relative_to(work.folder)) for file in files]
-                write_text(mark, "\n".join([changed, *own]) + "\n")
+                files = write_dataset(results.entries(), classes, job.folder)
+                paths = [str(file.relative_to(job.folder)) for file in files]
+                write_text(stamp, "\n".join([journal_size, *paths]) + "\n")
             except OSError as error:
                 raise CMPFError(
-                    f"{work.folder}: {name} cannot be written ({summary(error)}); make room, and run the same command "
+                    f"{job.folder}: {name} cannot be written ({summary(error)}); make room, and run the same command "
                     "again: it goes on"
                 ) from error
         yield from files
 
 
 def _write_errors(results: ResultsFolder, uris: set[str]) -> tuple[tuple[str, str], ...]:
-    """Writes a table of the images that failed; none is left where there are none."""
+    """Writes errors.csv with the images that failed, or removes it if there are none; returns (image, error) pairs."""
     errors = tuple((uri, error) for uri, error in results.done.items() if error and uri in uris)
     path = results.folder / ERRORS
     if not errors:

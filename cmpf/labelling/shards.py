@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The output of cmpf label: a Parquet file per shard, whole or not there, and a journal of the one being made."""
+"""The output folder of cmpf label: a Parquet file for each finished shard, a journal for each unfinished one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from filelock import FileLock, Timeout
 
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, summary
-from cmpf.labelling.configuration import configuration_in, keep_configuration, read_configuration
+from cmpf.labelling.configuration import (
+    parse_configuration,
+    read_configuration,
+    save_or_compare_configuration,
+)
 from cmpf.labelling.journal import JournalFile
 from cmpf.labelling.parquet import import_pyarrow, write_parquet
 from cmpf.labelling.record import ImageRecord, from_json, to_json
 from cmpf.labelling.remote import UNFINISHED, RemoteFolder, is_address
 from cmpf.weights.download import cache_folder
 
-# Readers of Parquet folders pass over names that begin with a dot or an underscore.
+# Readers of Parquet folders ignore names with a leading dot or underscore.
 CONFIGURATION = "_label.json"
 PART = re.compile(r"part-\d+-of-\d+\.parquet")
 
 
-def shards_there(output: Path | str) -> int | None:
-    """Into how many shards an earlier run has divided its inputs; None = there was none.
+def saved_shard_count(output: Path | str) -> int | None:
+    """The number of shards of an earlier run; None = there was none.
 
     Args:
         output: a folder, or an address that fsspec knows.
@@ -37,61 +41,65 @@ def shards_there(output: Path | str) -> int | None:
         remote = RemoteFolder(str(output))
         if CONFIGURATION not in remote.names():
             return None
-        there = configuration_in(remote.read(CONFIGURATION), f"{remote.address}/{CONFIGURATION}")
+        saved = parse_configuration(remote.read(CONFIGURATION), f"{remote.address}/{CONFIGURATION}")
     else:
         path = Path(output) / CONFIGURATION
         if not path.exists():
             return None
-        there = read_configuration(path)
-    count = there.get("shards")
+        saved = read_configuration(path)
+    count = saved.get("shards")
     return count if isinstance(count, int) else None
 
 
 class LabelFolder:
-    """A folder of shards that were made with one configuration.
+    """A folder of shards with one configuration.
 
     Args:
-        output: where it is, or an address that fsspec knows. What is unfinished of the latter lies in the cache of this
-            machine; shards appear there whole.
-        configuration: see configuration_of; every file keeps it, too.
-        count: number of shards, a part of the configuration.
-        overwrite: begin anew: what an earlier run has left is removed.
+        output: a folder, or an address that fsspec knows. Shards of the latter are made in this machine's cache folder
+            and uploaded when they are finished.
+        configuration: see run_configuration; also stored in each Parquet file.
+        count: number of shards; part of the configuration.
+        overwrite: whether to remove the results of earlier runs.
     Raises:
-        CMPFError: the folder holds results of another configuration, or Parquet files of something else.
-        UnreachableError: the address cannot be asked or written.
+        CMPFError: the folder holds results of another configuration, or Parquet files that are not from cmpf label.
+        UnreachableError: the address cannot be reached or written.
     """
 
     def __init__(
         self, output: Path | str, configuration: Mapping[str, Any], *, count: int, overwrite: bool = False
     ) -> None:
-        import_pyarrow()  # before anything is computed
+        import_pyarrow()  # fail early
         self.output, self.count = output, count
         self.configuration = {**configuration, "shards": count}
         if not is_address(output):
             self.folder, self._remote = Path(output), None
-            self._begin({path.name for path in self.folder.glob("*.parquet")}, overwrite)
+            self._check_configuration({path.name for path in self.folder.glob("*.parquet")}, overwrite)
             return
         self._remote = RemoteFolder(str(output))
         digest = hashlib.sha256(self._remote.address.encode()).hexdigest()[:16]
         self.folder = cache_folder() / "label" / digest
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder.with_suffix(".lock")):  # from other tasks on this machine
-            self._there = self._remote.names()
+        with FileLock(self.folder.with_suffix(".lock")):  # against other processes on this machine
+            self._remote_names = self._remote.names()
             if overwrite:
-                for name in sorted(self._there):
+                for name in sorted(self._remote_names):
                     if name == CONFIGURATION or PART.fullmatch(name):
                         self._remote.remove(name)
-                        self._there.remove(name)
+                        self._remote_names.remove(name)
             self._fetch_configuration()
-            self._begin(self._there, overwrite)
-            if CONFIGURATION not in self._there:
+            self._check_configuration(self._remote_names, overwrite)
+            if CONFIGURATION not in self._remote_names:
                 self._remote.put(self.folder / CONFIGURATION, CONFIGURATION)
-            for part in self.folder.glob("part-*.parquet"):  # that could not be brought there
-                with suppress(CMPFError), self._locked(part):  # unless another task does it now
+            for part in self.folder.glob("part-*.parquet"):  # whose upload failed in an earlier run
+                with suppress(CMPFError), self._locked(part):  # unless another process uploads it
                     self._publish(part)
 
-    def _begin(self, names: set[str], overwrite: bool) -> None:
-        """Makes sure that what is there is of the same configuration."""
+    def _check_configuration(self, names: set[str], overwrite: bool) -> None:
+        """Saves the configuration, or compares it with the saved one.
+
+        Args:
+            names: the files in the output folder.
+        """
         if not (self.folder / CONFIGURATION).exists() and any(name.endswith(".parquet") for name in names):
             raise CMPFError(
                 f"{self.output} holds Parquet files of something else: there is no {CONFIGURATION}; give another "
@@ -99,8 +107,8 @@ class LabelFolder:
             )
         try:
             if overwrite:
-                _empty(self.folder)
-            keep_configuration(
+                _remove_results(self.folder)
+            save_or_compare_configuration(
                 self.folder / CONFIGURATION,
                 self.configuration,
                 fix="give another --output, or --overwrite to begin anew",
@@ -112,47 +120,37 @@ class LabelFolder:
             ) from error
 
     def _fetch_configuration(self) -> None:
-        """Brings the configuration at the address here; what is here of another one, or of none, goes."""
+        """Copies the remote configuration to the cache folder; clears the cache folder if it had a different one."""
         assert self._remote is not None
-        own = self.folder / CONFIGURATION
-        there = self._remote.read(CONFIGURATION) if CONFIGURATION in self._there else b""
-        if not there or not own.exists() or own.read_bytes() != there:
+        path = self.folder / CONFIGURATION
+        remote = self._remote.read(CONFIGURATION) if CONFIGURATION in self._remote_names else b""
+        if not remote or not path.exists() or path.read_bytes() != remote:
             shutil.rmtree(self.folder, ignore_errors=True)
-        if there and not own.exists():
-            write_text(own, there.decode("utf-8", "replace"))
+        if remote and not path.exists():
+            write_text(path, remote.decode("utf-8", "replace"))
 
     def path(self, index: int) -> Path:
-        """Where the file of a shard is made."""
+        """The local path of a shard's Parquet file."""
         return self.folder / f"part-{index:05}-of-{self.count:05}.parquet"
 
     def has(self, index: int) -> bool:
-        """Whether a shard is done."""
+        """Whether a shard is finished."""
         path = self.path(index)
-        return path.exists() if self._remote is None else path.name in self._there
+        return path.exists() if self._remote is None else path.name in self._remote_names
 
-    def _publish(self, part: Path) -> None:
-        if self._remote is not None:
-            if part.name not in self._there:
-                self._remote.put(part, part.name)
-            self._there.add(part.name)
-            part.unlink()
-
-    def begun(self, index: int) -> set[str]:
-        """The uris of the images that are done of a shard that is not."""
+    def finished_uris(self, index: int) -> set[str]:
+        """The URIs of the finished images of an unfinished shard."""
         if not self._journal(index).exists():
             return set()
         with self.shard(index) as writer:
-            return writer.seen
-
-    def _journal(self, index: int) -> Path:
-        return self.folder / UNFINISHED / f"{self.path(index).stem}.jsonl"
+            return writer.finished_uris
 
     @contextmanager
     def shard(self, index: int) -> Iterator[ShardWriter]:
-        """A shard that is not there yet, to go on with.
+        """Opens an unfinished shard for writing; it keeps the images that earlier runs have finished.
 
         Raises:
-            CMPFError: another process makes it now.
+            CMPFError: another process has locked it.
         """
         path = self.path(index)
         with self._locked(path):
@@ -161,6 +159,17 @@ class LabelFolder:
                 yield writer
             finally:
                 writer.close()
+
+    def _journal(self, index: int) -> Path:
+        return self.folder / UNFINISHED / f"{self.path(index).stem}.jsonl"
+
+    def _publish(self, part: Path) -> None:
+        """Uploads a Parquet file if the output is remote, and removes the local file."""
+        if self._remote is not None:
+            if part.name not in self._remote_names:
+                self._remote.put(part, part.name)
+            self._remote_names.add(part.name)
+            part.unlink()
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
@@ -177,9 +186,16 @@ class LabelFolder:
 
 
 class ShardWriter:
-    """One shard: records go to its journal, and from there into its file, which `publish` brings to its place.
+    """Writes one shard: appends records to a journal, then converts the journal to a Parquet file.
 
-    seen: uris of the images that are done. errors: how many of these could not be read.
+    finished_uris: URIs of the finished images.
+    errors: number of finished images that could not be read.
+
+    Args:
+        path: the Parquet file.
+        journal: the journal file.
+        configuration: metadata of the Parquet file.
+        publish: called with the path of the finished Parquet file.
     """
 
     def __init__(
@@ -187,25 +203,21 @@ class ShardWriter:
     ) -> None:
         self.path, self.journal, self.configuration, self._publish = path, journal, configuration, publish
         self.errors = 0
-        self.seen: set[str] = set()
-        self._lines = JournalFile(journal)
+        self.finished_uris: set[str] = set()
+        self._journal_file = JournalFile(journal)
         if not path.exists():
-            for line in self._lines.whole_lines():
-                self._count(from_json(line.decode("utf-8"), str(journal)))
-
-    def wants(self, uri: str) -> bool:
-        """Whether an image is not done yet."""
-        return uri not in self.seen
+            for line in self._journal_file.complete_lines():
+                self._register(from_json(line.decode("utf-8"), str(journal)))
 
     def add(self, record: ImageRecord) -> None:
-        """Keeps a record; an image that is done stays as it is."""
-        if not self.wants(record.uri):
+        """Adds a record; ignores one of a finished image."""
+        if record.uri in self.finished_uris:
             return
-        self._lines.append((to_json(record) + "\n").encode("utf-8"))
-        self._count(record)
+        self._journal_file.append((to_json(record) + "\n").encode("utf-8"))
+        self._register(record)
 
     def finish(self) -> None:
-        """Makes the file of the shard and removes its journal."""
+        """Writes and publishes the Parquet file, and removes the journal."""
         from cmpf import __version__
 
         self.close()
@@ -221,11 +233,11 @@ class ShardWriter:
         self._publish(self.path)
 
     def close(self) -> None:
-        """Stops; the journal stays, and the next run goes on with it."""
-        self._lines.close()
+        """Closes the journal, which the next run resumes."""
+        self._journal_file.close()
 
-    def _count(self, record: ImageRecord) -> None:
-        self.seen.add(record.uri)
+    def _register(self, record: ImageRecord) -> None:
+        self.finished_uris.add(record.uri)
         self.errors += bool(record.error)
 
     def _records(self) -> Iterator[ImageRecord]:
@@ -234,8 +246,8 @@ class ShardWriter:
                 yield from_json(line, f"{self.journal}, line {number}")
 
 
-def _empty(folder: Path) -> None:
-    """Removes what cmpf label has written into a folder, and nothing else."""
+def _remove_results(folder: Path) -> None:
+    """Removes the files of cmpf label in a folder; leaves all other files."""
     for part in folder.glob("part-*-of-*.parquet"):
         part.unlink()
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)

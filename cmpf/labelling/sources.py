@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Images as people name them: files, folders, patterns, lists and addresses; and names for the files of each."""
+"""Finds the images and videos that a command line names, and chooses the names of their result files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from cmpf.common.files import IMAGE_SUFFIXES, read_text
 from cmpf.errors import ImageError
 from cmpf.formats.video import is_video
 
-WEB = ("http://", "https://")
 MAX_LIST = 2**30  # bytes of a list of images
 HINT = 'give files, folders, lists, or a quoted pattern such as "photos/*.jpg"'
 
@@ -24,92 +23,90 @@ HINT = 'give files, folders, lists, or a quoted pattern such as "photos/*.jpg"'
 class Source:
     """An image to segment.
 
-    given: its path or address as it was named. uri: its absolute path, or its address; the same image has the same.
-    file_name: path below the folder of all images, "2024/beach.jpg". name: what the names of its files begin with,
-    "2024/beach"; no two images have one that some file system does not tell from another.
+    location: path or URL as the user gave it.
+    uri: absolute path, or URL; identifies the image.
+    file_name: path relative to the common folder of all images, "2024/beach.jpg".
+    name: prefix of the result files, "2024/beach"; unique, also on case-insensitive file systems.
     """
 
-    given: str
+    location: str
     uri: str
     file_name: str
     name: str
 
 
 @dataclass
-class Found:
-    """What inputs stand for.
+class FoundSources:
+    """The images and videos that the inputs name.
 
-    images, videos: in their order, each once. skipped: ending -> how many files of folders are neither.
-    folders: how many folders in folders were not entered.
+    images, videos: paths or URLs in input order, without duplicates.
+    roots: folders that the inputs lie in, "" for a URL.
+    skipped: suffix -> number of files in folders that are neither images nor videos.
+    skipped_folders: number of subfolders that were not searched.
     """
 
     images: list[str] = field(default_factory=list)
     videos: list[str] = field(default_factory=list)
     roots: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    folders: int = 0
+    skipped_folders: int = 0
 
     def sources(self, paths: Sequence[str]) -> list[Source]:
-        """Images, or videos, with their names."""
+        """The sources of `images` or `videos`."""
         local = [root for root in self.roots if root]
         root = os.path.commonpath(local) if local else ""
-        uris = [uri_of(given) for given in paths]
+        uris = [_uri(path) for path in paths]
         return [
-            Source(given, uri, file_name, name)
-            for given, uri, (file_name, name) in zip(paths, uris, named_files(uris, root), strict=True)
+            Source(path, uri, file_name, name)
+            for path, uri, (file_name, name) in zip(paths, uris, unique_names(uris, root), strict=True)
         ]
 
-    def left_out(self) -> list[str]:
-        """What was not looked at, in words."""
+    def describe_skipped(self) -> list[str]:
+        """Messages about skipped files and folders."""
         lines = []
         if self.skipped:
-            kinds = ", ".join(
+            suffixes = ", ".join(
                 f"{count} {suffix or 'without an ending'}" for suffix, count in self.skipped.most_common()
             )
-            lines.append(f"files that are no images: {kinds}")
-        if self.folders:
-            lines.append(f"{self.folders} folders in folders: --recursive enters them")
+            lines.append(f"files that are no images: {suffixes}")
+        if self.skipped_folders:
+            lines.append(f"{self.skipped_folders} folders in folders: --recursive enters them")
         return lines
 
 
 def find_sources(
-    inputs: Iterable[str | Path], *, recursive: bool = False, without: Path | None = None
-) -> Found:
-    """The images and videos that inputs name.
+    inputs: Iterable[str | Path], *, recursive: bool = False, exclude: Path | None = None
+) -> FoundSources:
+    """Finds the images and videos that the inputs name.
 
     Args:
-        inputs: files, folders, patterns such as "photos/*.jpg", http(s) addresses, and lists of all these, one per
-            line: "@list" or a file that ends in .txt.
-        recursive: enter the folders of folders.
-        without: a folder that is not entered: that of the results.
+        inputs: files, folders, glob patterns such as "photos/*.jpg", http(s) URLs, and list files with one of these
+            per line ("@list" or a .txt file).
+        recursive: whether to search subfolders.
+        exclude: a folder that is not searched: the output folder.
     Raises:
-        ImageError: one of the inputs names no image.
+        ImageError: an input matches no image.
     """
-    found = Found()
+    found = FoundSources()
     seen: set[str] = set()
     for given in inputs:
-        for name in _expanded(str(given), found, recursive, without):
-            if name.startswith(WEB) or not is_video(name):
-                if (uri := uri_of(name)) not in seen:
+        for path in _expand(str(given), found, recursive, exclude):
+            if is_url(path) or not is_video(path):
+                if (uri := _uri(path)) not in seen:
                     seen.add(uri)
-                    found.images.append(name)
-            elif name not in found.videos:
-                found.videos.append(name)
+                    found.images.append(path)
+            elif path not in found.videos:
+                found.videos.append(path)
     return found
 
 
-def uri_of(given: str) -> str:
-    """The absolute path of an image, or its address."""
-    return given if given.startswith(WEB) else os.path.abspath(given)
-
-
-def named_files(uris: Sequence[str], root: str) -> list[tuple[str, str]]:
-    """Path of each image below the root, and a name of its own for its results.
+def unique_names(uris: Sequence[str], root: str) -> list[tuple[str, str]]:
+    """(file_name, name) of each image; see Source.
 
     Args:
-        root: the folder of all images, absolute; "" = none is a file.
+        root: the common folder of all images, absolute; "" if all are URLs.
     """
-    taken: set[str] = set()
+    used: set[str] = set()
     names = []
     for uri in uris:
         if "://" in uri:
@@ -119,91 +116,34 @@ def named_files(uris: Sequence[str], root: str) -> list[tuple[str, str]]:
         stem = str(path.with_suffix("")) if path.suffix and path.stem else str(path)
         options = [stem, f"{stem}_{path.suffix[1:]}" if path.suffix else stem]
         number = 1
-        while options[0].casefold() in taken:  # some file systems do not tell X from x
+        while options[0].casefold() in used:
             number += 1
             options = [*options[1:], f"{stem}_{number}"]
-        taken.add(options[0].casefold())
+        used.add(options[0].casefold())
         names.append((uri if "://" in uri else str(path), options[0]))
     return names
 
 
-def _expanded(given: str, found: Found, recursive: bool, without: Path | None) -> Iterator[str]:
-    if given.lower().startswith(WEB):
-        found.roots.append("")
-        yield given
-        return
-    if (listed := list_of(given)) is not None:
-        yield from _listed(listed, found, recursive, without)
-        return
-    path = Path(given).expanduser()
-    try:
-        if path.is_dir():
-            if without is not None and _same(path, without):
-                raise ImageError(f"{path}: the results would lie among the images; give another --output")
-            found.roots.append(os.path.abspath(path))
-            yield from _below(path, found, recursive, without)
-        elif path.exists():
-            found.roots.append(os.path.abspath(path.parent))
-            yield str(path)
-        else:
-            yield from _matches(str(path), found)
-    except ImageError:
-        raise
-    except (OSError, ValueError) as error:  # no possible path, or a folder that may not be read
-        raise ImageError(f"{given[:200]}: cannot be read ({error}); check the path") from error
+def is_url(text: str) -> bool:
+    """Whether an input is an http(s) URL."""
+    return text.lower().startswith(("http://", "https://"))
 
 
-def _below(folder: Path, found: Found, recursive: bool, without: Path | None) -> Iterator[str]:
-    """Images of a folder by name; hidden files and folders are left out."""
-    count = 0
-    for here, folders, files in os.walk(folder):
-        shown = sorted(name for name in folders if not name.startswith("."))
-        shown = [name for name in shown if without is None or not _same(Path(here) / name, without)]
-        if not recursive:
-            found.folders += len(shown)
-        folders[:] = shown if recursive else []
-        for name in sorted(name for name in files if not name.startswith(".")):
-            suffix = Path(name).suffix.lower()
-            if suffix in IMAGE_SUFFIXES:
-                count += 1
-                yield str(Path(here) / name)
-            else:
-                found.skipped[suffix] += 1
-    if count == 0:
-        inside = f"; it has {found.folders} folders, which --recursive enters" if found.folders else ""
-        raise ImageError(
-            f"{folder}: no image in this folder; expected files {', '.join(IMAGE_SUFFIXES)}{inside}"
-        )
-
-
-def _same(path: Path, other: Path) -> bool:
-    return os.path.abspath(path) == os.path.abspath(other)
-
-
-def _matches(pattern: str, found: Found) -> Iterator[str]:
-    files = [path for path in sorted(glob.glob(pattern, recursive=True)) if Path(path).is_file()]
-    if not files:
-        raise ImageError(f"{pattern}: no such image (looked at {Path(pattern).absolute()}); {HINT}")
-    fixed = Path(pattern).parent
-    while glob.has_magic(str(fixed)):
-        fixed = fixed.parent
-    found.roots.append(os.path.abspath(fixed))
-    yield from files
-
-
-def list_of(given: str) -> Path | None:
-    """The file of a list of images, "@list" or one that ends in .txt, or None: it is no list."""
+def list_file(given: str) -> Path | None:
+    """The path of a list of images, given as "@list" or as a .txt file; None if the input is no list."""
     if given.startswith("@") and not Path(given).exists():
         return Path(given[1:]).expanduser()
     path = Path(given).expanduser()
     return path if path.suffix.lower() == ".txt" and path.is_file() else None
 
 
-def list_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Number and content of the lines of a list; paths are relative to its folder, or else to the working folder.
+def read_list(file: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers and entries of a list file, without comments.
+
+    Paths are relative to the folder of the list, or else to the working directory.
 
     Raises:
-        ImageError: it cannot be read, is empty, or names another list.
+        ImageError: the list cannot be read, is empty, or names another list.
     """
     try:
         lines = read_text(file, limit=MAX_LIST).splitlines()
@@ -223,9 +163,81 @@ def list_lines(file: Path) -> Iterator[tuple[int, str]]:
         raise ImageError(f"{file}: an empty list; write one image per line")
 
 
-def _listed(file: Path, found: Found, recursive: bool, without: Path | None) -> Iterator[str]:
-    for number, name in list_lines(file):
+def _uri(path: str) -> str:
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def _expand(given: str, found: FoundSources, recursive: bool, exclude: Path | None) -> Iterator[str]:
+    """The files and URLs that an input names; adds to the other fields of `found`."""
+    if is_url(given):
+        found.roots.append("")
+        yield given
+        return
+    if (file := list_file(given)) is not None:
+        yield from _expand_list(file, found, recursive, exclude)
+        return
+    path = Path(given).expanduser()
+    try:
+        if path.is_dir():
+            if exclude is not None and _same_path(path, exclude):
+                raise ImageError(f"{path}: the results would lie among the images; give another --output")
+            found.roots.append(os.path.abspath(path))
+            yield from _expand_folder(path, found, recursive, exclude)
+        elif path.exists():
+            found.roots.append(os.path.abspath(path.parent))
+            yield str(path)
+        else:
+            yield from _expand_pattern(str(path), found)
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:  # an impossible path, or a folder without permission
+        raise ImageError(f"{given[:200]}: cannot be read ({error}); check the path") from error
+
+
+def _expand_list(file: Path, found: FoundSources, recursive: bool, exclude: Path | None) -> Iterator[str]:
+    for number, entry in read_list(file):
         try:
-            yield from _expanded(name, found, recursive, without)
+            yield from _expand(entry, found, recursive, exclude)
         except ImageError as error:
             raise ImageError(f"{file}, line {number}: {error}") from error
+
+
+def _expand_folder(folder: Path, found: FoundSources, recursive: bool, exclude: Path | None) -> Iterator[str]:
+    """Images of a folder sorted by name, without hidden files and folders."""
+    count = subfolders = 0
+    for parent, folders, files in os.walk(folder):
+        visible = sorted(name for name in folders if not name.startswith("."))
+        visible = [
+            name for name in visible if exclude is None or not _same_path(Path(parent) / name, exclude)
+        ]
+        if not recursive:
+            subfolders += len(visible)
+        folders[:] = visible if recursive else []
+        for name in sorted(name for name in files if not name.startswith(".")):
+            suffix = Path(name).suffix.lower()
+            if suffix in IMAGE_SUFFIXES:
+                count += 1
+                yield str(Path(parent) / name)
+            else:
+                found.skipped[suffix] += 1
+    found.skipped_folders += subfolders
+    if count == 0:
+        inside = f"; it has {subfolders} folders, which --recursive enters" if subfolders else ""
+        raise ImageError(
+            f"{folder}: no image in this folder; expected files {', '.join(IMAGE_SUFFIXES)}{inside}"
+        )
+
+
+def _expand_pattern(pattern: str, found: FoundSources) -> Iterator[str]:
+    files = [path for path in sorted(glob.glob(pattern, recursive=True)) if Path(path).is_file()]
+    if not files:
+        raise ImageError(f"{pattern}: no such image (looked at {Path(pattern).absolute()}); {HINT}")
+    root = Path(pattern).parent
+    while glob.has_magic(str(root)):
+        root = root.parent
+    found.roots.append(os.path.abspath(root))
+    yield from files
+
+
+def _same_path(path: Path, other: Path) -> bool:
+    return os.path.abspath(path) == os.path.abspath(other)

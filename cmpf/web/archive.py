@@ -15,7 +15,7 @@ from cmpf.errors import CMPFError
 from cmpf.inference import Prediction
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import record_of
-from cmpf.labelling.sources import named_files
+from cmpf.labelling.sources import unique_names
 from cmpf.labelling.writers.coco import Classes, write_instances
 from cmpf.labelling.writers.images import write_overlay
 
@@ -47,7 +47,7 @@ class Archive:
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
         self.names = distinct(names)
-        self.stems = [stem for _, stem in named_files([f"/{name}" for name in self.names], "/")]
+        self.stems = [stem for _, stem in unique_names([f"/{name}" for name in self.names], "/")]
         self.lines: list[Line] = []
         self._entries: list[Entry] = []
         self._files: list[Path] = []

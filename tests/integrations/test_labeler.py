@@ -24,7 +24,7 @@ from cmpf.errors import CMPFError, VocabularyError
 from cmpf.integrations import Labeler
 from cmpf.integrations.fiftyone import fiftyone_model
 from cmpf.labelling.inputs import Item
-from cmpf.labelling.parquet import record_schema, records_of
+from cmpf.labelling.parquet import record_schema, table_to_records
 from cmpf.labelling.record import record_of
 from cmpf.predictor import Predictor
 
@@ -81,7 +81,7 @@ def test_an_arrow_table_gives_a_table_of_records_with_the_other_columns() -> Non
     labels = labeler()(table)
     assert labels.schema.names == [*record_schema().names, "place"]
     assert labels.schema.field("segments").type == record_schema().field("segments").type
-    first, second, third = records_of(labels)
+    first, second, third = table_to_records(labels)
     assert (first.uri, first.error) == ("a", "")
     assert "b: the file is empty" in second.error
     assert "cannot read an image from NoneType" in third.error

@@ -18,7 +18,7 @@ import cmpf.integrations
 from cmpf.cli import main
 from cmpf.labelling import remote
 from cmpf.labelling.inputs import divide, read_shard
-from cmpf.labelling.parquet import records_of
+from cmpf.labelling.parquet import table_to_records
 from cmpf.labelling.record import ImageRecord
 from cmpf.weights.download import cache_folder
 
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     labeler()
     monkeypatch.setenv("CMPF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cmpf.integrations, "Labeler", lambda **options: labeler())
-    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def records(address: str) -> list[ImageRecord]:
     for name in files(address):
         if name.endswith(".parquet"):
             with fsspec.open(f"{address}/{name}") as file:
-                found += records_of(parquet.read_table(file))
+                found += table_to_records(parquet.read_table(file))
     return sorted(found, key=lambda record: record.uri)
 
 

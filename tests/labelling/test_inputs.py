@@ -205,7 +205,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
         return whole(self, path, *args, **options)
 
     monkeypatch.setattr(MemoryFileSystem, "_open", _open)
-    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.0, 0.0))
     return asked
 
 
@@ -216,7 +216,7 @@ def test_a_read_that_fails_is_tried_again_and_a_bucket_that_is_gone_ends_the_run
     system.store.clear()
     for number in range(40):
         system.pipe(f"/bucket/{number:02}.png", image(number))
-    monkeypatch.setattr(inputs, "READERS", 1)
+    monkeypatch.setattr(inputs, "NUM_READERS", 1)
     asked = unreachable(monkeypatch, after=5)
     (shard,) = divide(["memory://bucket/"], count=1)
     items: list[Item] = []
@@ -250,7 +250,7 @@ def test_trouble_with_the_network_is_no_damage_of_a_container(
         return whole(self, size)
 
     monkeypatch.setattr(MemoryFile, "read", fails, raising=False)
-    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.0, 0.0))
     address = f"memory:///bucket/c{ending}"
     if failures == 2:
         assert [item.content for item in read(address)] == images

@@ -68,16 +68,16 @@ def test_two_runs_into_one_folder_are_one_too_many(tmp_path: Path) -> None:
 
 def test_another_configuration_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     with ResultsFolder.opened(tmp_path) as results:
-        results.keep({"min_score": 0.3, "vocabulary": ["cat"]}, {"request": 1})
-        assert results.asked_before({"request": 1})
-        results.keep({"min_score": 0.3, "vocabulary": ["cat"]}, {"request": 2})
-        assert not results.asked_before({"request": 1})
+        results.save_configuration({"min_score": 0.3, "vocabulary": ["cat"]}, {"request": 1})
+        assert results.has_request({"request": 1})
+        results.save_configuration({"min_score": 0.3, "vocabulary": ["cat"]}, {"request": 2})
+        assert not results.has_request({"request": 1})
         with pytest.raises(
             CMPFError,
             match=r'min_score 0.3 there, 0.5 now, vocabulary \["cat"\] there, \["dog"\] now; give another --output, or '
             "--overwrite",
         ):
-            results.keep({"min_score": 0.5, "vocabulary": ["dog"]}, {})
+            results.save_configuration({"min_score": 0.5, "vocabulary": ["dog"]}, {})
 
 
 def test_overwrite_removes_what_the_journal_names_and_nothing_else(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_overwrite_removes_what_the_journal_names_and_nothing_else(tmp_path: Pat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with ResultsFolder.opened(out) as results:
-        results.keep({"min_score": 0.3}, {})
+        results.save_configuration({"min_score": 0.3}, {})
         results.add(entry("a"), [out / "a.jpg", tmp_path / "outside.jpg"])
     with ResultsFolder.opened(out, overwrite=True) as results:
         assert results.done == {}
-        results.keep({"min_score": 0.9}, {})
+        results.save_configuration({"min_score": 0.9}, {})
     assert sorted(path.name for path in out.iterdir()) == [".cmpf", "mine.jpg"]
     assert (tmp_path / "outside.jpg").exists()
 

@@ -22,7 +22,7 @@ from cmpf.labelling.parquet import (
     read_metadata,
     read_parquet,
     record_schema,
-    table_of,
+    records_to_table,
     write_parquet,
 )
 from cmpf.labelling.record import ImageRecord, record_of
@@ -43,7 +43,7 @@ def test_records_come_back_equal_with_what_made_them(path: Path) -> None:
 
 
 def test_row_groups_bound_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "ROW_GROUP", 2)
+    monkeypatch.setattr(own, "ROW_GROUP_SIZE", 2)
     assert write_parquet(tmp_path / "x.parquet", iter(RECORDS), {}) == 3
     file = parquet.ParquetFile(tmp_path / "x.parquet")
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 1]
@@ -106,7 +106,7 @@ def test_other_damaged_and_missing_files_are_named(tmp_path: Path, path: Path) -
 
 
 def test_a_row_that_is_no_record_is_named_by_its_place(tmp_path: Path) -> None:
-    table = table_of(RECORDS)
+    table = records_to_table(RECORDS)
     broken = table.set_column(1, "sha256", pa.array([None, "", ""], pa.string()))
     parquet.write_table(broken, tmp_path / "x.parquet")
     with pytest.raises(DatasetError, match=r"x.parquet, row group 0, row 0: sha256 is None"):
@@ -125,4 +125,4 @@ def test_the_files_of_a_folder_are_found_in_order(tmp_path: Path) -> None:
 def test_without_pyarrow_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(CMPFError, match=r'pip install "cmpf\[label\]"'):
-        table_of(RECORDS)
+        records_to_table(RECORDS)

@@ -23,9 +23,9 @@ from PIL import Image
 
 from cmpf.cli import main
 from cmpf.inference.settings import Prepared
-from cmpf.labelling.ahead import Room, ahead
 from cmpf.labelling.journal import ResultsFolder
-from cmpf.labelling.pipeline import _Image, batches
+from cmpf.labelling.pipeline import _DecodedImage, batch_by_size
+from cmpf.labelling.prefetch import Budget, prefetch
 from cmpf.labelling.sources import Source
 from cmpf.labelling.writers import images as image_writers
 from cmpf.shapeworld.scene import generate_scene
@@ -172,18 +172,18 @@ def test_an_overlay_shows_the_task_that_was_chosen_and_no_stuff_is_an_instance(p
 
 
 def test_images_of_one_size_share_a_batch_and_none_waits_for_good() -> None:
-    def image(number: int, side: int) -> _Image:
+    def image(number: int, side: int) -> _DecodedImage:
         from cmpf.inference.settings import Prepared
 
         content: Any = Prepared(np.zeros((1, 1, 3), np.uint8), {"image": np.zeros((3, side, 8))}, "")  # type: ignore[typeddict-item]
-        return _Image(Source(str(number), str(number), "", ""), "", content if side else "damaged")
+        return _DecodedImage(Source(str(number), str(number), "", ""), "", content if side else "damaged")
 
     sides = [1, 2, 1, 0, 2, 1, 3, 4, 5, 6, 7, 8]
-    found = list(batches((image(number, side) for number, side in enumerate(sides)), 2))
-    given = [[item.source.given for item in batch] for batch in found]
+    found = list(batch_by_size((image(number, side) for number, side in enumerate(sides)), 2))
+    given = [[item.source.location for item in batch] for batch in found]
     assert given[:3] == [["0", "2"], ["3"], ["1", "4"]]
     assert sorted(number for batch in given for number in batch) == sorted(map(str, range(12)))
-    assert all(len({item.kind for item in batch}) == 1 for batch in found)
+    assert all(len({item.batch_key for item in batch}) == 1 for batch in found)
 
 
 @pytest.mark.slow
@@ -263,22 +263,22 @@ def test_mask_rcnn_of_torchvision_trains_on_the_coco_file(photos: Path) -> None:
     assert all(np.isfinite(losses))
 
 
-def test_images_at_work_have_room_together_and_a_large_one_is_at_work_alone() -> None:
-    room = Room(10, lambda size: size)
-    assert [room.take(size, anyway=False) for size in (4, 5, 3)] == [True, True, False]  # 4 + 5 + 3 > 10
-    room.give_back(4)
-    assert room.take(3, anyway=False)
-    assert not room.take(40, anyway=False)
-    room.give_back(5)
-    room.give_back(3)
-    assert room.take(40, anyway=False)
-    assert not room.take(1, anyway=False)
-    assert room.take(1, anyway=True)
+def test_images_at_work_share_a_budget_and_a_large_one_is_at_work_alone() -> None:
+    budget = Budget(10, lambda size: size)
+    assert [budget.acquire(size, force=False) for size in (4, 5, 3)] == [True, True, False]  # 4 + 5 + 3 > 10
+    budget.release(4)
+    assert budget.acquire(3, force=False)
+    assert not budget.acquire(40, force=False)
+    budget.release(5)
+    budget.release(3)
+    assert budget.acquire(40, force=False)
+    assert not budget.acquire(1, force=False)
+    assert budget.acquire(1, force=True)
 
 
-def test_reading_ahead_stays_within_the_room_and_keeps_the_order() -> None:
+def test_reading_ahead_stays_within_the_budget_and_keeps_the_order() -> None:
     lock, at_work, most = Lock(), set[int](), []
-    room = Room(10, lambda item: 4)
+    budget = Budget(10, lambda item: 4)
 
     def read(item: int) -> int:
         with lock:
@@ -287,12 +287,12 @@ def test_reading_ahead_stays_within_the_room_and_keeps_the_order() -> None:
         return item
 
     done = []
-    for item in ahead(read, range(20), threads=3, room=room):
+    for item in prefetch(read, range(20), threads=3, budget=budget):
         time.sleep(0.002)
         done.append(item)
         with lock:
             at_work.discard(item)
-        room.give_back(item)
+        budget.release(item)
     assert done == list(range(20))
     assert max(most) <= 2  # 4 + 4 + 4 > 10
 
@@ -300,9 +300,9 @@ def test_reading_ahead_stays_within_the_room_and_keeps_the_order() -> None:
 def test_a_large_image_does_not_wait_for_others_of_its_size() -> None:
     large = Prepared(np.broadcast_to(np.uint8(0), (3000, 3000, 3)), {"image": torch.zeros(3, 8, 8)}, "a")
     small = Prepared(np.zeros((8, 8, 3), np.uint8), {"image": torch.zeros(3, 8, 8)}, "b")
-    images = [_Image(Source("x", "x", "x", "x"), "", prepared) for prepared in (small, large, small)]
-    assert [len(batch) for batch in batches(images, 2)] == [1, 2]
-    assert next(batches(images, 2))[0].content is large
+    images = [_DecodedImage(Source("x", "x", "x", "x"), "", prepared) for prepared in (small, large, small)]
+    assert [len(batch) for batch in batch_by_size(images, 2)] == [1, 2]
+    assert next(batch_by_size(images, 2))[0].content is large
 
 
 def test_a_format_that_videos_do_not_have_is_refused_before_anything(

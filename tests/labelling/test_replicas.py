@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from cmpf.labelling import replicas
-from cmpf.labelling.ahead import Room, Taken
-from cmpf.labelling.replicas import CHUNK, LEAST_IMAGES, _lots, usual_processes
+from cmpf.labelling.prefetch import Budget, BudgetUsage
+from cmpf.labelling.replicas import CHUNK_SIZE, MIN_IMAGES_PER_PROCESS, _chunks, default_num_processes
 from cmpf.shapeworld.scene import generate_scene
 
 GIB = 2**30
@@ -34,10 +34,10 @@ def replica(weights: int = 4, device: str = "cpu") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("made", "images", "memory", "processes"),
+    ("loaded", "images", "memory", "processes"),
     [
         (replica(), 1000, 64 * GIB, 4),  # one a core
-        (replica(), 3 * LEAST_IMAGES, 64 * GIB, 3),  # a further one would have little to do
+        (replica(), 3 * MIN_IMAGES_PER_PROCESS, 64 * GIB, 3),  # a further one would have little to do
         (replica(), 1, 64 * GIB, 1),
         (replica(), 1000, 4 * GIB, 2),  # half of the memory, 1 GiB each
         (replica(3 * GIB), 1000, 24 * GIB, 2),  # 24 / 2 / (2 * 3)
@@ -46,47 +46,47 @@ def replica(weights: int = 4, device: str = "cpu") -> Any:
     ],
 )
 def test_a_cpu_has_a_model_a_core_as_far_as_there_are_images_and_memory(
-    made: Any, images: int, memory: int, processes: int, monkeypatch: pytest.MonkeyPatch
+    loaded: Any, images: int, memory: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replicas, "usable_cores", lambda: 4)
     monkeypatch.setattr(replicas, "available_memory", lambda: memory)
-    assert usual_processes(made, images) == processes
+    assert default_num_processes(loaded, images) == processes
 
 
-def test_rooms_of_several_processes_are_bounded_together() -> None:
-    taken = Taken()
-    one, other = (Room(10, lambda size: size, taken) for _ in range(2))
-    assert one.take(6, anyway=False)
-    assert not other.take(5, anyway=False)
-    waiting = threading.Thread(target=lambda: other.take(5, anyway=True))
+def test_budgets_of_several_processes_are_bounded_together() -> None:
+    usage = BudgetUsage()
+    one, other = (Budget(10, lambda size: size, usage) for _ in range(2))
+    assert one.acquire(6, force=False)
+    assert not other.acquire(5, force=False)
+    waiting = threading.Thread(target=lambda: other.acquire(5, force=True))
     waiting.start()
     time.sleep(0.05)
     assert waiting.is_alive()
-    one.give_back(6)
+    one.release(6)
     waiting.join(10)
     assert not waiting.is_alive()
-    assert not one.take(6, anyway=False)
+    assert not one.acquire(6, force=False)
     other.close()  # as after an error
-    assert one.take(40, anyway=False)
-    assert taken.size.value == 40
+    assert one.acquire(40, force=False)
+    assert usage.total.value == 40
 
 
-def test_who_holds_images_that_wait_for_another_does_not_wait_for_room() -> None:
-    taken = Taken()
-    one, other = (Room(10, lambda size: size, taken) for _ in range(2))
-    assert one.take(4, anyway=True)
-    assert other.take(5, anyway=True)
-    assert one.take(9, anyway=True)  # at once: the batch of the 4 begins with it
+def test_who_holds_images_that_wait_for_another_does_not_wait_for_budget() -> None:
+    usage = BudgetUsage()
+    one, other = (Budget(10, lambda size: size, usage) for _ in range(2))
+    assert one.acquire(4, force=True)
+    assert other.acquire(5, force=True)
+    assert one.acquire(9, force=True)  # at once: the batch of the 4 begins with it
 
 
 def test_processes_get_many_images_at_a_time_and_fewer_toward_the_end() -> None:
     images = list(range(200))
-    lots = list(_lots(images, 2))  # type: ignore[arg-type]
-    assert [image for lot in lots for image in lot] == images
-    sizes = [len(lot) for lot in lots]
+    chunks = list(_chunks(images, 2))  # type: ignore[arg-type]
+    assert [image for chunk in chunks for image in chunk] == images
+    sizes = [len(chunk) for chunk in chunks]
     assert sizes == sorted(sizes, reverse=True)
-    assert (sizes[0], sizes[-1]) == (CHUNK, 1)
-    assert list(_lots([], 2)) == []
+    assert (sizes[0], sizes[-1]) == (CHUNK_SIZE, 1)
+    assert list(_chunks([], 2)) == []
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_a_command_on_several_cores_finds_what_it_finds_on_one(tmp_path: Path) -
     """The processes are forks that share the model; only a fresh process forks."""
     photos = tmp_path / "photos"
     photos.mkdir()
-    for number in range(2 * LEAST_IMAGES):
+    for number in range(2 * MIN_IMAGES_PER_PROCESS):
         Image.fromarray(generate_scene(number, size=96, seen_only=False).image).save(photos / f"{number}.png")
     found = []
     for name, more in (("one", ["--processes", "1"]), ("auto", []), ("three", ["--processes", "3"])):

@@ -47,8 +47,7 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_whole_record(tmp_path: 
     with writer.journal.open("a") as file:
         file.write(torn)  # as a kill leaves it
     with folder(tmp_path).shard(0) as again:
-        assert (len(again.seen), again.errors) == (2, 1)
-        assert [name for name in "abcd" if again.wants(name)] == ["c", "d"]
+        assert (again.finished_uris, again.errors) == ({"a", "b"}, 1)
         for name in "abcd":
             again.add(record(name))  # what is there stays
         again.finish()
@@ -122,7 +121,7 @@ def test_overwriting_removes_what_was_written_and_nothing_else(tmp_path: Path) -
     again = folder(tmp_path, min_score=0.5, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {CONFIGURATION, "notes.txt", "own.parquet"}
     with again.shard(1) as writer:
-        assert writer.seen == set()
+        assert writer.finished_uris == set()
 
 
 def test_a_folder_of_other_parquet_files_is_refused(tmp_path: Path) -> None:
@@ -155,7 +154,7 @@ def test_a_full_disk_is_one_line_and_what_was_kept_stays(
     ):
         writer.add(record("b"))
     monkeypatch.undo()
-    assert output.begun(0) == {"a"}
+    assert output.finished_uris(0) == {"a"}
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmpf.errors import ImageError
-from cmpf.labelling.sources import Found, find_sources, named_files
+from cmpf.labelling.sources import FoundSources, find_sources, unique_names
 
 
 @pytest.fixture
@@ -28,24 +28,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(found: Found, folder: Path) -> list[str]:
+def names(found: FoundSources, folder: Path) -> list[str]:
     return [str(Path(given).relative_to(folder)) for given in found.images]
 
 
 def test_a_folder_means_its_images_by_name_and_what_is_left_out_is_counted(folder: Path) -> None:
     found = find_sources([folder])
     assert names(found, folder) == ["a.JPG", "b.png"]
-    assert found.left_out() == [
+    assert found.describe_skipped() == [
         "files that are no images: 1 .txt, 1 .pdf", "1 folders in folders: --recursive enters them",
     ]  # fmt: skip
 
 
 def test_recursive_enters_folders_but_that_of_the_results_and_hidden_ones(folder: Path) -> None:
-    found = find_sources([folder], recursive=True, without=folder / "deep/er")
+    found = find_sources([folder], recursive=True, exclude=folder / "deep/er")
     assert names(found, folder) == ["a.JPG", "b.png", "deep/c.webp"]
     assert [source.name for source in found.sources(found.images)] == ["a", "b", "deep/c"]
     with pytest.raises(ImageError, match="the results would lie among the images"):
-        find_sources([folder], without=folder)
+        find_sources([folder], exclude=folder)
 
 
 def test_files_come_in_the_order_given_and_once(folder: Path) -> None:
@@ -91,9 +91,16 @@ def test_what_names_no_image_is_refused(folder: Path, given: str, message: str) 
 
 def test_names_differ_also_where_the_letter_case_does_not_count() -> None:
     uris = ["/p/photo.jpg", "/p/photo.png", "/p/PHOTO.jpg", "/p/a/photo.jpg", "/p/photo_png.jpg", "/p/.x"]
-    found = [name for _, name in named_files(uris, "/p")]
+    found = [name for _, name in unique_names(uris, "/p")]
     assert found == ["photo", "photo_png", "PHOTO_jpg", "a/photo", "photo_png_jpg", ".x"]
     assert len({name.casefold() for name in found}) == len(found)
-    assert [name for _, name in named_files(["http://a/x.jpg", "http://b/x.jpg", "http://c/x.jpg"], "")] == [
+    assert [name for _, name in unique_names(["http://a/x.jpg", "http://b/x.jpg", "http://c/x.jpg"], "")] == [
         "x", "x_jpg", "x_2",
+    ]  # fmt: skip
+
+
+def test_an_address_is_one_whatever_the_case_of_its_scheme() -> None:
+    found = find_sources(["HTTP://x.org/a.jpg", "Https://x.org/b.mp4"])
+    assert [source.uri for source in found.sources(found.images)] == [
+        "HTTP://x.org/a.jpg", "Https://x.org/b.mp4",
     ]  # fmt: skip

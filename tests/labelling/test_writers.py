@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from cmpf.formats.label_map import read_panoptic_ids
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import ImageRecord, record_of
-from cmpf.labelling.writers import DATASETS, FORMATS, chosen_formats, write_dataset
+from cmpf.labelling.writers import DATASETS, FORMATS, resolve_formats, write_dataset
 from cmpf.labelling.writers.coco import Classes
 
 CLASSES = Classes(("cat", "grass"), (True, False))
@@ -128,7 +128,7 @@ def test_the_page_holds_everything_it_shows_and_nothing_that_ends_its_script(
     entries: list[Entry], tmp_path: Path
 ) -> None:
     evil = replace(entries[0], file_name="</script><script>alert(1)</script>.png")
-    (path,) = FORMATS["html"].of_all([evil, *entries[1:]], CLASSES, tmp_path)  # type: ignore[misc]
+    (path,) = FORMATS["html"].write_dataset([evil, *entries[1:]], CLASSES, tmp_path)  # type: ignore[misc]
     text = path.read_text()
     assert text.count("</script>") == 2
     assert "http" not in text.replace("http://www.apache.org", "").replace("https://www.apache.org", "")
@@ -155,5 +155,5 @@ def test_no_image_at_all_makes_an_empty_dataset(name: str, tmp_path: Path) -> No
 
 
 def test_a_page_brings_the_images_that_it_shows() -> None:
-    assert chosen_formats(["html", "coco", "coco"]) == ("overlay", "coco", "html")
+    assert resolve_formats(["html", "coco", "coco"]) == ("overlay", "coco", "html")
     assert set(DATASETS) == {"coco", "coco-polygons", "coco-panoptic", "yolo", "labelme", "parquet"}

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""COCO's datasets: instances.json with run lengths or polygons, and panoptic.json with a PNG for each image."""
+"""Writes COCO datasets: instances as run lengths or polygons, and panoptic segments with a PNG for each image."""
 
 from __future__ import annotations
 
@@ -18,46 +18,48 @@ from cmpf.formats.polygons import mask_polygons
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import INSTANCE, PANOPTIC, SegmentRecord
 
-FIRST_ID = 1  # of a category in COCO's files: class index + 1, for 0 is background to most trainers
-ANNOTATIONS, PNGS = "annotations", "panoptic"  # folders, as COCO's own are called
-Annotations = Callable[[Entry, int], Iterator[dict[str, Any]]]  # of an image, and its id
+FIRST_ID = 1  # category id = class index + 1, because most trainers take 0 for background
+ANNOTATIONS, PNGS = "annotations", "panoptic"  # folder names as in COCO
+AnnotationMaker = Callable[[Entry, int], Iterator[dict[str, Any]]]  # entry, image id -> annotations
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Name of each class index, and whether it is counted one by one."""
+    """The classes of a vocabulary: their names, and whether each is a thing."""
 
     names: tuple[str, ...]
     is_thing: tuple[bool, ...]
 
     @classmethod
-    def of(cls, configuration: Mapping[str, Any]) -> Classes:
-        """Those of configuration_of."""
-        names = tuple(words.split(", ")[0] for words in configuration["vocabulary"])
+    def from_configuration(cls, configuration: Mapping[str, Any]) -> Classes:
+        """The classes of a run; see cmpf.labelling.configuration.run_configuration."""
+        names = tuple(synonyms.split(", ")[0] for synonyms in configuration["vocabulary"])
         return cls(names, tuple(name not in configuration["stuff"] for name in names))
 
     @property
     def stuff(self) -> tuple[str, ...]:
-        """Names of those that are not counted."""
+        """The names of the stuff classes."""
         return tuple(name for name, thing in zip(self.names, self.is_thing, strict=True) if not thing)
 
     def categories(self) -> list[dict[str, Any]]:
-        """COCO's list, ids from 1."""
+        """The category entries of a COCO file, with ids from 1."""
         return category_entries(self.names, self.is_thing, first=FIRST_ID)
 
 
 def write_instances(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
     """annotations/instances.json: masks as run lengths."""
-    return [_write(entries, classes, folder / ANNOTATIONS / "instances.json", _numbered(_run_lengths))]
+    path = folder / ANNOTATIONS / "instances.json"
+    return [_write(entries, classes, path, _instance_annotations(lambda segment: segment.rle))]
 
 
 def write_polygons(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
-    """annotations/instances_polygons.json: masks as polygons, which more trainers read and which lie within a pixel."""
-    return [_write(entries, classes, folder / ANNOTATIONS / "instances_polygons.json", _numbered(_polygons))]
+    """annotations/instances_polygons.json: masks as polygons, which more trainers read; exact to a pixel."""
+    path = folder / ANNOTATIONS / "instances_polygons.json"
+    return [_write(entries, classes, path, _instance_annotations(_polygons))]
 
 
-def write_segments(entry: Entry, folder: Path) -> list[Path]:
-    """panoptic/NAME.png: the ids of the panoptic segments as colors."""
+def write_panoptic_png(entry: Entry, folder: Path) -> list[Path]:
+    """panoptic/NAME.png: segment ids encoded as colors."""
     from PIL import Image
 
     record = entry.record
@@ -70,8 +72,8 @@ def write_segments(entry: Entry, folder: Path) -> list[Path]:
     return [path]
 
 
-def write_panoptic(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
-    """annotations/panoptic.json: classes of the segments in panoptic/."""
+def write_panoptic_json(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
+    """annotations/panoptic.json: the segments of the PNGs."""
 
     def annotations(entry: Entry, image_id: int) -> Iterator[dict[str, Any]]:
         infos = [
@@ -91,8 +93,8 @@ def write_panoptic(entries: Iterable[Entry], classes: Classes, folder: Path) -> 
     return [_write(entries, classes, folder / ANNOTATIONS / "panoptic.json", annotations)]
 
 
-def _write(entries: Iterable[Entry], classes: Classes, path: Path, annotations: Annotations) -> Path:
-    """A COCO file, written image by image: a million of them need not fit into memory."""
+def _write(entries: Iterable[Entry], classes: Classes, path: Path, annotations: AnnotationMaker) -> Path:
+    """Writes a COCO file as a stream: the annotations of a million images need not fit into memory."""
     from cmpf import __version__
 
     images: list[dict[str, Any]] = []
@@ -121,17 +123,17 @@ def _write(entries: Iterable[Entry], classes: Classes, path: Path, annotations: 
     return path
 
 
-def _numbered(mask_of: Callable[[SegmentRecord], Any]) -> Annotations:
-    """Annotations of instances with ids from 1, of those whose mask has the form that is wanted."""
-    last = 0
+def _instance_annotations(segmentation_of: Callable[[SegmentRecord], Any]) -> AnnotationMaker:
+    """Makes instance annotations with ids from 1; leaves out instances with an empty segmentation."""
+    last_id = 0
 
     def annotations(entry: Entry, image_id: int) -> Iterator[dict[str, Any]]:
-        nonlocal last
+        nonlocal last_id
         for segment in entry.record.of_task(INSTANCE):
-            if segmentation := mask_of(segment):
-                last += 1
+            if segmentation := segmentation_of(segment):
+                last_id += 1
                 yield {
-                    "id": last,
+                    "id": last_id,
                     "image_id": image_id,
                     "category_id": segment.category_id + FIRST_ID,
                     "segmentation": segmentation,
@@ -143,10 +145,6 @@ def _numbered(mask_of: Callable[[SegmentRecord], Any]) -> Annotations:
                 }
 
     return annotations
-
-
-def _run_lengths(segment: SegmentRecord) -> dict[str, Any]:
-    return segment.rle
 
 
 def _polygons(segment: SegmentRecord) -> list[list[float]]:

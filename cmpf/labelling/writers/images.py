@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Images that people look at: results drawn or saved beside each image, and the page that shows all of them."""
+"""Writes overlays, label maps and arrays of single images, and an HTML page that shows all overlays."""
 
 from __future__ import annotations
 
@@ -18,65 +18,61 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cmpf.inference import Prediction
+JPEG_QUALITY = 90  # JPEG is written 50 times as fast as PNG and a fifth of its size
+THUMBNAIL_SIZE = 400  # pixels, longer side
 
 
-QUALITY = 90  # of JPEG, which is written 50 times as fast as PNG and has a fifth of its bytes
-
-
-def save_jpeg(path: Path, image: Image.Image, quality: int = QUALITY) -> Path:
-    """Writes a JPEG, whole or not at all; returns the path."""
+def save_jpeg(path: Path, image: Image.Image) -> Path:
+    """Writes a JPEG atomically; returns its path."""
     with replacing(path, durable=False) as temporary:
-        image.save(temporary, format="JPEG", quality=quality)
+        image.save(temporary, format="JPEG", quality=JPEG_QUALITY)
     return path
 
 
 def write_overlay(prediction: Prediction, name: str, folder: Path) -> list[Path]:
-    """NAME.jpg: the image with what was found drawn over it."""
+    """NAME.jpg: the prediction drawn over the image."""
     return [save_jpeg(folder / f"{name}.jpg", prediction.plot())]
 
 
 def write_semantic(prediction: Prediction, name: str, folder: Path) -> list[Path]:
-    """NAME_semantic.png: class indices in 16 bits, 65535 = none."""
+    """NAME_semantic.png: 16-bit class indices, 65535 = no class."""
     return prediction.save(folder, ["semantic"], name=name)
 
 
 def write_instances(prediction: Prediction, name: str, folder: Path) -> list[Path]:
-    """NAME_instances.npz: masks, boxes, scores, labels, sources and names of the classes for NumPy."""
+    """NAME_instances.npz: arrays of masks, boxes, scores, labels, sources and class names."""
     return prediction.save(folder, ["instances"], name=name)
 
 
-THUMBNAIL = 400  # pixels of the longer side
-PAGE = "index.html"
-
-
 def write_thumbnail(prediction: Prediction, name: str, folder: Path) -> list[Path]:
-    """thumbnails/NAME.jpg: the overlay, small; that is written before."""
+    """thumbnails/NAME.jpg: a small copy of the overlay, which must exist."""
     from cmpf.formats.image import open_image
 
     with open_image(folder / f"{name}.jpg") as overlay:
-        overlay.draft(None, (THUMBNAIL, THUMBNAIL))
-        overlay.thumbnail((THUMBNAIL, THUMBNAIL))
+        overlay.draft(None, (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        overlay.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         return [save_jpeg(folder / "thumbnails" / f"{name}.jpg", overlay)]
 
 
 def write_page(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
-    """index.html beside the overlays."""
+    """index.html: all overlays, which can be filtered by class and score."""
     from cmpf.visualization.palette import class_color
 
     colors = [class_color(index, name) for index, name in enumerate(classes.names)]
-    shown = [
+    class_entries = [
         {"name": name, "color": f"rgb({red} {green} {blue})"}
         for name, (red, green, blue) in zip(classes.names, colors, strict=True)
     ]
-    images = sorted(map(_image, entries), key=lambda image: str(image["file"]))
-    content = json.dumps({"classes": shown, "images": images}, ensure_ascii=True)  # file names may be no text
+    images = sorted(map(_image_entry, entries), key=lambda image: str(image["file"]))
+    # ASCII, because file names may have bytes that are not valid UTF-8.
+    content = json.dumps({"classes": class_entries, "images": images}, ensure_ascii=True)
     template = (files("cmpf") / "assets" / "results_page.html").read_text(encoding="utf-8")
-    path = folder / PAGE
+    path = folder / "index.html"
     write_text(path, template.replace("DATA", content.replace("<", "\\u003c"), 1))
     return [path]
 
 
-def _image(entry: Entry) -> dict[str, Any]:
+def _image_entry(entry: Entry) -> dict[str, Any]:
     record = entry.record
     segments = record.of_task(PANOPTIC) or record.of_task(INSTANCE)
     return {

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Outlines of instances: YOLO's datasets as Ultralytics documents them, and LabelMe's files for correction by hand."""
+"""Writes instances as polygons: YOLO datasets as documented by Ultralytics, and LabelMe files."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import INSTANCE
 from cmpf.labelling.writers.coco import Classes
 
-FOLDER, IMAGES, LABELS = "yolo", "images", "labels"  # trainers look for labels where "images" is in the path
+# Ultralytics finds the labels of an image by replacing "images" with "labels" in its path.
+YOLO_FOLDER, IMAGES, LABELS = "yolo", "images", "labels"
+LABELME_VERSION = "5.5.0"  # of the file format; LabelMe also reads files of other versions
 
 
-def write_labels(entry: Entry, folder: Path) -> list[Path]:
-    """yolo/labels/NAME.txt: class index and outline of each instance, in shares of the image; and the image beside it.
+def write_yolo_labels(entry: Entry, folder: Path) -> list[Path]:
+    """yolo/labels/NAME.txt and yolo/images/NAME.SUFFIX.
 
-    The image is a link to the file, or a copy where there are no links.
+    The label file has a line for each instance: class index and polygon, normalized by width and height. The image is a
+    symbolic link, or a copy where links are not allowed.
     """
-    record, root = entry.record, folder / FOLDER
+    record, root = entry.record, folder / YOLO_FOLDER
     lines = []
     for segment in record.of_task(INSTANCE):
-        outline = one_polygon(mask_polygons(segment.mask()))
-        if len(outline):
-            shares = (outline / (record.width, record.height)).reshape(-1)
-            lines.append(" ".join([str(segment.category_id), *(f"{share:.6g}" for share in shares)]))
+        polygon = one_polygon(mask_polygons(segment.mask()))
+        if len(polygon):
+            normalized = (polygon / (record.width, record.height)).reshape(-1)
+            lines.append(" ".join([str(segment.category_id), *(f"{value:.6g}" for value in normalized)]))
     path = root / LABELS / f"{entry.name}.txt"
     with replacing(path, durable=False) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -44,14 +47,14 @@ def write_labels(entry: Entry, folder: Path) -> list[Path]:
     target.unlink(missing_ok=True)
     try:
         os.symlink(image.absolute(), target)
-    except OSError:  # Windows asks for a privilege
+    except OSError:  # Windows requires a privilege
         shutil.copyfile(image, target)
     return [path, target]
 
 
-def write_data(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
-    """yolo/data.yaml: where the images are, and the classes; the same images serve training and validation."""
-    path = folder / FOLDER / "data.yaml"
+def write_yolo_config(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
+    """yolo/data.yaml: the image folder and the classes; the training and validation images are the same."""
+    path = folder / YOLO_FOLDER / "data.yaml"
     content = {
         "path": str(path.parent.absolute()),
         "train": IMAGES,
@@ -62,11 +65,8 @@ def write_data(entries: Iterable[Entry], classes: Classes, folder: Path) -> list
     return [path]
 
 
-VERSION = "5.5.0"  # of the files; LabelMe reads those of other versions, too
-
-
-def write_shapes(entry: Entry, folder: Path) -> list[Path]:
-    """labelme/NAME.json: a polygon for each part of an instance; those of one instance have one group_id."""
+def write_labelme(entry: Entry, folder: Path) -> list[Path]:
+    """labelme/NAME.json: a polygon for each part of an instance; parts of one instance share a group_id."""
     record = entry.record
     path = folder / "labelme" / f"{entry.name}.json"
     local = "://" not in record.uri
@@ -84,7 +84,7 @@ def write_shapes(entry: Entry, folder: Path) -> list[Path]:
         for polygon in mask_polygons(segment.mask())
     ]
     content: dict[str, Any] = {
-        "version": VERSION,
+        "version": LABELME_VERSION,
         "flags": {},
         "shapes": shapes,
         "imagePath": os.path.relpath(record.uri, path.parent) if local else record.uri,
