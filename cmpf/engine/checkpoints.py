@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of a training run: pairs of trained weights (safetensors) and training state (torch.save).
+"""Training checkpoints: pairs of trained weights (safetensors) and training state (torch.save).
 
-Each file is replaced atomically, weights first; the state holds the weights' SHA-256, so a pair is whole or
-is recognized as broken, whatever moment the process was killed in.
+Each file is replaced atomically, weights first. The state stores the SHA-256 of its weights, so a pair that a killed
+process left incomplete is always detected.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from cmpf.errors import TrainingError, summary
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
-DETECTRON2_ENDING = ".pth"  # of the checkpoints of Detectron2's loop, whose last_checkpoint has the same form
-UNFINISHED = "unfinished_"  # how the name of weights begins whose training state was never written
+DETECTRON2_SUFFIX = ".pth"  # Detectron2's trainer writes such checkpoints and the same last_checkpoint file
+UNFINISHED = "unfinished_"  # prefix of weights whose training state was never written
 LOCK = "training.lock"
 _NUMBERED = re.compile(r"(?:model|training)_(\d{7,})\.(?:safetensors|pt)")
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, TypeError)
 
 
 class Checkpointer:
-    """Writes, finds and prunes the checkpoints of one folder.
+    """Writes, finds and prunes the checkpoints in one folder.
 
     Args:
-        folder: OUTPUT_DIR; made if it is not there.
-        save_weights: writes the model's trained weights to a path (cmpf.weights.save, bound).
-        load_weights: reads such a file into the model (cmpf.weights.load, bound).
-        keep: how many numbered checkpoints stay; the older ones are removed. At least 1.
+        folder: OUTPUT_DIR; created if missing.
+        save_weights: writes the model's trained weights to a path (cmpf.weights.save with the model bound).
+        load_weights: loads such a file into the model (cmpf.weights.load with the model bound).
+        keep: number of newest checkpoints to keep, at least 1.
     """
 
     def __init__(
@@ -58,46 +58,46 @@ class Checkpointer:
         self._keep = keep
 
     def save(self, iteration: int, state: dict[str, Any]) -> Path:
-        """Writes weights, then state, then last_checkpoint; then removes what is too old.
+        """Writes weights, then state, then last_checkpoint; then removes checkpoints beyond `keep`.
 
         Args:
-            iteration: iterations done.
-            state: tensors, numbers, strings, lists and dicts of them: what weights_only=True can read.
+            iteration: completed iterations.
+            state: tensors, numbers, strings, and lists and dicts of these: what weights_only=True can read.
         Returns:
             Path of the weights.
         Raises:
-            TrainingError: the disk is full, or the folder cannot be written to; earlier checkpoints stay.
+            TrainingError: a file cannot be written, e.g. because the disk is full; earlier checkpoints stay.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_unfinished()
+        self._remove_temporary_files()
         weights = self.weights_path(iteration)
-        with _written(weights):
+        with _write_errors(weights):
             self._save_weights(weights)
-        with _written(self.state_path(iteration)), replacing(self.state_path(iteration)) as temporary:
+        with _write_errors(self.state_path(iteration)), replacing(self.state_path(iteration)) as temporary:
             torch.save({**state, "weights_sha256": file_sha256(weights)}, temporary)
-        with _written(self.folder / LAST_CHECKPOINT):
+        with _write_errors(self.folder / LAST_CHECKPOINT):
             write_text(self.folder / LAST_CHECKPOINT, weights.name)
         self._prune(iteration)
         return weights
 
     def save_named(self, name: str) -> Path:
-        """Writes the weights alone, as model_NAME.safetensors; such files are never pruned."""
+        """Writes only the weights, to model_NAME.safetensors; such files are never pruned."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"model_{name}.safetensors"
-        with _written(path):
+        with _write_errors(path):
             self._save_weights(path)
         return path
 
     def load_newest(self) -> dict[str, Any] | None:
-        """Loads the weights of the newest whole checkpoint, and logs which newer ones were not whole.
+        """Loads the weights of the newest intact checkpoint and logs which newer ones were skipped.
 
         Returns:
-            Its training state; None where the folder has no checkpoint at all, or only what a first save that was
-            killed has left: then this is moved aside, and training starts at 0.
+            The checkpoint's training state; None if training must start at iteration 0: the folder has no checkpoint,
+            or only the weights of a first save that was killed (they are then moved aside).
         Raises:
-            TrainingError: there are checkpoints, but none is whole, or they are those of Detectron2's loop.
+            TrainingError: there are checkpoints but none is intact, or Detectron2's trainer wrote them.
         """
-        self._check_loop()
+        self._check_not_detectron2()
         iterations = self.iterations()
         issues = []
         for iteration in reversed(iterations):
@@ -109,7 +109,7 @@ class Checkpointer:
                 continue
             self._load_weights(self.weights_path(iteration))
             return state
-        if self._moved_aside(iterations):
+        if self._move_aside_first_save(iterations):
             return None
         if issues:
             raise TrainingError(
@@ -118,10 +118,10 @@ class Checkpointer:
             )
         return None
 
-    def _moved_aside(self, iterations: list[int]) -> bool:
-        """Moves weights without a state away where the first save of all did not end; True if it was so.
+    def _move_aside_first_save(self, iterations: list[int]) -> bool:
+        """Renames the weights of an unfinished first save; returns whether there was one.
 
-        A save writes weights, state and last_checkpoint, and a later one removes nothing before it is whole.
+        Only a first save can leave weights alone: a later one removes older checkpoints after it is complete.
         """
         if len(iterations) != 1 or (self.folder / LAST_CHECKPOINT).exists():
             return False
@@ -139,64 +139,64 @@ class Checkpointer:
         return True
 
     def check_unused(self) -> None:
-        """Makes sure that a new training mixes with no other one.
+        """Makes sure that a new run does not mix its files with those of another one.
 
         Raises:
-            TrainingError: the folder holds checkpoints, of either loop.
+            TrainingError: the folder holds checkpoints, of this trainer or Detectron2's.
         """
-        self._check_loop()
+        self._check_not_detectron2()
         if earlier := self.iterations():
             raise TrainingError(
                 f"{self.folder} holds checkpoints of an earlier run (up to iteration {earlier[-1]}). Go on with "
                 "it by --resume, or choose another OUTPUT_DIR"
             )
 
-    def _check_loop(self) -> None:
+    def _check_not_detectron2(self) -> None:
         pointer = self.folder / LAST_CHECKPOINT
         name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
-        if name.endswith(DETECTRON2_ENDING):
+        if name.endswith(DETECTRON2_SUFFIX):
             raise TrainingError(
                 f"{self.folder} holds checkpoints of Detectron2's loop ({name}), which alone can go on with them: "
                 "--engine detectron2 --resume, or choose another OUTPUT_DIR"
             )
 
     def iterations(self) -> list[int]:
-        """Iterations of which the folder holds a checkpoint or a part of one, ascending."""
+        """Iterations, ascending, for which the folder holds at least one file of a checkpoint."""
         return _iterations(self.folder)
 
     def weights_path(self, iteration: int) -> Path:
-        """Where the trained weights after so many iterations lie."""
+        """Path of the trained weights at an iteration."""
         return _weights_path(self.folder, iteration)
 
     def state_path(self, iteration: int) -> Path:
-        """Where the training state after so many iterations lies."""
+        """Path of the training state at an iteration."""
         return _state_path(self.folder, iteration)
 
     def _read(self, iteration: int) -> dict[str, Any]:
-        """The state of a checkpoint; TrainingError says what is wrong with the pair."""
+        """The training state of a checkpoint. Raises TrainingError if a file is missing or damaged."""
         weights, path = self.weights_path(iteration), self.state_path(iteration)
         for file in (weights, path):
             if not file.exists():
                 raise TrainingError(f"{file} is missing")
-        return _checked_state(weights, path)
+        return _verified_state(weights, path)
 
     def _prune(self, newest: int) -> None:
-        """Keeps the last few; a number above the newest is a broken one that resuming passed over."""
+        """Removes old checkpoints, and those after `newest`: they are damaged ones that resuming skipped."""
         kept = [iteration for iteration in self.iterations() if iteration <= newest][-self._keep :]
         for iteration in self.iterations():
             if iteration not in kept:
                 self.state_path(iteration).unlink(missing_ok=True)
                 self.weights_path(iteration).unlink(missing_ok=True)
 
-    def _remove_unfinished(self) -> None:
-        """What a killed process left half written."""
+    def _remove_temporary_files(self) -> None:
+        """Removes the partly written files of a killed process."""
         for name in ("model_", "training_", LAST_CHECKPOINT):
             for path in self.folder.glob(f"{TEMPORARY}*-{name}*"):
                 path.unlink(missing_ok=True)
 
 
-def _checked_state(weights: Path, path: Path) -> dict[str, Any]:
-    """The training state of a pair; TrainingError if it cannot be read, or the weights are not those that it names."""
+def _verified_state(weights: Path, path: Path) -> dict[str, Any]:
+    """The training state of a pair. Raises TrainingError if it is unreadable or the weights' SHA-256 differs."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         expected = state.pop("weights_sha256")
@@ -208,8 +208,8 @@ def _checked_state(weights: Path, path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
-    """What libraries raise for a full disk as one line that names the file."""
+def _write_errors(path: Path) -> Iterator[None]:
+    """Converts the errors that libraries raise for a failed write (e.g. a full disk) to a TrainingError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -221,10 +221,10 @@ def _written(path: Path) -> Iterator[None]:
 
 @contextmanager
 def training_lock(folder: Path) -> Iterator[None]:
-    """Holds OUTPUT_DIR for one training, as long as its process lives.
+    """Locks OUTPUT_DIR for one training run; the operating system releases the lock if the process dies.
 
     Raises:
-        TrainingError: another one holds it.
+        TrainingError: another run holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
@@ -242,15 +242,14 @@ def training_lock(folder: Path) -> Iterator[None]:
 
 
 def last_weights(folder: Path) -> Path:
-    """The newest weights of a run's folder, whole as their training state says: those that the file last_checkpoint
-    names, else the newest that are whole.
+    """The weights in a run's folder that the file last_checkpoint names; without this file, the newest intact ones.
 
     Raises:
-        TrainingError: there are none, or last_checkpoint names some that are damaged or not there.
+        TrainingError: there are no weights, or last_checkpoint names weights that are damaged or missing.
     """
     pointer = folder / LAST_CHECKPOINT
     if not pointer.is_file():
-        return _newest_whole(folder)
+        return _newest_intact(folder)
     weights = folder / pointer.read_text(encoding="utf-8").strip()
     if not weights.is_file():
         raise TrainingError(
@@ -258,18 +257,18 @@ def last_weights(folder: Path) -> Path:
         )
     number = _NUMBERED.fullmatch(weights.name)
     state = _state_path(folder, int(number.group(1))) if number else None
-    if state is not None and state.is_file():  # Detectron2's trainer writes none
-        _checked_state(weights, state)
+    if state is not None and state.is_file():  # Detectron2's trainer writes no training state
+        _verified_state(weights, state)
     return weights
 
 
-def _newest_whole(folder: Path) -> Path:
-    """The newest weights that have their training state beside them."""
+def _newest_intact(folder: Path) -> Path:
+    """The newest weights that match the training state beside them."""
     for iteration in reversed(_iterations(folder)):
         weights, state = _weights_path(folder, iteration), _state_path(folder, iteration)
         if weights.is_file() and state.is_file():
             with suppress(TrainingError):
-                _checked_state(weights, state)
+                _verified_state(weights, state)
                 return weights
     raise TrainingError(
         f"no checkpoint in {folder}: {folder / LAST_CHECKPOINT} is missing. Train first, or check OUTPUT_DIR"

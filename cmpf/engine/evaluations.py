@@ -1,12 +1,12 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Evaluations in the middle of a training, which change nothing in it; its images, best weights, and how it ends."""
+"""Evaluation during training: when to evaluate, on which weights, the best metric so far, and images to log."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,16 +31,16 @@ Results = dict[str, dict[str, dict[str, float]]]  # dataset -> task -> metric ->
 
 
 class Evaluations:
-    """When a model is evaluated, on which weights, and what came out.
+    """Evaluates a model during training without changing its weights or the random state.
 
     Args:
-        model: brought into evaluation mode while it is looked at.
-        evaluate: gives {dataset: {task: {metric: percent}}}; None = no evaluation.
-        draw: images of a batch with the model's predictions; None = none.
-        period: iterations between two evaluations; 0 = at the end only. There is always one at the end.
-        max_iter: the end.
+        model: set to evaluation mode during an evaluation.
+        evaluate: returns {dataset: {task: {metric: percent}}}; None = no evaluation.
+        draw: draws images of a batch with the model's predictions; None = no images.
+        period: iterations between evaluations; 0 = only the final one, which always runs.
+        max_iter: total number of iterations.
         best_metric: see BestMetric; "" = no best weights.
-        average: its weights are looked at instead of the model's own.
+        average: averaged weights, evaluated instead of the model's own; None = the model's own.
     """
 
     def __init__(
@@ -65,24 +65,24 @@ class Evaluations:
         self.results: Results | None = None
 
     def due(self, iteration: int) -> bool:
-        """Whether there is still an evaluation to make after so many iterations."""
+        """Whether an evaluation is due after `iteration` iterations and has not run yet."""
         return self._evaluate is not None and self._evaluated_at != iteration and self._at_period(iteration)
 
     def run(self, iteration: int, stop: StopRequest) -> tuple[dict[str, float], bool]:
-        """Evaluates.
+        """Evaluates the model.
 
         Returns:
             The results as {"dataset/task/metric": percent}, and whether they are the best so far.
         Raises:
-            Interrupted: a signal came, to this process or to another one.
+            Interrupted: this process or another one received a signal.
         """
         if self._evaluate is None:
             raise ValueError("there is nothing to evaluate")
-        with stop.at_once(), self._unchanged():
+        with stop.at_once(), self._evaluation_mode():
             try:
                 results = self._evaluate()
             except RuntimeError as error:
-                # A process that a signal stopped leaves the others waiting for it, until this error ends that.
+                # The other processes wait in a collective for one that a signal stopped, until it fails.
                 if distributed.is_parallel() and stop.requested:
                     raise Interrupted from error
                 raise
@@ -92,20 +92,18 @@ class Evaluations:
         return metrics, self.best is not None and self.best.update(iteration, metrics)
 
     def images(self, iteration: int, batch: Any) -> Images:
-        """Images of a batch where an evaluation would come, in the main process; empty elsewhere."""
+        """Images of a batch, in the main process at the iterations of evaluations; otherwise empty."""
         if self._draw is None or not distributed.is_main() or not self._at_period(iteration):
             return {}
-        with self._unchanged():
+        with self._evaluation_mode():
             return self._draw(batch)
 
-    @contextmanager
-    def weights(self) -> Iterator[None]:
-        """Inside, the model has the weights that a user gets: averaged, where that is asked for."""
-        with nullcontext() if self._average is None else self._average.applied():
-            yield
+    def weights(self) -> AbstractContextManager[None]:
+        """A context in which the model has the weights to evaluate and publish: averaged ones if enabled."""
+        return nullcontext() if self._average is None else self._average.applied()
 
     def state_dict(self) -> dict[str, Any]:
-        """Latest results, their iteration, and the best."""
+        """Latest results, their iteration, and the best value."""
         return {
             "best": self.best.state_dict() if self.best is not None else None,
             "evaluated_at": self._evaluated_at,
@@ -123,8 +121,8 @@ class Evaluations:
         return iteration >= self._max_iter or (self._period > 0 and iteration % self._period == 0)
 
     @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Evaluation mode; no trace in weights and random generators: looking more often changes no weight."""
+    def _evaluation_mode(self) -> Iterator[None]:
+        """Evaluation mode; afterwards restores weights and random state, so evaluating more often changes no run."""
         with preserved_rng(), self.weights():
             self._model.eval()
             try:
@@ -134,10 +132,10 @@ class Evaluations:
 
 
 class BestMetric:
-    """Remembers the best value of one metric; larger is better.
+    """Tracks the best value of one metric; larger is better.
 
     Args:
-        name: "metric", "task/metric" or "dataset/task/metric"; of several datasets the first counts.
+        name: "metric", "task/metric" or "dataset/task/metric"; if several match, the first one is used.
     """
 
     def __init__(self, name: str) -> None:
@@ -146,27 +144,27 @@ class BestMetric:
         self.iteration = 0
 
     def update(self, iteration: int, metrics: Mapping[str, float]) -> bool:
-        """Takes a flat evaluation in and tells whether it is the best so far; NaN never is.
+        """Updates with flattened results and returns whether they are the best so far; NaN never is.
 
-        A lacking metric is a warning: hours of training should not end over the choice of a file to keep.
+        A missing metric only logs a warning: a run of hours should not fail because of its best checkpoint.
         """
-        found = [value for key, value in metrics.items() if f"/{key}".endswith(f"/{self.name}")]
-        if not found:
-            there = list(dict.fromkeys(key.split("/", 1)[1] for key in metrics))
+        values = [value for key, value in metrics.items() if f"/{key}".endswith(f"/{self.name}")]
+        if not values:
+            available = list(dict.fromkeys(key.split("/", 1)[1] for key in metrics))
             logger.warning(
                 "no best checkpoint: the evaluation has no metric %r, but %s. Set TEST.BEST_METRIC to one of "
                 "them, or to '' for none",
                 self.name,
-                first_few(there) or "none at all",
+                first_few(available) or "none at all",
             )
             return False
-        if not found[0] > self.value:
+        if not values[0] > self.value:
             return False
-        self.value, self.iteration = found[0], iteration
+        self.value, self.iteration = values[0], iteration
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Best value and its iteration."""
+        """The best value and its iteration."""
         return {"value": self.value, "iteration": self.iteration}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -175,7 +173,7 @@ class BestMetric:
 
 
 def flatten_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """{dataset: {task: {metric: value}}} -> {"dataset/task/metric": value}; `metric-class` is left out."""
+    """{dataset: {task: {metric: value}}} -> {"dataset/task/metric": value}, without per-class metrics (`AP-cat`)."""
     return {
         f"{dataset}/{task}/{metric}": float(value)
         for dataset, tasks in results.items()
@@ -186,7 +184,7 @@ def flatten_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
 
 
 def plain_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Results:
-    """The same results in Python's own floats; numpy's could not be read back with weights_only=True."""
+    """The results with Python floats: torch.load with weights_only=True rejects NumPy scalars."""
     return {
         dataset: {
             task: {metric: float(v) for metric, v in metrics.items()} for task, metrics in tasks.items()
@@ -197,10 +195,13 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> R
 
 @dataclass(frozen=True)
 class TrainingEnd:
-    """How a call of Trainer.train ended.
+    """What Trainer.train returns.
 
-    iteration: iterations done in all. finished: max_iter was reached and evaluated; otherwise `stopped_by`
-    names the signal. results: the latest evaluation, None where there was none.
+    Attributes:
+        iteration: total iterations completed.
+        finished: whether max_iter was reached and evaluated.
+        stopped_by: name of the signal that stopped the run; "" if it finished.
+        results: the latest evaluation; None if there was none.
     """
 
     iteration: int
@@ -210,12 +211,12 @@ class TrainingEnd:
 
 
 def image_drawer(model: CMPF, *, count: int) -> Callable[[Sequence[Sample]], Images]:
-    """A function that draws the first images of a training batch: on the left the targets, on the right the panoptic
-    prediction over the training vocabulary.
+    """A function that draws the first images of a training batch: the targets on the left, the panoptic prediction
+    over the training vocabulary on the right.
 
     Args:
-        model: in evaluation mode when the function is called.
-        count: images at most.
+        model: must be in evaluation mode when the function is called.
+        count: maximum number of images.
     """
     settings = replace(
         model.settings,
@@ -228,11 +229,11 @@ def image_drawer(model: CMPF, *, count: int) -> Callable[[Sequence[Sample]], Ima
     names = model.train_vocabulary.names
 
     def draw(batch: Sequence[Sample]) -> Images:
-        chosen = batch[:count]
+        samples = batch[:count]
         with torch.no_grad():
-            results = model.infer([{"image": sample["image"]} for sample in chosen], settings=settings)
+            results = model.infer([{"image": sample["image"]} for sample in samples], settings=settings)
         images: dict[str, NDArray[np.uint8]] = {}
-        for number, (sample, result) in enumerate(zip(chosen, results, strict=True)):
+        for number, (sample, result) in enumerate(zip(samples, results, strict=True)):
             image = sample["image"].permute(1, 2, 0).to(torch.uint8).cpu().numpy()
             ids, segments = result["panoptic_seg"]
             halves = [
@@ -246,7 +247,7 @@ def image_drawer(model: CMPF, *, count: int) -> Callable[[Sequence[Sample]], Ima
 
 
 def target_segments(targets: Targets) -> tuple[NDArray[np.int32], list[SegmentInfo]]:
-    """Targets as segments: ids (H, W), 0 = none, and what each one is. Where masks overlap the last one shows."""
+    """Converts targets to an id map (H, W), 0 = no segment, and its segments; the last of overlapping masks wins."""
     masks, labels = targets["masks"].cpu().numpy(), targets["labels"].tolist()
     ids = np.zeros(masks.shape[1:], dtype=np.int32)
     for number, mask in enumerate(masks, start=1):

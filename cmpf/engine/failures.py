@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Naming the batch that a training stumbled over."""
+"""Errors that end a training run, with the images of the batch that caused them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ logger = logging.getLogger(__name__)
 
 FAILED_BATCH = "failed_batch.json"
 
+ImageNames = Sequence[Mapping[str, Any]]  # "file_name" and "image_id" of each image, as far as it has them
 
-Names = Sequence[Mapping[str, Any]]  # of images: what there is of "file_name" and "image_id" of each
 
-
-def images_of_all(batch: Any) -> list[dict[str, Any]]:
-    """File name and image id of each sample of all processes' batches; all of them must call it.
+def gather_image_names(batch: Any) -> list[dict[str, Any]]:
+    """Gathers the file names and image ids of all processes' batches. All processes must call it.
 
     Args:
-        batch: of this process; [] is said of one that is no sequence of samples.
+        batch: this process's batch; contributes nothing if it is not a sequence of samples.
     """
     samples = batch if isinstance(batch, Sequence) else []
     own = [
@@ -36,18 +35,20 @@ def images_of_all(batch: Any) -> list[dict[str, Any]]:
     return [image for images in distributed.gather(own) for image in images]
 
 
-def failure(issue: str, *, iteration: int, images: Names, folder: Path, weights: Path) -> TrainingError:
-    """The error that ends a training: what happened, with which images, and how to go on.
+def failure(issue: str, *, iteration: int, images: ImageNames, folder: Path, weights: Path) -> TrainingError:
+    """An error for a batch that cannot be trained on; the main process writes FOLDER/failed_batch.json.
 
     Args:
-        images: of the batch, see images_of_all. They are named, also in FOLDER/failed_batch.json, which the main
-            process writes: iteration, issue and images.
-        weights: of the checkpoint that is left.
+        issue: what happened.
+        iteration: completed iterations.
+        images: names of the batch's images, see gather_image_names.
+        folder: receives the JSON file with iteration, issue and images.
+        weights: weights of the checkpoint to resume from.
     """
     if distributed.is_main():
         content = {"iteration": iteration, "issue": issue, "images": list(images)}
         write_text(folder / FAILED_BATCH, json.dumps(content, indent=1))
-    names = _listed(images) or "unnamed"
+    names = _format_names(images) or "unnamed"
     return TrainingError(
         f"{issue}. Images of the batch (also in {folder / FAILED_BATCH}): {names}. Checkpoint: {weights}. "
         "Look at these images or lower the learning rate; --resume goes on with the next batch"
@@ -55,10 +56,11 @@ def failure(issue: str, *, iteration: int, images: Names, folder: Path, weights:
 
 
 def unreadable_image(error: CMPFError | None, weights: Path) -> TrainingError:
-    """The error that ends a training over an image; all processes must call it, each with its own error if it has one.
+    """An error for an image that cannot be read. All processes must call it.
 
     Args:
-        weights: of the checkpoint that was left.
+        error: this process's error; None if another process failed.
+        weights: weights of the checkpoint to resume from.
     """
     messages = [text for text in distributed.gather(None if error is None else str(error)) if text]
     return TrainingError(
@@ -68,18 +70,26 @@ def unreadable_image(error: CMPFError | None, weights: Path) -> TrainingError:
 
 
 class IssueCounter:
-    """Counts steps in a row that had to be left out.
+    """Counts consecutive skipped steps.
 
     Args:
-        allowed: that many are too many.
+        allowed: the count at which training must end.
     """
 
     def __init__(self, *, allowed: int) -> None:
         self.in_a_row = 0
         self._allowed = allowed
 
-    def add(self, issue: str, *, iteration: int, images: Names) -> bool:
-        """Takes a step in, `issue` "" for a good one, and logs a bad one; True when there are too many."""
+    def add(self, issue: str, *, iteration: int, images: ImageNames) -> bool:
+        """Counts one step and logs it if it was skipped.
+
+        Args:
+            issue: why the step was skipped; "" = it was not, which resets the count.
+            iteration: completed iterations.
+            images: names of the batch's images.
+        Returns:
+            Whether training must end.
+        """
         self.in_a_row = self.in_a_row + 1 if issue else 0
         if not issue:
             return False
@@ -89,11 +99,11 @@ class IssueCounter:
             issue,
             self.in_a_row,
             self._allowed,
-            _listed(images),
+            _format_names(images),
         )
         return self.in_a_row >= self._allowed
 
 
-def _listed(images: Names) -> str:
-    """File name, else image id, of each."""
+def _format_names(images: ImageNames) -> str:
+    """The file name of each image, or its id if it has none."""
     return ", ".join(str(image.get("file_name", image.get("image_id", "(no name)"))) for image in images)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From a batch to losses, in one process or in several that share a batch."""
+"""Forward passes that compute the losses of a batch, in one process or distributed over several."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from cmpf.types import Sample, Targets
 
 
 class Forward(Protocol):
-    """Losses of a batch that may come in parts.
+    """Computes the losses of a batch that may be split into parts for gradient accumulation.
 
-    The losses of all parts add up to those of the batch, and the average of the processes' losses is that of one
-    process which has all their batches.
+    The losses of the parts add up to those of the batch, and their mean over processes equals the losses of a single
+    process that has all batches.
     """
 
     def normalizers(self, batch: Any) -> Any:
-        """What the losses of this batch's parts are divided by. All processes call it."""
+        """The divisors of the losses of this batch's parts. All processes must call it."""
 
     def __call__(self, part: Any, normalizers: Any) -> dict[str, Tensor]:
         """Weighted losses of a part."""
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """Inside, a backward pass leaves its gradients in this process, for a later one to share."""
+        """A context in which backward passes accumulate gradients locally, see DistributedDataParallel.no_sync."""
 
 
 class PlainForward:
-    """Any model whose losses are means over its samples.
+    """Forward pass of any model whose losses are means over its samples.
 
     Args:
-        model: `model(batch)` gives a dict of weighted losses.
+        model: `model(batch)` returns a dict of weighted losses.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,7 +49,7 @@ class PlainForward:
         return len(batch) if isinstance(batch, Sequence) else 1
 
     def __call__(self, part: Any, normalizers: int) -> dict[str, Tensor]:
-        """Losses times the part's share of the batch."""
+        """Losses of a part, scaled by its share of the batch."""
         share = self.normalizers(part) / normalizers
         losses: dict[str, Tensor] = self._model(part)
         return losses if share == 1 else {name: loss * share for name, loss in losses.items()}
@@ -60,14 +60,15 @@ class PlainForward:
 
 
 class CMPFForward:
-    """CMPF, whose losses are divided by numbers of targets.
+    """Forward pass of CMPF, whose losses are normalized by numbers of targets.
 
-    Frozen encoders are kept from DistributedDataParallel: they are neither in its buckets nor broadcast at the start.
+    DistributedDataParallel does not see the frozen encoders: they are neither in its buckets nor broadcast at the
+    start.
 
     Args:
-        model: built with losses.
+        model: must be built with losses.
     Raises:
-        TrainingError: the model was built without.
+        TrainingError: the model was built without losses.
     """
 
     def __init__(self, model: CMPF) -> None:
@@ -86,7 +87,7 @@ class CMPFForward:
         return self._criterion.normalizers(targets, queries=self._queries, device=self._device)
 
     def __call__(self, part: Sequence[Sample], normalizers: Normalizers) -> dict[str, Tensor]:
-        """Losses of a part, divided by the normalizers of the whole."""
+        """Losses of a part, divided by the normalizers of the whole batch."""
         losses: dict[str, Tensor] = self._model(part, normalizers)
         return losses
 
@@ -96,10 +97,10 @@ class CMPFForward:
 
 
 class TrainedPart(nn.Module):
-    """A model as seen by DistributedDataParallel: its parameters and buffers without those of encoders that are frozen.
+    """Wraps a model for DistributedDataParallel: holds its parameters and buffers, except those of frozen encoders.
 
     Args:
-        model: its losses are computed as always, encoders included.
+        model: the whole model, which computes the losses.
     """
 
     def __init__(self, model: CMPF) -> None:
@@ -112,22 +113,22 @@ class TrainedPart(nn.Module):
             self.add_module(f"clip_trunk_{index}", part)
         if clip.model.logit_scale.requires_grad:
             self.clip_logit_scale = clip.model.logit_scale
-        self._whole = (model,)  # inside a tuple nn.Module does not find it
+        self._model = (model,)  # the tuple keeps nn.Module from registering the whole model
 
     def forward(self, batch: Sequence[Sample], normalizers: Normalizers) -> dict[str, Tensor]:
         """See CMPF.losses."""
-        return self._whole[0].losses(batch, normalizers)
+        return self._model[0].losses(batch, normalizers)
 
 
 def _parallel(model: nn.Module) -> nn.Module:
-    """The model whose backward pass averages gradients over processes; itself where there is one process."""
+    """Wraps the model in DistributedDataParallel if there are several processes."""
     if not distributed.is_parallel():
         return model
     device = next(model.parameters()).device
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # the trained part has none that change
+        broadcast_buffers=False,  # no buffer of the trained part changes
         gradient_as_bucket_view=True,
     )
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""SIGTERM, SIGINT and SLURM's SIGUSR1 are a polite request to stop. Commands that do so without torch use it, too."""
+"""Handles SIGINT, SIGTERM and SLURM's SIGUSR1 as requests to stop. Must not import torch: some commands run without."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 
 
 class Interrupted(BaseException):
-    """Raised by a signal inside `StopRequest.at_once()`; not an Exception, so that nothing swallows it."""
+    """Raised by a signal inside `StopRequest.at_once()`. A BaseException, so `except Exception` does not catch it."""
 
 
 class StopRequest:
-    """While entered, the first signal sets `requested`; the second does what it would do without us.
+    """Context manager in which the first signal sets `requested`; a second one has its previous effect.
 
-    Signals reach the main thread only; entered in another thread, nothing is installed.
+    Python handles signals in the main thread only; in other threads no handler is installed.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """For long work that needs no tidy end: here a signal raises Interrupted without delay."""
+        """A context in which a signal raises Interrupted immediately; for long work that may be abandoned."""
         self._at_once = True
         try:
             if self.requested:
@@ -56,16 +56,16 @@ class StopRequest:
         self.signal_name = signal.Signals(number).name
         self._restore()
         if hasattr(signal, "SIGCHLD"):
-            # A signal to the whole process group ends the loader's workers too. PyTorch raises an error in
-            # the middle of whatever runs when a worker dies; the iteration shall be finished first.
+            # A signal to the process group also ends the data loader's workers. PyTorch's SIGCHLD handler would
+            # raise an error wherever the main process is; the iteration must finish first.
             self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # A print here could re-enter the very print that the signal interrupted; a bare write cannot.
+        # print() is not reentrant: the signal may have interrupted one.
         os.write(2, f"\n{self.signal_name}: saving and stopping (once more to stop at once)\n".encode())
         if self._at_once:
             raise Interrupted
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
-            # None: a handler that was not set from Python and that Python cannot set again.
+            # None: the handler was not installed from Python, which cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Runs a function in several processes: PyTorch's elastic launcher starts and watches them, as torchrun does."""
+"""Runs a function in several processes, started and monitored by PyTorch's elastic launcher as torchrun does."""
 
 from __future__ import annotations
 
@@ -34,24 +34,29 @@ from cmpf.common.processes import when_parent_ends
 from cmpf.engine.interrupts import SIGNALS
 from cmpf.errors import CMPFError, ConfigError, TrainingError
 
-GRACE = 15  # seconds that processes have to end by themselves after one has died
-# Seconds in which a process that lost its connection waits for the one that died to be noticed first.
-SETTLE = 2.0
-QUIET = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+GRACE_PERIOD = 15  # seconds for the other processes to end by themselves after one has failed
+# Seconds for which a process that lost its connection waits, so that the failure which caused this is reported first.
+REPORT_DELAY = 2.0
+SILENCED_LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 
 @dataclass(frozen=True)
 class Failure:
     """The error that ended a process.
 
-    message: its text. ours: of a kind that a user can cause. details: traceback, "" for our own. at: time.time().
+    Attributes:
+        rank: the process's rank.
+        message: the error's text.
+        user_error: whether it is a CMPFError, which a user can cause and fix.
+        traceback: "" for a user error.
+        time: seconds since the epoch.
     """
 
     rank: int
     message: str
-    ours: bool
-    details: str
-    at: float
+    user_error: bool
+    traceback: str
+    time: float
 
 
 def launch(
@@ -64,24 +69,24 @@ def launch(
     args: tuple[Any, ...] = (),
     device: str = "cpu",
 ) -> int:
-    """Calls a function in every process of a group, and waits for all of them.
+    """Calls a function in every process of a process group and waits for all of them.
 
-    In an environment made by torchrun or srun this process is one of the group already. Otherwise, where one process
-    on one machine is wanted, the function is simply called, without a group; else processes are started as torchrun
-    starts them, and find their places in the same environment.
+    If torchrun or srun started this process, it joins their group. Otherwise it starts `num_processes` processes as
+    torchrun would, or calls the function directly, without a group, if one process is requested in total.
 
     Args:
-        function: importable by its name; returns an exit code.
-        num_processes: on this machine.
-        num_machines, machine_rank: machines of the group, and this one's number.
+        function: importable by name; returns an exit code.
+        num_processes: number of processes on this machine.
+        num_machines: number of machines.
+        machine_rank: this machine's rank, 0 .. num_machines - 1.
         dist_url: tcp://HOST:PORT of machine 0, the same on all machines; "auto" on one machine.
-        args: of the function; can be pickled.
+        args: arguments of the function; must be picklable.
         device: "cuda" = one GPU per process and NCCL, "cpu" = gloo.
     Returns:
         The largest exit code.
     Raises:
-        ConfigError: numbers that do not fit together.
-        TrainingError: a process ended with an error, or was killed; the others have been ended.
+        ConfigError: the numbers or the URL are inconsistent.
+        TrainingError: a process failed or was killed; the others have been ended.
     """
     place = place_from_environment()
     if place is not None:
@@ -112,20 +117,20 @@ def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: s
 def _launch_config(
     num_processes: int, num_machines: int, machine_rank: int, dist_url: str, folder: str
 ) -> LaunchConfig:
-    """One machine meets itself on its loopback address; several meet at machine 0, in the order of their ranks."""
-    alone = num_machines == 1 and dist_url == "auto"
+    """Rendezvous on the loopback address for one machine, at machine 0 with static ranks for several."""
+    local = num_machines == 1 and dist_url == "auto"
     return LaunchConfig(
         min_nodes=num_machines,
         max_nodes=num_machines,
         nproc_per_node=num_processes,
-        run_id=uuid.uuid4().hex if alone else "cmpf",
-        rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="127.0.0.1:0" if alone else dist_url.removeprefix("tcp://"),
+        run_id=uuid.uuid4().hex if local else "cmpf",
+        rdzv_backend="c10d" if local else "static",
+        rdzv_endpoint="127.0.0.1:0" if local else dist_url.removeprefix("tcp://"),
         rdzv_configs={"rank": machine_rank, "timeout": int(TIMEOUT.total_seconds())},
-        local_addr="127.0.0.1" if alone else None,
+        local_addr="127.0.0.1" if local else None,
         max_restarts=0,
-        shutdown_timeout=GRACE,
-        signals_to_handle="SIGHUP,SIGQUIT",  # those that a training answers by saving are passed on below
+        shutdown_timeout=GRACE_PERIOD,
+        signals_to_handle="SIGHUP,SIGQUIT",  # _forward_signals handles the others
         logs_specs=DefaultLogsSpecs(log_dir=folder),
     )
 
@@ -133,22 +138,22 @@ def _launch_config(
 def _run(
     config: LaunchConfig, function: Callable[..., int], args: tuple[Any, ...], device: str, folder: Path
 ) -> int:
-    """The largest exit code of the processes of this machine."""
-    with _quiet(), _signals_passed_on() as signals:
+    """Runs this machine's processes; returns the largest exit code."""
+    with _silence_launcher(), _forward_signals() as signals:
         try:
             codes: dict[int, int] = elastic_launch(config, _worker)(function, args, device, str(folder))
         except ChildFailedError as error:
             failure = _first_failure(error, folder)
             if failure is None and signals:
-                raise KeyboardInterrupt from None  # stopped before there was anything to save, or twice
+                raise KeyboardInterrupt from None  # a signal before the first iteration, or a second signal
             raise _as_error(error, failure, others=config.nproc_per_node * config.max_nodes > 1) from None
     return max(codes.values())
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The launcher's own reports of a failure, tracebacks of all processes, are replaced by one message."""
-    loggers = [logging.getLogger(name) for name in QUIET]
+def _silence_launcher() -> Iterator[None]:
+    """Silences the launcher's failure reports (tracebacks of all processes); one message replaces them."""
+    loggers = [logging.getLogger(name) for name in SILENCED_LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -160,35 +165,35 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_passed_on() -> Iterator[list[int]]:
-    """Requests to stop go to the processes, which save and end; the list holds those that came.
+def _forward_signals() -> Iterator[list[int]]:
+    """Forwards signals that request a stop to the processes, which save and end; yields the list of those received.
 
-    The processes have sessions of their own, so that Ctrl-C reaches them through here, and only once.
+    Each process has its own session, so Ctrl-C reaches it only through this handler, once.
     """
-    came: list[int] = []
+    received: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for process in multiprocessing.active_children():
             if process.pid is not None:
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _first_failure(error: ChildFailedError, folder: Path) -> Failure | None:
-    """The error that ended the others; None where a process died without one."""
+    """The failure that ended the other processes too; None if a process died without writing one."""
     rank, _ = error.get_first_failure()
     if not (folder / f"{rank}.json").is_file():
         return None
     failures = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
-    # One of our own errors says more than the broken connections after it.
-    return min(failures, key=lambda failure: (not failure.ours, failure.at))
+    # A CMPFError says more than the connection errors that follow it.
+    return min(failures, key=lambda failure: (not failure.user_error, failure.time))
 
 
 def _as_error(error: ChildFailedError, failure: Failure | None, *, others: bool) -> TrainingError:
@@ -196,8 +201,8 @@ def _as_error(error: ChildFailedError, failure: Failure | None, *, others: bool)
     if failure is None:
         rank, process = error.get_first_failure()
         return TrainingError(f"process {rank}: it {_died(process.exitcode)}{ended}")
-    if failure.details:
-        print(failure.details, file=sys.stderr)
+    if failure.traceback:
+        print(failure.traceback, file=sys.stderr)
     return TrainingError(f"process {failure.rank}: {failure.message}{ended}")
 
 
@@ -209,11 +214,11 @@ def _died(exitcode: int) -> str:
 
 
 def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, folder: str) -> int:
-    """A started process: the function, and a note in `folder` if it fails."""
+    """Runs the function in a started process; writes FOLDER/RANK.json if it fails."""
     if hasattr(os, "setsid"):
         os.setsid()
-    # Linux sends the death signal that PyTorch asks for once for each thread of the parent, and a second request to
-    # stop ends a process at once. So it is switched off, and a thread asks once.
+    # PyTorch asks Linux for a signal at the parent's death, which arrives once per thread of the parent, and a second
+    # signal ends a process immediately. It is switched off; a thread of our own sends a single one.
     multiprocessing_of_torch._prctl_pr_set_pdeathsig(0)  # type: ignore[attr-defined]
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
     place = place_from_environment()
@@ -224,12 +229,12 @@ def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, fo
     except Exception as error:
         failure = _failure(place.rank, error)
         write_text(Path(folder) / f"{place.rank}.json", json.dumps(asdict(failure)))
-        if not failure.ours:
-            time.sleep(SETTLE)
+        if not failure.user_error:
+            time.sleep(REPORT_DELAY)
         raise
     launcher = multiprocessing.parent_process()
     if launcher is not None and not launcher.is_alive():
-        # One that was killed never takes the code, and PyTorch would wait for that.
+        # PyTorch would wait forever for a killed launcher to receive the exit code.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -237,14 +242,14 @@ def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, fo
 
 
 def _failure(rank: int, error: Exception) -> Failure:
-    """The error that is being handled, as the launcher tells it."""
-    ours = isinstance(error, CMPFError)
+    """Describes the exception that is being handled."""
+    user_error = isinstance(error, CMPFError)
     return Failure(
         rank=rank,
-        message=(str(error) or "error") if ours else f"{type(error).__name__}: {error}",
-        ours=ours,
-        details="" if ours else traceback.format_exc(),
-        at=time.time(),
+        message=(str(error) or "error") if user_error else f"{type(error).__name__}: {error}",
+        user_error=user_error,
+        traceback="" if user_error else traceback.format_exc(),
+        time=time.time(),
     )
 
 

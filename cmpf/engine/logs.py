@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The program's log: short on the terminal, complete in the run's folder, with what the run ran on at its top."""
+"""Logging to the terminal and to the run's log file, and a report of the software and hardware of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cmpf.common import distributed
 from cmpf.common.cpu import usable_cores
 
-FILE_ONLY = {"file_only": True}  # as logger.info(..., extra=FILE_ONLY): not for the terminal
+FILE_ONLY = {"file_only": True}  # logger.info(..., extra=FILE_ONLY) keeps a message off the terminal
 LOG_FILE = "log.txt"
 PACKAGES = (
     "cmpf",
@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 class _TerminalHandler(logging.Handler):
-    """Prints above a progress bar instead of through it."""
+    """Prints above a progress bar without breaking it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -46,13 +46,13 @@ class _TerminalHandler(logging.Handler):
 
 @contextmanager
 def logging_to(folder: Path) -> Iterator[logging.Logger]:
-    """Sends the "cmpf" logger to the terminal and to FOLDER/log.txt (appended) while the block lasts.
+    """Within the block, the "cmpf" logger writes to the terminal and appends to FOLDER/log.txt.
 
-    Python's warnings, most of which come from dependencies and are nothing that a user can act on, go to the
-    file only. Of several processes only the first is heard on the terminal; the others have log_rank1.txt, ...
+    Python's warnings go to the file only: most come from dependencies, and users cannot act on them. With several
+    processes, rank 0 alone writes to the terminal; rank 1 writes to log_rank1.txt, and so on.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
     Yields:
         The "cmpf" logger, at level INFO.
     """
@@ -85,7 +85,7 @@ def logging_to(folder: Path) -> Iterator[logging.Logger]:
 
 
 def environment_report() -> str:
-    """Versions, processor, GPUs, threads and git commit, one `name: value` a line."""
+    """Versions, processor, GPUs, threads and git commit, one name and value per line."""
     rows = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -100,7 +100,7 @@ def environment_report() -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit of the checkout whose root is `folder`, with "+ changes" if files differ; None if it is none."""
+    """Commit of the git checkout at `folder`, with "+ changes" if files were modified; None if it is not a checkout."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -109,7 +109,7 @@ def git_commit(folder: Path) -> str | None:
         return done.stdout.strip()
 
     try:
-        # An installed package may lie inside somebody else's repository, whose commit says nothing about it.
+        # An installed package may lie inside another repository, whose commit says nothing about it.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             return None
         changes = " + changes" if git("status", "--porcelain", "--untracked-files=no") else ""
@@ -133,7 +133,7 @@ def _gpus() -> str:
 
 
 def _processor() -> str:
-    """The model's name where Linux tells it."""
+    """The processor's model name from /proc/cpuinfo, or what the platform module reports."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""AdamW with groups of its own for normalization layers and nn.Embedding, and the average of the weights."""
+"""AdamW with separate parameter groups for normalization layers and nn.Embedding, and weight averaging (EMA)."""
 
 from __future__ import annotations
 
@@ -34,31 +34,34 @@ def build_optimizer(
     weight_decay: float,
     weight_decay_norm: float,
     weight_decay_embed: float,
-    slow: str = "",
-    slow_factor: float = 1.0,
+    scaled_prefix: str = "",
+    lr_factor: float = 1.0,
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient (spec: default betas).
+    """AdamW over the parameters that require a gradient, with PyTorch's default betas.
 
     Args:
         model: its frozen parameters (requires_grad False) are left out.
-        lr: learning rate, of all but the slow parameters.
-        weight_decay: of all parameters that the two groups below do not hold.
-        weight_decay_norm: of normalization layers.
-        weight_decay_embed: of nn.Embedding alone, as published: level embeddings of the deformable encoders are bare
-            parameters and decay as weights do.
-        slow: the start of the names of parameters that learn with `slow_factor` times lr; "" = none.
+        lr: learning rate.
+        weight_decay: for all parameters except those of the next two arguments.
+        weight_decay_norm: for normalization layers.
+        weight_decay_embed: for nn.Embedding only, as published: the level embeddings of the deformable encoders are
+            bare parameters and use `weight_decay`.
+        scaled_prefix: parameters whose name starts with it use lr * lr_factor; "" = none.
+        lr_factor: see scaled_prefix.
     Raises:
-        TrainingError: nothing in the model can be trained.
+        TrainingError: no parameter of the model requires a gradient.
     """
-    slow_ones = {id(p) for name, p in model.named_parameters() if slow and name.startswith(slow)}
+    scaled = {
+        id(p) for name, p in model.named_parameters() if scaled_prefix and name.startswith(scaled_prefix)
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    decay_of_kind = {"norm": weight_decay_norm, "embedding": weight_decay_embed, "other": weight_decay}
+    decays = {"norm": weight_decay_norm, "embedding": weight_decay_embed, "other": weight_decay}
     for kind, parameter in _trained_parameters(model):
-        factor = slow_factor if id(parameter) in slow_ones else 1.0
-        groups.setdefault((factor, decay_of_kind[kind]), []).append(parameter)
+        factor = lr_factor if id(parameter) in scaled else 1.0
+        groups.setdefault((factor, decays[kind]), []).append(parameter)
     if not groups:
         raise TrainingError("the model has no parameter that requires a gradient: there is nothing to train")
-    # The slow ones last: the rate of the first group is the one that logs show.
+    # Groups with a scaled rate come last: logs show the rate of the first group.
     ordered = sorted(groups.items(), key=lambda group: group[0][0] != 1.0)
     return torch.optim.AdamW(
         [
@@ -70,10 +73,10 @@ def build_optimizer(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads the state that a checkpoint holds.
+    """Loads an optimizer's state from a checkpoint.
 
     Raises:
-        TrainingError: it is of other parameters, or of the same ones in other groups of weight decay.
+        TrainingError: the parameter groups have different sizes, because the model or the grouping has changed.
     """
     saved, own = (
         [len(g["params"]) for g in groups] for groups in (state["param_groups"], optimizer.param_groups)
@@ -88,10 +91,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Makes sure that what is optimized is what the model trains.
+    """Checks that the optimizer holds exactly the model's parameters that require a gradient.
 
     Raises:
-        TrainingError: the optimizer holds a frozen or a foreign parameter, or lacks one.
+        TrainingError: the optimizer holds a frozen or a foreign parameter, or a parameter is missing.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     optimized = [p for group in optimizer.param_groups for p in group["params"]]
@@ -107,15 +110,15 @@ def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
             "optimizer after the model has its final form"
         )
     held = {id(p) for p in optimized}
-    lacking = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
-    if lacking:
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing:
         raise TrainingError(
-            f"the optimizer lacks parameters that require a gradient: {first_few(lacking)}. Add or freeze them"
+            f"the optimizer lacks parameters that require a gradient: {first_few(missing)}. Add or freeze them"
         )
 
 
 def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(kind, parameter) of each parameter that requires a gradient, once."""
+    """Yields (kind, parameter) for each parameter that requires a gradient; shared parameters once."""
     seen: set[int] = set()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -131,11 +134,11 @@ def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 class WeightAverage:
-    """Follows the weights after each step, see move_average.
+    """Exponential moving average of the trained weights, see move_average.
 
     Args:
-        model: parameters that require a gradient are averaged.
-        decay: 0 (the weights themselves) .. below 1.
+        model: its parameters that require a gradient are averaged.
+        decay: in [0, 1); 0 = the weights themselves.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -145,14 +148,14 @@ class WeightAverage:
         self._steps = 0
 
     def update(self) -> None:
-        """Takes the weights of now in."""
+        """Updates the average with the current weights; call it after each optimizer step."""
         self._steps += 1
         average, weights = list(self._average.values()), list(self._weights.values())
         move_average(average, weights, step=self._steps, decay=self._decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights; afterwards its own again, to the bit."""
+        """Within the block, the model has the averaged weights; afterwards its own are restored exactly."""
         own = {name: p.detach().clone() for name, p in self._weights.items()}
         self._set(self._average)
         try:
@@ -161,12 +164,12 @@ class WeightAverage:
             self._set(own)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average by name, and the number of steps."""
+        """The average by parameter name, and the number of steps."""
         return {"steps": self._steps, "average": dict(self._average)}
 
     @torch.no_grad()
     def resume(self, state: Mapping[str, Any] | None) -> None:
-        """Restores `state_dict`; None, of a training without average, begins at the weights of now."""
+        """Restores `state_dict`; None (the checkpoint has no average) starts from the current weights."""
         self._steps = 0 if state is None else int(state["steps"])
         values = self._weights if state is None else state["average"]
         for name, average in self._average.items():

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Where the time of a training step goes, or that of an image in an evaluation.
+"""Profiles training steps or evaluation batches by section.
 
-The sections are `torch.profiler.record_function` blocks where the work is done; here they are added up.
+Sections are `torch.profiler.record_function` blocks in the code that does the work; this module sums their times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cmpf.evaluation import Evaluator
 
 TRACE_FILE = "profile_trace.json"
-WARM_UP = 2  # steps before the measured ones: allocation, and what libraries choose at the first call
+WARMUP_STEPS = 2  # unmeasured: memory allocation and the libraries' choice of kernels
 SECTIONS = ("data", "frozen encoders", "decoder", "matching", "losses", "backward", "optimizer")
 EVALUATION_SECTIONS = (
     "data",
@@ -40,7 +40,14 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class Profile:
-    """Mean seconds of a step by section, and in all. images: of a step, in this process."""
+    """Mean times of a step.
+
+    Attributes:
+        iterations: number of measured steps.
+        seconds: mean seconds by section.
+        total: mean seconds of a whole step.
+        images: mean images per step, in this process.
+    """
 
     iterations: int
     seconds: dict[str, float]
@@ -48,7 +55,7 @@ class Profile:
     images: float
 
     def table(self) -> str:
-        """One line per section: milliseconds and share of the step."""
+        """A table with one line per section: milliseconds and share of the step."""
         lines = [
             f"mean of {self.iterations} steps, {self.images / self.total:.3g} images a second",
             f"{'section':<16} {'ms':>9} {'share':>7}",
@@ -59,11 +66,11 @@ class Profile:
 
 
 def profile_training(trainer: Trainer, *, iterations: int, folder: Path | None) -> Profile:
-    """Takes training steps and measures them; nothing is saved, so the trainer is of no use afterwards.
+    """Runs and measures training steps. The trainer cannot be used afterwards.
 
     Args:
-        trainer: at its start.
-        iterations: steps measured, after two to warm up.
+        trainer: a trainer that has not started.
+        iterations: number of measured steps; two warm-up steps precede them.
         folder: receives profile_trace.json of the last step, for chrome://tracing or Perfetto; None = no trace.
     """
     trainer.model.train()
@@ -86,14 +93,16 @@ def profile_evaluation(
     iterations: int,
     folder: Path | None,
 ) -> Profile:
-    """Evaluates some batches, again from the first one where there are no more, and measures them.
+    """Evaluates and measures batches, starting over when the loader is exhausted.
 
     Args:
-        infer: gives the results of a batch; what its sections leave of it is post-processing.
-        loader: batches. evaluators: what looks at the results; they are not asked for theirs.
-        iterations, folder: see profile_training.
+        infer: predicts a batch; time outside its own sections counts as post-processing.
+        loader: batches.
+        evaluators: process the predictions; they are not evaluated.
+        iterations: number of measured batches; two warm-up batches precede them.
+        folder: see profile_training.
     """
-    batches = _again_and_again(loader)
+    batches = _repeat(loader)
 
     @torch.no_grad()
     def step() -> int:
@@ -103,7 +112,7 @@ def profile_evaluation(
             outputs = infer(batch)
         with record_function("evaluators"):
             for evaluator in evaluators:
-                evaluator.reset()  # images come again
+                evaluator.reset()  # evaluators reject repeated images
                 evaluator.process(batch, outputs)
         return len(batch)
 
@@ -113,21 +122,21 @@ def profile_evaluation(
 def _profile(
     step: Callable[[], int], sections: Sequence[str], *, iterations: int, folder: Path | None
 ) -> Profile:
-    """Takes steps, each of which tells how many images it had."""
+    """Measures steps; `step` returns its number of images."""
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
-    for _ in range(WARM_UP):
+    for _ in range(WARMUP_STEPS):
         step()
     images, total = 0, 0.0
     sums: dict[str, float] = defaultdict(float)
-    for number in range(iterations):  # one profile per step: the operations of many would fill the memory
+    for number in range(iterations):  # one profile per step: the events of many steps would fill the memory
         with profile(activities=activities) as profiler:
-            began = time.perf_counter()
+            started = time.perf_counter()
             images += step()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            total += time.perf_counter() - began
+            total += time.perf_counter() - started
         for name, seconds in _own_seconds(profiler, sections).items():
             sums[name] += seconds
         if folder is not None and number == iterations - 1:
@@ -139,7 +148,7 @@ def _profile(
 
 
 def _own_seconds(profiler: profile, sections: Sequence[str]) -> dict[str, float]:
-    """Seconds of each section, without the sections inside it: those of the GPU where it did the section's work."""
+    """Seconds of each section without its nested sections: GPU time if the section ran on the GPU, else CPU time."""
     seconds: dict[str, float] = defaultdict(float)
     for event in profiler.events() or ():  # type: ignore[no-untyped-call]
         if event.name not in sections or event.device_type.name != "CPU":
@@ -154,6 +163,6 @@ def _own_seconds(profiler: profile, sections: Sequence[str]) -> dict[str, float]
     return {name: max(0.0, value) for name, value in seconds.items()}
 
 
-def _again_and_again(loader: Iterable[Any]) -> Iterator[Any]:
+def _repeat(loader: Iterable[Any]) -> Iterator[Any]:
     while True:
         yield from loader

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Learning rate as a function of the iteration: multi-step, cosine or polynomial, with a linear warm-up.
+"""Learning rate schedules with linear warm-up: multi-step, cosine or polynomial.
 
-The function has no memory, so a resumed run has the learning rate of an uninterrupted one by construction.
+The rate is a pure function of the iteration, so a resumed run has the rates of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Schedule:
     """Sets the learning rate of every group to its base rate times `factor(iteration)`.
 
     Args:
-        optimizer: its present learning rates are the base rates.
-        factor: iteration (0 = the first) -> factor of the base learning rate.
+        optimizer: its current learning rates are the base rates.
+        factor: maps an iteration (from 0) to a factor of the base rate.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, factor: Callable[[int], float]) -> None:
@@ -34,21 +34,21 @@ class Schedule:
         self._apply()
 
     def step(self) -> None:
-        """Goes on to the next iteration's learning rate."""
+        """Advances to the next iteration's learning rate."""
         self._iteration += 1
         self._apply()
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the first group."""
+        """Learning rate of the first parameter group."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration and base rates, in plain numbers."""
+        """Iteration and base rates as Python numbers."""
         return {"iteration": self._iteration, "base_rates": list(self._base_rates)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to where `state_dict` was taken."""
+        """Restores `state_dict`."""
         self._iteration = int(state["iteration"])
         self._base_rates = [float(rate) for rate in state["base_rates"]]
         self._apply()
@@ -70,16 +70,19 @@ def build_schedule(
     warmup_factor: float,
     power: float = 0.9,
 ) -> Schedule:
-    """A schedule by the name that Detectron2's users know.
+    """Builds a schedule by its Detectron2 name.
 
     Args:
         name: "WarmupMultiStepLR", "WarmupCosineLR" or "WarmupPolyLR".
-        max_iter: where the cosine and the polynomial reach zero.
-        steps, gamma: multi-step only: iterations at which the rate is multiplied by gamma.
-        warmup_iters, warmup_factor: the factor rises linearly from warmup_factor at 0 to 1 at warmup_iters.
-        power: polynomial only.
+        optimizer: its learning rates are the base rates.
+        max_iter: iteration at which the cosine and the polynomial reach zero.
+        steps: multi-step only: ascending iterations at which the rate is multiplied by gamma.
+        gamma: multi-step only.
+        warmup_iters: iterations of the linear warm-up from warmup_factor to 1.
+        warmup_factor: factor at iteration 0.
+        power: exponent of the polynomial.
     Raises:
-        ConfigError: unknown name, or numbers that make no schedule.
+        ConfigError: the name is unknown, max_iter is not positive, or steps do not ascend.
     """
     if name not in NAMES:
         raise ConfigError(f"learning rate schedule {name!r} is not known; choose one of {', '.join(NAMES)}")
@@ -100,22 +103,22 @@ def build_schedule(
 
 
 def warmup(iteration: int, *, iters: int, start: float) -> float:
-    """Straight line from `start` at iteration 0 to 1 at iteration `iters`, then 1."""
+    """Rises linearly from `start` at iteration 0 to 1 at iteration `iters`, then stays 1."""
     if iteration >= iters:
         return 1.0
     return start + (1.0 - start) * iteration / iters
 
 
 def multi_step(iteration: int, *, steps: Sequence[int], gamma: float) -> float:
-    """gamma to the power of the number of steps at or before `iteration`; `steps` ascending."""
+    """gamma ** (number of steps at or before `iteration`); `steps` must ascend."""
     return float(gamma ** bisect_right(steps, iteration))
 
 
 def cosine(iteration: int, *, max_iter: int) -> float:
-    """Half a cosine wave from 1 at iteration 0 to 0 at `max_iter`."""
+    """Half a cosine period, from 1 at iteration 0 to 0 at `max_iter`."""
     return 0.5 * (1.0 + math.cos(math.pi * min(iteration, max_iter) / max_iter))
 
 
 def polynomial(iteration: int, *, max_iter: int, power: float) -> float:
-    """(1 - iteration / max_iter) to a power, 0 from `max_iter` on."""
+    """(1 - iteration / max_iter) ** power; 0 from `max_iter` on."""
     return float((1.0 - min(iteration, max_iter) / max_iter) ** power)

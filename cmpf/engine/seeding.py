@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The global random number generators: seeding, saving and restoring them; and batches that draw nothing from them."""
+"""Seeds, saves and restores the global random number generators of Python, NumPy and torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cmpf.common import distributed
 
 
 def seed_everything(seed: int) -> int:
-    """Seeds Python's, numpy's and torch's global generators (torch: every device).
+    """Seeds the global generators of Python, NumPy and torch (all devices).
 
     Args:
-        seed: 0 .. 2**32 - 1; a negative number asks for one from the operating system.
+        seed: 0 .. 2**32 - 1; if negative, the operating system chooses one.
     Returns:
-        The seed used, for the log.
+        The seed used.
     """
     if seed < 0:
         seed = int.from_bytes(os.urandom(4), "little")
@@ -32,16 +32,16 @@ def seed_everything(seed: int) -> int:
 
 
 def seed_rank(seed: int) -> None:
-    """Gives each process random numbers of its own; rank 0 keeps those it has, as in a single process.
+    """Seeds each rank above 0 differently; rank 0 keeps its random state, as in a single process.
 
     Args:
-        seed: of the training; 0 or more.
+        seed: the run's seed, 0 or more.
     """
     _seed_other_ranks((seed,))
 
 
 def rng_state() -> dict[str, Any]:
-    """State of all global generators, in tensors and plain values: what weights_only=True can read."""
+    """State of all global generators as tensors and Python values, which weights_only=True can read."""
     version, words, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=False)
     inner: dict[str, Any] = numpy_state["state"]
@@ -60,7 +60,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Puts all global generators where `rng_state` found them; GPUs that are gone are passed over."""
+    """Restores `rng_state`; states of GPUs that this machine lacks are ignored."""
     python, numpy_state = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
     np.random.set_state(
@@ -73,36 +73,36 @@ def set_rng_state(state: dict[str, Any]) -> None:
         )
     )
     torch.set_rng_state(state["torch"])
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for device, device_state in enumerate(state["cuda"][:here]):
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device, device_state in enumerate(state["cuda"][:devices]):
         torch.cuda.set_rng_state(device_state, device)
 
 
 def set_rank_rng_state(states: dict[str, Any] | list[dict[str, Any]], *, iteration: int) -> None:
-    """Puts this process's generators where `rng_state` found those of its rank.
+    """Restores the random state of this process's rank.
 
     Args:
-        states: by rank; a single one is that of a training in one process. A rank that has none, because there are
-            more processes now, gets numbers of its own.
-        iteration: of the training; another one gives such a rank other numbers.
+        states: `rng_state` of each rank, or that of a single-process run. A rank without one (the run now has more
+            processes) is seeded from the initial seed, the iteration and its rank.
+        iteration: iteration at which the run resumes.
     """
-    known = states if isinstance(states, list) else [states]
-    if distributed.rank() < len(known):
-        set_rng_state(known[distributed.rank()])
+    by_rank = states if isinstance(states, list) else [states]
+    if distributed.rank() < len(by_rank):
+        set_rng_state(by_rank[distributed.rank()])
     else:
-        set_rng_state(known[0])
+        set_rng_state(by_rank[0])
         _seed_other_ranks((torch.initial_seed(), iteration))
 
 
-def _seed_other_ranks(origin: tuple[int, ...]) -> None:
+def _seed_other_ranks(entropy: tuple[int, ...]) -> None:
     rank = distributed.rank()
     if rank:
-        seed_everything(int(np.random.SeedSequence([*origin, rank]).generate_state(1)[0]))
+        seed_everything(int(np.random.SeedSequence([*entropy, rank]).generate_state(1)[0]))
 
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """What happens inside leaves no trace in the global generators."""
+    """Restores the global generators after the block."""
     state = rng_state()
     try:
         yield
@@ -111,9 +111,9 @@ def preserved_rng() -> Iterator[None]:
 
 
 class TrainLoader(Protocol):
-    """Endless batches whose position can be saved: after `load_state_dict`, `iter` gives the next batch.
+    """An endless iterable of batches whose position can be saved: after `load_state_dict`, `iter` continues there.
 
-    It draws nothing from the global random generators, or a resumed run would draw other numbers.
+    It must not use the global random generators, whose numbers would differ in a resumed run.
     """
 
     def __iter__(self) -> Iterator[Any]: ...

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""One optimizer step in mixed precision, left out where something is not finite; what is measured, and its mean."""
+"""One training step in mixed precision, skipped if losses or gradients are not finite, and its measurements."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from cmpf.common import distributed
 from cmpf.engine.forward import Forward
 from cmpf.errors import TrainingError, first_few
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # beside "auto"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # SOLVER.AMP.DTYPE other than "auto"
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """losses: weighted, by name, the mean over processes. grad_norm: of all gradients before clipping, NaN where
-    there were none.
+    """Result of one training step.
 
-    issue: what was not finite, so that the step was left out; "" after a step, and after an overflow that
-    float16's loss scaler is expected to meet while it looks for its range.
+    Attributes:
+        losses: weighted losses by name, mean over processes.
+        grad_norm: L2 norm of all gradients before clipping; NaN if there was no backward pass.
+        issue: what was not finite, so that the step was skipped; "" after a normal step, and after a float16 overflow
+            while the loss scaler still searches for its scale.
     """
 
     losses: dict[str, float]
@@ -37,17 +39,17 @@ class StepResult:
 
 
 class TrainStep:
-    """Forward, backward, clip, step.
+    """Forward, backward, gradient clipping and optimizer step.
 
-    With several processes all of them take the same step or leave it out together.
+    All processes take a step or skip it together.
 
     Args:
-        forward: gives weighted losses.
-        optimizer: steps; its parameters' gradients are clipped together.
-        amp: mixed precision, see MixedPrecision.
-        amp_dtype: its type.
-        clip_norm: largest L2 norm of all gradients together; math.inf = no clipping.
-        accumulation_steps: parts that a batch is cut into, one after the other, to save memory.
+        forward: computes weighted losses.
+        optimizer: the gradients of its parameters are clipped together.
+        amp: use mixed precision, see MixedPrecision.
+        clip_norm: maximum L2 norm of all gradients together; math.inf = no clipping.
+        amp_dtype: dtype of mixed precision: "auto", "bf16" or "fp16".
+        accumulation_steps: number of parts into which a batch is split, run one after the other to save memory.
     """
 
     def __init__(
@@ -76,37 +78,41 @@ class TrainStep:
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss, values = self._losses(batch)
-        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            return StepResult(losses=values, grad_norm=math.nan, issue=first_few(bad, 3))
+        not_finite = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
+        if not_finite:
+            return StepResult(losses=values, grad_norm=math.nan, issue=first_few(not_finite, 3))
         with record_function("backward"):
             self.precision.backward(loss)
         with record_function("optimizer"):
             return self._update(values)
 
     def _losses(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the last part, whose backward pass is still to come, and all losses of the whole batch."""
+        """Runs the batch, except the backward pass of its last part.
+
+        Returns:
+            The total loss of the last part, and the weighted losses of the whole batch, mean over processes.
+        """
         *earlier, last = split(batch, self._accumulation_steps)
         normalizers = self._forward.normalizers(batch)
-        error, done, losses = None, None, {}
+        error, accumulated, losses = None, None, {}
         try:
             with self._forward.no_sync():
                 for part in earlier:
-                    losses = self._part(part, normalizers)
+                    losses = self._part_losses(part, normalizers)
                     stacked = _stack(losses)
-                    done = stacked.detach() if done is None else done + stacked.detach()
+                    accumulated = stacked.detach() if accumulated is None else accumulated + stacked.detach()
                     with record_function("backward"):
                         self.precision.backward(stacked.sum())
-            losses = self._part(last, normalizers)
+            losses = self._part_losses(last, normalizers)
         except TrainingError as issue:
             error = issue
         distributed.raise_together(error)
         stacked = _stack(losses)
-        total = distributed.all_reduce_mean(stacked.detach() if done is None else done + stacked.detach())
-        # One copy from the device for all losses.
-        return stacked.sum(), dict(zip(losses, total.tolist(), strict=True))
+        total = stacked.detach() if accumulated is None else accumulated + stacked.detach()
+        mean = distributed.all_reduce_mean(total)
+        return stacked.sum(), dict(zip(losses, mean.tolist(), strict=True))
 
-    def _part(self, part: Any, normalizers: Any) -> dict[str, Tensor]:
+    def _part_losses(self, part: Any, normalizers: Any) -> dict[str, Tensor]:
         with self.precision.autocast(), record_function("decoder"):
             return self._forward(part, normalizers)
 
@@ -121,10 +127,10 @@ class TrainStep:
 
 
 def split(batch: Any, parts: int) -> list[Any]:
-    """A batch in so many parts of equal length, or one more sample in the first ones; none is empty.
+    """Splits a batch into non-empty parts; the first ones have one sample more if it does not divide evenly.
 
     Raises:
-        TrainingError: fewer samples than parts.
+        TrainingError: there are fewer samples than parts.
     """
     if parts == 1:
         return [batch]
@@ -144,7 +150,7 @@ def _stack(losses: dict[str, Tensor]) -> Tensor:
 
 
 def lowest_precision(device: torch.device) -> torch.dtype:
-    """The type for the bulk of the arithmetic: bfloat16 or float16 on a GPU, float32 on a CPU."""
+    """The dtype for autocast: bfloat16 if the GPU supports it natively, else float16; float32 on a CPU."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -155,17 +161,16 @@ class MixedPrecision:
 
     Args:
         enabled: False = float32 throughout.
-        device: where the model is.
-        dtype: "bf16", "fp16", or "auto" = see lowest_precision; on a CPU that is float32, as half precision is
-            slower there.
+        device: device of the model.
+        dtype: "bf16", "fp16", or "auto" = see lowest_precision: float32 on a CPU, where half precision is slower.
     Raises:
-        TrainingError: bf16 on a GPU that has no bfloat16.
+        TrainingError: bf16 was requested on a GPU without bfloat16.
     """
 
     def __init__(self, *, enabled: bool, device: torch.device, dtype: str = "auto") -> None:
         self._device = device
-        wanted = lowest_precision(device) if dtype == "auto" else DTYPES[dtype]
-        self.dtype = wanted if enabled else torch.float32
+        requested = lowest_precision(device) if dtype == "auto" else DTYPES[dtype]
+        self.dtype = requested if enabled else torch.float32
         if self.dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise TrainingError(
                 f"SOLVER.AMP.DTYPE bf16: {torch.cuda.get_device_name(device)} has no bfloat16; use auto or fp16"
@@ -173,45 +178,53 @@ class MixedPrecision:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context for the forward pass."""
+        """The autocast context for the forward pass."""
         if self.dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self.dtype)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of `loss`, still scaled, to those that are there."""
+        """Accumulates the scaled gradients of `loss`."""
         torch.autograd.backward(self._scaler.scale(loss))
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Takes the scale out of the gradients; once, after the last `backward` of a step."""
+        """Unscales the gradients; call it once per step, after the last `backward`."""
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Steps, unless the scaler saw an overflow in `unscale`; then adapts the scale."""
+        """Steps the optimizer unless `unscale` found an overflow, then updates the scale."""
         self._scaler.step(optimizer)
         self._scaler.update()
 
     @property
     def expects_overflow(self) -> bool:
-        """Whether an infinite gradient is the scaler still looking for its range, not an issue."""
+        """Whether an infinite gradient is normal, because the scaler can still lower its scale."""
         return self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The scaler's state; empty without one."""
+        """The scaler's state; empty if there is no scaler."""
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the scaler; a state saved without one leaves it as it is."""
+        """Restores the scaler; an empty state is ignored."""
         if state and self._scaler.is_enabled():
             self._scaler.load_state_dict(state)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One iteration, or the mean of several.
+    """Measurements of one iteration, or their mean over several.
 
-    iteration: iterations done, 1..max_iter. total_loss and its parts `losses` are weighted. grad_norm: of the
-    whole model before clipping. Times in seconds; memory in MiB, None where the system does not tell.
+    Attributes:
+        iteration: completed iterations, 1 .. max_iter.
+        max_iter: total number of iterations.
+        total_loss: sum of the weighted losses.
+        losses: weighted losses by name.
+        lr: learning rate of the first parameter group.
+        grad_norm: L2 norm of all gradients before clipping.
+        data_time: seconds spent waiting for the batch.
+        step_time: seconds of the training step.
+        max_memory: peak memory in MiB; None if unknown.
     """
 
     iteration: int
@@ -226,23 +239,23 @@ class Record:
 
     @property
     def eta_seconds(self) -> float:
-        """Time left at this record's pace."""
+        """Seconds left at this record's speed."""
         return (self.max_iter - self.iteration) * (self.data_time + self.step_time)
 
     @property
     def main_losses(self) -> dict[str, float]:
-        """Losses of the last head: those whose name has no number at its end."""
+        """Losses of the last decoder layer: those whose name does not end in a number."""
         return {name: value for name, value in self.losses.items() if not name.rsplit("_", 1)[-1].isdigit()}
 
 
 class Window:
-    """Collects records and gives their mean."""
+    """Collects records and averages them."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
 
     def add(self, record: Record) -> None:
-        """Takes one iteration in."""
+        """Adds one iteration."""
         measured = {
             "total_loss": record.total_loss,
             "grad_norm": record.grad_norm,
@@ -254,7 +267,7 @@ class Window:
             self._values.setdefault(name, []).append(value)
 
     def summary(self, latest: Record) -> Record:
-        """The mean since the last summary, with the latest iteration, rate and memory; starts anew."""
+        """The mean since the last summary, with the latest iteration, rate and memory; clears the window."""
         means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self._values = {}
         return Record(
@@ -270,16 +283,16 @@ class Window:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The values collected so far, so that a resumed run logs the means of an uninterrupted one."""
+        """The values collected since the last summary, so that a resumed run logs the same means."""
         return {name: list(values) for name, values in self._values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up where `state_dict` was called."""
+        """Restores `state_dict`."""
         self._values = {name: list(values) for name, values in state.items()}
 
 
 def max_memory(device: torch.device) -> float | None:
-    """Peak memory in MiB: of the GPU where the model is on one, else of this process; None where unknown."""
+    """Peak memory in MiB: allocated on the GPU, or resident in this process on a CPU; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The training loop: an interrupted and resumed run ends with the very weights of an uninterrupted one."""
+"""The training loop. An interrupted and resumed run ends with exactly the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from cmpf.common import distributed
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.evaluations import Evaluations, Results, TrainingEnd
-from cmpf.engine.failures import IssueCounter, failure, images_of_all, unreadable_image
+from cmpf.engine.failures import IssueCounter, failure, gather_image_names, unreadable_image
 from cmpf.engine.forward import Forward, PlainForward
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
@@ -27,32 +27,32 @@ from cmpf.errors import CMPFError, TrainingError
 
 logger = logging.getLogger(__name__)
 
-ISSUES_ALLOWED = 10
+MAX_SKIPPED_STEPS = 10
 
 
 class Trainer:
-    """Trains a model, in one process or as one of several that do the same (cmpf/common/distributed.py).
+    """Trains a model in one process, or in one of several processes of a group.
 
     Args:
-        model: `model(batch)` in training mode gives a dict of weighted losses, whose sum is minimised.
+        model: in training mode, `model(batch)` returns a dict of weighted losses, whose sum is minimized.
         loader: endless batches; see TrainLoader.
         optimizer: holds exactly the parameters that require a gradient.
-        schedule: drives the optimizer's learning rate.
-        max_iter: iterations in all.
-        checkpointer: where checkpoints go; rank 0 alone writes and reads them.
-        checkpoint_period: a checkpoint every so many iterations, and at the end.
-        writers: hear about losses and results; none in processes other than rank 0.
-        log_period: iterations of which a summary is the mean.
-        evaluate: gives {dataset: {task: {metric: percent}}}; None = no evaluation.
-        eval_period: an evaluation every so many iterations, and at the end; 0 = at the end only.
-        best_metric: the best weights by this metric are kept as model_best.safetensors; "" = not kept.
-        amp: mixed precision on a GPU.
-        clip_norm: largest L2 norm of all gradients together; math.inf = no clipping.
+        schedule: sets the optimizer's learning rate.
+        max_iter: total number of iterations.
+        checkpointer: writes and reads checkpoints, in rank 0 only.
+        checkpoint_period: iterations between checkpoints; there is also one at the end.
+        writers: receive losses and results; empty in ranks other than 0.
+        log_period: iterations between log summaries, each the mean over the period.
+        evaluate: returns {dataset: {task: {metric: percent}}}; None = no evaluation.
+        eval_period: iterations between evaluations; there is also one at the end. 0 = only at the end.
+        best_metric: the best weights by this metric are saved as model_best.safetensors; "" = not saved.
+        amp: use mixed precision on a GPU.
+        clip_norm: maximum L2 norm of all gradients together; math.inf = no clipping.
         amp_dtype: "auto", "bf16" or "fp16".
-        accumulation_steps: parts that a batch is cut into to save memory.
-        forward: from batches to losses; None = the mean of `model(batch)` over the samples.
-        average: its averaged weights are evaluated, and saved as best and final ones; None = the weights themselves.
-        draw: images of a batch with the model's predictions, wherever an evaluation is due; None = none.
+        accumulation_steps: number of parts into which a batch is split to save memory.
+        forward: computes the losses of a batch; None = those of `model(batch)`, as means over the samples.
+        average: averaged weights, which are evaluated and saved as best and final; None = the model's weights.
+        draw: draws images of a batch with the model's predictions when an evaluation is due; None = no images.
     """
 
     def __init__(
@@ -107,12 +107,12 @@ class Trainer:
         )
         self._reporter = Reporter(writers, log_period=log_period)
         self._position = loader.state_dict()
-        self._issues = IssueCounter(allowed=ISSUES_ALLOWED)
+        self._issues = IssueCounter(allowed=MAX_SKIPPED_STEPS)
         self._saved = False
         self._stopped_by = ""
 
     def resume(self) -> bool:
-        """Goes to the newest whole checkpoint; False where there is none and training starts at 0."""
+        """Loads the newest intact checkpoint; returns False if there is none and training starts at iteration 0."""
         state = distributed.on_main(self.checkpointer.load_newest)
         if state is None:
             return False
@@ -122,13 +122,13 @@ class Trainer:
         return True
 
     def train(self) -> TrainingEnd:
-        """Trains up to max_iter, or until SIGINT, SIGTERM or SIGUSR1: finishes the iteration and saves.
+        """Trains up to max_iter. On SIGINT, SIGTERM or SIGUSR1, finishes the iteration, saves and returns.
 
         Raises:
-            TrainingError: OUTPUT_DIR holds another run's checkpoints and resume() was not called; losses or
-                gradients are not finite ten times in a row, or the model reports an issue: then a checkpoint
-                is left, and failed_batch.json names the images of the batch; or an image cannot be read: then a
-                checkpoint is left, too.
+            TrainingError: the output folder holds another run's checkpoints and resume() was not called; losses or
+                gradients were not finite ten times in a row, or the model raised a TrainingError (a checkpoint is
+                saved, and failed_batch.json names the batch's images); or an image cannot be read (a checkpoint is
+                saved).
         """
         if self.iteration == 0 and not self._saved:
             distributed.on_main(self.checkpointer.check_unused)
@@ -147,13 +147,13 @@ class Trainer:
         return TrainingEnd(self.iteration, finished, self._stopped_by, self.evaluations.results)
 
     def _loop(self, stop: StopRequest) -> bool:
-        """True when max_iter was reached, False when a signal came before, to whichever process."""
+        """Returns True when max_iter is reached, False if any process received a signal before."""
         batches = iter(self.loader)
         while not distributed.any_process(stop.requested):
             if self.evaluations.due(self.iteration):
                 try:
                     self._evaluate(stop)
-                except Interrupted:  # the checkpoint before the evaluation is there; resuming evaluates again
+                except Interrupted:  # a checkpoint was saved before the evaluation; resuming evaluates again
                     self._stopped_by = stop.signal_name
                     return False
             elif self.iteration >= self.max_iter:
@@ -204,10 +204,10 @@ class Trainer:
             self.save()
 
     def _fetch(self, batches: Iterator[Any], stop: StopRequest) -> Any | None:
-        """The next batch; None where a process has none, because a signal ended its loader's workers.
+        """The next batch; None in all processes if a signal ended the loader's workers in one of them.
 
         Raises:
-            TrainingError: an image or its ground truth cannot be read; a checkpoint is left.
+            TrainingError: an image or its ground truth cannot be read; a checkpoint is saved.
         """
         batch = unreadable = None
         try:
@@ -215,7 +215,7 @@ class Trainer:
         except CMPFError as error:
             unreadable = error
         except RuntimeError:
-            # A signal to the whole process group ends the loader's workers too; then the stop is what counts.
+            # A signal to the process group also ends the loader's workers, which raises a RuntimeError here.
             if not stop.requested:
                 raise
         if distributed.any_process(unreadable is not None):
@@ -227,21 +227,22 @@ class Trainer:
         return batch
 
     def _check(self, result: StepResult, batch: Any) -> None:
-        """Counts steps that were left out; in all processes they are the same ones."""
-        images = images_of_all(batch) if result.issue else []
+        """Counts skipped steps, which are the same in all processes."""
+        images = gather_image_names(batch) if result.issue else []
         if self._issues.add(result.issue, iteration=self.iteration, images=images):
-            self._issues.in_a_row = 0  # so that a resumed run gets as many again
+            self._issues.in_a_row = 0  # a resumed run starts counting anew
             raise self._failure(
-                f"losses or gradients were not finite {ISSUES_ALLOWED} times in a row, the last time in "
+                f"losses or gradients were not finite {MAX_SKIPPED_STEPS} times in a row, the last time in "
                 f"iteration {self.iteration} ({result.issue})",
                 batch,
             )
 
     def _failure(self, issue: str, batch: Any) -> TrainingError:
-        """Saves the batch's names and a checkpoint, and gives the error that tells of both."""
-        images, files = images_of_all(batch), self.checkpointer
-        weights = files.weights_path(self.iteration)
-        error = failure(issue, iteration=self.iteration, images=images, folder=files.folder, weights=weights)
+        """Saves the names of the batch's images and a checkpoint; returns the error to raise."""
+        images = gather_image_names(batch)
+        weights = self.checkpointer.weights_path(self.iteration)
+        folder = self.checkpointer.folder
+        error = failure(issue, iteration=self.iteration, images=images, folder=folder, weights=weights)
         self.save()
         return error
 
@@ -258,7 +259,7 @@ class Trainer:
                 self.checkpointer.save_named(name)
 
     def save(self) -> None:
-        """Writes a checkpoint of this very moment; all processes must call it."""
+        """Saves a checkpoint. All processes must call it."""
         state = self._state()
         if distributed.is_main():
             path = self.checkpointer.save(self.iteration, state)

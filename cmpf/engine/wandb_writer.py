@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Weights & Biases, for those who have it (pip install "cmpf[wandb]")."""
+"""Logs to Weights & Biases (pip install "cmpf[wandb]")."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RUN_FILE = "wandb_run.txt"
 
 
 class WandbWriter(Writer):
-    """Curves, results and images of one run; a resumed training goes on with the run that it began.
+    """Logs curves, results and images to a run; a resumed training continues the same run.
 
     Args:
-        folder: of the training; its name is the run's, and the run's id is kept in it.
+        folder: the training's output folder; its name is the run's name, and it stores the run's id.
         project: the project at Weights & Biases.
         config: the configuration as nested dicts, shown with the run.
     Raises:
-        ConfigError: the package is not installed.
+        ConfigError: wandb is not installed.
     """
 
     def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
@@ -42,13 +42,13 @@ class WandbWriter(Writer):
 
     def start(self, iteration: int, max_iter: int) -> None:
         file = self._folder / RUN_FILE
-        known = file.read_text(encoding="utf-8").strip() if iteration and file.exists() else None
+        run_id = file.read_text(encoding="utf-8").strip() if iteration and file.exists() else None
         self._run = self._wandb.init(
             project=self._project,
             name=self._folder.resolve().name,
             dir=str(self._folder),
             config=self._config,
-            id=known,
+            id=run_id,
             resume="allow",
         )
         write_text(file, str(self._run.id))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Where training reports to: terminal, log lines, metrics.json, TensorBoard."""
+"""Writers for training metrics: progress bar, log lines, metrics.json and TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ Images = Mapping[str, NDArray[np.uint8]]  # title -> (H, W, 3) RGB
 
 
 class Writer:
-    """Listens to a training; a subclass overrides what it wants to hear."""
+    """Base class of writers; subclasses override the events that they need."""
 
     def start(self, iteration: int, max_iter: int) -> None:
-        """Training begins or goes on after `iteration` iterations."""
+        """Called when training starts, or resumes after `iteration` iterations."""
 
     def iteration(self, record: Record) -> None:
-        """Hears every iteration."""
+        """Called after every iteration."""
 
     def summary(self, record: Record) -> None:
-        """Hears the mean of the last iterations, every 20 of them."""
+        """Called at the end of each log period with the mean of its iterations."""
 
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Hears an evaluation, "dataset/task/metric" -> value in percent."""
+        """Called after an evaluation with {"dataset/task/metric": percent}."""
 
     def images(self, iteration: int, images: Images) -> None:
-        """Hears images of the training with the model's predictions."""
+        """Called with images of a training batch and the model's predictions."""
 
     def close(self) -> None:
-        """Training ends, well or not."""
+        """Called when training ends, also after an error."""
 
 
 class ProgressBar(Writer):
-    """A bar on the terminal with time left, loss and learning rate."""
+    """A progress bar on the terminal with time left, loss and learning rate."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
@@ -64,11 +64,11 @@ class ProgressBar(Writer):
 
 
 class LogLines(Writer):
-    """One line for each summary.
+    """Logs one line per summary.
 
     Args:
         logger: receives the lines.
-        file_only: keep them off the terminal, because a progress bar is there.
+        file_only: keep the lines off the terminal, where the progress bar is.
     """
 
     def __init__(self, logger: logging.Logger, *, file_only: bool) -> None:
@@ -80,7 +80,7 @@ class LogLines(Writer):
 
 
 class MetricsFile(Writer):
-    """metrics.json: one JSON object per line. Resuming drops the lines of iterations that will be run again.
+    """Writes metrics.json, one JSON object per line. Resuming drops the lines of iterations that will run again.
 
     Args:
         path: the file; its folder must exist.
@@ -109,7 +109,7 @@ class MetricsFile(Writer):
         )
 
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        # A training that was killed after an evaluation and before its checkpoint evaluates once more.
+        # A run that was killed between an evaluation and the next checkpoint repeats the evaluation.
         lines = _lines(self._path)
         kept = [line for line in lines if _iteration_of(line) != iteration or '"total_loss"' in line]
         if len(kept) < len(lines):
@@ -117,17 +117,17 @@ class MetricsFile(Writer):
         self._append({"iteration": iteration, **metrics})
 
     def _append(self, values: dict[str, Any]) -> None:
-        """JSON has no NaN and no infinity; they become null."""
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        """Appends a line; NaN and infinity, which JSON lacks, become null."""
+        valid = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain) + "\n")
+            file.write(json.dumps(valid) + "\n")
 
 
 class TensorBoardWriter(Writer):
-    """Curves for TensorBoard.
+    """Writes curves, results and images for TensorBoard.
 
     Args:
-        folder: event files go here.
+        folder: receives the event files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -158,7 +158,7 @@ class TensorBoardWriter(Writer):
 
 
 def curves(record: Record) -> dict[str, float]:
-    """A summary as named curves."""
+    """The values of a summary by curve name, for TensorBoard and Weights & Biases."""
     memory = {} if record.max_memory is None else {"memory/max_mb": record.max_memory}
     return {
         "loss/total": record.total_loss,
@@ -172,11 +172,11 @@ def curves(record: Record) -> dict[str, float]:
 
 
 class Reporter:
-    """All writers as one, and the means between two summaries.
+    """Sends events to all writers and averages iterations into summaries.
 
     Args:
-        writers: hear about losses, results and images.
-        log_period: iterations of which a summary is the mean.
+        writers: receive losses, results and images.
+        log_period: iterations between summaries.
     """
 
     def __init__(self, writers: Sequence[Writer], *, log_period: int) -> None:
@@ -185,12 +185,12 @@ class Reporter:
         self._window = Window()
 
     def start(self, iteration: int, max_iter: int) -> None:
-        """Training begins or goes on after `iteration` iterations."""
+        """See Writer.start."""
         for writer in self._writers:
             writer.start(iteration, max_iter)
 
     def iteration(self, record: Record) -> None:
-        """An iteration is over; at the end of a log period, and of the training, writers hear the mean too."""
+        """Reports an iteration, and a summary at the end of each log period and of the training."""
         self._window.add(record)
         for writer in self._writers:
             writer.iteration(record)
@@ -200,36 +200,37 @@ class Reporter:
                 writer.summary(summary)
 
     def results(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """An evaluation is over."""
+        """See Writer.results."""
         for writer in self._writers:
             writer.results(iteration, metrics)
 
     def images(self, iteration: int, images: Images) -> None:
-        """Images of this iteration's batch were drawn."""
+        """See Writer.images."""
         for writer in self._writers:
             writer.images(iteration, images)
 
     def close(self) -> None:
-        """Training ends, well or not."""
+        """See Writer.close."""
         for writer in self._writers:
             writer.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been collected since the last summary."""
+        """See Window.state_dict."""
         return self._window.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up where `state_dict` was called."""
+        """Restores `state_dict`."""
         self._window.load_state_dict(state)
 
 
 def build_writers(folder: Path, *, logger: logging.Logger, terminal: bool, tensorboard: bool) -> list[Writer]:
-    """The usual set: a bar on a terminal, otherwise lines; always log lines in the file, and metrics.json.
+    """The default writers: log lines, metrics.json, a progress bar on a terminal, and optionally TensorBoard.
 
     Args:
-        folder: the run's output folder; must exist.
-        terminal: whether a person watches (sys.stdout.isatty()).
-        tensorboard: also write event files beside metrics.json.
+        folder: the run's output folder; must exist. Receives metrics.json and the event files.
+        logger: receives the log lines.
+        terminal: whether stdout is a terminal: show a progress bar and keep log lines in the file.
+        tensorboard: also write TensorBoard event files.
     """
     writers: list[Writer] = [LogLines(logger, file_only=terminal), MetricsFile(folder / "metrics.json")]
     if terminal:
@@ -260,7 +261,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _iteration_of(line: str) -> float:
-    """A line that was cut off belongs to no iteration that is kept."""
+    """The iteration of a line; infinity for a truncated line, so that it is dropped."""
     try:
         return int(json.loads(line)["iteration"])
     except (ValueError, KeyError, TypeError):

@@ -250,8 +250,8 @@ def build_configured_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Ada
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
-        slow=FROZEN_PREFIX,  # of the encoders only a trunk is trained
-        slow_factor=cfg.MODEL.CMPF.CLIP.LR_FACTOR,
+        scaled_prefix=FROZEN_PREFIX,  # CLIP's image trunk is the only part of the encoders that is ever trained
+        lr_factor=cfg.MODEL.CMPF.CLIP.LR_FACTOR,
     )
 
 

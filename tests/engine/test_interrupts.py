@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cmpf.engine.evaluations import BestMetric, flatten_results, plain_results
-from cmpf.engine.failures import IssueCounter, failure, images_of_all
+from cmpf.engine.failures import IssueCounter, failure, gather_image_names
 from cmpf.engine.interrupts import SIGNALS, Interrupted, StopRequest
 
 
@@ -114,8 +114,8 @@ def test_a_batch_of_an_unknown_kind_is_called_unnamed(tmp_path: Path) -> None:
 
 def test_only_what_names_an_image_is_collected() -> None:
     batch = [{**IMAGES[0], "height": 3}, {**IMAGES[1], "image": None}, {"image": None}]
-    assert images_of_all(batch) == IMAGES
-    assert images_of_all(3) == []
+    assert gather_image_names(batch) == IMAGES
+    assert gather_image_names(3) == []
 
 
 def test_only_issues_in_a_row_count(caplog: pytest.LogCaptureFixture) -> None:
