@@ -102,15 +102,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("no folder for the masks: give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR")
     todo = wanted_images(arguments, cfg)
     counts: Counter[str] = Counter()
-    damaged: list[sam_masks.Outcome] = []
+    damaged: list[sam_masks.MaskResult] = []
     with tqdm(total=len(todo), desc="SAM masks", unit="image", disable=None) as bar:
-        for outcome in sam_masks.outcomes(plan(arguments, cfg, output), todo):
-            counts[outcome.kind] += 1
-            damaged += [outcome] if outcome.kind == sam_masks.DAMAGED else []
+        for result in sam_masks.generate_masks(plan(arguments, cfg, output), todo):
+            counts[result.status] += 1
+            damaged += [result] if result.status == sam_masks.DAMAGED else []
             bar.update()
-    print(f"{len(todo)} images: {counts[sam_masks.MADE]} made, {counts[sam_masks.KEPT]} kept -> {output}")
-    for outcome in damaged:
-        print(f"damaged: {outcome.message}", file=sys.stderr)
+    print(
+        f"{len(todo)} images: {counts[sam_masks.GENERATED]} made, {counts[sam_masks.CACHED]} kept -> {output}"
+    )
+    for result in damaged:
+        print(f"damaged: {result.message}", file=sys.stderr)
     return FAILED if damaged else DONE
 
 
@@ -125,9 +127,9 @@ def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[sam_masks.
 
     names = arguments.dataset or cfg.DATASETS.TEST
     if arguments.images:
-        found = sam_masks.of_folder(cfg, arguments.images)
+        found = sam_masks.images_in_folder(cfg, arguments.images)
     elif names:
-        found = sam_masks.of_datasets(cfg, names)
+        found = sam_masks.dataset_images(cfg, names)
     else:
         raise ConfigError("no images: give --dataset NAME, --images DIR, or DATASETS.TEST in the config")
     index, count = arguments.shard

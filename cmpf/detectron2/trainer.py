@@ -33,7 +33,7 @@ from cmpf.factory.training import (
     build_configured_optimizer,
     build_configured_schedule,
     build_train_loader,
-    tell_changes,
+    log_changed_settings,
 )
 from cmpf.factory.vocabularies import build_dataset
 
@@ -188,7 +188,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores `state_dict`; says which settings are others than before."""
         super().load_state_dict(state_dict)
-        tell_changes(folder_config(self.cfg), state_dict.get("config", ""))
+        log_changed_settings(folder_config(self.cfg), state_dict.get("config", ""))
         if "loader" in state_dict and hasattr(self.data_loader, "load_state_dict"):
             self.data_loader.load_state_dict(state_dict["loader"])
 

@@ -29,8 +29,7 @@ class StepResult:
     Attributes:
         losses: weighted losses by name, mean over processes.
         grad_norm: L2 norm of all gradients before clipping; NaN if there was no backward pass.
-        issue: what was not finite, so that the step was skipped; "" after a normal step, and after a float16 overflow
-            while the loss scaler still searches for its scale.
+        issue: what was not finite, so that the step was skipped; "" after a step, also one that float16's scaler skips.
     """
 
     losses: dict[str, float]
@@ -87,11 +86,7 @@ class TrainStep:
             return self._update(values)
 
     def _losses(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """Runs the batch, except the backward pass of its last part.
-
-        Returns:
-            The total loss of the last part, and the weighted losses of the whole batch, mean over processes.
-        """
+        """Total loss of the last part, still without backward pass, and mean losses of the whole batch."""
         *earlier, last = split(batch, self._accumulation_steps)
         normalizers = self._forward.normalizers(batch)
         error, accumulated, losses = None, None, {}

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The composition root: the only library code that sees both the configuration and the parts, and wires them.
+"""Builds models, losses, loaders, evaluators and trainers from a configuration.
 
-Names are fetched when first used, so that a prediction does not wait for what only training and evaluation need.
+Submodules are imported on first use, so that prediction does not load what only training and evaluation need.
 """
 
 from __future__ import annotations

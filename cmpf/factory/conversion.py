@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of published projects as CMPF's small safetensors files, and back."""
+"""Converts checkpoints of published projects to CMPF's safetensors files and back."""
 
 from __future__ import annotations
 
@@ -33,88 +33,95 @@ from cmpf.weights.checks import holds_whole
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
 from cmpf.weights.saving import hash_weights
 
-ENDINGS = {"cmpf": (".safetensors",), "published": (".pth", ".pt", ".safetensors")}
-RAW = {Naming.OPENCLIP: "MODEL.CMPF.CLIP.PRETRAINED", Naming.SAM: "MODEL.CMPF.SAM.CHECKPOINT"}
-TUNED = (Naming.MAFTP, Naming.OVRCOAT)  # methods that train their CLIP
+SUFFIXES = {"cmpf": (".safetensors",), "published": (".pth", ".pt", ".safetensors")}
+ENCODER_KEYS = {Naming.OPENCLIP: "MODEL.CMPF.CLIP.PRETRAINED", Naming.SAM: "MODEL.CMPF.SAM.CHECKPOINT"}
+TUNED_CLIP = (Naming.MAFTP, Naming.OVRCOAT)  # methods that train their CLIP
 
 
 @dataclass(frozen=True)
-class Converted:
-    """A checkpoint taken apart. encoders: name -> content hash, as far as known. lines: what to tell the user.
+class Conversion:
+    """The weights to write.
 
-    tuned: its CLIP was trained too, and belongs into the file.
+    Attributes:
+        parts: the weights of each part, with trained weights under CMPF's names.
+        encoders: content hash of each known encoder, by its name.
+        messages: lines to print.
+        tuned: whether the CLIP was trained too, so that its weights belong in the file.
     """
 
     parts: Parts
     encoders: dict[str, str]
-    lines: list[str]
-    tuned: bool = False
+    messages: list[str]
+    tuned: bool
 
 
 def convert_checkpoint(
     source: Path, target: Path, *, to: str = "cmpf", cfg: Config | None = None, overwrite: bool = False
 ) -> list[str]:
-    """Reads a checkpoint and writes it in another form.
+    """Reads a checkpoint and writes it in another format.
 
     Args:
-        source: checkpoint of CMPF, FrozenSeg, FC-CLIP or its kin: .safetensors, .pth or .pt.
-        target: file to write; its ending must be one of ENDINGS[to].
-        to: whose names to write: "cmpf" or "published".
-        cfg: None = the weights are renamed only; else they are loaded into that model first, which must take them all.
-        overwrite: replace the target if it is there.
+        source: checkpoint of CMPF, FrozenSeg, FC-CLIP or a related project: .safetensors, .pth or .pt.
+        target: file to write; its suffix must be one of SUFFIXES[to].
+        to: parameter names to write: "cmpf" or "published".
+        cfg: the model into which the weights are loaded before they are written; it must take them all. None = only
+            rename the weights.
+        overwrite: replace an existing target.
     Returns:
-        What there is to tell, in lines.
+        Lines to print.
     Raises:
-        WeightsError: a wrong ending, a target that exists, a damaged source, weights that do not fit.
+        WeightsError: the suffix is wrong, the target exists, the source is damaged, or the weights do not fit.
     """
     _check_target(target, to, overwrite=overwrite)
     contents = read_contents(source)
-    parts = _taken_apart(contents)
-    converted = _by_names(contents, parts) if cfg is None else _by_model(contents, parts, cfg)
+    parts = _split(contents)
+    result = _rename(contents, parts) if cfg is None else _load_into_model(contents, parts, cfg)
     if to == "published":
-        _write_published(to_published(converted.parts), target)
+        _write_published(to_published(result.parts), target)
     else:
         origin = {"file": source.name, "naming": parts.naming.value, "sha256": file_sha256(source)}
         kept = {k: v for k, v in contents.metadata.items() if k not in ("format_version", "encoders")}
         metadata: dict[str, Any] = {**kept, "converted_from": origin}
-        clip = converted.parts.clip if converted.tuned else {}
-        weights = converted.parts.trained | {OWN_CLIP_PREFIX + name: value for name, value in clip.items()}
-        write(weights, target, encoders=converted.encoders, metadata=metadata)
-    return [*converted.lines, f"{target}: {target.stat().st_size / 1e6:.1f} MB"]
+        clip = result.parts.clip if result.tuned else {}
+        weights = result.parts.trained | {OWN_CLIP_PREFIX + name: value for name, value in clip.items()}
+        write(weights, target, encoders=result.encoders, metadata=metadata)
+    return [*result.messages, f"{target}: {target.stat().st_size / 1e6:.1f} MB"]
 
 
 def _check_target(target: Path, to: str, *, overwrite: bool) -> None:
-    if target.suffix not in ENDINGS[to]:
-        raise WeightsError(f"{target}: --to {to} writes files that end in {', '.join(ENDINGS[to])}")
+    if target.suffix not in SUFFIXES[to]:
+        raise WeightsError(f"{target}: --to {to} writes files that end in {', '.join(SUFFIXES[to])}")
     if target.exists() and not overwrite:
         raise WeightsError(f"{target} exists; give another name, or --overwrite to replace it")
 
 
-def _taken_apart(contents: Contents) -> Parts:
+def _split(contents: Contents) -> Parts:
     try:
         parts = split(contents.tensors)
     except WeightsError as error:
         raise WeightsError(f"{contents.source}: {error}") from error
-    if parts.naming in RAW:
+    if parts.naming in ENCODER_KEYS:
         raise WeightsError(
             f"{contents.source} holds the frozen encoder of {parts.naming.value} and nothing that CMPF trains; "
-            f"there is nothing to convert. Give the file itself as {RAW[parts.naming]}"
+            f"there is nothing to convert. Give the file itself as {ENCODER_KEYS[parts.naming]}"
         )
     return parts
 
 
-def _by_names(contents: Contents, parts: Parts) -> Converted:
-    """Renames only; what has no known name is left out."""
+def _rename(contents: Contents, parts: Parts) -> Conversion:
+    """Renames the weights without a model; drops those with unknown names."""
     unknown: tuple[str, ...] = ()
     if parts.naming is not Naming.OWN:
-        # A published name that came through unchanged is one that no rule knows.
+        # split() leaves names that no rule matches unchanged.
         unknown = tuple(n for n in parts.trained if n in contents.tensors and n != "void_embedding.weight")
     trained = {name: value for name, value in parts.trained.items() if name not in unknown}
     encoders = dict(contents.metadata.get("encoders", {}))
-    own = parts.naming is Naming.OWN and bool(contents.metadata)  # of ours only a tuned CLIP is in a file
-    tuned = bool(parts.clip) and (own or parts.naming in TUNED)
+    own = parts.naming is Naming.OWN and bool(
+        contents.metadata
+    )  # CMPF's files contain a CLIP only if it was tuned
+    tuned = bool(parts.clip) and (own or parts.naming in TUNED_CLIP)
     for kind, weights in (("clip", {} if tuned else parts.clip), ("sam", parts.sam)):
-        if holds_whole(weights, kind):  # the hash of less would fit no model
+        if holds_whole(weights, kind):  # the hash of an incomplete encoder would match no model
             encoders[kind] = hash_weights(_as_float32(weights))
     report = LoadReport(
         loaded=tuple(trained),
@@ -124,13 +131,13 @@ def _by_names(contents: Contents, parts: Parts) -> Converted:
         ignored=parts.ignored,
         naming=parts.naming.value,
     )
-    lines = [f"{contents.source}: {report}", _recorded(encoders)]
-    return Converted(replace(parts, trained=trained), encoders, lines, tuned)
+    messages = [f"{contents.source}: {report}", _format_encoders(encoders)]
+    return Conversion(replace(parts, trained=trained), encoders, messages, tuned)
 
 
-def _by_model(contents: Contents, parts: Parts, cfg: Config) -> Converted:
-    """Loads the weights into the configured model, which must take them all, and takes them from there."""
-    model = _model(cfg, parts)
+def _load_into_model(contents: Contents, parts: Parts, cfg: Config) -> Conversion:
+    """Loads the weights into the configured model, which must take them all, and returns the model's weights."""
+    model = _build_model(cfg, parts)
     report = load_weights(model, contents.source, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
     tuned = model.encoders.clip.tuned
     encoders = {
@@ -143,12 +150,12 @@ def _by_model(contents: Contents, parts: Parts, cfg: Config) -> Converted:
         for name, value in model.trained_state_dict().items()
         if not name.startswith(OWN_CLIP_PREFIX)
     }
-    lines = [f"{contents.source}: {report}", _recorded(encoders)]
-    return Converted(replace(parts, trained=trained), encoders, lines, tuned)
+    messages = [f"{contents.source}: {report}", _format_encoders(encoders)]
+    return Conversion(replace(parts, trained=trained), encoders, messages, tuned)
 
 
-def _model(cfg: Config, parts: Parts) -> CMPF:
-    """The model on the CPU; encoders that the input brings need no files of their own."""
+def _build_model(cfg: Config, parts: Parts) -> CMPF:
+    """The model on the CPU; does not load pretrained weights of encoders that the checkpoint contains."""
     changes: dict[str, Any] = {"MODEL.WEIGHTS": "", "TEST.ENSEMBLE.ENABLED": False}
     if parts.clip:
         changes["MODEL.CMPF.CLIP.PRETRAINED"] = ""
@@ -166,11 +173,11 @@ def _write_published(state: Mapping[str, Tensor], target: Path) -> None:
 
 
 def _as_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """In the precision in which models hold them."""
+    """Converts floating-point weights to float32, as models hold them and their hashes assume."""
     return {n: value.float() if value.is_floating_point() else value for n, value in weights.items()}
 
 
-def _recorded(encoders: Mapping[str, str]) -> str:
+def _format_encoders(encoders: Mapping[str, str]) -> str:
     if not encoders:
         return "encoders: unknown (the input has none; --config-file FILE records those of a configuration)"
     return "encoders: " + ", ".join(f"{name} (hash {content[:12]})" for name, content in encoders.items())

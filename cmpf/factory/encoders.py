@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Wires the frozen half: CLIP, SAM and SAM's masks, device and precision; and how many processes read images."""
+"""Builds the frozen encoders (CLIP, SAM, SAM's masks); chooses device, precision and number of loader workers."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from cmpf.inference.proposal_cache import ProposalCache
 
 
-# Workers, at some 50 training images a second each (docs/performance.md): more than a GPU trains on.
-ENOUGH = 8
-DEFAULT_MASK_SAM = "vit_b"  # of a model that has no SAM of its own
+# Each worker loads about 50 training images per second (docs/performance.md); 8 load more than a GPU trains on.
+MAX_WORKERS = 8
+DEFAULT_MASK_SAM = "vit_b"  # makes the masks of a model that has no SAM
 logger = logging.getLogger(__name__)
 
 # Of bfloat16's features from float32's, as a share of the largest number. ConvNeXt-Large and ViT-B differ by 1 %: sums
 # are rounded to 8 bits in some dozen layers.
 MOST_DIFFERENCE = 0.03
-# Keys of TEST.ENSEMBLE that SAM's masks depend on, beside SAM itself.
+# Keys of TEST.ENSEMBLE that SAM's masks depend on, besides SAM itself.
 PROPOSAL_KEYS = (
     "POINTS_PER_SIDE",
     "COARSE_POINTS_PER_SIDE",
@@ -47,14 +47,18 @@ PROPOSAL_KEYS = (
 
 
 def build_device(cfg: Config) -> torch.device:
-    """The device of MODEL.DEVICE; "auto" is CUDA where there is one."""
+    """The device of MODEL.DEVICE; "auto" = CUDA if available, else the CPU."""
     if cfg.MODEL.DEVICE == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(cfg.MODEL.DEVICE)
 
 
 def check_device(cfg: Config) -> None:
-    """Raises ConfigError where PyTorch does not see the device of MODEL.DEVICE."""
+    """Checks that the device of MODEL.DEVICE exists.
+
+    Raises:
+        ConfigError: PyTorch does not see it.
+    """
     device = build_device(cfg)
     if device.type == "cpu":
         return
@@ -70,12 +74,12 @@ def check_device(cfg: Config) -> None:
 
 
 def build_encoders(cfg: Config) -> FrozenEncoders:
-    """The frozen half: CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, proposals if TEST.ENSEMBLE is on."""
+    """CLIP, SAM if MODEL.CMPF.SAM.NAME is not empty, and a source of SAM's masks if something uses them."""
     sam = build_sam_encoder(cfg)
     own = cfg.MODEL.CMPF.CLIP
     clip = build_clip_encoder(cfg)
     clip.tuned = own.TRAINED == "trunk"
-    # A Mask-Adapter alone is trained where there is one.
+    # A model with a Mask-Adapter trains only the adapter.
     if clip.tuned and cfg.MODEL.CMPF.MASK_EMBEDDING != "mask_adapter":
         clip.train_trunk(logit_scale=own.TRAIN_LOGIT_SCALE)
     return FrozenEncoders(
@@ -90,16 +94,16 @@ def build_encoders(cfg: Config) -> FrozenEncoders:
 
 
 def build_clip_encoder(cfg: Config) -> CLIP:
-    """The CLIP of a configuration, frozen, with the weights that it is published with."""
+    """The frozen CLIP of a configuration, with its pretrained weights."""
     own = cfg.MODEL.CMPF.CLIP
-    make = part("clip", own.NAME, cfg, like=build_clip, otherwise=build_clip)
+    make = part("clip", own.NAME, cfg, like=build_clip, fallback=build_clip)
     clip = make(name=own.NAME, pretrained=own.PRETRAINED)
     _set_speed(cfg, clip)
     return clip
 
 
 def build_sam_encoder(cfg: Config) -> SAMEncoder | None:
-    """The frozen SAM whose embedding the injectors read; None when MODEL.CMPF.SAM.NAME is empty."""
+    """The frozen SAM whose embedding the injectors use; None if MODEL.CMPF.SAM.NAME is empty."""
     own = cfg.MODEL.CMPF.SAM
     return _build_sam(cfg, own.NAME, own.CHECKPOINT) if own.NAME else None
 
@@ -150,17 +154,17 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
 
 
 def mask_sam(cfg: Config) -> tuple[str, str]:
-    """Name and checkpoint of the SAM that makes masks: TEST.ENSEMBLE's, else the one that makes features."""
+    """Name and checkpoint of the SAM that generates masks: that of TEST.ENSEMBLE, else that of MODEL.CMPF.SAM."""
     own, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
     name = ensemble.SAM_NAME or own.NAME or DEFAULT_MASK_SAM
     return name, ensemble.SAM_CHECKPOINT or (own.CHECKPOINT if name == own.NAME else "")
 
 
 def build_mask_source(cfg: Config, sam: SAMEncoder | None) -> MaskSource | None:
-    """SAM's automatic masks, made in the call or read from TEST.ENSEMBLE.CACHE_DIR; None = nothing reads them.
+    """SAM's automatic masks, generated online or read from TEST.ENSEMBLE.CACHE_DIR; None if nothing uses them.
 
     Args:
-        sam: the SAM that makes the model's features; None = none does.
+        sam: the SAM of the injectors; None = the model has none.
     """
     ensemble = cfg.TEST.ENSEMBLE
     if not ensemble.ENABLED and not cfg.MODEL.CMPF.PROPOSAL_QUERIES.ENABLED:
@@ -172,7 +176,7 @@ def build_mask_source(cfg: Config, sam: SAMEncoder | None) -> MaskSource | None:
 
 
 def build_online_masks(cfg: Config, sam: SAMEncoder | None) -> OnlineMasks:
-    """SAM's automatic masks; one SAM serves features and masks when both names and files are the same."""
+    """Generates SAM's automatic masks; shares the injectors' SAM if its name and checkpoint are the same."""
     ensemble = cfg.TEST.ENSEMBLE
     if sam is None or not _is_mask_sam(cfg):
         sam = _build_sam(cfg, *mask_sam(cfg))
@@ -190,10 +194,11 @@ def build_online_masks(cfg: Config, sam: SAMEncoder | None) -> OnlineMasks:
 
 
 def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> ProposalCache:
-    """A folder of SAM's masks, and what they must have been made with.
+    """A folder of SAM's masks, with the settings that they must have been generated with.
 
     Args:
-        sam_hash: content hash of the mask SAM's weights; None = not known, because that SAM is not loaded.
+        folder: the cache's folder.
+        sam_hash: content hash of the mask SAM's weights; None = unknown, because this SAM is not loaded.
     """
     from cmpf.inference.proposal_cache import ProposalCache
 
@@ -211,7 +216,7 @@ def build_proposal_cache(cfg: Config, folder: str, *, sam_hash: str | None) -> P
 
 
 def _build_sam(cfg: Config, name: str, checkpoint: str) -> SAMEncoder:
-    make = part("sam", name, cfg, like=build_sam, otherwise=build_sam)
+    make = part("sam", name, cfg, like=build_sam, fallback=build_sam)
     sam = make(name=name, checkpoint=checkpoint)
     _set_speed(cfg, sam)
     return sam
@@ -225,20 +230,19 @@ def _set_speed(cfg: Config, encoder: FrozenModule) -> None:
 
 
 def _is_mask_sam(cfg: Config) -> bool:
-    """Whether features and masks come from the same SAM with the same weights."""
+    """Whether the injectors' SAM also generates the masks, with the same weights."""
     own = cfg.MODEL.CMPF.SAM
     return mask_sam(cfg) == (own.NAME, own.CHECKPOINT)
 
 
 def loader_workers(cfg: Config) -> int:
-    """Worker processes of a loader: DATALOADER.NUM_WORKERS, or for -1 what suits this process's share of the cores.
+    """Number of worker processes of a data loader: DATALOADER.NUM_WORKERS, or chosen automatically for -1.
 
-    For a GPU all cores of the share but one, at most 8; on the CPU, where the network itself needs the cores, one, or
-    none on a single core.
+    On a GPU, all but one of this process's share of the cores, at most 8. On a CPU, where the network needs the cores,
+    one worker, or none if there is a single core.
     """
-    given = cfg.DATALOADER.NUM_WORKERS
-    if given >= 0:
-        return given
-    spare = usable_cores() // distributed.local_world_size() - 1
-    most = ENOUGH if build_device(cfg).type == "cuda" else 1
-    return min(most, max(0, spare))
+    if cfg.DATALOADER.NUM_WORKERS >= 0:
+        return cfg.DATALOADER.NUM_WORKERS
+    spare_cores = usable_cores() // distributed.local_world_size() - 1
+    limit = MAX_WORKERS if build_device(cfg).type == "cuda" else 1
+    return min(limit, max(0, spare_cores))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Wires evaluation: test loaders and evaluators of the datasets that a configuration names."""
+"""Builds evaluations: test loaders and evaluators of the configuration's datasets."""
 
 from __future__ import annotations
 
@@ -39,16 +39,20 @@ logger = logging.getLogger(__name__)
 
 
 def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results]]:
-    """A call that evaluates the model on every dataset of DATASETS.TEST: {dataset: {task: {metric: percent}}}.
+    """Builds a function that evaluates the model on every dataset of DATASETS.TEST.
 
+    Missing datasets, packages and files are reported here, not after hours of training.
+
+    Returns:
+        A function that returns {dataset: {task: {metric: percent}}}.
     Raises:
-        DatasetError: a dataset is unknown or not on disk; found out here, not after hours of training.
-        EvaluationError: an evaluator lacks a package or a file; found out here too.
+        DatasetError: a dataset is unknown or not on disk.
+        EvaluationError: an evaluator lacks a package or a file.
     """
     datasets = [build_dataset(cfg, name) for name in cfg.DATASETS.TEST]
     for dataset in datasets:
         dataset.require(*truth_readers(cfg, dataset))
-    # Built once: LVIS' and Cityscapes' read files of the dataset.
+    # Built once, because those of LVIS and Cityscapes read files of the dataset.
     evaluators = {dataset.name: build_evaluators(cfg, model, dataset) for dataset in datasets}
 
     def run() -> dict[str, Results]:
@@ -67,31 +71,35 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
 def inference_over(
     model: CMPF, dataset: Dataset, views: Views | None = None
 ) -> Callable[[list[Sample]], list[ModelResult]]:
-    """The model, looking for the classes of a dataset.
+    """A function that runs the model on a batch with the vocabulary of a dataset.
 
     Args:
-        views: of each image, whose semantic results are averaged; None = the image as it is.
+        model: the model.
+        dataset: its vocabulary is used.
+        views: test-time augmentation: the semantic results of these views are averaged. None = the image only.
     """
 
-    def look(batch: list[Sample], settings: InferenceSettings | None = None) -> list[ModelResult]:
+    def infer(batch: list[Sample], settings: InferenceSettings | None = None) -> list[ModelResult]:
         return model.infer(batch, dataset.vocabulary, settings)
 
-    def average(batch: list[Sample]) -> list[ModelResult]:
-        return augmented_semantic(look, batch, views=views, settings=model.settings) if views else look(batch)
+    def infer_views(batch: list[Sample]) -> list[ModelResult]:
+        if views is None:
+            return infer(batch)
+        return augmented_semantic(infer, batch, views=views, settings=model.settings)
 
-    return average
+    return infer_views
 
 
 def build_views(cfg: Config) -> Views | None:
-    """The views of test-time augmentation, None where it is off."""
+    """The views of test-time augmentation; None if it is off."""
     aug = cfg.TEST.AUG
     return Views(short_sides=aug.MIN_SIZES, max_side=aug.MAX_SIZE, flip=aug.FLIP) if aug.ENABLED else None
 
 
 def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
-    """This process's share of a dataset, one image per batch as in the published evaluation.
+    """Batches of TEST.IMS_PER_BATCH images from this process's share of a dataset.
 
-    Images have the test size; with TEST.AUG that of their files, of which each view is made.
+    Images are resized to the test size, except with TEST.AUG, whose views are made from images of the original size.
     """
     short_side, max_side = evaluation_size(cfg, dataset.spec)
     resize = [] if cfg.TEST.AUG.ENABLED else [ResizeShortestEdge(short_side=short_side, max_side=max_side)]
@@ -108,22 +116,22 @@ def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
 
 
 def truth_readers(cfg: Config, dataset: Dataset) -> tuple[str, ...]:
-    """Those of the dataset's evaluators whose ground truth is read: of tasks that are on, and all for a user's own."""
+    """The dataset's evaluators whose ground truth must be read: those of enabled tasks, or all with TEST.EVALUATORS."""
     test = cfg.MODEL.MASK_FORMER.TEST
     off = {
         "instance": not test.INSTANCE_ON,
         "semantic": not test.SEMANTIC_ON,
         "cityscapes": not (test.SEMANTIC_ON or test.INSTANCE_ON),
     }
-    own = bool(cfg.TEST.EVALUATORS)  # may look at anything
-    return tuple(name for name in dataset.spec.evaluators if own or not off.get(name, False))
+    custom = bool(cfg.TEST.EVALUATORS)  # these may use any ground truth
+    return tuple(name for name in dataset.spec.evaluators if custom or not off.get(name, False))
 
 
 def build_evaluators(cfg: Config, model: CMPF, dataset: Dataset) -> list[Evaluator]:
-    """Evaluators for what both the dataset's ground truth and the configuration's tasks offer, and TEST.EVALUATORS.
+    """The dataset's evaluators for the configuration's enabled tasks, and those of TEST.EVALUATORS.
 
     Raises:
-        ConfigError: there is none, so that a whole run would end without a number; or an unknown name.
+        ConfigError: no evaluator is left, or a name is unknown.
     """
     import_plugins(cfg.MODEL.CMPF.PLUGINS)
     test = cfg.MODEL.MASK_FORMER.TEST
@@ -200,7 +208,7 @@ def _cityscapes(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]
 @register("evaluator", "mask_recall")
 def _mask_recall(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str]) -> Evaluator | None:
     spec = dataset.spec
-    if spec.kind == "instance":  # recall needs an image of ground truth
+    if spec.kind == "instance":  # recall needs label maps as ground truth
         return None
     return MaskRecallEvaluator(
         class_names=dataset.vocabulary.names,
@@ -212,11 +220,11 @@ def _mask_recall(*, dataset: Dataset, seen: Sequence[bool], tasks: frozenset[str
 
 def _evaluate(cfg: Config, model: CMPF, dataset: Dataset, evaluators: Sequence[Evaluator]) -> Results:
     loader = build_test_loader(cfg, dataset)
-    began = time.perf_counter()
+    started = time.perf_counter()
     results = evaluate(inference_over(model, dataset, build_views(cfg)), loader, evaluators, progress=True)
     for evaluator in evaluators:
-        evaluator.reset()  # a training goes on after this: its memory is not for finished results
-    seconds = time.perf_counter() - began
+        evaluator.reset()  # frees memory for the training that may continue
+    seconds = time.perf_counter() - started
     count = len(dataset.samples_for(*truth_readers(cfg, dataset)))
     logger.info(
         "%s: %d images in %.1f s, %.3g a second, evaluators included",

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Wires the losses: those of the decoder, and those of CLIP's names of masks."""
+"""Builds the losses of the decoder and of CLIP's mask classification."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cmpf.registry import import_plugins
 
 
 def build_tuning(cfg: Config) -> ClipTuning:
-    """Losses of CLIP's names of masks beside those of the decoder."""
-    own, weights_of = cfg.MODEL.CMPF.CLIP, cfg.MODEL.CMPF.CLIP_LOSSES
+    """Losses of CLIP's mask classification, which are added to those of the decoder."""
+    own, losses = cfg.MODEL.CMPF.CLIP, cfg.MODEL.CMPF.CLIP_LOSSES
 
     def teacher() -> CLIP:
         if not own.PRETRAINED:
@@ -28,15 +28,20 @@ def build_tuning(cfg: Config) -> ClipTuning:
 
     return ClipTuning(
         detached=own.DETACHED,
-        names=weights_of.CLASS_WEIGHT > 0,
-        mask_aware=weights_of.MASK_AWARE_WEIGHT,
-        representation=weights_of.REPRESENTATION_WEIGHT,
+        names=losses.CLASS_WEIGHT > 0,
+        mask_aware=losses.MASK_AWARE_WEIGHT,
+        representation=losses.REPRESENTATION_WEIGHT,
         teacher=teacher,
     )
 
 
 def build_criterion(cfg: Config, num_classes: int) -> SetCriterion | AdapterCriterion:
-    """Matcher and losses, see SetCriterion for the form of outputs and targets; or those of Mask-Adapter."""
+    """Builds the matcher and losses (see SetCriterion for outputs and targets), or the losses of Mask-Adapter.
+
+    Args:
+        cfg: the configuration.
+        num_classes: number of training classes.
+    """
     import_plugins(cfg.MODEL.CMPF.PLUGINS)
     if cfg.MODEL.CMPF.MASK_EMBEDDING == "mask_adapter":
         own = cfg.MODEL.CMPF.MASK_ADAPTER

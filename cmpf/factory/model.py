@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Wires the network: decoder, losses and inference settings from a configuration, and the frozen half."""
+"""Builds the network and its inference settings from a configuration."""
 
 from __future__ import annotations
 
@@ -36,21 +36,23 @@ from cmpf.weights.download import cache_folder
 
 logger = logging.getLogger(__name__)
 
-PLUGINS = "plugins"  # in the metadata of weights: module -> file
+PLUGINS = "plugins"  # key in the metadata of weights: {module: file}
 
 
 def use_threads(cfg: Config | None) -> None:
-    """Gives torch NUM_THREADS threads, 0 = its own choice. Programs call this; a library call leaves that alone."""
+    """Sets torch's number of threads to NUM_THREADS; 0 = torch's choice. Only commands call this, never the library."""
     if cfg is not None and cfg.NUM_THREADS:
         torch.set_num_threads(cfg.NUM_THREADS)
 
 
 def build_model(cfg: Config) -> CMPF:
-    """The whole network on its device, in training mode, with the weights that the configuration names.
+    """Builds the model on MODEL.DEVICE, in training mode, and loads MODEL.WEIGHTS.
 
     Raises:
-        ModelNameError, WeightsError: an encoder's name or file is wrong. ConfigError: values do not fit together, or
-            a part's name is unknown. PluginError: a plug-in is missing or fails.
+        ModelNameError: an encoder's name is unknown.
+        WeightsError: a file of weights is missing, damaged or does not fit.
+        ConfigError: values contradict each other, or the name of a part is unknown.
+        PluginError: a plug-in is missing or fails.
     """
     check_device(cfg)
     saved = weights.read_metadata(cfg.MODEL.WEIGHTS).get(PLUGINS, {}) if cfg.MODEL.WEIGHTS else {}
@@ -65,9 +67,9 @@ def build_model(cfg: Config) -> CMPF:
 
 
 def _load_weights(model: CMPF, cfg: Config, saved: Mapping[str, str]) -> None:
-    """Loads MODEL.WEIGHTS; what was trained with a plug-in that is not here now says so, whether it fits or not."""
-    here = {module_name(name) for name in cfg.MODEL.CMPF.PLUGINS}
-    absent = {name: file for name, file in saved.items() if name not in here}
+    """Loads MODEL.WEIGHTS. If a plug-in of the training (`saved`) is not used, warns, or says so in the error."""
+    used = {module_name(name) for name in cfg.MODEL.CMPF.PLUGINS}
+    absent = {name: file for name, file in saved.items() if name not in used}
     named = ", ".join(f"{name} ({file})" for name, file in absent.items())
     hint = (
         f"{cfg.MODEL.WEIGHTS} was trained with the plug-in {named}: name it by --plugin or MODEL.CMPF.PLUGINS, and "
@@ -85,15 +87,16 @@ def _load_weights(model: CMPF, cfg: Config, saved: Mapping[str, str]) -> None:
 
 
 def plugin_metadata(cfg: Config) -> dict[str, dict[str, str]]:
-    """What a file of weights says of the plug-ins that it was trained with; {} without any."""
-    found = origins(cfg.MODEL.CMPF.PLUGINS)
-    return {PLUGINS: found} if found else {}
+    """Metadata that records the plug-ins of a training in its weights; {} if there are none."""
+    plugins = origins(cfg.MODEL.CMPF.PLUGINS)
+    return {PLUGINS: plugins} if plugins else {}
 
 
 def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CMPF:
-    """The network where torch's default device is, with the weights of its encoders but none of MODEL.WEIGHTS.
+    """Builds the network on torch's default device, with pretrained encoders but without MODEL.WEIGHTS.
 
     Args:
+        cfg: the configuration.
         train_vocabulary: classes of the training labels; None = those of DATASETS.TRAIN.
     """
     import_plugins(cfg.MODEL.CMPF.PLUGINS)
@@ -117,11 +120,11 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
         mask_ensemble=part("mask_ensemble", cfg.MODEL.CMPF.MASK_ENSEMBLE_NAME, cfg, like=openseg_ensemble),
         num_proposals=num_proposals(cfg),
     )
-    use_inference_linear(model)  # the trained half, where it only predicts; the frozen one has them already
-    if model.naming.mask_adapter is not None:  # which is made for a model that is trained already
-        for trained in (model.pixel_decoder, model.sam_branch, model.decoder, model.naming.text_transfer):
-            if trained is not None:
-                trained.requires_grad_(False)
+    use_inference_linear(model)  # for the trained part when it only predicts; the encoders already have them
+    if model.naming.mask_adapter is not None:  # only the adapter is trained, on top of a trained model
+        for module in (model.pixel_decoder, model.sam_branch, model.decoder, model.naming.text_transfer):
+            if module is not None:
+                module.requires_grad_(False)
     return model
 
 
@@ -148,7 +151,7 @@ def build_pixel_decoder(
 def build_sam_branch(
     cfg: Config, sam: SAMEncoder | None, attention: AttentionFunction = deformable_attention
 ) -> SAMBranch | None:
-    """SAM branch of the pixel decoder; None without a Feature Injector, which alone reads it."""
+    """SAM branch of the pixel decoder; None without a Feature Injector, the only part that uses it."""
     if sam is None or not cfg.MODEL.CMPF.FEATURE_INJECTOR.ENABLED:
         return None
     head = cfg.MODEL.SEM_SEG_HEAD
@@ -193,13 +196,13 @@ def build_decoder(cfg: Config, clip: CLIP, sam: SAMEncoder | None) -> Transforme
 
 
 def num_proposals(cfg: Config) -> int:
-    """How many queries start at SAM's masks."""
+    """Number of queries initialized from SAM's masks."""
     queries = cfg.MODEL.CMPF.PROPOSAL_QUERIES
     return queries.NUMBER if queries.ENABLED else 0
 
 
 def build_naming(cfg: Config, clip: CLIP) -> MaskNaming:
-    """How CLIP names masks: mask pooling or adapter, and the text as it is or transferred."""
+    """How CLIP classifies masks: by mask pooling or a Mask-Adapter, with plain or image-conditioned text embeddings."""
     ours = cfg.MODEL.CMPF
     adapter = transfer = None
     if ours.MASK_EMBEDDING == "mask_adapter":
@@ -221,7 +224,7 @@ def build_naming(cfg: Config, clip: CLIP) -> MaskNaming:
 
 
 def build_mask_ensemble(cfg: Config) -> MaskEnsembleSettings:
-    """What an OpenSeg Ensemble means in this configuration, on or off."""
+    """Settings of the OpenSeg Ensemble, whether or not TEST.ENSEMBLE.ENABLED is set."""
     ensemble = cfg.TEST.ENSEMBLE
     return MaskEnsembleSettings(
         tasks=frozenset(ensemble.TASKS),
@@ -238,7 +241,7 @@ def build_settings(cfg: Config) -> InferenceSettings:
     """Inference settings of a configuration."""
     test, ours = cfg.MODEL.MASK_FORMER.TEST, cfg.MODEL.CMPF
     return InferenceSettings(
-        # Without the decoder's classes all weight is CLIP's.
+        # 1 = only CLIP's scores count.
         alpha=ours.GEOMETRIC_ENSEMBLE_ALPHA if ours.DECODER_CLASSES else 1.0,
         beta=ours.GEOMETRIC_ENSEMBLE_BETA if ours.DECODER_CLASSES else 1.0,
         ensemble_on_valid_mask=ours.ENSEMBLE_ON_VALID_MASK,
@@ -259,11 +262,12 @@ def build_settings(cfg: Config) -> InferenceSettings:
 
 
 def evaluation_size(cfg: Config, spec: DatasetSpec | None = None) -> tuple[int, int]:
-    """(shorter side, longest longer side) in pixels: the configuration's, else the dataset's own, else the usual.
+    """Test size (shorter side, maximum of the longer side) in pixels: the configuration's, else the dataset's, else
+    the default.
 
     Args:
-        cfg: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, 0 = not set.
-        spec: of the dataset; None = images of no dataset.
+        cfg: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST; 0 = not set.
+        spec: the dataset; None = images without a dataset.
     """
     if cfg.INPUT.MIN_SIZE_TEST:
         return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST

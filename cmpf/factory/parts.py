@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The parts that a model is built of, by slot: CMPF's own, registered by name, and how a configuration's are found."""
+"""Registers CMPF's own parts by slot and name, and looks up the parts that a configuration names."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ Part = TypeVar("Part", bound=Callable[..., Any])
 
 
 def part(
-    slot: str, name: str, cfg: Config, *, like: Part, otherwise: Callable[..., Any] | None = None
+    slot: str, name: str, cfg: Config, *, like: Part, fallback: Callable[..., Any] | None = None
 ) -> Part:
-    """What a name stands for in a slot.
+    """The part that is registered under a name in a slot.
 
     Args:
-        like: CMPF's own part of the slot: one of the user's is called with the same parameters, and with the tree
-            MODEL.CMPF.EXTRA where it has a parameter `extra`.
-        otherwise: takes names that nobody has registered, and says what is wrong with them; None = there are none.
+        slot: e.g. "pixel_decoder".
+        name: the registered name.
+        cfg: MODEL.CMPF.EXTRA is passed to parts that have a parameter `extra`.
+        like: CMPF's own part of the slot, whose signature the returned part accepts.
+        fallback: builds parts whose name is not registered; None = such a name is an error.
     Raises:
-        ConfigError: unknown name; lists what is registered. PluginError: it cannot be called so.
+        ConfigError: the name is unknown; the message lists the registered ones.
+        PluginError: the part has another signature.
     """
-    if otherwise is not None and name not in registered(slot):
-        return partial(_named, slot, otherwise)  # type: ignore[return-value]
+    if fallback is not None and name not in registered(slot):
+        return partial(_call_fallback, slot, fallback)  # type: ignore[return-value]
     return bound(slot, name, like=like, extra=cfg.MODEL.CMPF.EXTRA)
 
 
-def _named(slot: str, otherwise: Callable[..., Any], **arguments: Any) -> Any:
+def _call_fallback(slot: str, fallback: Callable[..., Any], **arguments: Any) -> Any:
+    """Calls the fallback; the error for an unknown name also lists what plug-ins have registered."""
     try:
-        return otherwise(**arguments)
+        return fallback(**arguments)
     except ModelNameError as error:
-        own = ", ".join(registered(slot))
-        raise ModelNameError(f"{error}{f'. Registered by plug-ins: {own}' if own else ''}") from error
+        names = ", ".join(registered(slot))
+        raise ModelNameError(f"{error}{f'. Registered by plug-ins: {names}' if names else ''}") from error
 
 
 register("pixel_decoder", "deformable")(PixelDecoder)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Predictors from a configuration or a name."""
+"""Builds predictors from a configuration or a model's name."""
 
 from __future__ import annotations
 
@@ -27,12 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def build_predictor(cfg: Config) -> Predictor:
-    """A predictor of the configured model, with MODEL.WEIGHTS loaded, in evaluation mode.
-
-    Torch's generator of random numbers is where it was, and no other is drawn from.
-    """
+    """Builds a predictor with the configured model in evaluation mode; leaves the random state unchanged."""
     short_side, max_side = evaluation_size(cfg)
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights, which loaded ones then replace
+    with torch.random.fork_rng(devices=[]):  # the initialization of layers uses torch's generator
         model = build_model(cfg).eval()
     return Predictor(
         model=model,
@@ -46,13 +43,13 @@ def build_predictor(cfg: Config) -> Predictor:
 
 
 def _mask_ensemble(cfg: Config) -> MaskEnsembleSettings:
-    """The configured one in every result: who segments own images wants masks, not the published arithmetic."""
+    """The configured ensemble, applied to every task: users want the best masks, not the published arithmetic."""
     return replace(build_mask_ensemble(cfg), tasks=frozenset(TASKS) - {"all"})
 
 
 def _saver(cfg: Config) -> Saver:
     def save(model: CMPF, folder: Path, **card: Any) -> list[Path]:
-        from cmpf.factory.pretrained import save_pretrained  # a prediction needs nothing of it
+        from cmpf.factory.pretrained import save_pretrained  # prediction does not need it
 
         return save_pretrained(cfg, model, folder, **card)
 
@@ -74,10 +71,10 @@ def load_predictor(
         settings += ["MODEL.DEVICE", device]
     if allow_unused_weights:
         settings += ["MODEL.ALLOW_UNUSED_WEIGHTS", True]
-    cfg = get_cfg(config, [*settings, *overrides], plugins=plugins)  # its issues come before a download
+    cfg = get_cfg(config, [*settings, *overrides], plugins=plugins)  # reports issues before a download
     own_weights = None
     if weights is None:
-        if Path(model).suffix not in (".yaml", ".yml"):  # which says how to train, not how it was trained
+        if Path(model).suffix not in (".yaml", ".yml"):  # a YAML file does not say how weights were trained
             check_activation(cfg, get_cfg(config, settings), model=str(model))
         _, _, own_weights = find_model(str(model), need_weights=True, plugins=plugins)
     if chosen := weights or own_weights:
@@ -96,7 +93,7 @@ def load_predictor(
 
 
 def _keeps_weights(overrides: Sequence[Any]) -> bool:
-    """Whether the changes leave the network as the zoo has it, so that what it holds is all that the file brought."""
+    """Whether overrides leave the network unchanged, so that the model holds exactly the weights of the zoo's file."""
     return all(
         not str(key).startswith("MODEL.") or str(key).startswith(("MODEL.MASK_FORMER.TEST.", "MODEL.DEVICE"))
         for key in overrides[::2]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The README.md of a saved model: what it is, what it learned from and how, how good it is, who owns what."""
+"""Saves a model to a folder with a model card (README.md): model, data, recipe, metrics and licenses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cmpf.weights.zoo_entries import METHODS
 OPENCLIP = "https://github.com/mlfoundations/open_clip"
 META = "https://github.com/facebookresearch/segment-anything"
 UNKNOWN = "see its authors"
-SHOWN_WORDS = 60
+MAX_CLASSES = 60  # listed in the card
 USE = """import cmpf
 
 seg = cmpf.load("{place}")
@@ -41,13 +41,16 @@ def model_card(
     license: str,
     notes: str,
 ) -> str:
-    """The card as Markdown, with the head that the Hugging Face Hub reads.
+    """The model card as Markdown, with the YAML header that the Hugging Face Hub reads.
 
     Args:
-        vocabulary: the classes that the model was trained on.
-        parameters: number of trained ones.
-        metrics: percent by dataset, task and metric, or the results.json of an evaluation.
-        license: of the trained weights, as the Hub writes it ("apache-2.0"); "" = not said.
+        cfg: the model's configuration.
+        vocabulary: classes that the model was trained on.
+        title: heading of the card, and the model's name in the code example.
+        parameters: number of trained parameters.
+        metrics: percent by dataset, task and metric, or the results.json of an evaluation; None = not measured.
+        license: license of the trained weights by its Hub name, e.g. "apache-2.0"; "" = not stated.
+        notes: Markdown text of a last section; "" = none.
     Raises:
         EvaluationError: the metrics cannot be read.
     """
@@ -75,19 +78,19 @@ def model_card(
 
 
 def _methods(cfg: Config) -> list[str]:
-    """The published methods that a model is made of: CMPF, whose code it is, FC-CLIP's decoder, and what is added."""
+    """Published methods to cite: CMPF, FC-CLIP (the decoder), and those of enabled parts."""
     ours = cfg.MODEL.CMPF
-    added = {
+    optional = {
         "mask_adapter": ours.MASK_EMBEDDING == "mask_adapter",
         "maftp": ours.TEXT_TRANSFER == "content_dependent",
         "ovrcoat": cfg.MODEL.MASK_FORMER.TEST.CLIP_OBJECTNESS > 0,
     }
-    return ["cmpf", "fcclip", *(name for name, used in added.items() if used)]
+    return ["cmpf", "fcclip", *(name for name, used in optional.items() if used)]
 
 
 def _model(cfg: Config, parameters: int) -> str:
     ours = cfg.MODEL.CMPF
-    on = [
+    enabled_parts = [
         name
         for name, enabled in (
             ("Query Injector", ours.QUERY_INJECTOR.ENABLED),
@@ -110,7 +113,7 @@ def _model(cfg: Config, parameters: int) -> str:
         f"- CLIP: OpenCLIP `{ours.CLIP.NAME}`, weights `{ours.CLIP.PRETRAINED or 'random'}`",
         f"- SAM: {_sam(ours.SAM.NAME, ours.SAM.CHECKPOINT)}",
         f"- SAM's masks for the ensemble: {_sam(*mask_sam(cfg)) if cfg.TEST.ENSEMBLE.ENABLED else 'none'}",
-        f"- switched on: {', '.join(on) or 'neither injector nor ensemble'}",
+        f"- switched on: {', '.join(enabled_parts) or 'neither injector nor ensemble'}",
         "- images: shorter side {}, longer side at most {} pixels".format(*evaluation_size(cfg)),
     ]
     return "\n".join(lines)
@@ -126,7 +129,7 @@ def _data(cfg: Config, vocabulary: Vocabulary) -> str:
     return (
         f"Trained on {names}: {vocabulary.num_classes} classes, {things} things and "
         f"{vocabulary.num_classes - things} kinds of stuff. These are the seen classes, all other words are unseen: "
-        f"{first_few(vocabulary.names, SHOWN_WORDS)}."
+        f"{first_few(vocabulary.names, MAX_CLASSES)}."
     )
 
 
@@ -147,7 +150,7 @@ def _metrics(metrics: str | Path | Metrics | None) -> str:
 
 
 def _read(metrics: str | Path | Metrics) -> tuple[Mapping[str, Results], Protocols]:
-    """Results, with NaN for what is undefined (null in the file), and how they were measured."""
+    """Results, with NaN for undefined values (null in the file), and their protocols."""
     if isinstance(metrics, str | Path):
         return read_results(metrics)
     return parse_results(metrics, source="metrics")
@@ -192,11 +195,11 @@ def save_pretrained(
     """See Predictor.save_pretrained.
 
     Args:
-        cfg: what the model was built from.
+        cfg: the configuration that the model was built from.
     """
     title = title or folder.absolute().name
     trained = model.trained_state_dict()
-    card = model_card(  # first of all: it fails where the metrics are wrong, and nothing is written then
+    card = model_card(  # comes first: nothing is written if the metrics cannot be read
         cfg,
         vocabulary=model.train_vocabulary,
         title=title,

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The protocol of an evaluation: what must be as in the papers, so that a figure can stand beside theirs."""
+"""Evaluation protocols: the settings that must match the papers for results to be comparable."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cmpf.factory.vocabularies import PUBLISHED, seen_of, words_of
 from cmpf.weights.zoo import published_entry
 from cmpf.weights.zoo_entries import ZooEntry
 
-# What `--protocol published` sets for all datasets.
-ALWAYS: Mapping[str, Any] = {
+# `--protocol published` sets these for all datasets.
+COMMON_SETTINGS: Mapping[str, Any] = {
     "DATASETS.VOCABULARIES": PUBLISHED,
     "DATASETS.SEEN": PUBLISHED,
     "MODEL.CMPF.PRECISION": "fp32",
@@ -30,9 +30,9 @@ ALWAYS: Mapping[str, Any] = {
     "TEST.ENSEMBLE.PUBLISHED_POOLING": True,
     "TEST.ENSEMBLE.SAM_NAME": "vit_h",
 }
-# And what it takes from the published configuration of the dataset, so that all of it is compared, too. Which tasks are
-# on belongs to it: the semantic sum of a purely semantic evaluation is taken before results are resized.
-COMPARED = (
+# It takes these from the published configuration of each dataset; they are also compared. Enabled tasks are among them:
+# an evaluation of semantic results only sums masks before it resizes them.
+COMPARED_KEYS = (
     *(f"MODEL.MASK_FORMER.TEST.{task}_ON" for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")),
     *(f"MODEL.MASK_FORMER.TEST.{key}" for key in ("OBJECT_MASK_THRESHOLD", "OVERLAP_THRESHOLD")),
     *(f"MODEL.MASK_FORMER.TEST.{key}" for key in ("CLIP_OBJECTNESS", "INSTANCE_MASK_SCORE")),
@@ -45,22 +45,26 @@ COMPARED = (
     ),
     *(f"TEST.{key}" for key in ("DETECTIONS_PER_IMAGE", "IMS_PER_BATCH", "MIN_ISLAND_SHARE", "AUG.ENABLED")),
 )
-SIZES = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
-ENSEMBLE = (
+SIZE_KEYS = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+ENSEMBLE_KEYS = (
     *("TASKS", "ALPHA", "SCORE_THRESHOLD", "MAX_MASKS", "SAM_NAME", "PUBLISHED_POOLING", "POINTS_PER_SIDE"),
     *("COARSE_POINTS_PER_SIDE", "PRED_IOU_THRESH", "STABILITY_THRESH", "NMS_THRESH", "MIN_AREA"),
 )
-ENABLED = "TEST.ENSEMBLE.ENABLED"
+ENSEMBLE_ENABLED = "TEST.ENSEMBLE.ENABLED"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a dataset was evaluated.
+    """How a dataset is evaluated.
 
-    words: "published", "own" or a file. seen: "published" or "words". precision: of the frozen encoders.
-    ensemble: whether the OpenSeg Ensemble took part. benchmark: whether papers report results on the dataset.
-    differences: every other thing that is not as published, as KEY VALUE and the published value. A model that nobody
-        has published has none.
+    Attributes:
+        words: origin of the class names: "published", "own", or a file.
+        seen: origin of the seen classes: "published" or "words".
+        precision: dtype of the frozen encoders.
+        ensemble: whether the OpenSeg Ensemble is used.
+        benchmark: whether papers report results on the dataset.
+        differences: other deviations from the published evaluation, each as KEY VALUE (published VALUE); empty for
+            models that are not published.
     """
 
     words: str
@@ -72,18 +76,18 @@ class Protocol:
 
     @property
     def label(self) -> str:
-        """What tables say."""
+        """The protocol as tables show it."""
         if not self.benchmark:
             return "no published benchmark"
         if self.words != PUBLISHED:
             return "own words: not comparable"
-        others = [] if self.seen == PUBLISHED else ["seen classes by words"]
-        others += [] if self.precision == "float32" else [f"{self.precision} encoders"]
-        others += self.differences
-        return f"not comparable: {', '.join(others)}" if others else PUBLISHED
+        differences = [] if self.seen == PUBLISHED else ["seen classes by words"]
+        differences += [] if self.precision == "float32" else [f"{self.precision} encoders"]
+        differences += self.differences
+        return f"not comparable: {', '.join(differences)}" if differences else PUBLISHED
 
     def as_json(self) -> dict[str, Any]:
-        """For the results file."""
+        """The protocol's entry in the results file."""
         return {
             "protocol": self.label,
             "words": self.words,
@@ -95,7 +99,7 @@ class Protocol:
 
 
 def protocol_of(cfg: Config, dataset: str) -> Protocol:
-    """The protocol by which a configuration evaluates a dataset."""
+    """The protocol with which a configuration evaluates a dataset."""
     spec, entry = get_spec(dataset), published_entry(cfg)
     reference = _published_config(entry, dataset) if entry else None
     return Protocol(
@@ -109,22 +113,22 @@ def protocol_of(cfg: Config, dataset: str) -> Protocol:
 
 
 def protocols_of(cfg: Config) -> dict[str, dict[str, Any]]:
-    """What results say of their protocol, by the name that a dataset has in them."""
-    found = {}
+    """The protocols of DATASETS.TEST for the results file, by dataset, except datasets that only Detectron2 knows."""
+    protocols = {}
     for name in cfg.DATASETS.TEST:
-        if is_known(name):  # another one is Detectron2's, and has nothing to be compared with
-            found[get_spec(name).name] = protocol_of(cfg, name).as_json()
-    return found
+        if is_known(name):
+            protocols[get_spec(name).name] = protocol_of(cfg, name).as_json()
+    return protocols
 
 
 def protocol_settings(cfg: Config) -> dict[str, Any]:
-    """KEY: VALUE of `--protocol published`, for the test datasets of a configuration.
+    """The overrides of `--protocol published` for DATASETS.TEST, {key: value}.
 
     Raises:
-        ConfigError: they were published with settings that exclude each other.
+        ConfigError: the datasets' published settings contradict each other.
     """
     entry = published_entry(cfg)
-    settings: dict[str, Any] = dict(ALWAYS)
+    settings: dict[str, Any] = dict(COMMON_SETTINGS)
     owner: dict[str, str] = {}
     for dataset in cfg.DATASETS.TEST:
         for key, value in _settings_of(entry, dataset).items():
@@ -138,18 +142,20 @@ def protocol_settings(cfg: Config) -> dict[str, Any]:
 
 
 def _settings_of(entry: ZooEntry | None, dataset: str) -> dict[str, Any]:
-    """What the published evaluation on a dataset sets; {} where nothing is published."""
+    """The settings of the published evaluation on a dataset; {} if there is none.
+
+    The ensemble is used if the authors' table has results with it.
+    """
     reference = _published_config(entry, dataset) if entry else None
     if entry is None or reference is None:
         return {}
-    # The ensemble where the authors' table has figures with it.
-    return {key: attrgetter(key)(reference) for key in (*COMPARED, *SIZES)} | {
-        ENABLED: dataset in entry.with_ensemble
+    return {key: attrgetter(key)(reference) for key in (*COMPARED_KEYS, *SIZE_KEYS)} | {
+        ENSEMBLE_ENABLED: dataset in entry.with_ensemble
     }
 
 
 def _published_config(entry: ZooEntry, dataset: str) -> Config | None:
-    """The configuration of a published model's evaluation on a dataset: one that stands beside the model's own."""
+    """The configuration of a published model's evaluation on a dataset, from the folder of the model's own one."""
     own = find_config(entry.config)
     for path in sorted(own.parent.glob(f"{own.stem.partition('_eval_')[0]}_eval_*.yaml")):
         cfg = get_cfg(path)
@@ -159,18 +165,20 @@ def _published_config(entry: ZooEntry, dataset: str) -> Config | None:
 
 
 def _differences(cfg: Config, reference: Config, dataset: str) -> tuple[str, ...]:
-    """What an evaluation has other than the published one, whose ensemble may be off."""
-    keys: tuple[str, ...] = COMPARED
+    """Deviations from the published evaluation; using the ensemble or not is none."""
+    keys: tuple[str, ...] = COMPARED_KEYS
     if cfg.TEST.ENSEMBLE.ENABLED:
-        keys = (*keys, *(f"TEST.ENSEMBLE.{key}" for key in ENSEMBLE))
+        keys = (*keys, *(f"TEST.ENSEMBLE.{key}" for key in ENSEMBLE_KEYS))
     published = {key: attrgetter(key)(reference) for key in keys} | {
-        key: value for key, value in ALWAYS.items() if key in keys
+        key: value for key, value in COMMON_SETTINGS.items() if key in keys
     }
-    found = [
+    differences = [
         f"{key} {attrgetter(key)(cfg)} (published {value})"
         for key, value in published.items()
         if attrgetter(key)(cfg) != value
     ]
     spec = get_spec(dataset)
-    size, wanted = evaluation_size(cfg, spec), evaluation_size(reference, spec)
-    return (*found, *([f"test size {size} (published {wanted})"] if size != wanted else []))
+    size, published_size = evaluation_size(cfg, spec), evaluation_size(reference, spec)
+    if size != published_size:
+        differences.append(f"test size {size} (published {published_size})")
+    return tuple(differences)

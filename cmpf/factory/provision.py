@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What is looked at before anything is downloaded: the weights on this machine, and whether they fit the model."""
+"""Checks before a download: encoders that the weights already contain, names, and whether the weights fit."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ WITHOUT_WEIGHTS = {
 
 
 def with_encoders_inside(cfg: Config) -> Config:
-    """The configuration, with the frozen encoders that MODEL.WEIGHTS holds in place of published ones.
+    """Replaces the published encoders of a configuration by those that the file MODEL.WEIGHTS contains.
 
-    QuickGELU follows from the name and the tag that the configuration has.
+    The configured CLIP name and tag decide whether the CLIP uses QuickGELU.
     """
     inside = weights.encoders_inside(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else {}
     clip, sam = cfg.MODEL.CMPF.CLIP, cfg.MODEL.CMPF.SAM
@@ -47,30 +47,32 @@ def with_encoders_inside(cfg: Config) -> Config:
         changes[CLIP_NAME] = variant_for(clip.NAME, clip.PRETRAINED)
         changes[CLIP_WEIGHTS] = str(inside["clip"])
     if "sam" in inside and sam.NAME in PUBLISHED and not sam.CHECKPOINT:
-        changes[SAM_WEIGHTS] = str(inside["sam"])  # also of the masks, if it is the same SAM
+        changes[SAM_WEIGHTS] = str(inside["sam"])  # also used for the masks if they come from the same SAM
     return with_overrides(cfg, changes) if changes else cfg
 
 
 def check_activation(cfg: Config, own: Config, *, model: str) -> None:
-    """Refuses another activation than the one that a model was trained with; no file of weights tells it.
+    """Checks that CLIP's activation is the one that a model was trained with, which no file of weights records.
 
     Args:
-        own: the configuration of the model without the user's changes, whose names and tags tell it.
-        model: its name, for the message.
+        cfg: the configuration with the user's overrides.
+        own: the model's own configuration, without them.
+        model: the model's name, for the message.
     Raises:
-        ModelNameError, WeightsError: CLIP's name or tag is none. WeightsError: another activation.
+        ModelNameError: CLIP's name is unknown.
+        WeightsError: CLIP's tag is unknown, or the activations differ.
     """
-    (name, ours), (wanted, theirs) = _activation(cfg), _activation(own)
-    if ours and theirs and ours != theirs:
+    (name, activation), (own_name, own_activation) = _activation(cfg), _activation(own)
+    if activation and own_activation and activation != own_activation:
         raise WeightsError(
-            f"{model} was trained with a CLIP that computes {theirs}, and {CLIP_NAME} {name} with {CLIP_WEIGHTS} "
-            f"{cfg.MODEL.CMPF.CLIP.PRETRAINED!r} computes {ours}, which would give wrong embeddings: leave both out, "
-            f"or set {CLIP_NAME} {wanted}"
+            f"{model} was trained with a CLIP that computes {own_activation}, and {CLIP_NAME} {name} with "
+            f"{CLIP_WEIGHTS} {cfg.MODEL.CMPF.CLIP.PRETRAINED!r} computes {activation}, which would give wrong "
+            f"embeddings: leave both out, or set {CLIP_NAME} {own_name}"
         )
 
 
 def _activation(cfg: Config) -> tuple[str, str]:
-    """The variant of CLIP that would be built, and what it computes; "" where a plug-in may build it, or it is tiny."""
+    """The name of the CLIP variant to build and its activation; "" for the tiny CLIP, or if plug-ins may build it."""
     clip = cfg.MODEL.CMPF.CLIP
     if clip.NAME == tiny.CLIP_NAME or cfg.MODEL.CMPF.PLUGINS:
         return clip.NAME, ""
@@ -80,28 +82,30 @@ def _activation(cfg: Config) -> tuple[str, str]:
 
 
 def check_before_download(cfg: Config, *, build: Callable[[Config], CMPF]) -> None:
-    """Refuses what cannot be right, as long as nothing has been downloaded for it.
+    """Checks names and weights before the encoders of a configuration are downloaded.
 
     Args:
-        build: the network of a configuration, on torch's default device.
+        cfg: the configuration.
+        build: builds the network of a configuration on torch's default device.
     Raises:
-        ModelNameError, WeightsError: CLIP's name or tag is none, or MODEL.WEIGHTS does not fit the model.
+        ModelNameError: CLIP's name is unknown.
+        WeightsError: CLIP's tag is unknown, or MODEL.WEIGHTS does not fit the model.
     """
     if not _downloads(cfg):
         return
     clip = cfg.MODEL.CMPF.CLIP
-    if not registered("clip"):  # else a name may be one of those
+    if not registered("clip"):  # the name may be that of a plug-in's CLIP
         check_clip(clip.NAME, clip.PRETRAINED)
-    if cfg.MODEL.WEIGHTS and not cfg.MODEL.CMPF.PLUGINS:  # whose parts need not work without memory
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without memory
+    if cfg.MODEL.WEIGHTS and not cfg.MODEL.CMPF.PLUGINS:  # parts of plug-ins may not support the meta device
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             skeleton = build(with_overrides(cfg, WITHOUT_WEIGHTS))
         weights.check(skeleton, cfg.MODEL.WEIGHTS, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
 
 
 def _downloads(cfg: Config) -> bool:
-    """Whether an encoder would have to be downloaded."""
-    clip, masks = cfg.MODEL.CMPF.CLIP, cfg.TEST.ENSEMBLE
-    online = masks.ENABLED and masks.SOURCE == "online"
+    """Whether an encoder must be downloaded."""
+    clip, ensemble = cfg.MODEL.CMPF.CLIP, cfg.TEST.ENSEMBLE
+    online = ensemble.ENABLED and ensemble.SOURCE == "online"
     sams = [(cfg.MODEL.CMPF.SAM.NAME, cfg.MODEL.CMPF.SAM.CHECKPOINT)]
     sams += [mask_sam(cfg)] if online else []
     published = clip.NAME != tiny.CLIP_NAME and tag_record(clip.NAME, clip.PRETRAINED)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A cache of SAM's masks is filled: the list of images, making masks, doing so in several processes."""
+"""Fills a cache of SAM's masks: lists images and generates their masks in one or several processes."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ from cmpf.factory.model import evaluation_size
 
 @dataclass(frozen=True)
 class SourceImage:
-    """A file, and the test size (shorter side, longest longer side) that its masks are for."""
+    """An image file and the test size (shorter side, maximum of the longer side) for which it needs masks."""
 
     file: str
     test_size: tuple[int, int]
 
 
-def of_datasets(cfg: Config, names: Sequence[str]) -> list[SourceImage]:
-    """All images of datasets, at the size of their evaluation; one that several have counts once.
+def dataset_images(cfg: Config, names: Sequence[str]) -> list[SourceImage]:
+    """All images of datasets without duplicates, each with the test size of its dataset.
 
     Raises:
         DatasetError: a dataset is unknown or not on disk.
     """
-    found: dict[SourceImage, None] = {}
+    images: dict[SourceImage, None] = {}
     for dataset in [get_dataset(name) for name in names]:
         size = evaluation_size(cfg, dataset.spec)
-        found.update({SourceImage(str(sample["file_name"]), size): None for sample in dataset.samples})
-    return list(found)
+        images.update({SourceImage(str(sample["file_name"]), size): None for sample in dataset.samples})
+    return list(images)
 
 
-def of_folder(cfg: Config, folder: str | Path) -> list[SourceImage]:
-    """All images in a folder and the folders inside it, by name, at the size of INPUT.MIN/MAX_SIZE_TEST.
+def images_in_folder(cfg: Config, folder: str | Path) -> list[SourceImage]:
+    """All images in a folder and its subfolders, sorted by name, with the test size of INPUT.MIN/MAX_SIZE_TEST.
 
     Raises:
-        DatasetError: no such folder. ImageError: no image in it.
+        DatasetError: the folder does not exist.
+        ImageError: it contains no image.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -55,25 +56,31 @@ def of_folder(cfg: Config, folder: str | Path) -> list[SourceImage]:
     return [SourceImage(str(path), evaluation_size(cfg)) for path in folder_images(folder, recursive=True)]
 
 
-MADE, KEPT, DAMAGED = "made", "kept", "damaged"
+GENERATED, CACHED, DAMAGED = "generated", "cached", "damaged"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of an image: MADE, KEPT (it was there) or DAMAGED (the message says why)."""
+class MaskResult:
+    """Result for one image.
+
+    Attributes:
+        file: the image file.
+        status: GENERATED, CACHED (the masks already existed) or DAMAGED (the image cannot be read).
+        message: why the image cannot be read.
+    """
 
     file: str
-    kind: str
+    status: str
     message: str = ""
 
 
-class MaskMaker:
-    """Makes what is not there yet.
+class MaskGenerator:
+    """Generates the masks that a cache lacks.
 
     Args:
-        cfg: mask SAM and its thresholds.
+        cfg: configures the mask SAM and its thresholds.
         output: folder of the cache.
-        device: where SAM runs.
+        device: device of SAM.
     """
 
     def __init__(self, cfg: Config, *, output: str, device: torch.device) -> None:
@@ -81,24 +88,25 @@ class MaskMaker:
         self._device = device
         self._cache = build_proposal_cache(cfg, output, sam_hash=self._masks.proposer.encoder.weights_hash)
 
-    def __call__(self, source: SourceImage) -> Outcome:
-        """
+    def __call__(self, source: SourceImage) -> MaskResult:
+        """Generates and stores the masks of an image unless the cache has them.
+
         Raises:
-            EvaluationError: masks of this image are there, but with other settings.
+            EvaluationError: the cache has masks of this image that were generated with other settings.
         """
         try:
-            image = _read(source)
+            image = _read_image(source)
             if self._cache.holds(source.file, (image.shape[-2], image.shape[-1])):
-                return Outcome(source.file, KEPT)
+                return MaskResult(source.file, CACHED)
         except (ImageError, DatasetError) as error:
-            return Outcome(source.file, DAMAGED, str(error))
+            return MaskResult(source.file, DAMAGED, str(error))
         proposals = self._masks.masks({"image": image}, shared=lambda _: None, device=self._device)
         self._cache.store(source.file, proposals)
-        return Outcome(source.file, MADE)
+        return MaskResult(source.file, GENERATED)
 
 
-def _read(source: SourceImage) -> torch.Tensor:
-    """The image (3, H, W) as an evaluation gives it to the model."""
+def _read_image(source: SourceImage) -> torch.Tensor:
+    """The image (3, H, W), resized as in an evaluation."""
     short_side, max_side = source.test_size
     resize = ResizeShortestEdge(short_side=short_side, max_side=max_side)
     mapper = DatasetMapper(augmentations=[resize], target=None, image_pad=0)
@@ -107,11 +115,14 @@ def _read(source: SourceImage) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to make masks.
+    """Arguments of a process that generates masks.
 
-    config, overrides: of cmpf.config.get_cfg. output: folder of the cache.
-    device: such as "cuda:1"; None = MODEL.DEVICE.
-    threads: of the CPU; 0 = torch's own choice.
+    Attributes:
+        config: see cmpf.config.get_cfg.
+        overrides: see cmpf.config.get_cfg.
+        output: folder of the cache.
+        device: e.g. "cuda:1"; None = MODEL.DEVICE.
+        threads: number of CPU threads; 0 = torch's choice.
     """
 
     config: str
@@ -120,49 +131,52 @@ class Job:
     device: str | None
     threads: int
 
-    def maker(self) -> MaskMaker:
-        """SAM, ready to work."""
+    def build_generator(self) -> MaskGenerator:
+        """Sets this process's number of threads and loads SAM."""
         if self.threads:
             torch.set_num_threads(self.threads)
         cfg = get_cfg(self.config, self.overrides)
         device = torch.device(self.device) if self.device else build_device(cfg)
-        return MaskMaker(cfg, output=self.output, device=device)
+        return MaskGenerator(cfg, output=self.output, device=device)
 
 
 class _Worker:
-    """What a process of the pool keeps between images: its job, and SAM once the first image comes."""
+    """State of a worker process: its job, and the generator once the first image has arrived."""
 
     job: Job
-    maker: MaskMaker | None = None
+    generator: MaskGenerator | None = None
 
 
-def outcomes(jobs: Sequence[Job], images: Sequence[SourceImage]) -> Iterator[Outcome]:
-    """Works images off and tells of each in their order; one job runs in this process, else each has its own.
+def generate_masks(jobs: Sequence[Job], images: Sequence[SourceImage]) -> Iterator[MaskResult]:
+    """Generates masks and yields the results in the order of the images.
 
+    Args:
+        jobs: one runs in this process; several run in a process each.
+        images: images to process.
     Raises:
-        CMPFError: the cache has masks made with other settings, or a process died.
+        CMPFError: the cache has masks generated with other settings, or a process died.
     """
     if len(jobs) == 1:
-        yield from map(jobs[0].maker(), images)
+        yield from map(jobs[0].build_generator(), images)
         return
     context = multiprocessing.get_context("spawn")
-    shared = context.SimpleQueue()
+    queue = context.SimpleQueue()
     for job in jobs:
-        shared.put(job)
+        queue.put(job)
     try:
-        with process_pool(len(jobs), context=context, initializer=_take_job, initargs=(shared,)) as pool:
-            yield from pool.map(_make, images)
+        with process_pool(len(jobs), context=context, initializer=_initialize, initargs=(queue,)) as pool:
+            yield from pool.map(_generate, images)
     except BrokenProcessPool as error:
         raise CMPFError(
             "a process died, out of memory? Use fewer --jobs; the same command goes on where it was"
         ) from error
 
 
-def _take_job(shared: SimpleQueue[Job]) -> None:
-    _Worker.job = shared.get()
+def _initialize(queue: SimpleQueue[Job]) -> None:
+    _Worker.job = queue.get()
 
 
-def _make(source: SourceImage) -> Outcome:
-    if _Worker.maker is None:
-        _Worker.maker = _Worker.job.maker()
-    return _Worker.maker(source)
+def _generate(source: SourceImage) -> MaskResult:
+    if _Worker.generator is None:
+        _Worker.generator = _Worker.job.build_generator()
+    return _Worker.generator(source)

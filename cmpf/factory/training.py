@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Wires training: loader, optimizer, schedule, checkpoints, trainer."""
+"""Builds the parts of a training run: loader, optimizer, schedule, checkpointer and trainer."""
 
 from __future__ import annotations
 
@@ -52,18 +52,19 @@ from cmpf.registry import import_plugins, register
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config"  # in the metadata of trained weights
-IMAGE_PAD = 128  # gray of the area that jitter leaves free
-# In this order, as published.
+CONFIG = "config"  # key in the metadata of trained weights
+IMAGE_PAD = 128  # gray value of padding
+# Default augmentations, in the published order.
 JITTER = ("random_flip", "large_scale_jitter")
 CROPS = ("random_shortest_edge", "random_crop", "color", "random_flip", "pad")
 
 
 def build_train_loader(cfg: Config) -> TrainLoader:
-    """Endless batches, this process's share, of the first dataset of DATASETS.TRAIN, augmented as its kind asks for.
+    """Endless batches from the first dataset of DATASETS.TRAIN; each process loads its share of every batch.
 
     Raises:
-        DatasetError: the dataset is unknown, not on disk or damaged. ConfigError: queries start at masks of a cache.
+        DatasetError: the dataset is unknown, not on disk or damaged.
+        ConfigError: queries start at SAM's masks, which are to be read from a cache.
     """
     if cfg.MODEL.CMPF.PROPOSAL_QUERIES.ENABLED and cfg.TEST.ENSEMBLE.SOURCE == "cache":
         raise ConfigError(
@@ -85,8 +86,7 @@ def build_train_loader(cfg: Config) -> TrainLoader:
 
 
 def build_train_mapper(cfg: Config, dataset: Dataset) -> DatasetMapper:
-    """What training sees of a dataset: INPUT.AUGMENTATIONS, or large-scale jitter for segments and objects and the crop
-    rule for classes."""
+    """Augments samples with INPUT.AUGMENTATIONS; its default is CROPS for semantic datasets and JITTER for others."""
     import_plugins(cfg.MODEL.CMPF.PLUGINS)
     semantic = dataset.spec.kind == "semantic"
     return DatasetMapper(
@@ -108,15 +108,15 @@ def _target_source(dataset: Dataset) -> TargetSource:
 
 
 def _augmentations(cfg: Config, names: Sequence[str]) -> list[Augmentation]:
-    """The augmentations that have these names, in this order, without those that are switched off."""
-    # The model pads to its own multiple too, where masks would no longer fit.
+    """The augmentations with these names, in this order, without disabled ones."""
+    # The least common multiple, because the model would pad to its own divisor, and masks would no longer match.
     divisor = math.lcm(cfg.INPUT.SIZE_DIVISIBILITY, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
-    found: list[Augmentation] = []
+    augmentations: list[Augmentation] = []
     for name in names:
         make = part("augmentation", name, cfg, like=_random_flip)
         augmentation = make(settings=cfg.INPUT, size_divisibility=divisor)
-        found += [] if augmentation is None else [augmentation]
-    return found
+        augmentations += [] if augmentation is None else [augmentation]
+    return augmentations
 
 
 @register("augmentation", "random_flip")
@@ -163,52 +163,55 @@ def _pad(*, settings: Input, size_divisibility: int) -> Augmentation:
 
 
 def build_checkpointer(cfg: Config, model: CMPF) -> Checkpointer:
-    """Checkpoints of the trained weights in OUTPUT_DIR, with configuration and training vocabulary in them."""
+    """Checkpoints of the trained weights in OUTPUT_DIR, which contain configuration and training vocabulary."""
     metadata = trained_metadata(cfg, model)
 
-    def resume(path: Path) -> None:
+    def load(path: Path) -> None:
         weights.load(model, path)
-        tell_changes(cfg, str(weights.read_metadata(path).get(CONFIG, "")))
+        log_changed_settings(cfg, str(weights.read_metadata(path).get(CONFIG, "")))
 
     return Checkpointer(
         Path(cfg.OUTPUT_DIR),
         save_weights=lambda path: weights.save(model, path, metadata=metadata),
-        load_weights=resume,
+        load_weights=load,
         keep=cfg.SOLVER.CHECKPOINTS_KEPT,
     )
 
 
 def trained_metadata(cfg: Config, model: CMPF) -> dict[str, Any]:
-    """What a file of trained weights says of their training."""
-    words = [list(words) for words in model.train_vocabulary.classes]
-    return {CONFIG: cfg.dump(), "train_classes": words, **plugin_metadata(cfg)}
+    """Metadata of trained weights: configuration, training classes and plug-ins."""
+    classes = [list(words) for words in model.train_vocabulary.classes]
+    return {CONFIG: cfg.dump(), "train_classes": classes, **plugin_metadata(cfg)}
 
 
-def tell_changes(cfg: Config, before: str) -> None:
-    """Logs which keys of the optimization a resumed training has with other values than before.
+def log_changed_settings(cfg: Config, checkpoint_config: str) -> None:
+    """Warns of SOLVER keys whose values differ from those of the checkpoint from which a training resumes.
 
     Args:
-        before: the configuration in the checkpoint, as Config.dump gives it; "" = not known.
+        cfg: the configuration of the resumed training.
+        checkpoint_config: the configuration in the checkpoint, from Config.dump; "" = unknown.
     """
-    earlier, now = (_solver_keys(text) for text in (before, cfg.dump()))
-    changed = [f"{key} {earlier[key]} -> {now[key]}" for key in now if earlier.get(key, now[key]) != now[key]]
+    old, new = (_solver_keys(text) for text in (checkpoint_config, cfg.dump()))
+    changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old.get(key, new[key]) != new[key]]
     if changed:
         logger.warning("resumed with other settings than before: %s", ", ".join(changed))
 
 
 def _solver_keys(text: str) -> dict[str, Any]:
-    def flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """The keys below SOLVER in a YAML text, {"SOLVER.AMP.ENABLED": True, ...}."""
+
+    def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(node, dict):
             yield prefix, node
             return
         for name, value in node.items():
-            yield from flat(value, f"{prefix}.{name}")
+            yield from flatten(value, f"{prefix}.{name}")
 
-    return dict(flat((yaml.safe_load(text) or {}).get("SOLVER", {}), "SOLVER"))
+    return dict(flatten((yaml.safe_load(text) or {}).get("SOLVER", {}), "SOLVER"))
 
 
 def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Trainer:
-    """The training run of a configuration, at iteration 0.
+    """Builds the trainer of a configuration, at iteration 0.
 
     Raises:
         DatasetError: a training or test dataset is unknown or not on disk.
@@ -242,7 +245,7 @@ def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Tra
 
 
 def build_configured_optimizer(cfg: Config, model: nn.Module) -> torch.optim.AdamW:
-    """The optimizer that SOLVER asks for."""
+    """The optimizer that SOLVER configures."""
     solver = cfg.SOLVER
     return build_optimizer(
         model,
@@ -256,7 +259,7 @@ def build_configured_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Ada
 
 
 def build_configured_schedule(cfg: Config, optimizer: torch.optim.Optimizer) -> Schedule:
-    """The learning rate schedule that SOLVER asks for; steps after its end are named in the log."""
+    """The learning rate schedule that SOLVER configures; warns of steps after the last iteration."""
     solver = cfg.SOLVER
     late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
     if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
@@ -279,7 +282,7 @@ def build_configured_schedule(cfg: Config, optimizer: torch.optim.Optimizer) -> 
 
 
 def build_learning_rate(cfg: Config) -> float:
-    """SOLVER.BASE_LR, scaled linearly with the batch where SOLVER.REFERENCE_BATCH_SIZE says what it is meant for."""
+    """SOLVER.BASE_LR, scaled linearly by batch size / SOLVER.REFERENCE_BATCH_SIZE unless the latter is 0."""
     solver = cfg.SOLVER
     base, batch, reference = solver.BASE_LR, solver.IMS_PER_BATCH, solver.REFERENCE_BATCH_SIZE
     if reference in (0, batch):

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Words and seen classes of the datasets that a configuration names (DATASETS.VOCABULARIES, DATASETS.SEEN)."""
+"""Class names and seen classes of a configuration's datasets (DATASETS.VOCABULARIES, DATASETS.SEEN)."""
 
 from __future__ import annotations
 
@@ -16,75 +16,78 @@ PUBLISHED = "published"
 
 
 def build_dataset(cfg: Config, name: str) -> Dataset:
-    """A dataset to evaluate, there or not, that is looked at with the words and seen classes of the configuration.
+    """A test dataset with the configured class names and seen classes; it need not be on disk.
 
     Raises:
-        DatasetError: unknown name, or a wrong YAML file.
-        VocabularyError: words that are asked for are not on this machine, or do not fit the dataset.
+        DatasetError: the name is unknown, or a YAML file is invalid.
+        VocabularyError: class names are not on this machine or do not fit the dataset.
     """
     dataset = locate_dataset(name)
-    words, flags = build_vocabulary(cfg, dataset.spec), _seen_flags(cfg, dataset.spec)
+    words, flags = build_vocabulary(cfg, dataset.spec), _published_seen(cfg, dataset.spec)
     return replace(dataset, words=words if flags is None else words.with_seen(flags))
 
 
 def build_train_vocabulary(cfg: Config) -> Vocabulary:
-    """Classes of the (first) training dataset; needs no dataset on disk.
+    """Classes of the first training dataset, which need not be on disk.
 
     Raises:
-        DatasetError, VocabularyError: as build_dataset.
+        DatasetError, VocabularyError: see build_dataset.
     """
     return build_vocabulary(cfg, get_spec(cfg.DATASETS.TRAIN[0]))
 
 
 def build_vocabulary(cfg: Config, spec: DatasetSpec) -> Vocabulary:
-    """The classes of a dataset in the words that the configuration asks for.
+    """The vocabulary of a dataset with the class names of DATASETS.VOCABULARIES.
 
-    `published` means the papers' words where there are any: people's own datasets and ShapeWorld keep theirs.
+    With `published`, datasets without published class names (custom datasets, ShapeWorld) keep their own.
     """
-    chosen = cfg.DATASETS.VOCABULARIES
-    if isinstance(chosen, Mapping) and spec.name in chosen:
-        path = chosen[spec.name]
+    source = cfg.DATASETS.VOCABULARIES
+    if isinstance(source, Mapping) and spec.name in source:
+        path = source[spec.name]
         classes, _ = parse_vocabulary_text(read_vocabulary_text(path), source=path)
         return other_words(spec, classes, source=path)
-    if chosen == PUBLISHED and has_published_words(spec):
-        from cmpf.weights.vocabularies import published_text  # downloads of an evaluation
+    if source == PUBLISHED and has_published_words(spec):
+        from cmpf.weights.vocabularies import published_text  # only needed here; may download a file
 
         return published_words(spec, published_text)
     return spec.vocabulary()
 
 
 def words_of(cfg: Config, spec: DatasetSpec) -> str:
-    """Which words these are: "published", "own", or the file."""
-    chosen = cfg.DATASETS.VOCABULARIES
-    if isinstance(chosen, Mapping):
-        return chosen.get(spec.name, "own")
-    return chosen if has_published_words(spec) else "own"
+    """The origin of a dataset's class names: "published", "own", or a file."""
+    source = cfg.DATASETS.VOCABULARIES
+    if isinstance(source, Mapping):
+        return source.get(spec.name, "own")
+    return source if has_published_words(spec) else "own"
 
 
 def seen_of(cfg: Config, spec: DatasetSpec) -> str:
-    """What says which classes are seen: "published" or "words"."""
-    return "words" if _seen_flags(cfg, spec) is None else PUBLISHED
+    """The origin of a dataset's seen classes: "published" or "words"."""
+    return "words" if _published_seen(cfg, spec) is None else PUBLISHED
 
 
-def _seen_flags(cfg: Config, spec: DatasetSpec) -> tuple[bool, ...] | None:
-    """The published flags, where the configuration wants them and there are any."""
+def _published_seen(cfg: Config, spec: DatasetSpec) -> tuple[bool, ...] | None:
+    """The published seen flag of each class; None if there are none or DATASETS.SEEN does not ask for them."""
     training = cfg.DATASETS.TRAIN[0]
-    if cfg.DATASETS.SEEN != PUBLISHED or not is_known(training):  # one that only Detectron2's catalog knows
+    if cfg.DATASETS.SEEN != PUBLISHED or not is_known(
+        training
+    ):  # Detectron2's catalog may have other datasets
         return None
     return published_seen(spec, get_spec(training))
 
 
-COCO = "openvocab_coco_2017"  # what the names of its training datasets begin with
+COCO = "openvocab_coco_2017"  # prefix of the names of its training datasets
 DEMO_DATASETS = ("openvocab_ade20k_panoptic_val", "openvocab_lvis_v1_val")
 
 
 def demo_vocabulary(trained: Vocabulary, cfg: Config | None) -> Vocabulary:
-    """What is looked for where nobody names words: the classes of the training, of COCO with ADE20K's and LVIS's.
+    """The default vocabulary of a prediction: the training classes, and for models trained on COCO ADE20K's and LVIS's.
 
-    The latter is the vocabulary of the published demo; a class of which a word is there already is left out.
+    This is the vocabulary of the published demo. Classes that share a word with an earlier one are left out.
 
     Args:
-        trained: the model's training vocabulary. cfg: its configuration; None = it was built by hand.
+        trained: the model's training vocabulary.
+        cfg: the model's configuration; None = it was built without one.
     """
     if cfg is None or not cfg.DATASETS.TRAIN[0].startswith(COCO):
         return trained

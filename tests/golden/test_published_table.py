@@ -15,7 +15,7 @@ from cmpf.cli import make_parser
 from cmpf.config import get_cfg
 from cmpf.config.keys import KEYS
 from cmpf.data import dataset_names
-from cmpf.factory.protocol import ALWAYS
+from cmpf.factory.protocol import COMMON_SETTINGS
 from cmpf.weights.zoo_entries import zoo
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,13 +83,13 @@ def test_every_option_of_the_published_protocol_and_every_key_that_names_it_has_
     named = {name for name, key in KEYS.items() if "publish" in key.meaning.lower() or "PUBLISHED" in name}
     assert "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS" in named
     shown = {QUOTED.findall(row.option)[0].split()[0] for row in ROWS if not row.option.startswith("none: ")}
-    assert (named | set(ALWAYS)) - NO_DIFFERENCE - shown == set()
+    assert (named | set(COMMON_SETTINGS)) - NO_DIFFERENCE - shown == set()
 
 
-@pytest.mark.parametrize("key", ALWAYS)
+@pytest.mark.parametrize("key", COMMON_SETTINGS)
 def test_the_protocol_sets_the_published_value_of_the_table(key: str) -> None:
     [value] = {QUOTED.findall(row.option)[0].split()[1] for row in ROWS if row.option.startswith(f"`{key} ")}
-    assert str(ALWAYS[key]) == value
+    assert str(COMMON_SETTINGS[key]) == value
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.published[:30])

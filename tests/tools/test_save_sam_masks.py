@@ -183,7 +183,7 @@ def test_damaged_images_are_named_at_the_end_and_the_others_done(
 def test_a_process_that_dies_is_told_with_what_to_do(
     world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sam_masks, "_take_job", os.abort)  # each process ends as it begins
+    monkeypatch.setattr(sam_masks, "_initialize", os.abort)  # each process ends as it begins
     assert run(tmp_path, "--jobs", "2") == 1
     assert "error: a process died, out of memory? Use fewer --jobs" in capfd.readouterr().err
 
@@ -207,12 +207,12 @@ def test_another_setting_needs_another_folder(
 
 def test_a_test_size_of_its_own_has_masks_of_its_own(tmp_path: Path) -> None:
     cfg = configuration("INPUT.MIN_SIZE_TEST", "100", "INPUT.MAX_SIZE_TEST", "150")
-    found = sam_masks.of_datasets(cfg, ["shapes_val"])
+    found = sam_masks.dataset_images(cfg, ["shapes_val"])
     assert [source.test_size for source in found] == [(100, 150)] * IMAGES
 
 
 def test_an_image_of_two_datasets_is_made_once() -> None:
-    assert len(sam_masks.of_datasets(configuration(), ["shapes_val", "shapes_val"])) == IMAGES
+    assert len(sam_masks.dataset_images(configuration(), ["shapes_val", "shapes_val"])) == IMAGES
 
 
 @pytest.mark.parametrize(
