@@ -32,14 +32,14 @@ class Dropped:
     only: tuple[Any, ...] = ()
 
 
-_FIXED = "is always so"
+_FIXED = "fixed in CMPF"
 _CLIP_TELLS = "follows the CLIP"
 _DATASET = "follows the dataset"
 
 # Their key, in which * stands for any part -> what becomes of it. The first that fits counts; a key that is in no row
 # and has the same name here is taken as it is.
 TABLE: dict[str, Renamed | Dropped] = {
-    "MODEL.META_ARCHITECTURE": Dropped("is told by the options of the method"),
+    "MODEL.META_ARCHITECTURE": Dropped("follows from the method's options"),
     "MODEL.*.CLIP_MODEL_NAME": Renamed("MODEL.CMPF.CLIP.NAME"),
     "MODEL.*.CLIP_PRETRAINED_WEIGHTS": Renamed("MODEL.CMPF.CLIP.PRETRAINED"),
     "MODEL.*.EMBED_DIM": Dropped(_CLIP_TELLS),
@@ -49,9 +49,7 @@ TABLE: dict[str, Renamed | Dropped] = {
     "MODEL.*.USE_SAM_MASKS": Renamed("TEST.ENSEMBLE.ENABLED"),
     "MODEL.*.CLIP_TRUST_WEIGHT": Renamed("MODEL.MASK_FORMER.TEST.CLIP_OBJECTNESS"),
     "MODEL.*.DETACH_SEG_HEAD": Renamed("MODEL.CMPF.CLIP.DETACHED"),
-    "MODEL.*.USE_PRETRAINED_SEG_HEAD_WEIGHTS": Dropped(
-        "MODEL.WEIGHTS says what training starts from", (False,)
-    ),
+    "MODEL.*.USE_PRETRAINED_SEG_HEAD_WEIGHTS": Dropped("MODEL.WEIGHTS selects the initial weights", (False,)),
     "MODEL.*.SEM_SEG_WEIGHTS": Renamed("MODEL.WEIGHTS"),
     "MODEL.*rc_weights": Renamed("MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT"),
     "MODEL.*cdt_params": Renamed("MODEL.CMPF.CONTENT_TRANSFER.HEADS", lambda value: literal(value)[1]),
@@ -59,31 +57,31 @@ TABLE: dict[str, Renamed | Dropped] = {
     "MODEL.MASK_ADAPTER.NUM_CHANNELS": Renamed("MODEL.CMPF.MASK_ADAPTER.DIM"),
     "MODEL.MASK_ADAPTER.MASK_THRESHOLD": Renamed("MODEL.CMPF.MASK_ADAPTER.MASK_THRESHOLD"),
     "MODEL.MASK_ADAPTER.MASK_IN_CHANNELS": Dropped(_FIXED, (16,)),
-    "MODEL.MASK_ADAPTER.NAME": Dropped("is told by MODEL.CMPF.MASK_EMBEDDING"),
-    "MODEL.MASK_ADAPTER.USE_CHECKPOINT": Dropped("saves memory only"),
-    "MODEL.MASK_ADAPTER.TRAIN_MASK_ADAPTER": Dropped("is told by MODEL.CMPF.MASK_EMBEDDING"),
+    "MODEL.MASK_ADAPTER.NAME": Dropped("see MODEL.CMPF.MASK_EMBEDDING"),
+    "MODEL.MASK_ADAPTER.USE_CHECKPOINT": Dropped("only saves memory"),
+    "MODEL.MASK_ADAPTER.TRAIN_MASK_ADAPTER": Dropped("see MODEL.CMPF.MASK_EMBEDDING"),
     "MODEL.BACKBONE.*": Dropped("the backbone is CLIP"),
-    "MODEL.SEM_SEG_HEAD.NAME": Dropped("there is one head"),
+    "MODEL.SEM_SEG_HEAD.NAME": Dropped("CMPF has one head"),
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": Dropped(
-        "is MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME deformable", ("MSDeformAttnPixelDecoder",)
+        "the same as MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME deformable", ("MSDeformAttnPixelDecoder",)
     ),
-    "MODEL.SEM_SEG_HEAD.IN_FEATURES": Dropped("all four levels are read"),
-    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": Dropped("res3 to res5 are read"),
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": Dropped("all four levels are used"),
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": Dropped("res3 to res5 are used"),
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": Dropped(_DATASET),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": Dropped(_DATASET),
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": Dropped("was read by nothing"),
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": Dropped("unused"),
     "MODEL.SEM_SEG_HEAD.NORM": Dropped(_FIXED, ("GN",)),
     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": Dropped(_FIXED, (4,)),
-    "MODEL.SEM_SEG_HEAD.PROJECT_*": Dropped("was read by nothing"),
+    "MODEL.SEM_SEG_HEAD.PROJECT_*": Dropped("unused"),
     "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": Dropped(
-        "is MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME masked_attention"
+        "the same as MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME masked_attention"
     ),
-    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": Dropped("all levels are read"),
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": Dropped("all levels are used"),
     "MODEL.MASK_FORMER.DROPOUT": Dropped(_FIXED, (0, 0.0)),
     "MODEL.MASK_FORMER.ENC_LAYERS": Dropped(_FIXED, (0,)),
     "MODEL.MASK_FORMER.PRE_NORM": Dropped(_FIXED, (False,)),
     "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": Dropped(_FIXED, (False,)),
-    "MODEL.MASK_FORMER.TEST.TEST_FOREGROUND*": Dropped("was read by nothing"),
+    "MODEL.MASK_FORMER.TEST.TEST_FOREGROUND*": Dropped("unused"),
     "MODEL.RESNETS.*": Dropped("the backbone is CLIP"),
     "MODEL.MASK_ON": Dropped(_FIXED),
     "SOLVER.OPTIMIZER": Dropped(_FIXED, ("ADAMW",)),
@@ -94,13 +92,15 @@ TABLE: dict[str, Renamed | Dropped] = {
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Dropped(_FIXED, (2, 2.0)),
     "SOLVER.WARMUP_METHOD": Dropped(_FIXED, ("linear",)),
     "INPUT.FORMAT": Dropped(_FIXED, ("RGB",)),
-    "INPUT.DATASET_MAPPER_NAME": Dropped("augmentations follow the kind of data, or INPUT.AUGMENTATIONS"),
-    "INPUT.MASK_FORMAT": Dropped("is read by Detectron2's mappers only"),
-    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Dropped("images without objects are trained on"),
-    "DATALOADER.ASPECT_RATIO_GROUPING": Dropped("is read by Detectron2's loaders only"),
-    "DATALOADER.SAMPLER_TRAIN": Dropped("is read by Detectron2's loaders only"),
-    "CUDNN_BENCHMARK": Dropped("changes speed only"),
-    "VIS_PERIOD": Dropped("LOG.PICTURES says what is drawn"),
+    "INPUT.DATASET_MAPPER_NAME": Dropped(
+        "augmentations depend on the dataset's task, or INPUT.AUGMENTATIONS"
+    ),
+    "INPUT.MASK_FORMAT": Dropped("only used by Detectron2's mappers"),
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Dropped("images without objects are used in training"),
+    "DATALOADER.ASPECT_RATIO_GROUPING": Dropped("only used by Detectron2's loaders"),
+    "DATALOADER.SAMPLER_TRAIN": Dropped("only used by Detectron2's loaders"),
+    "CUDNN_BENCHMARK": Dropped("only affects speed"),
+    "VIS_PERIOD": Dropped("see LOG.PICTURES"),
 }
 _NO_SAM = {
     "MODEL.CMPF.SAM.NAME": "",
