@@ -22,7 +22,7 @@ from cmpf.formats.label_map import LabelReader, read_panoptic_ids
 from cmpf.formats.masks import decode_mask
 from cmpf.types import Sample
 from cmpf.visualization.ground_truth import TrueRegion
-from cmpf.weights.vocabularies import FETCH, is_there, vocabulary_path
+from cmpf.weights.vocabularies import FETCH, is_available, vocabulary_path
 
 METRICS = {
     "panoptic": "PQ",
@@ -56,7 +56,9 @@ def table(*, as_json: bool) -> str:
 def vocabulary_table(*, as_json: bool) -> str:
     """The published vocabulary files, where they lie, and whether they are there."""
     keys = ("name", "on_disk", "path")
-    rows = [(key, "yes" if is_there(key) else "no", str(vocabulary_path(key))) for key in published_files()]
+    rows = [
+        (key, "yes" if is_available(key) else "no", str(vocabulary_path(key))) for key in published_files()
+    ]
     if as_json:
         return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)
     missing = [row for row in rows if row[1] == "no"]

@@ -201,7 +201,7 @@ def weights() -> Iterator[Check]:
     """Weights of the full-size encoders in the caches, and those that the shipped configurations would download."""
     from cmpf.encoders.clip_factory import cached_file, clip_tags, saved_file, source_of, tag_record
     from cmpf.encoders.sam import PUBLISHED, published_path
-    from cmpf.weights.download import cache_folder, part_of
+    from cmpf.weights.download import cache_folder, partial_path
 
     yield Check(WEIGHTS, "folder", OK, str(cache_folder()))
     for name, tag in clip_tags():
@@ -212,7 +212,7 @@ def weights() -> Iterator[Check]:
             yield Check(WEIGHTS, f"CLIP {name} {tag}", MISSING, "not in the caches", fix)
     for name, url in PUBLISHED.items():
         path = published_path(name)
-        part = part_of(path)
+        part = partial_path(path)
         if path.is_file():
             yield Check(WEIGHTS, f"SAM {name}", OK, _size(path))
         else:

@@ -20,8 +20,8 @@ from cmpf.factory.evaluation import truth_readers
 from cmpf.factory.protocol import protocols_of
 from cmpf.factory.vocabularies import words_of
 from cmpf.registry import import_plugins, registered
-from cmpf.weights.vocabularies import FETCH, is_there, vocabulary_path
-from cmpf.weights.zoo import zoo_place, zoo_remote
+from cmpf.weights.vocabularies import FETCH, is_available, vocabulary_path
+from cmpf.weights.zoo import zoo_path, zoo_remote
 from cmpf.weights.zoo_entries import zoo
 
 HERE, MISSING = "there", "MISSING"
@@ -93,14 +93,14 @@ def _words(cfg: Config, name: str) -> Iterator[Need]:
     spec = locate_dataset(name).spec
     chosen, key = words_of(cfg, spec), published_file(spec)
     if chosen == "published" and key:
-        yield Need("published words", key, str(vocabulary_path(key)), is_there(key), FETCH)
+        yield Need("published words", key, str(vocabulary_path(key)), is_available(key), FETCH)
     elif chosen not in ("published", "own"):
         yield _file("words", spec.name, Path(chosen), "correct DATASETS.VOCABULARIES")
 
 
 def _trained(path: Path) -> Need:
     entry = zoo().get(path.parent.name)
-    if entry is None or entry.asset or path != zoo_place(path.parent.name):
+    if entry is None or entry.asset or path != zoo_path(path.parent.name):
         fix = "correct the path, or take a model by its name: cmpf models"
     else:
         remote = zoo_remote(path.parent.name, entry)

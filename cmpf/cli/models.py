@@ -118,13 +118,13 @@ def _row(name: str, entry: ZooEntry) -> tuple[str, ...]:
 
 
 def _here(name: str, entry: ZooEntry) -> str:
-    from cmpf.weights.download import part_of
+    from cmpf.weights.download import partial_path
     from cmpf.weights.zoo import published_file, small_file
 
     target = published_file(name, entry)
     if entry.asset or target.is_file() or small_file(name).is_file():
         return "yes"
-    return "part" if part_of(target).is_file() else "no"
+    return "part" if partial_path(target).is_file() else "no"
 
 
 def _card(name: str) -> Iterator[str]:
@@ -158,12 +158,12 @@ def _card(name: str) -> Iterator[str]:
 
 
 def _known_hash(name: str, entry: ZooEntry) -> str:
-    from cmpf.weights.download import record_of
+    from cmpf.weights.download import hash_record_path
     from cmpf.weights.zoo import published_file
 
     if entry.sha256:
         return f"{entry.sha256} (published)"
-    record = record_of(published_file(name, entry))
+    record = hash_record_path(published_file(name, entry))
     if record.is_file():
         return f"{record.read_text(encoding='utf-8').split()[0]} (of the first download)"
     return "none is published; that of the first download is recorded"

@@ -17,7 +17,7 @@ from cmpf.encoders.clip import CLIP
 from cmpf.errors import ModelNameError, WeightsError, summary
 from cmpf.weights.download import cache_folder
 from cmpf.weights.key_mapping import split
-from cmpf.weights.loading import scalars_as
+from cmpf.weights.loading import match_scalar_shapes
 from cmpf.weights.reading import UNREADABLE, is_torch_script, load_weights, read_contents
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _load(model: nn.Module, name: str, path: Path) -> None:
         tensors = split(read_contents(path).tensors).clip
         if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
             tensors = convert_to_custom_text_state_dict(tensors)  # an older form of the same model
-        model.load_state_dict(scalars_as(model.state_dict(), tensors))
+        model.load_state_dict(match_scalar_shapes(tensors, model.state_dict()))
     except UNREADABLE as error:
         raise WeightsError(
             f"{path}: not weights of CLIP {name}, or damaged. Give another file in {OPTION}. {summary(error)}"

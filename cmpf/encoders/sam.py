@@ -123,7 +123,7 @@ def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
     path = _checkpoint_file(name, checkpoint)
     sam = _architecture(name)
     if path is not None:
-        load_weights(sam, path, inside=(SAM_PREFIX, OWN_SAM_PREFIX))
+        load_weights(sam, path, prefixes=(SAM_PREFIX, OWN_SAM_PREFIX))
     return SAMEncoder(name=name, sam=sam)
 
 

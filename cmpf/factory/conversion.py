@@ -29,7 +29,7 @@ from cmpf.weights import (
     write_safetensors,
 )
 from cmpf.weights import load as load_weights
-from cmpf.weights.checks import holds_whole
+from cmpf.weights.checks import is_complete
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
 from cmpf.weights.saving import hash_weights
 
@@ -121,7 +121,7 @@ def _rename(contents: Contents, parts: Parts) -> Conversion:
     )  # CMPF's files contain a CLIP only if it was tuned
     tuned = bool(parts.clip) and (own or parts.naming in TUNED_CLIP)
     for kind, weights in (("clip", {} if tuned else parts.clip), ("sam", parts.sam)):
-        if holds_whole(weights, kind):  # the hash of an incomplete encoder would match no model
+        if is_complete(weights, kind):  # the hash of an incomplete encoder would match no model
             encoders[kind] = hash_weights(_as_float32(weights))
     report = LoadReport(
         loaded=tuple(trained),

@@ -21,7 +21,7 @@ from cmpf.model import CMPF
 from cmpf.predictor import Predictor
 from cmpf.weights.hub import find_model
 from cmpf.weights.saving import Saver
-from cmpf.weights.zoo import keep_small_file
+from cmpf.weights.zoo import save_small_file
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def load_predictor(
         )
     predictor = build_predictor(cfg)
     if own_weights is not None and not plugins and not allow_unused_weights and _keeps_weights(overrides):
-        keep_small_file(str(model), predictor.model, own_weights)
+        save_small_file(str(model), predictor.model, own_weights)
     return predictor
 
 

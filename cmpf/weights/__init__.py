@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Weights: CMPF's own safetensors files of what was trained, and the reading of published checkpoints."""
+"""Saves trained weights as safetensors files, and loads them and published checkpoints."""
 
 from cmpf.weights.checks import LoadReport, PartReport
 from cmpf.weights.key_mapping import Naming, Parts, detect_naming, split, to_published

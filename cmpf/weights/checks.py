@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What became of each weight of a file, whether it is a number to compute with, and whether they are the model's."""
+"""Compares the weights of a file with those of a model, and reports or rejects what does not fit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from cmpf.weights.key_mapping import OWN_CLIP_PREFIX, Naming
 from cmpf.weights.reading import Contents
 from cmpf.weights.saving import ENCODERS_KEY, ModelWithEncoders, TrainedModel
 
-RAW = {Naming.OPENCLIP: "clip", Naming.SAM: "sam"}  # files of one frozen encoder -> which
+ENCODER_ONLY = {
+    Naming.OPENCLIP: "clip",
+    Naming.SAM: "sam",
+}  # naming of files with a single encoder -> its kind
 WITHOUT_SAM = (Naming.FCCLIP, Naming.MASK_ADAPTER, Naming.MAFTP, Naming.OVRCOAT)
 OPTIONS = {"clip": "MODEL.CMPF.CLIP.NAME", "sam": "MODEL.CMPF.SAM.NAME"}
-# Part -> its title, the option that it hangs on, and the option's values with it and without.
+# Prefix of an optional part -> its title, the option that enables it, and the option's values with and without it.
 PARTS = {
     "naming.mask_adapter.": ("Mask-Adapter", "MODEL.CMPF.MASK_EMBEDDING", "mask_adapter", "pool"),
     "naming.text_transfer.": (
@@ -27,12 +30,12 @@ PARTS = {
         "none",
     ),
 }
-# What a whole encoder has.
+# Prefixes of the towers of a complete encoder.
 TOWERS = {
     "clip": (("visual.",), ("transformer.", "text.")),
     "sam": (("image_encoder.",), ("prompt_encoder.",), ("mask_decoder.",)),
 }
-QUICKGELU = "-quickgelu"  # how OpenCLIP's names of models with that activation end
+QUICKGELU = "-quickgelu"  # suffix of OpenCLIP's models with this activation
 SAM_LEVELS = "sam_branch.encoder.level_embedding"
 NO_INJECTORS = (
     "MODEL.CMPF.QUERY_INJECTOR.ENABLED False, MODEL.CMPF.FEATURE_INJECTOR.ENABLED False and "
@@ -40,23 +43,24 @@ NO_INJECTORS = (
 )
 
 
-def holds_whole(encoder: Mapping[str, Tensor], kind: str) -> bool:
-    """Whether the weights of a "clip" or "sam" are those of all its towers."""
+def is_complete(encoder: Mapping[str, Tensor], kind: str) -> bool:
+    """Whether the weights of a "clip" or "sam" include all its towers."""
     return all(any(name.startswith(tower) for name in encoder) for tower in TOWERS[kind])
 
 
 def check_fit(
     source: str, naming: Naming, trained: Part, frozen: Mapping[str, Part], report: LoadReport
 ) -> None:
+    """Rejects weights that are missing, of another shape, or of another encoder; the message says what to set."""
     fixes = []
     for kind, part in frozen.items():
-        raw = RAW.get(naming) == kind
-        if raw and not part.own:
+        encoder_only = ENCODER_ONLY.get(naming) == kind
+        if encoder_only and not part.target:
             fixes.append(
                 f"The model has no {kind.upper()} that it could fill: set {OPTIONS[kind]}; SAM of the mask ensemble "
                 "alone is given by TEST.ENSEMBLE.SAM_CHECKPOINT"
             )
-        elif part.foreign or (raw and not part.report.fits):
+        elif part.other_architecture or (encoder_only and not part.report.fits):
             fixes.append(
                 f"It holds another {kind.upper()} than the model: set {OPTIONS[kind]} to the one in the file"
             )
@@ -72,15 +76,16 @@ def check_fit(
 
 
 def check_own_clip(contents: Contents, naming: Naming, model: TrainedModel, report: LoadReport) -> None:
-    """A model whose CLIP is trained gets it with its weights, or starts from weights that were made for the CLIP that
-    it has."""
-    if naming in RAW or not any(name.startswith(OWN_CLIP_PREFIX) for name in model.trained_state_dict()):
+    """For a model whose CLIP is trained, requires weights with this CLIP or that were trained with its present one."""
+    if naming in ENCODER_ONLY or not any(
+        name.startswith(OWN_CLIP_PREFIX) for name in model.trained_state_dict()
+    ):
         return
     if report.clip.loaded and report.clip.fits:
         return
     encoders = model.frozen_encoders() if isinstance(model, ModelWithEncoders) else {}
-    made_for = set(contents.metadata.get(ENCODERS_KEY, {}).values())
-    if report.clip == PartReport() and "clip" in encoders and encoders["clip"].weights_hash in made_for:
+    trained_with = set(contents.metadata.get(ENCODERS_KEY, {}).values())
+    if report.clip == PartReport() and "clip" in encoders and encoders["clip"].weights_hash in trained_with:
         return
     raise WeightsError(
         f"{contents.source} holds no whole CLIP for this model, whose trunk is trained ({report.clip}): give weights "
@@ -89,8 +94,8 @@ def check_own_clip(contents: Contents, naming: Naming, model: TrainedModel, repo
     )
 
 
-def check_use(source: str, report: LoadReport) -> None:
-    """Weights without a place are a sign of another configuration, or of a plug-in that is missing."""
+def check_unused(source: str, report: LoadReport) -> None:
+    """Rejects weights that the model does not have: the configuration is another one, or a plug-in is missing."""
     unused = (*report.unexpected, *report.clip.unexpected, *report.sam.unexpected)
     if unused:
         fixes = [
@@ -107,19 +112,19 @@ def check_use(source: str, report: LoadReport) -> None:
 
 
 def _levels_fix(trained: Part) -> str:
-    """The published SAM branch has weights for three levels, ours for one."""
-    given, own = trained.given.get(SAM_LEVELS), trained.own.get(SAM_LEVELS)
-    if given is None or own is None or len(given) == len(own):
+    """How to fix another number of levels in the SAM branch: the published one has three, CMPF's has one."""
+    source, target = trained.source.get(SAM_LEVELS), trained.target.get(SAM_LEVELS)
+    if source is None or target is None or len(source) == len(target):
         return ""
-    levels = len(given) if len(given) > 1 else 0
+    levels = len(source) if len(source) > 1 else 0
     return (
-        f"Its SAM branch has weights for {len(given)} levels and the model's for {len(own)}: set "
+        f"Its SAM branch has weights for {len(source)} levels and the model's for {len(target)}: set "
         f"MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS {levels}"
     )
 
 
 def _part_fix(trained: Part) -> str:
-    """Whole parts that the model has and the file lacks."""
+    """How to fix optional parts that the model has and the file lacks."""
     fixes = [
         f"It has no {title}: set {option} {value}"
         for prefix, (title, option, _, value) in PARTS.items()
@@ -129,6 +134,7 @@ def _part_fix(trained: Part) -> str:
 
 
 def check_injectors(source: str, naming: Naming, model: TrainedModel) -> None:
+    """Rejects weights of methods without SAM for a model with injectors."""
     if naming in WITHOUT_SAM and isinstance(model, ModelWithEncoders) and model.uses_sam:
         raise WeightsError(
             f"{source} has {naming.value}'s weights, which know neither SAM nor injectors, and this model has them on. "
@@ -137,49 +143,53 @@ def check_injectors(source: str, naming: Naming, model: TrainedModel) -> None:
 
 
 def check_hashes(contents: Contents, model: TrainedModel) -> None:
-    """Weights mean something only together with the frozen encoders that they were trained on.
+    """Rejects weights that were trained with other frozen encoders than the model's.
 
-    Contents decide, not names: a converted file may not know what its encoders are called.
+    Encoders are compared by the hash of their weights: a converted file may not know their names.
     """
     trained_with: Mapping[str, str] = contents.metadata.get(ENCODERS_KEY, {})
     if not trained_with:
         return
-    here = model.encoder_hashes()
-    _check_activation(contents.source, trained_with, here)
-    if isinstance(model, ModelWithEncoders):  # weights to start from, where CLIP is trained on
-        here = {kind: encoder.weights_hash for kind, encoder in model.frozen_encoders().items()} | here
-    if set(trained_with.values()) <= set(here.values()):
+    encoders = model.encoder_hashes()
+    _check_activation(contents.source, trained_with, encoders)
+    if isinstance(model, ModelWithEncoders):  # also a CLIP that is trained further from here
+        frozen = {kind: encoder.weights_hash for kind, encoder in model.frozen_encoders().items()}
+        encoders = frozen | encoders
+    if set(trained_with.values()) <= set(encoders.values()):
         return
 
-    def described(encoders: Mapping[str, str]) -> str:
-        return ", ".join(f"{name} (hash {content[:12]})" for name, content in encoders.items()) or "none"
+    def format_encoders(hashes: Mapping[str, str]) -> str:
+        return ", ".join(f"{name} (hash {content[:12]})" for name, content in hashes.items()) or "none"
 
     raise WeightsError(
-        f"{contents.source} was trained with the encoders {described(trained_with)}; this model has "
-        f"{described(here)}. Set MODEL.CMPF.CLIP and MODEL.CMPF.SAM to the former, or load with "
+        f"{contents.source} was trained with the encoders {format_encoders(trained_with)}; this model has "
+        f"{format_encoders(encoders)}. Set MODEL.CMPF.CLIP and MODEL.CMPF.SAM to the former, or load with "
         "strict=False to go on with the latter"
     )
 
 
-def _check_activation(source: str, trained_with: Mapping[str, str], here: Mapping[str, str]) -> None:
-    """Of one content there may be two models, which compute GELU and QuickGELU; only their names tell."""
-    names = {content: name for name, content in here.items()}
+def _check_activation(source: str, trained_with: Mapping[str, str], encoders: Mapping[str, str]) -> None:
+    """Rejects another activation: GELU and QuickGELU variants have the same weights and differ only in name."""
+    names = {content: name for name, content in encoders.items()}
     for name, content in trained_with.items():
-        ours = names.get(content, name)
-        if "/" in name and name.endswith(QUICKGELU) != ours.endswith(QUICKGELU):
-            theirs, computed = ("QuickGELU", "GELU") if name.endswith(QUICKGELU) else ("GELU", "QuickGELU")
+        own_name = names.get(content, name)
+        if "/" in name and name.endswith(QUICKGELU) != own_name.endswith(QUICKGELU):
+            activation, own = ("QuickGELU", "GELU") if name.endswith(QUICKGELU) else ("GELU", "QuickGELU")
             raise WeightsError(
-                f"{source} was trained with {name}, whose CLIP computes {theirs}; that of this model, {ours}, computes "
-                f"{computed} with the same weights. Set {OPTIONS['clip']} {name.partition('/')[2]}"
+                f"{source} was trained with {name}, whose CLIP computes {activation}; that of this model, {own_name}, "
+                f"computes {own} with the same weights. Set {OPTIONS['clip']} {name.partition('/')[2]}"
             )
 
 
 @dataclass(frozen=True)
 class PartReport:
-    """What became of the weights of one part of a model.
+    """Result of loading the weights of one part of a model.
 
-    loaded: names now in the model. missing: in the model, not in the file. unexpected: in the file only.
-    mismatched: "name: shape in the file, shape in the model".
+    Attributes:
+        loaded: names of the loaded weights.
+        missing: names that only the model has.
+        unexpected: names that only the file has.
+        mismatched: weights of another shape, as "name: shape in the file, shape in the model".
     """
 
     loaded: tuple[str, ...] = ()
@@ -189,7 +199,7 @@ class PartReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the file has every weight of the part, in its shape."""
+        """Whether the file has every weight of the part in the right shape."""
         return not self.missing and not self.mismatched
 
     def __str__(self) -> str:
@@ -206,12 +216,14 @@ class PartReport:
 
 @dataclass(frozen=True)
 class LoadReport(PartReport):
-    """What became of each weight of a file; the lists of PartReport are those of the trained part.
+    """Result of loading a file. The attributes of PartReport describe the trained part.
 
-    clip, sam: frozen encoders that the file brought; empty where it brought none. ignored: entries of the file
-    that are no weights of the network (the criterion's class weights, preprocessing constants, a second CLIP that a
-    trained one was compared with).
-    naming: whose names the file uses.
+    Attributes:
+        clip: the frozen CLIP; empty if the file does not contain it.
+        sam: the frozen SAM; empty if the file does not contain it.
+        ignored: entries of the file that are not weights of the network (class weights of the criterion,
+            preprocessing constants, the frozen copy of a tuned CLIP).
+        naming: the project whose parameter names the file uses.
     """
 
     clip: PartReport = field(default_factory=PartReport)
@@ -225,45 +237,47 @@ class LoadReport(PartReport):
             if part != PartReport():
                 lines.append(f"{title}: {part}")
         if self.ignored:
-            lines.append(f"{len(self.ignored)} ignored: {_by_start(self.ignored)}")
+            lines.append(f"{len(self.ignored)} ignored: {_group_by_module(self.ignored)}")
         text = "; ".join(lines)
         return text if self.naming == "own" else f"{self.naming} naming: {text}"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model and what a file has for it."""
+    """The weights of one part: those of the file, those of the model, and their comparison."""
 
-    given: dict[str, Tensor]
-    own: Mapping[str, Tensor]
+    source: dict[str, Tensor]
+    target: Mapping[str, Tensor]
     report: PartReport
 
     @property
-    def foreign(self) -> bool:
-        """Whether the file's weights are those of another architecture, of which none is taken."""
-        return bool(self.own and self.given) and not self.report.loaded
+    def other_architecture(self) -> bool:
+        """Whether the file has weights of another architecture, none of which is loaded."""
+        return bool(self.target and self.source) and not self.report.loaded
 
 
-def compare(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> PartReport:
-    """What loading `given` into `own` would do, by names and shapes."""
-    mismatched = {n for n in own if n in given and given[n].shape != own[n].shape}
+def compare(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> PartReport:
+    """What loading `source` into `target` would do, by names and shapes."""
+    mismatched = {n for n in target if n in source and source[n].shape != target[n].shape}
     return PartReport(
-        loaded=tuple(n for n in own if n in given and n not in mismatched),
-        missing=tuple(n for n in own if n not in given),
-        unexpected=tuple(n for n in given if n not in own),
+        loaded=tuple(n for n in target if n in source and n not in mismatched),
+        missing=tuple(n for n in target if n not in source),
+        unexpected=tuple(n for n in source if n not in target),
         mismatched=tuple(
-            f"{n}: {_shape(given[n])} in the file, {_shape(own[n])} here" for n in own if n in mismatched
+            f"{n}: {_shape(source[n])} in the file, {_shape(target[n])} here"
+            for n in target
+            if n in mismatched
         ),
     )
 
 
-def _by_start(names: tuple[str, ...]) -> str:
-    """Names, those of one module as its name and their number: a second CLIP has hundreds."""
+def _group_by_module(names: tuple[str, ...]) -> str:
+    """Names for a message; several of one top-level module as their number, because an encoder has hundreds."""
     counts = Counter(name.partition(".")[0] for name in names)
     return first_few(
         tuple(
-            f"{count} of {start}.*" if count > 1 else next(n for n in names if n.partition(".")[0] == start)
-            for start, count in counts.items()
+            f"{count} of {module}.*" if count > 1 else next(n for n in names if n.partition(".")[0] == module)
+            for module, count in counts.items()
         )
     )
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Files of weights on this machine: where they lie, that they are whole, and how they get there."""
+"""Downloads files of weights to the cache, resumes interrupted downloads and verifies SHA-256 hashes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from tqdm import tqdm
 
 from cmpf.common.files import file_sha256, write_text
 from cmpf.errors import WeightsError, summary
-from cmpf.weights.remote import LIMIT, RANGE_NOT_SATISFIABLE, Remote, answer, is_page, page_error
+from cmpf.weights.remote import LIMIT, RANGE_NOT_SATISFIABLE, Remote, is_page, page_error, request_file
 
 logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-HASHES = "hashes.json"  # of the assets
+HASHES = "hashes.json"  # SHA-256 of each asset
 _ASSET_FIX = "It is part of the package: reinstall CMPF"
 
-ATTEMPTS = 3  # after a connection that breaks in the middle; one that is refused is not tried again
-PAUSE = 1.0  # seconds between two attempts
+ATTEMPTS = 3  # if a connection breaks during a download; a refused connection is not retried
+PAUSE = 1.0  # seconds between attempts
 CHUNK = 1 << 20  # bytes
-_PASSING = (ConnectionError, TimeoutError, HTTPException)  # worth another attempt
+_TRANSIENT = (ConnectionError, TimeoutError, HTTPException)  # errors that are retried
 _PARTIAL_CONTENT = 206
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded weights and of caches: $CMPF_CACHE, else `cmpf` in the Hugging Face cache home."""
+    """Folder of downloaded weights and caches: $CMPF_CACHE, else `cmpf` in Hugging Face's cache."""
     own = os.environ.get("CMPF_CACHE")
     if own:
         return Path(own).expanduser()
@@ -45,10 +45,10 @@ def cache_folder() -> Path:
 
 
 def expected_hash(name: str, *, folder: Path = ASSETS) -> str:
-    """The SHA-256 that `hashes.json` of the folder gives for the asset.
+    """The SHA-256 of an asset, from the folder's `hashes.json`.
 
     Raises:
-        WeightsError: no such list, or the asset is not in it.
+        WeightsError: `hashes.json` is missing or does not list the asset.
     """
     path = folder / HASHES
     try:
@@ -60,58 +60,60 @@ def expected_hash(name: str, *, folder: Path = ASSETS) -> str:
 
 
 def checked_asset(name: str, *, folder: Path = ASSETS) -> Path:
-    """Path of an asset whose content is what `hashes.json` says.
+    """Path of an asset after a check of its SHA-256.
 
     Raises:
-        WeightsError: the file is missing or damaged; names the file and the fix.
+        WeightsError: the file is missing or damaged.
     """
     path = folder / name
-    fix = _ASSET_FIX
     if not path.is_file():
-        raise WeightsError(f"{path}: not there. {fix}")
-    expected, found = expected_hash(name, folder=folder), file_sha256(path)
-    if found != expected:
-        raise WeightsError(f"{path}: damaged, SHA-256 is {found[:12]}..., expected {expected[:12]}.... {fix}")
+        raise WeightsError(f"{path}: not there. {_ASSET_FIX}")
+    expected, actual = expected_hash(name, folder=folder), file_sha256(path)
+    if actual != expected:
+        raise WeightsError(
+            f"{path}: damaged, SHA-256 is {actual[:12]}..., expected {expected[:12]}.... {_ASSET_FIX}"
+        )
     return path
 
 
 class _InterruptedError(ConnectionError):
-    """The connection ended before the file did."""
+    """The connection ended before the whole file arrived."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """By what a server tells one version of a file from another. total: its bytes."""
+    """Size in bytes, ETag and modification date, by which versions of a file on a server are told apart."""
 
     total: int | None
     tag: str
     modified: str
 
     @classmethod
-    def of(cls, response: HTTPResponse, have: int) -> _Version:
+    def from_response(cls, response: HTTPResponse, offset: int) -> _Version:
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = offset + int(length) if length else None
         return cls(total, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
 
     def contradicts(self, other: _Version) -> bool:
-        """Whether something that is said of both differs."""
+        """Whether a value that both versions have differs."""
         return any(a and b and a != b for a, b in zip(astuple(self), astuple(other), strict=True))
 
 
 def download(remote: Remote, target: Path) -> Path:
-    """Makes sure that a published file is on this machine; a file that is there is taken as it is.
+    """Downloads a published file unless it exists; an existing file is not checked.
 
-    What has arrived stands in `target` + ".part", and an interrupted download goes on there, also in a later call, as
-    long as the server still has the same version of the file. Of several processes that want the same file one
-    downloads and the others wait for it. A progress bar is drawn on a terminal. HF_HUB_OFFLINE=1 forbids the network.
+    Data is written to `target` + ".part". An interrupted download resumes from there, also in a later call, if the
+    server still has the same version of the file. If several processes need the file, one downloads it while the
+    others wait. Shows a progress bar on a terminal. HF_HUB_OFFLINE=1 forbids downloads.
 
     Args:
-        target: where the file will be; its folder is made.
+        remote: the file to download.
+        target: path of the file; its folder is created.
     Returns:
         `target`.
     Raises:
-        WeightsError: no network, a web page instead of the file, or the content is not the expected one; says what to
-            save where.
+        WeightsError: there is no network, the server sent a web page, or the SHA-256 differs; the message says how to
+            get the file by hand.
     """
     if target.is_file():
         return target
@@ -123,59 +125,63 @@ def download(remote: Remote, target: Path) -> Path:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(target, remote.title):
-            if not target.is_file():  # else another process has made it while this one waited
-                _fetch(remote, target)
+        with _exclusive(target, remote.title):
+            if not target.is_file():  # else another process downloaded it while this one waited
+                _download(remote, target)
     except (OSError, HTTPException) as error:
         raise WeightsError(_advice(remote, target, summary(error))) from error
     return target
 
 
 def offline() -> bool:
-    """Whether the environment forbids the network, in the words that Hugging Face's libraries understand."""
+    """Whether HF_HUB_OFFLINE forbids downloads, with the values that Hugging Face's libraries accept."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def part_of(target: Path) -> Path:
-    """Where an unfinished download of the file stands."""
+def partial_path(target: Path) -> Path:
+    """Path of an unfinished download of a file."""
     return target.with_name(f"{target.name}.part")
 
 
-def record_of(target: Path) -> Path:
-    """Where the SHA-256 of a file without a published one is recorded, in the form that `sha256sum -c` reads."""
+def hash_record_path(target: Path) -> Path:
+    """Path of the recorded SHA-256 of a file without a published one, in the format of `sha256sum -c`."""
     return target.with_name(f"{target.name}.sha256")
 
 
 def check_content(path: Path, target: Path, remote: Remote) -> None:
-    """The content of `path`, which will be `target`, must be the published one or that of the first time.
+    """Compares a file's SHA-256 with the published one; if there is none, with that of the first download.
 
+    Args:
+        path: the file to check.
+        target: its final path, beside which the SHA-256 is recorded.
+        remote: the published file.
     Raises:
-        WeightsError: it is neither; the file stays.
+        WeightsError: the SHA-256 differs; the file is kept.
     """
-    found, record = file_sha256(path), record_of(target)
-    has = f"{remote.title}: {target if path == target else remote.url} has SHA-256 {found}"
-    words = record.read_text(encoding="utf-8").split() if record.is_file() else []
+    sha256, record = file_sha256(path), hash_record_path(target)
+    message = f"{remote.title}: {target if path == target else remote.url} has SHA-256 {sha256}"
+    recorded = record.read_text(encoding="utf-8").split() if record.is_file() else []
     if remote.sha256 is not None:
-        if not found.startswith(remote.sha256.lower()):
-            raise WeightsError(f"{has}, expected {remote.sha256}")
-        logger.info("%s, which is the published one", has)
-    elif not words:
-        write_text(record, f"{found}  {target.name}\n")
+        if not sha256.startswith(remote.sha256.lower()):
+            raise WeightsError(f"{message}, expected {remote.sha256}")
+        logger.info("%s, which is the published one", message)
+    elif not recorded:
+        write_text(record, f"{sha256}  {target.name}\n")
         logger.warning(
-            "%s. None is published: this one is recorded in %s and checked from now on", has, record
+            "%s. None is published: this one is recorded in %s and checked from now on", message, record
         )
-    elif found != words[0]:
+    elif sha256 != recorded[0]:
         raise WeightsError(
-            f"{has}, the first download had {words[0]} (recorded in {record}: delete that if its authors have replaced "
-            "the file and you trust it)"
+            f"{message}, the first download had {recorded[0]} (recorded in {record}: delete that if its authors have "
+            "replaced the file and you trust it)"
         )
     else:
-        logger.info("%s, which is that of the first download", has)
+        logger.info("%s, which is that of the first download", message)
 
 
 @contextmanager
-def _only_one(target: Path, title: str) -> Iterator[None]:
-    """Holds a lock; waits first while another process downloads the same file."""
+def _exclusive(target: Path, title: str) -> Iterator[None]:
+    """Locks a file's download; waits while another process holds the lock."""
     lock = FileLock(f"{target}.lock")
     try:
         lock.acquire(timeout=0)
@@ -188,71 +194,71 @@ def _only_one(target: Path, title: str) -> Iterator[None]:
         lock.release()
 
 
-def _fetch(remote: Remote, target: Path) -> None:
-    part = part_of(target)
-    state = _state_of(part)
-    if remote.sha256 is None and _known_version(state) is None:
-        part.unlink(missing_ok=True)  # nothing would show that the file has changed meanwhile
+def _download(remote: Remote, target: Path) -> None:
+    part = partial_path(target)
+    version_file = _version_path(part)
+    if remote.sha256 is None and _read_version(version_file) is None:
+        part.unlink(missing_ok=True)  # a change of the file on the server could not be detected
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _receive(remote, part, target)
             break
-        except _PASSING as error:
+        except _TRANSIENT as error:
             if attempt == ATTEMPTS:
                 raise
             logger.warning("%s: %s, trying again", remote.title, summary(error))
             time.sleep(PAUSE)
     try:
-        _check_no_page(part, target, remote)
+        _check_not_a_page(part, target, remote)
         check_content(part, target, remote)
     except WeightsError as error:
         part.unlink()
         raise WeightsError(f"{error}; the file was removed, download it again") from error
     finally:
-        state.unlink(missing_ok=True)
+        version_file.unlink(missing_ok=True)
     part.replace(target)
 
 
-def _check_no_page(part: Path, target: Path, remote: Remote) -> None:
-    """Some servers send their pages as if they were files."""
+def _check_not_a_page(part: Path, target: Path, remote: Remote) -> None:
+    """Rejects a web page that a server sent with the content type of a file."""
     with part.open("rb") as file:
         start = file.read(LIMIT)
     if is_page(start):
         raise page_error(remote, start, target)
 
 
-def _state_of(part: Path) -> Path:
-    """Which version of the file the part belongs to."""
+def _version_path(part: Path) -> Path:
+    """Path of the version of the file that a partial download belongs to."""
     return part.with_name(f"{part.name}.json")
 
 
-def _known_version(state: Path) -> _Version | None:
+def _read_version(path: Path) -> _Version | None:
     try:
-        return _Version(**json.loads(state.read_text(encoding="utf-8")))
+        return _Version(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def _receive(remote: Remote, part: Path, target: Path) -> None:
-    """Appends to the part what it lacks; starts again where the server does not know how to continue."""
-    have = part.stat().st_size if part.is_file() else 0
+    """Appends the missing bytes to a partial download, or starts over if the server cannot continue it."""
+    offset = part.stat().st_size if part.is_file() else 0
     try:
-        response = answer(remote, have=have, target=target)
+        response = request_file(remote, offset=offset, target=target)
     except HTTPError as error:
-        if error.code != RANGE_NOT_SATISFIABLE or not have:
+        if error.code != RANGE_NOT_SATISFIABLE or not offset:
             raise
-        if error.headers.get("Content-Range", "").endswith(f"/{have}"):
-            return  # nothing is lacking
+        if error.headers.get("Content-Range", "").endswith(f"/{offset}"):
+            return  # the download is already complete
         part.unlink()
         raise _InterruptedError(f"{part} does not belong to the file on the server") from error
     with response:
         if response.status != _PARTIAL_CONTENT:
-            have = 0  # the server sends the file from its beginning
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            offset = 0  # the server sends the whole file
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             part.unlink()
-            raise _InterruptedError(f"asked for the bytes from {have} on, the server sends others")
-        version = _Version.of(response, have)
-        if have and (_known_version(_state_of(part)) or version).contradicts(version):
+            raise _InterruptedError(f"asked for the bytes from {offset} on, the server sends others")
+        version = _Version.from_response(response, offset)
+        if offset and (_read_version(_version_path(part)) or version).contradicts(version):
             part.unlink()
             raise _InterruptedError("the file on the server has changed meanwhile")
         if remote.size is not None and version.total not in (None, remote.size):
@@ -260,18 +266,18 @@ def _receive(remote: Remote, part: Path, target: Path) -> None:
                 f"{remote.title}: {remote.url} has {version.total:,} bytes, its authors state {remote.size:,}: it is "
                 "another file. Nothing was downloaded"
             )
-        write_text(_state_of(part), json.dumps(asdict(version)))
-        _write(response, part, have=have, total=version.total, title=remote.title)
+        write_text(_version_path(part), json.dumps(asdict(version)))
+        _write(response, part, offset=offset, total=version.total, title=remote.title)
 
 
-def _write(response: HTTPResponse, part: Path, *, have: int, total: int | None, title: str) -> None:
-    """Copies the answer behind the first `have` bytes of the part.
+def _write(response: HTTPResponse, part: Path, *, offset: int, total: int | None, title: str) -> None:
+    """Appends the response to a partial download of `offset` bytes, or overwrites the file if this is 0.
 
     Raises:
-        _InterruptedError: fewer bytes came than the server had announced.
+        _InterruptedError: fewer bytes arrived than the server announced.
     """
-    bar = tqdm(desc=title, initial=have, total=total, unit="B", unit_scale=True, disable=None)
-    with part.open("ab" if have else "wb") as file, bar:
+    bar = tqdm(desc=title, initial=offset, total=total, unit="B", unit_scale=True, disable=None)
+    with part.open("ab" if offset else "wb") as file, bar:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             bar.update(len(chunk))

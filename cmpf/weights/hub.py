@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A model as a folder, here or on the Hugging Face Hub, written and found; and other places that models come from."""
+"""Finds models by zoo name, folder, file or Hugging Face Hub repository, and saves models as folders."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from cmpf.errors import ConfigError, ModelNameError, PluginError, WeightsError, 
 from cmpf.registry import module_name
 from cmpf.weights.reading import read_metadata
 from cmpf.weights.saving import TrainedModel, save
-from cmpf.weights.zoo import ORIGIN, made_for, zoo_place, zoo_weights
+from cmpf.weights.zoo import ORIGIN, made_for, zoo_path, zoo_weights
 from cmpf.weights.zoo_entries import zoo
 
 logger = logging.getLogger(__name__)
 
 FOLDER_CONFIG, FOLDER_WEIGHTS, FOLDER_CARD = "config.yaml", "model_final.safetensors", "README.md"
-# The classes that the model was trained on, where its training dataset is no row of the table.
+# The training classes of a model that was trained on a custom dataset.
 FOLDER_DATASET, FOLDER_WORDS = "train_dataset.yaml", "train_vocabulary.txt"
-# Nothing else of a repository is downloaded, and none of these can hold code.
+# Only these files of a repository are downloaded; none of them can contain code.
 HUB_FILES = (FOLDER_CONFIG, FOLDER_WEIGHTS, FOLDER_CARD, FOLDER_DATASET, FOLDER_WORDS)
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
@@ -39,35 +39,35 @@ Source = tuple[Path, list[Any], "Path | None"]
 
 
 def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -> Source:
-    """Config, overrides and weights of a model.
+    """Finds the configuration, overrides and weights of a model.
 
     Args:
-        model: a name of the zoo, a folder, the path of a .yaml config, that of a .safetensors file which the first load
-            of a zoo model has made, or USER/REPOSITORY of the Hub, @REVISION after it for a certain one. What is there
-            on disk goes first.
-        need_weights: False = they are given otherwise, and a zoo's need not be had.
-        plugins: those that the user names.
+        model: a zoo name, a folder, a .yaml configuration, a .safetensors file that the first load of a zoo model
+            wrote, or USER/REPOSITORY[@REVISION] of the Hugging Face Hub. An existing path takes precedence over the
+            Hub.
+        need_weights: False = the caller has other weights, so those of a zoo model are not downloaded.
+        plugins: plug-ins that the user allows.
     Returns:
-        The weights are None where the config names them.
+        Configuration file, overrides [KEY, VALUE, ...], and file of weights (None: not needed, or in the config).
     Raises:
-        ModelNameError: nothing has this name, or the folder or repository is no model. WeightsError: the weights of
-            a zoo model or the repository cannot be had. ConfigError, PluginError: a folder or repository names files
-            of this machine, or code that the user does not name; see check_foreign.
+        ModelNameError: the name is unknown, or the folder or repository does not contain a model.
+        WeightsError: weights or a repository cannot be downloaded.
+        ConfigError, PluginError: see check_foreign.
     """
     known = zoo()
     if model in known:
         entry = known[model]
         weights = zoo_weights(model) if need_weights else None
-        return find_config(entry.config), _flat(entry.overrides), weights
+        return find_config(entry.config), _flatten(entry.overrides), weights
     path = Path(model)
     if model and path.is_dir():
-        return _in_folder(
+        return _from_folder(
             path, f"folder {model}", "train_net.py and save_pretrained write both", need_weights, plugins
         )
     if path.suffix in (".yaml", ".yml"):
         return find_config(model), [], None
     if path.suffix == ".safetensors" and path.is_file():
-        return _of_file(path)
+        return _from_file(path)
     if (name := HUB_NAME.fullmatch(model)) and not path.exists():
         return _from_hub(name["repo"], name["revision"], need_weights, plugins)
     near = difflib.get_close_matches(model, known, n=1, cutoff=0.4)
@@ -79,14 +79,14 @@ def find_model(model: str, *, need_weights: bool, plugins: Sequence[str] = ()) -
 
 
 def weights_place(model: str) -> Path | None:
-    """Where the weights of a model that `find_model` knows lie or will lie; None where its configuration says so."""
+    """Path at which the weights of a model are or will be after a download; None if its configuration names them."""
     if model in zoo():
-        return zoo_place(model)
+        return zoo_path(model)
     return Path(model) / FOLDER_WEIGHTS if Path(model).is_dir() else None
 
 
-def _of_file(path: Path) -> Source:
-    """The configuration of the zoo that a file of weights was made for; it brings no settings of its own."""
+def _from_file(path: Path) -> Source:
+    """The zoo configuration that a file of weights was written for; the file itself has no settings."""
     origin = read_metadata(path).get(ORIGIN)
     entry = next((entry for entry in zoo().values() if origin and made_for(origin, entry)), None)
     if entry is None:
@@ -94,19 +94,19 @@ def _of_file(path: Path) -> Source:
             f"{path} was made for no configuration of the zoo: give its configuration as the model, and this file as "
             "weights"
         )
-    return find_config(entry.config), _flat(entry.overrides), path
+    return find_config(entry.config), _flatten(entry.overrides), path
 
 
-def _flat(overrides: Mapping[str, Any]) -> list[Any]:
-    """KEY VALUE KEY VALUE ..."""
+def _flatten(overrides: Mapping[str, Any]) -> list[Any]:
+    """{key: value} -> [KEY, VALUE, KEY, VALUE, ...]."""
     return [part for pair in overrides.items() for part in pair]
 
 
-def _in_folder(folder: Path, title: str, origin: str, need_weights: bool, plugins: Sequence[str]) -> Source:
-    wanted = (FOLDER_CONFIG, FOLDER_WEIGHTS) if need_weights else (FOLDER_CONFIG,)
-    missing = [name for name in wanted if not (folder / name).is_file()]
+def _from_folder(folder: Path, title: str, hint: str, need_weights: bool, plugins: Sequence[str]) -> Source:
+    required = (FOLDER_CONFIG, FOLDER_WEIGHTS) if need_weights else (FOLDER_CONFIG,)
+    missing = [name for name in required if not (folder / name).is_file()]
     if missing:
-        raise ModelNameError(f"{title} holds no {' and no '.join(missing)}; {origin}")
+        raise ModelNameError(f"{title} holds no {' and no '.join(missing)}; {hint}")
     check_foreign(title, folder / FOLDER_CONFIG, dataset=folder / FOLDER_DATASET, plugins=plugins)
     overrides: list[Any] = []
     if (dataset := folder / FOLDER_DATASET).is_file():
@@ -133,7 +133,7 @@ def _from_hub(repository: str, revision: str | None, need_weights: bool, plugins
             f"({summary(error, 150)}).{offline} Without network, copy {FOLDER_CONFIG} and {FOLDER_WEIGHTS} of that "
             "page into a folder and give the folder"
         ) from error
-    return _in_folder(Path(folder), page, "is it a CMPF model?", need_weights, plugins)
+    return _from_folder(Path(folder), page, "is it a CMPF model?", need_weights, plugins)
 
 
 def save_folder(
@@ -145,39 +145,43 @@ def save_folder(
     card: str,
     metadata: Mapping[str, Any],
 ) -> list[Path]:
-    """Writes a folder that `find_model` finds, and that can be uploaded to the Hub as it is.
+    """Writes a folder that `find_model` reads and that can be uploaded to the Hub unchanged.
 
     Args:
-        cfg: what the model was built from. vocabulary: the classes that it was trained on.
-        card: the text of its README.md. metadata: what else the file of weights keeps.
+        cfg: the configuration that the model was built from.
+        model: its trained weights are saved.
+        folder: created if missing.
+        vocabulary: classes that the model was trained on.
+        card: text of README.md.
+        metadata: additional metadata of the weights.
     Returns:
-        The files.
+        The written files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = _write_dataset(cfg, vocabulary, folder)
+    dataset_files = _write_dataset(cfg, vocabulary, folder)
     write_text(folder / FOLDER_CONFIG, _portable(cfg).dump())
     classes = [list(words) for words in vocabulary.classes]
     save(model, folder / FOLDER_WEIGHTS, metadata={"train_classes": classes, **metadata})
     write_text(folder / FOLDER_CARD, card)
-    return [folder / FOLDER_CONFIG, folder / FOLDER_WEIGHTS, folder / FOLDER_CARD, *written]
+    return [folder / FOLDER_CONFIG, folder / FOLDER_WEIGHTS, folder / FOLDER_CARD, *dataset_files]
 
 
 def _portable(cfg: Config) -> Config:
-    """The configuration without what holds on this machine only."""
+    """The configuration without settings that only hold on this machine."""
     for key, value in _encoder_files(cfg).items():
         if Path(value).is_file():
             logger.warning("%s is the file %s: others need it too, and at this place", key, value)
-    here = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": "auto", "NUM_THREADS": 0, "OUTPUT_DIR": "./output"}
+    defaults = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": "auto", "NUM_THREADS": 0, "OUTPUT_DIR": "./output"}
     masks = {"TEST.ENSEMBLE.SOURCE": "online", "TEST.ENSEMBLE.CACHE_DIR": ""}
-    if cfg.MODEL.CMPF.DEFORMABLE_ATTENTION == "triton":  # an error where it cannot run
-        here["MODEL.CMPF.DEFORMABLE_ATTENTION"] = "auto"
-    datasets = {"DATASETS.TRAIN": _shipped(cfg.DATASETS.TRAIN), "DATASETS.TEST": _shipped(cfg.DATASETS.TEST)}
+    if cfg.MODEL.CMPF.DEFORMABLE_ATTENTION == "triton":  # would be an error on machines without it
+        defaults["MODEL.CMPF.DEFORMABLE_ATTENTION"] = "auto"
+    datasets = {f"DATASETS.{key}": _with_local_file(getattr(cfg.DATASETS, key)) for key in ("TRAIN", "TEST")}
     plugins = {"MODEL.CMPF.PLUGINS": tuple(module_name(name) for name in cfg.MODEL.CMPF.PLUGINS)}
-    return with_overrides(cfg, {**here, **masks, **datasets, **plugins})
+    return with_overrides(cfg, {**defaults, **masks, **datasets, **plugins})
 
 
 def _encoder_files(cfg: Config) -> dict[str, str]:
-    """Keys that may name a file of an encoder's weights, and their values."""
+    """Keys that may name a file with an encoder's weights, and their values."""
     return {
         "MODEL.CMPF.CLIP.PRETRAINED": cfg.MODEL.CMPF.CLIP.PRETRAINED,
         "MODEL.CMPF.SAM.CHECKPOINT": cfg.MODEL.CMPF.SAM.CHECKPOINT,
@@ -185,17 +189,17 @@ def _encoder_files(cfg: Config) -> dict[str, str]:
     }
 
 
-def _shipped(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of datasets, where one's own is the file that lies beside the configuration."""
-    own = f"{FILE_PREFIX}{FOLDER_DATASET}"
-    return tuple(own if name.startswith(FILE_PREFIX) else name for name in names)
+def _with_local_file(names: Sequence[str]) -> tuple[str, ...]:
+    """Dataset names, with the file of a custom dataset replaced by the one beside the configuration."""
+    local = f"{FILE_PREFIX}{FOLDER_DATASET}"
+    return tuple(local if name.startswith(FILE_PREFIX) else name for name in names)
 
 
 def _write_dataset(cfg: Config, vocabulary: Vocabulary, folder: Path) -> list[Path]:
-    """The seen classes of a dataset that only this machine knows: they belong to the model, the images do not."""
+    """Writes the training classes of a custom dataset, without its images; returns the written files."""
     name = cfg.DATASETS.TRAIN[0]
     if not name.startswith(FILE_PREFIX):
-        for stale in (FOLDER_DATASET, FOLDER_WORDS):  # of another model that was saved here
+        for stale in (FOLDER_DATASET, FOLDER_WORDS):  # from another model that was saved here before
             (folder / stale).unlink(missing_ok=True)
         return []
     entry = get_spec(name)
@@ -215,29 +219,28 @@ def _write_dataset(cfg: Config, vocabulary: Vocabulary, folder: Path) -> list[Pa
     return [folder / FOLDER_DATASET, folder / FOLDER_WORDS]
 
 
-# Keys of the dataset file beside a model that name files.
+# Keys of a dataset file that name files.
 _DATASET_PATHS = ("images", "annotations", "vocabulary", "panoptic", "instances", "label_files")
 
 
 def check_foreign(title: str, config: Path, *, dataset: Path, plugins: Sequence[str]) -> None:
-    """Makes sure that a model from others names no file of this machine and no code.
+    """Rejects a model from somebody else that names files of this machine or code.
 
-    What a training here wrote, into the folder that its OUTPUT_DIR names, may name files, but no code either.
-    What it says about OUTPUT_DIR and MODEL.WEIGHTS never counts, so both may stand there. SOLVER, LOG and the like
-    mean something for trainings only, which no command starts from the folder of a model.
+    A model in the folder that its own OUTPUT_DIR names was trained here: it may name files, but no code. Keys that are
+    not used when a model is loaded from a folder (OUTPUT_DIR, MODEL.WEIGHTS, SOLVER, LOG, ...) are not checked.
 
     Args:
-        title: of the model, for messages.
-        config: its configuration.
-        dataset: the file of its training classes, which may not be there.
-        plugins: those that the user names.
+        title: the model's name, for messages.
+        config: the model's configuration file.
+        dataset: the file of its training classes; may be missing.
+        plugins: plug-ins that the user allows.
     Raises:
-        ConfigError: the configuration is wrong, or names files. PluginError: it asks for a plug-in that the user
-            does not name.
+        ConfigError: the configuration is invalid or names files.
+        PluginError: it needs a plug-in that the user did not allow.
     """
     cfg = resolve(config, bases=False).cfg
-    own = Path(cfg.OUTPUT_DIR).expanduser().resolve() == config.parent.resolve()
-    issues = [] if own else [*_named_files(cfg, dataset.name), *_dataset_files(dataset)]
+    trained_here = Path(cfg.OUTPUT_DIR).expanduser().resolve() == config.parent.resolve()
+    issues = [] if trained_here else [*_named_files(cfg, dataset.name), *_dataset_files(dataset)]
     if issues:
         raise ConfigError(
             f"{title}: the model of somebody else may not name files of this machine, but has {', '.join(issues)}. "
@@ -247,7 +250,7 @@ def check_foreign(title: str, config: Path, *, dataset: Path, plugins: Sequence[
 
 
 def _named_files(cfg: Config, dataset: str) -> Iterator[str]:
-    """KEY VALUE of each key that names a file or folder."""
+    """Yields "KEY VALUE" for each key that names a file or folder."""
     ensemble = cfg.TEST.ENSEMBLE
     for key, value in _encoder_files(cfg).items():
         if _is_path(value):
@@ -261,11 +264,11 @@ def _named_files(cfg: Config, dataset: str) -> Iterator[str]:
 
 
 def _dataset_files(dataset: Path) -> Iterator[str]:
-    """What the file of training classes names outside of its folder; nothing where it is not there."""
+    """Yields "KEY VALUE in FILE" for each path in the dataset file that leaves its folder."""
     try:
         content: Any = load_yaml(read_yaml_text(dataset))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # whoever reads its classes says what is wrong with it
+        return  # missing, or reported when its classes are read
     for key in _DATASET_PATHS if isinstance(content, dict) else ():
         value = content.get(key)
         if isinstance(value, str) and _leaves_folder(value):
@@ -273,8 +276,8 @@ def _dataset_files(dataset: Path) -> Iterator[str]:
 
 
 def _is_path(value: str) -> bool:
-    """OpenCLIP's tags and names of models and datasets have none of these letters; a bare name may be a file here."""
-    if any(sign in value for sign in "/\\~.:"):
+    """Whether a value is a path: names of models, datasets and OpenCLIP's tags contain none of these characters."""
+    if any(character in value for character in "/\\~.:"):
         return True
     return 0 < len(value) < 200 and Path(value).is_file()
 
@@ -284,13 +287,13 @@ def _leaves_folder(value: str) -> bool:
     return value.startswith("~") or any(path.is_absolute() or ".." in path.parts for path in paths)
 
 
-def _check_plugins(title: str, cfg: Config, given: Sequence[str]) -> None:
-    allowed = {module_name(plugin) for plugin in given}
-    wanted = [plugin for plugin in cfg.MODEL.CMPF.PLUGINS if module_name(plugin) not in allowed]
-    if wanted:
-        flags = " ".join(f"--plugin {plugin}" for plugin in wanted)
+def _check_plugins(title: str, cfg: Config, plugins: Sequence[str]) -> None:
+    allowed = {module_name(plugin) for plugin in plugins}
+    missing = [plugin for plugin in cfg.MODEL.CMPF.PLUGINS if module_name(plugin) not in allowed]
+    if missing:
+        flags = " ".join(f"--plugin {plugin}" for plugin in missing)
         raise PluginError(
-            f"{title} needs the plug-in{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}: code, which no model "
+            f"{title} needs the plug-in{'s' if len(missing) > 1 else ''} {', '.join(missing)}: code, which no model "
             f"brings or chooses by itself. Get it from the model's authors, read it, and name it: {flags}, in Python "
-            f"plugins={wanted!r}"
+            f"plugins={missing!r}"
         )

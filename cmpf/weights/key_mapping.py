@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Whose names the entries of a state dict bear, and the same entries under the names that CMPF uses."""
+"""Detects the parameter naming of a state dict and renames its entries to and from CMPF's names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from cmpf.errors import WeightsError
 
 
 class Naming(Enum):
-    """Who named the entries.
+    """The project whose parameter names a state dict uses.
 
-    OWN: CMPF, the trained part alone or the whole model. FROZENSEG: the published model.
-    FCCLIP: FC-CLIP, which FrozenSeg was built on: the same names without the SAM branch, the Feature Injectors and SAM
-    itself. MASK_ADAPTER, MAFTP, OVRCOAT: FC-CLIP's names and their own. OPENCLIP: OpenCLIP's own models.
-    SAM: segment-anything's own models, and MobileSAM's.
+    Attributes:
+        OWN: CMPF, the trained part alone or the whole model.
+        FROZENSEG: the published model.
+        FCCLIP: FC-CLIP, the base of FrozenSeg: the same names without SAM, the SAM branch and the Feature Injectors.
+        MASK_ADAPTER, MAFTP, OVRCOAT: FC-CLIP's names and additional ones.
+        OPENCLIP: OpenCLIP's models.
+        SAM: segment-anything's models, and MobileSAM's.
     """
 
     OWN = "CMPF"
@@ -34,13 +37,15 @@ class Naming(Enum):
 
 @dataclass(frozen=True)
 class Parts:
-    """A state dict, taken apart and renamed.
+    """A state dict, split into parts and renamed.
 
-    trained: under the names of CMPF.trained_state_dict(). A name that no rule of the published naming knows
-        stays as it is, so that whoever loads it can report it.
-    clip: under OpenCLIP's own names. sam: under segment-anything's own names.
-    ignored: names, as they were, of what is known to hold nothing that a model needs.
-    naming: who named the entries.
+    Attributes:
+        trained: trained weights under the names of CMPF.trained_state_dict(). Names that no rule matches are kept
+            unchanged, so that loading can report them.
+        clip: CLIP's weights under OpenCLIP's names.
+        sam: SAM's weights under segment-anything's names.
+        ignored: original names of entries that no model needs.
+        naming: the detected naming.
     """
 
     trained: dict[str, Tensor]
@@ -55,24 +60,24 @@ OWN_CLIP_PREFIX, OWN_SAM_PREFIX, OWN_FROZEN_PREFIX = "encoders.clip.model.", "en
 OWN_PREFIXES = ("pixel_decoder.", "sam_branch.", "decoder.", "naming.", OWN_FROZEN_PREFIX)
 SAM_PREFIXES = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 OPENCLIP_PREFIXES = ("visual.", "text.", "token_embedding.", "transformer.resblocks.")
-PARALLEL_PREFIX = "module."  # torch's DistributedDataParallel puts it before every name
+PARALLEL_PREFIX = "module."  # added to every name by DistributedDataParallel
 VOID = "void_embedding.weight"
-# What only one method has.
-_METHODS = {
+# Prefixes that only one method has.
+_METHOD_PREFIXES = {
     "mask_adapter.": Naming.MASK_ADAPTER,
     "cdt.": Naming.MAFTP,
     "backbone_t.": Naming.MAFTP,
     "frozen_backbone.": Naming.OVRCOAT,
 }
 FOREIGN_HEAD = "sem_seg_head.predictor.class_embed.weight"  # a fixed list of classes instead of an MLP
-# Weights of the loss, constants of the pixels' normalization; numbers that OpenAI's archives carry; the CLIP that a
-# trained one was compared with.
-NEEDLESS = re.compile(
+# Class weights of the criterion, constants of the normalization and of OpenAI's archives, the frozen copy of a tuned
+# CLIP.
+IGNORED = re.compile(
     r"criterion\..*|(sam_)?pixel_(mean|std)|input_resolution|context_length|vocab_size|"
     r"(frozen_backbone|backbone_t)\..*"
 )
 
-# Published name -> ours, without the shared prefixes; "#" stands for a number, "*" for the rest of a name.
+# (published name, CMPF's name) without common prefixes; "#" matches a number, "*" the rest of a name.
 _DEFORMABLE_LAYER = (
     ("self_attn.sampling_offsets.*", "attention.sampling_offsets.*"),
     ("self_attn.attention_weights.*", "attention.attention_weights.*"),
@@ -114,7 +119,7 @@ _FEATURE_INJECTORS = (
     ("transformer_cross_attention_layers_sam.#.norm.*", "decoder.feature_injectors.#.attention.norm.*"),
 )
 _DECODER = (
-    ("input_proj.#.*", "decoder.input_projections.#.*"),  # only where widths differ
+    ("input_proj.#.*", "decoder.input_projections.#.*"),  # only if the widths differ
     ("level_embed.weight", "decoder.level_embedding.weight"),
     ("query_feat.weight", "decoder.query_content.weight"),
     ("query_embed.weight", "decoder.query_position.weight"),
@@ -156,30 +161,26 @@ _TEXT_TRANSFER = (
 )
 
 
-def _under(prefix: str, rules: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return _both_under(prefix, "", rules)
-
-
-def _both_under(prefix: str, own: str, rules: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(prefix + theirs, own + ours) for theirs, ours in rules]
+def _prefixed(rules: Iterable[tuple[str, str]], *, published: str, own: str = "") -> list[tuple[str, str]]:
+    return [(published + theirs, own + ours) for theirs, ours in rules]
 
 
 _SAM_RULES = [
-    *_under("sem_seg_head.pixel_decoder.", _SAM_BRANCH),
-    *_under("sem_seg_head.predictor.", _FEATURE_INJECTORS),
+    *_prefixed(_SAM_BRANCH, published="sem_seg_head.pixel_decoder."),
+    *_prefixed(_FEATURE_INJECTORS, published="sem_seg_head.predictor."),
 ]
 _RULES = [
-    *_under("sem_seg_head.pixel_decoder.", _PIXEL_DECODER),
-    *_under("sem_seg_head.predictor.", _DECODER),
+    *_prefixed(_PIXEL_DECODER, published="sem_seg_head.pixel_decoder."),
+    *_prefixed(_DECODER, published="sem_seg_head.predictor."),
     *_SAM_RULES,
-    *_both_under("mask_adapter.", "naming.mask_adapter.", _MASK_ADAPTER),
-    *_both_under("cdt.cross_atten.", "naming.text_transfer.", _TEXT_TRANSFER),
+    *_prefixed(_MASK_ADAPTER, published="mask_adapter.", own="naming.mask_adapter."),
+    *_prefixed(_TEXT_TRANSFER, published="cdt.cross_atten.", own="naming.text_transfer."),
     (VOID, VOID),
 ]
 
 
 def _compile(source: str, target: str) -> tuple[re.Pattern[str], str]:
-    """A pattern of the source's names, and the template of the target's name for Match.expand."""
+    """A pattern that matches source names, and a template of the target name for Match.expand."""
     pattern = re.escape(source).replace(r"\#", r"(\d+)").replace(r"\*", r"([\w.]+)")
     groups = iter(range(1, 1 + len(re.findall(r"[#*]", target))))
     return re.compile(pattern), re.sub(r"[#*]", lambda _: rf"\{next(groups)}", target)
@@ -187,7 +188,7 @@ def _compile(source: str, target: str) -> tuple[re.Pattern[str], str]:
 
 _FROM_PUBLISHED = [_compile(theirs, ours) for theirs, ours in _RULES]
 _TO_PUBLISHED = [_compile(ours, theirs) for theirs, ours in _RULES]
-_OF_SAM = [_compile(theirs, ours) for theirs, ours in _SAM_RULES]
+_SAM_FROM_PUBLISHED = [_compile(theirs, ours) for theirs, ours in _SAM_RULES]
 
 
 def _rename(name: str, rules: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
@@ -198,71 +199,72 @@ def _rename(name: str, rules: Iterable[tuple[re.Pattern[str], str]]) -> str | No
 
 
 def detect_naming(names: Iterable[str]) -> Naming:
-    """Who named the entries of a state dict.
+    """The naming of a state dict.
 
     Raises:
-        WeightsError: nobody that CMPF knows.
+        WeightsError: the names belong to no known project.
     """
-    found = _without_parallel(list(names))
+    names = without_parallel_prefix(list(names))
 
-    def any_in(prefixes: str | tuple[str, ...]) -> bool:
-        return any(name.startswith(prefixes) for name in found)
+    def any_with(prefixes: str | tuple[str, ...]) -> bool:
+        return any(name.startswith(prefixes) for name in names)
 
-    if FOREIGN_HEAD not in found:
-        if any_in(SAM_PREFIX) or any(_rename(name, _OF_SAM) for name in found):
+    if FOREIGN_HEAD not in names:
+        if any_with(SAM_PREFIX) or any(_rename(name, _SAM_FROM_PUBLISHED) for name in names):
             return Naming.FROZENSEG
-        if method := next((method for start, method in _METHODS.items() if any_in(start)), None):
+        if method := next((method for prefix, method in _METHOD_PREFIXES.items() if any_with(prefix)), None):
             return method
-        published = any(name != VOID and _rename(name, _FROM_PUBLISHED) for name in found)
-        if published or any_in(CLIP_PREFIX):
+        published = any(name != VOID and _rename(name, _FROM_PUBLISHED) for name in names)
+        if published or any_with(CLIP_PREFIX):
             return Naming.FCCLIP
-        if any_in(OWN_PREFIXES) or VOID in found:
+        if any_with(OWN_PREFIXES) or VOID in names:
             return Naming.OWN
-        if any_in(SAM_PREFIXES):
+        if any_with(SAM_PREFIXES):
             return Naming.SAM
-        if any_in(OPENCLIP_PREFIXES):
+        if any_with(OPENCLIP_PREFIXES):
             return Naming.OPENCLIP
-    start = f"{', '.join(found[:3])}, ..." if found else "it is empty"
+    examples = f"{', '.join(names[:3])}, ..." if names else "it is empty"
     raise WeightsError(
-        f"a state dict of no kind that CMPF knows ({start}). It reads the weights of "
+        f"a state dict of no kind that CMPF knows ({examples}). It reads the weights of "
         f"{', '.join(naming.value for naming in Naming)}; an open-vocabulary head has no entry {FOREIGN_HEAD}"
     )
 
 
 def split(state: Mapping[str, Tensor]) -> Parts:
-    """Takes a state dict of any naming apart. Tensors are passed on, not copied.
+    """Splits a state dict of any known naming into parts, without copying tensors.
 
     Raises:
-        WeightsError: nobody that CMPF knows named the entries.
+        WeightsError: the names belong to no known project.
     """
     parts = Parts(trained={}, clip={}, sam={}, naming=detect_naming(state))
     ignored = []
-    for name, short in zip(state, _without_parallel(list(state)), strict=True):
-        place = _place(short, parts)
-        if place is None:
+    for name, short in zip(state, without_parallel_prefix(list(state)), strict=True):
+        target = _target(short, parts)
+        if target is None:
             ignored.append(name)
         else:
-            place[0][place[1]] = state[name]
+            weights, own_name = target
+            weights[own_name] = state[name]
     return replace(parts, ignored=tuple(ignored))
 
 
 def to_published(parts: Parts) -> dict[str, Tensor]:
-    """The state dict under FrozenSeg's names: the inverse of `split` but for what that ignored.
+    """Renames parts to FrozenSeg's names: the inverse of `split`, without ignored entries.
 
     Raises:
-        WeightsError: a trained weight has no published name, because the published model lacks that part.
+        WeightsError: the published model lacks a part, so that its weights have no published name.
     """
     published: dict[str, Tensor] = {}
-    nameless = []
+    unnamed = []
     for name, value in parts.trained.items():
         theirs = _rename(name, _TO_PUBLISHED)
         if theirs is None:
-            nameless.append(name)
+            unnamed.append(name)
         else:
             published[theirs] = value
-    if nameless:
+    if unnamed:
         raise WeightsError(
-            f"{len(nameless)} weights have no published name: {', '.join(nameless[:5])}. The published model "
+            f"{len(unnamed)} weights have no published name: {', '.join(unnamed[:5])}. The published model "
             "has no such part; save the checkpoint under CMPF's own names"
         )
     published.update({CLIP_PREFIX + name: value for name, value in parts.clip.items()})
@@ -270,9 +272,9 @@ def to_published(parts: Parts) -> dict[str, Tensor]:
     return published
 
 
-def _place(name: str, parts: Parts) -> tuple[dict[str, Tensor], str] | None:
-    """The part that an entry belongs to and its name there; None = nothing that a model needs."""
-    if NEEDLESS.fullmatch(name):
+def _target(name: str, parts: Parts) -> tuple[dict[str, Tensor], str] | None:
+    """The part that an entry belongs to and its name there; None = no model needs it."""
+    if IGNORED.fullmatch(name):
         return None
     if parts.naming is Naming.OPENCLIP:
         return parts.clip, name
@@ -284,12 +286,13 @@ def _place(name: str, parts: Parts) -> tuple[dict[str, Tensor], str] | None:
         return parts.clip, name.removeprefix(clip)
     if name.startswith(sam):
         return parts.sam, name.removeprefix(sam)
-    if own:  # the rest of the frozen half is a second SAM, for mask proposals
+    if own:  # other encoders: the SAM that generates masks
         return None if name.startswith(OWN_FROZEN_PREFIX) else (parts.trained, name)
     return parts.trained, _rename(name, _FROM_PUBLISHED) or name
 
 
-def _without_parallel(names: list[str]) -> list[str]:
+def without_parallel_prefix(names: list[str]) -> list[str]:
+    """The names without DistributedDataParallel's prefix, if all of them have it."""
     if names and all(name.startswith(PARALLEL_PREFIX) for name in names):
         return [name.removeprefix(PARALLEL_PREFIX) for name in names]
     return names

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Puts weights into a model: CMPF's own, those of the published models, and those of single frozen encoders."""
+"""Loads weights into a model: CMPF's own, published checkpoints, or those of a single frozen encoder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cmpf.errors import WeightsError
 from cmpf.weights.checks import (
+    ENCODER_ONLY,
     OPTIONS,
-    RAW,
     TOWERS,
     LoadReport,
     Part,
@@ -22,14 +22,14 @@ from cmpf.weights.checks import (
     check_hashes,
     check_injectors,
     check_own_clip,
-    check_use,
+    check_unused,
     compare,
-    holds_whole,
+    is_complete,
 )
 from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX, Naming, Parts, split
-from cmpf.weights.reading import Contents, read_contents, unwrapped
+from cmpf.weights.reading import Contents, read_contents, unwrap_state_dict
 from cmpf.weights.saving import (
-    BROUGHT_KEY,
+    ENCODER_FILES_KEY,
     ENCODERS_KEY,
     FrozenEncoder,
     ModelWithEncoders,
@@ -46,29 +46,30 @@ def load(
     allow_unused: bool = False,
     may_lack: str = "",
 ) -> LoadReport:
-    """Puts weights into a model, in the model's own precision and on its device.
+    """Loads weights into a model, keeping the model's dtypes and device.
 
-    The names tell whose weights they are: CMPF's own, published FrozenSeg or FC-CLIP checkpoints, or the weights
-    of OpenCLIP or SAM alone, which fill that frozen encoder. Frozen encoders inside a checkpoint are loaded; where
-    a checkpoint lacks them the model keeps its own.
+    The names of the weights tell their format: CMPF's own, a published checkpoint (FrozenSeg, FC-CLIP, ...), or
+    OpenCLIP or SAM alone, which fill that frozen encoder. Frozen encoders in a checkpoint are loaded; if it lacks
+    them, the model keeps its own.
 
     Args:
+        model: the model to fill.
         path_or_state_dict: a .safetensors file, a PyTorch file of tensors (.pth, .pt; a training checkpoint may
-            hold them under "model" or "state_dict"), or tensors by name.
-        strict: False = weights may be missing or of another shape (they keep their values), and the encoders
-            may be others than those the weights were trained with (an encoder of another kind stays as it is).
-        allow_unused: whether the file may hold weights that the model does not have; without strict it always may.
-        may_lack: the start of the names of weights that the file need not have; "" = it must have all.
+            have them under "model" or "state_dict"), or tensors by name.
+        strict: if False, weights may be missing or have another shape (the model keeps its values), and the frozen
+            encoders may differ from those that the weights were trained with.
+        allow_unused: whether the file may contain weights that the model does not have; always allowed if not strict.
+        may_lack: prefix of weights that may be missing in the file; "" = none may.
     Returns:
-        What was loaded and what was not; print it.
+        A printable report of what was loaded and what was not.
     Raises:
-        WeightsError: the file is absent, damaged, could run code or is of no known naming; or, if strict, weights
-            are missing, of another shape or of no use, or belong to other encoders. The model is then unchanged.
+        WeightsError: the file is missing, damaged, could run code, or has unknown names; or, if strict, weights are
+            missing, unused or of another shape, or belong to other encoders. The model is then unchanged.
     """
-    contents = _contents(path_or_state_dict)
+    contents = _read(path_or_state_dict)
     plan = _plan(model, contents, strict, allow_unused, may_lack)
     for part in (plan.trained, *plan.frozen.values()):
-        check_values(contents.source, {name: part.given[name] for name in part.report.loaded}, part.own)
+        check_values(contents.source, {name: part.source[name] for name in part.report.loaded}, part.target)
     _copy(plan.trained)
     for kind, part in plan.frozen.items():
         if part.report.loaded:
@@ -80,42 +81,44 @@ def load(
 
 
 def check(model: TrainedModel, path: str | Path, *, allow_unused: bool = False) -> None:
-    """Raises what a strict `load` would raise because of names and shapes.
+    """Raises the errors of a strict `load` that concern names and shapes, without loading anything.
 
     Args:
-        model: it may lie on the meta device, and its encoders may have no weights yet: their content is not looked at.
+        model: may be on the meta device or have untrained encoders: the values of its weights are not used.
+        path: see `load`.
+        allow_unused: see `load`.
     """
     contents = read_contents(path)
-    nameless = {name: value for name, value in contents.metadata.items() if name != ENCODERS_KEY}
-    made_for_encoders = len(nameless) < len(contents.metadata)
-    _plan(model, replace(contents, metadata=nameless), True, allow_unused, "", own_clip=not made_for_encoders)
+    metadata = {name: value for name, value in contents.metadata.items() if name != ENCODERS_KEY}
+    names_encoders = ENCODERS_KEY in contents.metadata
+    _plan(model, replace(contents, metadata=metadata), True, allow_unused, "", own_clip=not names_encoders)
 
 
 def encoders_inside(path: str | Path) -> dict[str, Path]:
-    """The frozen encoders that a file of weights brings whole: "clip", "sam", each with the file to read it from.
+    """The complete frozen encoders ("clip", "sam") of a file of weights, each with the file that contains it.
 
-    That of a small file which the zoo made is the larger one beside it that it was made of, as long as that is there.
+    For the trained part that the zoo extracted from a published checkpoint, this is the checkpoint beside it.
 
     Raises:
-        WeightsError: the file is absent, damaged, or could run code.
+        WeightsError: the file is missing, damaged, or could run code.
     """
     path = Path(path).expanduser()
     contents = read_contents(path)
     try:
         parts = split(contents.tensors)
-    except WeightsError:  # of another build, which nothing is known of
+    except WeightsError:  # unknown names
         return {}
-    found = {kind: path for kind in TOWERS if holds_whole(getattr(parts, kind), kind)}
-    for kind, file in contents.metadata.get(BROUGHT_KEY, {}).items():
-        beside = path.parent / Path(file).name  # a file tells no other folder
-        if kind not in found and beside.is_file():
-            found[kind] = beside
-    return found
+    files = {kind: path for kind in TOWERS if is_complete(getattr(parts, kind), kind)}
+    for kind, name in contents.metadata.get(ENCODER_FILES_KEY, {}).items():
+        sibling = path.parent / Path(name).name  # never a file in another folder
+        if kind not in files and sibling.is_file():
+            files[kind] = sibling
+    return files
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What of a file goes where in a model."""
+    """The weights of a file, matched with those of a model."""
 
     trained: Part
     frozen: dict[str, Part]
@@ -131,8 +134,8 @@ def _plan(
     may_lack: str,
     own_clip: bool = True,
 ) -> _Plan:
-    """Compares a file with a model; the checks of `load` are made if strict."""
-    parts = _taken_apart(contents, model.trained_state_dict())
+    """Matches a file with a model; if strict, raises the errors of `load`."""
+    parts = _split(contents, model.trained_state_dict())
     if strict:
         check_hashes(contents, model)
         check_injectors(contents.source, parts.naming, model)
@@ -151,18 +154,19 @@ def _plan(
             check_own_clip(contents, parts.naming, model, report)
         check_fit(contents.source, parts.naming, trained, frozen, report)
         if not allow_unused:
-            check_use(contents.source, report)
+            check_unused(contents.source, report)
     return _Plan(trained, frozen, encoders, report)
 
 
-def _contents(given: str | Path | Mapping[str, Tensor]) -> Contents:
-    if isinstance(given, Mapping):
-        return Contents("the given state dict", unwrapped(given, "the given state dict"))
-    return read_contents(given)
+def _read(path_or_state_dict: str | Path | Mapping[str, Tensor]) -> Contents:
+    if isinstance(path_or_state_dict, Mapping):
+        title = "the given state dict"
+        return Contents(title, unwrap_state_dict(path_or_state_dict, title))
+    return read_contents(path_or_state_dict)
 
 
-def _taken_apart(contents: Contents, own: Mapping[str, Tensor]) -> Parts:
-    """The parts of a file; a model of another build than CMPF is known by its own names."""
+def _split(contents: Contents, own: Mapping[str, Tensor]) -> Parts:
+    """The parts of a file; models other than CMPF's are recognized by their own names."""
     try:
         return split(contents.tensors)
     except WeightsError as error:
@@ -172,44 +176,43 @@ def _taken_apart(contents: Contents, own: Mapping[str, Tensor]) -> Parts:
 
 
 def _trained_part(model: TrainedModel, parts: Parts, may_lack: str) -> Part:
-    """Files of an encoder alone are not expected to hold what is trained; a trained CLIP is a part of its own."""
-    state = {} if parts.naming in RAW else model.trained_state_dict()
-    own = {
+    """The trained weights without a tuned CLIP, which is a frozen part; none for files of a single encoder."""
+    state = {} if parts.naming in ENCODER_ONLY else model.trained_state_dict()
+    target = {
         name: value
         for name, value in state.items()
         if not name.startswith(OWN_FROZEN_PREFIX)
         and not (may_lack and name.startswith(may_lack) and name not in parts.trained)
     }
-    return Part(parts.trained, own, compare(parts.trained, own))
+    return Part(parts.trained, target, compare(parts.trained, target))
 
 
-def _frozen_part(encoder: FrozenEncoder | None, given: dict[str, Tensor]) -> Part:
-    if not given:
+def _frozen_part(encoder: FrozenEncoder | None, source: dict[str, Tensor]) -> Part:
+    if not source:
         return Part({}, {}, PartReport())
-    own: Mapping[str, Tensor] = {} if encoder is None else encoder.weights()
-    given = scalars_as(own, given)
-    report = compare(given, own)
+    target: Mapping[str, Tensor] = {} if encoder is None else encoder.weights()
+    source = match_scalar_shapes(source, target)
+    report = compare(source, target)
     if report.mismatched or (report.missing and report.unexpected):
-        # Another encoder with some equal names (SAM's mask decoder is the same in every size): half of each
-        # would be worth nothing.
+        # Another encoder with some equal names (SAM's mask decoder is the same in every size): a mixture of both
+        # would be useless, so nothing is loaded.
         report = PartReport(
             missing=report.missing, unexpected=report.unexpected, mismatched=report.mismatched
         )
-    return Part(given, own, report)
+    return Part(source, target, report)
 
 
-def scalars_as(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The given weights, single numbers in the model's shape: OpenCLIP's logit_scale is a scalar in some releases and a
-    list of one in others."""
+def match_scalar_shapes(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Reshapes single numbers to the model's shape: OpenCLIP's logit_scale is () in some releases, (1,) in others."""
     return {
-        name: value.reshape(own[name].shape)
-        if name in own and value.numel() == own[name].numel() == 1
+        name: value.reshape(target[name].shape)
+        if name in target and value.numel() == target[name].numel() == 1
         else value
-        for name, value in given.items()
+        for name, value in source.items()
     }
 
 
 @torch.no_grad()
 def _copy(part: Part) -> None:
     for name in part.report.loaded:
-        part.own[name].copy_(part.given[name])
+        part.target[name].copy_(part.source[name])

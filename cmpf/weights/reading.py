@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Any file of weights -> tensors by name, without running code that a file may hold."""
+"""Reads the tensors of a file of weights without running code that the file may contain."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from cmpf.errors import WeightsError, summary
 from cmpf.weights.download import ASSETS, checked_asset
-from cmpf.weights.remote import LIMIT, is_page, reason_of
+from cmpf.weights.key_mapping import without_parallel_prefix
+from cmpf.weights.remote import LIMIT, is_page, page_reason
 from cmpf.weights.saving import ENCODERS_KEY, FORMAT_VERSION, METADATA_KEY, VERSION_KEY, check_values
 
-# What libraries raise for a file that is truncated, foreign, or made for another model.
+# Errors that libraries raise for a file that is truncated, of another format, or of another model.
 UNREADABLE = (
     RuntimeError,
     OSError,
@@ -35,9 +36,8 @@ UNREADABLE = (
     SafetensorError,
 )
 
-# Where training programs put the weights, beside optimizer, schedule and iteration.
+# Keys of the weights in training checkpoints, beside optimizer, schedule and iteration.
 NESTED_KEYS = ("model", "state_dict")
-WRAPPER = "module."  # what DistributedDataParallel puts in front of every name
 _ZIP = b"PK\x03\x04"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # protocols 2 to 5
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before PyTorch 1.6 begins so
@@ -48,7 +48,13 @@ _NUMPY_1, _NUMPY_2 = "numpy.core.multiarray", "numpy._core.multiarray"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds. source: the file, for messages. metadata: that of our own format, else empty."""
+    """Contents of a file of weights.
+
+    Attributes:
+        source: the file, for messages.
+        tensors: weights by name.
+        metadata: metadata of CMPF's own format; empty for other files.
+    """
 
     source: str
     tensors: dict[str, Tensor]
@@ -56,31 +62,33 @@ class Contents:
 
 
 def read_contents(path: str | Path) -> Contents:
-    """Weights of a file.
+    """Reads a file of weights.
 
     Args:
-        path: .safetensors, or a PyTorch file (.pth, .pt) of tensors: a state dict, or a training checkpoint with
-            one under "model" or "state_dict". NumPy arrays and numbers in it are read.
+        path: a .safetensors file, or a PyTorch file (.pth, .pt) with a state dict, also under "model" or "state_dict"
+            as in training checkpoints. NumPy arrays and numbers are converted to tensors.
     Raises:
-        WeightsError: absent, damaged, or of a kind that could run code: a bare pickle, TorchScript, an object.
+        WeightsError: the file is missing, damaged, or could run code (a bare pickle, TorchScript, pickled objects).
     """
     path = _existing(path)
     _refuse_page(path)
     if _is_torch_or_pickle(path):
-        return Contents(str(path), unwrapped(_load_torch(path), str(path)))
+        return Contents(str(path), unwrap_state_dict(_load_torch(path), str(path)))
     return Contents(str(path), *_read_safetensors(path, tensors=True))
 
 
-def load_weights(model: nn.Module, path: Path, *, inside: tuple[str, ...] = ()) -> None:
-    """Fills a model from a file; every name and shape must fit.
+def load_weights(model: nn.Module, path: Path, *, prefixes: tuple[str, ...] = ()) -> None:
+    """Loads a file into a model; every name and shape must match.
 
     Args:
-        inside: what the names begin with where the model is a part of another one's file.
+        model: the model to fill.
+        path: see read_contents.
+        prefixes: prefixes under which the file may contain the model as a part of another one.
     Raises:
         WeightsError: the file cannot be read or belongs to another model.
     """
     tensors = read_contents(path).tensors
-    for prefix in inside:
+    for prefix in prefixes:
         if any(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
     check_values(str(path), tensors, model.state_dict())
@@ -91,7 +99,7 @@ def load_weights(model: nn.Module, path: Path, *, inside: tuple[str, ...] = ()) 
 
 
 def load_checked_weights(name: str, *, folder: Path = ASSETS) -> dict[str, Tensor]:
-    """Tensors of a safetensors asset, floating-point ones as float32 (they are stored as float16).
+    """Tensors of a safetensors asset, with floating-point ones converted from float16 to float32.
 
     Raises:
         WeightsError: the file is missing or damaged.
@@ -103,12 +111,12 @@ def load_checked_weights(name: str, *, folder: Path = ASSETS) -> dict[str, Tenso
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What stands beside the weights of our own format: format_version, encoders and what `save` was given.
+    """Metadata of a file in CMPF's own format: format_version, encoders, and the metadata passed to `save`.
 
     Returns:
-        {} for files of another format.
+        The metadata; {} for files of another format.
     Raises:
-        WeightsError: the file is absent, damaged or a pickle.
+        WeightsError: the file is missing, damaged or a pickle.
     """
     path = _existing(path)
     _refuse_page(path)
@@ -118,11 +126,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return _read_safetensors(path, tensors=False)[1]
 
 
-def unwrapped(content: object, source: str) -> dict[str, Tensor]:
-    """The state dict inside whatever a checkpoint holds, as tensors, names without "module.".
+def unwrap_state_dict(content: object, source: str) -> dict[str, Tensor]:
+    """Extracts the state dict of a checkpoint as tensors, without DistributedDataParallel's prefix.
 
+    Args:
+        content: a state dict, or a dict that has one under "model" or "state_dict".
+        source: the file, for messages.
     Raises:
-        WeightsError: no mapping of names to tensors or arrays.
+        WeightsError: there is no mapping of names to tensors or arrays.
     """
     for key in NESTED_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -132,17 +143,15 @@ def unwrapped(content: object, source: str) -> dict[str, Tensor]:
             f"{source} holds a {type(content).__name__}, expected weights by name, or a checkpoint with them "
             f"under {' or '.join(map(repr, NESTED_KEYS))}"
         )
-    tensors = {str(name): _tensor(name, value, source) for name, value in content.items()}
-    if tensors and all(name.startswith(WRAPPER) for name in tensors):
-        tensors = {name.removeprefix(WRAPPER): value for name, value in tensors.items()}
-    return tensors
+    tensors = {str(name): _as_tensor(name, value, source) for name, value in content.items()}
+    return dict(zip(without_parallel_prefix(list(tensors)), tensors.values(), strict=True))
 
 
-def _tensor(name: object, value: object, source: str) -> Tensor:
+def _as_tensor(name: object, value: object, source: str) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
-        return torch.from_numpy(np.array(value))  # a copy: arrays of a file may be read-only
+        return torch.from_numpy(np.array(value))  # a copy, because arrays of a file may be read-only
     raise WeightsError(
         f"{source}: {name!r} is a {type(value).__name__}, expected a tensor or an array of numbers"
     )
@@ -156,7 +165,7 @@ def _existing(path: str | Path) -> Path:
 
 
 def _is_torch_or_pickle(path: Path) -> bool:
-    """Zip archives (torch.save) and pickles (its old format, and bare ones), by their first bytes."""
+    """Whether a file is a zip archive (torch.save) or a pickle (torch.save's old format, or a bare one)."""
     start = _start(path)
     return path.suffix == ".pkl" or start.startswith((_ZIP, _OLD_TORCH)) or _is_bare_pickle(start)
 
@@ -167,16 +176,16 @@ def _start(path: Path) -> bytes:
 
 
 def _is_bare_pickle(start: bytes) -> bool:
-    """A safetensors file begins with 8 bytes, the length of its header, that may look like a pickle; then "{"."""
+    """Whether a file starts like a pickle. The header length of a safetensors file may too, but "{" follows it."""
     return start.startswith(_PICKLES) and start != _OLD_TORCH and start[4:9] != b"\0\0\0\0{"
 
 
 def _refuse_page(path: Path) -> None:
-    """Browsers and programs save what a server says in place of a file under the file's name."""
+    """Rejects a web page that was saved under the name of a file of weights."""
     with path.open("rb") as file:
         start = file.read(LIMIT)
     if is_page(start):
-        reason = reason_of(start.decode("utf-8", errors="replace"))
+        reason = page_reason(start.decode("utf-8", errors="replace"))
         raise WeightsError(
             f"{path} is a web page, not weights ({reason}). Delete it, open the address that it came from in a "
             "browser, and save the file itself"
@@ -184,7 +193,7 @@ def _refuse_page(path: Path) -> None:
 
 
 def _refuse_code(path: Path) -> None:
-    """Turns away what cannot be read without trusting its author."""
+    """Rejects formats that can run code when they are read."""
     if path.suffix == ".pkl" or _is_bare_pickle(_start(path)):
         raise WeightsError(
             f"{path} is a Python pickle, which can run any code when it is read; CMPF does not open it. If you "
@@ -200,24 +209,24 @@ def _refuse_code(path: Path) -> None:
 
 
 def is_torch_script(path: Path) -> bool:
-    """Whether a file is a program with its weights; torch.save leaves out the constants of a program."""
+    """Whether a file is a TorchScript archive, which has constants; archives of torch.save have none."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # none, or damaged, as whoever reads it says
+        return False  # another format, or damaged, which reading it reports
 
 
 def _load_torch(path: Path) -> object:
     _refuse_code(path)
     try:
         with torch.serialization.safe_globals(_numpy_types()):
-            # Mapped: of a file with encoders inside, only what is used is read.
+            # Memory-mapped, so that only the used tensors are read from a file that also contains encoders.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        found = _UNSAFE.search(str(error))
+        match = _UNSAFE.search(str(error))
         raise WeightsError(
-            f"{path} holds more than weights ({found[1] if found else _first_line(error)}), and reading that could "
+            f"{path} holds more than weights ({match[1] if match else _first_line(error)}), and reading that could "
             "run code. Save it again where it was made: torch.save(model.state_dict(), 'FILE.pth')"
         ) from error
     except (*UNREADABLE, zipfile.BadZipFile, ArithmeticError, AssertionError, MemoryError) as error:
@@ -227,19 +236,16 @@ def _load_torch(path: Path) -> object:
 
 
 def _numpy_types() -> list[Any]:
-    """What numbers and arrays of NumPy 1 and 2 are pickled as; older training checkpoints hold some.
-
-    All of them build plain numbers and arrays; the unpickler still refuses everything else.
-    """
+    """Safe globals for the pickled numbers and arrays of NumPy 1 and 2, which older training checkpoints contain."""
     scalar = np.float64(0).__reduce__()[0]
     reconstruct = np.zeros(1).__reduce__()[0]
-    moved = [
+    functions = [
         (function, f"{module}.{name}")
         for function, name in ((scalar, "scalar"), (reconstruct, "_reconstruct"))
         for module in (_NUMPY_1, _NUMPY_2)
     ]
-    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}  # NumPy 1.25 and later name one class each
-    return [*moved, np.ndarray, np.dtype, *kinds]
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}  # one class per dtype since NumPy 1.25
+    return [*functions, np.ndarray, np.dtype, *dtypes]
 
 
 def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -262,6 +268,6 @@ def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], 
 
 
 def _first_line(error: BaseException) -> str:
-    """The first sentence of PyTorch's long messages."""
+    """The first sentence of an error; PyTorch's messages are long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].split(". ")[0] if lines else type(error).__name__

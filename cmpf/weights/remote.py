@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Published files: where they are, how they are asked for, and web pages that arrive in their place."""
+"""Requests published files over HTTP, and recognizes web pages that servers send instead."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from urllib.request import Request, urlopen
 
 from cmpf.errors import WeightsError
 
-MIRROR = "CMPF_MIRROR"  # environment: the address that https://HOST/PATH is asked at as ADDRESS/HOST/PATH
-TIMEOUT = 30.0  # seconds without an answer
-LIMIT = 1 << 18  # bytes of a page that are looked at
+MIRROR = (
+    "CMPF_MIRROR"  # environment variable: base address of a mirror with https://HOST/PATH at BASE/HOST/PATH
+)
+TIMEOUT = 30.0  # seconds without a response
+LIMIT = 1 << 18  # bytes of a web page that are read
 RANGE_NOT_SATISFIABLE = 416
-_START = re.compile(
+_HTML_START = re.compile(
     rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head)\b",
     re.I | re.S,
 )
-# What services write, in the order in which it is looked for, and what it means.
+# Texts of web pages and what they mean; the first match is used.
 _REASONS = (
     (
         r"too many users have viewed or downloaded|quota exceeded|download quota",
@@ -45,13 +47,13 @@ _REASONS = (
 class Remote:
     """A published file.
 
-    Args:
-        url: http or https.
-        title: what the file is, for the progress bar and messages.
-        sha256: expected SHA-256 in hexadecimal digits, or its first ones; None = none is published. Then that of the
-            first download is recorded beside the file, and later ones must have it, too.
-        size: bytes, as its authors state; None = not known.
-        page: the address for a browser, where that is another one.
+    Attributes:
+        url: http or https address.
+        title: describes the file in the progress bar and in messages.
+        sha256: expected SHA-256 in hexadecimal digits, or its first digits; None = none is published, so that of the
+            first download is recorded beside the file and later downloads must match it.
+        size: bytes, as its authors state; None = unknown.
+        page: address for a browser if it differs from url.
     """
 
     url: str
@@ -62,12 +64,12 @@ class Remote:
 
     @property
     def address(self) -> str:
-        """What is asked: the address itself, or that of the mirror in the environment."""
+        """The address to request: url, or its place at the mirror."""
         return mirrored(self.url)
 
 
 def mirrored(url: str) -> str:
-    """The address itself, or where the mirror of the environment has it."""
+    """The address of a URL at the mirror of CMPF_MIRROR; the URL itself if there is no mirror."""
     mirror = os.environ.get(MIRROR, "").rstrip("/")
     if not mirror:
         return url
@@ -75,30 +77,34 @@ def mirrored(url: str) -> str:
     return f"{mirror}/{parts.netloc}{parts.path}{'?' if parts.query else ''}{parts.query}"
 
 
-def answer(remote: Remote, *, have: int, target: Path) -> HTTPResponse:
-    """The answer that brings the file; a page that only asks for confirmation is confirmed, once.
+def request_file(remote: Remote, *, offset: int, target: Path) -> HTTPResponse:
+    """Requests a file; confirms a page that asks to confirm a large download, once.
 
     Args:
-        have: how many bytes need not be sent. target: where the file will be, for messages.
+        remote: the file.
+        offset: first byte to send.
+        target: path of the downloaded file, for messages.
     Raises:
-        WeightsError: a web page instead of the file. HTTPError: another refusal. OSError: no answer.
+        WeightsError: the server sent a web page instead of the file.
+        HTTPError: the server refused the request.
+        OSError: there is no response.
     """
-    response = _asked(remote.address, have)
+    response = _request(remote.address, offset)
     if not isinstance(response, str):
         return response
-    button = confirmed_address(response, remote.url)
-    if button is not None:
-        response = _asked(mirrored(button), have)
+    confirmed = confirmed_address(response, remote.url)
+    if confirmed is not None:
+        response = _request(mirrored(confirmed), offset)
         if not isinstance(response, str):
             return response
     raise page_error(remote, response.encode(), target)
 
 
-def _asked(address: str, have: int) -> HTTPResponse | str:
-    """The answer, or the text of a web page in its place."""
+def _request(address: str, offset: int) -> HTTPResponse | str:
+    """The response, or the text of a web page that came instead of a file."""
     request = Request(address, headers={"User-Agent": "cmpf"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
     try:
         response: HTTPResponse = urlopen(request, timeout=TIMEOUT)
     except HTTPError as error:
@@ -113,8 +119,8 @@ def _asked(address: str, have: int) -> HTTPResponse | str:
 
 
 def page_error(remote: Remote, page: bytes, target: Path) -> WeightsError:
-    """What to say of a web page that came instead of a file, and what the user can do."""
-    reason = reason_of(page.decode("utf-8", errors="replace"))
+    """An error for a web page that came instead of a file, with instructions to get the file by hand."""
+    reason = page_reason(page.decode("utf-8", errors="replace"))
     return WeightsError(
         f"{remote.title}: {urlsplit(remote.url).netloc} sent a web page instead of the file ({reason}). "
         f"Open {remote.page or remote.url} in a browser and save the file as {target}"
@@ -126,12 +132,12 @@ def _is_html(content_type: str | None) -> bool:
 
 
 def is_page(start: bytes) -> bool:
-    """Whether a file is a web page, by its first bytes."""
-    return bool(_START.match(start))
+    """Whether the first bytes of a file are those of a web page."""
+    return bool(_HTML_START.match(start))
 
 
-def reason_of(page: str) -> str:
-    """What a page says, in a few words; of an unknown one its title."""
+def page_reason(page: str) -> str:
+    """Why a server sent a page instead of a file, as far as it is recognized; otherwise the page's title."""
     for pattern, reason in _REASONS:
         if re.search(pattern, page.replace("&#39;", "'").replace("’", "'"), re.I):
             return reason
@@ -141,10 +147,11 @@ def reason_of(page: str) -> str:
 
 
 def confirmed_address(page: str, base: str) -> str | None:
-    """The address behind the button of a page that asks to confirm a large download; None = it has no such button.
+    """The address of the confirm button on a page that asks to confirm a large download; None = there is no button.
 
     Args:
-        base: the address of the page.
+        page: HTML text.
+        base: address of the page.
     """
     form = _Form()
     form.feed(page)
@@ -156,7 +163,7 @@ def confirmed_address(page: str, base: str) -> str | None:
 
 
 class _Form(HTMLParser):
-    """The form with the id "download-form", with its hidden fields."""
+    """Parses the form with the id "download-form" and its hidden fields."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What weights are, and CMPF's own format: a safetensors file of what was trained, with hashes of frozen encoders."""
+"""CMPF's weight format, a safetensors file of trained weights with the hashes of frozen encoders, and its protocols."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from cmpf.common.files import replacing
 from cmpf.errors import WeightsError
 
 FORMAT_VERSION = 1
-# All metadata stand in one JSON text: safetensors writes several in random order, and equal weights should
+# All metadata are stored as one JSON text: safetensors writes several entries in random order, and equal weights should
 # give equal files.
 METADATA_KEY, VERSION_KEY, ENCODERS_KEY = "cmpf", "format_version", "encoders"
-Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"  # dataset, task, metric
-BROUGHT_KEY = "encoders_in"  # frozen encoder -> the file beside this one that holds it, too
+ENCODER_FILES_KEY = "encoders_in"  # {"clip" or "sam": name of the file beside this one that also contains it}
+Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"  # {dataset: {task: {metric: percent}}}
 
 
 class TrainedModel(Protocol):
-    """A model that tells which part of it is trained; cmpf.model.CMPF is one."""
+    """A model whose trained weights can be saved and loaded; implemented by cmpf.model.CMPF."""
 
     def trained_state_dict(self) -> dict[str, Tensor]:
         """Trained parameters and buffers by name, sharing the model's memory."""
         ...
 
     def encoder_hashes(self) -> dict[str, str]:
-        """Name -> content hash of the frozen encoders."""
+        """Content hashes of the frozen encoders by name."""
         ...
 
 
 class Saver(Protocol):
-    """Writes a predictor's model as a folder that cmpf.load reads; see Predictor.save_pretrained."""
+    """Saves a predictor's model as a folder for cmpf.load; see Predictor.save_pretrained."""
 
     def __call__(
         self,
@@ -52,10 +52,10 @@ class Saver(Protocol):
 
 
 class FrozenEncoder(Protocol):
-    """An encoder that checkpoints may fill; cmpf.encoders.frozen.FrozenModule is one."""
+    """A frozen encoder that checkpoints may fill; implemented by cmpf.encoders.frozen.FrozenModule."""
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Parameters and buffers under names that stay the same from one release to the next."""
+        """Parameters and buffers under names that are stable across releases."""
         ...
 
     @property
@@ -64,36 +64,37 @@ class FrozenEncoder(Protocol):
         ...
 
     def weights_changed(self) -> None:
-        """Called after its weights were written in place: hashes of them are void."""
+        """Called after the weights were changed in place; discards their cached hash."""
         ...
 
 
 @runtime_checkable
 class ModelWithEncoders(TrainedModel, Protocol):
-    """A model whose frozen encoders checkpoints may fill; cmpf.model.CMPF is one."""
+    """A model whose frozen encoders checkpoints may fill; implemented by cmpf.model.CMPF."""
 
     @property
     def uses_sam(self) -> bool:
-        """Whether an injector reads SAM's embedding."""
+        """Whether an injector uses SAM's embedding."""
         ...
 
     def frozen_encoders(self) -> Mapping[str, FrozenEncoder]:
-        """The encoders that it has: "clip", "sam"."""
+        """The model's encoders by kind, "clip" and "sam"."""
         ...
 
     def forget_embeddings(self) -> None:
-        """Called after an encoder got other weights: text embeddings kept in memory are void."""
+        """Called after CLIP's weights have changed; discards cached text embeddings."""
         ...
 
 
 def save(model: TrainedModel, path: str | Path, *, metadata: Mapping[str, Any]) -> None:
-    """Writes the trained weights of a model, atomically; frozen encoders are named, not stored.
+    """Saves the trained weights of a model atomically, with the names and hashes of its frozen encoders.
 
     Args:
-        path: ends in .safetensors by custom.
-        metadata: what else is worth keeping, as far as JSON can hold it: configuration, training vocabulary.
+        model: the model.
+        path: the file, by convention with the suffix .safetensors.
+        metadata: additional metadata that JSON can represent, e.g. configuration and training vocabulary.
     Raises:
-        WeightsError: a metadata key is one of our own.
+        WeightsError: a metadata key is reserved.
     """
     write(model.trained_state_dict(), path, encoders=model.encoder_hashes(), metadata=metadata)
 
@@ -105,20 +106,23 @@ def write(
     encoders: Mapping[str, str],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Writes trained weights that no model holds; see `save`.
+    """Saves trained weights without a model; see `save`.
 
     Args:
-        encoders: name -> content hash of the frozen encoders that the weights belong to.
+        trained: weights by name.
+        path: see `save`.
+        encoders: content hashes by name of the frozen encoders that the weights belong to.
+        metadata: see `save`.
     """
-    if taken := {VERSION_KEY, ENCODERS_KEY} & set(metadata):
-        raise WeightsError(f"metadata keys {sorted(taken)} are CMPF's own; choose others")
+    if reserved := {VERSION_KEY, ENCODERS_KEY} & set(metadata):
+        raise WeightsError(f"metadata keys {sorted(reserved)} are CMPF's own; choose others")
     content = {VERSION_KEY: FORMAT_VERSION, ENCODERS_KEY: dict(encoders), **metadata}
     write_safetensors(trained, path, header={METADATA_KEY: json.dumps(content)})
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, *, header: dict[str, str]) -> None:
-    """Writes a safetensors file, atomically, with the rights that the umask gives."""
-    # A weight with two names shares its memory, which safetensors refuses: each name gets its own copy.
+    """Writes a safetensors file atomically, with the permissions of the umask."""
+    # Copies, because safetensors rejects tensors that share memory.
     copies = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
@@ -127,11 +131,11 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, *, header
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(copies, temporary, metadata=header)
-        temporary.chmod(mode)  # safetensors makes files that nobody but their owner can read
+        temporary.chmod(mode)  # safetensors makes files readable only by their owner
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256, 64 hexadecimal digits, of names, types, shapes and bytes, in the order of the names."""
+    """SHA-256 (64 hexadecimal digits) of the names, dtypes, shapes and bytes of all weights, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()
@@ -140,29 +144,29 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def check_values(source: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Makes sure that weights are numbers that the model can compute with, in place of which it would give any result.
+def check_values(title: str, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Checks the dtypes of weights before they are loaded, and that they are finite.
 
     Args:
-        source: of the weights, for messages.
-        given: weights by name; those that are not in `own` do not matter.
-        own: those of the model. Where one of its own is not finite (the mask of causal attention), another may be so.
+        title: origin of the weights, for messages.
+        source: weights by name; those that are not in `target` are not checked.
+        target: the model's weights. Those that are not finite (the mask of causal attention) accept infinite values.
     Raises:
-        WeightsError: quantized, complex or whole numbers in place of floating-point ones, or the other way round; NaN
-            or infinity.
+        WeightsError: a weight is integer or complex where the model's is floating-point, or the other way round, or
+            has NaN or infinity.
     """
-    for name, value in given.items():
-        if (place := own.get(name)) is None:
+    for name, value in source.items():
+        if (own := target.get(name)) is None:
             continue
-        if value.is_floating_point() != place.is_floating_point() or value.is_complex():
+        if value.is_floating_point() != own.is_floating_point() or value.is_complex():
             raise WeightsError(
-                f"{source}: {name} is of type {str(value.dtype).removeprefix('torch.')}, the model's is "
-                f"{str(place.dtype).removeprefix('torch.')}; save the weights unquantized, in float16, bfloat16 or "
+                f"{title}: {name} is of type {str(value.dtype).removeprefix('torch.')}, the model's is "
+                f"{str(own.dtype).removeprefix('torch.')}; save the weights unquantized, in float16, bfloat16 or "
                 "float32"
             )
-        if not _is_finite(value) and _is_finite(place):
+        if not _is_finite(value) and _is_finite(own):
             raise WeightsError(
-                f"{source}: {name} holds NaN or infinity, with which every result would be meaningless; take an "
+                f"{title}: {name} holds NaN or infinity, with which every result would be meaningless; take an "
                 "earlier checkpoint"
             )
 
@@ -170,5 +174,5 @@ def check_values(source: str, given: Mapping[str, Tensor], own: Mapping[str, Ten
 def _is_finite(values: Tensor) -> bool:
     if not values.is_floating_point():
         return True
-    values = values if values.element_size() > 1 else values.float()  # torch does not ask numbers of 8 bits
+    values = values if values.element_size() > 1 else values.float()  # isfinite does not support 8-bit floats
     return bool(values.isfinite().all())

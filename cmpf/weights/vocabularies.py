@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The papers' vocabulary files on this machine: downloaded on demand, checked, never shipped."""
+"""Downloads and verifies the vocabulary files of the papers, which are not part of the package."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ FETCH = "cmpf datasets vocabularies --fetch"
 
 
 def vocabulary_path(key: str) -> Path:
-    """Where a published file lies once it is there."""
+    """Path of a published vocabulary file in the cache."""
     return cache_folder() / "vocabularies" / published_address(key).rpartition("/")[2]
 
 
-def is_there(key: str) -> bool:
-    """Whether a published file is there with the published content."""
+def is_available(key: str) -> bool:
+    """Whether a published file is in the cache with the published SHA-256."""
     path = vocabulary_path(key)
     return path.is_file() and file_sha256(path) == published_files()[key]
 
 
 def published_text(key: str) -> str:
-    """The content of a published file that is there.
+    """The content of a published file in the cache.
 
     Raises:
-        VocabularyError: it is not, or has another content; names the place, the address and the command that brings it.
+        VocabularyError: the file is missing or its SHA-256 differs; the message says how to get it.
     """
     path = vocabulary_path(key)
     if not path.is_file():
@@ -38,7 +38,7 @@ def published_text(key: str) -> str:
             f"the published words {key} are not on this machine. Get all of them with: {FETCH} or save "
             f"{published_address(key)} as {path}; DATASETS.VOCABULARIES own does without them"
         )
-    if not is_there(key):
+    if not is_available(key):
         raise VocabularyError(
             f"{path}: not the published file, its SHA-256 is another one; get it with: {FETCH}"
         )
@@ -46,23 +46,23 @@ def published_text(key: str) -> str:
 
 
 def fetch_vocabularies() -> list[Path]:
-    """Downloads every published file that is not there, each whole and with its SHA-256 or not at all.
+    """Downloads all published files that are not available.
 
     Returns:
-        Where all of them lie.
+        Paths of all published files.
     Raises:
-        WeightsError: no network, or a file has another content; says what to save where. Files that came are kept.
+        WeightsError: there is no network, or the SHA-256 of a file differs; files downloaded before are kept.
     """
-    places = []
+    paths = []
     for key, sha256 in published_files().items():
         path = vocabulary_path(key)
-        if path.is_file() and not is_there(key):
-            path.unlink()  # not what it should be: an older one, or saved by hand from another place
+        if path.is_file() and not is_available(key):
+            path.unlink()  # another version, or saved by hand from elsewhere
         remote = Remote(url=published_address(key), title=f"file of published words {key}", sha256=sha256)
         try:
-            places.append(download(remote, path))
+            paths.append(download(remote, path))
         except WeightsError as error:
             raise WeightsError(
                 f"{error}; `cmpf datasets vocabularies` lists all files and their places"
             ) from error
-    return places
+    return paths

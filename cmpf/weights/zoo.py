@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Trained models by name: their weights, and their published figures."""
+"""Weights of zoo models and their published metrics."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from typing import Any
 
 from cmpf.config import Config, get_cfg
 from cmpf.errors import WeightsError
-from cmpf.weights.download import cache_folder, check_content, checked_asset, download, record_of
+from cmpf.weights.download import cache_folder, check_content, checked_asset, download, hash_record_path
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
 from cmpf.weights.loading import encoders_inside
 from cmpf.weights.reading import read_metadata
 from cmpf.weights.remote import Remote
-from cmpf.weights.saving import BROUGHT_KEY, TrainedModel, save
+from cmpf.weights.saving import ENCODER_FILES_KEY, TrainedModel, save
 from cmpf.weights.zoo_entries import ZooEntry, zoo, zoo_entry
 
 logger = logging.getLogger(__name__)
 
 DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
 DRIVE_PAGE = "https://drive.google.com/file/d/{id}/view"
-ORIGIN = "zoo"  # in the metadata of a small file: what it was made of
+ORIGIN = "zoo"  # key in the metadata of a small file: the entry and file that it was extracted from
 
 
 def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
-    """The file of an entry's trained weights: shipped, made small by an earlier load, or downloaded.
+    """The file of an entry's trained weights: an asset, the small file of an earlier load, or a download.
 
+    Args:
+        name: name of the entry.
+        path: see zoo.
     Raises:
-        ModelNameError: no such entry. WeightsError: the file is damaged or cannot be downloaded; says where to find it
-            and where to save it.
+        ModelNameError: there is no such entry.
+        WeightsError: the file is damaged or cannot be downloaded.
     """
     entry = zoo_entry(name, path=path)
     if entry.asset:
@@ -40,15 +43,15 @@ def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
         return small_file(name)
     if not target.is_file():
         return download(remote, target)
-    record = record_of(target)
-    if not record.is_file() or record.stat().st_mtime < target.stat().st_mtime:  # saved by hand
-        read_metadata(target)  # it must be weights before its hash is worth keeping
+    record = hash_record_path(target)
+    if not record.is_file() or record.stat().st_mtime < target.stat().st_mtime:  # the file was saved by hand
+        read_metadata(target)  # rejects a file without weights before its hash is recorded
         check_content(target, target, remote)
     return target
 
 
-def zoo_place(name: str) -> Path:
-    """Where the weights of an entry lie, or will lie once they are downloaded."""
+def zoo_path(name: str) -> Path:
+    """Path of an entry's weights, which may not be downloaded yet."""
     entry = zoo_entry(name)
     if entry.asset:
         return checked_asset(entry.asset)
@@ -57,7 +60,7 @@ def zoo_place(name: str) -> Path:
 
 
 def zoo_remote(name: str, entry: ZooEntry) -> Remote:
-    """The file of an entry's authors."""
+    """The checkpoint that an entry's authors published."""
     return Remote(
         url=entry.url or DRIVE.format(id=entry.drive),
         title=f"weight file of {name}",
@@ -68,37 +71,38 @@ def zoo_remote(name: str, entry: ZooEntry) -> Remote:
 
 
 def published_file(name: str, entry: ZooEntry) -> Path:
-    """Where the file of an entry's authors lies once it is downloaded."""
-    given = entry.file or entry.url.partition("?")[0].rpartition("/")[2]
-    return _folder(name) / (given or f"{name}.pth")
+    """Path of the authors' checkpoint of an entry in the cache."""
+    file = entry.file or entry.url.partition("?")[0].rpartition("/")[2]
+    return _folder(name) / (file or f"{name}.pth")
 
 
 def small_file(name: str) -> Path:
-    """Where the trained part of the authors' file lies after the first load; later ones read it."""
+    """Path of the trained part of the authors' checkpoint, which the first load writes and later ones read."""
     return _folder(name) / f"{name}.safetensors"
 
 
 def made_for(origin: Mapping[str, Any], entry: ZooEntry) -> bool:
-    """Whether what a small file says of itself names an entry's configuration."""
+    """Whether the origin in a small file's metadata is an entry's configuration."""
     return (origin.get("config"), origin.get("overrides")) == (entry.config, entry.overrides)
 
 
-def keep_small_file(name: str, model: TrainedModel, weights: Path) -> None:
-    """Writes the trained part of a model, as it was loaded from its authors' file, with all that its config needs.
+def save_small_file(name: str, model: TrainedModel, weights: Path) -> None:
+    """Saves the trained part of a model that was loaded from its authors' checkpoint.
 
     Args:
-        name: of the model; nothing is written of what is no entry of the zoo.
-        weights: the file that it was loaded from; nothing is written for another than the authors' own.
+        name: the model's name; nothing is written if it is not in the zoo.
+        model: the loaded model.
+        weights: the file that it was loaded from; nothing is written if it is not the authors' checkpoint.
     """
     entry = zoo().get(name)
     if entry is None or entry.asset or weights != published_file(name, entry):
         return
     try:
-        own_clip = any(name.startswith(OWN_CLIP_PREFIX) for name in model.trained_state_dict())
-        brought = {kind: file.name for kind, file in encoders_inside(weights).items()}
-        if own_clip:  # the small file holds it
-            brought.pop("clip", None)
-        metadata = {ORIGIN: _origin(entry, weights), BROUGHT_KEY: brought}
+        tuned_clip = any(key.startswith(OWN_CLIP_PREFIX) for key in model.trained_state_dict())
+        encoder_files = {kind: file.name for kind, file in encoders_inside(weights).items()}
+        if tuned_clip:  # it is part of the small file
+            encoder_files.pop("clip", None)
+        metadata = {ORIGIN: _origin(entry, weights), ENCODER_FILES_KEY: encoder_files}
         save(model, small_file(name), metadata=metadata)
     except OSError as error:
         logger.warning("%s cannot be written, each load reads %s: %s", small_file(name), weights, error)
@@ -111,8 +115,8 @@ def _folder(name: str) -> Path:
 
 
 def _origin(entry: ZooEntry, weights: Path) -> dict[str, Any]:
-    """What a small file says of itself: the configuration to load it with, and the file that it was made of."""
-    record = record_of(weights)
+    """Metadata of a small file: the configuration to load it with, and the checkpoint that it was extracted from."""
+    record = hash_record_path(weights)
     recorded = record.read_text(encoding="utf-8").split()[0] if record.is_file() else ""
     return {
         "config": entry.config,
@@ -123,7 +127,7 @@ def _origin(entry: ZooEntry, weights: Path) -> dict[str, Any]:
 
 
 def _is_current(small: Path, entry: ZooEntry, target: Path) -> bool:
-    """Whether an earlier load has left a small file of the entry as it is today; a damaged one is made again."""
+    """Whether a small file exists, is readable and belongs to the entry's present configuration and checkpoint."""
     if not small.is_file():
         return False
     try:
@@ -131,34 +135,34 @@ def _is_current(small: Path, entry: ZooEntry, target: Path) -> bool:
     except WeightsError as error:
         logger.warning("%s is made again: %s", small, error)
         return False
-    elsewhere = saved.get(BROUGHT_KEY, {}).values()
+    encoder_files = saved.get(ENCODER_FILES_KEY, {}).values()
     return saved.get(ORIGIN) == _origin(entry, target) and all(
-        (small.parent / f).is_file() for f in elsewhere
+        (small.parent / file).is_file() for file in encoder_files
     )
 
 
 def published_metrics(cfg: Config, *, path: str | Path | None = None) -> dict[str, dict[str, float]]:
-    """What the authors report for the model of a configuration: dataset -> "task/metric" -> percent.
+    """Metrics that the authors report for the model of a configuration.
 
+    Args:
+        cfg: the configuration. With the OpenSeg Ensemble, its semantic metrics are those measured with the ensemble.
+        path: see zoo.
     Returns:
-        The figures of the first entry of the same architecture; {} if there is none. With the OpenSeg Ensemble semantic
-        figures are those that were measured with it, and without it the others.
+        {dataset: {"task/metric": percent}} of the first entry with the same architecture; {} if there is none.
     """
     entry = published_entry(cfg, path=path)
     if entry is None:
         return {}
-    figures = {dataset: dict(of_dataset) for dataset, of_dataset in entry.published.items()}
+    metrics = {dataset: dict(values) for dataset, values in entry.published.items()}
     if cfg.TEST.ENSEMBLE.ENABLED:
-        for dataset, of_dataset in figures.items():
-            plain = {
-                metric: value for metric, value in of_dataset.items() if not metric.startswith("sem_seg/")
-            }
-            figures[dataset] = plain | entry.with_ensemble.get(dataset, {})
-    return {dataset: of_dataset for dataset, of_dataset in figures.items() if of_dataset}
+        for dataset, values in metrics.items():
+            others = {name: value for name, value in values.items() if not name.startswith("sem_seg/")}
+            metrics[dataset] = others | entry.with_ensemble.get(dataset, {})
+    return {dataset: values for dataset, values in metrics.items() if values}
 
 
 def published_entry(cfg: Config, *, path: str | Path | None = None) -> ZooEntry | None:
-    """The first entry with figures of the same architecture as a configuration's; None if there is none."""
+    """The first zoo entry with published metrics and a configuration's architecture; None if there is none."""
     for entry in zoo(path).values():
         if entry.published and _architecture(get_cfg(entry.config)) == _architecture(cfg):
             return entry
@@ -166,7 +170,7 @@ def published_entry(cfg: Config, *, path: str | Path | None = None) -> ZooEntry 
 
 
 def _architecture(cfg: Config) -> tuple[object, ...]:
-    """What tells the published models apart."""
+    """The settings in which the published models differ."""
     ours = cfg.MODEL.CMPF
     return (
         ours.CLIP.NAME,

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The entries of the model zoo, configs/model_zoo.yaml, checked, and the published methods that they are of."""
+"""Reads and validates the model zoo (configs/model_zoo.yaml); describes the published methods in it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ _Figures = Annotated[dict[_Metric, Annotated[float, Ge(0), Le(100)]], MinLen(1)]
 class Method:
     """A published method.
 
-    Args:
-        title: its usual name. adds: what it is, or adds to FC-CLIP, in a few words.
-        page: the authors' page. citation: BibTeX.
+    Attributes:
+        title: its usual name.
+        adds: a short description, or what it adds to FC-CLIP.
+        page: the authors' page.
+        citation: BibTeX.
     """
 
     title: str
@@ -132,7 +134,7 @@ METHODS = {
 
 
 class ZooEntry(BaseModel):
-    """One trained model. Every key but config may be absent."""
+    """One trained model. Only `config` is required."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -165,29 +167,29 @@ def zoo(path: str | Path | None = None) -> dict[str, ZooEntry]:
     """All entries by name, in the order of the file.
 
     Args:
-        path: another file of the same form; None = configs/model_zoo.yaml.
+        path: another file of the same format; None = configs/model_zoo.yaml.
     Raises:
-        ConfigError: with every issue of the file.
+        ConfigError: the file is invalid; the message lists every issue.
     """
     path = Path(path) if path is not None else config_root() / ZOO_FILE
-    return dict(_parsed(path, path.stat().st_mtime_ns if path.is_file() else 0))
+    return dict(_parse(path, path.stat().st_mtime_ns if path.is_file() else 0))
 
 
 @lru_cache(maxsize=4)
-def _parsed(path: Path, changed: int) -> dict[str, ZooEntry]:
-    """The entries of a file as it was at a time."""
+def _parse(path: Path, modified: int) -> dict[str, ZooEntry]:
+    """The entries of a file; the modification time is a key of the cache."""
     content = _read(path)
     issues = [Issue(key, message, Origin(path)) for key, message in _issues(content)]
     if issues:
         raise as_error(issues)
-    return {name: ZooEntry(**_given(entry)) for name, entry in content.items()}
+    return {name: ZooEntry(**_without_null(entry)) for name, entry in content.items()}
 
 
 def zoo_entry(name: str, *, path: str | Path | None = None) -> ZooEntry:
-    """One entry.
+    """The entry of a name.
 
     Raises:
-        ModelNameError: no such entry.
+        ModelNameError: there is no such entry.
     """
     entries = zoo(path)
     if name not in entries:
@@ -204,19 +206,19 @@ def _read(path: Path) -> Any:
 
 
 def _issues(content: object) -> Iterator[tuple[str, str]]:
-    """What is wrong with the content of a zoo file, as (key, message)."""
+    """Yields the issues of a zoo file as (key, message)."""
     if not isinstance(content, dict) or not content:
         yield "", "expected NAME: {config: ..., ...} entries"
         return
     for name, entry in content.items():
         if isinstance(entry, dict):
-            yield from ((f"{name}.{key}", message) for key, message in _entry_issues(_given(entry)))
+            yield from ((f"{name}.{key}", message) for key, message in _entry_issues(_without_null(entry)))
         else:
             yield str(name), f"expected config and weights, got {entry!r}"
 
 
-def _given(entry: dict[Any, Any]) -> dict[str, Any]:
-    """Keys with values; null is as good as absent."""
+def _without_null(entry: dict[Any, Any]) -> dict[str, Any]:
+    """An entry without the keys whose value is null, which count as absent."""
     return {str(key): value for key, value in entry.items() if value is not None}
 
 
@@ -233,14 +235,17 @@ def _entry_issues(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "drive", "is missing: asset, url or drive says where the weights are"
 
 
-def _message(keys: list[str], kind: str, value: object) -> str:
-    known = {name: field.description for name, field in ZooEntry.model_fields.items()}
-    if kind == "missing":
+def _message(keys: list[str], error_type: str, value: object) -> str:
+    descriptions = {name: field.description for name, field in ZooEntry.model_fields.items()}
+    if error_type == "missing":
         return "is missing"
-    if kind == "extra_forbidden":
-        near = get_close_matches(keys[0], known, n=1)
-        return f"unknown, did you mean {near[0]}?" if near else f"unknown, known are {', '.join(known)}"
-    words = (
-        known[keys[0]] if len(keys) == 1 else ("task/metric: percent", "task/metric: 0 to 100")[len(keys) - 2]
-    )
-    return f"expected {words}, got {value!r}"
+    if error_type == "extra_forbidden":
+        near = get_close_matches(keys[0], descriptions, n=1)
+        return (
+            f"unknown, did you mean {near[0]}?" if near else f"unknown, known are {', '.join(descriptions)}"
+        )
+    if len(keys) == 1:
+        expected = descriptions[keys[0]]
+    else:
+        expected = ("task/metric: percent", "task/metric: 0 to 100")[len(keys) - 2]
+    return f"expected {expected}, got {value!r}"

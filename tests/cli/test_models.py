@@ -9,7 +9,7 @@ import pytest
 from cmpf.cli import main
 from cmpf.cli.models import ADE, warn_of_photographs
 from cmpf.config import config_root
-from cmpf.weights.download import part_of
+from cmpf.weights.download import partial_path
 from cmpf.weights.zoo import published_file, small_file
 from cmpf.weights.zoo_entries import METHODS, zoo
 
@@ -45,9 +45,9 @@ def test_the_table_says_what_is_here(cache: Path, capsys: pytest.CaptureFixture[
     assert table(capsys)[name].endswith("no")
     target = published_file(name, zoo()[name])
     target.parent.mkdir(parents=True)
-    part_of(target).touch()
+    partial_path(target).touch()
     assert table(capsys)[name].endswith("part")
-    part_of(target).rename(target)
+    partial_path(target).rename(target)
     assert table(capsys)[name].endswith("yes")
     target.rename(small_file(name))
     assert table(capsys)[name].endswith("yes")

@@ -21,7 +21,7 @@ from filelock import FileLock
 from cmpf.common.files import file_sha256
 from cmpf.errors import WeightsError
 from cmpf.weights import download as module
-from cmpf.weights.download import cache_folder, download, part_of, record_of
+from cmpf.weights.download import cache_folder, download, hash_record_path, partial_path
 from cmpf.weights.remote import Remote
 
 CONTENT = bytes(range(256)) * 20  # 5120 bytes
@@ -117,7 +117,7 @@ def test_a_file_arrives_whole_in_a_new_folder(server: Server, tmp_path: Path, sh
     assert fetch(server, target, sha256=sha256) == target
     assert target.read_bytes() == CONTENT
     assert server.asked == [None]
-    assert not part_of(target).exists()
+    assert not partial_path(target).exists()
 
 
 def test_a_file_that_is_there_is_not_asked_for(server: Server, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_unfinished_file_is_continued_or_sent_again_by_a_server_that_cannot(
 ) -> None:
     server.ranges = ranges
     target = tmp_path / "weights.bin"
-    part_of(target).write_bytes(CONTENT[:1000])
+    partial_path(target).write_bytes(CONTENT[:1000])
     assert fetch(server, target).read_bytes() == CONTENT
     assert server.asked == ["bytes=1000-"]
 
@@ -140,7 +140,7 @@ def test_an_unfinished_file_is_continued_or_sent_again_by_a_server_that_cannot(
 def test_an_answer_with_other_bytes_than_asked_is_not_used(server: Server, tmp_path: Path) -> None:
     server.shift = 7
     target = tmp_path / "weights.bin"
-    part_of(target).write_bytes(CONTENT[:1000])
+    partial_path(target).write_bytes(CONTENT[:1000])
     assert fetch(server, target).read_bytes() == CONTENT
     assert server.asked == ["bytes=1000-", None]
 
@@ -169,14 +169,14 @@ def test_progress_is_drawn_on_a_terminal_only(
 
 def test_a_part_that_is_already_whole_only_gets_its_name(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "weights.bin"
-    part_of(target).write_bytes(CONTENT)
+    partial_path(target).write_bytes(CONTENT)
     assert fetch(server, target).read_bytes() == CONTENT
     assert server.asked == ["bytes=5120-"]
 
 
 def test_a_part_that_is_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "weights.bin"
-    part_of(target).write_bytes(CONTENT + b"more")
+    partial_path(target).write_bytes(CONTENT + b"more")
     assert fetch(server, target).read_bytes() == CONTENT
     assert server.asked == ["bytes=5124-", None]
 
@@ -185,7 +185,7 @@ def test_without_a_known_hash_only_the_same_version_of_a_file_is_continued(
     server: Server, tmp_path: Path
 ) -> None:
     target = tmp_path / "weights.bin"
-    part_of(target).write_bytes(b"of nobody knows what")
+    partial_path(target).write_bytes(b"of nobody knows what")
     server.tag, server.breaks = '"1"', [100, 50, 0]
     with pytest.raises(WeightsError, match="ended after 150 of 5120 bytes"):
         fetch(server, target, sha256=None)
@@ -221,9 +221,12 @@ def test_the_first_hash_is_recorded_where_none_is_published_and_checked_from_the
     target = tmp_path / "weights.bin"
     fetch(server, target, sha256=None)
     assert (
-        f"has SHA-256 {SHA256}. None is published: this one is recorded in {record_of(target)}" in caplog.text
+        f"has SHA-256 {SHA256}. None is published: this one is recorded in {hash_record_path(target)}"
+        in caplog.text
     )
-    subprocess.run(["sha256sum", "--check", "--status", record_of(target).name], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["sha256sum", "--check", "--status", hash_record_path(target).name], cwd=tmp_path, check=True
+    )
     target.unlink()
     with caplog.at_level(logging.INFO):
         fetch(server, target, sha256=None)
@@ -235,7 +238,7 @@ def test_the_first_hash_is_recorded_where_none_is_published_and_checked_from_the
     ):
         fetch(server, target, sha256=None)
     assert not target.exists()
-    record_of(target).unlink()  # as the message says
+    hash_record_path(target).unlink()  # as the message says
     assert fetch(server, target, sha256=None).read_bytes() == CONTENT[::-1]
 
 
@@ -318,7 +321,7 @@ def test_content_of_another_hash_is_removed_and_both_hashes_are_named(server: Se
     assert f"has SHA-256 {SHA256}, expected 01ec64; the file was removed" in str(caught.value)
     assert str(caught.value).startswith(f"Tiny weights: {server.url} ")
     assert not target.exists()
-    assert not part_of(target).exists()
+    assert not partial_path(target).exists()
 
 
 def test_a_connection_that_breaks_is_continued_at_once(
@@ -337,7 +340,7 @@ def test_a_connection_that_breaks_too_often_is_an_error_and_the_next_call_goes_o
     server.breaks = [1000, 1000, 1000]
     with pytest.raises(WeightsError) as caught:
         fetch(server, target)
-    assert f"ended after 3000 of 5120 bytes, kept in {part_of(target)}" in str(caught.value)
+    assert f"ended after 3000 of 5120 bytes, kept in {partial_path(target)}" in str(caught.value)
     assert f"save {server.url} as {target}" in str(caught.value)
     assert not target.exists()
     assert fetch(server, target).read_bytes() == CONTENT

@@ -28,7 +28,7 @@ from cmpf.errors import ConfigError, WeightsError
 from cmpf.factory.model import build_network
 from cmpf.model import CMPF
 from cmpf.weights import Parts, read_contents, read_metadata, save, to_published, zoo_entries
-from cmpf.weights.download import part_of, record_of
+from cmpf.weights.download import hash_record_path, partial_path
 from cmpf.weights.key_mapping import OWN_FROZEN_PREFIX
 from cmpf.weights.zoo import published_file as place_of
 from cmpf.weights.zoo import small_file
@@ -162,7 +162,7 @@ def test_from_an_empty_cache_to_an_overlay_by_name(
     saved = read_metadata(small_file(name))
     assert saved["zoo"]["config"] == entry.config
     assert saved["zoo"]["overrides"] == entry.overrides
-    assert saved["zoo"]["sha256"] == record_of(place_of(name, entry)).read_text().split()[0]
+    assert saved["zoo"]["sha256"] == hash_record_path(place_of(name, entry)).read_text().split()[0]
     trained = read_contents(small_file(name)).tensors
     assert trained.keys() == model.trained_state_dict().keys()
     assert all(torch.equal(trained[key], value) for key, value in model.trained_state_dict().items())
@@ -285,7 +285,7 @@ def test_a_break_is_continued_by_the_next_command(
     command = predict_command(photo, name)
     assert main(command) == 1
     assert f"ended after 100000 of {file.stat().st_size} bytes, kept in" in capsys.readouterr().err
-    assert part_of(place_of(name, entry)).stat().st_size == 100_000
+    assert partial_path(place_of(name, entry)).stat().st_size == 100_000
     assert main(command) == 0
     assert server.asked[-1].endswith(" bytes=100000-")
     assert place_of(name, entry).read_bytes() == file.read_bytes()
@@ -313,7 +313,7 @@ def test_what_drive_says_instead_of_a_file_is_one_line_with_the_way_out(
     asked = len(server.asked)
     assert main(command) == 0
     assert len(server.asked) == asked
-    assert record_of(target).is_file()
+    assert hash_record_path(target).is_file()
 
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:

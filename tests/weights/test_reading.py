@@ -19,7 +19,7 @@ from torch import nn
 
 from cmpf.errors import WeightsError, summary
 from cmpf.weights import load, read_contents, read_metadata, save, write, write_safetensors
-from cmpf.weights.reading import load_weights, unwrapped
+from cmpf.weights.reading import load_weights, unwrap_state_dict
 from cmpf.weights.saving import hash_weights
 
 WEIGHTS = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
@@ -127,7 +127,7 @@ def test_torchscript_archives_are_refused_with_the_setting_that_replaces_them(tm
 def test_a_file_without_weights_by_name_is_refused(tmp_path: Path, content: object) -> None:
     if isinstance(content, dict) and isinstance(content.get("a"), np.ndarray):
         with pytest.raises(WeightsError, match="'a' is a ndarray, expected a tensor"):
-            unwrapped(content, "it")
+            unwrap_state_dict(content, "it")
         return
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"holds a (list|Tensor), expected weights by name|'a' is a str"):
@@ -136,8 +136,8 @@ def test_a_file_without_weights_by_name_is_refused(tmp_path: Path, content: obje
 
 def test_module_is_cut_off_only_where_all_names_have_it() -> None:
     some = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
-    assert unwrapped(some, "it").keys() == some.keys()
-    assert unwrapped({"module.a": torch.zeros(1)}, "it").keys() == {"a"}
+    assert unwrap_state_dict(some, "it").keys() == some.keys()
+    assert unwrap_state_dict({"module.a": torch.zeros(1)}, "it").keys() == {"a"}
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -8])

@@ -22,7 +22,7 @@ from cmpf.data import dataset_names
 from cmpf.data.datasets import published
 from cmpf.errors import ConfigError, ModelNameError, VocabularyError, WeightsError
 from cmpf.weights.download import cache_folder
-from cmpf.weights.vocabularies import fetch_vocabularies, is_there, published_text, vocabulary_path
+from cmpf.weights.vocabularies import fetch_vocabularies, is_available, published_text, vocabulary_path
 from cmpf.weights.zoo import published_metrics, zoo_weights
 from cmpf.weights.zoo_entries import zoo
 
@@ -265,7 +265,7 @@ def test_wrong_bytes_are_not_kept(server: Server) -> None:
     server.content["/words/pascal_voc_21_with_prompt_eng.txt"] += b"3:more\n"
     with pytest.raises(WeightsError, match=r"published words pascal_voc_21.* has SHA-256 .*, expected"):
         fetch_vocabularies()
-    assert is_there("coco_panoptic")
+    assert is_available("coco_panoptic")
     left = vocabulary_path("pascal_voc_21").parent.glob("pascal*")
     assert [path.name for path in left if path.suffix != ".lock"] == []
 
