@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Everything after the network: class and mask ensemble, post-processing, and the prediction that users get."""
+"""Inference after the network: class and mask ensembles, post-processing, and Prediction."""
 
 from __future__ import annotations
 

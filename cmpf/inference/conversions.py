@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a prediction is made of, and the forms in which other libraries read it."""
+"""Segment and Instances, and conversions of them to other libraries' formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmpf.formats.masks import encode_mask
 from cmpf.inference.mask_sequence import MaskSequence
 from cmpf.types import InstanceResult, MaskOrigin, SegmentInfo
 
-_ROWS = 64  # of an image, that are counted at once
+_ROWS = 64  # rows counted per call of np.bincount
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Segment:
 
     Attributes:
         id: value in `panoptic`, from 1.
-        category: name of the class.
-        category_id: index of the class in the vocabulary, from 0.
-        isthing: whether objects of the class are counted one by one.
+        category: class name.
+        category_id: class index in the vocabulary, from 0.
+        isthing: whether the class is a thing (countable), not stuff.
         score: 0..1.
-        area: in pixels.
+        area: number of pixels.
         bbox: (x, y, width, height) in pixels, COCO's order.
-        source: whose mask it is, "decoder" or "sam".
+        source: origin of the mask, "decoder" or "sam".
     """
 
     id: int
@@ -50,12 +50,12 @@ class Instances:
     """Instances of an image, best first.
 
     Attributes:
-        masks: (N, H, W) bool. Of a very large image a MaskSequence, which makes each mask when it is read and else
-            reads as the array does.
+        masks: (N, H, W) bool array; for a very large image a MaskSequence, which behaves like the array and computes
+            each mask when it is read.
         boxes: (N, 4) float32, (x0, y0, x1, y1) in pixels.
         scores: (N,) float32, 0..1.
         labels: (N,) int64 class indices.
-        sources: (N,) whose mask each is, "decoder" or "sam".
+        sources: (N,) origin of each mask, "decoder" or "sam".
     """
 
     masks: NDArray[np.bool_] | MaskSequence
@@ -68,28 +68,27 @@ class Instances:
         return len(self.scores)
 
     def above(self, threshold: float) -> Instances:
-        """Those with at least this score."""
-        keep = self.scores >= threshold
-        return self.chosen(keep)
+        """The instances with at least this score."""
+        return self.chosen(self.scores >= threshold)
 
-    def chosen(self, places: NDArray[Any]) -> Instances:
-        """Some of them: indices, or a flag for each."""
+    def chosen(self, index: NDArray[Any]) -> Instances:
+        """The instances at an array of indices, or where a bool array (N,) is True."""
         return Instances(
-            self.masks[places],
-            self.boxes[places],
-            self.scores[places],
-            self.labels[places],
-            self.sources[places],
+            self.masks[index],
+            self.boxes[index],
+            self.scores[index],
+            self.labels[index],
+            self.sources[index],
         )
 
 
 def segments_of(
     ids: NDArray[np.int32], infos: Sequence[SegmentInfo], names: Sequence[str]
 ) -> tuple[Segment, ...]:
-    """Segments with names and boxes, for ids (H, W) and what the model says of them."""
+    """Adds class names, areas and boxes to the model's segments of an id map (H, W)."""
     count = 1 + max((info["id"] for info in infos), default=0)
-    of_rows, of_columns = _pixels(ids, count)
-    areas = of_rows.sum(axis=0)
+    row_counts, column_counts = _count_pixels(ids, count)
+    areas = row_counts.sum(axis=0)
     return tuple(
         Segment(
             id=info["id"],
@@ -98,37 +97,36 @@ def segments_of(
             isthing=info["isthing"],
             score=float(info["score"]),
             area=int(areas[info["id"]]),
-            bbox=_box(of_rows[:, info["id"]], of_columns[:, info["id"]]),
+            bbox=_bbox(row_counts[:, info["id"]], column_counts[:, info["id"]]),
             source=info.get("source", "decoder"),
         )
         for info in infos
     )
 
 
-def _pixels(ids: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many pixels of each id, 0 .. count - 1, are in each row (H, count), and in each column (W, count)."""
+def _count_pixels(ids: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of pixels of each id, 0..count - 1, in each row (H, count) and in each column (W, count)."""
     height, width = ids.shape
-    of_rows, of_columns = np.zeros((height, count), np.int64), np.zeros((width, count), np.int64)
-    for top in range(0, height, _ROWS):  # some at a time, because they are counted as 64-bit numbers
+    row_counts, column_counts = np.zeros((height, count), np.int64), np.zeros((width, count), np.int64)
+    for top in range(0, height, _ROWS):  # a few rows at a time, because np.bincount needs 64-bit numbers
         tile = ids[top : top + _ROWS].astype(np.int64)
-        numbers = tile + count * np.arange(len(tile))[:, None]
-        of_rows[top : top + _ROWS] = np.bincount(numbers.ravel(), minlength=len(tile) * count).reshape(
-            -1, count
-        )
-        numbers = tile + count * np.arange(width)
-        of_columns += np.bincount(numbers.ravel(), minlength=width * count).reshape(-1, count)
-    return of_rows, of_columns
+        bins = tile + count * np.arange(len(tile))[:, None]
+        counts = np.bincount(bins.ravel(), minlength=len(tile) * count)
+        row_counts[top : top + _ROWS] = counts.reshape(-1, count)
+        bins = tile + count * np.arange(width)
+        column_counts += np.bincount(bins.ravel(), minlength=width * count).reshape(-1, count)
+    return row_counts, column_counts
 
 
-def _box(of_rows: NDArray[np.int64], of_columns: NDArray[np.int64]) -> tuple[int, int, int, int]:
-    """COCO's order."""
-    rows, columns = np.flatnonzero(of_rows), np.flatnonzero(of_columns)
+def _bbox(row_counts: NDArray[np.int64], column_counts: NDArray[np.int64]) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of a segment."""
+    rows, columns = np.flatnonzero(row_counts), np.flatnonzero(column_counts)
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
 
 
 def instances_of(result: InstanceResult) -> Instances:
-    """The model's instances in NumPy."""
+    """Converts the model's instances to NumPy."""
 
     def array(values: Tensor, dtype: Any) -> NDArray[Any]:
         return values.cpu().numpy().astype(dtype, copy=False)
@@ -143,11 +141,11 @@ def instances_of(result: InstanceResult) -> Instances:
     )
 
 
-def coco_results(found: Instances, image_id: str | int) -> list[dict[str, Any]]:
+def coco_results(instances: Instances, image_id: str | int) -> list[dict[str, Any]]:
     """COCO results: image_id, category_id (class index), segmentation (RLE), bbox [x, y, w, h], score, source."""
     results = []
-    values = (found.masks, found.boxes, found.scores, found.labels, found.sources)
-    for mask, box, score, label, source in zip(*values, strict=True):
+    fields = (instances.masks, instances.boxes, instances.scores, instances.labels, instances.sources)
+    for mask, box, score, label, source in zip(*fields, strict=True):
         x0, y0, x1, y1 = (float(v) for v in box)
         results.append(
             {
@@ -163,7 +161,7 @@ def coco_results(found: Instances, image_id: str | int) -> list[dict[str, Any]]:
 
 
 def coco_panoptic(segments: Sequence[Segment], image_id: str | int, file_name: str) -> dict[str, Any]:
-    """The JSON beside a COCO panoptic PNG: one annotation, and the categories that occur in it."""
+    """JSON of a COCO panoptic PNG: one annotation and its categories."""
     infos = [
         {
             "id": s.id,
@@ -185,11 +183,11 @@ def coco_panoptic(segments: Sequence[Segment], image_id: str | int, file_name: s
 
 
 def hugging_face_panoptic(ids: NDArray[np.int32], segments: Sequence[Segment]) -> dict[str, Any]:
-    """What the `post_process_panoptic_segmentation` of transformers returns for one image.
+    """The format of one image in transformers' `post_process_panoptic_segmentation`.
 
     Returns:
-        "segmentation": (H, W) int32 tensor of segment ids, 0 = void; "segments_info": id, label_id, was_fused
-        (stuff: all its regions are one segment) and score of each.
+        "segmentation": (H, W) int32 tensor of segment ids, 0 = void; "segments_info": id, label_id, was_fused (True for
+        stuff) and score of each segment.
     """
     infos = [
         {"id": s.id, "label_id": s.category_id, "was_fused": not s.isthing, "score": s.score}
@@ -198,8 +196,8 @@ def hugging_face_panoptic(ids: NDArray[np.int32], segments: Sequence[Segment]) -
     return {"segmentation": torch.from_numpy(ids.copy()), "segments_info": infos}
 
 
-def supervision_detections(found: Instances, names: Sequence[str]) -> Any:
-    """`supervision.Detections`, class names under data["class_name"].
+def supervision_detections(instances: Instances, names: Sequence[str]) -> Any:
+    """`supervision.Detections` with class names in data["class_name"].
 
     Raises:
         CMPFError: the package supervision is not installed.
@@ -209,9 +207,9 @@ def supervision_detections(found: Instances, names: Sequence[str]) -> Any:
     except ImportError as error:
         raise CMPFError("to_supervision needs the package supervision: pip install supervision") from error
     return supervision.Detections(
-        xyxy=found.boxes,
-        mask=np.asarray(found.masks),
-        confidence=found.scores,
-        class_id=found.labels,
-        data={"class_name": np.array([names[int(label)] for label in found.labels], dtype=str)},
+        xyxy=instances.boxes,
+        mask=np.asarray(instances.masks),
+        confidence=instances.scores,
+        class_id=instances.labels,
+        data={"class_name": np.array([names[int(label)] for label in instances.labels], dtype=str)},
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Instance segmentation from masks: the best (query, class) pairs (Mask2Former)."""
+"""Instance inference: the top-scoring (query, class) pairs (Mask2Former)."""
 
 from __future__ import annotations
 
@@ -20,47 +20,51 @@ def instance_inference(
     topk: int,
     is_thing: Tensor | None = None,
     mask_score: str = "probability",
-    of_decoder: int | None = None,
+    num_decoder_masks: int | None = None,
     held_pixels: int | None = None,
     selection: Selection | None = None,
 ) -> InstanceResult:
-    """The `topk` best pairs of query and class, void left out; a query may appear with several classes.
+    """Turns the `topk` best (query, class) pairs into instances; a query may occur with several classes.
 
     Args:
         mask_cls: (Q, K + 1) log class distribution, last column void.
-        mask_pred: (Q, H, W) mask logits, whole or made a tile of rows at a time; only the chosen ones are read.
+        mask_pred: (Q, H, W) mask logits, or MaskRows that compute them a few rows at a time; only selected queries are
+            read.
         topk: number of pairs.
-        is_thing: (K,) bool; of those pairs only things stay. None = all stay.
-        mask_score: "probability", or "logit" as OVRCOAT computes it, which may exceed 1.
-        of_decoder: how many of the masks, the first ones, are the decoder's; the others are SAM's. None = all.
-        held_pixels: with more pixels in all masks together, masks are left to `lazy_masks`; None = never.
-        selection: pairs that it would leave out whatever their masks are not made; needs is_thing. None = all are.
+        is_thing: (K,) bool; pairs of other classes are dropped from the `topk`. None = all classes.
+        mask_score: "probability", or "logit" as in OVRCOAT, which may exceed 1.
+        num_decoder_masks: number of leading masks that are the decoder's; the others are SAM's. None = all.
+        held_pixels: if all masks together have more pixels, they are returned as `lazy_masks`; None = never.
+        selection: drops pairs by class and class probability before their masks are computed; needs is_thing.
+            None = no filter.
     Returns:
         Instances, best first; score = class probability * mean of sigmoid(mask), or of the logit, inside the mask.
     """
     probs = mask_cls.float().softmax(dim=-1)[:, :-1]
     if selection is not None and is_thing is not None:
-        pairs = selection.pairs(probs, is_thing, bounded=mask_score != "logit")
+        pairs = selection.candidates(probs, is_thing, score_is_bounded=mask_score != "logit")
         scores, queries, classes = (values[:topk] for values in pairs)
     else:
-        scores, queries, classes = _best_pairs(probs, topk, is_thing)
-    chosen, place = torch.unique(queries, return_inverse=True)
+        scores, queries, classes = _topk_pairs(probs, topk, is_thing)
+    unique_queries, inverse = torch.unique(queries, return_inverse=True)
     source = MaskRows.of(mask_pred)
     lazy = held_pixels is not None and len(queries) * source.size[0] * source.size[1] > held_pixels
-    masks, boxes, quality = _masks(source.chosen(chosen), logits=mask_score == "logit", keep=not lazy)
-    scores = scores * quality[place]
+    masks, boxes, quality = _compute_masks(
+        source.chosen(unique_queries), logits=mask_score == "logit", keep=not lazy
+    )
+    scores = scores * quality[inverse]
     order = scores.argsort(descending=True, stable=True)
     return InstanceResult(
-        pred_masks=masks if lazy else masks[place[order]],
-        pred_boxes=boxes[place[order]],
+        pred_masks=masks if lazy else masks[inverse[order]],
+        pred_boxes=boxes[inverse[order]],
         scores=scores[order],
         pred_classes=classes[order],
-        of_sam=None if of_decoder is None else queries[order] >= of_decoder,
-        lazy_masks=mask_sequence(source, queries[order], boxes[place[order]]) if lazy else None,
+        of_sam=None if num_decoder_masks is None else queries[order] >= num_decoder_masks,
+        lazy_masks=mask_sequence(source, queries[order], boxes[inverse[order]]) if lazy else None,
     )
 
 
-def _best_pairs(probs: Tensor, topk: int, is_thing: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _topk_pairs(probs: Tensor, topk: int, is_thing: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     scores, pairs = probs.flatten().topk(min(topk, probs.numel()))
     queries, classes = pairs // probs.shape[1], pairs % probs.shape[1]
     if is_thing is None:
@@ -70,22 +74,25 @@ def _best_pairs(probs: Tensor, topk: int, is_thing: Tensor | None) -> tuple[Tens
 
 
 @torch.no_grad()
-def _masks(masks: MaskRows, *, logits: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks (N, H, W) bool, or none where they are not to be kept; the boxes of all; and the mean of the sigmoid (or
-    logit) inside each, 0 for an empty one."""
+def _compute_masks(masks: MaskRows, *, logits: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks, boxes and mask scores.
+
+    Returns:
+        (N, H, W) bool masks, or (0, H, W) without `keep`; (N, 4) boxes; and (N,) the mean of the sigmoid (or logit)
+        inside each mask, 0 for an empty mask.
+    """
     count, height, width = masks.shape
-    kept = count if keep else 0
-    result = torch.empty(kept, height, width, dtype=torch.bool, device=masks.device)
+    result = torch.empty(count if keep else 0, height, width, dtype=torch.bool, device=masks.device)
     if count == 0:
         return result, masks_to_boxes(result), torch.zeros(0, device=masks.device)
-    # Of each row. Pieces of their own would lie between those of the tiles and keep these from being given back.
+    # Sums of each row, allocated at once: allocations between those of the tiles would fragment memory.
     sums = torch.empty(2, count, height, device=masks.device)
     filled_rows = torch.empty(count, height, dtype=torch.bool, device=masks.device)
     filled_columns = torch.zeros(count, width, dtype=torch.bool, device=masks.device)
 
-    def cut(rows: range) -> None:
+    def compute(rows: range) -> None:
         values = masks.rows(rows)
-        inside = torch.gt(values, 0, out=torch.empty_like(values))  # in floats, which torch sums faster
+        inside = torch.gt(values, 0, out=torch.empty_like(values))  # float, which torch sums faster than bool
         tile = slice(rows.start, rows.stop)
         filled_rows[:, tile] = inside.amax(dim=2) > 0
         if keep:
@@ -95,7 +102,7 @@ def _masks(masks: MaskRows, *, logits: bool, keep: bool) -> tuple[Tensor, Tensor
         filled_columns.logical_or_(inside.amax(dim=1) > 0)
 
     floats = count * masks.floats_per_row
-    work_in_tiles(height, cut, floats_per_row=floats, device=masks.device)
+    work_in_tiles(height, compute, floats_per_row=floats, device=masks.device)
     total, area = in_float64(sums).sum(dim=2)
     boxes = filled_to_boxes(filled_rows, filled_columns)
     return result, boxes, (total / (area + 1e-6)).float().to(masks.device)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""How CLIP names masks: what it sees of each, and the text that it is compared with (FC-CLIP, Mask-Adapter, MAFT+)."""
+"""Mask classification by CLIP: mask pooling and comparison with text embeddings (FC-CLIP, Mask-Adapter, MAFT+)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class MaskNaming(nn.Module):
-    """CLIP's class logits of masks.
+    """Computes CLIP's class logits of masks.
 
     Args:
-        mask_adapter: says where CLIP's map is pooled; None = inside the mask.
-        text_transfer: changes the text for each image; None = the text as it is.
-        published_layout: CLIP's projected map, which both read, is made of its map in the order of its memory, as
-            MAFT+ does; see CLIP.project_map.
+        mask_adapter: predicts the pooling weights on CLIP's feature map; None = mean inside the mask.
+        text_transfer: adapts the text embeddings to each image; None = the text embeddings as they are.
+        published_layout: memory layout, as in MAFT+, of the projected feature map that both of these read; see
+            CLIP.project_map.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class MaskNaming(nn.Module):
         self.published_layout = published_layout
 
     @property
-    def reads_whole_masks(self) -> bool:
-        """Whether masks are read at a finer size than that of CLIP's map."""
+    def reads_fine_masks(self) -> bool:
+        """Whether masks are read at a finer resolution than that of CLIP's feature map."""
         return self.mask_adapter is not None
 
     def forward(
@@ -51,12 +51,12 @@ class MaskNaming(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
-            clip: gives embeddings and their scale.
-            dense_BChw: its dense map.
+            clip: CLIP model that embeds the masks and owns the logit scale.
+            dense_BChw: CLIP's dense feature map.
             masks_BQHW: mask logits of any size.
-            classes: K classes, with void as the last one or without.
+            classes: K classes, with or without void as the last one.
         Returns:
-            (B, Q, K) float32 logits, and (B, Q) bool: CLIP could see the mask at all.
+            (B, Q, K) float32 logits, and (B, Q) bool: whether the mask covers any cell.
         """
         projected = self.projected(clip, dense_BChw)
         if self.mask_adapter is None or projected is None:
@@ -68,7 +68,7 @@ class MaskNaming(nn.Module):
         return self.logits(clip, embeddings, projected, classes), valid
 
     def projected(self, clip: CLIP, dense_BChw: Tensor) -> Tensor | None:
-        """CLIP's map in its joint space (B, E, h, w), where a part reads it."""
+        """CLIP's feature map projected to the joint space, (B, E, h, w); None if no submodule reads it."""
         if self.mask_adapter is None and self.text_transfer is None:
             return None
         return clip.project_map(dense_BChw, published_layout=self.published_layout)
@@ -76,22 +76,22 @@ class MaskNaming(nn.Module):
     def logits(
         self, clip: CLIP, embeddings_BQE: Tensor, projected_BEhw: Tensor | None, classes: ClassEmbeddings
     ) -> Tensor:
-        """(B, Q, K) float32 logits of embeddings, by the text or by what the image makes of it."""
+        """(B, Q, K) float32 logits of mask embeddings, with the text adapted to the image if text_transfer is set."""
         if self.text_transfer is None or projected_BEhw is None:
             return class_logits(embeddings_BQE, classes, clip.logit_scale).float()
         with without_autocast(projected_BEhw.device):
             texts_BTE = self.text_transfer(classes.matrix, projected_BEhw)
-        each = [
-            class_logits(one[None], replace(classes, matrix=text_TE), clip.logit_scale)
-            for one, text_TE in zip(embeddings_BQE, texts_BTE, strict=True)
+        logits = [
+            class_logits(embeddings_QE[None], replace(classes, matrix=text_TE), clip.logit_scale)
+            for embeddings_QE, text_TE in zip(embeddings_BQE, texts_BTE, strict=True)
         ]
-        return torch.cat(each).float()
+        return torch.cat(logits).float()
 
 
 def adapted_embeddings(
     adapter: MaskAdapter, clip: CLIP, dense_BChw: Tensor, projected_BEhw: Tensor, inside_BQHW: Tensor
 ) -> Tensor:
-    """Embeddings (B, Q, E) of masks of 0 and 1: the mean over the adapter's maps, taken after CLIP's projection."""
+    """Embeddings (B, Q, E) of binary masks, averaged over the adapter's pooling maps after CLIP's projection."""
     from cmpf.modeling.mask_adapter import pooling_weights
 
     weights_BQMhw = pooling_weights(adapter(projected_BEhw, inside_BQHW))

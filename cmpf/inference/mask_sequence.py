@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Masks of images that are too large to hold all masks at the size of the image: each is made when it is read."""
+"""Lazy instance masks of very large images: each mask is computed when it is read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from cmpf.inference.resize import MaskRows, work_in_tiles
 
-# Pixels, one byte each, of all masks of an image together, above which they are not held: those of 100 masks of
-# 640 x 480. A hundred masks of an image of 81 megapixels would take 8 GB.
+# Masks of an image are stored as one array up to this total number of pixels, one byte each: about 100 masks of
+# 640 x 480. A hundred masks of 81 megapixels would take 8 GB.
 HELD_PIXELS = 2**25
 
 
 class MaskSequence:
-    """Reads as an array (N, H, W) of bool does, one mask at a time.
+    """A read-only sequence that behaves like a bool array (N, H, W) and computes each mask when it is read.
 
-    `masks[3]` is the fourth mask (H, W); a list, a slice or flags give a sequence of some; iteration gives one after
-    the other; numpy.asarray(masks) makes all, which takes N * H * W bytes.
+    `masks[3]` is the fourth mask (H, W); indexing by a list, a slice or a bool array returns a MaskSequence;
+    `numpy.asarray(masks)` computes all masks, which takes N * H * W bytes.
 
     Args:
-        make: draws a mask, by its number, into an array (H, W) of False.
-        numbers: (N,) int64, of the masks in the sequence.
+        draw: draws the mask of a given number into an all-False array (H, W).
+        numbers: (N,) int64, numbers of the masks in the sequence.
         size: (H, W).
     """
 
@@ -35,11 +35,11 @@ class MaskSequence:
 
     def __init__(
         self,
-        make: Callable[[int, NDArray[np.bool_]], None],
+        draw: Callable[[int, NDArray[np.bool_]], None],
         numbers: NDArray[np.int64],
         size: tuple[int, int],
     ) -> None:
-        self._make = make
+        self._draw = draw
         self._numbers = numbers
         self._size = size
 
@@ -52,47 +52,48 @@ class MaskSequence:
         return len(self._numbers)
 
     def __iter__(self) -> Iterator[NDArray[np.bool_]]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, places: Any) -> Any:
-        if not isinstance(places, int | np.integer):
-            return MaskSequence(self._make, self._numbers[places], self._size)
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, int | np.integer):
+            return MaskSequence(self._draw, self._numbers[index], self._size)
         mask = np.zeros(self._size, dtype=np.bool_)
-        self._make(int(self._numbers[places]), mask)
+        self._draw(int(self._numbers[index]), mask)
         return mask
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        every = np.zeros(self.shape, dtype=np.bool_)
-        for mask, number in zip(every, self._numbers.tolist(), strict=True):
-            self._make(number, mask)
-        return every if dtype is None else every.astype(dtype)
+        masks = np.zeros(self.shape, dtype=np.bool_)
+        for mask, number in zip(masks, self._numbers.tolist(), strict=True):
+            self._draw(number, mask)
+        return masks if dtype is None else masks.astype(dtype)
 
 
 def mask_sequence(masks: MaskRows, queries_N: Tensor, boxes_N4: Tensor) -> MaskSequence:
-    """Masks that are kept at the network's resolution.
+    """Lazy masks of some queries, which are stored at the network's resolution.
 
     Args:
-        queries_N: numbers of those in the sequence.
-        boxes_N4: xyxy in pixels, tight around them; only the rows in a mask's box are made.
+        masks: masks of all queries.
+        queries_N: indices of the queries in the sequence.
+        boxes_N4: their tight boxes, xyxy in pixels; only rows inside a mask's box are computed.
     """
     queries, boxes = queries_N.cpu(), boxes_N4.cpu().long()
 
     @torch.no_grad()
-    def make(number: int, mask: NDArray[np.bool_]) -> None:
+    def draw(number: int, mask: NDArray[np.bool_]) -> None:
         top, bottom = int(boxes[number, 1]), int(boxes[number, 3])
-        chosen = masks.chosen(queries[number : number + 1].to(masks.device))
+        source = masks.chosen(queries[number : number + 1].to(masks.device))
 
-        def cut(rows: range) -> None:
-            inner = range(top + rows.start, top + rows.stop)
-            mask[inner.start : inner.stop] = (chosen.rows(inner)[0] > 0).cpu().numpy()
+        def draw_rows(tile: range) -> None:
+            rows = range(top + tile.start, top + tile.stop)
+            mask[rows.start : rows.stop] = (source.rows(rows)[0] > 0).cpu().numpy()
 
-        work_in_tiles(bottom - top, cut, floats_per_row=masks.floats_per_row, device=masks.device)
+        work_in_tiles(bottom - top, draw_rows, floats_per_row=masks.floats_per_row, device=masks.device)
 
-    return MaskSequence(make, np.arange(len(queries)), masks.size)
+    return MaskSequence(draw, np.arange(len(queries)), masks.size)
 
 
-class ThinnedMasks:
-    """Every step-th row and column of each of many masks (N, H, W), which are read one at a time."""
+class SubsampledMasks:
+    """Every step-th row and column of masks (N, H, W), computed one mask at a time."""
 
     def __init__(self, masks: NDArray[np.bool_] | MaskSequence, step: int) -> None:
         self._masks = masks
@@ -104,6 +105,6 @@ class ThinnedMasks:
         count, height, width = self._masks.shape
         return count, -(-height // self._step), -(-width // self._step)
 
-    def __getitem__(self, place: int) -> NDArray[np.bool_]:
-        mask: NDArray[np.bool_] = self._masks[place][:: self._step, :: self._step]
+    def __getitem__(self, index: int) -> NDArray[np.bool_]:
+        mask: NDArray[np.bool_] = self._masks[index][:: self._step, :: self._step]
         return mask

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Panoptic segmentation from masks: every pixel to one query, at most (MaskFormer, Sec. 3.4)."""
+"""Panoptic inference: assigns each pixel to at most one query (MaskFormer, Sec. 3.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmpf.common.tensors import in_float64
-from cmpf.inference.resize import MaskRows, best_of, work_in_tiles
+from cmpf.inference.resize import MaskRows, argmax_channels, work_in_tiles
 from cmpf.types import MaskOrigin, SegmentInfo
 
 
@@ -20,20 +20,20 @@ def panoptic_inference(
     is_thing: Tensor,
     object_mask_threshold: float,
     overlap_threshold: float,
-    of_decoder: int | None = None,
+    num_decoder_masks: int | None = None,
 ) -> tuple[Tensor, list[SegmentInfo]]:
-    """Gives each pixel to the kept query with the largest score * sigmoid(mask).
+    """Assigns each pixel to the kept query with the largest score * sigmoid(mask).
 
     Args:
         mask_cls: (Q, K + 1) log class distribution, last column void.
-        mask_pred: (Q, H, W) mask logits, whole or made a tile of rows at a time; only the kept ones are read.
-        is_thing: (K,) bool; segments of one stuff class merge.
-        object_mask_threshold: queries whose best class is void or scores no more than this are left out.
-        overlap_threshold: a query is dropped when it wins less than this share of the area of its own mask.
-        of_decoder: how many of the masks, the first ones, are the decoder's; the others are SAM's. None = all.
+        mask_pred: (Q, H, W) mask logits, or MaskRows, computed a few rows at a time; only kept queries are read.
+        is_thing: (K,) bool; segments of the same stuff class are merged.
+        object_mask_threshold: queries whose best class is void or whose score is not above this are dropped.
+        overlap_threshold: a query that wins less than this fraction of the area of its own mask is dropped.
+        num_decoder_masks: number of leading masks that are the decoder's; the others are SAM's. None = all.
     Returns:
-        ids (H, W) int32, 0 = void, and the segments, numbered from 1 in the order of queries. The score of
-        merged stuff is the mean over its pixels, its source the one of its largest part.
+        ids (H, W) int32, 0 = void, and the segments, numbered from 1 in the order of queries. Merged stuff has the
+        mean score of its pixels and the source of its largest part.
     """
     masks = MaskRows.of(mask_pred)
     scores, labels = mask_cls.float().softmax(dim=-1).max(dim=-1)
@@ -41,7 +41,7 @@ def panoptic_inference(
     if len(kept) == 0:
         return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
     scores, labels = scores[kept], labels[kept]
-    winner, areas = _compete(masks.chosen(kept), scores)
+    winner, areas = _assign_pixels(masks.chosen(kept), scores)
     table = torch.stack(
         [
             in_float64(scores),
@@ -51,61 +51,65 @@ def panoptic_inference(
             *in_float64(areas),
         ],
         dim=1,
-    ).tolist()  # the one transfer: what happens per query happens on the host
+    ).tolist()  # one transfer to the host, where the loop over queries runs
     queries = [
         _Query(
             score=score,
             label=int(label),
             is_thing=bool(thing),
-            source="decoder" if of_decoder is None or index < of_decoder else "sam",
-            own_area=int(own),
-            won_area=int(won),
+            source="decoder" if num_decoder_masks is None or index < num_decoder_masks else "sam",
+            mask_area=int(mask_area),
+            won_area=int(won_area),
             area=int(area),
         )
-        for score, label, thing, index, own, won, area in table
+        for score, label, thing, index, mask_area, won_area, area in table
     ]
-    ids, segments = _number(queries, overlap_threshold)
-    return _with_ids(winner, ids), segments
+    ids, segments = _make_segments(queries, overlap_threshold)
+    return _map_to_ids(winner, ids), segments
 
 
 @dataclass(frozen=True)
 class _Query:
-    """A kept query; areas in pixels: of its own mask, of the pixels it wins, and of both."""
+    """A kept query. Areas in pixels: of its mask, of the pixels it wins, and of their intersection."""
 
     score: float
     label: int
     is_thing: bool
     source: MaskOrigin
-    own_area: int
+    mask_area: int
     won_area: int
     area: int
 
 
 @torch.no_grad()
-def _compete(masks: MaskRows, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Which mask, counted from 1, wins each pixel (H, W) int32, 0 where its own mask does not hold it; and three
-    areas of every mask (3, N): its own, that of the pixels it wins, and that of both."""
+def _assign_pixels(masks: MaskRows, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Assigns pixels to masks.
+
+    Returns:
+        (H, W) int32, index from 1 of the mask that wins each pixel, 0 where that mask does not cover the pixel; and
+        (3, N) int64, the areas of each mask, of the pixels it wins, and of their intersection.
+    """
     count, height, width = masks.shape
     winner = torch.empty(height, width, dtype=torch.int32, device=masks.device)
     areas = torch.zeros(3, count, dtype=torch.int64, device=masks.device)
 
-    def compete(rows: range) -> None:
+    def assign(rows: range) -> None:
         probability = masks.rows(rows).sigmoid_()
-        best = best_of(probability * scores[:, None, None])
-        # Floats, because torch turns flags into int64 before it counts them; a row's count is exact.
-        holds = torch.ge(probability, 0.5, out=torch.empty_like(probability))
-        own = (holds.gather(0, best[None])[0] > 0).long()
-        counts = [_count(best, pixels, count) for pixels in (torch.ones_like(best), own)]
-        winner[rows.start : rows.stop] = (best + 1) * own
-        areas.add_(torch.stack([holds.sum(dim=2).long().sum(dim=1), *counts]))
+        best = argmax_channels(probability * scores[:, None, None])
+        # In floats, because torch converts bool to int64 before it sums; the count of a row is exact.
+        inside = torch.ge(probability, 0.5, out=torch.empty_like(probability))
+        is_inside_best = (inside.gather(0, best[None])[0] > 0).long()
+        counts = [_bincount(best, weights, count) for weights in (torch.ones_like(best), is_inside_best)]
+        winner[rows.start : rows.stop] = (best + 1) * is_inside_best
+        areas.add_(torch.stack([inside.sum(dim=2).long().sum(dim=1), *counts]))
 
     floats = count * masks.floats_per_row
-    work_in_tiles(height, compete, floats_per_row=floats, device=masks.device)
+    work_in_tiles(height, assign, floats_per_row=floats, device=masks.device)
     return winner, areas
 
 
-def _with_ids(winner: Tensor, ids: list[int]) -> Tensor:
-    """(H, W) int32: the id of each pixel's winner, in the place of its number."""
+def _map_to_ids(winner: Tensor, ids: list[int]) -> Tensor:
+    """Replaces mask indices (H, W) by segment ids in place."""
     lookup = torch.tensor([0, *ids], dtype=torch.int32, device=winner.device)
 
     def fill(rows: range) -> None:
@@ -116,20 +120,20 @@ def _with_ids(winner: Tensor, ids: list[int]) -> Tensor:
     return winner
 
 
-def _count(winner_HW: Tensor, pixels_HW: Tensor, number: int) -> Tensor:
-    """Sum of `pixels_HW` for each winner, (number,)."""
-    counts = torch.zeros(number, dtype=torch.int64, device=winner_HW.device)
-    return counts.scatter_add_(0, winner_HW.flatten(), pixels_HW.flatten())
+def _bincount(index_HW: Tensor, weights_HW: Tensor, length: int) -> Tensor:
+    """Sum (length,) int64 of the weights for each index."""
+    counts = torch.zeros(length, dtype=torch.int64, device=index_HW.device)
+    return counts.scatter_add_(0, index_HW.flatten(), weights_HW.flatten())
 
 
-def _number(queries: list[_Query], overlap_threshold: float) -> tuple[list[int], list[SegmentInfo]]:
+def _make_segments(queries: list[_Query], overlap_threshold: float) -> tuple[list[int], list[SegmentInfo]]:
     """Segment id of each query, 0 = dropped, and the segments."""
     ids: list[int] = []
     segments: list[SegmentInfo] = []
     stuff: dict[int, SegmentInfo] = {}
-    largest: dict[int, int] = {}  # class of stuff -> area of its largest part
+    largest: dict[int, int] = {}  # stuff class -> area of its largest part
     for query in queries:
-        if query.area == 0 or query.won_area / query.own_area < overlap_threshold:
+        if query.area == 0 or query.won_area / query.mask_area < overlap_threshold:
             ids.append(0)
             continue
         segment = stuff.get(query.label)

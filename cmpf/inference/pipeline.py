@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From the network's predictions for one image to the results that were asked for (paper: inference)."""
+"""Post-processing of one image: from the network's predictions to the requested results (paper: inference)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cmpf.inference.semantic import SemanticScores, semantic_labels
 from cmpf.inference.settings import ImageGeometry, InferenceSettings, SAMEvidence, semantic_sum_size
 from cmpf.types import InstanceResult, ModelResult, SegmentInfo
 
-MaskEnsemble = Callable[..., tuple[Tensor, Tensor]]  # called as openseg_ensemble is
+MaskEnsemble = Callable[..., tuple[Tensor, Tensor]]  # same signature as openseg_ensemble
 
 
 def image_results(
@@ -36,46 +36,45 @@ def image_results(
     sam: SAMEvidence | None,
     mask_ensemble: MaskEnsemble = openseg_ensemble,
 ) -> ModelResult:
-    """Results of one image for the tasks that are on.
+    """Computes the results of one image for the tasks that are on.
 
     Args:
         mask_cls: (Q, K + 1) log class distribution, last column void.
         mask_pred: (Q, h, w) mask logits at stride 4 of the padded input.
         is_thing, seen: (K,) bool.
         sam: SAM's masks for the mask ensemble and for mask recall; None = not used.
-        mask_ensemble: gives the weights of both kinds of masks.
+        mask_ensemble: returns the class weights of the decoder's and SAM's masks.
     """
     result: ModelResult = {}
     if settings.semantic:
-        _add_semantic(
-            result, _semantic(mask_cls, mask_pred, geometry, seen, settings, sam, mask_ensemble), settings
-        )
+        scores = _semantic_scores(mask_cls, mask_pred, geometry, seen, settings, sam, mask_ensemble)
+        _add_semantic(result, scores, settings)
     if settings.proposals:
         result["proposals"] = _proposals(mask_pred, geometry, sam)
     if settings.panoptic or settings.instance:
-        share = settings.min_island_share
-        cleaned = without_islands(mask_pred, min_share=share)
+        min_share = settings.min_island_share
+        cleaned = remove_islands_from(mask_pred, min_share=min_share)
         if sam is not None:
-            sam_masks = without_islands(sam.proposals.logits, min_share=share)
+            sam_masks = remove_islands_from(sam.proposals.logits, min_share=min_share)
             sam = replace(sam, proposals=replace(sam.proposals, logits=sam_masks))
-        competing = partial(_competing, mask_cls, cleaned, geometry, seen, settings, sam)
+        candidates = partial(_candidate_masks, mask_cls, cleaned, geometry, seen, settings, sam)
         if settings.panoptic:
-            result["panoptic_seg"] = _panoptic(competing("panoptic"), is_thing, settings)
+            result["panoptic_seg"] = _panoptic(candidates("panoptic"), is_thing, settings)
         if settings.instance:
-            result["instances"] = _instances(competing("instance"), is_thing, settings)
+            result["instances"] = _instances(candidates("instance"), is_thing, settings)
     return result
 
 
 @dataclass(frozen=True)
-class _Competing:
-    """Masks (N, H, W) that compete for a result, the decoder's first, and their classes (N, K + 1)."""
+class _CandidateMasks:
+    """Masks (N, H, W) of the decoder, then of SAM, and their log class distributions (N, K + 1)."""
 
     mask_cls: Tensor
     masks: MaskRows
-    of_decoder: int
+    num_decoder_masks: int
 
 
-def _competing(
+def _candidate_masks(
     mask_cls: Tensor,
     mask_pred: Tensor,
     geometry: ImageGeometry,
@@ -83,13 +82,13 @@ def _competing(
     settings: InferenceSettings,
     sam: SAMEvidence | None,
     task: str,
-) -> _Competing:
-    """The decoder's masks, and SAM's where they are candidates for the task."""
+) -> _CandidateMasks:
+    """The decoder's masks, and SAM's if they are candidates for the task."""
     rows = partial(MaskRows, padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output)
     ensemble = settings.ensemble_for(task)
     if ensemble is None or sam is None:
-        return _Competing(mask_cls, rows(mask_pred), len(mask_cls))
-    found = join_candidates(
+        return _CandidateMasks(mask_cls, rows(mask_pred), len(mask_cls))
+    joined = join_candidates(
         mask_cls,
         mask_pred,
         sam.class_probs,
@@ -99,41 +98,41 @@ def _competing(
         decoder_share=ensemble.decoder_share,
         max_overlap=ensemble.max_overlap,
     )
-    masks = rows(mask_pred[found.decoder]).joined(sam.rows(found.sam, geometry.output))
-    return _Competing(found.mask_cls, masks, len(found.decoder))
+    masks = rows(mask_pred[joined.decoder]).joined(sam.rows(joined.sam, geometry.output))
+    return _CandidateMasks(joined.mask_cls, masks, len(joined.decoder))
 
 
 def _panoptic(
-    competing: _Competing, is_thing: Tensor, settings: InferenceSettings
+    candidates: _CandidateMasks, is_thing: Tensor, settings: InferenceSettings
 ) -> tuple[Tensor, list[SegmentInfo]]:
     ensemble, selection = settings.ensemble_for("panoptic"), settings.selection
     threshold = settings.object_mask_threshold
     return panoptic_inference(
-        competing.mask_cls,
-        competing.masks,
+        candidates.mask_cls,
+        candidates.masks,
         is_thing=is_thing,
-        object_mask_threshold=threshold if selection is None else selection.floor(threshold),
+        object_mask_threshold=threshold if selection is None else selection.raise_threshold(threshold),
         overlap_threshold=settings.overlap_threshold if ensemble is None else ensemble.overlap_threshold,
-        of_decoder=competing.of_decoder,
+        num_decoder_masks=candidates.num_decoder_masks,
     )
 
 
-def _instances(competing: _Competing, is_thing: Tensor, settings: InferenceSettings) -> InstanceResult:
-    # In panoptic mode only things are instances; an instance-only run has nothing but things, where it is measured.
+def _instances(candidates: _CandidateMasks, is_thing: Tensor, settings: InferenceSettings) -> InstanceResult:
+    # Datasets that are evaluated on instances alone have only thing classes and need no filter.
     return instance_inference(
-        competing.mask_cls,
-        competing.masks,
+        candidates.mask_cls,
+        candidates.masks,
         topk=settings.detections_per_image,
         is_thing=is_thing if settings.panoptic or settings.selection is not None else None,
         mask_score=settings.instance_mask_score,
         held_pixels=settings.held_pixels,
         selection=settings.selection,
-        of_decoder=competing.of_decoder,
+        num_decoder_masks=candidates.num_decoder_masks,
     )
 
 
 def _proposals(mask_pred: Tensor, geometry: ImageGeometry, sam: SAMEvidence | None) -> Tensor:
-    """Every mask (Q + M, H, W) bool at the output size, the decoder's and SAM's."""
+    """All masks (Q + M, H, W) bool of the decoder and SAM at the output size."""
     masks = restore_size(
         mask_pred[None], padded=geometry.padded, unpadded=geometry.unpadded, output=geometry.output
     )[0]
@@ -141,11 +140,14 @@ def _proposals(mask_pred: Tensor, geometry: ImageGeometry, sam: SAMEvidence | No
     return torch.cat([masks, sam_masks]) > 0
 
 
-def without_islands(mask_logits_Qhw: Tensor, *, min_share: float) -> Tensor:
-    """Masks (Q, h, w) whose islands, regions below a share of the largest one, lie outside: their sign is turned.
+def remove_islands_from(mask_logits_Qhw: Tensor, *, min_share: float) -> Tensor:
+    """Flips the sign of logits in islands: regions smaller than `min_share` of the mask's largest region.
 
-    Islands far from its object spoil a mask's box; an occluded object may have several parts, so that large ones stay.
-    At the network's resolution a region has the same parts and fewer cells.
+    Islands far from the object spoil a mask's box. Large ones are kept, because an occluded object may have several
+    parts. Masks are cleaned at the network's resolution, where they have fewer pixels.
+
+    Returns:
+        (Q, h, w) mask logits.
     """
     if min_share == 0:
         return mask_logits_Qhw
@@ -154,7 +156,7 @@ def without_islands(mask_logits_Qhw: Tensor, *, min_share: float) -> Tensor:
     return torch.where(inside & ~kept.to(inside.device), -mask_logits_Qhw, mask_logits_Qhw)
 
 
-def _semantic(
+def _semantic_scores(
     mask_cls: Tensor,
     mask_pred: Tensor,
     geometry: ImageGeometry,
@@ -163,7 +165,7 @@ def _semantic(
     sam: SAMEvidence | None,
     mask_ensemble: MaskEnsemble,
 ) -> SemanticScores:
-    """Scores at the output size, with SAM's masks added when there are any."""
+    """Class scores at the output size, including SAM's masks if the mask ensemble is on."""
     weights = F.softmax(mask_cls, dim=-1)[:, :-1]
     size = semantic_sum_size(geometry, settings)
     masks = MaskRows(mask_pred, padded=geometry.padded, unpadded=geometry.unpadded, output=size)
@@ -181,7 +183,7 @@ def _semantic(
 
 
 def _add_semantic(result: ModelResult, scores: SemanticScores, settings: InferenceSettings) -> None:
-    """Labels (H, W), all scores (K, H, W), or what makes rows of them when they are read."""
+    """Adds labels (H, W), scores (K, H, W) or lazy scores to the result."""
     if settings.semantic_output == "lazy":
         result["semantic_scores"] = scores
         return

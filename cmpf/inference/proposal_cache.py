@@ -1,9 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Disk cache of SAM's mask proposals (paper: OpenSeg Ensemble): one .npz file per image, without pickle.
 
-A file holds the masks at SAM's own low resolution, exactly: masks from the cache are those of the call that made
-it, bit for bit. Logits lie in four byte planes, because deflate finds something in signs and exponents and nothing
-in float32 values as they are (78 against 90 percent of the raw size, tiny SAM on ShapeWorld).
+A file stores the mask logits at SAM's own resolution, bit-exact. The float32 values are split into four byte planes,
+which deflate compresses to 78 percent of their size, against 90 percent unsplit (tiny SAM on ShapeWorld).
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from cmpf.encoders.sam_proposals import Proposals
 from cmpf.errors import EvaluationError, ImageError, summary
 
 FORMAT, VERSION = "cmpf-sam-masks", 2
-BYTES = 4  # of a float32
-MAX_HEADER, MAX_LOGITS = 2**20, 2**30  # bytes; 1,000 masks of 256 x 256 cells are a quarter of the latter
-# What numpy and zipfile raise for files that are truncated, foreign, or hold Python objects.
+FLOAT_BYTES = 4
+MAX_HEADER, MAX_LOGITS = 2**20, 2**30  # bytes; 1,000 masks of 256 x 256 take a quarter of MAX_LOGITS
+# Exceptions of numpy and zipfile for files that are truncated, of another format, or contain Python objects.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -37,7 +36,7 @@ UNREADABLE = (
     LookupError,
     TypeError,
     AttributeError,
-    RuntimeError,  # of zipfile: the file is encrypted, or compressed by a method that it does not know
+    RuntimeError,  # zipfile: the file is encrypted or uses an unknown compression method
     MemoryError,
     struct.error,
     zlib.error,
@@ -47,16 +46,16 @@ Settings = Mapping[str, "str | int | float | None"]
 
 
 class ProposalCache:
-    """Mask proposals in a folder, found by the content of the image's file and the size of the network's input.
+    """Mask proposals in a folder, keyed by the hash of the image file and the size of the network's input.
 
-    Two images of one name do not collide, an image that several datasets use is kept once, and datasets may
-    be moved.
+    The key is independent of paths: images with the same name do not collide, an image that several datasets share is
+    stored once, and datasets can be moved.
 
     Args:
-        folder: where the files lie; made at the first store.
-        settings: everything that the masks depend on beside the image, by the name that users know it by.
-            A value None stands for "any, but the same in all files" (weights of a SAM that is not loaded).
-        command: what makes the files, for messages.
+        folder: folder of the files, created by the first store.
+        settings: all settings that determine the masks, by their user-visible names. None as a value means any value
+            that is the same in all files (the weights hash of a SAM that is not loaded).
+        command: command that creates the files, for messages.
     """
 
     def __init__(self, *, folder: str | Path, settings: Settings, command: str) -> None:
@@ -65,7 +64,7 @@ class ProposalCache:
         self.command = command
 
     def path(self, image: str | Path, input_size: tuple[int, int]) -> Path:
-        """Where the masks of an image at an input size (H, W) without padding lie, or would lie.
+        """Path of the masks of an image at an unpadded input size (H, W); the file may not exist.
 
         Raises:
             ImageError: the image cannot be read.
@@ -73,7 +72,7 @@ class ProposalCache:
         return self.folder / f"{_digest(image)}_{input_size[0]}x{input_size[1]}.npz"
 
     def holds(self, image: str | Path, input_size: tuple[int, int]) -> bool:
-        """Whether whole masks are there; a damaged file counts as not there.
+        """Whether the cache has a readable file for an image; a damaged file counts as missing.
 
         Raises:
             EvaluationError: they were made with other settings. ImageError: the image cannot be read.
@@ -87,15 +86,15 @@ class ProposalCache:
         return True
 
     def load(self, image: str | Path, *, input_size: tuple[int, int]) -> Proposals:
-        """Masks of an image, on the CPU.
+        """Loads the masks of an image onto the CPU.
 
         Raises:
-            EvaluationError: they are missing, damaged, or were made with other settings; says what to do.
+            EvaluationError: they are missing, damaged, or were made with other settings; the message says what to do.
             ImageError: the image cannot be read.
         """
         path = self.path(image, input_size)
         if not path.is_file():
-            raise EvaluationError(self._missing(path, image, input_size))
+            raise EvaluationError(self._missing_message(path, image, input_size))
         try:
             header, proposals = _read(path, input_size)
         except UNREADABLE as error:
@@ -107,7 +106,7 @@ class ProposalCache:
         return proposals
 
     def store(self, image: str | Path, proposals: Proposals) -> None:
-        """Writes the masks of an image, whole or not at all."""
+        """Writes the masks of an image atomically."""
         logits = np.ascontiguousarray(proposals.logits.cpu().numpy(), dtype="<f4")
         header = {
             "format": FORMAT,
@@ -120,21 +119,21 @@ class ProposalCache:
             np.savez_compressed(
                 temporary,
                 header=np.array(json.dumps(header)),
-                logits=np.moveaxis(logits.view(np.uint8).reshape(*logits.shape, BYTES), -1, 0),
+                logits=np.moveaxis(logits.view(np.uint8).reshape(*logits.shape, FLOAT_BYTES), -1, 0),
             )
 
-    def _check_settings(self, path: Path, found: Settings) -> None:
-        for key in {**self.settings, **found}:
-            wanted, other = self.settings.get(key), found.get(key)
-            if wanted is None and key in self.settings:
-                self.settings[key] = other
-            elif wanted != other:
+    def _check_settings(self, path: Path, stored: Settings) -> None:
+        for key in {**self.settings, **stored}:
+            expected, actual = self.settings.get(key), stored.get(key)
+            if expected is None and key in self.settings:
+                self.settings[key] = actual
+            elif expected != actual:
                 raise EvaluationError(
-                    f"{path}: these SAM masks were made with {key} {other!r}, wanted is {wanted!r}. Choose the "
+                    f"{path}: these SAM masks were made with {key} {actual!r}, wanted is {expected!r}. Choose the "
                     f"settings that they were made with, or make new ones in another folder: {self.command}"
                 )
 
-    def _missing(self, path: Path, image: str | Path, input_size: tuple[int, int]) -> str:
+    def _missing_message(self, path: Path, image: str | Path, input_size: tuple[int, int]) -> str:
         digest = path.stem.partition("_")[0]
         others = sorted(other.stem.partition("_")[2] for other in self.folder.glob(f"{digest}_*.npz"))
         hint = f" (there are some at {', '.join(others)}: another test size)" if others else ""
@@ -153,40 +152,42 @@ def _digest(image: str | Path) -> str:
 
 
 def _read(path: Path, input_size: tuple[int, int]) -> tuple[dict[str, Any], Proposals]:
-    """Header and masks of a file; raises one of UNREADABLE when it is not a whole file of this version and size."""
-    _check_lengths(path)
+    """Header and masks of a file; raises one of UNREADABLE if it is incomplete, or of another version or size."""
+    _check_array_sizes(path)
     with np.load(path, allow_pickle=False) as file:
-        # By the names that were checked: an archive may have another member "logits", which plain names would find.
+        # The names whose sizes were checked: "logits" would prefer another member of that name in the archive.
         header = json.loads(str(file["header.npy"]))
         if (header["format"], header["version"]) != (FORMAT, VERSION):
-            found = f"{header['format']} version {header['version']}"
-            raise ValueError(f"is {found}, this CMPF reads {FORMAT} version {VERSION}")
+            actual = f"{header['format']} version {header['version']}"
+            raise ValueError(f"is {actual}, this CMPF reads {FORMAT} version {VERSION}")
         if not isinstance(header["settings"], dict):
             raise ValueError("has no settings")
         planes = file["logits.npy"]
-    if planes.dtype != np.uint8 or planes.ndim != 4 or len(planes) != BYTES:
-        raise ValueError(f"logits are {planes.dtype} {planes.shape}, expected uint8 {BYTES} x M x h x w")
+    if planes.dtype != np.uint8 or planes.ndim != 4 or len(planes) != FLOAT_BYTES:
+        raise ValueError(
+            f"logits are {planes.dtype} {planes.shape}, expected uint8 {FLOAT_BYTES} x M x h x w"
+        )
     padded, unpadded = (_size(header[key]) for key in ("padded", "unpadded"))
     if unpadded != input_size or any(a < b for a, b in zip(padded, unpadded, strict=True)):
         raise ValueError(f"masks for the size {unpadded}, padded to {padded}, wanted is {input_size}")
-    logits = torch.from_numpy(_floats(planes))
+    logits = torch.from_numpy(_join_byte_planes(planes))
     if not logits.isfinite().all():
         raise ValueError("logits with NaN or infinity")
     return header, Proposals(logits, padded, unpadded)
 
 
-def _check_lengths(path: Path) -> None:
-    """Looks at what the arrays say of their size, before anything is inflated: a few megabytes may hold gigabytes."""
+def _check_array_sizes(path: Path) -> None:
+    """Checks the array headers before decompression: a few megabytes may inflate to gigabytes."""
     with zipfile.ZipFile(path) as archive:
         for name, limit in (("header.npy", MAX_HEADER), ("logits.npy", MAX_LOGITS)):
             with archive.open(name) as file:
                 version = np.lib.format.read_magic(file)
-                read = {
+                readers = {
                     (1, 0): np.lib.format.read_array_header_1_0,
                     (2, 0): np.lib.format.read_array_header_2_0,
                 }
-                shape, _, kind = read[version](file)
-            length = math.prod(shape) * kind.itemsize
+                shape, _, dtype = readers[version](file)
+            length = math.prod(shape) * dtype.itemsize
             if not 0 <= length <= limit or min(shape, default=0) < 0:
                 raise ValueError(f"{name} of {length:,} bytes, at most {limit:,} are read")
 
@@ -196,6 +197,6 @@ def _size(values: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _floats(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _join_byte_planes(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
     flat = np.moveaxis(planes, 0, -1).reshape(-1)
     return flat.view("<f4").astype(np.float32, copy=False).reshape(planes.shape[1:])

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Back from the network's mask resolution to the image's: whole, or a tile of rows at a time."""
+"""Resizing of masks from the network's resolution to the image's, at once or a few rows at a time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from cmpf.common.tensors import resize_bilinear
 
 logger = logging.getLogger(__name__)
 
-# Floats of one tile; temporaries take up to four times as much at the peak. Small tiles stay in a CPU's caches, large
-# ones need fewer calls, and fresh memory takes longer than what is computed in it. Milliseconds at 512 K, 1 M, 2 M and
-# 4 M (two threads): 5 masks that compete at 640 x 480 26, 23, 20, 14; 60 of them 222, 188, 173, 196; semantic sums of
-# 250 masks at 800 x 1066 2200, 1700, 1000, 2000.
+# Floats per tile of rows; peak memory is up to four times that. Small tiles fit into a CPU's caches, large ones need
+# fewer calls. Milliseconds at 512 K, 1 M, 2 M and 4 M (two threads): panoptic inference of 5 masks at 640 x 480
+# 26, 23, 20, 14; of 60 masks 222, 188, 173, 196; semantic sums of 250 masks at 800 x 1066 2200, 1700, 1000, 2000.
 CPU_FLOATS = 2 * 1024 * 1024
-MANY = 64  # masks that a CPU resizes so much faster masks last that what it does with them may take longer
 GPU_FLOATS = 32 * 1024 * 1024
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # a GPU's allocator, and the CPU's
+CHANNELS_LAST_MASKS = 64  # from this number of masks on, a CPU resizes them with masks as the last dimension
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # messages of the CUDA and the CPU allocator
 
 
 def restore_size(
@@ -34,11 +33,11 @@ def restore_size(
     unpadded: tuple[int, int],
     output: tuple[int, int],
 ) -> Tensor:
-    """Upsamples masks to the padded input, cuts the padding off, resizes to the output size; all bilinear.
+    """Upsamples masks to the padded input, crops the padding and resizes to the output size, bilinearly.
 
     Args:
-        mask_logits_BQhw: masks as the network gives them.
-        padded, unpadded, output: (H, W) of the padded input, the input, and the wanted result.
+        mask_logits_BQhw: masks at the network's resolution.
+        padded, unpadded, output: (H, W) of the padded input, of the input, and of the result.
     Returns:
         (B, Q, H, W) at the output size.
     """
@@ -47,13 +46,16 @@ def restore_size(
 
 
 class MaskRows:
-    """Masks at the output size, of which only the rows at work exist: whole they are the largest tensor of all.
+    """Lazy `restore_size`: masks at the output size, computed a few rows at a time.
+
+    All rows at once would be the largest tensor of inference.
 
     Args:
-        mask_logits_Qhw: masks as the network gives them.
-        padded, unpadded, output: (H, W) as in `restore_size`.
+        mask_logits_Qhw: masks at the network's resolution.
+        padded, unpadded, output: (H, W), see `restore_size`.
     Attributes:
-        shape: (Q, H, W) at the output size. floats_per_row: what one mask needs for one row of it.
+        shape: (Q, H, W) at the output size.
+        floats_per_row: memory that one output row of one mask needs, in floats.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class MaskRows:
         self._sources = [_Source(mask_logits_Qhw, padded, unpadded)]
         self.shape = (mask_logits_Qhw.shape[0], *output)
         self.device = mask_logits_Qhw.device
-        # A row of the output may need more rows of the input.
+        # One output row may be computed from several input rows.
         self.floats_per_row = max(padded[1], output[1]) * max(1.0, unpadded[0] / output[0])
 
     @property
@@ -77,59 +79,58 @@ class MaskRows:
 
     @classmethod
     def of(cls, masks: Tensor | MaskRows) -> MaskRows:
-        """Masks (Q, H, W) that have the output size already, or what is one of these."""
+        """Wraps masks (Q, H, W) that already have the output size; returns MaskRows unchanged."""
         if isinstance(masks, MaskRows):
             return masks
         size = (masks.shape[1], masks.shape[2])
         return cls(masks, padded=size, unpadded=size, output=size)
 
     def joined(self, other: MaskRows) -> MaskRows:
-        """These masks and, numbered after them, those of another source; both of one output size."""
-        both = copy(self)
-        both._sources = [*self._sources, *other._sources]
-        both.shape = (self.shape[0] + other.shape[0], *self.size)
-        both.floats_per_row = max(self.floats_per_row, other.floats_per_row)
-        return both
+        """Concatenates these masks and those of `other`, which has the same output size."""
+        result = copy(self)
+        result._sources = [*self._sources, *other._sources]
+        result.shape = (self.shape[0] + other.shape[0], *self.size)
+        result.floats_per_row = max(self.floats_per_row, other.floats_per_row)
+        return result
 
     def chosen(self, queries_N: Tensor) -> MaskRows:
-        """Some of the masks; those of several sources in the order of their numbers, whatever that of `queries_N`."""
-        some, first = copy(self), 0
-        some._sources = []
+        """The masks at the given indices; of joined masks, those of the first source come first."""
+        result, first = copy(self), 0
+        result._sources = []
         for source in self._sources:
             count = len(source.masks)
-            own = queries_N
+            index = queries_N
             if len(self._sources) > 1:
-                own = own[(own >= first) & (own < first + count)] - first
-            some._sources.append(replace(source, masks=source.masks[own]))
+                index = index[(index >= first) & (index < first + count)] - first
+            result._sources.append(replace(source, masks=source.masks[index]))
             first += count
-        some.shape = (len(queries_N), *self.size)
-        return some
+        result.shape = (len(queries_N), *self.size)
+        return result
 
     def rows(self, rows: range) -> Tensor:
-        """(Q, len(rows), W) float: what `restore_size` has in some rows; many masks may lie in memory masks last."""
-        found = [source.rows(rows, self.size) for source in self._sources]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        """The given rows of what `restore_size` returns: (Q, len(rows), W) float, not always contiguous."""
+        parts = [source.rows(rows, self.size) for source in self._sources]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rows_last(self, rows: range) -> Tensor:
-        """(len(rows), W, Q) float: as `rows`, the masks last, in which order a CPU resizes many of them eight times as
-        fast."""
-        found = [source.rows_last(rows, self.size) for source in self._sources]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
+        """Same as `rows` with masks last, (len(rows), W, Q); a CPU resizes many masks eight times as fast this way."""
+        parts = [source.rows_last(rows, self.size) for source in self._sources]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Masks (Q, h, w) of one size, and how they lie in the image; see `restore_size`."""
+    """Masks (Q, h, w) with their padded and unpadded input sizes; see `restore_size`."""
 
     masks: Tensor
     padded: tuple[int, int]
     unpadded: tuple[int, int]
 
     def rows(self, rows: range, output: tuple[int, int]) -> Tensor:
-        if self.masks.device.type == "cpu" and len(self.masks) >= MANY:
+        if self.masks.device.type == "cpu" and len(self.masks) >= CHANNELS_LAST_MASKS:
             return self.rows_last(rows, output).permute(2, 0, 1)
         height = self.masks.shape[1]
-        inner, tile = self._read_for(rows, output)
+        inner, tile = self._source_rows(rows, output)
         masks = self.masks[:, tile.start : tile.stop].float()
         masks = resize_rows(masks, inner, tile=tile, source=height, target=self.padded)
         return resize_rows(
@@ -138,7 +139,7 @@ class _Source:
 
     def rows_last(self, rows: range, output: tuple[int, int]) -> Tensor:
         height = self.masks.shape[1]
-        inner, tile = self._read_for(rows, output)
+        inner, tile = self._source_rows(rows, output)
         masks = self._masks_last[tile.start : tile.stop]
         masks = _resize_rows_last(masks, inner, tile=tile, source=height, target=self.padded)
         masks = masks[:, : self.unpadded[1]]
@@ -148,8 +149,8 @@ class _Source:
     def _masks_last(self) -> Tensor:
         return self.masks.float().permute(1, 2, 0).contiguous()
 
-    def _read_for(self, rows: range, output: tuple[int, int]) -> tuple[range, range]:
-        """Rows of the unpadded input, and of the masks, that rows of the output are made of."""
+    def _source_rows(self, rows: range, output: tuple[int, int]) -> tuple[range, range]:
+        """Rows of the unpadded input and of the masks from which the given output rows are computed."""
         inner = source_rows(rows, source=self.unpadded[0], target=output[0])
         return inner, source_rows(inner, source=self.masks.shape[1], target=self.padded[0])
 
@@ -163,14 +164,14 @@ def source_rows(rows: range, *, source: int, target: int) -> range:
 def resize_rows(
     tile_Chw: Tensor, rows: range, *, tile: range, source: int, target: tuple[int, int]
 ) -> Tensor:
-    """Some rows of a bilinear resize, from no more than the rows they need.
+    """Computes some rows of a bilinear resize from only the source rows that they depend on.
 
     Args:
         tile_Chw: rows `tile` of a map of height `source`.
-        rows: wanted rows of the result.
-        target: (H, W) of the whole result.
+        rows: requested rows of the result.
+        target: (H, W) of the full result.
     Returns:
-        (C, len(rows), W), what `resize_bilinear` of the whole map has in these rows.
+        (C, len(rows), W), equal to these rows of `resize_bilinear` of the full map.
     """
     height, width = target
     if source == height:
@@ -199,31 +200,30 @@ def _resize_rows_last(
 
 
 def _lerp_rows(wide_ChW: Tensor, rows: range, *, tile: range, source: int, target: int) -> Tensor:
-    """(C, rows, W): what lies between two rows, as in `resize_rows`.
+    """Vertical interpolation of `resize_rows`, (C, len(rows), W).
 
-    Rows that lie equally far from the one above are `target / gcd` apart and made by one call: 5 calls from 192 to 480.
+    Rows with the same interpolation weight are `target / gcd` apart and computed in one call: 5 calls from 192 to 480.
     """
-    wide = torch.cat([wide_ChW[:, :1], wide_ChW, wide_ChW[:, -1:]], dim=1)  # beyond the edges as at them
+    wide = torch.cat([wide_ChW[:, :1], wide_ChW, wide_ChW[:, -1:]], dim=1)  # replicate padding
     common = math.gcd(source, target)
     step, period = source // common, target // common
     result = wide.new_empty(len(wide), len(rows), wide.shape[2])
     for first in range(min(period, len(rows))):
         position = (rows[first] + 0.5) * (source / target) - 0.5
         above = math.floor(position)
-        alike = result[:, first::period]
+        same_weight = result[:, first::period]
         start = above - tile.start + 1
-        stop = start + step * (alike.shape[1] - 1) + 1
-        torch.lerp(
-            wide[:, start:stop:step], wide[:, start + 1 : stop + 1 : step], position - above, out=alike
-        )
+        stop = start + step * (same_weight.shape[1] - 1) + 1
+        upper, lower = wide[:, start:stop:step], wide[:, start + 1 : stop + 1 : step]
+        torch.lerp(upper, lower, position - above, out=same_weight)
     return result
 
 
 def _neighbors(
     rows: range, tile: range, source: int, target: int, *, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of rows of a resized map: the rows above and below in its source, counted in the tile, and how far below the
-    first each lies, (len(rows),) each."""
+    """For rows of a resized map: indices in the tile of the source rows above and below, and the interpolation weight
+    of the lower one; (len(rows),) each."""
     position = _positions(rows, source, target)
     upper = position.long()
     index = torch.stack([upper, (upper + 1).clamp(max=source - 1)]) - tile.start
@@ -232,7 +232,7 @@ def _neighbors(
 
 
 def _positions(rows: range, source: int, target: int) -> Tensor:
-    """Where rows of a resized map lie in its source, in source rows; float64, as in `source_rows`."""
+    """Positions of rows of a resized map in its source, in source rows; float64, as in `source_rows`."""
     wanted = torch.arange(rows.start, rows.stop, dtype=torch.float64)
     return ((wanted + 0.5) * (source / target) - 0.5).clamp(min=0)
 
@@ -240,21 +240,23 @@ def _positions(rows: range, source: int, target: int) -> Tensor:
 def work_in_tiles(
     height: int, work: Callable[[range], None], *, floats_per_row: float, device: torch.device
 ) -> None:
-    """Calls `work` for ranges that split 0..height, at least one row each, of about the device's number of floats.
+    """Calls `work` on consecutive ranges of rows that cover 0..height, sized for the device's memory and caches.
 
-    Where memory runs out the same rows are tried again in tiles of half the height, with a line in the log.
+    If memory runs out, the same rows are retried in ranges of half the height and a warning is logged.
 
     Args:
-        work: gets a range of rows. What it changes outside it must change last, so that it can be called again.
+        work: called with a range of rows. It must be safe to call again after it ran out of memory: outer state must
+            change only at its end.
+        floats_per_row: memory that one row needs, in floats.
     Raises:
-        RuntimeError: whatever `work` raises; of lacking memory only when a single row does not fit.
+        RuntimeError: `work` raised it; for lack of memory only if a single row does not fit.
     """
     floats = CPU_FLOATS if device.type == "cpu" else GPU_FLOATS
     rows = max(1, int(floats / max(1.0, floats_per_row)))
     first = 0
     while first < height:
         tile = range(first, min(first + rows, height))
-        if _fits(work, tile):
+        if _run_unless_out_of_memory(work, tile):
             first = tile.stop
             continue
         rows = len(tile) // 2
@@ -263,26 +265,23 @@ def work_in_tiles(
             torch.cuda.empty_cache()
 
 
-def _fits(work: Callable[[range], None], tile: range) -> bool:
-    """Whether the memory was enough. The error is let go here: its traceback holds the tensors that filled it."""
+def _run_unless_out_of_memory(work: Callable[[range], None], tile: range) -> bool:
+    """Returns False if memory ran out. The error must not leave this function: its traceback keeps tensors alive."""
     try:
         work(tile)
     except RuntimeError as error:
-        lacking = isinstance(error, torch.OutOfMemoryError) or any(t in str(error) for t in _OUT_OF_MEMORY)
-        if not lacking or len(tile) == 1:
+        is_oom = isinstance(error, torch.OutOfMemoryError) or any(t in str(error) for t in _OUT_OF_MEMORY)
+        if not is_oom or len(tile) == 1:
             raise
         return False
     return True
 
 
 @torch.no_grad()
-def best_of(maps_Chw: Tensor) -> Tensor:
-    """Index (h, w) int64 of the largest map at each pixel, the first among equals.
-
-    It is `argmax` over the first dimension, which torch computes three times as slowly on a CPU.
-    """
+def argmax_channels(maps_Chw: Tensor) -> Tensor:
+    """`maps_Chw.argmax(dim=0)`, (h, w) int64, three times as fast on a CPU; ties give the first index."""
     count = len(maps_Chw)
     rank = torch.arange(count, 0, -1, device=maps_Chw.device, dtype=torch.float32)[:, None, None]
     is_best = torch.ge(maps_Chw, maps_Chw.amax(dim=0), out=torch.empty_like(maps_Chw, dtype=torch.float32))
-    # Where a value is no number nothing is the best; any index will do there, but it must be one.
+    # With NaN no map equals the maximum; the clamp keeps the index in range.
     return (count - is_best.mul_(rank).amax(dim=0)).long().clamp_(max=count - 1)

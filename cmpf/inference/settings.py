@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a call asks for: settings, selection, vocabulary and sizes, as the steps after the network read them."""
+"""Inference settings, result selection, and the per-call and per-image inputs of post-processing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +27,7 @@ SMALLEST_TILE = 64  # pixels
 
 
 class SelectionOptions(TypedDict, total=False):
-    """What is left out of results; see Selection."""
+    """Keyword arguments of Selection."""
 
     min_score: float
     max_instances: int | None
@@ -52,11 +51,11 @@ class Options(SelectionOptions, total=False):
     overlap: float
 
 
-def checked_tasks(task: str | Collection[str]) -> frozenset[str]:
-    """The tasks of a call: one, several, or "all".
+def parse_tasks(task: str | Collection[str]) -> frozenset[str]:
+    """Returns the set of tasks that one name, several names or "all" stand for.
 
     Raises:
-        CMPFError: one is unknown.
+        CMPFError: a task is unknown, or the collection is empty.
     """
     many = isinstance(task, Iterable) and not isinstance(task, str)
     names = list(task) if many else [str(task)]
@@ -68,17 +67,17 @@ def checked_tasks(task: str | Collection[str]) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is left out of results.
+    """Filters applied to the results of an image.
 
-    min_score: instances and panoptic segments of a lower score, 0..1. Masks whose class has a lower probability do not
-        compete for the pixels of a panoptic image.
-    max_instances: all but the best of an image; None = TEST.DETECTIONS_PER_IMAGE of the configuration.
-    nms: instances whose mask has a larger IoU, 0..1, with that of a better one, of whatever class; 1 = none.
-    multi_label: a mask may be several instances, one of each class, as COCO's protocol counts them; else it is one, of
-        its best class, and none where that is stuff.
-    background: the semantic result is UNLABELED where no class reaches min_semantic_score.
-    min_semantic_score: 0..1; the score of a class at a pixel is a sum over all masks that hold it.
-
+    Args:
+        min_score: instances and panoptic segments with a lower score, 0..1, are dropped. Masks whose class probability
+            is lower do not compete for the pixels of a panoptic image.
+        max_instances: maximum number of instances per image; None = TEST.DETECTIONS_PER_IMAGE of the configuration.
+        nms: class-agnostic mask IoU, 0..1, above which the lower-scoring instance is dropped; 1 = off.
+        multi_label: a mask may yield several instances, one per class, as in COCO's protocol. Otherwise a mask yields
+            one instance of its best class, and none if that class is stuff.
+        background: pixels where no class reaches min_semantic_score are UNLABELED in the semantic result.
+        min_semantic_score: 0..1; the score of a class at a pixel is summed over all masks that cover the pixel.
     Raises:
         CMPFError: a value is out of range.
     """
@@ -99,49 +98,55 @@ class Selection:
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
             raise CMPFError(f"max_instances must be a whole number from 1, or None for all, got {most!r}")
 
-    def pairs(self, probs_QK: Tensor, is_thing: Tensor, *, bounded: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores, queries and classes (N,) of what may become an instance, best first.
+    def candidates(
+        self, probs_QK: Tensor, is_thing: Tensor, *, score_is_bounded: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, query indices and class indices (N,) of the (query, class) pairs that may become instances.
 
         Args:
             probs_QK: class probabilities, without void.
             is_thing: (K,) bool.
-            bounded: whether the score of an instance is at most that of its class, so that masks of lower ones need
-                not be made.
+            score_is_bounded: whether an instance's score cannot exceed its class probability. If so, pairs below
+                min_score are dropped here, before their masks are computed.
+        Returns:
+            The pairs by descending class probability.
         """
         things = is_thing.to(probs_QK.device).expand_as(probs_QK)
         if not self.multi_label:
             things = things & (probs_QK == probs_QK.amax(dim=1, keepdim=True))
-        if bounded:
+        if score_is_bounded:
             things = things & (probs_QK >= self.min_score)
         queries, classes = things.nonzero(as_tuple=True)
         scores, order = probs_QK[queries, classes].sort(descending=True, stable=True)
         return scores, queries[order], classes[order]
 
-    def of_instances(self, found: Instances) -> Instances:
-        """Those that stay, best first."""
-        places = worth_showing(found.masks, found.scores, self.min_score, self.nms)[: self.max_instances]
-        if len(places) == len(found):
-            return found
-        return found.chosen(np.array(places, dtype=np.int64))
+    def filter_instances(self, instances: Instances) -> Instances:
+        """Applies min_score, nms and max_instances; returns the remaining instances, best first."""
+        kept = worth_showing(instances.masks, instances.scores, self.min_score, self.nms)[
+            : self.max_instances
+        ]
+        if len(kept) == len(instances):
+            return instances
+        return instances.chosen(np.array(kept, dtype=np.int64))
 
-    def floor(self, threshold: float) -> float:
-        """A threshold of the configuration, at least min_score."""
-        # Those with a score of no more than the threshold are left out, and of exactly min_score stay.
+    def raise_threshold(self, threshold: float) -> float:
+        """Returns the larger of an exclusive threshold of the configuration and the inclusive min_score."""
+        # The next float below min_score: a score equal to min_score is kept, one equal to the threshold is not.
         return max(threshold, float(np.nextafter(np.float32(self.min_score), np.float32(-1))))
-
-
-def unlabeled(best_HW: Tensor, labels_HW: Tensor, minimum: float) -> Tensor:
-    """Labels (H, W), -1 where the best score of a class is below the minimum."""
-    return torch.where(best_HW < minimum, -1, labels_HW)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How images are cut.
+    """How an image is cut into tiles.
 
-    tile: side of a tile in pixels. overlap: least share of it, 0 .. 0.5, that neighbors have in common. Objects
-    smaller than the overlap are whole in some tile; larger ones are put together from their parts.
-    batch_size: tiles in one pass of the network.
+    Objects smaller than the overlap are complete in some tile; larger ones are merged from their parts.
+
+    Args:
+        tile: side of a tile in pixels.
+        overlap: minimum fraction, 0..0.5, of a tile that neighboring tiles share.
+        batch_size: tiles per forward pass.
+    Raises:
+        CMPFError: a value is out of range.
     """
 
     tile: int
@@ -149,25 +154,22 @@ class Tiling:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        """
-        Raises:
-            CMPFError: a value is out of its range.
-        """
         if isinstance(self.tile, bool) or not isinstance(self.tile, int) or self.tile < SMALLEST_TILE:
             raise CMPFError(f"tile must be a whole number of pixels from {SMALLEST_TILE}, got {self.tile!r}")
-        if isinstance(self.overlap, bool) or not 0 <= self.overlap <= 0.5:
+        is_number = isinstance(self.overlap, int | float) and not isinstance(self.overlap, bool)
+        if not is_number or not 0 <= self.overlap <= 0.5:
             raise CMPFError(f"overlap must be a share of the tile from 0 to 0.5, got {self.overlap!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskEnsembleSettings:
-    """OpenSeg Ensemble, and SAM's masks as candidates for segments and instances.
+    """Use of SAM's masks: OpenSeg Ensemble in semantic results, candidates in panoptic and instance results.
 
-    tasks: results that SAM's masks take part in, of "semantic", "panoptic" and "instance".
+    tasks: results that use SAM's masks, of "semantic", "panoptic" and "instance".
     alpha: weight of SAM's masks for unseen classes in the semantic sum.
-    score_threshold: unseen probability that a mask must exceed.
-    decoder_share, max_overlap: of candidates, see join_candidates.
-    overlap_threshold: that of panoptic results in which candidates take part.
+    score_threshold: probability of an unseen class that a mask must exceed.
+    decoder_share, max_overlap: see join_candidates.
+    overlap_threshold: replaces InferenceSettings.overlap_threshold in panoptic results that use SAM's masks.
     published_pooling: pool CLIP's features as the published code does, see sam_evidence.
     """
 
@@ -182,20 +184,20 @@ class MaskEnsembleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """Everything that may differ between two runs of the same network; values come from the configuration.
+    """Settings of inference that do not change the network; values come from the configuration.
 
-    alpha, beta: weight of CLIP's opinion for seen and unseen classes.
-    ensemble_on_valid_mask: leave CLIP's opinion out for masks without a pixel on CLIP's map.
+    alpha, beta: weight of CLIP's class probabilities for seen and unseen classes.
+    ensemble_on_valid_mask: ignore CLIP for masks that cover no cell of CLIP's feature map.
     clip_objectness: lambda of the objectness adjustment, 0 = off.
     semantic_output: "labels", "scores", or "lazy" for SemanticScores.
-    resize_before: resize masks to the output size before the semantic sum, not after it.
+    resize_before: resize masks to the output size before the semantic sum instead of after it.
+    mask_ensemble: None = off.
+    proposals: also return all proposed masks (for mask recall).
     instance_mask_score: "probability" or "logit", see instance_inference.
-    min_island_share: islands of a mask below this share of its largest one are removed, see
-        without_islands; 0 = none.
-    held_pixels: see instance_inference; None = masks are always held.
-    mask_ensemble: None = off. proposals: also return every proposed mask (for mask recall).
-    selection: what of the results is left out, and instances are things; None = nothing, as metrics want it.
-    tiling: how Predictor cuts images; None = they stay whole.
+    min_island_share: see remove_islands_from; 0 = off.
+    held_pixels: see instance_inference; None = masks are always stored at full size.
+    selection: filters of the results, which also restrict instances to things; None = unfiltered, for metrics.
+    tiling: how Predictor cuts images into tiles; None = no tiles.
     """
 
     alpha: float
@@ -212,7 +214,7 @@ class InferenceSettings:
     detections_per_image: int
     mask_ensemble: MaskEnsembleSettings | None
     proposals: bool
-    # What programs that were exported without these computed:
+    # The defaults are what exported programs without these fields computed.
     instance_mask_score: str = "probability"
     min_island_share: float = 0.0
     held_pixels: int | None = None
@@ -221,18 +223,18 @@ class InferenceSettings:
 
     @property
     def tasks(self) -> frozenset[str]:
-        """The results asked for."""
+        """The tasks that are on."""
         on = {"semantic": self.semantic, "panoptic": self.panoptic, "instance": self.instance}
         return frozenset(task for task, wanted in on.items() if wanted)
 
     def ensemble_for(self, task: str) -> MaskEnsembleSettings | None:
-        """The mask ensemble where it takes part in a result."""
+        """The mask ensemble if the task uses it, else None."""
         ensemble = self.mask_ensemble
         return ensemble if ensemble is not None and task in ensemble.tasks else None
 
     @property
     def reads_sam_masks(self) -> bool:
-        """Whether anything asked for reads SAM's masks; else SAM need not make them."""
+        """Whether any requested result uses SAM's masks."""
         return self.mask_ensemble is not None and (
             self.proposals or bool(self.tasks & self.mask_ensemble.tasks)
         )
@@ -240,9 +242,11 @@ class InferenceSettings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, decoded and at the size that the network takes.
+    """One decoded image and its input to the network.
 
-    image: (H, W, 3) uint8 RGB; sample: what the network takes; name: its path, address, or "image_3".
+    image: (H, W, 3) uint8 RGB at the original size.
+    sample: the image resized for the network.
+    name: path or URL of the image, or "image_3".
     """
 
     image: NDArray[np.uint8]
@@ -252,7 +256,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Request:
-    """One call's vocabulary, as tensors, and its settings. is_thing, seen: (K,) bool."""
+    """Vocabulary and settings of one inference call. is_thing, seen: (K,) bool."""
 
     classes: ClassEmbeddings
     is_thing: Tensor
@@ -262,7 +266,7 @@ class Request:
 
 @dataclass(frozen=True)
 class ImageGeometry:
-    """Sizes (H, W) of one image: padded network input, input without padding, wanted output."""
+    """Sizes (H, W) of one image: padded network input, input without padding, output."""
 
     padded: tuple[int, int]
     unpadded: tuple[int, int]
@@ -271,16 +275,16 @@ class ImageGeometry:
 
 @dataclass(frozen=True)
 class SAMEvidence:
-    """SAM's masks of one image, and CLIP's class probabilities of them: (M, K + 1), last column void.
+    """SAM's masks of one image and CLIP's class probabilities for them.
 
-    A mask that CLIP cannot see has zeros only.
+    class_probs: (M, K + 1), last column void; all zeros for a mask that CLIP cannot embed.
     """
 
     proposals: Proposals
     class_probs: Tensor
 
     def rows(self, kept_M: Tensor, output: tuple[int, int]) -> MaskRows:
-        """Some of the masks at an output size (H, W)."""
+        """The masks at indices `kept_M` at an output size (H, W)."""
         return MaskRows(
             self.proposals.logits[kept_M],
             padded=self.proposals.padded,
@@ -290,6 +294,6 @@ class SAMEvidence:
 
 
 def semantic_sum_size(geometry: ImageGeometry, settings: InferenceSettings) -> tuple[int, int]:
-    """The resolution at which masks are summed into class scores."""
-    before = settings.resize_before or settings.panoptic or settings.instance
-    return geometry.output if before else geometry.unpadded
+    """Size (H, W) at which masks are summed into class scores."""
+    resize_before = settings.resize_before or settings.panoptic or settings.instance
+    return geometry.output if resize_before else geometry.unpadded

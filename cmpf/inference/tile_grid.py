@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Where the tiles of an image lie, what two of them share, and which parts of objects belong together."""
+"""Geometry of image tiles: their positions and overlaps, and the sets of object parts to be merged."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any, TypeAlias
 
 from cmpf.inference.settings import Tiling
 
-SAME = 0.5  # IoU, in what two tiles share, above which two masks show one object; above one half there is one partner
+# Masks of two tiles show the same object if their IoU inside the tiles' overlap exceeds this. At 0.5 or more, disjoint
+# masks have at most one partner each.
+SAME_OBJECT_IOU = 0.5
 Box: TypeAlias = tuple[int, int, int, int]  # top, left, bottom, right in pixels of the image
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of an image, in its pixels. own_rows, own_columns: the part of it that no neighbor is surer of."""
+    """A tile, in pixels of the image. own_rows, own_columns: the part closer to this tile's center than to a
+    neighbor's."""
 
     rows: range
     own_rows: range
@@ -28,19 +31,24 @@ class Tile:
         """(H, W)."""
         return len(self.rows), len(self.columns)
 
-    def of(self, image: Any) -> Any:
-        """The part of an array (H, W, ...)."""
+    @property
+    def box(self) -> Box:
+        """Bounding box."""
+        return self.rows.start, self.columns.start, self.rows.stop, self.columns.stop
+
+    def crop(self, image: Any) -> Any:
+        """Crops an array (H, W, ...)."""
         return image[self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
 
 
-def tile_rows(size: tuple[int, int], tiling: Tiling) -> list[list[Tile]]:
-    """Tiles of an image (H, W), evenly spread, row by row."""
+def tile_grid(size: tuple[int, int], tiling: Tiling) -> list[list[Tile]]:
+    """Evenly spaced tiles of an image (H, W): rows of tiles."""
     rows, columns = (_spans(side, tiling.tile, tiling.overlap) for side in size)
     return [[Tile(*row, *column) for column in columns] for row in rows]
 
 
 def _spans(side: int, tile: int, overlap: float) -> list[tuple[range, range]]:
-    """Each tile along a side, and its own part: neighbors meet in the middle of what they share."""
+    """Extent and own part of each tile along one side; own parts meet in the middle of the overlaps."""
     tile = min(tile, side)
     count = 1 + math.ceil((side - tile) / max(1, tile - round(overlap * tile)))
     starts = [round(index * (side - tile) / max(1, count - 1)) for index in range(count)]
@@ -49,39 +57,31 @@ def _spans(side: int, tile: int, overlap: float) -> list[tuple[range, range]]:
     return [(range(start, start + tile), part) for start, part in zip(starts, own, strict=True)]
 
 
-def shared(one: Tile, other: Tile) -> Box | None:
-    """What two tiles have in common; None = nothing."""
-    return common(box_of(one), box_of(other))
-
-
-def box_of(tile: Tile) -> Box:
-    return tile.rows.start, tile.columns.start, tile.rows.stop, tile.columns.stop
-
-
-def common(one: Box, other: Box) -> Box | None:
-    top, left = max(one[0], other[0]), max(one[1], other[1])
-    bottom, right = min(one[2], other[2]), min(one[3], other[3])
+def intersection(a: Box, b: Box) -> Box | None:
+    """Intersection of two boxes; None if it is empty."""
+    top, left = max(a[0], b[0]), max(a[1], b[1])
+    bottom, right = min(a[2], b[2]), min(a[3], b[3])
     return (top, left, bottom, right) if top < bottom and left < right else None
 
 
-class Groups:
-    """Which pieces belong together."""
+class DisjointSets:
+    """Union-find over consecutive integers."""
 
     def __init__(self) -> None:
-        self._leader: list[int] = []
+        self._parent: list[int] = []
 
     def add(self) -> int:
-        """A new piece; gives its number."""
-        self._leader.append(len(self._leader))
-        return self._leader[-1]
+        """Adds an element in a set of its own and returns its number."""
+        self._parent.append(len(self._parent))
+        return self._parent[-1]
 
-    def of(self, piece: int) -> int:
-        """The first piece of the group."""
-        while self._leader[piece] != piece:
-            piece = self._leader[piece]
-        return piece
+    def find(self, element: int) -> int:
+        """The smallest element of the set that contains `element`."""
+        while self._parent[element] != element:
+            element = self._parent[element]
+        return element
 
-    def join(self, one: int, other: int) -> None:
-        """Makes two groups one."""
-        first, second = sorted((self.of(one), self.of(other)))
-        self._leader[second] = first
+    def union(self, a: int, b: int) -> None:
+        """Merges the sets of two elements."""
+        first, second = sorted((self.find(a), self.find(b)))
+        self._parent[second] = first

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Instances and the panoptic image from those of the tiles."""
+"""Merging of the tiles' instances and panoptic segments."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from cmpf.inference.conversions import instances_of
 from cmpf.inference.mask_sequence import MaskSequence
 from cmpf.inference.settings import Selection
-from cmpf.inference.tile_grid import SAME, Box, Groups, Tile, common, shared
+from cmpf.inference.tile_grid import SAME_OBJECT_IOU, Box, DisjointSets, Tile, intersection
 from cmpf.types import InstanceResult, MaskOrigin, SegmentInfo
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """An instance in one tile. bits: packed mask of its box (h, w)."""
+class _Part:
+    """An instance in one tile. bits: packed mask (h, w) inside its box."""
 
     number: int
     label: int
@@ -31,31 +31,32 @@ class _Piece:
     bits: NDArray[np.uint8]
 
     def mask(self) -> NDArray[np.bool_]:
-        """(h, w)."""
+        """The mask (h, w) inside the box."""
         top, left, bottom, right = self.box
         flat = np.unpackbits(self.bits, count=(bottom - top) * (right - left))
         return flat.reshape(bottom - top, right - left).view(np.bool_)
 
-    def draw(self, mask: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> None:
-        """Adds what lies in a part of the image, whose first row and column are given."""
-        height, width = mask.shape
-        inside = common(self.box, (origin[0], origin[1], origin[0] + height, origin[1] + width))
-        if inside is not None:
-            mask[_at(inside, origin)] |= self.mask()[_at(inside, (self.box[0], self.box[1]))]
+    def draw(self, canvas: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> None:
+        """Draws the mask on a canvas (H, W) whose first pixel is at `origin` (y, x) of the image."""
+        height, width = canvas.shape
+        visible = intersection(self.box, (origin[0], origin[1], origin[0] + height, origin[1] + width))
+        if visible is not None:
+            canvas[_slices(visible, origin)] |= self.mask()[_slices(visible, (self.box[0], self.box[1]))]
 
 
-def _at(box: Box, origin: tuple[int, int]) -> tuple[slice, slice]:
-    """A box as rows and columns of an array that begins at a place of the image."""
+def _slices(box: Box, origin: tuple[int, int]) -> tuple[slice, slice]:
+    """Slices of a box in an array whose first pixel is at `origin` (y, x) of the image."""
     (top, left, bottom, right), (y, x) = box, origin
     return slice(top - y, bottom - y), slice(left - x, right - x)
 
 
-class InstancePieces:
-    """Instances of all tiles so far.
+class InstanceMerger:
+    """Merges the instances of the tiles.
 
-    Two of one class in neighboring tiles are one where their masks have an IoU above one half in what the tiles
-    share. One that its tile cuts, all of which lies in what a neighbor shows more of, is left to the neighbor.
-    Its score is the mean over the pixels of its parts, and its source that of the largest.
+    Instances of the same class in neighboring tiles are merged if their masks' IoU inside the tiles' overlap is above
+    0.5. An instance that is cut by its tile's border and lies outside the tile's own part is dropped, because a
+    neighbor shows more of it. A merged instance has the area-weighted mean score of its parts and the source of the
+    largest one.
 
     Args:
         size: (H, W) of the image.
@@ -63,17 +64,18 @@ class InstancePieces:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._size = size
-        self._groups = Groups()
-        self._pieces: list[_Piece] = []
-        self._tiles: list[tuple[Tile, list[_Piece]]] = []
+        self._sets = DisjointSets()
+        self._parts: list[_Part] = []
+        self._tiles: list[tuple[Tile, list[_Part]]] = []  # tiles that later ones may overlap
 
-    def add(self, tile: Tile, found: InstanceResult, selection: Selection | None) -> None:
-        """The instances of a tile, of which those are read that the selection leaves."""
-        every = instances_of(found)
-        chosen = every if selection is None else replace(selection, max_instances=None).of_instances(every)
-        pieces: list[_Piece] = []
+    def add(self, tile: Tile, result: InstanceResult, selection: Selection | None) -> None:
+        """Adds the instances of a tile that pass the selection, whatever its max_instances."""
+        instances = instances_of(result)
+        if selection is not None:
+            instances = replace(selection, max_instances=None).filter_instances(instances)
+        parts: list[_Part] = []
         for mask, score, label, source in zip(
-            chosen.masks, chosen.scores, chosen.labels, chosen.sources, strict=True
+            instances.masks, instances.scores, instances.labels, instances.sources, strict=True
         ):
             if not mask.any():
                 continue
@@ -81,46 +83,42 @@ class InstancePieces:
             top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
             y, x = tile.rows.start, tile.columns.start
             box = (y + top, x + left, y + bottom, x + right)
-            if self._left_to_neighbor(tile, box):
+            if self._neighbor_shows_more(tile, box):
                 continue
-            cut = mask[top:bottom, left:right]
-            number, area = self._groups.add(), int(np.count_nonzero(cut))
-            piece = _Piece(number, int(label), float(score), str(source), box, area, np.packbits(cut))
-            pieces.append(piece)
-        for other, theirs in self._tiles:
-            if (zone := shared(tile, other)) is not None:
-                for one, two in _partners(pieces, theirs, zone):
-                    self._groups.join(one.number, two.number)
-        self._pieces += pieces
-        self._tiles = [(t, p) for t, p in self._tiles if t.rows.stop > tile.rows.start] + [(tile, pieces)]
+            crop = mask[top:bottom, left:right]
+            number, area = self._sets.add(), int(np.count_nonzero(crop))
+            parts.append(_Part(number, int(label), float(score), str(source), box, area, np.packbits(crop)))
+        for other_tile, other_parts in self._tiles:
+            if (overlap := intersection(tile.box, other_tile.box)) is not None:
+                for a, b in _match(parts, other_parts, overlap):
+                    self._sets.union(a.number, b.number)
+        self._parts += parts
+        self._tiles = [(t, p) for t, p in self._tiles if t.rows.stop > tile.rows.start] + [(tile, parts)]
 
-    def _left_to_neighbor(self, tile: Tile, box: Box) -> bool:
-        """Whether the tile's end cuts an object that lies in its outer part, where another tile shows more of it.
-
-        The outer part begins where the tile's own ends, as far from the neighbor's end as from this one.
-        """
+    def _neighbor_shows_more(self, tile: Tile, box: Box) -> bool:
+        """Whether a border inside the image cuts an object that lies outside the tile's own part."""
         height, width = self._size
-        ends = (
+        borders = (
             (box[2] == tile.rows.stop < height, box[0] >= tile.own_rows.stop),
             (box[3] == tile.columns.stop < width, box[1] >= tile.own_columns.stop),
             (box[0] == tile.rows.start > 0, box[2] <= tile.own_rows.start),
             (box[1] == tile.columns.start > 0, box[3] <= tile.own_columns.start),
         )
-        return any(cut and outer for cut, outer in ends)
+        return any(cut and outside for cut, outside in borders)
 
-    def result(self, most: int | None = None) -> InstanceResult:
-        """Instances, best first and no more than so many; their masks are drawn when they are read."""
-        groups: dict[int, list[_Piece]] = {}
-        for piece in self._pieces:
-            groups.setdefault(self._groups.of(piece.number), []).append(piece)
+    def result(self, max_instances: int | None = None) -> InstanceResult:
+        """The merged instances, best first; each mask is drawn when it is read."""
+        groups: dict[int, list[_Part]] = {}
+        for part in self._parts:
+            groups.setdefault(self._sets.find(part.number), []).append(part)
         scored = [(sum(p.score * p.area for p in g) / sum(p.area for p in g), g) for g in groups.values()]
-        scored = sorted(scored, key=lambda pair: -pair[0])[:most]
-        parts = [group for _, group in scored]
-        largest = [max(group, key=lambda piece: piece.area) for group in parts]
+        scored = sorted(scored, key=lambda pair: -pair[0])[:max_instances]
+        instances = [group for _, group in scored]
+        largest = [max(group, key=lambda part: part.area) for group in instances]
 
-        def make(number: int, mask: NDArray[np.bool_]) -> None:
-            for piece in parts[number]:
-                piece.draw(mask)
+        def draw(number: int, canvas: NDArray[np.bool_]) -> None:
+            for part in instances[number]:
+                part.draw(canvas)
 
         boxes = [
             [
@@ -129,66 +127,68 @@ class InstancePieces:
                 max(p.box[3] for p in g),
                 max(p.box[2] for p in g),
             ]
-            for g in parts
+            for g in instances
         ]
         return InstanceResult(
             pred_masks=torch.zeros(0, *self._size, dtype=torch.bool),
             pred_boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             scores=torch.tensor([score for score, _ in scored], dtype=torch.float32),
-            pred_classes=torch.tensor([piece.label for piece in largest], dtype=torch.int64),
-            of_sam=torch.tensor([piece.source == "sam" for piece in largest], dtype=torch.bool),
-            lazy_masks=MaskSequence(make, np.arange(len(parts)), self._size),
+            pred_classes=torch.tensor([part.label for part in largest], dtype=torch.int64),
+            of_sam=torch.tensor([part.source == "sam" for part in largest], dtype=torch.bool),
+            lazy_masks=MaskSequence(draw, np.arange(len(instances)), self._size),
         )
 
 
-def _partners(
-    pieces: Sequence[_Piece], others: Sequence[_Piece], zone: Box
-) -> Iterable[tuple[_Piece, _Piece]]:
-    """Pairs that show one object, each piece in one pair at most, the surest first."""
-    rated: list[tuple[float, int, int]] = []
-    theirs = {place: _in_zone(piece, zone) for place, piece in enumerate(others)}
-    for place, piece in enumerate(pieces):
-        own = _in_zone(piece, zone)
-        if own is None:
+def _match(parts: Sequence[_Part], others: Sequence[_Part], overlap: Box) -> Iterable[tuple[_Part, _Part]]:
+    """Greedy one-to-one matching of parts of the same class by IoU inside the overlap of their tiles."""
+    pairs: list[tuple[float, int, int]] = []
+    other_masks = {index: _mask_inside(part, overlap) for index, part in enumerate(others)}
+    for index, part in enumerate(parts):
+        mask = _mask_inside(part, overlap)
+        if mask is None:
             continue
-        for partner, mask in theirs.items():
-            if mask is None or others[partner].label != piece.label:
+        for other_index, other_mask in other_masks.items():
+            if other_mask is None or others[other_index].label != part.label:
                 continue
-            iou = np.count_nonzero(own & mask) / max(1, int(np.count_nonzero(own | mask)))
-            if iou > SAME:
-                rated.append((-iou, place, partner))
-    taken: set[int] = set()
-    given: set[int] = set()
-    for _, place, partner in sorted(rated):
-        if place not in taken and partner not in given:
-            taken.add(place)
-            given.add(partner)
-            yield pieces[place], others[partner]
+            iou = np.count_nonzero(mask & other_mask) / max(1, int(np.count_nonzero(mask | other_mask)))
+            if iou > SAME_OBJECT_IOU:
+                pairs.append((-iou, index, other_index))
+    matched: set[int] = set()
+    matched_others: set[int] = set()
+    for _, index, other_index in sorted(pairs):
+        if index not in matched and other_index not in matched_others:
+            matched.add(index)
+            matched_others.add(other_index)
+            yield parts[index], others[other_index]
 
 
-def _in_zone(piece: _Piece, zone: Box) -> NDArray[np.bool_] | None:
-    """Its mask in a part of the image; None = it has no pixel there."""
-    if common(piece.box, zone) is None:
+def _mask_inside(part: _Part, box: Box) -> NDArray[np.bool_] | None:
+    """The part's mask inside a box; None if it is empty."""
+    if intersection(part.box, box) is None:
         return None
-    mask = np.zeros((zone[2] - zone[0], zone[3] - zone[1]), dtype=np.bool_)
-    piece.draw(mask, (zone[0], zone[1]))
+    mask = np.zeros((box[2] - box[0], box[3] - box[1]), dtype=np.bool_)
+    part.draw(mask, (box[0], box[1]))
     return mask if mask.any() else None
 
 
 @dataclass(frozen=True)
-class _Segments:
-    """Panoptic segments of a tile: ids (h, w) that count through the image, -1 = void; what is known of each."""
+class _TileSegments:
+    """Panoptic segments of a tile. ids: (h, w), unique in the image, -1 = void."""
 
     tile: Tile
     ids: NDArray[np.int32]
     infos: dict[int, SegmentInfo]
 
+    def crop(self, box: Box) -> NDArray[np.int32]:
+        """Ids inside a box of the image."""
+        return self.ids[_slices(box, (self.tile.rows.start, self.tile.columns.start))]
 
-class PanopticPieces:
-    """Panoptic segments of all tiles so far.
 
-    A pixel belongs to the tile in which it lies deepest: neighbors meet in the middle of what they share. Things are
-    matched as InstancePieces does; stuff of one class is one segment.
+class PanopticMerger:
+    """Merges the panoptic segments of the tiles.
+
+    A pixel gets the segment of the tile whose own part contains it. Things are matched as in InstanceMerger; all stuff
+    of one class becomes one segment.
 
     Args:
         size: (H, W) of the image.
@@ -196,46 +196,45 @@ class PanopticPieces:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._ids = torch.full(size, -1, dtype=torch.int32)
-        self._groups = Groups()
+        self._sets = DisjointSets()
         self._infos: list[SegmentInfo] = []
         self._stuff: dict[int, int] = {}
-        self._tiles: list[_Segments] = []
+        self._tiles: list[_TileSegments] = []  # tiles that later ones may overlap
 
     def add(self, tile: Tile, ids: Tensor, infos: Sequence[SegmentInfo]) -> None:
-        """The segments of a tile: ids (h, w), 0 = void."""
+        """Adds the segments of a tile: ids (h, w), 0 = void."""
         lookup = np.full(1 + max((info["id"] for info in infos), default=0), -1, dtype=np.int32)
-        own: dict[int, SegmentInfo] = {}
+        info_of_number: dict[int, SegmentInfo] = {}
         for info in infos:
-            number = self._groups.add()
+            number = self._sets.add()
             lookup[info["id"]] = number
             self._infos.append(info)
-            own[number] = info
+            info_of_number[number] = info
             if not info["isthing"]:
-                self._groups.join(self._stuff.setdefault(info["category_id"], number), number)
-        segments = _Segments(tile, lookup[ids.cpu().numpy()], own)
+                self._sets.union(self._stuff.setdefault(info["category_id"], number), number)
+        segments = _TileSegments(tile, lookup[ids.cpu().numpy()], info_of_number)
         for other in self._tiles:
-            if (zone := shared(tile, other.tile)) is not None:
-                self._match(segments, other, zone)
+            if (overlap := intersection(tile.box, other.tile.box)) is not None:
+                self._match_things(segments, other, overlap)
         rows, columns = tile.own_rows, tile.own_columns
-        y, x = tile.rows.start, tile.columns.start
-        part = segments.ids[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
-        self._ids[rows.start : rows.stop, columns.start : columns.stop] = torch.from_numpy(part)
+        own_part = segments.crop((rows.start, columns.start, rows.stop, columns.stop))
+        self._ids[rows.start : rows.stop, columns.start : columns.stop] = torch.from_numpy(own_part)
         self._tiles = [s for s in self._tiles if s.tile.rows.stop > tile.rows.start] + [segments]
 
-    def _match(self, one: _Segments, other: _Segments, zone: Box) -> None:
-        """Joins things that show one object where both tiles see it."""
-        mine, theirs = (_cut(segments, zone) for segments in (one, other))
-        both = (mine >= 0) & (theirs >= 0)
-        pairs, common = np.unique(np.stack([mine[both], theirs[both]]), axis=1, return_counts=True)
-        areas = {**_areas(mine), **_areas(theirs)}
-        for (first, second), area in zip(pairs.T.tolist(), common.tolist(), strict=True):
-            a, b = one.infos[first], other.infos[second]
-            same_kind = a["category_id"] == b["category_id"] and a["isthing"]
-            if same_kind and area / (areas[first] + areas[second] - area) > SAME:
-                self._groups.join(first, second)
+    def _match_things(self, a: _TileSegments, b: _TileSegments, overlap: Box) -> None:
+        """Merges things of the same class by their IoU inside the overlap of two tiles."""
+        ids_a, ids_b = a.crop(overlap), b.crop(overlap)
+        both = (ids_a >= 0) & (ids_b >= 0)
+        pairs, counts = np.unique(np.stack([ids_a[both], ids_b[both]]), axis=1, return_counts=True)
+        areas = {**_areas(ids_a), **_areas(ids_b)}
+        for (first, second), area in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+            info, other = a.infos[first], b.infos[second]
+            same_class = info["category_id"] == other["category_id"] and info["isthing"]
+            if same_class and area / (areas[first] + areas[second] - area) > SAME_OBJECT_IOU:
+                self._sets.union(first, second)
 
     def result(self) -> tuple[Tensor, list[SegmentInfo]]:
-        """Ids (H, W) int32 from 1, 0 = void, and the segments; of a single tile those that it had."""
+        """Ids (H, W) int32, 0 = void, and the merged segments, numbered from 1."""
         ids = self._ids.numpy()
         count = len(self._infos)
         areas = np.zeros(count + 1, dtype=np.int64)
@@ -245,30 +244,23 @@ class PanopticPieces:
         parts: dict[int, list[int]] = {}
         for number in range(count):
             if areas[number + 1]:
-                parts.setdefault(self._groups.of(number), []).append(number)
+                parts.setdefault(self._sets.find(number), []).append(number)
         segments = []
-        for place, numbers in enumerate(parts.values(), start=1):
-            lookup[[number + 1 for number in numbers]] = place
-            segments.append(
-                _joined([self._infos[n] for n in numbers], areas[[n + 1 for n in numbers]], place)
-            )
+        for segment_id, numbers in enumerate(parts.values(), start=1):
+            index = [number + 1 for number in numbers]
+            lookup[index] = segment_id
+            segments.append(_merge_infos([self._infos[n] for n in numbers], areas[index], segment_id))
         for row in ids:
             row[:] = lookup[row + 1]
         return self._ids, segments
 
 
-def _joined(infos: Sequence[SegmentInfo], areas: NDArray[np.int64], place: int) -> SegmentInfo:
-    """One segment from its parts."""
+def _merge_infos(infos: Sequence[SegmentInfo], areas: NDArray[np.int64], segment_id: int) -> SegmentInfo:
+    """One segment from its parts: area-weighted mean score, source of the largest part."""
     total = int(areas.sum())
     score = sum(info["score"] * int(area) for info, area in zip(infos, areas, strict=True)) / total
     source: MaskOrigin = infos[int(areas.argmax())].get("source", "decoder")
-    first = infos[0]
-    return {**first, "id": place, "area": total, "score": score, "source": source}
-
-
-def _cut(segments: _Segments, zone: Box) -> NDArray[np.int32]:
-    y, x = segments.tile.rows.start, segments.tile.columns.start
-    return segments.ids[zone[0] - y : zone[2] - y, zone[1] - x : zone[3] - x]
+    return {**infos[0], "id": segment_id, "area": total, "score": score, "source": source}
 
 
 def _areas(ids: NDArray[np.int32]) -> dict[int, int]:

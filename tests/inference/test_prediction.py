@@ -243,12 +243,12 @@ def test_weak_segments_leave_their_pixels_to_others() -> None:
     mask_cls, masks = three_masks()
     masks[2] = 8.0  # everywhere, but the score of 0.7 is that of a class
     options = {"is_thing": torch.tensor([True, True]), "overlap_threshold": 0.0}
-    threshold = Selection(min_score=0.65).floor(0.0)
+    threshold = Selection(min_score=0.65).raise_threshold(0.0)
     ids, segments = panoptic_inference(mask_cls, masks, object_mask_threshold=threshold, **options)
     assert [round(segment["score"], 3) for segment in segments] == [0.7]
     assert ids.unique().tolist() == [1]
-    assert Selection(min_score=0.65).floor(0.9) == 0.9
-    assert Selection(min_score=0).floor(0.0) == 0.0
+    assert Selection(min_score=0.65).raise_threshold(0.9) == 0.9
+    assert Selection(min_score=0).raise_threshold(0.0) == 0.0
 
 
 def test_pixels_that_no_class_is_sure_of_are_background() -> None:
@@ -273,10 +273,12 @@ def test_the_second_guess_at_an_object_goes_and_the_best_are_kept() -> None:
         labels=np.array([0, 1, 1]),
         sources=np.repeat(one.sources, 3),
     )
-    assert Selection().of_instances(twice).scores.tolist() == pytest.approx([0.9, 0.7])
-    assert len(Selection(nms=1).of_instances(twice)) == 3
-    assert Selection(nms=1, max_instances=2).of_instances(twice).scores.tolist() == pytest.approx([0.9, 0.8])
-    assert Selection(min_score=0.75).of_instances(twice).scores.tolist() == pytest.approx([0.9])
+    assert Selection().filter_instances(twice).scores.tolist() == pytest.approx([0.9, 0.7])
+    assert len(Selection(nms=1).filter_instances(twice)) == 3
+    assert Selection(nms=1, max_instances=2).filter_instances(twice).scores.tolist() == pytest.approx(
+        [0.9, 0.8]
+    )
+    assert Selection(min_score=0.75).filter_instances(twice).scores.tolist() == pytest.approx([0.9])
 
 
 @pytest.mark.parametrize(

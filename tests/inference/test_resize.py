@@ -18,7 +18,7 @@ from cmpf.common.regions import worth_showing
 from cmpf.common.tensors import masks_to_boxes
 from cmpf.inference import MaskRows, instance_inference, prediction, resize, restore_size
 from cmpf.inference.mask_sequence import MaskSequence, mask_sequence
-from cmpf.inference.resize import best_of, resize_rows, source_rows, work_in_tiles
+from cmpf.inference.resize import argmax_channels, resize_rows, source_rows, work_in_tiles
 
 
 def test_the_padding_is_cut_before_the_output_size_is_made():
@@ -172,16 +172,16 @@ def test_another_error_is_not_taken_for_lack_of_memory():
 def test_the_best_map_is_that_of_argmax_and_the_first_among_equals(count):
     generator = torch.Generator().manual_seed(0)
     maps = torch.randint(-5, 5, (count, 13, 17), generator=generator).float()
-    assert torch.equal(best_of(maps), maps.argmax(dim=0))
+    assert torch.equal(argmax_channels(maps), maps.argmax(dim=0))
 
 
 def test_maps_that_carry_a_graph_are_fine():
-    assert best_of(torch.ones(2, 3, 3, requires_grad=True)).sum() == 0
+    assert argmax_channels(torch.ones(2, 3, 3, requires_grad=True)).sum() == 0
 
 
 def test_where_a_value_is_no_number_the_index_is_still_a_valid_one():
     maps = torch.full((3, 2, 2), float("nan"))
-    assert ((best_of(maps) >= 0) & (best_of(maps) < 3)).all()
+    assert ((argmax_channels(maps) >= 0) & (argmax_channels(maps) < 3)).all()
 
 
 def rows(queries: int, output: tuple[int, int]) -> MaskRows:
@@ -244,7 +244,7 @@ def test_an_image_of_many_pixels_is_drawn_smaller(monkeypatch: pytest.MonkeyPatc
     image = np.random.default_rng(0).integers(0, 255, (700, 1001, 3), np.uint8)
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
     found = replace(seg.predict(image, ["red circle", "sky"]), source="x")
-    monkeypatch.setattr(prediction, "DRAWN_PIXELS", 200_000)  # 700,700 pixels: every second row and column
+    monkeypatch.setattr(prediction, "MAX_PLOT_PIXELS", 200_000)  # 700,700 pixels: every second row and column
     assert found.plot(task).size == (640, 447) or found.plot(task).size == (501, 350)
 
 

@@ -15,9 +15,9 @@ import torch
 import cmpf
 from cmpf.errors import CMPFError, ImageError
 from cmpf.inference.settings import Tiling
-from cmpf.inference.tile_grid import Tile, tile_rows
-from cmpf.inference.tile_results import InstancePieces, PanopticPieces
-from cmpf.inference.tiles import TileJoiner, blend_weights
+from cmpf.inference.tile_grid import Tile, tile_grid
+from cmpf.inference.tile_results import InstanceMerger, PanopticMerger
+from cmpf.inference.tiles import TileMerger, blend_weights
 from cmpf.predictor import Predictor
 from cmpf.shapeworld.scene import generate_scene
 from cmpf.types import InstanceResult
@@ -27,7 +27,7 @@ WORDS = "red circle; blue square; green triangle; yellow star; sky; grass"
 
 def test_tiles_are_evenly_spread_and_overlap_at_least_as_asked() -> None:
     # 250 px in tiles of 100 that share 25: 1 + ceil((250 - 100) / 75) = 3, which begin at 0, 75 and 150.
-    (row,) = tile_rows((90, 250), Tiling(tile=100, overlap=0.25))
+    (row,) = tile_grid((90, 250), Tiling(tile=100, overlap=0.25))
     assert [(tile.columns.start, tile.columns.stop) for tile in row] == [(0, 100), (75, 175), (150, 250)]
     assert [tile.rows for tile in row] == [range(90)] * 3
     # Neighbors meet in the middle of what they share: (75 + 100) // 2 = 87, (150 + 175) // 2 = 162.
@@ -38,7 +38,7 @@ def test_tiles_are_evenly_spread_and_overlap_at_least_as_asked() -> None:
 @pytest.mark.parametrize("size", [(64, 64), (65, 700), (301, 257), (1, 5000)])
 def test_every_pixel_is_owned_by_one_tile(size: tuple[int, int], overlap: float) -> None:
     owners = np.zeros(size, dtype=int)
-    rows = tile_rows(size, Tiling(tile=64, overlap=overlap))
+    rows = tile_grid(size, Tiling(tile=64, overlap=overlap))
     for tile in (tile for row in rows for tile in row):
         assert tile.size == (min(64, size[0]), min(64, size[1]))
         owners[tile.own_rows.start : tile.own_rows.stop, tile.own_columns.start : tile.own_columns.stop] += 1
@@ -53,6 +53,7 @@ def test_every_pixel_is_owned_by_one_tile(size: tuple[int, int], overlap: float)
         ({"tile": 32}, "tile must be a whole number of pixels from 64, got 32"),
         ({"tile": 100.0}, "tile must be a whole number of pixels from 64, got 100.0"),
         ({"tile": 100, "overlap": 0.6}, "overlap must be a share of the tile from 0 to 0.5, got 0.6"),
+        ({"tile": 100, "overlap": "0.2"}, "overlap must be a share of the tile from 0 to 0.5, got '0.2'"),
     ],
 )
 def test_impossible_tiles_are_refused(values: dict[str, Any], message: str) -> None:
@@ -84,10 +85,10 @@ def instances(tile: Tile, *found: tuple[int, int, int, float]) -> InstanceResult
 
 def joined(tiles: Sequence[Tile], *found: Sequence[tuple[int, int, int, float]]) -> list[tuple[Any, ...]]:
     """(first and last column, class, score) of each instance of the image."""
-    pieces = InstancePieces((1, tiles[-1].columns.stop))
+    merger = InstanceMerger((1, tiles[-1].columns.stop))
     for tile, own in zip(tiles, found, strict=True):
-        pieces.add(tile, instances(tile, *own), None)
-    result = pieces.result()
+        merger.add(tile, instances(tile, *own), None)
+    result = merger.result()
     rows = []
     for mask, box, score, label in zip(
         result.lazy_masks,
@@ -142,14 +143,14 @@ def test_masks_of_one_tile_are_never_joined() -> None:
 
 def panoptic(tiles: Sequence[Tile], *rows: tuple[list[int], dict[int, tuple[int, bool]]]) -> Any:
     """Ids of the image, and (class, area, score) of each segment."""
-    pieces = PanopticPieces((1, tiles[-1].columns.stop))
+    merger = PanopticMerger((1, tiles[-1].columns.stop))
     for tile, (ids, segments) in zip(tiles, rows, strict=True):
         infos: Any = [
             {"id": i, "category_id": label, "isthing": thing, "score": 0.1 * i}
             for i, (label, thing) in segments.items()
         ]
-        pieces.add(tile, torch.tensor([ids], dtype=torch.int32), infos)
-    ids, found = pieces.result()
+        merger.add(tile, torch.tensor([ids], dtype=torch.int32), infos)
+    ids, found = merger.result()
     return ids[0].tolist(), [(s["id"], s["category_id"], s["area"], pytest.approx(s["score"])) for s in found]
 
 
@@ -199,20 +200,20 @@ def settings(predictor: Predictor, **changes: Any) -> Any:
 
 
 def test_semantic_labels_are_those_of_the_mean_scores(seg: Predictor) -> None:
-    """Against sums over the whole image, which the joiner never has; rows of tiles of every overlap."""
+    """Against sums over the whole image, which the merger never has; rows of tiles of every overlap."""
     generator = torch.Generator().manual_seed(0)
     for size, overlap in (((150, 200), 0.25), ((64, 131), 0.5), ((200, 64), 0.0), ((40, 50), 0.25)):
-        rows = tile_rows(size, Tiling(tile=64, overlap=overlap))
-        joiner = TileJoiner(rows, size, settings(seg))
+        rows = tile_grid(size, Tiling(tile=64, overlap=overlap))
+        merger = TileMerger(rows, size, settings(seg))
         total, shares = torch.zeros(5, *size), torch.zeros(size)
-        for tile in joiner.tiles():
+        for tile in merger.tiles():
             maps = torch.rand(5, *tile.size, generator=generator)
-            joiner.add(tile, {"semantic_scores": Scores(maps)})
+            merger.add(tile, {"semantic_scores": Scores(maps)})
             distance = [torch.tensor([min(i + 0.5, n - i - 0.5) for i in range(n)]) for n in tile.size]
             weight = distance[0][:, None] * distance[1]
-            tile.of(total.permute(1, 2, 0)).add_((weight * maps).permute(1, 2, 0))
-            tile.of(shares).add_(weight)
-        assert torch.equal(joiner.result()["sem_seg"].long(), (total / shares).argmax(dim=0))
+            tile.crop(total.permute(1, 2, 0)).add_((weight * maps).permute(1, 2, 0))
+            tile.crop(shares).add_(weight)
+        assert torch.equal(merger.result()["sem_seg"].long(), (total / shares).argmax(dim=0))
 
 
 def test_a_pixel_counts_by_its_distance_to_the_end_of_the_tile() -> None:

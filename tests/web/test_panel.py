@@ -92,7 +92,7 @@ def test_instances_are_those_of_the_image_and_small_ones_lie_on_top() -> None:
         labels=np.array([1, 2, 1, 0]),
         sources=np.array(["decoder", "sam", "decoder", "decoder"]),
     )
-    chosen = Selection().of_instances(found)
+    chosen = Selection().filter_instances(found)
     view = view_of(prediction(instances_result=chosen), "instance", name="farm")
     # The third covers the same pixels as the first, and the fourth has less than 30 percent: both are left out.
     assert [(row.id, row.name) for row in view.rows] == [(1, "cat"), (2, "dog")]
