@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What trains CLIP's names of masks: its trunk, the text's transfer (OVRCOAT, MAFT+) or pooling maps (Mask-Adapter)."""
+"""Losses that fine-tune CLIP's mask classification: OVRCOAT, MAFT+ and Mask-Adapter."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, Targets
 
 @dataclass(kw_only=True)
 class ClipTuning:
-    """Losses of CLIP's own names beside those of the decoder.
+    """Losses of CLIP's mask classification in addition to those of the decoder.
 
     Args:
-        detached: the decoder's losses do not train CLIP.
-        names: the criterion reads CLIP's names of the decoder's masks.
-        mask_aware, representation: factors of the losses; 0 = off.
-        teacher: makes the CLIP that training started from, with its original weights; called once.
+        detached: whether the decoder's losses send no gradient to CLIP.
+        names: whether the criterion needs CLIP's class logits of the decoder's masks.
+        mask_aware, representation: weights of the losses; 0 = off.
+        teacher: builds the CLIP with its original weights for the representation loss; called once.
     """
 
     detached: bool = False
@@ -36,15 +36,15 @@ class ClipTuning:
     _teacher: CLIP | None = field(default=None, init=False, repr=False)
 
     @property
-    def on(self) -> bool:
-        """Whether it has losses of its own."""
+    def has_losses(self) -> bool:
+        """Whether `losses` returns any."""
         return self.mask_aware > 0 or self.representation > 0
 
-    def for_decoder(self, features: FrozenFeatures) -> FrozenFeatures:
-        """What the decoder reads."""
+    def decoder_features(self, features: FrozenFeatures) -> FrozenFeatures:
+        """The features that the decoder reads, detached if its losses must not train CLIP."""
         return features.detached() if self.detached else features
 
-    def add_names(
+    def add_clip_logits(
         self,
         outputs: DecoderOutput,
         naming: MaskNaming,
@@ -52,7 +52,7 @@ class ClipTuning:
         features: FrozenFeatures,
         classes: ClassEmbeddings,
     ) -> None:
-        """CLIP's logits of the decoder's masks, without void, where a loss reads them."""
+        """Adds CLIP's class logits of the decoder's masks, without void, to `outputs` if a loss needs them."""
         if self.names or self.mask_aware:
             outputs["clip_logits"], _ = naming(clip, features.clip.dense, outputs["pred_masks"], classes)
 
@@ -67,23 +67,23 @@ class ClipTuning:
         """Weighted losses by name.
 
         Args:
-            images: (B, 3, H, W), what `features` were made of.
-            targets: masks at the padded input's size.
+            images: (B, 3, H, W) input of CLIP.
+            targets: one per image, masks at the padded input's size.
         """
-        found = {}
-        original = self._original(images.device)(images).dense if self.representation else None
-        # As in SetCriterion: overlaps are sums over a million pixels.
+        losses = {}
+        teacher_map = self._get_teacher(images.device)(images).dense if self.representation else None
+        # In float32, as in SetCriterion: overlaps are sums over a million pixels.
         with torch.autocast(images.device.type, enabled=False):
             if self.mask_aware:
                 loss = mask_aware_loss(outputs["clip_logits"], outputs["pred_masks"].detach(), targets)
-                found["loss_mask_aware"] = self.mask_aware * loss / normalizers.targets
-            if original is not None:
-                loss = representation_loss(features.clip.dense, original)
-                found["loss_representation"] = self.representation * loss / normalizers.images
-        return found
+                losses["loss_mask_aware"] = self.mask_aware * loss / normalizers.targets
+            if teacher_map is not None:
+                loss = representation_loss(features.clip.dense, teacher_map)
+                losses["loss_representation"] = self.representation * loss / normalizers.images
+        return losses
 
-    def _original(self, device: torch.device) -> CLIP:
-        """Made at the first loss, since results never need it."""
+    def _get_teacher(self, device: torch.device) -> CLIP:
+        """Builds the teacher at the first call; inference never needs it."""
         if self._teacher is None:
             if self.teacher is None:
                 raise TrainingError(
@@ -107,10 +107,10 @@ def adapter_losses(
     """Losses of Mask-Adapter.
 
     Args:
-        classes: with void as the last one.
-        targets: masks at the padded input's size.
-        predicted_masks: (B, Q, h, w) logits of the decoder, in stage 2; None in stage 1.
-        normalizers: of the whole batch, where this is a part of it; None = of this batch.
+        classes: K classes, void as the last one.
+        targets: one per image, masks at the padded input's size.
+        predicted_masks: (B, Q, h, w) mask logits of the decoder in stage 2; None in stage 1.
+        normalizers: normalizers of the full batch if this is a part of it; None = those of this batch.
     Raises:
         TrainingError: the model has no Mask-Adapter.
     """
@@ -120,9 +120,7 @@ def adapter_losses(
     projected = naming.projected(clip, features.clip.dense)
     if naming.mask_adapter is None or projected is None:
         raise TrainingError("the losses of Mask-Adapter need one: set MODEL.CMPF.MASK_EMBEDDING mask_adapter")
-    embeddings = adapted_embeddings(
-        naming.mask_adapter, clip, features.clip.dense, projected, examples.inside
-    )
+    embeddings = adapted_embeddings(naming.mask_adapter, clip, features.clip.dense, projected, examples.masks)
     logits = naming.logits(clip, embeddings, projected, classes)
     if normalizers is None:
         normalizers = criterion.normalizers(targets, queries=1, device=logits.device)

@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""CMPF, the meta-architecture: frozen CLIP and SAM, a trained decoder, and what turns its output into results.
+"""CMPF, the meta-architecture (paper, Fig. 2).
 
-Data flows one way (paper, Fig. 2): images -> frozen features -> pixel decoder and SAM branch -> transformer decoder
--> losses, or class ensemble -> mask ensemble -> results.
+Images -> frozen CLIP and SAM features -> pixel decoder and SAM branch -> transformer decoder -> losses, or class
+ensemble -> mask ensemble -> results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cmpf.data.vocabulary import Vocabulary
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.pair import FrozenEncoders
 from cmpf.encoders.sam_proposals import Proposals
-from cmpf.encoders.text import TextCache, VocabularyMemory, embed_vocabulary
+from cmpf.encoders.text import EmbeddingCache, TextCache, embed_vocabulary
 from cmpf.errors import TrainingError
 from cmpf.inference import InferenceSettings, geometric_ensemble, openseg_ensemble
 from cmpf.inference.mask_naming import MaskNaming
@@ -35,21 +35,22 @@ from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, ModelResult, Sample
 
 FROZEN_PREFIX = "encoders."
-CLIP_PREFIX = "encoders.clip.model."  # OpenCLIP's names follow
+CLIP_PREFIX = "encoders.clip.model."  # prefix of OpenCLIP's parameter names
 
 
 class CMPF(nn.Module):
     """Open-vocabulary segmentation with frozen CLIP and SAM (paper, Sec. 3).
 
     Args:
-        encoders: the frozen half.
-        pixel_decoder, sam_branch, decoder: the trained half; sam_branch is None without Feature Injector.
-        criterion: losses, of Mask-Adapter where that is trained; None in a model that is only used for inference.
-        train_vocabulary: classes of the training labels; "seen" means named in it.
-        settings: how results are computed unless a call says otherwise. text_cache: on disk; None = none.
-        naming: how CLIP names masks; None = by its map in each and the text as it is. tuning: losses of these names.
-        class_ensemble, mask_ensemble: what fuses opinions and lets SAM's masks vote; called as the defaults are.
-        num_proposals: how many queries of the decoder start at SAM's masks.
+        encoders: frozen CLIP and SAM.
+        pixel_decoder, sam_branch, decoder: the trained modules; sam_branch is None without Feature Injector.
+        criterion: losses of the decoder or of Mask-Adapter; None in a model for inference only.
+        train_vocabulary: classes of the training labels; "seen" classes are those in it.
+        settings: default settings of inference. text_cache: disk cache of text embeddings; None = no cache.
+        naming: mask classification by CLIP; None = mask pooling and unchanged text embeddings. tuning: its losses.
+        class_ensemble, mask_ensemble: fusion of class probabilities and use of SAM's masks, with the signatures of the
+            defaults.
+        num_proposals: number of proposal queries, the decoder's queries that are initialized from SAM's masks.
     """
 
     def __init__(
@@ -82,12 +83,12 @@ class CMPF(nn.Module):
         self.text_cache = text_cache
         self.class_ensemble, self.mask_ensemble = class_ensemble, mask_ensemble
         self.num_proposals = num_proposals
-        self._vocabularies = VocabularyMemory()
+        self._embeddings = EmbeddingCache()
         self._evaluation = EvaluationMode()
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Device of the model."""
         return self.encoders.device
 
     def forward(
@@ -96,7 +97,7 @@ class CMPF(nn.Module):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> dict[str, Tensor] | list[ModelResult]:
-        """Losses in training mode (see `losses`), one result per image otherwise (see `infer`)."""
+        """Returns losses in training mode (see `losses`), else one result per image (see `infer`)."""
         if self.training:
             return self.losses(batch)
         return self.infer(batch, vocabulary, settings)
@@ -106,9 +107,9 @@ class CMPF(nn.Module):
 
         Args:
             batch: samples with `image` and `targets`.
-            normalizers: of the whole batch, where this is a part of it; see SetCriterion.forward.
+            normalizers: normalizers of the full batch if this is a part of it; see SetCriterion.forward.
         Raises:
-            TrainingError: the model was built without losses, or a matching cost is not finite.
+            TrainingError: the model was built without a criterion, or a matching cost is not finite.
         """
         if self.criterion is None:
             raise TrainingError("this model was built without losses; build it with cmpf.factory.build_model")
@@ -133,11 +134,11 @@ class CMPF(nn.Module):
                 predicted_masks=predicted,
                 normalizers=normalizers,
             )
-        outputs = self.decode(self.tuning.for_decoder(features), classes)
+        outputs = self.decode(self.tuning.decoder_features(features), classes)
         with record_function("losses"):
-            self.tuning.add_names(outputs, self.naming, self.encoders.clip, features, classes)
+            self.tuning.add_clip_logits(outputs, self.naming, self.encoders.clip, features, classes)
             losses: dict[str, Tensor] = self.criterion(outputs, targets, normalizers)
-            if self.tuning.on:
+            if self.tuning.has_losses:
                 normalizers = normalizers or self.criterion.normalizers(
                     targets, queries=self.decoder.num_queries, device=self.device
                 )
@@ -150,13 +151,13 @@ class CMPF(nn.Module):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> list[ModelResult]:
-        """Results of each image: those of evaluation mode, whatever mode the model is in, and without gradients.
+        """Computes the results of each image in evaluation mode, whatever mode the model is in, without gradients.
 
         Args:
-            batch: samples with `image` (3, H, W) RGB 0..255; `height` and `width` = size of the results (default:
-                the image's own); `sam_masks` (M, height, width) logits replace the proposer.
-            vocabulary: the classes to look for; None = the training vocabulary. Its own `seen` goes before the model's.
-            settings: overrides the model's own settings for this call.
+            batch: samples with `image` (3, H, W) RGB 0..255; optional `height` and `width`, the size of the results
+                (default: the image's own); optional `sam_masks` (M, height, width), logits that replace the proposer's.
+            vocabulary: classes to segment; None = the training vocabulary. Its `seen` overrides the model's.
+            settings: overrides the model's settings for this call.
         """
         request = self._request(vocabulary or self.train_vocabulary, settings or self.settings)
         with torch.no_grad(), self._evaluation.of(self):
@@ -193,7 +194,7 @@ class CMPF(nn.Module):
         return results
 
     def decode(self, features: FrozenFeatures, classes: ClassEmbeddings) -> DecoderOutput:
-        """Masks and class logits from frozen features.
+        """Predicts masks and class logits from encoder features.
 
         Args:
             features: outputs of both encoders.
@@ -205,19 +206,20 @@ class CMPF(nn.Module):
         sam_features = None
         if self.sam_branch is not None and features.sam is not None:
             sam_features = self.sam_branch(features.sam)
-        more = {"proposals": features.proposals} if self.num_proposals else {}  # a plug-in may not know of it
+        # A decoder of a plug-in need not support proposals.
+        optional = {"proposals": features.proposals} if self.num_proposals else {}
         output: DecoderOutput = self.decoder(
             pixels.multi_scale,
             pixels.mask_features,
             self._with_void(classes),
             sam_embedding=features.sam,
             sam_features=sam_features,
-            **more,
+            **optional,
         )
         return output
 
     def classify(self, outputs: DecoderOutput, features: FrozenFeatures, request: Request) -> Tensor:
-        """Log class distribution of every mask, (B, Q, K + 1): the decoder's opinion and CLIP's, fused."""
+        """Fused log class distribution of the decoder and CLIP for every mask, (B, Q, K + 1)."""
         clip = self.encoders.clip
         clip_logits, valid = self.naming(clip, features.clip.dense, outputs["pred_masks"], request.classes)
         valid_only = request.settings.ensemble_on_valid_mask or not clip.embeds_empty_masks
@@ -232,38 +234,38 @@ class CMPF(nn.Module):
         )
 
     def class_embeddings(self, vocabulary: Vocabulary) -> ClassEmbeddings:
-        """Text embeddings of a vocabulary; the latest ones stay in memory. Safe to call from several threads."""
+        """Text embeddings of a vocabulary, cached in memory. Thread-safe."""
 
-        def make() -> ClassEmbeddings:
+        def embed() -> ClassEmbeddings:
             return embed_vocabulary(self.encoders.clip, vocabulary.classes, cache=self.text_cache)
 
-        return self._vocabularies.get(vocabulary.key, self.device, make)
+        return self._embeddings.get(vocabulary.key, self.device, embed)
 
     def forget_embeddings(self) -> None:
-        """Drops the text embeddings kept in memory; due after CLIP got other weights."""
-        self._vocabularies.forget()
+        """Clears the in-memory cache of text embeddings; must be called after CLIP's weights changed."""
+        self._embeddings.clear()
 
     @property
     def uses_sam(self) -> bool:
-        """Whether an injector reads SAM's embedding."""
+        """Whether the decoder reads SAM's embedding."""
         return self.decoder.uses_sam
 
     def frozen_encoders(self) -> dict[str, FrozenModule]:
-        """The encoders whose weights a checkpoint may bring: "clip", and "sam" if there is one."""
+        """The encoders whose weights a checkpoint may contain: "clip", and "sam" if the model has one."""
         encoders: dict[str, FrozenModule | None] = {"clip": self.encoders.clip, "sam": self.encoders.sam}
-        return {kind: encoder for kind, encoder in encoders.items() if encoder is not None}
+        return {name: encoder for name, encoder in encoders.items() if encoder is not None}
 
     def trained_state_dict(self) -> dict[str, Tensor]:
-        """The state of everything that is trained; frozen encoders are left out, a CLIP with a trained trunk is not."""
-        stored = (CLIP_PREFIX,) if self.encoders.clip.tuned else ()
+        """State dict without the frozen encoders; a CLIP with a trained trunk is included."""
+        included = (CLIP_PREFIX,) if self.encoders.clip.tuned else ()
         return {
             name: value
             for name, value in self.state_dict().items()
-            if name.startswith(stored) or not name.startswith(FROZEN_PREFIX)
+            if name.startswith(included) or not name.startswith(FROZEN_PREFIX)
         }
 
     def encoder_hashes(self) -> dict[str, str]:
-        """Name -> content hash of the frozen encoders that the trained weights belong to."""
+        """Name -> content hash of the frozen encoders that the trained weights depend on."""
         return self.encoders.hashes()
 
     def _request(self, vocabulary: Vocabulary, settings: InferenceSettings) -> Request:
@@ -282,7 +284,7 @@ class CMPF(nn.Module):
     def _sam_evidence(
         self, masks: Proposals | None, dense_1Chw: Tensor, geometry: ImageGeometry, request: Request
     ) -> SAMEvidence | None:
-        """CLIP's opinion of SAM's masks of one image; None = no result reads them, or there are none."""
+        """SAM's masks of one image and their class probabilities; None if no result uses them or there are none."""
         ensemble = request.settings.mask_ensemble
         if ensemble is None or not request.settings.reads_sam_masks or not masks:
             return None

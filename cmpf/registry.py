@@ -1,12 +1,11 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Own parts: names -> the functions and classes that the factory builds a model, a training or an evaluation of.
+"""Registry of named parts from which the factory builds models, trainings and evaluations, and import of plug-ins.
 
     @cmpf.register("query_injector", "gated")
     class GatedQueryInjector(QueryInjector): ...
 
-`MODEL.CMPF.QUERY_INJECTOR.NAME: gated` selects it, once MODEL.CMPF.PLUGINS or --plugin names the module that it is in.
-CMPF's own parts are registered in the same way. A slot's part is called as CMPF's own is; docs/plugins.md says what it
-has to give.
+`MODEL.CMPF.QUERY_INJECTOR.NAME: gated` selects the class if MODEL.CMPF.PLUGINS or --plugin names its module. CMPF's own
+parts are registered the same way. docs/plugins.md lists the interface of each slot.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from cmpf.errors import ConfigError, PluginError
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 
-# Slot -> what selects a part of it.
+# Slot -> the configuration key that selects its part.
 SLOTS = {
     "clip": "MODEL.CMPF.CLIP.NAME",
     "sam": "MODEL.CMPF.SAM.NAME",
@@ -47,42 +46,42 @@ PLUGINS_KEY = "MODEL.CMPF.PLUGINS"
 
 @dataclass(frozen=True)
 class Registered:
-    """A part and the place where it was registered. module: name of the module that the place is in."""
+    """A registered part. module, location ("file:line"): where it was registered."""
 
     part: Callable[..., Any]
     module: str
-    place: str
+    location: str
 
-    def is_again(self, other: Registered) -> bool:
-        """Whether `other` is the same piece of code run once more: a module reloaded, a cell of a notebook."""
-        if (self.module, _qualified(self.part)) != (other.module, _qualified(other.part)):
+    def is_rerun_of(self, other: Registered) -> bool:
+        """Whether the same code was run again: a reloaded module or a re-executed notebook cell."""
+        if (self.module, _qualname(self.part)) != (other.module, _qualname(other.part)):
             return False
-        return self.module == "__main__" or self.place == other.place
+        return self.module == "__main__" or self.location == other.location
 
 
 _parts: dict[str, dict[str, Registered]] = {slot: {} for slot in SLOTS}
 
 
 def register(slot: str, name: str) -> Callable[[Part], Part]:
-    """A decorator that makes a function or class selectable by name; it returns what it is given.
+    """A decorator that registers a function or class under a name and returns it unchanged.
 
     Args:
         slot: one of SLOTS.
-        name: what the configuration key of the slot selects it by.
+        name: value of the slot's configuration key that selects the part.
     Raises:
-        PluginError: no such slot, or the name is taken: names both places.
+        PluginError: the slot is unknown, or the name is already registered (names both locations).
     """
     if slot not in SLOTS:
         raise PluginError(f"{slot!r} is no slot for parts{_nearest(slot, SLOTS)} Slots: {', '.join(SLOTS)}")
 
     def add(part: Part) -> Part:
         frame = sys._getframe(1)
-        place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        new = Registered(part, str(frame.f_globals.get("__name__")), place)
-        known = _parts[slot].get(name)
-        if known is not None and not known.is_again(new):
+        location = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        new = Registered(part, str(frame.f_globals.get("__name__")), location)
+        existing = _parts[slot].get(name)
+        if existing is not None and not new.is_rerun_of(existing):
             raise PluginError(
-                f"{slot} {name!r} is registered twice: at {known.place} and at {new.place}; give one of them "
+                f"{slot} {name!r} is registered twice: at {existing.location} and at {new.location}; give one of them "
                 "another name"
             )
         _parts[slot][name] = new
@@ -92,15 +91,15 @@ def register(slot: str, name: str) -> Callable[[Part], Part]:
 
 
 def registered(slot: str) -> tuple[str, ...]:
-    """The names of a slot, as they were registered."""
+    """The registered names of a slot, in order of registration."""
     return tuple(_parts[slot])
 
 
 def find(slot: str, name: str) -> Callable[..., Any]:
-    """The part of a slot that has a name.
+    """Returns the part registered under a name.
 
     Raises:
-        ConfigError: there is none; lists those that there are, the nearest first.
+        ConfigError: the name is unknown; suggests the nearest one and lists all.
     """
     if name in _parts[slot]:
         return _parts[slot][name].part
@@ -110,66 +109,67 @@ def find(slot: str, name: str) -> Callable[..., Any]:
     )
 
 
-def bound(slot: str, name: str, *, like: Part, extra: Any = None) -> Part:
-    """The part of a slot, ready to be called as the slot says.
+def resolve(slot: str, name: str, *, like: Part, extra: Any = None) -> Part:
+    """Returns the part registered under a name after checking that it can be called like the slot's default.
 
     Args:
-        like: a function or class with the parameters that it will be called with; those that may be given by position
-            are given so.
-        extra: MODEL.CMPF.EXTRA, handed to a part that has a parameter of this name.
+        like: a function or class with the slot's signature. Its positional-or-keyword parameters are passed by
+            position, its keyword-only ones by keyword.
+        extra: MODEL.CMPF.EXTRA, bound to the part's parameter `extra` if it has one.
     Raises:
-        ConfigError: unknown name. PluginError: the part's parameters are not those of the slot.
+        ConfigError: the name is unknown.
+        PluginError: the part cannot be called with the slot's parameters.
     """
     part = find(slot, name)
     parameters = inspect.signature(like).parameters.values()
-    unnamed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     signature = inspect.signature(part)
-    own = {"extra": extra} if "extra" in signature.parameters else {}
+    extra_argument = {"extra": extra} if "extra" in signature.parameters else {}
     try:
-        signature.bind(*unnamed, **dict.fromkeys(named), **own)
+        signature.bind(*positional, **dict.fromkeys(keyword_only), **extra_argument)
     except TypeError as error:
         raise PluginError(
-            f"{slot} {name!r} ({_parts[slot][name].place}) does not take what CMPF calls it with: {error}. A {slot} "
-            f"is called with {', '.join(unnamed + named)}, and with extra where it has such a parameter; see "
+            f"{slot} {name!r} ({_parts[slot][name].location}) does not take what CMPF calls it with: {error}. A {slot} "
+            f"is called with {', '.join(positional + keyword_only)}, and with extra where it has such a parameter; see "
             "docs/plugins.md"
         ) from error
-    return partial(part, **own) if own else part  # type: ignore[return-value]
+    return partial(part, **extra_argument) if extra_argument else part  # type: ignore[return-value]
 
 
-def import_plugins(names: Iterable[str], *, saved: Mapping[str, str] | None = None) -> list[ModuleType]:
-    """Imports the modules that register parts; what is already imported stays as it is.
+def import_plugins(plugins: Iterable[str], *, saved: Mapping[str, str] | None = None) -> list[ModuleType]:
+    """Imports plug-ins, the modules that register parts. Modules that are already imported are not reloaded.
 
     Args:
-        names: modules ("my_package.my_parts"), looked for in the current folder too, or paths of .py files, of which
-            the name without .py becomes the module's.
-        saved: what `origins` said when the weights at hand were saved, for the message about a missing one.
+        plugins: module names ("my_package.my_parts"), also searched for in the current folder, or paths of .py files,
+            whose stem becomes the module name.
+        saved: `plugin_files` stored with the weights, for the error message about a missing plug-in.
     Raises:
-        PluginError: one is missing or raises an exception; the message says where it was looked for and the fix.
+        PluginError: a plug-in is missing or raises an exception; the message says where it was searched and the fix.
     """
-    return [_import(name, (saved or {}).get(module_name(name), "")) for name in names]
+    return [_import(plugin, (saved or {}).get(module_name(plugin), "")) for plugin in plugins]
 
 
 def module_name(plugin: str) -> str:
-    """The name that a plug-in has as a module, however it was given."""
+    """Module name of a plug-in that is given as a module name or as a path."""
     return Path(plugin).stem if _is_path(plugin) else plugin
 
 
-def merged(named: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """The plug-ins of a configuration and those of a command line, each module once, at the place that `given` says."""
-    own = {module_name(name): name for name in named}
-    return tuple((own | {module_name(name): name for name in given}).values())
+def merge_plugins(configured: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Merges the plug-ins of a configuration and of a command line, each module once; `given` takes precedence."""
+    merged = {module_name(plugin): plugin for plugin in (*configured, *given)}
+    return tuple(merged.values())
 
 
-def origins(names: Iterable[str]) -> dict[str, str]:
-    """Plug-in -> the file that it was imported from, as checkpoints keep it."""
-    return {module_name(name): str(getattr(_import(name), "__file__", "")) for name in names}
+def plugin_files(plugins: Iterable[str]) -> dict[str, str]:
+    """Module name -> file of each plug-in, as stored in checkpoints."""
+    return {module_name(plugin): str(getattr(_import(plugin), "__file__", "")) for plugin in plugins}
 
 
 def _import(plugin: str, saved: str = "") -> ModuleType:
     name = module_name(plugin)
     try:
-        return _from_file(Path(plugin).expanduser(), name) if _is_path(plugin) else _from_path(name)
+        return _import_file(Path(plugin).expanduser(), name) if _is_path(plugin) else _import_module(name)
     except PluginError:
         raise
     except Exception as error:
@@ -189,27 +189,27 @@ def _import(plugin: str, saved: str = "") -> ModuleType:
         ) from error
 
 
-def _from_path(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     if name not in sys.modules and find_spec(name.partition(".")[0]) is None:
-        # A console script does not have the current folder on its path, and workers that are started look there too.
+        # Console scripts do not have the current folder on sys.path; worker processes inherit sys.path.
         sys.path.append(str(Path.cwd()))
     return import_module(name)
 
 
-def _from_file(path: Path, name: str) -> ModuleType:
+def _import_file(path: Path, name: str) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise PluginError(
             f"plug-in {path}: no such file; give the path of a .py file or the name of a module"
         )
-    if (known := sys.modules.get(name)) is not None:
-        if getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path:
-            return known
+    if (loaded := sys.modules.get(name)) is not None:
+        if getattr(loaded, "__file__", None) and Path(str(loaded.__file__)).resolve() == path:
+            return loaded
+        origin = getattr(loaded, "__file__", "Python itself")
         raise PluginError(
-            f"plug-in {path}: a module {name} is already imported, from {getattr(known, '__file__', 'Python itself')}; "
-            "rename one of them"
+            f"plug-in {path}: a module {name} is already imported, from {origin}; rename one of them"
         )
-    if str(path.parent) not in sys.path:  # its neighbors, and worker processes, import from there
+    if str(path.parent) not in sys.path:  # for imports of sibling modules, and for worker processes
         sys.path.append(str(path.parent))
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -228,7 +228,7 @@ def _is_path(plugin: str) -> bool:
 
 
 def _line_in(error: BaseException, name: str) -> str:
-    """Where in the plug-in an exception comes from."""
+    """Innermost line of the plug-in in an exception's traceback, as " (FILE line N)"; "" if there is none."""
     trace, line = error.__traceback__, ""
     while trace is not None:
         if trace.tb_frame.f_globals.get("__name__") == name:
@@ -237,7 +237,7 @@ def _line_in(error: BaseException, name: str) -> str:
     return line
 
 
-def _qualified(part: Callable[..., Any]) -> str:
+def _qualname(part: Callable[..., Any]) -> str:
     return str(getattr(part, "__qualname__", ""))
 
 

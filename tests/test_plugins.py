@@ -37,7 +37,7 @@ from cmpf.factory.training import build_train_mapper
 from cmpf.inference import geometric_ensemble
 from cmpf.modeling.injectors import QueryInjector
 from cmpf.modeling.pixel_decoder import PixelDecoder
-from cmpf.registry import SLOTS, find, import_plugins, merged, origins, register, registered
+from cmpf.registry import SLOTS, find, import_plugins, merge_plugins, plugin_files, register, registered
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = re.search(
@@ -280,12 +280,12 @@ def test_a_module_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: py
     import_plugins(["my_plugin"])
     import_plugins(["my_plugin", "my_plugin.py"])  # it stays as it is
     assert "mine" in registered("augmentation")
-    assert origins(["my_plugin.py"]) == {"my_plugin": str(file)}
+    assert plugin_files(["my_plugin.py"]) == {"my_plugin": str(file)}
 
 
 def test_a_path_says_where_a_module_lies_that_the_configuration_names(tmp_path: Path) -> None:
     file = str(write(tmp_path, "my_elsewhere.py", REGISTERS))
-    assert merged(["one", "my_elsewhere"], [file, "two"]) == ("one", file, "two")
+    assert merge_plugins(["one", "my_elsewhere"], [file, "two"]) == ("one", file, "two")
     assert (file,) == get_cfg(None, plugins=[file]).MODEL.CMPF.PLUGINS
     import_plugins([file, "my_elsewhere"])
     assert "mine" in registered("augmentation")

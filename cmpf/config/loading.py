@@ -21,7 +21,7 @@ from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.config.values import literal
 from cmpf.errors import ConfigError
-from cmpf.registry import PLUGINS_KEY, merged
+from cmpf.registry import PLUGINS_KEY, merge_plugins
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def get_cfg(
     cfg = resolve(path, overrides).cfg
     if not plugins:
         return cfg
-    return with_overrides(cfg, {PLUGINS_KEY: merged(cfg.MODEL.CMPF.PLUGINS, plugins)})
+    return with_overrides(cfg, {PLUGINS_KEY: merge_plugins(cfg.MODEL.CMPF.PLUGINS, plugins)})
 
 
 def resolve(path: str | Path | None, overrides: Sequence[Any] = (), *, bases: bool = True) -> Resolved:

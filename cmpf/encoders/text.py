@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A vocabulary in CLIP's joint space: prompt templates, averaged and normalized (paper, Sec. 3.4), and kept."""
+"""Text embeddings of a vocabulary by prompt templates (paper, Sec. 3.4), with caches in memory and on disk."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED_VOCABULARIES = 32
+CACHED_VOCABULARIES = 32  # in memory
 CACHE_BYTES = 64 * 2**20
-BLOCK_BYTES = 4096  # what the smallest file takes on usual file systems
-_VERSION = 1  # of the file format and of the way embeddings are made from prompts
+BLOCK_BYTES = 4096  # block size of common file systems
+_VERSION = 1  # of the file format and of the computation of embeddings from prompts
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -56,12 +56,12 @@ TEMPLATES = (
 def embed_vocabulary(
     clip: CLIP, classes: Sequence[Sequence[str]], *, cache: TextCache | None
 ) -> ClassEmbeddings:
-    """Text embeddings of classes that are given as lists of synonyms.
+    """Computes text embeddings of classes given as lists of synonyms.
 
     Args:
-        clip: frozen CLIP; the result lies on its device.
+        clip: CLIP; the result is on its device.
         classes: K classes, each with at least one name.
-        cache: disk cache; classes found there are not encoded. None = always encode.
+        cache: disk cache of encoded classes; None = no cache.
     Returns:
         One L2-normalized float32 row per synonym: the mean over the templates of normalized prompt embeddings.
     Raises:
@@ -72,21 +72,21 @@ def embed_vocabulary(
     for index, names in enumerate(classes):
         if not names:
             raise VocabularyError(f"class {index} has no name: give at least one")
-    wanted = [tuple(names) for names in classes]
-    # Inside a prediction this would make inference tensors, which training on the same words cannot use.
+    synonyms = [tuple(names) for names in classes]
+    # The result is cached in memory, and inference tensors could not be used by a later training.
     with torch.inference_mode(False), torch.no_grad():
-        found = _by_class(clip, list(dict.fromkeys(wanted)), cache)
-        matrix = torch.cat([found[names] for names in wanted]).to(clip.device)
-        owners = [index for index, names in enumerate(wanted) for _ in names]
+        rows = _embed_classes(clip, list(dict.fromkeys(synonyms)), cache)
+        matrix = torch.cat([rows[names] for names in synonyms]).to(clip.device)
+        class_of_row = [index for index, names in enumerate(synonyms) for _ in names]
         return ClassEmbeddings(
             matrix=matrix,
-            class_of_row=torch.tensor(owners, device=matrix.device),
-            num_classes=len(wanted),
+            class_of_row=torch.tensor(class_of_row, device=matrix.device),
+            num_classes=len(synonyms),
         )
 
 
 def embed_names(clip: CLIP, names: Sequence[str]) -> Tensor:
-    """Embeddings of names, each averaged over all templates.
+    """Embeds names, each averaged over all templates.
 
     Returns:
         (N, E) float32, rows L2-normalized.
@@ -96,95 +96,95 @@ def embed_names(clip: CLIP, names: Sequence[str]) -> Tensor:
     return F.normalize(embeddings.view(len(names), len(TEMPLATES), -1).mean(dim=1), dim=-1)
 
 
-def _by_class(
+def _embed_classes(
     clip: CLIP, classes: Sequence[tuple[str, ...]], cache: TextCache | None
 ) -> dict[tuple[str, ...], Tensor]:
-    """Class -> its rows (names, E) on the CPU; what the cache lacks is encoded together and stored."""
-    found: dict[tuple[str, ...], Tensor] = {}
+    """Class -> its rows (names, E) on the CPU. Classes that are not in the cache are encoded together and stored."""
+    result: dict[tuple[str, ...], Tensor] = {}
     keys: dict[tuple[str, ...], str] = {}
     if cache is not None:
-        # The name is in the key: a -quickgelu variant has the weights of the plain one, not its embeddings.
+        # The key needs the name, too: a -quickgelu variant has the weights of the plain model, but other embeddings.
         encoder = f"{clip.name} {clip.weights_hash}"
         keys = {names: cache.key(encoder=encoder, templates=TEMPLATES, names=names) for names in classes}
-        loaded = {names: cache.load(key, shape=(len(names), clip.embed_dim)) for names, key in keys.items()}
-        found = {names: rows for names, rows in loaded.items() if rows is not None}
-    new = [names for names in classes if names not in found]
-    unique = list(dict.fromkeys(name for names in new for name in names))
+        cached = {names: cache.load(key, shape=(len(names), clip.embed_dim)) for names, key in keys.items()}
+        result = {names: rows for names, rows in cached.items() if rows is not None}
+    missing = [names for names in classes if names not in result]
+    unique = list(dict.fromkeys(name for names in missing for name in names))
     if not unique:
-        return found
+        return result
     logger.info("encoding %d names x %d prompts with %s", len(unique), len(TEMPLATES), clip.name)
     matrix = embed_names(clip, unique).cpu()
     row = {name: index for index, name in enumerate(unique)}
-    found |= {names: matrix[[row[name] for name in names]] for names in new}
+    result |= {names: matrix[[row[name] for name in names]] for names in missing}
     if cache is not None:
-        cache.store({keys[names]: found[names] for names in new})
-    return found
+        cache.store({keys[names]: result[names] for names in missing})
+    return result
 
 
-class VocabularyMemory:
-    """The latest vocabularies as embeddings, for several threads.
+class EmbeddingCache:
+    """Thread-safe LRU cache of vocabulary embeddings in memory.
 
-    A vocabulary that is there is given at once, whatever other threads encode meanwhile; one that is not there is
-    encoded by the first thread that asks, and others that ask for the same wait for it.
+    Cached embeddings are returned without waiting for other threads. Missing ones are computed by the first thread that
+    requests them; other threads that request the same key wait for it.
     """
 
     def __init__(self) -> None:
-        self._found: OrderedDict[str, ClassEmbeddings] = OrderedDict()
-        self._at_work: dict[str, threading.Lock] = {}
-        self._age = 0  # grows when all is forgotten
-        self._lock = threading.Lock()  # of the three above; never held while text is encoded
+        self._entries: OrderedDict[str, ClassEmbeddings] = OrderedDict()
+        self._in_progress: dict[str, threading.Lock] = {}
+        self._generation = 0  # incremented by `clear`
+        self._lock = threading.Lock()  # guards the attributes above; not held while text is encoded
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._entries)
 
-    def get(self, key: str, device: torch.device, make: Callable[[], ClassEmbeddings]) -> ClassEmbeddings:
-        """The embeddings of a key on a device; `make` is called where they are not in memory."""
+    def get(self, key: str, device: torch.device, compute: Callable[[], ClassEmbeddings]) -> ClassEmbeddings:
+        """Returns the embeddings of a key on a device; calls `compute` if they are not cached."""
         with self._lock:
-            found = self._remembered(key, device)
-            work = self._at_work.setdefault(key, threading.Lock())
-        if found is not None:
-            return found
-        with work:
+            entry = self._lookup(key, device)
+            if entry is not None:
+                return entry
+            key_lock = self._in_progress.setdefault(key, threading.Lock())
+        with key_lock:
             with self._lock:
-                found, age = self._remembered(key, device), self._age
-            if found is not None:
-                return found
+                entry, generation = self._lookup(key, device), self._generation
+            if entry is not None:
+                return entry
             try:
-                made = make()
+                embeddings = compute()
             finally:
                 with self._lock:
-                    self._at_work.pop(key, None)
+                    self._in_progress.pop(key, None)
             with self._lock:
-                if age == self._age:
-                    self._found[key] = made
-                    self._found.move_to_end(key)
-                while len(self._found) > REMEMBERED_VOCABULARIES:
-                    self._found.popitem(last=False)
-            return made
+                if generation == self._generation:
+                    self._entries[key] = embeddings
+                    self._entries.move_to_end(key)
+                while len(self._entries) > CACHED_VOCABULARIES:
+                    self._entries.popitem(last=False)
+            return embeddings
 
-    def forget(self) -> None:
-        """Drops everything; what is being encoded now is not kept either."""
+    def clear(self) -> None:
+        """Removes all entries; embeddings that are being computed will not be cached."""
         with self._lock:
-            self._found.clear()
-            self._age += 1
+            self._entries.clear()
+            self._generation += 1
 
-    def _remembered(self, key: str, device: torch.device) -> ClassEmbeddings | None:
-        found = self._found.get(key)
-        if found is None or found.matrix.device != device:
+    def _lookup(self, key: str, device: torch.device) -> ClassEmbeddings | None:
+        entry = self._entries.get(key)
+        if entry is None or entry.matrix.device != device:
             return None
-        self._found.move_to_end(key)
-        return found
+        self._entries.move_to_end(key)
+        return entry
 
 
 class TextCache:
-    """Text embeddings on disk, one safetensors file per class, in no more than `max_bytes`.
+    """Disk cache of text embeddings: one safetensors file per class, at most `max_bytes` in total.
 
-    A file that is missing, damaged or of another shape counts as not there. A folder that cannot be written
-    costs a warning, nothing else: the cache only saves time. Several processes may use one folder.
+    A file that is missing, damaged or of another shape is a cache miss. If the folder is not writable, a warning is
+    logged and nothing is cached. Several processes may share one folder.
 
     Args:
-        folder: where the files lie; made at the first store.
-        max_bytes: when a store exceeds it, the files go that were not read for the longest time.
+        folder: folder of the files, created by the first store.
+        max_bytes: size limit; a store that exceeds it removes the least recently read files.
     """
 
     def __init__(self, folder: str | Path, *, max_bytes: int = CACHE_BYTES) -> None:
@@ -192,43 +192,44 @@ class TextCache:
         self.max_bytes = max_bytes
 
     def key(self, *, encoder: str, templates: Sequence[str], names: Sequence[str]) -> str:
-        """SHA-256, 64 hexadecimal digits, of all that the embeddings of a class depend on.
+        """Cache key: hexadecimal SHA-256 of everything that the embeddings of a class depend on.
 
         Args:
             encoder: name and weights hash of the text encoder.
-            templates, names: in order.
+            templates: prompt templates.
+            names: synonyms of the class.
         """
         content = json.dumps([_VERSION, encoder, list(templates), list(names)])
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     def path(self, key: str) -> Path:
-        """Where the embeddings of a key lie, or would lie."""
+        """Path of the file of a key, which may not exist."""
         return self.folder / f"{key}.safetensors"
 
     def load(self, key: str, *, shape: tuple[int, int]) -> Tensor | None:
-        """Embeddings (N, E) on the CPU, or None when they are not there, damaged or not of the shape."""
+        """Loads embeddings (N, E) onto the CPU; None if they are missing, damaged or of another shape."""
         from safetensors import safe_open
 
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
                 embeddings: Tensor = file.get_tensor("embeddings")
-                content = (file.metadata() or {}).get("sha256")
+                expected_hash = (file.metadata() or {}).get("sha256")
         except FileNotFoundError:
             return None
         except UNREADABLE as error:
             if path.is_file():
                 logger.warning("%s is damaged and will be made again (%s)", path, error)
             return None
-        if tuple(embeddings.shape) != shape or hash_weights({"embeddings": embeddings}) != content:
+        if tuple(embeddings.shape) != shape or hash_weights({"embeddings": embeddings}) != expected_hash:
             logger.warning("%s is damaged and will be made again (content does not match its hash)", path)
             return None
-        with suppress(OSError):  # removed meanwhile by another process, or a folder that is only read
-            os.utime(path)
+        with suppress(OSError):  # removed by another process meanwhile, or a read-only folder
+            os.utime(path)  # marks the file as recently read for `_prune`
         return embeddings
 
     def store(self, embeddings: Mapping[str, Tensor]) -> None:
-        """Writes embeddings (N, E) by their keys, each file whole or not at all, and keeps to `max_bytes`."""
+        """Writes embeddings (N, E) by key, each file atomically, and prunes the folder to `max_bytes`."""
         from safetensors.torch import save_file
 
         try:
@@ -241,10 +242,10 @@ class TextCache:
             logger.warning("text embeddings are not cached: %s (set CMPF_CACHE to a writable folder)", error)
 
     def _prune(self) -> None:
-        """Removes the files read longest ago until the rest fits."""
+        """Removes the least recently read files until the rest fits into `max_bytes`."""
         files = []
         for path in self.folder.glob("*.safetensors"):
-            with suppress(FileNotFoundError):  # another process prunes too
+            with suppress(FileNotFoundError):  # removed by another process
                 status = path.stat()
                 files.append((status.st_mtime_ns, -(-status.st_size // BLOCK_BYTES) * BLOCK_BYTES, path))
         total = sum(size for _, size, _ in files)

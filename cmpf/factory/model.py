@@ -31,7 +31,7 @@ from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
-from cmpf.registry import import_plugins, module_name, origins
+from cmpf.registry import import_plugins, module_name, plugin_files
 from cmpf.weights.download import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _load_weights(model: CMPF, cfg: Config, saved: Mapping[str, str]) -> None:
 
 def plugin_metadata(cfg: Config) -> dict[str, dict[str, str]]:
     """Metadata that records the plug-ins of a training in its weights; {} if there are none."""
-    plugins = origins(cfg.MODEL.CMPF.PLUGINS)
+    plugins = plugin_files(cfg.MODEL.CMPF.PLUGINS)
     return {PLUGINS: plugins} if plugins else {}
 
 

@@ -14,7 +14,7 @@ from cmpf.losses import SetCriterion
 from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.transformer_decoder import TransformerDecoder
-from cmpf.registry import bound, register, registered
+from cmpf.registry import register, registered, resolve
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 
@@ -36,7 +36,7 @@ def part(
     """
     if fallback is not None and name not in registered(slot):
         return partial(_call_fallback, slot, fallback)  # type: ignore[return-value]
-    return bound(slot, name, like=like, extra=cfg.MODEL.CMPF.EXTRA)
+    return resolve(slot, name, like=like, extra=cfg.MODEL.CMPF.EXTRA)
 
 
 def _call_fallback(slot: str, fallback: Callable[..., Any], **arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from cmpf.evaluation import Protocols, Results, format_results, parse_results, r
 from cmpf.factory.encoders import mask_sam
 from cmpf.factory.model import PLUGINS, evaluation_size
 from cmpf.model import CMPF
-from cmpf.registry import origins
+from cmpf.registry import plugin_files
 from cmpf.weights.hub import save_folder
 from cmpf.weights.saving import Metrics
 from cmpf.weights.zoo_entries import METHODS
@@ -208,6 +208,6 @@ def save_pretrained(
         license=license,
         notes=notes,
     )
-    plugins = {name: Path(file).name for name, file in origins(cfg.MODEL.CMPF.PLUGINS).items()}
+    plugins = {name: Path(file).name for name, file in plugin_files(cfg.MODEL.CMPF.PLUGINS).items()}
     metadata = {PLUGINS: plugins} if plugins else {}
     return save_folder(cfg, model, folder, vocabulary=model.train_vocabulary, card=card, metadata=metadata)

@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Training losses: Mask2Former's matching, points and set criterion, and those of CLIP's names of masks.
+"""Training losses: Mask2Former's matcher and set criterion, and losses of CLIP's mask classification.
 
-Shape letters here, beside those of cmpf/types.py: L prediction heads, the first layer's first; P points, at which masks
-are compared; M matched pairs of a query and a target.
+Additional shape letters: L prediction heads, first to last; P points sampled from a mask; M matched pairs of a query
+and a target.
 """
 
 from cmpf.losses.clip_names import AdapterCriterion

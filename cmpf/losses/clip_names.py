@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Losses of what CLIP says of masks, where part of it is trained (OVRCOAT, MAFT+, Mask-Adapter)."""
+"""Losses of CLIP's mask classification: MAFT+ and Mask-Adapter."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from cmpf.common.tensors import resize_bilinear
 from cmpf.losses.criterion import Normalizers, normalizers
 from cmpf.types import Targets
 
-SCALES = (1, 2, 4)  # regions of the representation loss along one side of the map
+SCALES = (1, 2, 4)  # pooling regions per side of the feature map in the representation loss
 
 
 def mask_aware_loss(logits_BQK: Tensor, masks_BQhw: Tensor, targets: Sequence[Targets]) -> Tensor:
-    """CLIP's score of a true class should be high where a mask overlaps with the object (MAFT+, mask-aware loss).
+    """Aligns CLIP's class probabilities of masks with the masks' IoU (MAFT+, mask-aware loss).
 
-    For each true mask g of class c: smooth-L1 of P_q = softmax(logits)_qc and of the soft IoU of mask q and g, the
-    latter scaled over the queries to 0..1 and without gradient.
+    For each target mask g of class c: smooth-L1 loss between P_q = softmax(logits)_qc and the soft IoU of mask q and g.
+    The IoU is scaled over the queries to 0..1 and gets no gradient.
 
     Args:
-        logits_BQK: CLIP's logits without void. masks_BQhw: mask logits of any size.
-        targets: one per image, masks at one scale with masks_BQhw.
+        logits_BQK: CLIP's logits without void.
+        masks_BQhw: mask logits of any size.
+        targets: one per image, masks over the same padded image.
     Returns:
-        (), the sum over true masks of the mean over queries.
+        (), the sum over target masks of the mean over queries.
     """
-    total = logits_BQK.sum() * 0.0  # with a gradient, also where no image has an object
+    total = logits_BQK.sum() * 0.0  # zero with a gradient, for batches without any object
     for logits_QK, masks_Qhw, target in zip(logits_BQK, masks_BQhw, targets, strict=True):
         if len(target["labels"]) == 0:
             continue
@@ -43,22 +44,22 @@ def mask_aware_loss(logits_BQK: Tensor, masks_BQhw: Tensor, targets: Sequence[Ta
 
 @torch.no_grad()
 def soft_iou(masks_Qhw: Tensor, truth_NHW: Tensor) -> Tensor:
-    """(Q, N) overlap of sigmoid(masks), resized bilinearly to the true ones, with these: products as intersections."""
+    """Soft IoU (Q, N) of sigmoid(masks), resized bilinearly to the targets, and target masks."""
     size = (truth_NHW.shape[-2], truth_NHW.shape[-1])
     m_QP = resize_bilinear(masks_Qhw.float().sigmoid()[None], size)[0].flatten(1)
     g_NP = truth_NHW.to(m_QP.dtype).flatten(1)
-    both_QN = m_QP @ g_NP.T
-    return both_QN / (g_NP.sum(dim=1) + m_QP.sum(dim=1, keepdim=True) - both_QN + 1e-7)
+    intersection_QN = m_QP @ g_NP.T
+    return intersection_QN / (g_NP.sum(dim=1) + m_QP.sum(dim=1, keepdim=True) - intersection_QN + 1e-7)
 
 
 def representation_loss(student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
-    """What a trained trunk should keep of the CLIP it started as: its map, pooled at several scales (MAFT+).
+    """Keeps the features of a trained trunk close to those of the original CLIP at several scales (MAFT+).
 
-    Of the positive part of the map, made square: for 1, 2 and 4 regions per side their means, of which the sums of all
-    columns and of all rows are compared; smooth-L1.
+    The positive part of the feature map is resized to a square and average-pooled to 1, 2 and 4 regions per side;
+    smooth-L1 loss of the sums over columns and over rows.
 
     Returns:
-        (), the sum over images of the mean over all these numbers.
+        (), the sum over images of the mean over all elements.
     """
     student, teacher = _pooled(student_BChw.float()), _pooled(teacher_BChw.float())
     return F.smooth_l1_loss(student, teacher, reduction="none").mean(dim=1).sum()
@@ -67,105 +68,107 @@ def representation_loss(student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
 def _pooled(map_BChw: Tensor) -> Tensor:
     h, w = map_BChw.shape[-2:]
     x = resize_bilinear(map_BChw.relu(), (max(h, w), max(h, w)))
-    found = []
+    sums = []
     for scale in SCALES:
-        means = F.avg_pool2d(x, max(1, w // scale))  # of the width before it was made square, as published
-        found += [means.sum(dim=2).flatten(1), means.sum(dim=3).flatten(1)]
-    return torch.cat(found, dim=1)
+        means = F.avg_pool2d(x, max(1, w // scale))  # w, not max(h, w), as in the published code
+        sums += [means.sum(dim=2).flatten(1), means.sum(dim=3).flatten(1)]
+    return torch.cat(sums, dim=1)
 
 
-def consistency_loss(predicted_NE: Tensor, truth_NE: Tensor) -> Tensor:
-    """1 - cosine of embeddings of predicted masks and of the true ones that they match, summed (Mask-Adapter)."""
-    return (1.0 - F.cosine_similarity(predicted_NE, truth_NE, dim=-1)).sum()
+def consistency_loss(predicted_NE: Tensor, target_NE: Tensor) -> Tensor:
+    """Sum of 1 - cosine of the embeddings of predicted masks and of the matching target masks (Mask-Adapter)."""
+    return (1.0 - F.cosine_similarity(predicted_NE, target_NE, dim=-1)).sum()
 
 
-TRUE_MASKS = 32  # of an image, in stage 1
-MIXED_TRUE_MASKS, MIXED_PAIRS = 16, 8  # in stage 2: true masks, and pairs of a predicted and a true one
-LEAST_IOU, INSIDE_FOR_IOU, INSIDE = 0.7, 0.4, 0.5
+MAX_TARGETS = 32  # target masks per image in stage 1
+MIXED_TARGETS, MIXED_PAIRS = (
+    16,
+    8,
+)  # target masks, and pairs of a predicted and a target mask, per image in stage 2
+MIN_PAIR_IOU, IOU_MASK_THRESHOLD, MASK_THRESHOLD = 0.7, 0.4, 0.5
 IGNORED = -1
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Masks of a batch that CLIP is to name. inside: (B, N, H, W) float of 0 and 1; labels: (B, N), -1 = no mask.
-    pairs: the last two times `pairs` masks are predicted ones and the true ones that they match, in the same order.
+    """Training masks of Mask-Adapter.
+
+    masks: (B, N, H, W) float, 0 or 1.
+    labels: (B, N), -1 = padding.
+    pairs: number of pairs per image; the last 2 * `pairs` masks are the predicted masks of the pairs, then the target
+        masks in the same order.
     """
 
-    inside: Tensor
+    masks: Tensor
     labels: Tensor
     pairs: int
 
 
-def true_examples(targets: Sequence[Targets]) -> Examples:
-    """Stage 1: up to 32 true masks of each image, a random choice where there are more."""
-    chosen = [_choose(target, TRUE_MASKS) for target in targets]
-    count = max(1, *(len(labels) for _, labels in chosen))
-    inside, labels = zip(*(_filled(masks, labels, count) for masks, labels in chosen), strict=True)
-    return Examples(torch.stack(inside), torch.stack(labels), pairs=0)
+def target_examples(targets: Sequence[Targets]) -> Examples:
+    """Stage 1: up to 32 randomly selected target masks per image."""
+    sampled = [_sample_targets(target, MAX_TARGETS) for target in targets]
+    count = max(1, *(len(labels) for _, labels in sampled))
+    masks, labels = zip(*(_pad(masks, labels, count) for masks, labels in sampled), strict=True)
+    return Examples(torch.stack(masks), torch.stack(labels), pairs=0)
 
 
 @torch.no_grad()
 def mixed_examples(masks_BQhw: Tensor, targets: Sequence[Targets]) -> Examples:
-    """Stage 2: 16 true masks of each image, and 8 predicted ones with the true ones that they cover well.
+    """Stage 2: up to 16 target masks per image, and up to 8 pairs of a predicted mask and the target mask it matches.
 
     Args:
         masks_BQhw: mask logits of the decoder; all masks of the result have their size.
         targets: one per image, over the same padded image.
     """
-    inside, labels = [], []
+    image_masks, image_labels = [], []
     for masks_Qhw, target in zip(masks_BQhw, targets, strict=True):
-        truth = _at(target["masks"], masks_Qhw.shape[-2:])
-        found = [
-            _filled(
-                *_choose({"masks": truth, "labels": target["labels"]}, MIXED_TRUE_MASKS), MIXED_TRUE_MASKS
-            )
-        ]
-        queries, covered = _pairs(masks_Qhw, truth)
-        predicted = (masks_Qhw.sigmoid() > INSIDE)[queries]
-        for masks in (predicted, truth[covered]):
-            found.append(_filled(masks, target["labels"][covered], MIXED_PAIRS))
-        inside.append(torch.cat([masks for masks, _ in found]))
-        labels.append(torch.cat([of_masks for _, of_masks in found]))
-    return Examples(torch.stack(inside), torch.stack(labels), pairs=MIXED_PAIRS)
+        size = (masks_Qhw.shape[-2], masks_Qhw.shape[-1])
+        target_masks = resize_bilinear(target["masks"].float()[None], size)[0] >= MASK_THRESHOLD
+        resized: Targets = {"masks": target_masks, "labels": target["labels"]}
+        groups = [_pad(*_sample_targets(resized, MIXED_TARGETS), MIXED_TARGETS)]
+        queries, matched = _sample_pairs(masks_Qhw, target_masks)
+        predicted = (masks_Qhw.sigmoid() > MASK_THRESHOLD)[queries]
+        for masks in (predicted, target_masks[matched]):
+            groups.append(_pad(masks, target["labels"][matched], MIXED_PAIRS))
+        image_masks.append(torch.cat([masks for masks, _ in groups]))
+        image_labels.append(torch.cat([labels for _, labels in groups]))
+    return Examples(torch.stack(image_masks), torch.stack(image_labels), pairs=MIXED_PAIRS)
 
 
-def _choose(target: Targets, count: int) -> tuple[Tensor, Tensor]:
+def _sample_targets(target: Targets, count: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(target["labels"]), device=target["labels"].device)[:count]
     return target["masks"][order], target["labels"][order]
 
 
-def _filled(masks_NHW: Tensor, labels_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Masks as floats, and labels, with empty ones without a label up to the count."""
-    lacking = count - len(labels_N)
-    return F.pad(masks_NHW.float(), (0, 0, 0, 0, 0, lacking)), F.pad(labels_N, (0, lacking), value=IGNORED)
+def _pad(masks_NHW: Tensor, labels_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Converts masks to float and pads masks and labels to a count."""
+    missing = count - len(labels_N)
+    return F.pad(masks_NHW.float(), (0, 0, 0, 0, 0, missing)), F.pad(labels_N, (0, missing), value=IGNORED)
 
 
-def _at(masks_NHW: Tensor, size: Sequence[int]) -> Tensor:
-    return resize_bilinear(masks_NHW.float()[None], (size[0], size[1]))[0] >= INSIDE
-
-
-def _pairs(masks_Qhw: Tensor, truth_Nhw: Tensor) -> tuple[Tensor, Tensor]:
-    """Query and true mask of up to 8 pairs with enough overlap: a random query for each of the true masks, these in
-    random order."""
-    predicted = (masks_Qhw.sigmoid() >= INSIDE_FOR_IOU).float().flatten(1)
-    truth = truth_Nhw.float().flatten(1)
-    both = predicted @ truth.T
-    iou_QN = both / (predicted.sum(dim=1, keepdim=True) + truth.sum(dim=1) - both).clamp(min=1.0)
-    lots_QN = torch.rand_like(iou_QN) * (iou_QN > LEAST_IOU)
+def _sample_pairs(masks_Qhw: Tensor, targets_Nhw: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the query and the target mask of up to 8 random pairs with sufficient IoU, one pair per target."""
+    predicted = (masks_Qhw.sigmoid() >= IOU_MASK_THRESHOLD).float().flatten(1)
+    targets = targets_Nhw.float().flatten(1)
+    intersection = predicted @ targets.T
+    union = predicted.sum(dim=1, keepdim=True) + targets.sum(dim=1) - intersection
+    iou_QN = intersection / union.clamp(min=1.0)
+    random_QN = torch.rand_like(iou_QN) * (iou_QN > MIN_PAIR_IOU)
     best, query = (
-        lots_QN.max(dim=0) if len(truth) else (lots_QN.new_zeros(0), torch.zeros(0, dtype=torch.int64))
+        random_QN.max(dim=0) if len(targets) else (random_QN.new_zeros(0), torch.zeros(0, dtype=torch.int64))
     )
-    covered = (best > 0).nonzero()[:, 0]
-    covered = covered[torch.randperm(len(covered), device=covered.device)][:MIXED_PAIRS]
-    return query.to(covered.device)[covered], covered
+    matched = (best > 0).nonzero()[:, 0]
+    matched = matched[torch.randperm(len(matched), device=matched.device)][:MIXED_PAIRS]
+    return query.to(matched.device)[matched], matched
 
 
 class AdapterCriterion(nn.Module):
-    """Losses of Mask-Adapter, in both stages of its training.
+    """Losses of both training stages of Mask-Adapter.
 
     Args:
-        mixed: stage 2. class_weight, consistency_weight: factors of the losses.
-        detach_truth: an embedding of a true mask gets no gradient from the consistency loss.
+        mixed: stage 2 instead of stage 1.
+        class_weight, consistency_weight: weights of the losses.
+        detach_truth: whether embeddings of target masks get no gradient from the consistency loss.
     """
 
     def __init__(
@@ -177,17 +180,17 @@ class AdapterCriterion(nn.Module):
         self.detach_truth = detach_truth
 
     def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
-        """As SetCriterion's; losses are means over a part of a batch, which counts by its images."""
+        """Same interface as SetCriterion.normalizers; only `images` is used."""
         return normalizers(targets, queries=queries, no_object_weight=1.0, device=device)
 
     def examples(self, targets: Sequence[Targets], masks_BQhw: Tensor | None) -> Examples:
-        """The masks to name.
+        """Samples the training masks.
 
         Args:
             targets: one per image.
-            masks_BQhw: the decoder's mask logits, for stage 2.
+            masks_BQhw: the decoder's mask logits in stage 2; None in stage 1.
         """
-        return true_examples(targets) if masks_BQhw is None else mixed_examples(masks_BQhw, targets)
+        return target_examples(targets) if masks_BQhw is None else mixed_examples(masks_BQhw, targets)
 
     def forward(
         self, logits_BNK1: Tensor, embeddings_BNE: Tensor, examples: Examples, normalizers: Normalizers
@@ -197,20 +200,20 @@ class AdapterCriterion(nn.Module):
             logits_BNK1: CLIP's logits of the examples, last column void.
             embeddings_BNE: their embeddings.
         Returns:
-            loss_ce, the mean over masks with a label; in stage 2 also loss_consistency, a mean over 8 pairs per image,
-            of which those that lack count as equal.
+            loss_ce, the mean over masks with a label; in stage 2 also loss_consistency, the mean over 8 pairs per image
+            with zeros for missing pairs.
         """
         images = len(logits_BNK1)
-        named = (examples.labels != IGNORED).sum().clamp(min=1)
+        num_labeled = (examples.labels != IGNORED).sum().clamp(min=1)
         ce = F.cross_entropy(
             logits_BNK1.flatten(0, 1), examples.labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        losses = {"loss_ce": self.class_weight * ce / named * images / normalizers.images}
+        losses = {"loss_ce": self.class_weight * ce / num_labeled * images / normalizers.images}
         if examples.pairs:
-            predicted, truth = embeddings_BNE[:, -2 * examples.pairs :].chunk(2, dim=1)
-            there = examples.labels[:, -examples.pairs :] != IGNORED
-            truth = truth.detach() if self.detach_truth else truth
-            consistency = consistency_loss(predicted[there], truth[there])
+            predicted, target = embeddings_BNE[:, -2 * examples.pairs :].chunk(2, dim=1)
+            valid = examples.labels[:, -examples.pairs :] != IGNORED
+            target = target.detach() if self.detach_truth else target
+            consistency = consistency_loss(predicted[valid], target[valid])
             losses["loss_consistency"] = (
                 self.consistency_weight * consistency / examples.pairs / normalizers.images
             )

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The set criterion: classification and mask losses of matched queries, all heads at once (Mask2Former)."""
+"""Set criterion: classification and mask losses of matched queries for all prediction heads (Mask2Former)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from cmpf.types import DecoderOutput, Targets
 
 @dataclass(frozen=True)
 class Normalizers:
-    """Divisors of the losses, each the mean over all processes.
+    """Divisors of the losses, averaged over all processes.
 
-    Dividing by means makes the average of the processes' losses, and with it the average of their gradients, that
-    of one process with the whole batch. Likewise the losses of the parts of a batch, all divided by the normalizers
-    of the whole batch, add up to its losses.
+    With these, the losses averaged over processes equal those of a single process with the full batch. Likewise the
+    losses of the parts of a batch, divided by the normalizers of the full batch, sum to its losses.
 
-    targets: (), number of targets, at least 1: divides the mask losses.
-    class_weight: (), sum of the class weights of one head's queries: divides the classification loss.
-    images: (), number of images: divides what is a mean over images.
+    targets: (), number of targets, at least 1; divides the mask losses.
+    class_weight: (), sum of the class weights of one head's queries; divides the classification loss.
+    images: (), number of images; divides losses that are means over images.
     """
 
     targets: Tensor
@@ -38,13 +37,13 @@ class Normalizers:
 def normalizers(
     targets: Sequence[Targets], *, queries: int, no_object_weight: float, device: torch.device
 ) -> Normalizers:
-    """Normalizers of a batch. With several processes all of them must call it.
+    """Computes the normalizers of a batch. In distributed training all processes must call it.
 
     Args:
         targets: one per image of this process.
-        queries: Q, of each image; as many targets at most are matched.
-        no_object_weight: class weight of a query that no target is matched with; 1 for the others.
-        device: where the sums are needed; nothing waits for it.
+        queries: Q, number of queries per image; at most Q targets are matched.
+        no_object_weight: class weight of unmatched queries; matched ones have weight 1.
+        device: device of the result; the call does not synchronize it.
     """
     counts = [len(target["labels"]) for target in targets]
     matched = sum(min(count, queries) for count in counts)
@@ -61,14 +60,14 @@ class SetCriterion(nn.Module):
 
     Args:
         num_classes: K; class K is void.
-        matcher: pairs queries with targets.
-        class_weight, mask_weight, dice_weight: factors of the three losses.
-        no_object_weight: weight of void among the classes.
-        num_points: P, points per mask at which losses are computed.
-        oversample_ratio, importance_sample_ratio: how these are chosen, see `uncertain_points`.
-        deep_supervision: score the earlier heads too.
-        clip_class_weight: factor of the loss of CLIP's names of the last head's matched masks; 0 = none.
-        double_softmax: of that loss, see clip_class_loss.
+        matcher: matches queries with targets.
+        class_weight, mask_weight, dice_weight: weights of the three losses.
+        no_object_weight: class weight of void.
+        num_points: P, number of points per mask at which the mask losses are computed.
+        oversample_ratio, importance_sample_ratio: sampling of these points, see `uncertain_points`.
+        deep_supervision: whether the earlier heads have losses, too.
+        clip_class_weight: weight of the cross-entropy of CLIP's class logits of the last head's matched masks; 0 = off.
+        double_softmax: see clip_class_loss.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class SetCriterion(nn.Module):
         self.clip_class_weight, self.double_softmax = clip_class_weight, double_softmax
 
     def normalizers(self, targets: Sequence[Targets], *, queries: int, device: torch.device) -> Normalizers:
-        """What the losses of a batch with Q queries per image are divided by; see the function of this name."""
+        """Normalizers of a batch with Q queries per image; see the function `normalizers`."""
         return normalizers(targets, queries=queries, no_object_weight=self.no_object_weight, device=device)
 
     def forward(
@@ -108,22 +107,21 @@ class SetCriterion(nn.Module):
         targets: Sequence[Targets],
         normalizers: Normalizers | None = None,
     ) -> dict[str, Tensor]:
-        """Losses, already multiplied by their factors.
+        """Computes the losses, multiplied by their weights.
 
         Args:
-            outputs: pred_logits (B, Q, K + 1), pred_masks (B, Q, h, w), aux_outputs: earlier heads in order.
+            outputs: pred_logits (B, Q, K + 1), pred_masks (B, Q, h, w), and aux_outputs, the earlier heads in order.
             targets: one per image, labels (N,) int64 in 0..K-1 and masks (N, H, W) bool; N, H, W may differ.
-            normalizers: what the losses are divided by, where this is a part of a larger batch; None = by the
-                numbers of this batch.
+            normalizers: normalizers of the full batch if this is a part of it; None = those of this batch.
         Returns:
             loss_ce, loss_mask, loss_dice of the last head, and with suffix _0, _1, ... of the earlier heads; loss_clip
-            where it is on and outputs have clip_logits.
+            if it is on and `outputs` has clip_logits.
         Raises:
-            TrainingError: targets that do not fit together, or matching costs that are not finite.
+            TrainingError: inconsistent targets, or matching costs that are not finite.
         """
         self._check(outputs, targets)
         heads = [*outputs["aux_outputs"], outputs] if self.deep_supervision else [outputs]
-        # Losses need float32 under autocast: a sum over 12,544 points overflows half precision.
+        # In float32 even under autocast: a sum over 12,544 points overflows half precision.
         with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
             logits = torch.stack([head["pred_logits"] for head in heads], dim=1).float()
             masks = stack_heads([head["pred_masks"] for head in heads])
@@ -165,7 +163,7 @@ class SetCriterion(nn.Module):
                 )
 
     def _classification(self, logits_BLQK: Tensor, labels: Tensor, matches: Matches) -> Tensor:
-        """Cross-entropy of each head (L,), the sum over queries weighted by class."""
+        """Class-weighted cross-entropy of each head (L,), summed over queries."""
         heads = torch.arange(logits_BLQK.shape[1], device=labels.device)[:, None]
         classes = labels.new_full(logits_BLQK.shape[:3], self.num_classes)
         classes[matches.image, heads, matches.query] = labels[matches.target]
@@ -176,7 +174,7 @@ class SetCriterion(nn.Module):
     def _masks(
         self, masks_BLQhw: Tensor, target_masks: TargetMasks, matches: Matches
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and dice of each head (L,), summed over its matched pairs."""
+        """Binary cross-entropy and dice losses of each head (L,), summed over its matched pairs."""
         heads = torch.arange(masks_BLQhw.shape[1], device=masks_BLQhw.device)[:, None]
         matched = masks_BLQhw[matches.image, heads, matches.query].flatten(0, 1).float()
         coords = uncertain_points(
@@ -195,42 +193,43 @@ class SetCriterion(nn.Module):
 
 
 def padded_targets(targets: Targets, *, like: Tensor) -> Targets:
-    """Targets on the device of the padded images (B, 3, H, W), with masks of their size, to lie under predictions."""
+    """Moves targets to the device of the padded images `like` (B, 3, H, W) and pads the masks to their size."""
     masks = targets["masks"].to(like.device, non_blocking=True)
     masks = F.pad(masks, (0, like.shape[-1] - masks.shape[-1], 0, like.shape[-2] - masks.shape[-2]))
     return {"labels": targets["labels"].to(like.device, non_blocking=True), "masks": masks}
 
 
 def stack_heads(maps: Sequence[Tensor]) -> Tensor:
-    """Stacks the heads' masks behind the batch dimension, without a copy where one tensor holds them all already.
+    """`torch.stack(maps, dim=1)`, without a copy if the maps are consecutive views of one tensor.
 
-    The transformer decoder makes the masks of all heads in one product and hands out its parts. A copy of them, and
-    of their gradient, would take 0.65 GB each for an image of 1024 x 1024 (10 heads, 250 queries, float32).
+    They are in the output of TransformerDecoder, which computes the masks of all heads in one product. For an image of
+    1024 x 1024 (10 heads, 250 queries, float32) this saves 0.65 GB for the masks and as much for their gradient.
 
     Args:
         maps: L tensors (B, Q, h, w).
     Returns:
         (B, L, Q, h, w).
     """
-    first, whole = maps[0], maps[0]._base
-    if whole is None or not whole.is_contiguous() or whole.numel() != len(maps) * first.numel():
+    first, base = maps[0], maps[0]._base
+    if base is None or not base.is_contiguous() or base.numel() != len(maps) * first.numel():
         return torch.stack(list(maps), dim=1)
     batch, queries, height, width = first.shape
     size = queries * height * width
     strides = (len(maps) * size, height * width, width, 1)
-    for index, part in enumerate(maps):
-        own = part._base is whole and part.shape == first.shape and part.stride() == strides
-        if not own or part.storage_offset() != whole.storage_offset() + index * size:
+    for index, view in enumerate(maps):
+        same_layout = view._base is base and view.shape == first.shape and view.stride() == strides
+        if not same_layout or view.storage_offset() != base.storage_offset() + index * size:
             return torch.stack(list(maps), dim=1)
-    return whole.view(batch, len(maps), queries, height, width)
+    return base.view(batch, len(maps), queries, height, width)
 
 
 def clip_class_loss(logits_MK: Tensor, labels_M: Tensor, *, double_softmax: bool) -> Tensor:
-    """Cross-entropy of CLIP's names of matched masks, summed over them (OVRCOAT, arXiv 2603.21386).
+    """Cross-entropy of CLIP's class logits of matched masks, summed over masks (OVRCOAT, arXiv 2603.21386).
 
     Args:
-        logits_MK: CLIP's logits without void. labels_M: true classes.
-        double_softmax: take the softmax of probabilities, as the published code does; this loss is never below
+        logits_MK: CLIP's logits without void.
+        labels_M: true classes.
+        double_softmax: apply the softmax twice, as the published code does; the loss then never falls below
             log(1 + (K - 1) / e), and its gradients are weak.
     Returns:
         (), 0 without masks.

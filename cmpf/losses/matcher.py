@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Points at which masks are compared, and the Hungarian matching of queries and targets by them."""
+"""Hungarian matching of queries and targets, and the sampling of mask points that it and the mask losses use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cmpf.types import Targets
 
 
 def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
-    """Random points, (count, P, 2) in 0..1, from torch's global generator of the device."""
+    """Uniformly random points, (count, P, 2) in 0..1, drawn from the device's global generator."""
     return torch.rand(count, num_points, 2, device=device)
 
 
 def sample_points(maps_NChw: Tensor, coords_NP2: Tensor) -> Tensor:
-    """Bilinear samples, pixel centers at half coordinates, zero outside the map.
+    """Samples maps bilinearly, with pixel centers at half-integer coordinates and zeros outside the map.
 
     Args:
         maps_NChw: float maps.
@@ -37,30 +37,30 @@ def sample_points(maps_NChw: Tensor, coords_NP2: Tensor) -> Tensor:
 def uncertain_points(
     logits_Mhw: Tensor, *, num_points: int, oversample_ratio: float, importance_sample_ratio: float
 ) -> Tensor:
-    """Places where a mask's loss is worth computing: the most uncertain of many, and some anywhere.
+    """Samples points for the mask losses: the most uncertain of random candidates, and uniformly random ones.
 
     Args:
-        logits_Mhw: mask logits; a small absolute value is uncertain.
-        num_points: P, wanted points per mask.
-        oversample_ratio: candidates drawn for each wanted point, at least 1.
-        importance_sample_ratio: share of the points that are the most uncertain candidates, 0..1.
+        logits_Mhw: mask logits; the smaller the absolute value, the more uncertain.
+        num_points: P, number of points per mask.
+        oversample_ratio: number of candidates per point, at least 1.
+        importance_sample_ratio: fraction of the points that are the most uncertain candidates, 0..1.
     Returns:
-        (M, P, 2).
+        (M, P, 2), (x, y) in 0..1.
     """
     count, device = logits_Mhw.shape[0], logits_Mhw.device
-    chosen = int(importance_sample_ratio * num_points)
+    num_uncertain = int(importance_sample_ratio * num_points)
     candidates = uniform_points(count, int(oversample_ratio * num_points), device)
     uncertainty = -sample_points(logits_Mhw[:, None], candidates)[:, 0].abs()
-    best = uncertainty.topk(chosen, dim=1, sorted=False).indices
-    uncertain = candidates.gather(1, best[..., None].expand(-1, -1, 2))
-    return torch.cat([uncertain, uniform_points(count, num_points - chosen, device)], dim=1)
+    index = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
+    uncertain = candidates.gather(1, index[..., None].expand(-1, -1, 2))
+    return torch.cat([uncertain, uniform_points(count, num_points - num_uncertain, device)], dim=1)
 
 
 class TargetMasks:
-    """Masks of all images of a batch, numbered through: image 0's first.
+    """Target masks of a batch, indexed consecutively over its images.
 
-    They stay one byte per pixel in one flat row: a padded float copy of a batch of 1024 x 1024 images with 60
-    masks each would take 4 GB.
+    They are stored as one flat bool tensor: a padded float copy for 1024 x 1024 images with 60 masks each would take
+    4 GB.
 
     Args:
         masks: one (N, H, W) bool tensor per image; N, H and W may differ.
@@ -76,10 +76,10 @@ class TargetMasks:
         self._height, self._width = sizes.to(device).unbind(dim=1)
 
     def sample(self, index_M: Tensor, coords_MP2: Tensor) -> Tensor:
-        """Bilinear samples, the same arithmetic as `sample_points`.
+        """Samples masks bilinearly, with the same arithmetic as `sample_points`.
 
         Args:
-            index_M: which mask, in the numbering of the batch.
+            index_M: index of the mask in the batch.
             coords_MP2: points, (x, y) in 0..1.
         Returns:
             (M, P) float32 in 0..1.
@@ -92,19 +92,19 @@ class TargetMasks:
         for row, row_weight in _neighbors(coords_MP2[..., 1], height):
             line = torch.addcmul(start, row, width)
             for column, column_weight in columns:
-                index = (line + column).flatten()  # index_select is several times faster than indexing here
+                index = (line + column).flatten()  # index_select is several times as fast as indexing
                 values = self._values.index_select(0, index).view_as(total)
                 total.addcmul_(values.to(total.dtype), row_weight * column_weight)
         return total
 
 
 def _neighbors(coords_MP: Tensor, size_M1: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The two cells around each coordinate along one axis, and their weights: 0 outside the mask."""
+    """The two pixels around each coordinate along one axis and their bilinear weights, 0 outside the mask."""
     position = torch.addcmul(torch.full_like(coords_MP, -0.5), coords_MP, size_M1)
     lower = position.floor()
     fraction = position - lower
     cell = lower.long()
-    # A coordinate in 0..1 lies at most half a cell outside: only cells -1 and `size` can be.
+    # Coordinates in 0..1 are at most half a pixel outside, so that only indices -1 and `size` are out of range.
     has_upper = cell < size_M1 - 1
     return [
         (cell.clamp(min=0), (1 - fraction) * (cell >= 0)),
@@ -112,16 +112,18 @@ def _neighbors(coords_MP: Tensor, size_M1: Tensor) -> list[tuple[Tensor, Tensor]
     ]
 
 
-# Logits sampled at one time; 12,544 points of all heads and queries of four images would take half a gigabyte.
+# Mask logits sampled at once; 12,544 points of all heads and queries of four images would take half a gigabyte.
 CPU_FLOATS = 8 * 1024 * 1024
 GPU_FLOATS = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched pairs; every head has the same number M of them, in the order of images.
+    """Matched pairs, ordered by image; every head has the same number M of pairs.
 
-    image: (M,). query: (L, M). target: (L, M), numbered through the batch as in TargetMasks.
+    image: (M,) index of the image.
+    query: (L, M) index of the query.
+    target: (L, M) index of the target in the batch, as in TargetMasks.
     """
 
     image: Tensor
@@ -131,11 +133,11 @@ class Matches:
 
 @dataclass(frozen=True, kw_only=True)
 class HungarianMatcher:
-    """Finds the cheapest one-to-one matching by class probability, mask cross-entropy and dice.
+    """Finds the one-to-one matching of queries and targets with the lowest cost.
 
     Args:
-        class_weight, mask_weight, dice_weight: factors of the three costs.
-        num_points: points of an image at which masks are compared.
+        class_weight, mask_weight, dice_weight: weights of the class probability, mask cross-entropy and dice costs.
+        num_points: number of points per image at which masks are compared.
     """
 
     class_weight: float
@@ -147,7 +149,7 @@ class HungarianMatcher:
     def __call__(
         self, logits_BLQK: Tensor, masks_BLQhw: Tensor, targets: Sequence[Targets], target_masks: TargetMasks
     ) -> Matches:
-        """Matches every head (L of them) of every image.
+        """Matches the queries of every head with the targets of their image.
 
         Args:
             logits_BLQK: class logits, K + 1 classes.
@@ -158,28 +160,32 @@ class HungarianMatcher:
             TrainingError: a cost is not finite; names the term, the head and the image.
         """
         counts = [len(target["labels"]) for target in targets]
-        slots = _Slots(counts, masks_BLQhw.device)
-        terms = {
-            "class": self.class_weight * _class_cost(logits_BLQK, slots.pad(_labels(targets))),
-            **self._mask_costs(masks_BLQhw, slots, target_masks),
+        padding = _TargetPadding(counts, masks_BLQhw.device)
+        labels = torch.cat([target["labels"] for target in targets])
+        costs = {
+            "class": self.class_weight * _class_cost(logits_BLQK, padding.pad(labels)),
+            **self._mask_costs(masks_BLQhw, padding, target_masks),
         }
-        cost = sum(terms.values(), torch.zeros(()).to(masks_BLQhw.device))
-        host = cost.cpu().numpy()  # the one copy of an iteration
+        total = sum(costs.values(), torch.zeros(()).to(masks_BLQhw.device))
+        host_cost = total.cpu().numpy()  # the only device-to-host copy of a training step
         for image, count in enumerate(counts):
-            if not np.isfinite(host[image, ..., :count]).all():
-                raise _not_finite(terms, image, count)
-        return _assign(host, counts, masks_BLQhw.device)
+            if not np.isfinite(host_cost[image, ..., :count]).all():
+                raise _not_finite_error(costs, image, count)
+        return _assign(host_cost, counts, masks_BLQhw.device)
 
-    def _mask_costs(self, masks_BLQhw: Tensor, slots: _Slots, target_masks: TargetMasks) -> dict[str, Tensor]:
-        """Cross-entropy and dice costs, (B, L, Q, N): all heads of an image are compared at the same points.
+    def _mask_costs(
+        self, masks_BLQhw: Tensor, padding: _TargetPadding, target_masks: TargetMasks
+    ) -> dict[str, Tensor]:
+        """Weighted cross-entropy and dice costs, (B, L, Q, N); all heads of an image are compared at the same points.
 
-        Costs are sums over points, so they are summed up over some points at a time.
+        The costs are accumulated over chunks of points to bound memory.
         """
         images, heads, queries = masks_BLQhw.shape[:3]
         points = uniform_points(images, self.num_points, masks_BLQhw.device)
         maps = masks_BLQhw.flatten(1, 2).float()
-        count = _points_at_once(images * heads * queries, points.device)
-        sums = [_sums(maps, coords, slots, target_masks) for coords in torch.split(points, count, dim=1)]
+        floats = CPU_FLOATS if points.device.type == "cpu" else GPU_FLOATS
+        chunks = torch.split(points, max(1, floats // max(1, images * heads * queries)), dim=1)
+        sums = [_point_sums(maps, coords, padding, target_masks) for coords in chunks]
         softplus, product, overlap, areas, target_areas = (
             torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True)
         )
@@ -192,24 +198,23 @@ class HungarianMatcher:
         }
 
 
-def _points_at_once(masks: int, device: torch.device) -> int:
-    floats = CPU_FLOATS if device.type == "cpu" else GPU_FLOATS
-    return max(1, floats // max(1, masks))
-
-
-def _sums(
-    maps_BMhw: Tensor, coords_BP2: Tensor, slots: _Slots, target_masks: TargetMasks
+def _point_sums(
+    maps_BMhw: Tensor, coords_BP2: Tensor, padding: _TargetPadding, target_masks: TargetMasks
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Over some points: of softplus(x), x t, s t, s and t, each to be broadcast to (B, M, N); s = sigmoid(x)."""
+    """Sums over points of softplus(x), x t, s t, s and t, each broadcastable to (B, M, N).
+
+    x: mask logits; s: sigmoid(x); t: target masks.
+    """
     x = sample_points(maps_BMhw, coords_BP2)
-    t = slots.pad(target_masks.sample(slots.all_targets, coords_BP2[slots.image_of_target])).transpose(1, 2)
+    samples = target_masks.sample(padding.all_targets, coords_BP2[padding.image_of_target])
+    t = padding.pad(samples).transpose(1, 2)
     softplus, product = F.softplus(x).sum(-1, keepdim=True), x @ t
     s = x.sigmoid_()
     return softplus, product, s @ t, s.sum(-1, keepdim=True), t.sum(1, keepdim=True)
 
 
-class _Slots:
-    """Places for up to max(N) targets in each image of a batch."""
+class _TargetPadding:
+    """Pads the concatenated targets of a batch to max(N) per image."""
 
     def __init__(self, counts: Sequence[int], device: torch.device) -> None:
         self._shape = (len(counts), max(counts, default=0))
@@ -219,45 +224,41 @@ class _Slots:
         self.all_targets = torch.arange(len(image), device=device)
 
     def pad(self, values: Tensor) -> Tensor:
-        """(all targets, ...) -> (B, max(N), ...), zeros where an image has fewer targets."""
+        """(all targets, ...) -> (B, max(N), ...), zero-padded."""
         padded = values.new_zeros(*self._shape, *values.shape[1:])
         padded[self.image_of_target, self._slot] = values
         return padded
 
 
-def _labels(targets: Sequence[Targets]) -> Tensor:
-    return torch.cat([target["labels"] for target in targets])
-
-
 def _class_cost(logits_BLQK: Tensor, labels_BN: Tensor) -> Tensor:
-    """Minus the probability of each target's class, (B, L, Q, N)."""
+    """Negative probability of each target's class, (B, L, Q, N)."""
     _, heads, queries, _ = logits_BLQK.shape
     index = labels_BN[:, None, None].expand(-1, heads, queries, -1)
     return -logits_BLQK.float().softmax(dim=-1).gather(3, index)
 
 
 def _assign(cost: np.ndarray, counts: Sequence[int], device: torch.device) -> Matches:
-    """Solves every assignment on the host and takes the answers to the device in one copy."""
-    # Imported here: it takes a fifth of a second, which a prediction need not wait for.
+    """Solves all assignment problems on the host and copies the result to the device at once."""
+    # Imported here, because it takes 0.2 s that inference does not need to spend.
     from scipy.optimize import linear_sum_assignment
 
     _, heads, queries, _ = cost.shape
     image = np.repeat(np.arange(len(counts)), np.minimum(counts, queries))
-    answers = np.empty((2, heads, len(image)), dtype=np.int64)
+    matches = np.empty((2, heads, len(image)), dtype=np.int64)
     first_target = first_pair = 0
     for index, count in enumerate(counts):
         pairs = slice(first_pair, first_pair + min(count, queries))
         for head in range(heads if count else 0):
             target, query = linear_sum_assignment(cost[index, head, :, :count].T)
-            answers[:, head, pairs] = query, target + first_target
+            matches[:, head, pairs] = query, target + first_target
         first_target += count
         first_pair = pairs.stop
-    packed = torch.from_numpy(np.concatenate([image[None], answers.reshape(2 * heads, -1)])).to(device)
+    packed = torch.from_numpy(np.concatenate([image[None], matches.reshape(2 * heads, -1)])).to(device)
     return Matches(image=packed[0], query=packed[1 : 1 + heads], target=packed[1 + heads :])
 
 
-def _not_finite(terms: dict[str, Tensor], image: int, count: int) -> TrainingError:
-    for name, value in terms.items():
+def _not_finite_error(costs: dict[str, Tensor], image: int, count: int) -> TrainingError:
+    for name, value in costs.items():
         bad = ~value[image, ..., :count].isfinite()
         if bad.any():
             head = int(bad.flatten(1).any(1).nonzero()[0])

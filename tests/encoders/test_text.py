@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.text import (
     BLOCK_BYTES,
-    REMEMBERED_VOCABULARIES,
+    CACHED_VOCABULARIES,
     TEMPLATES,
+    EmbeddingCache,
     TextCache,
-    VocabularyMemory,
     embed_names,
     embed_vocabulary,
 )
@@ -246,7 +246,7 @@ CPU = torch.device("cpu")
 
 
 def test_threads_that_ask_for_the_same_new_vocabulary_encode_it_once() -> None:
-    memory, made, together = VocabularyMemory(), [], threading.Barrier(4)
+    memory, made, together = EmbeddingCache(), [], threading.Barrier(4)
 
     def make() -> ClassEmbeddings:
         made.append(1)
@@ -264,10 +264,10 @@ def test_threads_that_ask_for_the_same_new_vocabulary_encode_it_once() -> None:
 
 
 def test_what_is_forgotten_while_it_is_encoded_is_not_kept() -> None:
-    memory = VocabularyMemory()
+    memory = EmbeddingCache()
 
     def make() -> ClassEmbeddings:
-        memory.forget()  # CLIP got other weights meanwhile
+        memory.clear()  # CLIP got other weights meanwhile
         return embeddings(1.0)
 
     memory.get("a", CPU, make)
@@ -275,16 +275,23 @@ def test_what_is_forgotten_while_it_is_encoded_is_not_kept() -> None:
 
 
 def test_a_vocabulary_that_cannot_be_encoded_blocks_nobody() -> None:
-    memory = VocabularyMemory()
+    memory = EmbeddingCache()
     with pytest.raises(ZeroDivisionError):
         memory.get("a", CPU, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     assert memory.get("a", CPU, lambda: embeddings(2.0)).matrix[0, 0] == 2.0
 
 
+def test_a_vocabulary_in_memory_leaves_no_lock_behind() -> None:
+    memory = EmbeddingCache()
+    for _ in range(2):
+        memory.get("a", CPU, lambda: embeddings(1.0))
+    assert len(memory._in_progress) == 0
+
+
 def test_only_the_latest_vocabularies_stay_in_memory() -> None:
-    memory = VocabularyMemory()
-    for number in range(REMEMBERED_VOCABULARIES + 3):
+    memory = EmbeddingCache()
+    for number in range(CACHED_VOCABULARIES + 3):
         memory.get(str(number), CPU, lambda: embeddings(1.0))
-    assert len(memory) == REMEMBERED_VOCABULARIES
+    assert len(memory) == CACHED_VOCABULARIES
     assert memory.get("2", CPU, lambda: embeddings(5.0)).matrix[0, 0] == 5.0
     assert memory.get("34", CPU, lambda: embeddings(5.0)).matrix[0, 0] == 1.0

@@ -17,7 +17,7 @@ from cmpf.losses.clip_names import (
     mixed_examples,
     representation_loss,
     soft_iou,
-    true_examples,
+    target_examples,
 )
 from cmpf.losses.criterion import Normalizers, clip_class_loss
 from cmpf.types import Targets
@@ -136,11 +136,11 @@ def test_the_consistency_loss_is_one_minus_the_cosine() -> None:
 
 
 def test_stage_one_takes_at_most_32_true_masks_and_fills_up_with_none() -> None:
-    found = true_examples([targets_of(*range(3)), targets_of(*[1] * 40, seed=1), targets_of()])
-    assert found.inside.shape == (3, 32, SIZE, SIZE)
+    found = target_examples([targets_of(*range(3)), targets_of(*[1] * 40, seed=1), targets_of()])
+    assert found.masks.shape == (3, 32, SIZE, SIZE)
     assert (found.labels >= 0).sum(dim=1).tolist() == [3, 32, 0]
-    assert found.inside[0, 3:].abs().sum() == found.inside[2].abs().sum() == 0
-    assert true_examples([targets_of()]).inside.shape == (1, 1, SIZE, SIZE)
+    assert found.masks[0, 3:].abs().sum() == found.masks[2].abs().sum() == 0
+    assert target_examples([targets_of()]).masks.shape == (1, 1, SIZE, SIZE)
 
 
 def square(top: int, left: int, side: int = 8) -> Tensor:
@@ -155,22 +155,22 @@ def test_stage_two_pairs_predicted_masks_with_the_true_ones_that_they_cover() ->
     # Query 0 is the second true mask, query 1 nearly the first, query 2 half of the third: IoU 1, 7/8 and 1/2.
     predicted = torch.stack([square(8, 8), square(0, 0) & ~square(7, 0), square(0, 8, 4) & ~square(2, 8)])
     found = mixed_examples(torch.where(predicted, 5.0, -5.0)[None], [target])
-    assert found.inside.shape == (1, 16 + 8 + 8, SIZE, SIZE)
+    assert found.masks.shape == (1, 16 + 8 + 8, SIZE, SIZE)
     pairs, truths = found.labels[0, 16:24], found.labels[0, 24:]
     assert torch.equal(pairs, truths)
     assert sorted(pairs.tolist()) == [-1] * 6 + [0, 2]
     for slot in (pairs >= 0).nonzero()[:, 0].tolist():
         label = int(pairs[slot])
         query, true = {0: (0, 1), 2: (1, 0)}[label]
-        assert torch.equal(found.inside[0, 16 + slot].bool(), predicted[query])
-        assert torch.equal(found.inside[0, 24 + slot].bool(), truth[true])
+        assert torch.equal(found.masks[0, 16 + slot].bool(), predicted[query])
+        assert torch.equal(found.masks[0, 24 + slot].bool(), truth[true])
     assert sorted(found.labels[0, :16].tolist()) == [-1] * 13 + [0, 2, 3]
 
 
 def test_stage_two_without_objects_has_no_example() -> None:
     found = mixed_examples(torch.randn(1, 3, SIZE, SIZE), [targets_of()])
     assert found.labels.unique().tolist() == [-1]
-    assert found.inside.abs().sum() == 0
+    assert found.masks.abs().sum() == 0
 
 
 def test_the_losses_of_mask_adapter_agree_with_naive_ones() -> None:

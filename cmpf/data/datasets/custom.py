@@ -37,7 +37,7 @@ from cmpf.data.datasets.readers.folders import check_class_of_id
 from cmpf.data.datasets.spec import DatasetSpec, Kind
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError, VocabularyError
-from cmpf.registry import bound, register, registered
+from cmpf.registry import register, registered, resolve
 from cmpf.types import Sample
 
 TASKS: tuple[Kind, ...] = ("panoptic", "semantic", "instance")
@@ -183,7 +183,7 @@ def _own_reader(values: Mapping[str, Any]) -> _Parts:
     name = values["reader"]
 
     def reader() -> Callable[..., list[Sample]]:
-        return bound("dataset_reader", name, like=read_coco_instances)
+        return resolve("dataset_reader", name, like=read_coco_instances)
 
     def read(**arguments: Any) -> list[Sample]:
         return reader()(**arguments)
