@@ -231,9 +231,9 @@ class Cmpf(Section):
     DEFORMABLE_ATTENTION: v.Choice[Literal["auto", "torch", "triton"]] = Field(
         "auto", description="auto = Triton kernels on CUDA where they run, else PyTorch"
     )
-    PRECISION: v.Choice[Literal["auto", "fp32", "bf16"]] = Field(
+    PRECISION: v.Choice[Literal["auto", "fp32", "bf16", "int8"]] = Field(
         "auto",
-        description="of the frozen encoders: auto = bf16 on a GPU that has it, fp32 on a CPU",
+        description="of the frozen encoders: auto = bf16 on a GPU that has it, fp32 on a CPU; int8 is for a CPU",
     )
     COMPILE: v.Flag = Field(False, description="torch.compile for the frozen encoders")
     GRADIENT_CHECKPOINTING: v.Flag = Field(

@@ -186,6 +186,15 @@ def _cache_has_a_folder(cfg: Config) -> str:
     return "is cache, but TEST.ENSEMBLE.CACHE_DIR is empty; name the folder that cmpf save-sam-masks wrote to"
 
 
+def _compiled_in_int8(cfg: Config) -> str:
+    if cfg.MODEL.CMPF.PRECISION != "int8" or not cfg.MODEL.CMPF.COMPILE:
+        return ""
+    return (
+        "int8 does not go together with MODEL.CMPF.COMPILE True, which makes layers of its own; set bf16, or "
+        "MODEL.CMPF.COMPILE False"
+    )
+
+
 def _acts(injector: str, layers: int) -> Relation:
     """An injector acts at the layers that read its level: layer i reads level i mod 3.
 
@@ -258,6 +267,7 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         _transfer_learns,
     ),
+    Relation(("MODEL.CMPF.PRECISION", "MODEL.CMPF.COMPILE"), _compiled_in_int8),
     _acts("QUERY_INJECTOR", layers=2),
     _acts("FEATURE_INJECTOR", layers=1),
 )

@@ -124,6 +124,10 @@ class CLIP(FrozenModule):
         """
         return self.backbone.features(images_B3HW)
 
+    def image_parts(self) -> tuple[nn.Module, ...]:
+        """The stem and the stages of the image tower; embeddings of masks and texts stay in float32."""
+        return self.backbone.trunk()
+
     def trial(self, image_13HW: Tensor) -> list[Tensor]:
         """See FrozenModule."""
         features = self.forward(image_13HW)

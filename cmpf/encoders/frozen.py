@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cmpf.common.tensors import without_autocast
-from cmpf.encoders.linear import use_inference_linear
+from cmpf.encoders.linear import InferenceLinear, use_inference_linear
 from cmpf.weights.saving import hash_weights
 
 if TYPE_CHECKING:
@@ -49,15 +48,23 @@ class FrozenModule(nn.Module):
         """Sets the precision of `forward`.
 
         Args:
-            dtype: torch.bfloat16 = autocast; torch.float32 = no autocast, even inside the caller's; None = the
-                caller's.
+            dtype: torch.bfloat16 = autocast; torch.float32 = no autocast, even inside the caller's; torch.int8 = the
+                same with the linear layers of `image_parts` in int8; None = the caller's.
         """
         self.computes_in = dtype
+        for part in self.image_parts():
+            for layer in part.modules():
+                if isinstance(layer, InferenceLinear):
+                    layer.int8 = dtype is torch.int8
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs `forward` without autograd, in its own precision."""
         with torch.no_grad(), self._autocast():
             return super().__call__(*args, **kwargs)
+
+    def image_parts(self) -> tuple[nn.Module, ...]:
+        """What makes features of images, and may compute in int8."""
+        return ()
 
     def trial(self, image_13HW: Tensor) -> list[Tensor]:
         """Features of a small normalized image, by which precisions are compared; [] = there is no such thing."""
@@ -65,16 +72,18 @@ class FrozenModule(nn.Module):
 
     def difference_in(self, dtype: torch.dtype) -> float:
         """How far features in a precision are from those in float32, as a share of the largest number; 0 = no trial."""
-        device = next(self.parameters()).device.type
-        image = _trial_image().to(device)
-        with torch.no_grad(), without_autocast(image.device):
-            expected = self.trial(image)
-        with torch.no_grad(), torch.autocast(device, dtype=dtype):
-            found = self.trial(image)
+        before = self.computes_in
+        expected, found = (self._trial_in(each) for each in (torch.float32, dtype))
+        self.compute_in(before)
         shares = [
             float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
         ]
         return float("inf") if any(share != share for share in shares) else max(shares, default=0.0)
+
+    def _trial_in(self, dtype: torch.dtype) -> list[Tensor]:
+        self.compute_in(dtype)
+        with torch.no_grad(), self._autocast():
+            return self.trial(_trial_image().to(next(self.parameters()).device))
 
     def weights(self) -> Mapping[str, Tensor]:
         """Parameters and buffers under names that stay the same from one CMPF release to the next."""
@@ -95,7 +104,9 @@ class FrozenModule(nn.Module):
         if self.computes_in is None:
             return nullcontext()
         device = next(self.parameters()).device.type
-        return torch.autocast(device, dtype=self.computes_in, enabled=self.computes_in is not torch.float32)
+        if self.computes_in is torch.bfloat16:
+            return torch.autocast(device, dtype=torch.bfloat16)
+        return torch.autocast(device, enabled=False)
 
 
 def _trial_image() -> Tensor:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from timm.layers import activations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.common.tensors import without_autocast
+from cmpf.encoders.int8 import Int8Weight, int8_linear, quantize_weight
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ MKL_MAKER = "GenuineIntel"
 
 
 class InferenceLinear(nn.Linear):
-    """nn.Linear, by oneDNN where that is faster: on the CPU without gradients, in float32 or autocast to bfloat16.
+    """nn.Linear, by oneDNN where that is faster: on the CPU without gradients, in float32, bfloat16 (autocast) or int8.
 
     Elsewhere it is nn.Linear itself. Results agree to the rounding of the type.
 
@@ -36,22 +38,27 @@ class InferenceLinear(nn.Linear):
         gelu: whether the exact GELU follows, which oneDNN applies before the sums leave the processor.
         widens: whether what was multiplied in bfloat16 is given back in float32, for a sum with what is in float32
             already: PyTorch adds two types ten times as slowly as one.
+        int8: whether to multiply in int8 outside autocast; int8_works says whether the processor can.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.gelu = self.widens = False
-        self._half: _Half | None = None
+        self.gelu = self.widens = self.int8 = False
+        self._converted: _Converted | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        dtype = _type(x, self.weight)
+        dtype = _type(x, self.weight, int8=self.int8)
         if dtype is None:
             plain = F.linear(x, self.weight, self.bias)
             return F.gelu(plain) if self.gelu else plain
-        weight, bias = self._in_bfloat16() if dtype is torch.bfloat16 else (self.weight, self.bias)
+        if dtype is torch.float32:
+            return _product(x, self.weight, self.bias, gelu=self.gelu)
+        weight, bias = self._weights_in(dtype)
+        if isinstance(weight, Int8Weight):
+            return int8_linear(x, weight, bias, gelu=self.gelu)
         result = _product(x.to(dtype), weight, bias, gelu=self.gelu)
         return result.float() if self.widens else result
 
@@ -59,28 +66,31 @@ class InferenceLinear(nn.Linear):
         """As nn.Linear says it, and whether a GELU follows."""
         return super().extra_repr() + (", gelu=True" if self.gelu else "")
 
-    def _in_bfloat16(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias; those of a frozen layer are kept, which costs half of their memory once more."""
+    def _weights_in(self, dtype: torch.dtype) -> Weights:
+        """Weight and bias for a type; those of a frozen layer are kept, in half or a quarter of their memory more."""
         if self.weight.requires_grad:
-            return _halved(self.weight, self.bias)
-        if self._half is None or not self._half.is_of(self.weight, self.bias):
-            self._half = _Half(self.weight, self.bias)
-        return self._half.tensors
+            return _convert(self.weight, self.bias, dtype)
+        state = dtype, _state(self.weight), _state(self.bias)
+        if self._converted is None or self._converted.state != state:
+            self._converted = _Converted(state, _convert(self.weight, self.bias, dtype))
+        return self._converted.weights
 
 
-class _Half:
-    """A copy of weights in bfloat16, and of which state of them it is."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.tensors = _halved(weight, bias)
-        self._state = _state(weight), _state(bias)
-
-    def is_of(self, weight: Tensor, bias: Tensor | None) -> bool:
-        return self._state == (_state(weight), _state(bias))
+Weights: TypeAlias = "tuple[Tensor | Int8Weight, Tensor | None]"
 
 
-def _halved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    return weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
+@dataclass(frozen=True)
+class _Converted:
+    """Weight and bias in another type, and which type and state of them it is."""
+
+    state: tuple[object, ...]
+    weights: Weights
+
+
+def _convert(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Weights:
+    if dtype is torch.int8:
+        return quantize_weight(weight), bias
+    return weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _state(weight: Tensor | None) -> tuple[int, int] | None:
@@ -174,21 +184,27 @@ def _works() -> bool:
         )
 
 
-def _type(x: Tensor, weight: Tensor) -> torch.dtype | None:
-    """In which type oneDNN multiplies; None = it does not, or not faster."""
+def _type(x: Tensor, weight: Tensor, *, int8: bool = False) -> torch.dtype | None:
+    """In which type oneDNN multiplies; None = it does not, or not faster.
+
+    Args:
+        int8: whether int8 is asked for.
+    """
     # A compiler has its own choice of kernels, and exported programs must not name this operator.
     if (
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or {x.device.type, weight.device.type} != {"cpu"}
-        or x.numel() * len(weight) < LEAST_PRODUCTS
+        or (not int8 and x.numel() * len(weight) < LEAST_PRODUCTS)
     ):
         return None
     types = {x.dtype, weight.dtype}
     if torch.is_autocast_enabled("cpu"):
         half = torch.get_autocast_dtype("cpu") == torch.bfloat16 and types <= {torch.float32, torch.bfloat16}
         return torch.bfloat16 if half and onednn_works() else None
-    return torch.float32 if types == {torch.float32} and onednn_is_faster() else None
+    if types != {torch.float32}:
+        return None
+    return torch.int8 if int8 else torch.float32 if onednn_is_faster() else None
 
 
 def _maker() -> str:

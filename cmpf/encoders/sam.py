@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmpf.common.tensors import resize_bilinear
 from cmpf.encoders import tiny
@@ -79,6 +79,10 @@ class SAMEncoder(FrozenModule):
         cells: int = self.sam.prompt_encoder.image_embedding_size[0]  # along a side of the square
         cell, longest = self.input_size // cells, max(height, width)
         return cell * max(1, round(cells * height / longest)), cell * max(1, round(cells * width / longest))
+
+    def image_parts(self) -> tuple[nn.Module, ...]:
+        """The image encoder; masks are decoded in float32."""
+        return (self.sam.image_encoder,)
 
     def trial(self, image_13HW: Tensor) -> list[Tensor]:
         """See FrozenModule. A small image saves most of the full size's time."""

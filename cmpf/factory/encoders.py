@@ -15,6 +15,7 @@ from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.frozen import FrozenModule
+from cmpf.encoders.int8 import int8_works
 from cmpf.encoders.pair import FrozenEncoders, MaskSource
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_proposals import SAMProposer
@@ -31,8 +32,10 @@ MAX_WORKERS = 8
 DEFAULT_MASK_SAM = "vit_b"  # makes the masks of a model that has no SAM
 logger = logging.getLogger(__name__)
 
-# Of bfloat16's features from float32's, as a share of the largest number. ConvNeXt-Large and ViT-B differ by 1 %: sums
-# are rounded to 8 bits in some dozen layers.
+# Types that features are less exact in, with the names that messages and results give them.
+PRECISION_NAMES = {torch.bfloat16: "bfloat16", torch.int8: "int8"}
+# Of such features from float32's, as a share of the largest number. ConvNeXt-Large and ViT-B differ by 1 % in bfloat16:
+# sums are rounded to 8 bits in some dozen layers.
 MOST_DIFFERENCE = 0.03
 # Keys of TEST.ENSEMBLE that SAM's masks depend on, besides SAM itself.
 PROPOSAL_KEYS = (
@@ -114,11 +117,14 @@ def build_precision(cfg: Config) -> torch.dtype | None:
     On a CPU "auto" is float32: results that are compared with published ones are the same on every machine.
 
     Raises:
-        ConfigError: bf16 on a GPU that has no bfloat16.
+        ConfigError: bf16 on a GPU that has no bfloat16, int8 elsewhere than on a CPU with instructions for it.
     """
     wanted, device = cfg.MODEL.CMPF.PRECISION, build_device(cfg)
     if wanted == "fp32":
         return torch.float32
+    if wanted == "int8":
+        _check_int8(device)
+        return torch.int8
     has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "bf16" and not has_bf16:
         name = torch.cuda.get_device_name(device)
@@ -127,8 +133,25 @@ def build_precision(cfg: Config) -> torch.dtype | None:
     return torch.bfloat16 if use_bf16 else None
 
 
+def precision_name(cfg: Config) -> str:
+    """The name of that type: "float32", "bfloat16" or "int8"."""
+    return PRECISION_NAMES.get(build_precision(cfg) or torch.float32, "float32")
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise ConfigError(
+            f"MODEL.CMPF.PRECISION int8: it is for a CPU, not for {device}; use auto, bf16 or fp32"
+        )
+    if not int8_works():
+        raise ConfigError(
+            "MODEL.CMPF.PRECISION int8: this processor has no instructions that add int8 products exactly "
+            "(AVX512-VNNI, AVX-VNNI or AMX); use auto or fp32"
+        )
+
+
 def check_precision(cfg: Config, model: nn.Module) -> None:
-    """Takes float32 again for encoders whose features bfloat16 would spoil on a CPU.
+    """Takes float32 again for encoders whose features bfloat16 or int8 would spoil on a CPU.
 
     Each sees a small image in both; on the meta device, which computes nothing, all is left as it is.
     """
@@ -137,19 +160,19 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
     for encoder in model.modules():
         if not isinstance(encoder, CLIP | SAMEncoder) or next(encoder.parameters()).is_meta:
             continue
-        if encoder.computes_in is not torch.bfloat16:
+        if (dtype := encoder.computes_in) not in PRECISION_NAMES:
             continue
-        difference = encoder.difference_in(torch.bfloat16)
+        name, difference = PRECISION_NAMES[dtype], encoder.difference_in(dtype)
         if difference <= MOST_DIFFERENCE:
             logger.info(
-                "%s: bfloat16; features differ by %.2g %% from float32's", encoder.name, 100 * difference
+                "%s: %s; features differ by %.2g %% from float32's", encoder.name, name, 100 * difference
             )
         else:
             encoder.compute_in(None)
             logger.warning(
-                "%s: float32, because features in bfloat16 differ by %.2g %% of the largest number; at most %.2g %% "
+                "%s: float32, because features in %s differ by %.2g %% of the largest number; at most %.2g %% "
                 "is allowed",
-                encoder.name, 100 * difference, 100 * MOST_DIFFERENCE,
+                encoder.name, name, 100 * difference, 100 * MOST_DIFFERENCE,
             )  # fmt: skip
 
 

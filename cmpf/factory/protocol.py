@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-import torch
-
 from cmpf.config import Config, find_config, get_cfg
 from cmpf.data import get_spec
 from cmpf.data.datasets.catalog import is_known
 from cmpf.data.datasets.published import has_published_words
 from cmpf.errors import ConfigError
-from cmpf.factory.encoders import build_precision
+from cmpf.factory.encoders import precision_name
 from cmpf.factory.model import evaluation_size
 from cmpf.factory.vocabularies import PUBLISHED, seen_of, words_of
 from cmpf.weights.zoo import published_entry
@@ -105,7 +103,7 @@ def protocol_of(cfg: Config, dataset: str) -> Protocol:
     return Protocol(
         words=words_of(cfg, spec),
         seen=seen_of(cfg, spec),
-        precision="bfloat16" if build_precision(cfg) is torch.bfloat16 else "float32",
+        precision=precision_name(cfg),
         ensemble=cfg.TEST.ENSEMBLE.ENABLED,
         benchmark=has_published_words(spec),
         differences=_differences(cfg, reference, dataset) if reference else (),

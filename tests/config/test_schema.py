@@ -173,6 +173,10 @@ NO_TASK = [
             "TEST.ENSEMBLE.ENABLED: takes part in semantic results only, which are off",
         ),
         (
+            ["MODEL.CMPF.PRECISION", "int8", "MODEL.CMPF.COMPILE", "True"],
+            "MODEL.CMPF.PRECISION: int8 does not go together with MODEL.CMPF.COMPILE True",
+        ),
+        (
             ["TEST.ENSEMBLE.SOURCE", "cache"],
             "TEST.ENSEMBLE.SOURCE: is cache, but TEST.ENSEMBLE.CACHE_DIR is empty",
         ),

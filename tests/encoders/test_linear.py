@@ -136,9 +136,9 @@ def test_weights_in_bfloat16_are_kept_until_the_weights_change(layer: InferenceL
             return layer(x)
 
     before = product()
-    kept = layer._half
+    kept = layer._converted
     assert torch.equal(product(), before)
-    assert layer._half is kept
+    assert layer._converted is kept
     if change == "written":
         layer.weight.mul_(2)
     elif change == "moved":
@@ -155,7 +155,7 @@ def test_weights_in_bfloat16_are_kept_until_the_weights_change(layer: InferenceL
 def test_weights_that_are_trained_are_not_kept_in_bfloat16(layer: InferenceLinear) -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         layer(large(1000))
-    assert layer._half is None
+    assert layer._converted is None
 
 
 class Hidden(nn.Module):

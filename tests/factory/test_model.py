@@ -15,6 +15,7 @@ from cmpf.config import get_cfg
 from cmpf.data import get_spec
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
+from cmpf.encoders.int8 import int8_works
 from cmpf.encoders.sam import build_sam
 from cmpf.errors import ConfigError, ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings, use_threads
@@ -239,6 +240,34 @@ def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     cfg = tiny_config(overrides=["MODEL.CMPF.PRECISION", "bf16", "MODEL.DEVICE", "cuda"])
     with pytest.raises(ConfigError, match="PRECISION bf16: Old Card has no bfloat16; use auto or fp32"):
         build_precision(cfg)
+
+
+def test_int8_on_a_gpu_is_refused() -> None:
+    cfg = tiny_config(overrides=["MODEL.CMPF.PRECISION", "int8", "MODEL.DEVICE", "cuda"])
+    with pytest.raises(
+        ConfigError, match="PRECISION int8: it is for a CPU, not for cuda; use auto, bf16 or fp32"
+    ):
+        build_precision(cfg)
+
+
+@pytest.mark.skipif(not int8_works(), reason="this processor has no VNNI instructions, or PyTorch no oneDNN")
+def test_a_model_in_int8_sees_nearly_the_same_features_and_says_how_exact_they_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    features = {}
+    for precision in ("fp32", "int8"):
+        torch.manual_seed(0)
+        with caplog.at_level(logging.INFO, logger="cmpf"):
+            model = build_model(tiny_config(overrides=["MODEL.CMPF.PRECISION", precision]))
+        found, _, _ = model.encoders([{"image": random_image()}], with_sam=True)
+        features[precision] = (found.clip.dense, found.sam)
+    for quantized, exact in zip(features["int8"], features["fp32"], strict=True):
+        assert 0 < (quantized - exact).abs().max() < 0.05 * exact.abs().max()
+    told = [record.getMessage() for record in caplog.records if "int8" in record.getMessage()]
+    assert [line.partition(" features")[0] for line in told] == [
+        "clip/cmpf_tiny: int8;",
+        "sam/cmpf_tiny: int8;",
+    ]
 
 
 @pytest.mark.parametrize(
