@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Heads of the transformer decoder: queries to masks, and to logits of classes that are given as embeddings."""
+"""Prediction head of the transformer decoder: mask logits and open-vocabulary class logits of the queries."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ MAX_SCALE = 100.0
 
 
 def class_logits(x_BQE: Tensor, embeddings: ClassEmbeddings, scale: Tensor | float) -> Tensor:
-    """Scaled cosine similarity with each class; a class counts as its best synonym (paper Sec. 3.4).
+    """Scaled cosine similarity with each class, the maximum over its synonyms (paper Sec. 3.4).
 
     Args:
-        x_BQE: embeddings in CLIP's space, any length.
+        x_BQE: embeddings in CLIP's joint space, not necessarily normalized.
         embeddings: K classes, T synonyms.
-        scale: multiplies the cosine.
+        scale: factor of the cosine.
     Returns:
-        (B, Q, K) in the text matrix's precision, whatever autocast says: scale is up to 100, and half
-        precision would cost up to half a logit.
+        (B, Q, K) in the dtype of the text embeddings, even under autocast: with a scale of up to 100, half precision
+        would cause errors of up to half a logit.
     """
     B, Q, _ = x_BQE.shape
     with without_autocast(x_BQE.device):
         x_QE = scale * F.normalize(x_BQE.to(embeddings.matrix.dtype), dim=-1).flatten(0, 1)
         if sizes_agree(embeddings.matrix.shape[:1], (embeddings.num_classes,)):
             return (x_QE @ embeddings.matrix.T).view(B, Q, -1)
-        # Synonyms first: torch reduces whole rows then, and the maximum costs little beside the product.
+        # Synonyms as the first dimension: the reduction over whole rows is fast compared with the product.
         synonym_logits = embeddings.matrix @ x_QE.T
         best = synonym_logits.new_full((embeddings.num_classes, B * Q), -torch.inf)
         rows = embeddings.class_of_row[:, None].expand_as(synonym_logits)
@@ -41,15 +41,15 @@ def class_logits(x_BQE: Tensor, embeddings: ClassEmbeddings, scale: Tensor | flo
 
 
 class MaskFeatures:
-    """Mask features of a batch, at full size and at the sizes where masks steer attention and pooling.
+    """Computes mask logits at full size, and at reduced sizes for attention masks and the Query Injector.
 
-    Bilinear resizing is linear, so the product of a mask embedding with resized features is the resized mask.
-    Masks that only steer are therefore made at their own small size, which saves most of the heads' time.
+    Bilinear resizing is linear, so that the product of a mask embedding and resized features equals the resized mask.
+    Computing the reduced masks this way saves most of the heads' time.
 
     Args:
-        features_BCHW: (B, C, H/4, W/4).
-        prior_BPHW: logits that are added to the masks of the last P queries, at the size of the features; None = none.
-        queries: Q, where there is a prior: embeddings may be those of several heads, one after the other.
+        features_BCHW: mask features at stride 4.
+        prior_BPHW: logits added to the masks of the last P queries, at the size of the features; None = no prior.
+        queries: Q; needed with a prior, because mask embeddings may be those of several heads, concatenated.
     """
 
     def __init__(self, features_BCHW: Tensor, *, prior_BPHW: Tensor | None = None, queries: int = 0) -> None:
@@ -65,33 +65,36 @@ class MaskFeatures:
     @torch.no_grad()
     def masks_at(self, embedding_BQC: Tensor, size: tuple[int, int]) -> Tensor:
         """Mask logits (B, Q, *size), resized bilinearly, without gradient."""
-        features, prior = self._resized_to(size)
+        features, prior = self._resize(size)
         return self._with_prior(_product(embedding_BQC, features), prior)
 
-    def _resized_to(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """Features and prior of a size; kept, because every third layer asks for the same one."""
-        if not torch.compiler.is_exporting() and size in self._resized:
+    def _resize(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Resized features and prior, cached, because every third layer needs the same size."""
+        use_cache = not torch.compiler.is_exporting()  # where sizes may be symbolic, which are not hashable
+        if use_cache and size in self._resized:
             return self._resized[size]
         prior = None if self.prior_BPHW is None else resize_bilinear(self.prior_BPHW, size)
         resized = resize_bilinear(self.features_BCHW, size), prior
-        if not torch.compiler.is_exporting():  # sizes may be symbols there, which are no keys
+        if use_cache:
             self._resized[size] = resized
         return resized
 
     def _with_prior(self, masks_BQhw: Tensor, prior_BPhw: Tensor | None) -> Tensor:
+        """Adds the prior in place."""
         if prior_BPhw is None:
             return masks_BQhw
-        of_head = masks_BQhw.view(len(masks_BQhw), -1, self._queries, *masks_BQhw.shape[-2:])
-        of_head[:, :, -prior_BPhw.shape[1] :] += prior_BPhw[:, None]
+        per_head = masks_BQhw.view(len(masks_BQhw), -1, self._queries, *masks_BQhw.shape[-2:])
+        per_head[:, :, -prior_BPhw.shape[1] :] += prior_BPhw[:, None]
         return masks_BQhw
 
 
 class PredictionHead(nn.Module):
-    """Mask embedding of each query, and its class from what its mask covers (FC-CLIP; paper Sec. 3).
+    """Predicts masks from the queries, and classes from the queries and the features inside the masks (FC-CLIP).
 
     Args:
-        dim: width of the queries. mask_dim: width of the mask features.
-        embed_dim: width E of CLIP's space.
+        dim: width of the queries.
+        mask_dim: width of the mask features.
+        embed_dim: width E of CLIP's joint space.
     """
 
     def __init__(self, *, dim: int, mask_dim: int, embed_dim: int) -> None:
@@ -116,9 +119,9 @@ class PredictionHead(nn.Module):
     ) -> HeadOutput:
         """
         Args:
-            normalized_BQD, mask_embedding_BQC: what forward returned.
-            mask_features: of the batch.
-            embeddings: the classes, void as the last one.
+            normalized_BQD, mask_embedding_BQC: output of `forward`.
+            mask_features: mask features of the batch.
+            embeddings: K classes and void as the last one.
         Returns:
             pred_logits (B, Q, K + 1) and pred_masks (B, Q, H/4, W/4).
         """

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The injectors: how SAM's evidence enters CLIP's queries and tokens."""
+"""Query Injector and Feature Injector: they add SAM's features to the decoder's queries and tokens."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from cmpf.modeling.layers import AttentionLayer, conv_xavier
 
 
 class QueryInjector(nn.Module):
-    """Adds SAM's local evidence to the queries (paper: Query Injector, Eq. 1).
+    """Adds SAM's local features to the queries (paper: Query Injector, Eq. 1).
 
-    For each query the raw SAM embedding is averaged inside the query's own predicted mask, projected,
-    and added to the query that enters the next decoder layer.
+    For each query, SAM's embedding is averaged inside the query's predicted mask, projected, and added to the query
+    that enters the next decoder layer.
 
     Args:
-        projection: what the class head applies to its pooled features; the same object, trained with it.
+        projection: projection of the class head's pooled features, shared with the class head.
         in_channels: channels S of SAM's embedding.
-        dim: width that the projection reads; a 1x1 convolution brings SAM's embedding to it where S differs.
+        dim: input width of the projection; if it differs from S, a 1x1 convolution projects SAM's embedding.
     """
 
     def __init__(self, *, projection: nn.Module, in_channels: int, dim: int) -> None:
         super().__init__()
         self.input_projection = nn.Identity() if in_channels == dim else conv_xavier(in_channels, dim)
-        # In a tuple it is no submodule: the class head owns these weights, and a state dict names them once.
+        # The tuple keeps it from being registered as a submodule: the class head owns it in the state dict.
         self._projection = (projection,)
 
     def forward(self, queries_BQD: Tensor, masks_BQHW: Tensor, sam_BShw: Tensor) -> Tensor:
         """
         Args:
             queries_BQD: queries after a decoder layer.
-            masks_BQHW: that layer's mask logits, any size; resized to SAM's map. Only their sign is used.
+            masks_BQHW: that layer's mask logits of any size, resized to SAM's embedding. Only their sign is used.
             sam_BShw: SAM's image embedding.
         Returns:
-            Queries of the same shape. A query whose mask is empty changes by the projection of zeros.
+            Queries of the same shape. For an empty mask the projection of zeros is added.
         """
         pooled = mask_pooling(self.input_projection(sam_BShw), masks_BQHW)
         projected: Tensor = self._projection[0](pooled)
@@ -42,12 +42,13 @@ class QueryInjector(nn.Module):
 
 
 class FeatureInjector(nn.Module):
-    """CLIP's tokens of one level, by default of stride 32, read SAM's features (paper: Feature Injector).
+    """Cross-attention from CLIP's tokens of one level (default: stride 32) to SAM's features (paper: Feature Injector).
 
     Args:
-        dim: width of the tokens. heads: of the attention.
-        in_channels: channels of SAM's features; a 1x1 convolution brings them to dim where they differ.
-        keep_positions: whether the injected keys carry sine positions. In the published system they do not.
+        dim: width of the tokens.
+        heads: number of attention heads.
+        in_channels: channels of SAM's features; if they differ from dim, a 1x1 convolution projects them.
+        keep_positions: whether the returned keys include sine positions; not so in the published system.
     """
 
     def __init__(self, *, dim: int, heads: int, in_channels: int, keep_positions: bool) -> None:
@@ -61,10 +62,10 @@ class FeatureInjector(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
-            clip_BLD: CLIP's tokens of the level, level embedding added.
-            positions_1LD: their sine positions.
-            sam_BChw: SAM's features at the size of that level's map, h * w = L.
-            level_embedding_D: the embedding of that level.
+            clip_BLD: CLIP's tokens of the level, including its level embedding.
+            positions_1LD: sine positions of the tokens.
+            sam_BChw: SAM's features resized to the level, h * w = L.
+            level_embedding_D: embedding of the level.
         Returns:
             Keys and values (B, L, D) for the queries' masked cross-attention.
         """

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What the decoders share: attention, feed-forward layers, MLP, convolutions, sine positions."""
+"""Building blocks of the decoders: attention, feed-forward layers, MLP, convolutions, sine position encoding."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EPSILON = 1e-6
 
 
 class MultiheadAttention(nn.Module):
-    """Scaled dot-product attention of several heads (Vaswani et al.).
+    """Multi-head scaled dot-product attention (Vaswani et al.).
 
     Args:
-        dim: width of queries, keys, values and result.
-        heads: a divisor of dim.
+        dim: width of queries, keys, values and output.
+        heads: number of heads, a divisor of dim.
     Raises:
         ConfigError: dim is not a multiple of heads.
     """
@@ -45,8 +45,8 @@ class MultiheadAttention(nn.Module):
     ) -> Tensor:
         """
         Args:
-            query_BQD, key_BLD, value_BLD: inputs; any may have a batch of 1 where the others have B.
-            attend_BQL: bool, True where a query may read, at least once a query; None = everywhere.
+            query_BQD, key_BLD, value_BLD: inputs; a batch size of 1 is broadcast to B.
+            attend_BQL: bool attention mask, True where a query may attend, at least once per query; None = everywhere.
         Returns:
             (B, Q, D).
         """
@@ -63,7 +63,7 @@ class MultiheadAttention(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Attention, residual, LayerNorm. Positions go to queries and keys, never to values."""
+    """Attention, residual connection, LayerNorm. Positions are added to queries and keys, not to values."""
 
     def __init__(self, *, dim: int, heads: int) -> None:
         super().__init__()
@@ -81,9 +81,10 @@ class AttentionLayer(nn.Module):
     ) -> Tensor:
         """
         Args:
-            x_BQD: what attends.
-            positions_BQD: added to it for attention only; a batch of 1 serves all images.
-            keys_BLD: keys, their positions already added. values_BLD: values.
+            x_BQD: queries.
+            positions_BQD: positions added to the queries for attention; a batch size of 1 is broadcast.
+            keys_BLD: keys including their positions.
+            values_BLD: values.
             attend_BQL: see MultiheadAttention.
         Returns:
             (B, Q, D).
@@ -94,7 +95,7 @@ class AttentionLayer(nn.Module):
 
 
 class FeedForwardLayer(nn.Module):
-    """Two linear maps with a ReLU between them, residual, LayerNorm."""
+    """Linear, ReLU, linear, residual connection, LayerNorm."""
 
     def __init__(self, *, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -106,7 +107,9 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) in and out."""
-        hidden = F.relu(self.linear1(x_BLD), inplace=True)  # the largest tensor of a layer
+        hidden = F.relu(
+            self.linear1(x_BLD), inplace=True
+        )  # in place, because it is the largest tensor of a layer
         result: Tensor = self.norm(x_BLD + self.linear2(hidden))
         return result
 
@@ -133,12 +136,14 @@ class MLP(nn.Module):
 def conv_norm(
     in_channels: int, out_channels: int, *, kernel: int, groups: int, stride: int = 1, bias: bool = True
 ) -> nn.Sequential:
-    """Convolution (xavier-uniform weight, zero bias) and GroupNorm, without activation.
+    """Convolution (Xavier-uniform weight, zero bias) and GroupNorm, without activation.
 
     Args:
-        in_channels, out_channels: widths. kernel: odd; padded so that stride 1 keeps the size.
-        groups: groups of the GroupNorm, a divisor of out_channels.
-        stride: of the convolution. bias: whether the convolution has one.
+        in_channels, out_channels: number of channels.
+        kernel: odd kernel size; the padding is kernel // 2.
+        groups: number of GroupNorm groups, a divisor of out_channels.
+        stride: stride of the convolution.
+        bias: whether the convolution has a bias.
     Raises:
         ConfigError: out_channels is not a multiple of groups.
     """
@@ -153,7 +158,7 @@ def conv_norm(
 def conv_xavier(
     in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1, bias: bool = True
 ) -> nn.Conv2d:
-    """Convolution with xavier-uniform weight and zero bias; an odd kernel at stride 1 keeps the size."""
+    """Convolution with Xavier-uniform weight and zero bias; an odd kernel at stride 1 keeps the size."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
     nn.init.xavier_uniform_(conv.weight)
     if conv.bias is not None:
@@ -162,9 +167,9 @@ def conv_xavier(
 
 
 def softmax_of_few(x: Tensor) -> Tensor:
-    """Softmax over a last axis of a few numbers, laid out so that a CPU computes many of them at once.
+    """Softmax over a short last dimension, computed over a transposed copy on a CPU, where it vectorizes better.
 
-    Measured of 12 numbers, one core: 2 to 4 ns a number, along the last axis 17.
+    For 12 elements on one core it takes 2 to 4 ns per element, against 17 ns for `x.softmax(dim=-1)`.
     """
     if x.device.type != "cpu" or torch.compiler.is_exporting():
         return x.softmax(dim=-1)
@@ -174,14 +179,14 @@ def softmax_of_few(x: Tensor) -> Tensor:
 def sine_position_encoding(
     height: int, width: int, channels: int, *, device: torch.device | str, dtype: torch.dtype
 ) -> Tensor:
-    """Sine encoding of rows and columns, normalized by the map's size (DETR; paper Sec. 3).
+    """Sine position encoding normalized by the map's size (DETR; paper Sec. 3).
 
-    Rows count 1..h and columns 1..w, divided by h + 1e-6 and w + 1e-6, times 2 pi. The first half of the
-    channels encodes y, the second x; in each half sine and cosine of one frequency stand next to each other.
+    Rows 1..h and columns 1..w are divided by h + 1e-6 and w + 1e-6 and multiplied by 2 pi. The first half of the
+    channels encodes y, the second x; in each half sine and cosine of the same frequency alternate.
 
     Args:
         height, width: size of the map.
-        channels: a multiple of 4.
+        channels: number of channels, a multiple of 4.
     Returns:
         (1, channels, height, width), values in -1..1.
     Raises:
@@ -195,7 +200,7 @@ def sine_position_encoding(
 
 
 def _encode_axis(length: int, features: int, device: torch.device | str) -> Tensor:
-    """(features, length) float32 encoding of the positions 1..length on one axis."""
+    """Encoding (features, length) float32 of the positions 1..length along one axis."""
     positions = (
         torch.arange(1, length + 1, device=device, dtype=torch.float32) / (length + EPSILON) * 2 * math.pi
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Mask-Adapter: for each mask a few learned maps that say where CLIP's features are pooled (CVPR 2025)."""
+"""Mask-Adapter: learned pooling maps of CLIP's features for each mask (CVPR 2025)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch.nn import functional as F
 
 from cmpf.common.tensors import resize_bilinear
 
-EXPANSION = 4  # of the hidden width in a block
-CHANNELS = (4, 16)  # of the mask on its way to the map's size
+EXPANSION = 4  # hidden width of a block over its width
+CHANNELS = (4, 16)  # of the mask encoder's two strided convolutions
 EPSILON = 1e-6
 SCALE_INIT = 1e-6
-# Largest activation of one pass without gradients, in floats; a 250-query pass over 28 x 28 cells would take 2.4 GB.
+# Limit of the largest activation without gradients, in floats; 250 queries at once over 28 x 28 would take 2.4 GB.
 FLOATS = 32 * 1024 * 1024
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each cell of a map (B, C, h, w)."""
+    """LayerNorm over the channels of a feature map (B, C, h, w)."""
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """(B, C, h, w) in and out."""
@@ -27,7 +27,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Block(nn.Module):
-    """ConvNeXt's block: depthwise 7 x 7 convolution, norm, two linear maps per cell, a learned scale, residual."""
+    """ConvNeXt block: depthwise 7 x 7 convolution, LayerNorm, two linear layers, layer scale, residual connection."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -46,12 +46,13 @@ class Block(nn.Module):
 
 
 class MaskAdapter(nn.Module):
-    """Pooling maps of masks from CLIP's projected map and the masks themselves.
+    """Predicts pooling maps from CLIP's projected feature map and a mask.
 
     Args:
-        embed_dim: width E of CLIP's space, that of the projected map.
-        dim: channels inside. maps: pooling maps of a mask.
-        mask_threshold: probability above which a pixel counts as inside a predicted mask.
+        embed_dim: width E of CLIP's joint space and of the projected feature map.
+        dim: width of the blocks.
+        maps: number of pooling maps per mask.
+        mask_threshold: probability above which a pixel is inside a predicted mask.
     """
 
     def __init__(self, *, embed_dim: int, dim: int, maps: int, mask_threshold: float) -> None:
@@ -73,34 +74,33 @@ class MaskAdapter(nn.Module):
         self.to_maps = nn.Conv2d(dim, maps, 1)
 
     def inside(self, masks_BQHW: Tensor) -> Tensor:
-        """Mask logits as 1 inside and 0 outside, in the type of the logits and without gradient."""
+        """Binarizes mask logits to 0 and 1 in their dtype, without gradient."""
         return (masks_BQHW.detach().sigmoid() > self.mask_threshold).to(masks_BQHW.dtype)
 
     def forward(self, projected_BEhw: Tensor, inside_BQHW: Tensor) -> Tensor:
         """
         Args:
-            projected_BEhw: CLIP's map, each cell normalized and projected as a pooled vector is.
-            inside_BQHW: float masks of 0 and 1 of any size over the same image.
+            projected_BEhw: CLIP's feature map projected to the joint space, see CLIP.project_map.
+            inside_BQHW: binary float masks of any size over the same image.
         Returns:
             (B, Q, maps, h, w) logits of the pooling maps.
         """
         h, w = projected_BEhw.shape[-2:]
-        masks = resize_bilinear(inside_BQHW, (4 * h, 4 * w))  # the encoder halves the size twice
-        whole = torch.is_grad_enabled() or torch.compiler.is_exporting()
-        count = (
-            masks.shape[1] if whole else FLOATS // (len(masks) * EXPANSION * self.fuse.out_channels * h * w)
-        )
-        chunks = torch.split(masks, max(1, count), dim=1)
-        return torch.cat([self._maps(projected_BEhw, chunk) for chunk in chunks], dim=1)
+        masks = resize_bilinear(inside_BQHW, (4 * h, 4 * w))  # the mask encoder has stride 4
+        chunk_size = masks.shape[1]
+        if not (torch.is_grad_enabled() or torch.compiler.is_exporting()):
+            chunk_size = FLOATS // (len(masks) * EXPANSION * self.fuse.out_channels * h * w)
+        chunks = torch.split(masks, max(1, chunk_size), dim=1)
+        return torch.cat([self._predict_maps(projected_BEhw, chunk) for chunk in chunks], dim=1)
 
-    def _maps(self, projected_BEhw: Tensor, masks_BQHW: Tensor) -> Tensor:
+    def _predict_maps(self, projected_BEhw: Tensor, masks_BQHW: Tensor) -> Tensor:
         queries = masks_BQHW.shape[1]
-        shape = self.mask_encoder(masks_BQHW.flatten(0, 1)[:, None])
-        x = self.fuse(projected_BEhw.repeat_interleave(queries, dim=0) + shape)
+        mask_features = self.mask_encoder(masks_BQHW.flatten(0, 1)[:, None])
+        x = self.fuse(projected_BEhw.repeat_interleave(queries, dim=0) + mask_features)
         maps: Tensor = self.to_maps(self.norm(self.blocks(x)))
         return maps.view(-1, queries, *maps.shape[1:])
 
 
 def pooling_weights(maps_BQMhw: Tensor) -> Tensor:
-    """sigmoid(maps), scaled so that the cells of each map sum to 1; as a softmax, which does not underflow."""
+    """sigmoid(maps) normalized to sum to 1 over each map, computed in the log domain, where it does not underflow."""
     return F.logsigmoid(maps_BQMhw).flatten(-2).softmax(dim=-1).view(maps_BQMhw.shape)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""SAM branch: SAM's embedding, made into spatial features for the Feature Injector."""
+"""SAM branch: computes the Feature Injector's input from SAM's embedding."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cmpf.modeling.layers import conv_norm
 
 
 class SAMBranch(nn.Module):
-    """Halves SAM's embedding and refines it with single-level deformable self-attention (paper Sec. 3).
+    """Downsamples SAM's embedding by 2 and refines it with single-level deformable self-attention (paper Sec. 3).
 
     Args:
         in_channels: channels S of SAM's embedding.
-        dim: width of the result.
-        heads, points, layers, dim_feedforward: of the deformable encoder.
-        norm_groups: groups of the GroupNorm, a divisor of dim.
+        dim: output channels.
+        heads, points, layers, dim_feedforward: settings of the deformable encoder.
+        norm_groups: number of GroupNorm groups, a divisor of dim.
         flat_levels: 0 = correct single-level attention; 3 = the arithmetic of the published weights
             (see MultiScaleDeformableAttention).
-        attention_function: of the deformable encoder, see choose_deformable_attention.
+        attention_function: implementation of deformable attention, see choose_deformable_attention.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SAMBranch(nn.Module):
         )
 
     def forward(self, embedding_BShw: Tensor) -> Tensor:
-        """SAM's embedding (B, S, hs, ws) -> features (B, dim, hs / 2, ws / 2), rounded up; float32 always."""
+        """SAM's embedding (B, S, hs, ws) -> features (B, dim, ceil(hs / 2), ceil(ws / 2)), always in float32."""
         with without_autocast(embedding_BShw.device):
             reduced = F.relu(self.reduction(embedding_BShw.float()))
             features: Tensor = self.encoder([reduced])[0]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Content-dependent transfer: text embeddings that have seen the image they are compared with (MAFT+, ECCV 2024)."""
+"""Content-dependent transfer: adapts text embeddings to the image (MAFT+, ECCV 2024)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cmpf.modeling.layers import MultiheadAttention, sine_position_encoding
 
 
 class TextTransfer(nn.Module):
-    """Text attends to CLIP's projected map of an image, and is changed by what it finds.
+    """Adds the output of cross-attention from text embeddings to CLIP's projected feature map of an image.
 
     Args:
-        embed_dim: width E of CLIP's space, a multiple of 4 and of heads.
-        heads: of the attention.
+        embed_dim: width E of CLIP's joint space, a multiple of 4 and of heads.
+        heads: number of attention heads.
         post_norm: norm(text + change) instead of text + norm(change).
     """
 
@@ -23,16 +23,16 @@ class TextTransfer(nn.Module):
         self.attention = MultiheadAttention(dim=embed_dim, heads=heads)
         self.mlp = nn.Linear(embed_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        nn.init.zeros_(self.mlp.weight)  # so that training starts at the text as it is
+        nn.init.zeros_(self.mlp.weight)  # training starts from the unchanged text embeddings
         nn.init.zeros_(self.mlp.bias)
 
     def forward(self, text_TE: Tensor, projected_BEhw: Tensor) -> Tensor:
         """
         Args:
-            text_TE: one row per synonym; rows do not see one another.
-            projected_BEhw: CLIP's map, each cell normalized and projected as a pooled vector is.
+            text_TE: one row per synonym; rows do not attend to each other.
+            projected_BEhw: CLIP's feature map projected to the joint space, see CLIP.project_map.
         Returns:
-            (B, T, E), of any length.
+            (B, T, E), not normalized.
         """
         E, h, w = projected_BEhw.shape[-3:]
         positions = sine_position_encoding(h, w, E, device=projected_BEhw.device, dtype=projected_BEhw.dtype)

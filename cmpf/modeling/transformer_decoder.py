@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Masked-attention transformer decoder with the Query Injector and the Feature Injector."""
+"""Masked-attention transformer decoder with Query Injector, Feature Injector and proposal queries."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """
         Args:
-            queries_BQD: query contents. positions_1QD: query positions.
+            queries_BQD: query contents.
+            positions_1QD: query positions.
             keys_BLD, values_BLD: tokens of one level.
-            attend_BQL: bool, True where a query may read.
+            attend_BQL: bool, True where a query may attend.
         Returns:
             (B, Q, D).
         """
@@ -58,7 +59,7 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Level:
-    """One flattened map: tokens (B, L, D), level embedding added; sine positions (1, L, D); size (h, w)."""
+    """A flattened feature map: tokens (B, L, D) with level embedding, sine positions (1, L, D), size (h, w)."""
 
     tokens: Tensor
     positions: Tensor
@@ -66,22 +67,21 @@ class Level:
 
 
 class TransformerDecoder(nn.Module):
-    """Queries that find one segment each and name it (paper Sec. 3).
+    """Decodes queries into masks and classes with masked attention (paper Sec. 3).
 
     Args:
-        in_channels: channels of the multi-scale maps; a 1x1 convolution brings them to dim where they differ.
-        dim: width of the queries. mask_dim: width of the mask features. embed_dim: width E of CLIP's space.
-        queries: number of queries Q.
-        heads, layers, dim_feedforward: of the transformer.
-        sam_channels: channels of SAM's raw embedding; read by the Query Injector only.
-        sam_feature_channels: channels of the SAM branch's features; read by the Feature Injector only.
-        query_injector, feature_injector: make an injector, such as the classes QueryInjector and FeatureInjector;
-            None = off. Without both this is FC-CLIP's decoder.
+        in_channels: channels of the multi-scale maps; if they differ from dim, 1x1 convolutions project them.
+        dim: width of the queries. mask_dim: width of the mask features. embed_dim: width E of CLIP's joint space.
+        queries: Q, number of learned queries.
+        heads, layers, dim_feedforward: settings of the decoder layers.
+        sam_channels: channels of SAM's embedding, for the Query Injector.
+        sam_feature_channels: channels of the SAM branch's features, for the Feature Injector.
+        query_injector, feature_injector: factories of the injectors, by default the classes QueryInjector and
+            FeatureInjector; None = off. Without both this is FC-CLIP's decoder.
         keep_positions: see FeatureInjector.
-        query_injector_level: queries change after the layers that read this level, 0 to 2; the last layer of all
-            has none after it.
-        feature_injector_level: in the layers that read this level its tokens read SAM's features first.
-        num_proposals: P, queries that start at SAM's masks, beside the Q learned ones; 0 = none.
+        query_injector_level: the Query Injector runs after each layer but the last that reads this level, 0..2.
+        feature_injector_level: level, 0..2, whose tokens the Feature Injector modifies.
+        num_proposals: P, number of proposal queries in addition to the learned ones; 0 = off.
     """
 
     def __init__(
@@ -134,15 +134,15 @@ class TransformerDecoder(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Q + P."""
-        at_proposals = 0 if self.proposal_queries is None else self.proposal_queries.number
-        return self.query_content.num_embeddings + at_proposals
+        """Number of learned and proposal queries, Q + P."""
+        num_proposals = 0 if self.proposal_queries is None else self.proposal_queries.number
+        return self.query_content.num_embeddings + num_proposals
 
     @property
     def uses_sam(self) -> bool:
-        """Whether an injector or SAM's masks need SAM's embedding."""
-        injected = self.query_injector is not None or len(self.feature_injectors) > 0
-        return injected or self.proposal_queries is not None
+        """Whether an injector or the proposal queries need SAM's embedding."""
+        has_injector = self.query_injector is not None or len(self.feature_injectors) > 0
+        return has_injector or self.proposal_queries is not None
 
     def forward(
         self,
@@ -160,20 +160,20 @@ class TransformerDecoder(nn.Module):
             multi_scale: three maps (B, C, h, w) at strides 32, 16, 8.
             mask_features: (B, mask_dim, H/4, W/4).
             embeddings: K classes and void as the last one.
-            sam_embedding: (B, S, hs, ws), SAM's raw embedding, for the Query Injector.
-            sam_features: (B, C, h, w) of the SAM branch, any size, for the Feature Injector.
-            proposals: (B, P, H/4, W/4) logits of SAM's masks, zeros where there is none; queries start there.
-            aux: also predict from the earlier heads in eval mode; training always does.
+            sam_embedding: (B, S, hs, ws), SAM's embedding, for the Query Injector.
+            sam_features: (B, C, h, w) features of the SAM branch of any size, for the Feature Injector.
+            proposals: (B, P, H/4, W/4) logits of SAM's masks for the proposal queries, zeros for missing masks.
+            aux: whether the earlier heads predict in eval mode, too; in training mode they always do.
         Returns:
             Predictions of the last head; aux_outputs: those of the head before each layer, or empty.
         Raises:
-            ConfigError: an injector is on, or queries start at SAM's masks, and the input is None.
+            ConfigError: an injector or the proposal queries are on and their input is None.
         """
-        self._check_sam(sam_embedding, sam_features, proposals)
-        levels = [self._level(index, x) for index, x in enumerate(multi_scale)]
+        self._check_sam_inputs(sam_embedding, sam_features, proposals)
+        levels = [self._make_level(index, x) for index, x in enumerate(multi_scale)]
         if sam_features is not None:
             sam_features = resize_bilinear(sam_features, levels[self.feature_injector_level].size)
-        queries, positions, masks = self._start(mask_features, proposals)
+        queries, positions, masks = self._initial_queries(mask_features, proposals)
         heads: list[tuple[Tensor, Tensor]] = []
         for index, layer in enumerate(self.layers):
             normalized, mask_embedding = self.head(queries)
@@ -182,12 +182,11 @@ class TransformerDecoder(nn.Module):
             if index and (index - 1) % LEVELS == self.query_injector_level:
                 queries = self._inject(queries, mask_embedding, masks, sam_embedding)
             level = levels[index % LEVELS]
-            keys, values = self._memory(index, levels, sam_features)
-            looks_at = masks.masks_at(mask_embedding, level.size)
+            keys, values = self._keys_and_values(index, levels, sam_features)
+            mask_logits = masks.masks_at(mask_embedding, level.size)
             if index == 0 and proposals is not None:
-                looks_at[:, -proposals.shape[1] :] = resize_bilinear(proposals, level.size)
-            attend = attendable(looks_at)
-            queries = layer(queries, positions, keys, values, attend)
+                mask_logits[:, -proposals.shape[1] :] = resize_bilinear(proposals, level.size)
+            queries = layer(queries, positions, keys, values, attention_mask(mask_logits))
         heads.append(self.head(queries))
         *aux_outputs, final = self._predict(heads, masks, embeddings)
         return {
@@ -196,15 +195,17 @@ class TransformerDecoder(nn.Module):
             "aux_outputs": aux_outputs,
         }
 
-    def _start(self, mask_features: Tensor, proposals: Tensor | None) -> tuple[Tensor, Tensor, MaskFeatures]:
-        """Contents (B, Q, D) and positions (1 or B, Q, D) of the queries, and what makes their masks."""
+    def _initial_queries(
+        self, mask_features: Tensor, proposals: Tensor | None
+    ) -> tuple[Tensor, Tensor, MaskFeatures]:
+        """Contents (B, Q + P, D) and positions (1 or B, Q + P, D) of the queries, and the batch's mask features."""
         content = self.query_content.weight[None].expand(mask_features.shape[0], -1, -1)
         positions = self.query_position.weight[None]
         if self.proposal_queries is None or proposals is None:
             return content, positions, MaskFeatures(mask_features)
-        their_content, their_positions = self.proposal_queries(mask_features, proposals)
-        content = torch.cat([content, their_content], dim=1)
-        positions = torch.cat([positions.expand(len(content), -1, -1), their_positions], dim=1)
+        proposal_content, proposal_positions = self.proposal_queries(mask_features, proposals)
+        content = torch.cat([content, proposal_content], dim=1)
+        positions = torch.cat([positions.expand(len(content), -1, -1), proposal_positions], dim=1)
         prior = self.proposal_queries.prior(proposals)
         masks = MaskFeatures(mask_features, prior_BPHW=prior, queries=content.shape[1])
         return content, positions, masks
@@ -212,15 +213,15 @@ class TransformerDecoder(nn.Module):
     def _predict(
         self, heads: Sequence[tuple[Tensor, Tensor]], masks: MaskFeatures, embeddings: ClassEmbeddings
     ) -> list[HeadOutput]:
-        """Predictions of several heads, made in one pass as if their queries were one long list."""
+        """Predictions of several heads, computed at once for their concatenated queries."""
         normalized = torch.cat([head[0] for head in heads], dim=1)
         mask_embedding = torch.cat([head[1] for head in heads], dim=1)
-        together = self.head.predict(normalized, mask_embedding, masks, embeddings)
-        logits = together["pred_logits"].chunk(len(heads), dim=1)
-        pred_masks = together["pred_masks"].chunk(len(heads), dim=1)
-        return [{"pred_logits": a, "pred_masks": b} for a, b in zip(logits, pred_masks, strict=True)]
+        output = self.head.predict(normalized, mask_embedding, masks, embeddings)
+        pred_logits = output["pred_logits"].chunk(len(heads), dim=1)
+        pred_masks = output["pred_masks"].chunk(len(heads), dim=1)
+        return [{"pred_logits": a, "pred_masks": b} for a, b in zip(pred_logits, pred_masks, strict=True)]
 
-    def _level(self, index: int, x_BChw: Tensor) -> Level:
+    def _make_level(self, index: int, x_BChw: Tensor) -> Level:
         h, w = x_BChw.shape[-2], x_BChw.shape[-1]
         projected = self.input_projections[index](x_BChw).flatten(2).transpose(1, 2)
         positions = sine_position_encoding(
@@ -232,21 +233,21 @@ class TransformerDecoder(nn.Module):
             size=(h, w),
         )
 
-    def _memory(
+    def _keys_and_values(
         self, index: int, levels: Sequence[Level], sam_features: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, L, D) that layer `index` reads."""
+        """Keys and values (B, L, D) of layer `index`."""
         level = levels[index % LEVELS]
         if sam_features is None or str(index) not in self.feature_injectors:
             return level.tokens + level.positions, level.tokens
         injector = self.feature_injectors[str(index)]
-        memory: tuple[Tensor, Tensor] = injector(
+        injected: tuple[Tensor, Tensor] = injector(
             level.tokens,
             level.positions,
             sam_features,
             self.level_embedding.weight[self.feature_injector_level],
         )
-        return memory
+        return injected
 
     def _inject(
         self,
@@ -263,7 +264,7 @@ class TransformerDecoder(nn.Module):
         )
         return injected
 
-    def _check_sam(
+    def _check_sam_inputs(
         self, sam_embedding: Tensor | None, sam_features: Tensor | None, proposals: Tensor | None
     ) -> None:
         if self.proposal_queries is not None and proposals is None:
@@ -281,8 +282,8 @@ class TransformerDecoder(nn.Module):
             )
 
 
-def attendable(mask_logits_BQhw: Tensor) -> Tensor:
-    """Where each query may read: inside its mask (probability >= 0.5), or everywhere if its mask is empty.
+def attention_mask(mask_logits_BQhw: Tensor) -> Tensor:
+    """Where each query may attend: inside its mask (probability >= 0.5), or everywhere if its mask is empty.
 
     Args:
         mask_logits_BQhw: mask logits at the level's size.

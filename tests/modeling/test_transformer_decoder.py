@@ -25,7 +25,7 @@ from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.layers import MultiheadAttention, sine_position_encoding
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
-from cmpf.modeling.transformer_decoder import TransformerDecoder, attendable
+from cmpf.modeling.transformer_decoder import TransformerDecoder, attention_mask
 from cmpf.types import ClassEmbeddings, DecoderOutput
 
 CLASSES = class_embeddings(2, 1, 3, 1)
@@ -207,7 +207,7 @@ def test_attention_is_blocked_where_the_mask_is_negative() -> None:
     masks = torch.tensor([[[[0.3, -0.2], [-4.0, 0.0]], [[-1.0, -1.0], [-0.1, -9.0]]]])  # two queries, 2 x 2
     # Query 1: sigmoid 0.57, 0.45, 0.02, 0.50, reads places 1 and 4. Query 2: blocked everywhere, reads all.
     expected = torch.tensor([[[True, False, False, True], [True, True, True, True]]])
-    assert torch.equal(attendable(masks), expected)
+    assert torch.equal(attention_mask(masks), expected)
 
 
 def test_a_batch_of_two_equals_two_batches_of_one() -> None:
