@@ -11,7 +11,14 @@ from helpers.prepared_trees import SIZE, write_prepared_trees
 
 from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import get_dataset, get_spec
-from cmpf.data.datasets.published import ADE20K_THINGS, CITYSCAPES_IDS, COCO_IDS, in_order, scripts, words
+from cmpf.data.datasets.published import (
+    ADE20K_THINGS,
+    CITYSCAPES_IDS,
+    COCO_IDS,
+    index_by_id,
+    prepare_command,
+    shipped_vocabulary,
+)
 from cmpf.data.datasets.validate import report_of
 from cmpf.data.mapper import DatasetMapper, InstanceTargets, PanopticTargets, SemanticTargets
 from cmpf.data.preparation import PREPARATIONS
@@ -238,15 +245,15 @@ def test_coco_has_80_things_and_53_kinds_of_stuff_with_gaps() -> None:
 
 
 def test_cityscapes_has_19_train_ids() -> None:
-    index = in_order(CITYSCAPES_IDS)
+    index = index_by_id(CITYSCAPES_IDS)
     assert len(index) == 19
     # road, building, traffic light, sky, person, car, bus, train and bicycle
     assert [index[n] for n in (7, 11, 19, 23, 24, 26, 28, 31, 33)] == [0, 2, 6, 10, 11, 13, 15, 16, 18]
 
 
 def test_vocabulary_files_are_read_once() -> None:
-    assert words("coco_panoptic")() is words("coco_panoptic")()
+    assert shipped_vocabulary("coco_panoptic")() is shipped_vocabulary("coco_panoptic")()
 
 
 def test_commands_run_one_after_the_other() -> None:
-    assert scripts("a", "b") == "cmpf datasets prepare a && cmpf datasets prepare b"
+    assert prepare_command("a", "b") == "cmpf datasets prepare a && cmpf datasets prepare b"

@@ -19,12 +19,12 @@ from cmpf.data.datasets.catalog import DATASETS
 from cmpf.data.datasets.custom import read_dataset_file
 from cmpf.data.datasets.custom_values import (
     WrongValueError,
-    class_words,
-    index_map,
-    label,
-    text,
-    two_sides,
-    vocabulary_of,
+    parse_class_names,
+    parse_label,
+    parse_label_map,
+    parse_test_size,
+    parse_text,
+    parse_vocabulary,
     with_things,
 )
 from cmpf.data.datasets.readers import read_coco_panoptic
@@ -200,11 +200,11 @@ KNOWN = {"fruit_val": lambda: Vocabulary(classes=[["apple"], ["pear"]])}
 @pytest.mark.parametrize(
     ("read", "value", "result"),
     [
-        (text, " a ", "a"),
-        (label, 65535, 65535),
-        (two_sides, [800, 1333], (800, 1333)),
-        (index_map, {7: 0, 8: 0}, {7: 0, 8: 0}),
-        (class_words, [], []),
+        (parse_text, " a ", "a"),
+        (parse_label, 65535, 65535),
+        (parse_test_size, [800, 1333], (800, 1333)),
+        (parse_label_map, {7: 0, 8: 0}, {7: 0, 8: 0}),
+        (parse_class_names, [], []),
     ],
 )
 def test_good_values_are_taken(read: Callable[[Any], Any], value: Any, result: Any) -> None:
@@ -214,23 +214,23 @@ def test_good_values_are_taken(read: Callable[[Any], Any], value: Any, result: A
 @pytest.mark.parametrize(
     ("read", "value", "message"),
     [
-        (text, "", "expected text, got ''"),
-        (text, None, "expected text, got nothing"),
-        (text, 5, "expected text, got 5"),
-        (label, 65536, r"expected a whole number 0\.\.65535, got 65536"),
-        (label, -1, "whole number"),
-        (label, True, "whole number"),
-        (two_sides, 800, "expected .shorter side, longest longer side. .* got 800"),
-        (two_sides, [1333, 800], "shorter side"),
-        (two_sides, [0, 800], "shorter side"),
-        (two_sides, [800], "shorter side"),
-        (index_map, {}, "class index.* got {}"),
-        (index_map, [1], "class index"),
-        (index_map, {"road": 0}, "class index"),
-        (index_map, {70000: 0}, "class index"),
-        (class_words, "apple", r"expected a list of class names such as \[apple, pear\], got 'apple'"),
-        (class_words, [True], "list of class names"),
-        (text, ["x" * 200], r"x\.\.\.$"),
+        (parse_text, "", "expected text, got ''"),
+        (parse_text, None, "expected text, got nothing"),
+        (parse_text, 5, "expected text, got 5"),
+        (parse_label, 65536, r"expected a whole number 0\.\.65535, got 65536"),
+        (parse_label, -1, "whole number"),
+        (parse_label, True, "whole number"),
+        (parse_test_size, 800, "expected .shorter side, longest longer side. .* got 800"),
+        (parse_test_size, [1333, 800], "shorter side"),
+        (parse_test_size, [0, 800], "shorter side"),
+        (parse_test_size, [800], "shorter side"),
+        (parse_label_map, {}, "class index.* got {}"),
+        (parse_label_map, [1], "class index"),
+        (parse_label_map, {"road": 0}, "class index"),
+        (parse_label_map, {70000: 0}, "class index"),
+        (parse_class_names, "apple", r"expected a list of class names such as \[apple, pear\], got 'apple'"),
+        (parse_class_names, [True], "list of class names"),
+        (parse_text, ["x" * 200], r"x\.\.\.$"),
     ],
 )
 def test_other_values_are_told_with_what_was_expected(
@@ -242,12 +242,13 @@ def test_other_values_are_told_with_what_was_expected(
 
 def test_a_vocabulary_is_a_file_a_list_or_a_known_dataset(tmp_path: Path) -> None:
     (tmp_path / "fruit.txt").write_text("0:apple,red apple\n1:pear\n")
-    from_file = vocabulary_of("fruit.txt", known=KNOWN, folder=tmp_path)
+    from_file = parse_vocabulary("fruit.txt", known=KNOWN, folder=tmp_path)
     assert from_file.classes == (("apple", "red apple"), ("pear",))
     assert (
-        vocabulary_of(["apple, red apple", "pear"], known=KNOWN, folder=tmp_path).classes == from_file.classes
+        parse_vocabulary(["apple, red apple", "pear"], known=KNOWN, folder=tmp_path).classes
+        == from_file.classes
     )
-    assert vocabulary_of("fruit_val", known=KNOWN, folder=tmp_path).names == ("apple", "pear")
+    assert parse_vocabulary("fruit_val", known=KNOWN, folder=tmp_path).names == ("apple", "pear")
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("friut.txt", "fruit.txt"), ("fruit_vall", "fruit_val")])
@@ -258,9 +259,9 @@ def test_a_vocabulary_that_is_not_there_is_answered_with_the_nearest(
     with pytest.raises(
         WrongValueError, match=rf"neither a file \(\S+{wrong}\) nor a known .* did you mean {near}\?"
     ):
-        vocabulary_of(wrong, known=KNOWN, folder=tmp_path)
+        parse_vocabulary(wrong, known=KNOWN, folder=tmp_path)
     with pytest.raises(WrongValueError, match="known dataset; give a vocabulary file"):
-        vocabulary_of("zzz", known=KNOWN, folder=tmp_path / "nowhere")
+        parse_vocabulary("zzz", known=KNOWN, folder=tmp_path / "nowhere")
 
 
 def test_only_the_named_classes_are_things() -> None:

@@ -266,7 +266,7 @@ def test_damaged_and_missing_label_maps_are_told(tmp_path: Path) -> None:
 
 def test_what_is_missing_in_a_missing_folder_is_no_news_but_other_issues_are() -> None:
     issues = Issues()
-    issues.add_absent(Path("data/images"), "no such folder")
+    issues.add_missing_root(Path("data/images"), "no such folder")
     issues.add(IssueKind.MISSING, Path("data/images/a.jpg"), "no such image")
     issues.add(IssueKind.MISSING, Path("data/images"), "no such folder, again")
     issues.add(IssueKind.MISSING, Path("data/images2/a.jpg"), "no such image")

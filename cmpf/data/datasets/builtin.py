@@ -1,8 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The table of known datasets: where people have the files, and what is in them.
+"""Specs of the built-in datasets.
 
-Paths are those of Detectron2, OpenSeg and FC-CLIP, so prepared folders load as they are. Vocabulary files name
-the classes; a missing one is found out when the vocabulary is asked for.
+Paths are those of Detectron2, OpenSeg and FC-CLIP, so folders prepared for them can be used unchanged.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from cmpf.data.datasets.builtin_semantic import (
 )
 from cmpf.data.datasets.published import (
     ADE20K_THINGS,
-    BYTE_IGNORE,
     CITYSCAPES_IDS,
     COCO_IDS,
     COCO_THINGS,
+    IGNORE_8_BIT,
+    IGNORE_16_BIT,
     SPLITS,
     STREET_SIZE,
     USUAL_SIZE,
-    WORD_IGNORE,
-    in_order,
-    scripts,
-    things_of,
-    words,
+    index_by_id,
+    prepare_command,
+    shipped_things,
+    shipped_vocabulary,
 )
 from cmpf.data.datasets.readers import (
     FileNames,
@@ -49,20 +48,21 @@ from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
 
 
 def _panoptic(
-    name: str, *, truth: tuple[str, str], beside: Mapping[str, str] | None = None, **options: Any
+    name: str, *, truth: tuple[str, str], extra_truth: Mapping[str, str] | None = None, **options: Any
 ) -> DatasetSpec:
-    """A dataset of segments; COCO's evaluators and the usual size, unless told otherwise.
+    """A panoptic dataset, by default with COCO's evaluators and test size.
 
     Args:
-        truth: JSON file and folder of PNGs. beside: further ground truth, see read_coco_panoptic.
-        options: of DatasetSpec.
+        truth: JSON file and folder of PNGs.
+        extra_truth: additional ground truth, see read_coco_panoptic.
+        options: fields of DatasetSpec.
     """
-    usual = {"evaluators": ("panoptic", "instance", "semantic"), "test_size": USUAL_SIZE}
+    defaults = {"evaluators": ("panoptic", "instance", "semantic"), "test_size": USUAL_SIZE}
     return DatasetSpec(
         name=name,
         kind="panoptic",
-        truth={"annotations": truth[0], "panoptic": truth[1], **(beside or {})},
-        **{"reader": read_coco_panoptic, **usual, **options},
+        truth={"annotations": truth[0], "panoptic": truth[1], **(extra_truth or {})},
+        **{"reader": read_coco_panoptic, **defaults, **options},
     )
 
 
@@ -72,19 +72,19 @@ def _coco(split: str) -> DatasetSpec:
         folder="coco",
         images=f"{split}2017",
         truth=(f"annotations/panoptic_{split}2017.json", f"panoptic_{split}2017"),
-        beside={
+        extra_truth={
             "semantic": f"panoptic_semseg_{split}2017",
             "instances": f"annotations/instances_{split}2017.json",
         },
-        vocabulary=words("coco_panoptic"),
-        command=f"{scripts('coco_semantic')} (the rest is a download, see datasets/README.md)",
-        class_of_id=in_order(COCO_IDS),
+        vocabulary=shipped_vocabulary("coco_panoptic"),
+        command=f"{prepare_command('coco_semantic')} (the rest is a download, see datasets/README.md)",
+        class_of_id=index_by_id(COCO_IDS),
     )
 
 
-def _shapes_words(seen_only: bool) -> Vocabulary:
-    chosen = tuple(category for category in CATEGORIES if category.seen or not seen_only)
-    return Vocabulary.from_text(vocabulary_text(chosen), source="ShapeWorld")
+def _shapes_vocabulary(seen_only: bool) -> Vocabulary:
+    categories = tuple(category for category in CATEGORIES if category.seen or not seen_only)
+    return Vocabulary.from_text(vocabulary_text(categories), source="ShapeWorld")
 
 
 def _shapes(split: str, *, seen_only: bool = False) -> DatasetSpec:
@@ -93,8 +93,8 @@ def _shapes(split: str, *, seen_only: bool = False) -> DatasetSpec:
         folder="shapeworld",
         images=f"{split}/images",
         truth=(f"{split}/panoptic.json", f"{split}/panoptic"),
-        beside={"semantic": f"{split}/semantic", "instances": f"{split}/instances.json"},
-        vocabulary=partial(_shapes_words, seen_only),
+        extra_truth={"semantic": f"{split}/semantic", "instances": f"{split}/instances.json"},
+        vocabulary=partial(_shapes_vocabulary, seen_only),
         command="python -m cmpf.shapeworld --out {folder} --train 4000 --val 1000 --hard-val 200",
         marker="complete.json",
         test_size=None,
@@ -107,26 +107,26 @@ def _ade20k(split: str) -> DatasetSpec:
         folder="ADEChallengeData2016",
         images=f"images/{SPLITS[split]}",
         truth=(f"ade20k_panoptic_{split}.json", f"ade20k_panoptic_{split}"),
-        beside={
+        extra_truth={
             "semantic": f"annotations_detectron2/{SPLITS[split]}",
             "instances": f"ade20k_instance_{split}.json",
         },
-        vocabulary=words("ade20k_150"),
-        command=scripts("ade20k_semantic", "ade20k_panoptic", "ade20k_instances"),
+        vocabulary=shipped_vocabulary("ade20k_150"),
+        command=prepare_command("ade20k_semantic", "ade20k_panoptic", "ade20k_instances"),
         hidden_stuff=True,
-        class_of_id=in_order(range(150)),  # the files' own names have changed over time, their ids have not
+        class_of_id=index_by_id(range(150)),  # by id, since the names in published files differ
     )
 
 
-def _cityscapes_file(entry: Mapping[str, Any], ending: str) -> str:
-    """bonn_000000_000019 lies in the folder of its town; the JSON file has another name for it."""
-    identity = str(entry["id"])
-    return f"{identity.split('_')[0]}/{identity}{ending}"
+def _cityscapes_file(entry: Mapping[str, Any], suffix: str) -> str:
+    """The path bonn/bonn_000000_000019{suffix} from the image id, since the JSON file names no such file."""
+    image_id = str(entry["id"])
+    return f"{image_id.split('_')[0]}/{image_id}{suffix}"
 
 
 _CITYSCAPES_NAMES = FileNames(
-    image=partial(_cityscapes_file, ending="_leftImg8bit.png"),
-    semantic=partial(_cityscapes_file, ending="_gtFine_labelTrainIds.png"),
+    image=partial(_cityscapes_file, suffix="_leftImg8bit.png"),
+    semantic=partial(_cityscapes_file, suffix="_gtFine_labelTrainIds.png"),
 )
 
 
@@ -136,12 +136,12 @@ def _cityscapes(split: str) -> DatasetSpec:
         folder="cityscapes",
         images=f"leftImg8bit/{split}",
         truth=(f"gtFine/cityscapes_panoptic_{split}.json", f"gtFine/cityscapes_panoptic_{split}"),
-        beside={"semantic": f"gtFine/{split}"},
+        extra_truth={"semantic": f"gtFine/{split}"},
         reader=partial(read_coco_panoptic, names=_CITYSCAPES_NAMES),
-        vocabulary=words("cityscapes_19"),
-        command=scripts("cityscapes"),
+        vocabulary=shipped_vocabulary("cityscapes_19"),
+        command=prepare_command("cityscapes"),
         evaluators=("panoptic", "cityscapes"),
-        class_of_id=in_order(CITYSCAPES_IDS),
+        class_of_id=index_by_id(CITYSCAPES_IDS),
         test_size=STREET_SIZE,
     )
 
@@ -153,18 +153,18 @@ def _mapillary(split: str) -> DatasetSpec:
         folder="mapillary_vistas",
         images=f"{folder}/images",
         truth=(f"{folder}/panoptic/panoptic_2018.json", f"{folder}/panoptic"),
-        beside={"semantic": f"{folder}/labels"},
-        vocabulary=words("mapillary_vistas_65"),
-        command=scripts("mapillary_vistas"),
+        extra_truth={"semantic": f"{folder}/labels"},
+        vocabulary=shipped_vocabulary("mapillary_vistas_65"),
+        command=prepare_command("mapillary_vistas"),
         evaluators=("panoptic", "semantic"),
-        class_of_id=in_order(range(1, 66)),  # label maps hold id - 1, and 65 for unlabeled pixels
+        class_of_id=index_by_id(range(1, 66)),  # label maps hold id - 1, and 65 in unlabeled pixels
         ignore_label=65,
         test_size=STREET_SIZE,
     )
 
 
-def _with_ending(name: str, *, ending: str) -> str:
-    return str(Path(name).with_suffix(ending))
+def _with_suffix(name: str, *, suffix: str) -> str:
+    return str(Path(name).with_suffix(suffix))
 
 
 _BDD_PANOPTIC = _panoptic(
@@ -172,19 +172,21 @@ _BDD_PANOPTIC = _panoptic(
     folder="bdd100k",
     images="images/10k/val",
     truth=("jsons/pan_seg_val_cocofmt.json", "jsons/pan_seg/masks/val"),
-    # BDD100K's own converter names the PNG in `images`, too, and leaves sizes out.
-    reader=partial(read_coco_panoptic, names=FileNames(image_of_png=partial(_with_ending, ending=".jpg"))),
-    vocabulary=words("bdd100k_40"),
-    command=scripts("bdd100k_panoptic"),
+    # BDD100K's own converter writes the PNG's name into `images`, without sizes.
+    reader=partial(read_coco_panoptic, names=FileNames(image_of_png=partial(_with_suffix, suffix=".jpg"))),
+    vocabulary=shipped_vocabulary("bdd100k_40"),
+    command=prepare_command("bdd100k_panoptic"),
     evaluators=("panoptic",),
-    class_of_id=in_order(range(1, 41)),
+    class_of_id=index_by_id(range(1, 41)),
 )
 
 
 def _instances(name: str, *, annotations: str, **options: Any) -> DatasetSpec:
-    """A dataset of objects alone; COCO's evaluator, unless told otherwise. `options` of DatasetSpec."""
-    usual = {"reader": read_coco_instances, "evaluators": ("instance",), "test_size": USUAL_SIZE}
-    return DatasetSpec(name=name, kind="instance", truth={"annotations": annotations}, **{**usual, **options})
+    """An instance dataset, by default with COCO's evaluator; `options` are fields of DatasetSpec."""
+    defaults = {"reader": read_coco_instances, "evaluators": ("instance",), "test_size": USUAL_SIZE}
+    return DatasetSpec(
+        name=name, kind="instance", truth={"annotations": annotations}, **{**defaults, **options}
+    )
 
 
 def _coco_instances(split: str) -> DatasetSpec:
@@ -193,9 +195,10 @@ def _coco_instances(split: str) -> DatasetSpec:
         folder="coco",
         images=f"{split}2017",
         annotations=f"annotations/instances_{split}2017.json",
-        vocabulary=things_of("coco_panoptic"),
-        command=f"{scripts('coco_semantic --check')} (images and annotations are a download, see datasets/README.md)",
-        class_of_id=in_order(COCO_THINGS),
+        vocabulary=shipped_things("coco_panoptic"),
+        command=f"{prepare_command('coco_semantic --check')} "
+        "(images and annotations are a download, see datasets/README.md)",
+        class_of_id=index_by_id(COCO_THINGS),
     )
 
 
@@ -205,48 +208,48 @@ def _ade20k_instances(split: str) -> DatasetSpec:
         folder="ADEChallengeData2016",
         images=f"images/{SPLITS[split]}",
         annotations=f"ade20k_instance_{split}.json",
-        vocabulary=things_of("ade20k_150"),
-        command=scripts("ade20k_instances"),
-        class_of_id=in_order(ADE20K_THINGS),
+        vocabulary=shipped_things("ade20k_150"),
+        command=prepare_command("ade20k_instances"),
+        class_of_id=index_by_id(ADE20K_THINGS),
     )
 
 
-# Images lie in coco/{train,val,test}2017, annotations in lvis/.
-_lvis_objects = partial(
+# Images are in coco/{train,val,test}2017, annotations in lvis/.
+_lvis_spec = partial(
     _instances,
     folder="",
     images="coco",
-    vocabulary=words("lvis_v1_1203"),
-    class_of_id=in_order(range(1, 1204)),
+    vocabulary=shipped_vocabulary("lvis_v1_1203"),
+    class_of_id=index_by_id(range(1, 1204)),
 )
 
 
 def _lvis(split: str) -> DatasetSpec:
-    return _lvis_objects(
+    return _lvis_spec(
         f"openvocab_lvis_v1_{split}",
         annotations=f"lvis/lvis_v1_{split}.json",
         reader=read_lvis,
-        command=scripts("lvis"),
+        command=prepare_command("lvis"),
         evaluators=("lvis",),
     )
 
 
 def _lvis_test(part: str) -> DatasetSpec:
-    """Images whose ground truth only the server of the challenge has."""
-    return _lvis_objects(
+    """Test images of the LVIS challenge, without public ground truth."""
+    return _lvis_spec(
         f"openvocab_lvis_v1_test_{part}",
         annotations=f"lvis/lvis_v1_image_info_test_{part}.json",
         reader=partial(read_lvis, annotated=False),
-        command=f"{scripts('lvis')} (which verifies train and val; test is a download, see datasets/README.md)",
+        command=f"{prepare_command('lvis')} (which verifies train and val; test is a download, see datasets/README.md)",
         evaluators=(),
     )
 
 
-def _both(make: Callable[..., DatasetSpec]) -> tuple[DatasetSpec, DatasetSpec]:
-    return make(split="train"), make(split="val")
+def _both(spec: Callable[..., DatasetSpec]) -> tuple[DatasetSpec, DatasetSpec]:
+    return spec(split="train"), spec(split="val")
 
 
-# Names of earlier versions -> the spec that they mean.
+# Former names.
 _ALIASES = {
     "openvocab_coco_stuff_164k_sem_seg": STUFF_TEST,
     "openvocab_coco_stuff_164k_sem_seg_train": STUFF_TRAIN,
@@ -268,8 +271,8 @@ SPECS: tuple[DatasetSpec, ...] = (
     *_both(_mapillary),
     BDD_SEMANTIC,
     _BDD_PANOPTIC,
-    *_both(partial(context, 459, ignore_label=WORD_IGNORE)),
-    *_both(partial(context, 59, ignore_label=BYTE_IGNORE)),
+    *_both(partial(context, 459, ignore_label=IGNORE_16_BIT)),
+    *_both(partial(context, 59, ignore_label=IGNORE_8_BIT)),
     *_both(partial(voc, 21)),
     *_both(partial(voc, 20)),
     *_both(_lvis),

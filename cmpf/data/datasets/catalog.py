@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Finds datasets by name, specs of the table and YAML files of people's own, and says what there is to know of them.
+"""Looks up datasets by name: built-in specs, or "file:PATH" for custom datasets defined by a YAML file.
 
-Nothing is looked up before a dataset is asked for; its vocabulary can be had without any of its files.
+No file is opened at import; the vocabulary of a dataset is available without its files.
 """
 
 from __future__ import annotations
@@ -17,58 +17,60 @@ from cmpf.data.datasets.spec import DEFAULT_ROOT, ROOT_VARIABLE, Dataset, Datase
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import DatasetError
 
-FILE_PREFIX = "file:"  # file:PATH is the dataset of a YAML file
+FILE_PREFIX = "file:"  # "file:PATH" names the dataset defined by a YAML file
 DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in SPECS}
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names of all specs, in the order of the table."""
+    """Names of all built-in datasets."""
     return tuple(DATASETS)
 
 
 def dataset_root() -> Path:
-    """Where datasets lie: DETECTRON2_DATASETS, else ./datasets."""
+    """The folder of all datasets: $DETECTRON2_DATASETS, or ./datasets if it is not set."""
     return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
 
 
 def is_known(name: str) -> bool:
-    """Whether a name is one of the table, or means a YAML file."""
+    """Whether a name is that of a built-in dataset or starts with "file:"."""
     return name in DATASETS or name.startswith(FILE_PREFIX)
 
 
 def get_spec(name: str) -> DatasetSpec:
-    """The spec of a dataset of the table, or the dataset of a YAML file.
+    """Returns the spec of a dataset.
 
     Args:
-        name: of a spec, or "file:PATH".
+        name: name of a built-in dataset, or "file:PATH".
     Raises:
-        DatasetError: no such dataset, names the nearest and lists all; or the file is missing or wrong.
+        DatasetError: unknown name (the message suggests the closest one and lists all), or an invalid YAML file.
     """
     return locate_dataset(name).spec
 
 
 def get_vocabulary(name: str) -> Vocabulary:
-    """The classes of a dataset, which need not be on disk.
+    """Returns the vocabulary of a dataset, which need not be on disk.
 
     Raises:
-        DatasetError: unknown name, or a wrong file.
-        VocabularyError: the vocabulary file is missing or wrong.
+        DatasetError: unknown name, or an invalid YAML file.
+        VocabularyError: the vocabulary file is missing or invalid.
     """
     return get_spec(name).vocabulary()
 
 
 def known_vocabularies() -> tuple[Vocabulary, ...]:
-    """Vocabularies of all datasets, in the order of the table, each once."""
+    """Distinct vocabularies of all built-in datasets."""
     return tuple(
         {vocabulary.key: vocabulary for vocabulary in (spec.vocabulary() for spec in SPECS)}.values()
     )
 
 
 def get_dataset(name: str) -> Dataset:
-    """A dataset below the root of this moment, or that of a YAML file.
+    """Returns a dataset on disk: a built-in one below dataset_root(), or a custom one from a YAML file.
 
+    Args:
+        name: name of a built-in dataset, or "file:PATH".
     Raises:
-        DatasetError: unknown name, a wrong file, or a path that training needs is missing, see Dataset.require.
+        DatasetError: unknown name, an invalid YAML file, or a file that training needs is missing.
     """
     dataset = locate_dataset(name)
     dataset.require()
@@ -76,10 +78,10 @@ def get_dataset(name: str) -> Dataset:
 
 
 def locate_dataset(name: str) -> Dataset:
-    """A dataset at the place where it should be, whether it is there or not.
+    """As get_dataset, without checking that its files exist.
 
     Raises:
-        DatasetError: unknown name, or a wrong file.
+        DatasetError: unknown name, or an invalid YAML file.
     """
     if name.startswith(FILE_PREFIX):
         file = Path(name.removeprefix(FILE_PREFIX)).expanduser()
@@ -96,7 +98,7 @@ def locate_dataset(name: str) -> Dataset:
 
 @dataclass(frozen=True)
 class PathState:
-    """A path that a dataset needs, and whether it is there."""
+    """A path that a dataset needs, and whether it exists."""
 
     path: Path
     found: bool
@@ -104,15 +106,16 @@ class PathState:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
-    """A dataset at a glance.
+    """Summary of a dataset.
 
-    kind: what training learns from it. folder: where it lies or should lie. paths: all that it needs.
-    images: how many there are; None = it is not there or not whole.
-    issue: why not; "" = it is there, and its files fit together (no image was opened).
-    command: what makes it.
-    classes: names, in the order of the class indices; things and stuff, and seen and unseen classes, each are all of
-        them.
-    seen_by: what tells seen from unseen classes: "published", or "words" that are equal.
+    kind: type of the training targets.
+    folder: its folder, existing or not.
+    paths: all paths that it needs.
+    images: number of images; None = the dataset is missing or incomplete.
+    issue: why it is; "" = the dataset is complete and consistent (no image was opened).
+    command: command that creates it.
+    classes: names in the order of the class indices, divided into `things` and `stuff`, and into `seen` and `unseen`.
+    seen_by: source of the seen flags: "published", or "words" (shared synonyms).
     ignore_label, test_size, evaluators: see DatasetSpec.
     """
 
@@ -137,21 +140,21 @@ class DatasetSummary:
 def summarize(
     name: str, training: Vocabulary, *, published_seen: tuple[bool, ...] | None = None
 ) -> DatasetSummary:
-    """What there is to know of a dataset. Reads its annotations, opens no image.
+    """Summarizes a dataset. Reads its annotations but opens no image.
 
     Args:
-        name: of a dataset of the table, or "file:PATH".
-        training: classes are seen if they share a word with it.
-        published_seen: (K,) the flags of the papers, which go before it.
+        name: name of a built-in dataset, or "file:PATH".
+        training: training vocabulary; classes that share a word with it are seen.
+        published_seen: (K,) published seen flags, which override `training`.
     Raises:
-        DatasetError: unknown name, or a wrong YAML file.
-        VocabularyError: the vocabulary file is missing or wrong.
+        DatasetError: unknown name, or an invalid YAML file.
+        VocabularyError: the vocabulary file is missing or invalid.
     """
     dataset = locate_dataset(name)
     spec, vocabulary = dataset.spec, dataset.vocabulary
     seen = vocabulary.seen_in(training) if published_seen is None else published_seen
     paths = tuple(PathState(path, path.exists()) for path in dataset.paths)
-    images, issue = _images(dataset, paths)
+    images, issue = _count_images(dataset, paths)
     return DatasetSummary(
         name=dataset.name,
         kind=spec.kind,
@@ -161,10 +164,10 @@ def summarize(
         issue=issue,
         command=spec.command_in(dataset.folder),
         classes=vocabulary.names,
-        things=_chosen(vocabulary, vocabulary.is_thing, True),
-        stuff=_chosen(vocabulary, vocabulary.is_thing, False),
-        seen=_chosen(vocabulary, seen, True),
-        unseen=_chosen(vocabulary, seen, False),
+        things=_names_where(vocabulary, vocabulary.is_thing, True),
+        stuff=_names_where(vocabulary, vocabulary.is_thing, False),
+        seen=_names_where(vocabulary, seen, True),
+        unseen=_names_where(vocabulary, seen, False),
         seen_by="words" if published_seen is None else "published",
         ignore_label=spec.ignore_label,
         test_size=spec.test_size,
@@ -172,8 +175,8 @@ def summarize(
     )
 
 
-def _images(dataset: Dataset, paths: tuple[PathState, ...]) -> tuple[int | None, str]:
-    """How many images a dataset has, or why that is not known."""
+def _count_images(dataset: Dataset, paths: tuple[PathState, ...]) -> tuple[int | None, str]:
+    """The number of images, or None and the reason."""
     missing = [str(state.path) for state in paths if not state.found]
     if missing:
         return None, f"missing {', '.join(missing)}"
@@ -183,5 +186,5 @@ def _images(dataset: Dataset, paths: tuple[PathState, ...]) -> tuple[int | None,
         return None, str(error)
 
 
-def _chosen(vocabulary: Vocabulary, flags: tuple[bool, ...], wanted: bool) -> tuple[str, ...]:
-    return tuple(name for name, flag in zip(vocabulary.names, flags, strict=True) if flag == wanted)
+def _names_where(vocabulary: Vocabulary, flags: tuple[bool, ...], value: bool) -> tuple[str, ...]:
+    return tuple(name for name, flag in zip(vocabulary.names, flags, strict=True) if flag == value)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""People's own datasets: one YAML file each, paths relative to it.
+"""Custom datasets, each defined by a YAML file with paths relative to it:
 
     name: my_fruit_val
     task: panoptic                   # panoptic, semantic or instance
@@ -7,7 +7,7 @@
     annotations: panoptic_val.json   # COCO panoptic or instances JSON; semantic: folder of label maps
     vocabulary: fruit.txt            # a vocabulary file, a list of classes, or the name of a known dataset
 
-What else may be in it stands in OPTIONAL.
+OPTIONAL lists the optional keys.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import yaml
 from cmpf.common.files import load_yaml, read_yaml_text
 from cmpf.data.datasets.custom_values import (
     WrongValueError,
-    class_words,
-    index_map,
-    label,
-    text,
-    two_sides,
-    vocabulary_of,
+    parse_class_names,
+    parse_label,
+    parse_label_map,
+    parse_test_size,
+    parse_text,
+    parse_vocabulary,
     with_things,
 )
 from cmpf.data.datasets.issues import Issues
@@ -42,41 +42,41 @@ from cmpf.types import Sample
 
 TASKS: tuple[Kind, ...] = ("panoptic", "semantic", "instance")
 REQUIRED = ("name", "task", "images", "annotations", "vocabulary")
-# Key -> the tasks that it means something for, and what reads its value.
+# Key -> the tasks that accept it, and the parser of its value.
 OPTIONAL: Mapping[str, tuple[tuple[Kind, ...], Callable[[Any], Any]]] = {
-    "reader": (TASKS, text),  # name of a registered reader, see docs/plugins.md; else the task's own
-    "things": (TASKS, class_words),  # names of the thing classes; all others are stuff
-    "test_size": (TASKS, two_sides),  # [shorter side, longest longer side]
-    "label_map": (TASKS, index_map),  # category id, or value in the label maps -> class index
-    "ignore_label": (("panoptic", "semantic"), label),  # value of unlabeled pixels; 255
-    "panoptic": (("panoptic",), text),  # folder of the PNGs, if not the JSON file's name without its ending
-    "label_files": (("panoptic",), text),  # folder of label maps, for mIoU
-    "instances": (("panoptic",), text),  # COCO instances JSON, for AP
-    "image_suffix": (("semantic",), text),  # ends of the names of images and labels, such as _leftImg8bit
-    "label_suffix": (("semantic",), text),
+    "reader": (TASKS, parse_text),  # name of a registered reader, see docs/plugins.md; default: by task
+    "things": (TASKS, parse_class_names),  # names of the thing classes; all others are stuff
+    "test_size": (TASKS, parse_test_size),  # [shorter side, maximum longer side]
+    "label_map": (TASKS, parse_label_map),  # category id, or value in the label maps -> class index
+    "ignore_label": (("panoptic", "semantic"), parse_label),  # value of unlabeled pixels; default 255
+    "panoptic": (("panoptic",), parse_text),  # folder of the PNGs; default: the JSON file without its suffix
+    "label_files": (("panoptic",), parse_text),  # folder of label maps, for mIoU
+    "instances": (("panoptic",), parse_text),  # COCO instances JSON, for AP
+    "image_suffix": (("semantic",), parse_text),  # end of the image file names, such as _leftImg8bit
+    "label_suffix": (("semantic",), parse_text),  # end of the label map file names
 }
 
 
 def read_dataset_file(
     path: Path, *, known: Mapping[str, DatasetSpec] | None = None
 ) -> tuple[DatasetSpec, Path]:
-    """A dataset from its YAML file.
+    """Reads the YAML file of a custom dataset.
 
     Args:
-        known: datasets whose vocabularies may be named.
+        known: datasets whose vocabularies can be referred to by name.
     Returns:
-        The spec, and the folder of the file, to which the spec's paths are relative.
+        The spec, and the folder of the file, which is the base of the spec's paths.
     Raises:
-        DatasetError: the file cannot be read, or keys or values are wrong: all of them in one message.
+        DatasetError: the file cannot be read, or keys or values are invalid (all listed in one message).
     """
     known = known or {}
     content = _read_yaml(path)
-    issues = _wrong_keys(content)
+    issues = _key_issues(content)
     values: dict[str, Any] = {}
-    for key, read in _readers(known, path.parent).items():
+    for key, parse in _parsers(known, path.parent).items():
         if key in content:
             try:
-                values[key] = read(content[key])
+                values[key] = parse(content[key])
             except (WrongValueError, VocabularyError) as error:
                 issues.append(f"{key}: {error}")
     if "vocabulary" in values and "things" in values:
@@ -85,9 +85,9 @@ def read_dataset_file(
         except VocabularyError as error:
             issues.append(f"things: {error}")
     if "vocabulary" in values:
-        found = Issues()
-        check_class_of_id(values.get("label_map"), values["vocabulary"], path, found)
-        issues += [issue.message for issue in found.found]
+        label_map_issues = Issues()
+        check_class_of_id(values.get("label_map"), values["vocabulary"], path, label_map_issues)
+        issues += [issue.message for issue in label_map_issues.found]
     if issues:
         count = f"{len(issues)} issue{'s' if len(issues) > 1 else ''}"
         raise DatasetError(f"{path} ({count}): {' · '.join(issues)}")
@@ -109,14 +109,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
         raise DatasetError(f"{path}: expected lines KEY: VALUE with {', '.join(REQUIRED)}")
     keys = [key.value for key, _ in node.value]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise DatasetError(f"{path}: {', '.join(twice)} given twice; keep one")
+    duplicates = sorted({key for key in keys if keys.count(key) > 1})
+    if duplicates:
+        raise DatasetError(f"{path}: {', '.join(duplicates)} given twice; keep one")
     return content
 
 
-def _wrong_keys(content: Mapping[Any, Any]) -> list[str]:
-    """Missing, unknown and idle keys."""
+def _key_issues(content: Mapping[Any, Any]) -> list[str]:
+    """Reports missing and unknown keys, and keys without meaning for the task."""
     issues = [f"{key}: missing" for key in REQUIRED if key not in content]
     task = content.get("task")
     for key in content:
@@ -129,27 +129,27 @@ def _wrong_keys(content: Mapping[Any, Any]) -> list[str]:
     return issues
 
 
-def _readers(known: Mapping[str, DatasetSpec], folder: Path) -> dict[str, Callable[[Any], Any]]:
-    """Key -> what reads its value."""
-    words = {name: spec.vocabulary for name, spec in known.items()}
+def _parsers(known: Mapping[str, DatasetSpec], folder: Path) -> dict[str, Callable[[Any], Any]]:
+    """Key -> parser of its value."""
+    vocabularies = {name: spec.vocabulary for name, spec in known.items()}
     return {
-        "name": partial(_new_name, known),
-        "task": _task,
-        "images": text,
-        "annotations": text,
-        "vocabulary": partial(vocabulary_of, known=words, folder=folder),
-        **{key: read for key, (_, read) in OPTIONAL.items()},
+        "name": partial(_parse_name, known),
+        "task": _parse_task,
+        "images": parse_text,
+        "annotations": parse_text,
+        "vocabulary": partial(parse_vocabulary, known=vocabularies, folder=folder),
+        **{key: parse for key, (_, parse) in OPTIONAL.items()},
     }
 
 
-def _new_name(known: Mapping[str, DatasetSpec], value: Any) -> str:
-    name = text(value)
+def _parse_name(known: Mapping[str, DatasetSpec], value: Any) -> str:
+    name = parse_text(value)
     if name in known:
         raise WrongValueError(f"{name} is a known dataset; choose another name")
     return name
 
 
-def _task(value: Any) -> Kind:
+def _parse_task(value: Any) -> Kind:
     for task in TASKS:
         if value == task:
             return task
@@ -157,7 +157,8 @@ def _task(value: Any) -> Kind:
 
 
 def _spec(values: Mapping[str, Any], path: Path) -> DatasetSpec:
-    truth, reader, evaluators = (_own_reader if "reader" in values else _PARTS[values["task"]])(values)
+    read_parts = _custom_reader_parts if "reader" in values else _PARTS[values["task"]]
+    truth, reader, evaluators = read_parts(values)
     vocabulary: Vocabulary = values["vocabulary"]
     return DatasetSpec(
         name=values["name"],
@@ -175,21 +176,21 @@ def _spec(values: Mapping[str, Any], path: Path) -> DatasetSpec:
     )
 
 
-_Parts = tuple[dict[str, str], Callable[..., list[Sample]], tuple[str, ...]]
+_Parts = tuple[dict[str, str], Callable[..., list[Sample]], tuple[str, ...]]  # truth, reader, evaluators
 
 
-def _own_reader(values: Mapping[str, Any]) -> _Parts:
-    """A reader that nobody has registered is looked for once more when samples are read: plug-ins come later."""
+def _custom_reader_parts(values: Mapping[str, Any]) -> _Parts:
+    """Resolves a reader that is not registered yet when samples are read, since plug-ins may be imported later."""
     name = values["reader"]
 
-    def reader() -> Callable[..., list[Sample]]:
+    def lookup() -> Callable[..., list[Sample]]:
         return resolve("dataset_reader", name, like=read_coco_instances)
 
     def read(**arguments: Any) -> list[Sample]:
-        return reader()(**arguments)
+        return lookup()(**arguments)
 
-    known = reader() if name in registered("dataset_reader") else read
-    return {"annotations": values["annotations"]}, known, ("lvis" if name == "lvis" else values["task"],)
+    reader = lookup() if name in registered("dataset_reader") else read
+    return {"annotations": values["annotations"]}, reader, ("lvis" if name == "lvis" else values["task"],)
 
 
 def _panoptic_parts(values: Mapping[str, Any]) -> _Parts:

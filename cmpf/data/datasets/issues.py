@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What can be wrong with a dataset, and where: found by readers, by the check, and when a dataset is prepared."""
+"""Issues of a dataset (kind, file, message), as collected by readers, validation and preparation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from cmpf.errors import DatasetError
 
-_NAMED_ISSUES = 20  # of each kind, in a report
-_NAMED_IN_ERROR = 3  # of each kind, in one line
+_MAX_IN_REPORT = 20  # issues of each kind
+_MAX_IN_ERROR = 3  # issues of each kind
 
 
 class IssueKind(Enum):
-    """Kinds of issues; each value is its title and what to do about it."""
+    """Kinds of issues; each value is (title, fix)."""
 
     MISSING = "missing file", "put the file there, or correct the path or the name that leads to it"
     DAMAGED = "damaged file", "fetch or make the file again"
@@ -36,7 +36,7 @@ class IssueKind(Enum):
 
     @property
     def title(self) -> str:
-        """Its name."""
+        """Short description."""
         return self.value[0]
 
     @property
@@ -47,7 +47,7 @@ class IssueKind(Enum):
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing that is wrong: its kind, the file that has it, and what exactly."""
+    """One problem of a dataset: its kind, the file and the details."""
 
     kind: IssueKind
     file: Path
@@ -62,76 +62,77 @@ class Issues:
 
     def __init__(self) -> None:
         self.found: list[Issue] = []
-        self.notes: dict[str, None] = {}  # what is worth saying and no issue, each once, in order
-        self._absent: set[Path] = set()
+        self.notes: dict[str, None] = {}  # remarks that are not issues: an ordered set
+        self._missing_roots: set[Path] = set()
 
     def add(self, kind: IssueKind, file: Path, message: str) -> None:
-        """One more; what is missing in a folder that is missing itself is no news."""
-        if kind is not IssueKind.MISSING or self._absent.isdisjoint((file, *file.parents)):
+        """Adds an issue; files missing below a path from add_missing_root are not reported again."""
+        if kind is not IssueKind.MISSING or self._missing_roots.isdisjoint((file, *file.parents)):
             self.found.append(Issue(kind, file, message))
 
+    def add_missing_root(self, path: Path, message: str) -> None:
+        """Adds an issue for a missing file or folder that the dataset spec names."""
+        self.add(IssueKind.MISSING, path, message)
+        self._missing_roots.add(path)
+
     def merge(self, other: Issues) -> None:
-        """All that another one has collected, such as in another process."""
+        """Adds all issues and notes of another collection, such as that of a worker process."""
         for issue in other.found:
             self.add(issue.kind, issue.file, issue.message)
         self.notes.update(other.notes)
 
-    def add_absent(self, path: Path, message: str) -> None:
-        """A file or folder of the dataset is not there at all."""
-        self.add(IssueKind.MISSING, path, message)
-        self._absent.add(path)
-
     def raise_any(self, source: Path) -> None:
-        """
+        """Raises an error if there are issues.
+
         Raises:
-            DatasetError: there are issues; counts each kind and tells the first few. `source` opens the message.
+            DatasetError: starts with `source`, and gives the number and the first few issues of each kind.
         """
         if not self.found:
             return
         parts = []
-        for kind, same in by_kind(self.found).items():
-            # The path that opens the message need not be told again.
-            names = [
-                str(issue) if issue.file != source else issue.message for issue in same[:_NAMED_IN_ERROR]
+        for kind, issues in by_kind(self.found).items():
+            # The message starts with `source`, so issues of this file do not repeat its path.
+            shown = [
+                str(issue) if issue.file != source else issue.message for issue in issues[:_MAX_IN_ERROR]
             ]
-            more = ", ..." if len(same) > len(names) else ""
-            parts.append(f"{kind.title} ({len(same)}): {', '.join(names)}{more}")
+            more = ", ..." if len(issues) > len(shown) else ""
+            parts.append(f"{kind.title} ({len(issues)}): {', '.join(shown)}{more}")
         raise DatasetError(f"{source}: {'; '.join(parts)}. Repair the dataset or prepare it again")
 
 
 def by_kind(issues: Iterable[Issue]) -> dict[IssueKind, list[Issue]]:
-    """Issues by their kind, in the order in which kinds come first."""
-    kinds: dict[IssueKind, list[Issue]] = {}
+    """Groups issues by kind, in the order in which the kinds first occur."""
+    groups: dict[IssueKind, list[Issue]] = {}
     for issue in issues:
-        kinds.setdefault(issue.kind, []).append(issue)
-    return kinds
+        groups.setdefault(issue.kind, []).append(issue)
+    return groups
 
 
 def issues_text(
     name: str, issues: Sequence[Issue], *, notes: Sequence[str] = (), everything: bool = False
 ) -> str:
-    """Issues by kind, with what to do about each kind.
+    """Formats issues by kind, with the fix for each kind.
 
     Args:
-        name: of the dataset, or the part of it that was looked at.
-        notes: what is worth saying and no issue, one line each.
-        everything: name all; else the first twenty of each kind.
+        name: name of the dataset, or of the part that was checked.
+        notes: remarks that are not issues, one line each.
+        everything: list all issues instead of the first 20 of each kind.
     """
     if not issues:
         return "\n".join(
             [f"{name}: every file was opened, nothing is wrong", *(f"  {note}" for note in notes)]
         )
     parts = [f"{name}: {len(issues):,} issue{'s' if len(issues) > 1 else ''}"]
-    for kind, same in by_kind(issues).items():
-        shown = same if everything else same[:_NAMED_ISSUES]
-        parts.append(f"{kind.title} ({len(same):,}): {kind.fix}")
+    for kind, group in by_kind(issues).items():
+        shown = group if everything else group[:_MAX_IN_REPORT]
+        parts.append(f"{kind.title} ({len(group):,}): {kind.fix}")
         parts += [f"  {issue}" for issue in shown]
-        if len(shown) < len(same):
-            parts.append(f"  and {len(same) - len(shown):,} more; --all names them")
+        if len(shown) < len(group):
+            parts.append(f"  and {len(group) - len(shown):,} more; --all names them")
     return "\n".join([*parts, *notes])
 
 
 def issues_json(issues: Sequence[Issue]) -> str:
-    """Issues as a JSON list of {kind, file, message}."""
+    """Formats issues as a JSON list of {kind, file, message}."""
     rows = [{"kind": issue.kind.name, "file": str(issue.file), "message": issue.message} for issue in issues]
     return json.dumps(rows, ensure_ascii=False, indent=1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What describes a dataset, and a dataset on disk: its files, and its samples in little memory."""
+"""DatasetSpec (description of a dataset), Dataset (a dataset on disk) and its memory-efficient samples."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from cmpf.types import Sample
 Kind: TypeAlias = Literal["panoptic", "semantic", "instance"]
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
-# Evaluator -> the ground truth beside panoptic PNGs that only it reads: arguments of read_coco_panoptic.
-BESIDE = {"instance": "instances", "semantic": "semantic", "cityscapes": "semantic"}
+# Evaluator -> argument of read_coco_panoptic for the additional ground truth that only this evaluator reads.
+EVALUATOR_TRUTH = {"instance": "instances", "semantic": "semantic", "cityscapes": "semantic"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """A dataset, wherever it lies.
+    """Describes a dataset, independently of where it is stored.
 
-    name: what users write in DATASETS.TRAIN and DATASETS.TEST.
-    kind: what training learns from it.
-    folder: below the root; all paths are relative to it.
+    name: name in DATASETS.TRAIN and DATASETS.TEST.
+    kind: type of the training targets.
+    folder: folder below the dataset root; all paths are relative to it.
     images: folder of the images.
-    truth: argument of the reader -> path of ground truth.
-    reader: called with images, the paths of `truth`, vocabulary and class_of_id.
-    vocabulary: makes the classes; reads no file of the dataset.
-    command: makes the dataset; {folder} stands for its folder.
-    evaluators: kinds of evaluation, of "panoptic", "instance", "semantic", "lvis" and "cityscapes" (official
-        scripts, mIoU and AP); none where nobody but a server has the ground truth.
+    truth: argument of the reader -> path of the ground truth.
+    reader: called with `images`, the paths in `truth`, `vocabulary` and `class_of_id`.
+    vocabulary: returns the vocabulary, without reading files of the dataset.
+    command: command that creates the dataset; {folder} is replaced by its folder.
+    evaluators: any of "panoptic", "instance", "semantic", "lvis" and "cityscapes" (official scripts, mIoU and AP);
+        empty if the ground truth is not public.
     class_of_id: category id in the JSON files, or value in the label maps of a semantic dataset -> class
-        index; None = by name, or equal.
+        index; None = categories are matched by name, and label maps hold class indices.
     ignore_label: value of unlabeled pixels in semantic label maps.
-    test_size: (shorter side, longest longer side) in testing; None = 800 and 1333. INPUT.MIN_SIZE_TEST goes before it.
-    marker: a file that says that the dataset is whole; "" = none.
-    hidden_stuff: areas of stuff in the JSON file may be those before things were pasted over it, as the published
-        files of ADE20K have them.
-    alias_of: the name of the spec that this one repeats under an earlier name; "" = it is no alias.
+    test_size: (shorter side, maximum longer side) in testing; None = (800, 1333). INPUT.MIN_SIZE_TEST overrides it.
+    marker: file whose presence means that the dataset is complete; "" = none.
+    hidden_stuff: areas of stuff in the JSON file may include pixels that are covered by things, as in the published
+        files of ADE20K.
+    alias_of: name of the spec for which this one is a former name; "" = not an alias.
     """
 
     name: str
@@ -66,29 +66,28 @@ class DatasetSpec:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every path that must be there for training and for all evaluators, relative to the folder."""
+        """All paths that training and all evaluators need, relative to the folder."""
         return self.paths_for(*self.evaluators)
 
     def paths_for(self, *evaluators: str) -> tuple[str, ...]:
-        """Every path that must be there for training and for these evaluators, relative to the folder."""
+        """All paths that training and these evaluators need, relative to the folder."""
         return tuple(p for p in (self.images, *self.truth_for(*evaluators).values(), self.marker) if p)
 
     def truth_for(self, *evaluators: str) -> dict[str, str]:
-        """The part of `truth` that training and these evaluators read."""
-        wanted = {BESIDE.get(evaluator) for evaluator in evaluators}
-        idle = set(BESIDE.values()) - wanted
-        return {argument: path for argument, path in self.truth.items() if argument not in idle}
+        """The entries of `truth` that training and these evaluators read."""
+        unused = set(EVALUATOR_TRUTH.values()) - {EVALUATOR_TRUTH.get(e) for e in evaluators}
+        return {argument: path for argument, path in self.truth.items() if argument not in unused}
 
     @property
     def class_of_label(self) -> Mapping[int, int] | None:
         """Value in the label maps -> class index; None = they hold class indices.
 
-        Label maps beside panoptic ground truth always do: class_of_id is then that of the JSON files.
+        Label maps of a panoptic dataset always hold class indices, since class_of_id is for its JSON files.
         """
         return self.class_of_id if self.kind == "semantic" else None
 
     def command_in(self, folder: Path) -> str:
-        """The command that makes the dataset in a folder."""
+        """The command that creates the dataset in a folder."""
         return self.command.replace("{folder}", str(folder))
 
 
@@ -96,15 +95,17 @@ class DatasetSpec:
 class Dataset:
     """A dataset on disk.
 
-    spec: what describes it. folder: where it lies. file: the YAML file that its spec comes from, if any.
-    words: the vocabulary to look for, where it is another than the spec's; files are read by the spec's.
+    spec: its description.
+    folder: its folder.
+    file: the YAML file that defines it; None = a built-in dataset.
+    words: vocabulary that replaces the spec's for prediction; files are still read with the spec's.
     """
 
     spec: DatasetSpec
     folder: Path
     file: Path | None = None
     words: Vocabulary | None = None
-    _read: dict[frozenset[str], PackedSamples] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[frozenset[str], PackedSamples] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -113,54 +114,54 @@ class Dataset:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All that training and its evaluators need, whether it is there or not."""
+        """All paths that training and the evaluators need, existing or not."""
         return tuple(self.folder / path for path in self.spec.paths)
 
     @property
     def truth(self) -> dict[str, Path]:
-        """Argument of the reader -> path of ground truth, whether it is there or not."""
+        """Argument of the reader -> path of the ground truth, existing or not."""
         return {argument: self.folder / path for argument, path in self.spec.truth.items()}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Its classes; category ids of the samples are indices of it."""
+        """Its classes; category ids of the samples are indices into it."""
         return self.words or self.spec.vocabulary()
 
     @property
     def samples(self) -> PackedSamples:
-        """All samples, with the ground truth that training reads; read when first asked for.
+        """All samples with the ground truth for training; read on first access.
 
         Raises:
-            DatasetError: files are missing, damaged or do not fit together.
+            DatasetError: files are missing, damaged or inconsistent.
         """
         return self.samples_for()
 
     def samples_for(self, *evaluators: str) -> PackedSamples:
-        """All samples, with the ground truth that training and these evaluators read.
+        """All samples with the ground truth for training and these evaluators; read on the first call.
 
         Args:
-            evaluators: of `spec.evaluators`. "instance" adds `annotations` to samples of a panoptic dataset, "semantic"
-                and "cityscapes" add `sem_seg_file_name`; large files of instances are not read for nothing.
+            evaluators: from `spec.evaluators`. In a panoptic dataset "instance" adds `annotations` to the samples, and
+                "semantic" and "cityscapes" add `sem_seg_file_name`; the large instances file is read only if needed.
         Raises:
-            DatasetError: files are missing, damaged or do not fit together.
+            DatasetError: files are missing, damaged or inconsistent.
         """
         truth = self.spec.truth_for(*evaluators)
-        if frozenset(truth) not in self._read:
+        if frozenset(truth) not in self._cache:
             self.require(*evaluators)
-            found = self.spec.reader(
+            samples = self.spec.reader(
                 images=self.folder / self.spec.images,
                 vocabulary=self.spec.vocabulary(),
                 class_of_id=self.spec.class_of_id,
                 **{argument: self.folder / path for argument, path in truth.items()},
             )
-            self._read[frozenset(truth)] = PackedSamples(found)
-        return self._read[frozenset(truth)]
+            self._cache[frozenset(truth)] = PackedSamples(samples)
+        return self._cache[frozenset(truth)]
 
     def require(self, *evaluators: str) -> None:
-        """
+        """Checks that all files exist that training and these evaluators need.
+
         Raises:
-            DatasetError: a path that training or these evaluators need is missing: names all paths of the dataset and
-                the command that makes them.
+            DatasetError: a path is missing; names all paths of the dataset and the command that creates them.
         """
         if all((self.folder / path).exists() for path in self.spec.paths_for(*evaluators)):
             return
@@ -175,30 +176,30 @@ class Dataset:
 
 
 class PackedSamples(Sequence[Sample]):
-    """Samples in one buffer of bytes; each is unpacked when it is asked for, as a copy of its own.
+    """A sequence of samples, pickled into one buffer; each access returns a new copy.
 
-    Millions of small Python objects would take several times as much memory, and once more in each worker process:
-    counting references writes into their pages, so that processes cannot share them. A buffer stays shared.
+    A list of Python objects would take several times as much memory, and would be copied into each worker process,
+    because reference counting writes to the objects' memory pages (copy-on-write). A buffer stays shared.
     """
 
     def __init__(self, samples: Iterable[Sample]) -> None:
-        packed, ends = bytearray(), [0]
+        buffer, offsets = bytearray(), [0]
         for sample in samples:
-            packed += pickle.dumps(sample, protocol=pickle.HIGHEST_PROTOCOL)
-            ends.append(len(packed))
-        self._packed = np.frombuffer(packed, dtype=np.uint8)
-        self._ends = np.array(ends, dtype=np.int64)
+            buffer += pickle.dumps(sample, protocol=pickle.HIGHEST_PROTOCOL)
+            offsets.append(len(buffer))
+        self._buffer = np.frombuffer(buffer, dtype=np.uint8)
+        self._offsets = np.array(offsets, dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._offsets) - 1
 
     @overload
-    def __getitem__(self, place: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Sample]: ...
-    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        index = range(len(self))[place]  # counts negative places from the end, and raises IndexError
-        sample: Sample = pickle.loads(self._packed[self._ends[index] : self._ends[index + 1]].data)
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]  # resolves negative indices, and raises IndexError
+        sample: Sample = pickle.loads(self._buffer[self._offsets[index] : self._offsets[index + 1]].data)
         return sample

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Readers: ground-truth files as samples with contiguous class indices. They open no image."""
+"""Readers, which turn annotation files into samples with contiguous class indices. They open no image."""
 
 from __future__ import annotations
 

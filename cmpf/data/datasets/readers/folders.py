@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Reader of folders of images and label maps, and what all readers check: files, and classes of category ids."""
+"""Reader of semantic datasets (folders of images and label maps), and checks that all readers share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmpf.types import Sample
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {
+_FILE_KEYS = {  # key of a sample -> name of the file in messages
     "file_name": "image",
     "pan_seg_file_name": "panoptic PNG",
     "sem_seg_file_name": "label map",
@@ -25,13 +25,13 @@ _KINDS = {
 
 
 def check_files(samples: Iterable[Sample], issues: Issues) -> None:
-    """Every file must be there.
+    """Checks that all files of the samples exist.
 
-    Looks names up in listings of their folders: single look-ups take minutes on a network drive.
+    Uses one listing per folder, because checking files one by one takes minutes on a network drive.
     """
     listings: dict[str, set[str]] = {}
     for sample in samples:
-        for key, kind in _KINDS.items():
+        for key, kind in _FILE_KEYS.items():
             path = sample.get(key)
             if path is None:
                 continue
@@ -43,31 +43,30 @@ def check_files(samples: Iterable[Sample], issues: Issues) -> None:
 
 
 def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]:
-    """Images below a folder by the name that pairs them.
+    """Finds images below a folder, by the key that pairs them with label maps.
 
     Args:
-        suffix: what their names must end with before the ending, such as "_leftImg8bit"; other files do not
-            count. "" = all images.
+        suffix: end of the stems, such as "_leftImg8bit"; other files are ignored. "" = all images.
     Returns:
-        Path below `folder` without suffix and ending, such as "bonn/bonn_000000_000019" -> file; sorted.
-        Two files of one name, such as a.jpg and a.png, are an issue; so is a folder without images.
+        Path below `folder` without suffix and extension, such as "bonn/bonn_000000_000019" -> file; sorted. An empty
+        folder, and two files with the same key, such as a.jpg and a.png, are added to `issues`.
     """
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            stem, ending = os.path.splitext(name)
-            if name.startswith(".") or ending.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix):
+            stem, extension = os.path.splitext(name)
+            if name.startswith(".") or extension.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix):
                 continue
             path = Path(parent, name)
             key = path.relative_to(folder).with_name(stem[: len(stem) - len(suffix)]).as_posix()
-            if key in found:
-                issues.add(IssueKind.TWICE, path, f"the same name as {found[key].name}")
-            found[key] = path
-    if not found:
+            if key in images:
+                issues.add(IssueKind.TWICE, path, f"the same name as {images[key].name}")
+            images[key] = path
+    if not images:
         named = f" named *{suffix}" if suffix else ""
         issues.add(IssueKind.MISSING, folder, f"no images{named} in it (of {', '.join(IMAGE_SUFFIXES)})")
-    return dict(sorted(found.items()))
+    return dict(sorted(images.items()))
 
 
 def semantic_samples(
@@ -79,26 +78,28 @@ def semantic_samples(
     label_suffix: str = "",
     labeled_only: bool = False,
 ) -> list[Sample]:
-    """A sample for each name that an image or a label map has, sorted; arguments as of read_semantic.
+    """One sample per image or label map, sorted by key; arguments as in read_semantic.
 
     Args:
-        issues: takes what is wrong. A sample whose image or label map is not there has no such key.
+        issues: receives unpaired files; their samples lack `file_name` or `sem_seg_file_name`.
     """
     if labels.is_file():
         issues.add(IssueKind.JSON_KIND, labels, "is a file; a semantic dataset has a folder of label maps")
         return []
     image_files = find_images(images, suffix=image_suffix, issues=issues)
-    truths = find_images(labels, suffix=label_suffix, issues=issues)
+    label_files = find_images(labels, suffix=label_suffix, issues=issues)
     samples: list[Sample] = []
-    for key in sorted(image_files.keys() | truths.keys()):
+    for key in sorted(image_files.keys() | label_files.keys()):
         sample: Sample = {"image_id": key}
         if key in image_files:
             sample["file_name"] = str(image_files[key])
         elif image_files:
-            issues.add(IssueKind.UNPAIRED, truths[key], f"has no image {key}{image_suffix}.* in {images}")
-        if key in truths:
-            sample["sem_seg_file_name"] = str(truths[key])
-        elif truths and not labeled_only:
+            issues.add(
+                IssueKind.UNPAIRED, label_files[key], f"has no image {key}{image_suffix}.* in {images}"
+            )
+        if key in label_files:
+            sample["sem_seg_file_name"] = str(label_files[key])
+        elif label_files and not labeled_only:
             issues.add(
                 IssueKind.UNPAIRED, image_files[key], f"has no labels {key}{label_suffix}.* in {labels}"
             )
@@ -116,39 +117,39 @@ def read_semantic(
     label_suffix: str = "",
     labeled_only: bool = False,
 ) -> list[Sample]:
-    """Samples of a dataset with one label map per image, in the order of their names.
+    """Reads a dataset with one label map per image, sorted by path.
 
     Args:
-        images, labels: folders, searched with all folders in them. An image and its labels have the same
-            path below their folder but for suffix and ending: bonn/x_leftImg8bit.png and
-            bonn/x_gtFine_labelTrainIds.png with the suffixes _leftImg8bit and _gtFine_labelTrainIds.
+        images, labels: folders, searched recursively. An image and its label map have the same path below their folder
+            except for suffix and extension: bonn/x_leftImg8bit.png and bonn/x_gtFine_labelTrainIds.png with the
+            suffixes _leftImg8bit and _gtFine_labelTrainIds.
         vocabulary: its size limits the values of class_of_id.
-        class_of_id: value in the label maps -> class index; applied when they are opened, not here.
-        image_suffix, label_suffix: files without them do not count.
-        labeled_only: images without labels are left out, which the log says; else they are refused.
+        class_of_id: value in the label maps -> class index; applied when label maps are read, not here.
+        image_suffix, label_suffix: end of the stems; other files are ignored.
+        labeled_only: skip images without a label map, with a warning, instead of raising an error.
     Returns:
-        Samples with file_name, image_id (the common path) and sem_seg_file_name. No image is opened, so
-        sizes are not known.
+        Samples with file_name, image_id (the common path) and sem_seg_file_name. No image is opened, so samples have
+        no size.
     Raises:
-        DatasetError: no images; or images without labels, labels without image, names that two files
-            have: all in one message, the first few of each by name.
+        DatasetError: there are no images, files are unpaired, or two files have the same path without extension; one
+            message gives the first few of each.
     """
     issues = Issues()
     check_class_of_id(class_of_id, vocabulary, labels, issues)
     suffixes = {"image_suffix": image_suffix, "label_suffix": label_suffix}
-    found = semantic_samples(images, labels, issues, **suffixes, labeled_only=labeled_only)
+    samples = semantic_samples(images, labels, issues, **suffixes, labeled_only=labeled_only)
     issues.raise_any(labels)
-    unlabeled = [sample["image_id"] for sample in found if "sem_seg_file_name" not in sample]
+    unlabeled = [sample["image_id"] for sample in samples if "sem_seg_file_name" not in sample]
     if unlabeled:
         logger.warning(
             "%s: %d of %d images have no label map in %s and are left out: %s",
-            *(images, len(unlabeled), len(found), labels, first_few(unlabeled)),
+            *(images, len(unlabeled), len(samples), labels, first_few(unlabeled)),
         )
-    return [sample for sample in found if "sem_seg_file_name" in sample]
+    return [sample for sample in samples if "sem_seg_file_name" in sample]
 
 
 class Categories:
-    """Looks up the class of each category id, and remembers those that have none."""
+    """Maps category ids to class indices, and collects those without a class."""
 
     def __init__(
         self,
@@ -160,11 +161,11 @@ class Categories:
     ) -> None:
         """
         Args:
-            names: category id -> name, of all categories that the JSON file lists.
-            class_of_id: category id -> class index; None = categories are found by their name among the words
-                of the vocabulary, names of classes before synonyms. What is wrong with it, check_class_of_id
-                tells.
-            things_only: categories of stuff are as wrong as unknown ones.
+            names: category id -> name, for all categories in the JSON file.
+            class_of_id: category id -> class index, of which entries out of range are ignored (check_class_of_id
+                reports them); None = categories are matched by name with the words of the vocabulary, class names
+                first, then synonyms.
+            things_only: report stuff categories like unknown ones.
         """
         index_of: dict[str, int] = {}
         for index, words in enumerate(vocabulary.classes):
@@ -172,39 +173,40 @@ class Categories:
                 index_of.setdefault(word, index)
         index_of.update({name: index for index, name in enumerate(vocabulary.names)})
         self._name_of = names
-        by_name = {identity: index_of[n] for identity, n in names.items() if n in index_of}
-        in_range = {i: n for i, n in (class_of_id or {}).items() if 0 <= n < vocabulary.num_classes}
-        self._index_of = by_name if class_of_id is None else in_range
+        if class_of_id is None:
+            self._index_of = {i: index_of[name] for i, name in names.items() if name in index_of}
+        else:
+            self._index_of = {i: n for i, n in class_of_id.items() if 0 <= n < vocabulary.num_classes}
         self._things_only = things_only
         self._unknown: dict[Any, list[str]] = {}
         self.is_thing = vocabulary.is_thing
 
     def index(self, category_id: Any, user: str = "") -> int | None:
-        """Class index, or None, which `report` tells; `user` = the file or entry that has the category."""
+        """Class index, or None if there is none, for `report`; `user` names the file or entry with the category."""
         index = self._index_of.get(category_id)
         if index is None or (self._things_only and not self.is_thing[index]):
             self._unknown.setdefault(category_id, []).append(user)
         return index
 
     def report(self, source: Path, issues: Issues) -> None:
-        """One issue for each category that has no class; `source` = the JSON file."""
+        """Adds one issue for each category without a class; `source` is the JSON file."""
         kind = "thing class" if self._things_only else "class"
-        for identity, users in self._unknown.items():
-            known = identity in self._name_of
-            name = repr(self._name_of[identity]) if known else "which categories does not list"
+        for category_id, users in self._unknown.items():
+            known = category_id in self._name_of
+            name = repr(self._name_of[category_id]) if known else "which categories does not list"
             times = "once" if len(users) == 1 else f"{len(users)} times"
-            message = f"category id {identity}, {name}, is no {kind} of the vocabulary; used {times}"
+            message = f"category id {category_id}, {name}, is no {kind} of the vocabulary; used {times}"
             issues.add(IssueKind.CATEGORY, source, f"{message}, in {first_few(dict.fromkeys(users))}")
 
     def indices(self, category_ids: Iterable[Any], user: str) -> list[int]:
-        """Class indices of those that have one."""
+        """Class indices of the categories that have one; see `index`."""
         return [index for i in category_ids if (index := self.index(i, user)) is not None]
 
 
 def check_class_of_id(
     class_of_id: Mapping[int, int] | None, vocabulary: Vocabulary, source: Path, issues: Issues
 ) -> None:
-    """Values of a label map must be class indices; `source` = the ground truth it is for."""
+    """Checks that the values of class_of_id are class indices; `source` is the file in the issue."""
     last = vocabulary.num_classes - 1
     wrong = [f"{label} -> {index}" for label, index in (class_of_id or {}).items() if not 0 <= index <= last]
     if wrong:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The check of a dataset: opens every file, and tells everything that is wrong at once."""
+"""Validation of datasets: opens every file and reports all issues together."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Checks datasets whose ground truth is a JSON file in COCO's form: panoptic, instances, LVIS.
+"""Validates COCO panoptic, COCO instances and LVIS datasets.
 
-What is wrong with the JSON file itself, coco_entries tells; here its files are opened and its masks drawn.
+CocoFile reports issues of the JSON file itself; this module opens its files and decodes its masks.
 """
 
 from __future__ import annotations
@@ -13,55 +13,60 @@ from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.readers import FileNames
 from cmpf.data.datasets.readers.coco_entries import CocoFile, Samples
 from cmpf.data.datasets.readers.folders import find_images
-from cmpf.data.datasets.validate.files import Run
+from cmpf.data.datasets.validate.files import CheckContext
 from cmpf.data.datasets.validate.segments import EXACT_STUFF, HIDDEN_STUFF
 from cmpf.formats.coco_json import LVIS_FREQUENCIES
 
 
-def check_panoptic(run: Run, *, names: FileNames) -> int:
-    """Every image, panoptic PNG and label map that a panoptic JSON file names; returns how many images it lists.
+def check_panoptic(context: CheckContext, *, names: FileNames) -> int:
+    """Checks a panoptic JSON file and all images, panoptic PNGs and label maps that it names.
 
     Args:
         names: see read_coco_panoptic.
+    Returns:
+        The number of images.
     """
-    images, truth, issues = run.images, run.dataset.truth, run.issues
-    file = _file(run, truth["annotations"], "panoptic")
+    images, truth, issues = context.images, context.dataset.truth, context.issues
+    file = _open_json(context, truth["annotations"], "panoptic")
     samples = file.panoptic_samples(images, truth["panoptic"], truth.get("semantic"), names)
     if "instances" in truth and samples:
-        _file(run, truth["instances"], "instances").add_objects_beside(samples)
+        _open_json(context, truth["instances"], "instances").add_annotations_to(samples)
     folders = {"file_name": images, "pan_seg_file_name": truth["panoptic"]}
-    if "semantic" in truth and names == FileNames():  # else the folder holds other files, too
+    if "semantic" in truth and names == FileNames():  # otherwise the folder also holds other files
         folders["sem_seg_file_name"] = truth["semantic"]
-    _open_files(run, samples, file.source, truth.get("instances"), folders)
-    if run.dataset.spec.hidden_stuff and HIDDEN_STUFF not in issues.notes:
+    _open_files(context, samples, file.source, truth.get("instances"), folders)
+    if context.dataset.spec.hidden_stuff and HIDDEN_STUFF not in issues.notes:
         issues.notes[EXACT_STUFF] = None
     return len(samples)
 
 
-def check_instances(run: Run, *, lvis: bool, annotated: bool = True) -> int:
-    """Every image and mask that an instances JSON file names; returns how many images it lists.
+def check_instances(context: CheckContext, *, lvis: bool, annotated: bool = True) -> int:
+    """Checks an instances JSON file and all images and masks in it.
 
     Args:
-        lvis: the file is in the form of LVIS, which has more fields, and names images in its own way.
-        annotated: False = it lists images of a test split alone.
+        lvis: whether it is an LVIS file, with more fields and its own image names.
+        annotated: False = it lists the images of a test split without annotations.
+    Returns:
+        The number of images.
     """
-    file = _file(run, run.dataset.truth["annotations"], "instances" if annotated else "test images")
-    samples = file.instance_samples(run.images, lvis=lvis, annotated=annotated)
+    file = _open_json(
+        context, context.dataset.truth["annotations"], "instances" if annotated else "test images"
+    )
+    samples = file.instance_samples(context.images, lvis=lvis, annotated=annotated)
     if lvis and annotated and samples:
-        _check_frequencies(file, run.dataset.vocabulary.num_classes)
-    _open_files(run, samples, file.source, file.source, {} if lvis else {"file_name": run.images})
+        _check_frequencies(file, context.dataset.vocabulary.num_classes)
+    _open_files(context, samples, file.source, file.source, {} if lvis else {"file_name": context.images})
     return len(samples)
 
 
-def _file(run: Run, source: Path, wanted: str) -> CocoFile:
-    """A JSON file of the dataset; objects of a release are all things."""
-    things_only = run.released and wanted == "instances"
-    spec, vocabulary = run.dataset.spec, run.dataset.vocabulary
-    return CocoFile(source, wanted, vocabulary, spec.class_of_id, run.issues, things_only=things_only)
+def _open_json(context: CheckContext, source: Path, wanted: str) -> CocoFile:
+    things_only = context.released and wanted == "instances"
+    spec, vocabulary = context.dataset.spec, context.dataset.vocabulary
+    return CocoFile(source, wanted, vocabulary, spec.class_of_id, context.issues, things_only=things_only)
 
 
 def _check_frequencies(file: CocoFile, num_classes: int) -> None:
-    """AP of a federated dataset needs all categories, and their frequencies."""
+    """LVIS's AP needs all categories with their frequencies."""
     categories = [entry for entry in file.content["categories"] if isinstance(entry, Mapping)]
     if len(categories) != num_classes:
         message = f"{len(categories):,} categories; expected {num_classes:,}"
@@ -73,17 +78,21 @@ def _check_frequencies(file: CocoFile, num_classes: int) -> None:
 
 
 def _open_files(
-    run: Run, samples: Samples, source: Path, objects: Path | None, folders: Mapping[str, Path]
+    context: CheckContext,
+    samples: Samples,
+    source: Path,
+    instances: Path | None,
+    folders: Mapping[str, Path],
 ) -> None:
-    """Opens the files of all samples, and looks for others, which a release does not have.
+    """Opens the files of all samples, and reports other files in the folders of a released dataset.
 
     Args:
-        source, objects: the JSON files of the images and of the objects in them.
-        folders: key of a sample -> folder of such files.
+        source, instances: the JSON files with the images and with the instance masks.
+        folders: key of a sample -> folder of these files.
     """
-    run.open_files(list(samples.values()), source=source, objects=objects)
-    for key, folder in folders.items() if run.released else ():
+    context.open_files(list(samples.values()), source=source, instances=instances)
+    for key, folder in folders.items() if context.released else ():
         listed = {sample.get(key) for sample in samples.values()}
         for path in find_images(folder, suffix="", issues=Issues()).values():
             if str(path) not in listed:
-                run.issues.add(IssueKind.UNPAIRED, path, f"{source.name} does not list it")
+                context.issues.add(IssueKind.UNPAIRED, path, f"{source.name} does not list it")

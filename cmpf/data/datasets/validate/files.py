@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Opens the files of one image: the image itself, its label map and its panoptic PNG; and draws its masks."""
+"""Validates the files of one sample: image, label map, panoptic PNG and instance masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmpf.common.files import is_file
 from cmpf.common.processes import map_items
 from cmpf.data.datasets.issues import IssueKind, Issues
 from cmpf.data.datasets.spec import Dataset
-from cmpf.data.datasets.validate.segments import compare_ids, draw_masks
+from cmpf.data.datasets.validate.segments import check_masks, compare_ids
 from cmpf.errors import DatasetError, ImageError, first_few
 from cmpf.formats.image import DAMAGED, open_image, read_image
 from cmpf.formats.label_map import MAX_LABEL, read_labels, read_panoptic_ids
@@ -25,14 +25,14 @@ from cmpf.types import Sample
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BITS = ("1", "L", "P")
-_HOLDS_IDS = ("RGB", "RGBA", "L", "P", "I", "I;16", "I;16B")  # modes that segment ids can be read from
+_PANOPTIC_MODES = ("RGB", "RGBA", "L", "P", "I", "I;16", "I;16B")  # modes that read_panoptic_ids can read
 MAX_BYTE = 255
 Size = tuple[int, int]  # (H, W)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One check under way; see `validate`."""
+class CheckContext:
+    """State of a validation; for the fields see `validate`."""
 
     dataset: Dataset
     issues: Issues
@@ -46,31 +46,35 @@ class Run:
         return self.dataset.folder / self.dataset.spec.images
 
     def open_files(
-        self, samples: Sequence[Sample], *, source: Path | None = None, objects: Path | None = None
+        self, samples: Sequence[Sample], *, source: Path | None = None, instances: Path | None = None
     ) -> None:
-        """Tells what is wrong with the files of each sample, in several processes; arguments as of `examine`."""
+        """Checks the files of all samples, in several processes; arguments as in check_sample."""
         spec = self.dataset.spec
-        classes = self.dataset.vocabulary.num_classes
-        labels = LabelRules(classes, spec.ignore_label, spec.class_of_label, self.released)
-        rules = partial(
-            examine, labels=labels, hidden_stuff=spec.hidden_stuff, source=source, objects=objects
+        labels = LabelRules(
+            self.dataset.vocabulary.num_classes, spec.ignore_label, spec.class_of_label, self.released
         )
-        results = map_items(rules, samples, jobs=self.jobs, title=self.dataset.name, progress=self.progress)
+        check = partial(
+            check_sample, labels=labels, hidden_stuff=spec.hidden_stuff, source=source, instances=instances
+        )
+        results = map_items(check, samples, jobs=self.jobs, title=self.dataset.name, progress=self.progress)
         for result in results:
             if result.error:
                 raise DatasetError(result.error)
             self.issues.merge(result.value)
 
 
-def examine(
-    sample: Sample, *, labels: LabelRules, hidden_stuff: bool, source: Path | None, objects: Path | None
+def check_sample(
+    sample: Sample, *, labels: LabelRules, hidden_stuff: bool, source: Path | None, instances: Path | None
 ) -> Issues:
-    """Opens the files of one image, draws its masks, and tells what is wrong with them.
+    """Opens the files of a sample and decodes its masks.
 
     Args:
-        sample: may lack the image, its label map or its panoptic PNG.
+        sample: may lack the image, the label map or the panoptic PNG.
+        labels: checks the label map.
         hidden_stuff: see DatasetSpec.
-        source, objects: the JSON files that list the image, and the objects in it.
+        source, instances: the JSON files with the image and with its instance masks.
+    Returns:
+        All issues of the sample.
     """
     issues = Issues()
     image, png, label_map = (
@@ -79,8 +83,8 @@ def examine(
     )
     size = _image_size(image, source, issues) if image is not None else None
     if image is not None and source is not None:
-        listed = sample["height"], sample["width"]
-        _compare_sizes(source, f"says of {image.name}", listed, size, issues)
+        listed_size = sample["height"], sample["width"]
+        _compare_sizes(source, f"says of {image.name}", listed_size, size, issues)
     if png is not None and source is not None:
         ids = _panoptic_ids(png, size, issues)
         segments = sample["segments_info"]
@@ -88,13 +92,13 @@ def examine(
             compare_ids(ids, segments, png, source, issues, hidden_stuff)
     if label_map is not None:
         labels.check(label_map, size, issues)
-    if objects is not None:
-        draw_masks(sample, objects, issues, released=labels.released)
+    if instances is not None:
+        check_masks(sample, instances, issues, released=labels.released)
     return issues
 
 
 def _image_size(path: Path, source: Path | None, issues: Issues) -> Size | None:
-    """Size of an image as it is read, upright; None if it cannot be."""
+    """Size of an image after its EXIF orientation is applied; None and an issue if it cannot be read."""
     if not is_file(path):
         reason = f", but {source.name} lists it" if source else ""
         issues.add(IssueKind.MISSING, path, f"no such image{reason}")
@@ -107,8 +111,8 @@ def _image_size(path: Path, source: Path | None, issues: Issues) -> Size | None:
     return image.shape[0], image.shape[1]
 
 
-def _file_form(path: Path, what: str, issues: Issues) -> tuple[str, str] | None:
-    """Pillow's format ("PNG") and mode ("RGB") of a ground-truth file; None if it cannot be opened."""
+def _format_and_mode(path: Path, what: str, issues: Issues) -> tuple[str, str] | None:
+    """Pillow's format ("PNG") and mode ("RGB") of a ground-truth file; None and an issue if it cannot be opened."""
     if not is_file(path):
         issues.add(IssueKind.MISSING, path, f"no such {what}")
         return None
@@ -121,22 +125,22 @@ def _file_form(path: Path, what: str, issues: Issues) -> tuple[str, str] | None:
 
 
 def _compare_sizes(path: Path, what: str, size: Size, image: Size | None, issues: Issues) -> None:
-    """An issue if the size of something is not the image's; None = the image's is not known."""
+    """Adds an issue if `size` is not the size of the image, unless that is unknown (None)."""
     if image is not None and size != image:
         issues.add(IssueKind.SIZE, path, f"{what} {size} (H, W), the image has {image}")
 
 
 def _without_name(error: Exception, path: Path) -> str:
-    """An error's message without the path that it begins with."""
+    """The message of an error without the path at its start."""
     return str(error).removeprefix(f"{path}: ")
 
 
 @dataclass(frozen=True)
 class LabelRules:
-    """What the label maps of one dataset may hold.
+    """Checks the label maps of a dataset.
 
     num_classes, ignore_label, class_of_id: see LabelReader.
-    released: they have just the bits that their values need, and may be all unlabeled.
+    released: label maps must not have more bits than they need, and may be entirely unlabeled.
     """
 
     num_classes: int
@@ -155,13 +159,13 @@ class LabelRules:
         return {label for label in self.class_of_id or range(self.num_classes) if 0 <= label <= MAX_LABEL}
 
     def check(self, path: Path, image: Size | None, issues: Issues) -> None:
-        """Opens a label map; image = size of its image, or None."""
-        form = _file_form(path, "label map", issues)
-        if form is None:
+        """Checks a label map; `image` is the size of its image, None = unknown."""
+        format_and_mode = _format_and_mode(path, "label map", issues)
+        if format_and_mode is None:
             return
-        wrong_form = self._form_issue(*form)
-        if wrong_form:
-            issues.add(IssueKind.BIT_DEPTH, path, wrong_form)
+        issue = self._format_issue(*format_and_mode)
+        if issue:
+            issues.add(IssueKind.BIT_DEPTH, path, issue)
             return
         try:
             values = read_labels(path)
@@ -181,22 +185,22 @@ class LabelRules:
             message = f"every pixel has the ignore label {self.ignore_label}: nothing to learn"
             issues.add(IssueKind.EMPTY, path, message)
 
-    def _form_issue(self, image_format: str, mode: str) -> str:
-        highest = max(self._labels, default=0)
+    def _format_issue(self, image_format: str, mode: str) -> str:
+        max_label = max(self._labels, default=0)
         if mode not in _ONE_CHANNEL:
             bands = f"{len(Image.new(mode, (1, 1)).getbands())} channels"
             what = "floating-point values" if mode == "F" else bands
             return f"has {what} ({mode}); a label map has one channel of class numbers"
         if image_format == "JPEG":
             return "is a JPEG, which changes the class numbers"
-        if mode in _EIGHT_BITS and highest > MAX_BYTE:
-            return f"has 8 bits, which end at {MAX_BYTE}; labels of this dataset go up to {highest}"
-        if mode not in _EIGHT_BITS and self.released and max(highest, self.ignore_label) <= MAX_BYTE:
+        if mode in _EIGHT_BITS and max_label > MAX_BYTE:
+            return f"has 8 bits, which end at {MAX_BYTE}; labels of this dataset go up to {max_label}"
+        if mode not in _EIGHT_BITS and self.released and max(max_label, self.ignore_label) <= MAX_BYTE:
             return "has 16 bits; label maps of this dataset have 8"
         return ""
 
     def _allowed(self, present: NDArray[Any], wrong: NDArray[Any]) -> str:
-        """What labels are allowed, and a guess at what went wrong."""
+        """The allowed labels, and a hint at the likely cause."""
         last = self.num_classes - 1
         words = f"0..{last}" if self.class_of_id is None else f"one of {first_few(sorted(self.class_of_id))}"
         labels = present[present != self.ignore_label]
@@ -210,15 +214,15 @@ class LabelRules:
 
 
 def _panoptic_ids(path: Path, image: Size | None, issues: Issues) -> NDArray[Any] | None:
-    """Segment ids of a PNG; image = size of its image, or None. None if it cannot be read."""
-    form = _file_form(path, "panoptic PNG", issues)
-    if form is None:
+    """Checks and reads a panoptic PNG; None if it cannot be read. `image` is the size of its image, None = unknown."""
+    format_and_mode = _format_and_mode(path, "panoptic PNG", issues)
+    if format_and_mode is None:
         return None
-    image_format, mode = form
+    image_format, mode = format_and_mode
     if mode != "RGB" or image_format == "JPEG":
         what = "a JPEG, which changes the ids" if image_format == "JPEG" else f"an image of mode {mode}"
         issues.add(IssueKind.NOT_RGB, path, f"is {what}; segment ids are read from R, G and B")
-    if mode not in _HOLDS_IDS or image_format == "JPEG":
+    if mode not in _PANOPTIC_MODES or image_format == "JPEG":
         return None
     try:
         ids = read_panoptic_ids(path)

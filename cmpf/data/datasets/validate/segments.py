@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Segments and objects of one image: ids in its PNG against those in the JSON file, and masks that are drawn."""
+"""Validates the segments and instance masks of one image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmpf.formats.label_map import VOID_ID
 from cmpf.formats.masks import decode_mask
 from cmpf.types import Sample, SegmentInfo
 
-# Notes on a dataset whose spec has hidden_stuff.
+# Notes for datasets whose spec has hidden_stuff.
 HIDDEN_STUFF = "areas of stuff are as published, taken before things were pasted over it"
 EXACT_STUFF = (
     "areas of stuff are exact, those of the PNGs; published results are on areas before things were pasted"
@@ -32,7 +32,14 @@ def compare_ids(
     issues: Issues,
     hidden_stuff: bool,
 ) -> None:
-    """Ids in a PNG and in its annotation must be the same; hidden_stuff: see DatasetSpec."""
+    """Checks that ids and areas in a panoptic PNG are those in its annotation.
+
+    Args:
+        ids: (H, W) segment ids of the PNG.
+        segments: segments of the annotation.
+        path, source: the PNG and the JSON file, for the issues.
+        hidden_stuff: see DatasetSpec.
+    """
     values, counts = np.unique(ids, return_counts=True)
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     pixels.pop(VOID_ID, None)
@@ -42,17 +49,17 @@ def compare_ids(
     segments = [s for s in segments if s["id"] not in covered or s["id"] in pixels]
     listed = Counter(segment["id"] for segment in segments)
 
-    def report(what: str, wrong: list[Any]) -> None:
+    def report(template: str, wrong: list[Any]) -> None:
         if wrong:
-            issues.add(IssueKind.IDS, path, what.format(first_few(wrong)))
+            issues.add(IssueKind.IDS, path, template.format(first_few(wrong)))
 
     report(f"segment id {{}} in {source.name}, but 0 means void", [i for i in listed if i == VOID_ID])
     if not pixels:
         issues.add(IssueKind.EMPTY, path, "every pixel is void: no segment is drawn")
         return
     report(f"segment id {{}} in the PNG, but not in {source.name}", sorted(pixels.keys() - listed.keys()))
-    lost = [i for i in listed if i not in pixels and i != VOID_ID]
-    report(f"segment id {{}} in {source.name}, but without a pixel in the PNG", lost)
+    empty = [i for i in listed if i not in pixels and i != VOID_ID]
+    report(f"segment id {{}} in {source.name}, but without a pixel in the PNG", empty)
     areas = [
         f"{s['id']} ({s['area']} pixels in {source.name}, {pixels[s['id']]} in the PNG)"
         for s in segments
@@ -66,10 +73,10 @@ def compare_ids(
 
 
 def _covered_stuff(segments: Sequence[SegmentInfo], pixels: Mapping[int, int]) -> set[int]:
-    """Ids of stuff whose area is larger than in the PNG by no more than the things of the image can cover.
+    """Ids of stuff segments whose listed area exceeds that in the PNG by at most the area of all things.
 
     Args:
-        pixels: id in the PNG -> number of its pixels.
+        pixels: segment id -> number of pixels in the PNG.
     """
     things = sum(pixels.get(s["id"], 0) for s in segments if s["isthing"])
     return {
@@ -79,8 +86,8 @@ def _covered_stuff(segments: Sequence[SegmentInfo], pixels: Mapping[int, int]) -
     }
 
 
-def draw_masks(sample: Sample, source: Path, issues: Issues, *, released: bool) -> None:
-    """Every mask of an image must have a pixel; `source` = the JSON file of the masks."""
+def check_masks(sample: Sample, source: Path, issues: Issues, *, released: bool) -> None:
+    """Checks that the masks of an image can be decoded and are not empty; `source` is their JSON file."""
     for entry in sample.get("annotations", ()):
         segmentation = entry["segmentation"]
         where = f"mask of annotation {entry['id']} in {Path(sample['file_name']).name}"
@@ -89,6 +96,6 @@ def draw_masks(sample: Sample, source: Path, issues: Issues, *, released: bool) 
         except DatasetError as error:
             issues.add(IssueKind.FORM, source, str(error))
             continue
-        # Releases have polygons so thin that they cover no pixel's middle.
+        # Releases contain polygons too thin to cover a pixel center.
         if not mask.any() and not (released and isinstance(segmentation, list)):
             issues.add(IssueKind.EMPTY, source, f"{where} has no pixel")
