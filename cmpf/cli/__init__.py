@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """The command `cmpf`. Exit codes: 0 done, 1 error (one line; --debug shows the traceback), 2 usage.
 
-Each command is a module with `add_parser`; torch is imported when a command runs, not for the help text.
+Each command is a module with a function `add_parser`. The help texts do not need torch: it is imported by `run`.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
 
     Args:
-        argv: the words; None = those of this process, which ends then.
+        argv: command line arguments; None = sys.argv[1:], after which the process must exit.
     """
     code = run_command(make_parser().parse_args(argv), prefix="cmpf")
-    # At its end Python would look at all that torch and a model are made of: half a second. Where Triton is imported it
-    # has to, because Triton's binding tells of everything that is left then.
+    # Skips the garbage collection at exit, which would visit all objects of torch and the model for half a second. Not
+    # with Triton, whose binding reports every object that is not collected.
     if argv is None and "triton" not in sys.modules:
         gc.freeze()
     return code
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """The argument parser with all commands."""
     parser = argparse.ArgumentParser(
         prog="cmpf",
         description="Open-vocabulary segmentation with frozen CLIP and SAM.",
@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class _PrintCompletion(argparse.Action):
-    """Prints what makes the Tab key of a shell complete commands, options, choices and files, and ends the program."""
+    """Prints a shell completion script for commands, options, choices and files, and exits."""
 
     def __call__(
         self,
@@ -115,11 +115,11 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
-def _complete_files(parser: argparse.ArgumentParser, how: Any) -> None:
-    """Lets texts without choices complete as files: most are, and for the others nothing is lost."""
+def _complete_files(parser: argparse.ArgumentParser, complete: Any) -> None:
+    """Completes string arguments without choices as files, which most of them are."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
-                _complete_files(command, how)
+                _complete_files(command, complete)
         elif action.choices is None and action.type is None and action.nargs != 0:
-            setattr(action, "complete", how)  # noqa: B010  (shtab's documented way; argparse does not declare it)
+            setattr(action, "complete", complete)  # noqa: B010  (documented by shtab, not declared by argparse)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""python -m cmpf.cli is the command `cmpf`."""
+"""Entry point of `python -m cmpf.cli`."""
 
 import sys
 

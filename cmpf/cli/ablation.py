@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A study of several configurations: its trainings and evaluations in processes, mean and deviation over seeds."""
+"""Ablation studies: plans and runs trainings and evaluations in processes, and summarizes results over seeds."""
 
 from __future__ import annotations
 
@@ -21,19 +21,35 @@ from cmpf.errors import CMPFError, ConfigError
 from cmpf.evaluation.results import PROTOCOL
 from cmpf.factory.encoders import PROPOSAL_KEYS
 
-# Keys outside TEST that act on inference alone.
-_GEOMETRIC = {"GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA"}
-TEST_TIME_KEYS = {*_GEOMETRIC, "ENSEMBLE_ON_VALID_MASK", "DECODER_CLASSES"}
-# What is trained on top of another configuration's model -> which.
+# Keys of MODEL.CMPF that affect inference only.
+TEST_TIME_KEYS = {
+    "GEOMETRIC_ENSEMBLE_ALPHA",
+    "GEOMETRIC_ENSEMBLE_BETA",
+    "ENSEMBLE_ON_VALID_MASK",
+    "DECODER_CLASSES",
+}
+# Configuration of an adapter -> configuration of the model that it is trained on.
 BASES = {"mask_adapter_tiny": "fcclip_tiny"}
+POLL_SECONDS, REPORT_SECONDS = 0.2, 20.0
+CHECKOUT = Path(__file__).resolve().parents[2]
+COLUMNS = {  # title -> task, metric
+    "PQ": ("panoptic", "PQ"), "PQ seen": ("panoptic", "S_PQ"), "PQ unseen": ("panoptic", "U_PQ"),
+    "mIoU seen": ("sem_seg", "S_mIoU"), "mIoU unseen": ("sem_seg", "U_mIoU"),
+    "recall@0.5 seen": ("mask_recall", "S_recall_50"), "recall@0.5 unseen": ("mask_recall", "U_recall_50"),
+    "AP": ("segm", "AP"), "AP unseen": ("segm", "U_AP"), "box AP": ("bbox", "AP"),
+}  # fmt: skip
+
+Process = subprocess.Popen[bytes]
+Rows = dict[str, dict[str, dict[str, Any]]]  # configuration -> column -> mean, std, values
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training with evaluation, or an evaluation alone: a configuration with a seed.
+    """A training followed by an evaluation, or an evaluation alone, of one configuration with one seed.
 
-    arguments: of the command `cmpf`. weights_from: None, or the run whose weights are evaluated.
-    base: None, or the run on whose model an adapter is trained.
+    arguments: arguments of the command `cmpf`.
+    weights_from: the run whose weights are evaluated; None = this run is a training.
+    base: the run whose model the adapter is trained on; None = no adapter.
     """
 
     name: str
@@ -45,63 +61,63 @@ class Run:
 
     @property
     def title(self) -> str:
-        """For messages."""
+        """Name and seed, for messages."""
         return f"{self.name}, seed {self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Where it writes."""
+        """Output folder."""
         return Path(self.cfg.OUTPUT_DIR)
 
     @property
     def weights(self) -> str:
-        """The file of its trained weights."""
+        """Path of the trained weights."""
         return str((self.weights_from or self).folder / "model_final.safetensors")
 
     def ready(self) -> bool:
-        """Whether the weights that it needs are there."""
+        """Whether the runs that it depends on are finished."""
         return all(run is None or run.finished() for run in (self.weights_from, self.base))
 
     def finished(self) -> bool:
-        """Whether its results are there.
+        """Whether its results exist.
 
         Raises:
             ConfigError: the folder holds a run with another configuration.
         """
-        written = self.folder / "config.yaml"
-        if written.exists() and written.read_text(encoding="utf-8") != self.cfg.dump():
+        config = self.folder / "config.yaml"
+        if config.exists() and config.read_text(encoding="utf-8") != self.cfg.dump():
             raise ConfigError(
                 f"{self.folder} holds a run with another configuration; choose another --output, or remove it"
             )
         return (self.folder / "results.json").exists()
 
     def progress(self) -> str:
-        """Where it is, by the last whole line of its metrics.json."""
+        """State of the run, from the last complete line of its metrics.json."""
         if self.weights_from is not None:
             return "evaluating"
         path = self.folder / "metrics.json"
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         if not lines:
             return "starting"
-        done, all_of_them = json.loads(lines[-1])["iteration"], self.cfg.SOLVER.MAX_ITER
-        return "evaluating" if done >= all_of_them else f"iteration {done}/{all_of_them}"
+        iteration, max_iter = json.loads(lines[-1])["iteration"], self.cfg.SOLVER.MAX_ITER
+        return "evaluating" if iteration >= max_iter else f"iteration {iteration}/{max_iter}"
 
 
 def plan(
     configs: Sequence[str], *, seeds: int, iterations: int | None, output: Path, opts: Sequence[str]
 ) -> list[Run]:
-    """All runs, each after the one whose weights it uses.
+    """All runs of a study, sorted so that each follows the runs it depends on.
 
-    Configurations that differ only at test time share the training of the first of them.
+    Configurations that differ only in test-time keys share one training.
 
     Args:
-        configs: what get_cfg finds; the names of the files, without ending, name the rows of the table.
-        seeds: seeds 0 .. seeds - 1 for each.
-        iterations: replaces SOLVER.MAX_ITER; None = each configuration's own.
-        output: each run gets the folder NAME/seedS in it.
-        opts: further KEY VALUE pairs for all.
+        configs: files or names for get_cfg; their stems name the rows of the table.
+        seeds: number of seeds; each configuration runs with 0 .. seeds - 1.
+        iterations: overrides SOLVER.MAX_ITER; None = as configured.
+        output: a run writes to output/NAME/seedS.
+        opts: keys and values in turn, for all runs.
     Raises:
-        ConfigError: a configuration is wrong, or two have the same name.
+        ConfigError: a configuration is wrong, two have the same name, or an adapter's base is missing.
     """
     names = [Path(config).stem for config in configs]
     if len(set(names)) < len(names):
@@ -111,7 +127,7 @@ def plan(
     for seed in range(seeds):
         trained: dict[str, Run] = {}
         for config, name in zip(configs, names, strict=True):
-            pairs = [
+            overrides = [
                 *("SEED", str(seed), "OUTPUT_DIR", str(output / name / f"seed{seed}")),
                 *("NUM_THREADS", "1", "DATALOADER.NUM_WORKERS", "0"),
                 *("MODEL.MASK_FORMER.TEST.MASK_RECALL", "True", "TEST.EVAL_PERIOD", "0"),
@@ -120,42 +136,39 @@ def plan(
             ]
             base = next((r for r in runs if (r.name, r.seed) == (BASES.get(name), seed)), None)
             if base is not None:
-                pairs += ["MODEL.CMPF.MASK_ADAPTER.BASE_WEIGHTS", base.weights]
+                overrides += ["MODEL.CMPF.MASK_ADAPTER.BASE_WEIGHTS", base.weights]
             elif name in BASES:
                 raise ConfigError(f"{name} is trained on the model of {BASES[name]}: name that before it")
-            training = training_part(get_cfg(config, pairs))
-            twin = trained.get(training)
-            if twin is not None:
-                pairs += ["MODEL.WEIGHTS", twin.weights]
-            command = ("train", "--resume") if twin is None else ("eval",)
-            arguments = (*command, "--config-file", config, *pairs)
-            run = Run(name, seed, get_cfg(config, pairs), arguments, twin, base)
-            trained.setdefault(training, run)
+            key = training_key(get_cfg(config, overrides))
+            weights_from = trained.get(key)
+            if weights_from is not None:
+                overrides += ["MODEL.WEIGHTS", weights_from.weights]
+            command = ("train", "--resume") if weights_from is None else ("eval",)
+            arguments = (*command, "--config-file", config, *overrides)
+            run = Run(name, seed, get_cfg(config, overrides), arguments, weights_from, base)
+            trained.setdefault(key, run)
             runs.append(run)
     return sorted(runs, key=lambda run: run.weights_from is not None)
 
 
-def training_part(cfg: Config) -> str:
-    """What a training depends on, as a text that is equal for equal trainings."""
+def training_key(cfg: Config) -> str:
+    """A string that is equal for configurations with the same training."""
     model = {"MASK_FORMER": {"TEST"}, "CMPF": TEST_TIME_KEYS}
-    known = cfg.model_dump(exclude={"OUTPUT_DIR": True, "TEST": True, "DATASETS": {"TEST"}, "MODEL": model})
-    if cfg.MODEL.CMPF.PROPOSAL_QUERIES.ENABLED:  # which start at SAM's masks
-        known["MASKS"] = cfg.TEST.ENSEMBLE.model_dump(include={"SAM_NAME", "SAM_CHECKPOINT", *PROPOSAL_KEYS})
-    return str(known)
-
-
-PARENT = Path(__file__).resolve().parents[2]  # of the package
-POLL_SECONDS, REPORT_SECONDS = 0.2, 20.0
-
-Process = subprocess.Popen[bytes]
+    values = cfg.model_dump(exclude={"OUTPUT_DIR": True, "TEST": True, "DATASETS": {"TEST"}, "MODEL": model})
+    if (
+        cfg.MODEL.CMPF.PROPOSAL_QUERIES.ENABLED
+    ):  # these queries are initialized from SAM's masks, in training too
+        values["MASKS"] = cfg.TEST.ENSEMBLE.model_dump(include={"SAM_NAME", "SAM_CHECKPOINT", *PROPOSAL_KEYS})
+    return str(values)
 
 
 def start(run: Run) -> Process:
-    """Begins a run in one thread, with its output in FOLDER/console.txt."""
+    """Starts a run on one thread, with its output in FOLDER/console.txt."""
     run.folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    # A checkout that is not installed.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PARENT), os.environ.get("PYTHONPATH")]))
+    # CMPF may run from a checkout without being installed.
+    paths = [str(CHECKOUT), os.environ.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     with _console(run).open("wb") as console:
         return subprocess.Popen(
             [sys.executable, "-m", "cmpf", *run.arguments],
@@ -163,16 +176,16 @@ def start(run: Run) -> Process:
             stdout=console,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # Ctrl-C then reaches this process alone, which stops the others in order
+            start_new_session=True,  # Ctrl-C reaches only this process, which then terminates the others
         )
 
 
 class Pool:
-    """Works runs off.
+    """Runs a study with several processes.
 
     Args:
-        jobs: processes at a time.
-        start: begins a run; replaced in tests.
+        jobs: maximum number of processes.
+        start: starts a run.
     """
 
     def __init__(self, *, jobs: int, start: Callable[[Run], Process] = start) -> None:
@@ -181,43 +194,43 @@ class Pool:
         self._running: dict[Future[int], tuple[Run, Process]] = {}
         self._reported = time.monotonic()
 
-    def work_off(self, runs: Sequence[Run]) -> None:
-        """Runs what is not finished, and shows the progress.
+    def run_all(self, runs: Sequence[Run]) -> None:
+        """Runs all runs that are not finished, and prints the progress.
 
         Raises:
-            CMPFError: a run failed (those beside it were finished, no other was begun); or a signal came (all
+            CMPFError: a run failed (runs in progress were finished, no others started), or a signal was received (all
                 processes have saved their state and stopped).
         """
-        waiting = [run for run in runs if not run.finished()]
-        print(f"{len(runs) - len(waiting)} of {len(runs)} runs are there already", flush=True)
+        pending = [run for run in runs if not run.finished()]
+        print(f"{len(runs) - len(pending)} of {len(runs)} runs are there already", flush=True)
         issues: list[str] = []
         with StopRequest() as stop, ThreadPoolExecutor(self._jobs) as pool:
-            while self._running or (waiting and not issues):
+            while self._running or (pending and not issues):
                 if stop.requested:
                     for _, process in self._running.values():
                         process.terminate()
                     break  # the pool waits for them
                 if not issues:
-                    self._begin(waiting, pool)
+                    self._start_ready(pending, pool)
                 done, _ = wait(self._running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                issues += [issue for future in done if (issue := self._issue(future))]
-                self._report(len(waiting))
+                issues += [issue for future in done if (issue := self._finish(future))]
+                self._report(len(pending))
         if stop.requested:
             raise CMPFError(f"stopped by {stop.signal_name}; the same command goes on where it was")
         if issues:
             raise CMPFError("; ".join(issues))
 
-    def _begin(self, waiting: list[Run], pool: ThreadPoolExecutor) -> None:
-        """Fills the free places; whoever needs another run's weights waits for them."""
-        for run in list(waiting):
+    def _start_ready(self, pending: list[Run], pool: ThreadPoolExecutor) -> None:
+        """Starts runs whose dependencies are finished, up to the maximum number of processes."""
+        for run in list(pending):
             if run.ready() and len(self._running) < self._jobs:
-                waiting.remove(run)
+                pending.remove(run)
                 print(f"begun: {run.title}", flush=True)
                 process = self._start(run)
                 self._running[pool.submit(process.wait)] = run, process
 
-    def _issue(self, future: Future[int]) -> str:
-        """What went wrong with a run that has ended, or ""."""
+    def _finish(self, future: Future[int]) -> str:
+        """Removes a run that has ended; returns an error message, or "" if it succeeded."""
         run, _ = self._running.pop(future)
         if future.result() == 0 and run.finished():
             print(f"done: {run.title}", flush=True)
@@ -227,45 +240,35 @@ class Pool:
         print(issue, flush=True)
         return issue
 
-    def _report(self, waiting: int) -> None:
+    def _report(self, num_pending: int) -> None:
         if self._running and time.monotonic() - self._reported >= REPORT_SECONDS:
             self._reported = time.monotonic()
             states = [f"{run.title}: {run.progress()}" for run, _ in self._running.values()]
-            print(f"{'; '.join(states)}; {waiting} waiting", flush=True)
+            print(f"{'; '.join(states)}; {num_pending} waiting", flush=True)
 
 
 def _console(run: Run) -> Path:
     return run.folder / "console.txt"
 
 
-COLUMNS = {  # title -> task, metric
-    "PQ": ("panoptic", "PQ"), "PQ seen": ("panoptic", "S_PQ"), "PQ unseen": ("panoptic", "U_PQ"),
-    "mIoU seen": ("sem_seg", "S_mIoU"), "mIoU unseen": ("sem_seg", "U_mIoU"),
-    "recall@0.5 seen": ("mask_recall", "S_recall_50"), "recall@0.5 unseen": ("mask_recall", "U_recall_50"),
-    "AP": ("segm", "AP"), "AP unseen": ("segm", "U_AP"), "box AP": ("bbox", "AP"),
-}  # fmt: skip
-
-Rows = dict[str, dict[str, dict[str, Any]]]  # configuration -> column -> mean, std, values
-
-
 def summarize(runs: Sequence[Run]) -> dict[str, Rows]:
     """Reads the results of finished runs.
 
     Returns:
-        dataset -> configuration -> column -> {"mean", "std", "values"} in percent; values in the order of the
-        seeds; std is that of a sample, None for fewer than two values; what was not measured is None.
+        dataset -> configuration -> column -> {"mean", "std", "values"} in percent. `values` is sorted by seed; `std` is
+        the sample standard deviation, None for fewer than two values; metrics that were not measured are None.
     """
     values: dict[str, dict[str, dict[str, list[float | None]]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-        results.pop(PROTOCOL, None)  # no dataset
+        results.pop(PROTOCOL, None)  # the only key that is not a dataset
         for dataset, tasks in results.items():
             columns = values.setdefault(dataset, {}).setdefault(run.name, {title: [] for title in COLUMNS})
             for title, (task, metric) in COLUMNS.items():
                 columns[title].append(tasks.get(task, {}).get(metric))
     return {
         dataset: {
-            name: {title: _statistics(of_seeds) for title, of_seeds in columns.items()}
+            name: {title: _statistics(column) for title, column in columns.items()}
             for name, columns in rows.items()
         }
         for dataset, rows in values.items()
@@ -273,16 +276,16 @@ def summarize(runs: Sequence[Run]) -> dict[str, Rows]:
 
 
 def _statistics(values: Sequence[float | None]) -> dict[str, Any]:
-    known = [value for value in values if value is not None]
+    measured = [value for value in values if value is not None]
     return {
-        "mean": fmean(known) if known else None,
-        "std": stdev(known) if len(known) > 1 else None,
+        "mean": fmean(measured) if measured else None,
+        "std": stdev(measured) if len(measured) > 1 else None,
         "values": list(values),
     }
 
 
 def markdown(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], *, names: Sequence[str]) -> str:
-    """A row for each name: "mean ± standard deviation" in each column, "-" where nothing was measured."""
+    """A Markdown table with a row per name and "mean ± standard deviation" or "-" in each column."""
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
     for name in names:
         cells = [_cell(rows[name][title]) for title in COLUMNS]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf ablation, and the script tools/ablation.py: configurations trained with several seeds, and one table."""
+"""cmpf ablation and tools/ablation.py: train configurations with several seeds and compare them in a table."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Works the runs off, then prints and writes the tables."""
+    """Runs all trainings and evaluations, then prints and writes the tables."""
     from cmpf.cli.ablation import Pool, plan
 
     output = Path(arguments.output)
@@ -91,17 +91,17 @@ def run(arguments: argparse.Namespace) -> int:
         output=output,
         opts=arguments.opts,
     )
-    Pool(jobs=arguments.jobs).work_off(runs)
+    Pool(jobs=arguments.jobs).run_all(runs)
     text = write_tables(runs, output, names=[Path(config).stem for config in arguments.configs])
     print(f"\n{text}\nalso in {output / 'ablation.md'} and {output / 'ablation.json'}")
     return DONE
 
 
 def write_tables(runs: Sequence[Run], output: Path, *, names: Sequence[str]) -> str:
-    """Writes ablation.json and ablation.md, a table for each dataset, and gives the latter's text.
+    """Writes ablation.json and ablation.md with a table per dataset; returns the text of the latter.
 
     Args:
-        runs: all finished.
+        runs: finished runs.
         output: folder of both files.
         names: configurations in the order of the rows.
     """

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What commands share: their parsers, how they end (exit code, one line for an error), how they load a model, soon."""
+"""Shared by all commands: common options, argument types, exit codes, error messages, and loading a model."""
 
 from __future__ import annotations
 
@@ -24,63 +24,61 @@ if TYPE_CHECKING:
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-DONE, FAILED = 0, 1
-TINY = "cmpf_tiny"  # the model that CMPF ships, where a command line names none
+DONE, FAILED = 0, 1  # exit codes
+TINY = "cmpf_tiny"  # default model; it is part of the package
 COMPILER = "torch._dynamo"
 LIBRARIES = ("torchvision", "timm", "open_clip")
-NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # --engine: whose loop trains and evaluates
+NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # --engine: which training and evaluation loop
 
 
 def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
-    """Calls `arguments.run(arguments)`.
+    """Calls `arguments.run(arguments)` and prints an error as one line.
 
     Args:
-        arguments: with `run`, which returns an exit code, and `debug`, which lets errors through.
-        prefix: what the line of an error begins with.
+        arguments: parsed arguments with `run`, which returns an exit code, and `debug`, which lets exceptions through.
+        prefix: start of an error line.
     Returns:
-        The exit code; 1 after an error, of which one line is printed, after Ctrl-C, and where nobody reads on
-        (`cmpf datasets | head`).
+        The exit code of `run`; 1 after an error, Ctrl-C or a closed pipe (`cmpf datasets | head`).
     """
-    # Pillow's, of images that are refused with a line of their own.
+    # Pillow's warning; images that are too large raise an error of CMPF.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     try:
         code = int(arguments.run(arguments))
-        sys.stdout.flush()  # here, where a reader that has gone can be met quietly
+        sys.stdout.flush()  # raises BrokenPipeError here rather than at exit
         return code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     except BrokenPipeError:
-        # Python flushes once more at its end.
+        # Python flushes stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if arguments.debug:
             raise
-        # What is not one of our own errors is a bug or a machine's trouble; then its kind tells something.
         ours = isinstance(error, CMPFError)
         line = f"{error}" if ours else f"{type(error).__name__}: {error} (--debug shows where)"
         print(f"{prefix}: {' '.join(part.strip() for part in line.splitlines())}", file=sys.stderr)
     finally:
-        gc.unfreeze()  # what `uncollected` froze
+        gc.unfreeze()  # objects frozen by `uncollected`
     return FAILED
 
 
 def run_script(
     add_parser: Callable[[Commands], None], command: str, argv: Sequence[str] | None = None
 ) -> int:
-    """Runs one command line of a script of tools/ that is the command `cmpf COMMAND` under another name."""
+    """Runs one command line of a script in tools/ that is an alias of `cmpf COMMAND`."""
     return run_command(command_parser(add_parser, command).parse_args(argv), prefix="error")
 
 
 def add_command(
     commands: Commands, name: str, *, help: str, description: str, examples: str, usage: str | None = None
 ) -> argparse.ArgumentParser:
-    """Adds a command without options; the caller adds these, and `run` as a default.
+    """Adds the parser of a command; the caller adds its options and sets `run` as a default.
 
     Args:
         help: its line in the help text of `cmpf`.
-        description: what its own help text begins with.
-        examples: what its help text ends with, printed as it stands.
-        usage: for a command whose first word chooses what it does [made of the options].
+        description: start of its own help text.
+        examples: end of its help text, printed verbatim.
+        usage: usage line; None = generated from the options.
     """
     return commands.add_parser(
         name,
@@ -100,12 +98,12 @@ def command_parser(add_parser: Callable[[Commands], None], command: str) -> argp
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
-    """The option that `run_command` looks at."""
+    """Adds --debug, which `run_command` reads."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_model(container: argparse._ActionsContainer) -> None:
-    """The option that names a model for load_model."""
+    """Adds --model, which `load_model` reads."""
     container.add_argument(
         "--model",
         default=TINY,
@@ -115,20 +113,20 @@ def add_model(container: argparse._ActionsContainer) -> None:
 
 
 def add_weights(container: argparse._ActionsContainer) -> None:
-    """The option that gives the model other weights."""
+    """Adds --weights, which `load_model` reads."""
     container.add_argument("--weights", metavar="FILE", help="trained weights that replace the model's own")
 
 
 def add_device(container: argparse._ActionsContainer) -> None:
-    """The option that says where the model computes."""
+    """Adds --device."""
     container.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps [a CUDA device if there is one]")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The other options of load_model."""
+    """Adds the other options that `load_model` reads."""
     add_plugin(parser)
     add_allow_unused(parser)
-    # An option, for a command whose own words would run into trailing ones.
+    # Not positional, because some commands already have positional arguments.
     parser.add_argument(
         "--opts",
         nargs="+",
@@ -141,10 +139,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def load_model(
     arguments: argparse.Namespace, *, device: str | None, overrides: Sequence[Any] = ()
 ) -> Predictor:
-    """The model that a command line names, in a process with the threads that its configuration wants.
+    """Loads the model of a command line, and sets the number of threads of the process to NUM_THREADS.
 
     Args:
-        overrides: KEY VALUE of the command itself, which go before --opts.
+        arguments: with the options of add_model, add_weights and add_model_options.
+        device: see cmpf.load.
+        overrides: keys and values in turn; they override --opts.
     Raises:
         CMPFError: see cmpf.load.
     """
@@ -168,7 +168,7 @@ def load_model(
 
 
 def add_allow_unused(parser: argparse.ArgumentParser) -> None:
-    """The option that lets a file hold more weights than the model has."""
+    """Adds --allow-unused-weights."""
     parser.add_argument(
         "--allow-unused-weights",
         action="store_true",
@@ -177,7 +177,7 @@ def add_allow_unused(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
-    """The option that names modules with parts of the user's own."""
+    """Adds --plugin."""
     parser.add_argument(
         "--plugin",
         action="append",
@@ -188,23 +188,23 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
 
 
 def not_negative(text: str) -> int:
-    """A whole number from 0, as an argument's type."""
-    return _whole_number(text, least=0)
+    """Argument type: an integer >= 0."""
+    return _integer(text, minimum=0)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1, as an argument's type."""
-    return _whole_number(text, least=1)
+    """Argument type: an integer >= 1."""
+    return _integer(text, minimum=1)
 
 
-def _whole_number(text: str, *, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text}")
+def _integer(text: str, *, minimum: int) -> int:
+    if not text.isdecimal() or int(text) < minimum:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {minimum}, got {text}")
     return int(text)
 
 
 def fraction(text: str) -> float:
-    """A number from 0 to 1, as an argument's type."""
+    """Argument type: a number in [0, 1]."""
     try:
         value = float(text)
     except ValueError:
@@ -215,11 +215,11 @@ def fraction(text: str) -> float:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """One of several equal shares as an argument's type: "I/N", I from 0 to N - 1."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]):
+    """Argument type: "I/N", shard I (from 0) of N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
         raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def import_libraries() -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf config: what a configuration holds and why, which keys there are, and what an editor wants to know of them."""
+"""cmpf config: shows a configuration with the origin of each value, lists all keys, and prints a JSON Schema."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what is asked for."""
+    """Prints the configuration, the keys or the schema."""
     action, words = arguments.action, arguments.words
     if action == SHOW and not words:
         arguments.usage_error("show needs a FILE, or its name under configs/")

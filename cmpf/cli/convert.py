@@ -1,6 +1,6 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf convert-checkpoint, also tools/convert_checkpoint.py; convert-config and convert-masks: what published projects
-wrote in CMPF's form, or how to make it anew.
+"""cmpf convert-checkpoint (also tools/convert_checkpoint.py), convert-config and convert-masks: convert files of
+published projects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONFIG_EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line of tools/convert_checkpoint.py, which takes KEY VALUE at its end, too."""
+    """Runs one command line of tools/convert_checkpoint.py, which also takes trailing KEY VALUE."""
     parser = command_parser(add_parser, CHECKPOINT)
     parser.add_argument("trailing", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
     arguments = parser.parse_intermixed_args(argv)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_parser(commands: Commands) -> None:
-    """Adds the commands."""
+    """Adds the three commands."""
     _add_checkpoint(commands)
     config = add_command(
         commands,
@@ -92,7 +92,7 @@ def _add_checkpoint(commands: Commands) -> None:
 
 
 def run_checkpoint(arguments: argparse.Namespace) -> int:
-    """Converts a checkpoint, and prints what was found."""
+    """Converts a checkpoint and prints a report."""
     if arguments.opts and not arguments.config_file:
         arguments.usage_error(f"{' '.join(arguments.opts)}: KEY VALUE need --config-file")
     from cmpf.config import get_cfg
@@ -106,7 +106,7 @@ def run_checkpoint(arguments: argparse.Namespace) -> int:
 
 
 def run_config(arguments: argparse.Namespace) -> int:
-    """Converts a configuration, and checks the result as a whole."""
+    """Converts a configuration and validates the result."""
     from cmpf.common.files import write_text
     from cmpf.config import get_cfg
     from cmpf.config.published import convert
@@ -131,7 +131,7 @@ def run_config(arguments: argparse.Namespace) -> int:
 
 
 def run_masks(arguments: argparse.Namespace) -> int:
-    """Refuses, with the command that makes the same masks."""
+    """Raises EvaluationError, which names the command that makes the same masks."""
     from cmpf.errors import EvaluationError
 
     raise EvaluationError(

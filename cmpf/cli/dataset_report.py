@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What `cmpf datasets` shows: tables, descriptions, and the ground truth of samples as files or training have it."""
+"""Output of cmpf datasets: tables, descriptions, and the ground truth of samples to draw."""
 
 from __future__ import annotations
 
@@ -32,29 +32,31 @@ METRICS = {
     "cityscapes": "AP and mIoU by the official scripts",
 }
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
-_BY = {"published": "(as in the papers)", "words": "(by equal words)"}
-_WIDTH = 100
+_SEEN_BY = {"published": "(as in the papers)", "words": "(by equal words)"}
+_LINE_WIDTH = 100
+
+Drawable = tuple[RGB, Sequence[TrueRegion]]
 
 
 def table(*, as_json: bool) -> str:
-    """All datasets of the table, and whether their files are there."""
+    """All built-in datasets, and whether their files exist."""
     rows = []
     for name in dataset_names():
         dataset = locate_dataset(name)
-        found = [path.exists() for path in dataset.paths]
-        state = "yes" if all(found) else f"{sum(found)} of {len(found)} paths" if any(found) else "no"
+        exists = [path.exists() for path in dataset.paths]
+        state = "yes" if all(exists) else f"{sum(exists)} of {len(exists)} paths" if any(exists) else "no"
         if dataset.spec.alias_of and not as_json:
             state += f" (the same as {dataset.spec.alias_of})"
         rows.append((name, dataset.spec.kind, str(dataset.vocabulary.num_classes), state))
     if as_json:
         keys = ("name", "kind", "classes", "on_disk")
         return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)
-    lines = columns([("name", "kind", "classes", "on disk"), *rows])
+    lines = align_columns([("name", "kind", "classes", "on disk"), *rows])
     return f"root: {dataset_root()} (DETECTRON2_DATASETS)\n\n{lines}"
 
 
 def vocabulary_table(*, as_json: bool) -> str:
-    """The published vocabulary files, where they lie, and whether they are there."""
+    """The published vocabulary files, whether they exist, and their paths."""
     keys = ("name", "on_disk", "path")
     rows = [
         (key, "yes" if is_available(key) else "no", str(vocabulary_path(key))) for key in published_files()
@@ -63,17 +65,17 @@ def vocabulary_table(*, as_json: bool) -> str:
         return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)
     missing = [row for row in rows if row[1] == "no"]
     fix = f"\n\n{len(missing)} are not there, get them with: {FETCH}" if missing else ""
-    return columns([("words of", "there", "file"), *rows]) + fix
+    return align_columns([("words of", "there", "file"), *rows]) + fix
 
 
 def description_json(summary: DatasetSummary) -> str:
-    """All that is known of a dataset, as one JSON object."""
+    """A dataset summary as one JSON object."""
     return json.dumps(dataclasses.asdict(summary), default=str, ensure_ascii=False, indent=1)
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, aligned; the last column is free."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as aligned columns; the last column is not padded."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = (
         "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]])
         for row in rows
@@ -82,11 +84,11 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
-    """A dataset at a glance.
+    """A dataset summary as text.
 
     Args:
         against: name of the dataset whose classes are the seen ones.
-        classes: list the names.
+        classes: whether to list the names of the classes.
     """
     size = summary.test_size
     facts = [
@@ -103,30 +105,24 @@ def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
         ("classes", f"{len(summary.classes)}: {len(summary.things)} things, {len(summary.stuff)} stuff"),
         (
             "seen",
-            f"{len(summary.seen)} seen, {len(summary.unseen)} unseen, against {against} {_BY[summary.seen_by]}",
+            f"{len(summary.seen)} seen, {len(summary.unseen)} unseen, against {against} {_SEEN_BY[summary.seen_by]}",
         ),
     ]
     if "semantic" in summary.evaluators or "cityscapes" in summary.evaluators:
         facts.insert(5, ("ignore label", str(summary.ignore_label)))
-    parts = [summary.name, columns([(f"  {name}", text) for name, text in facts]), _paths(summary)]
+    parts = [summary.name, align_columns([(f"  {name}", text) for name, text in facts]), _paths(summary)]
     if classes:
-        parts += [_listed(title, names) for title, names in _groups(summary) if names]
+        groups = {
+            "things": summary.things, "stuff": summary.stuff, "seen": summary.seen, "unseen": summary.unseen
+        }  # fmt: skip
+        parts += [_class_list(title, names) for title, names in groups.items() if names]
     if summary.issue:
         parts.append(f"issue: {summary.issue}\nfix: {summary.command}")
     return "\n".join(parts)
 
 
-def _groups(summary: DatasetSummary) -> list[tuple[str, tuple[str, ...]]]:
-    return [
-        ("things", summary.things),
-        ("stuff", summary.stuff),
-        ("seen", summary.seen),
-        ("unseen", summary.unseen),
-    ]
-
-
-def _listed(title: str, names: Sequence[str]) -> str:
-    text = textwrap.fill(", ".join(names), _WIDTH, initial_indent="    ", subsequent_indent="    ")
+def _class_list(title: str, names: Sequence[str]) -> str:
+    text = textwrap.fill(", ".join(names), _LINE_WIDTH, initial_indent="    ", subsequent_indent="    ")
     return f"  {title} ({len(names)})\n{text}"
 
 
@@ -138,11 +134,11 @@ def _paths(summary: DatasetSummary) -> str:
         except ValueError:
             name = str(state.path)
         rows.append((f"    {name}", _size(state.path) if state.found else "MISSING"))
-    return "  files\n" + columns(rows)
+    return "  files\n" + align_columns(rows)
 
 
 def _size(path: Path) -> str:
-    """Bytes of a file, or of all files below a folder and how many they are."""
+    """The size of a file, or the number and total size of the files in a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     count = "" if path.is_file() else f"{len(files):,} files, "
     size, unit = float(sum(file.stat().st_size for file in files)), 0
@@ -151,26 +147,23 @@ def _size(path: Path) -> str:
     return f"{count}{size:.{0 if unit == 0 or size >= 100 else 1}f} {_UNITS[unit]}"
 
 
-Drawable = tuple[RGB, Sequence[TrueRegion]]
-
-
-def chosen_samples(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Sample]:
-    """So many samples at random, in the order of the dataset; all if there are fewer."""
+def random_samples(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Sample]:
+    """`count` random samples in the order of the dataset; all samples if there are fewer."""
     samples = dataset.samples
-    places = rng.choice(len(samples), size=min(count, len(samples)), replace=False)
-    return [samples[place] for place in sorted(places.tolist())]
+    indices = rng.choice(len(samples), size=min(count, len(samples)), replace=False)
+    return [samples[index] for index in sorted(indices.tolist())]
 
 
 def from_files(dataset: Dataset, sample: Sample) -> Drawable:
-    """Image and ground truth as they are on disk, crowds among it.
+    """The image and its ground truth as on disk, including crowds.
 
     Raises:
         ImageError, DatasetError: a file cannot be read.
     """
     if dataset.spec.kind == "semantic":
-        regions = _classes(dataset, sample)
+        regions = _semantic_regions(dataset, sample)
     elif dataset.spec.kind == "instance":
-        regions = _objects(sample)
+        regions = _instance_regions(sample)
     else:
         ids = read_panoptic_ids(sample["pan_seg_file_name"])
         regions = [
@@ -181,30 +174,30 @@ def from_files(dataset: Dataset, sample: Sample) -> Drawable:
 
 
 def from_training(mapper: DatasetMapper, sample: Sample, rng: np.random.Generator) -> Drawable:
-    """Image and targets as the training mapper gives them.
+    """The augmented image and its targets as the training mapper returns them.
 
     Raises:
         ImageError, DatasetError: a file cannot be read.
     """
-    seen = mapper(sample, rng)
-    image: NDArray[Any] = seen["image"].numpy().transpose(1, 2, 0)
-    masks, labels = seen["targets"]["masks"].numpy(), seen["targets"]["labels"].tolist()
+    mapped = mapper(sample, rng)
+    image: NDArray[Any] = mapped["image"].numpy().transpose(1, 2, 0)
+    masks, labels = mapped["targets"]["masks"].numpy(), mapped["targets"]["labels"].tolist()
     return image.astype(np.uint8), [
         TrueRegion(mask, label) for mask, label in zip(masks, labels, strict=True)
     ]
 
 
-def _classes(dataset: Dataset, sample: Sample) -> list[TrueRegion]:
-    read = LabelReader(
+def _semantic_regions(dataset: Dataset, sample: Sample) -> list[TrueRegion]:
+    read_labels = LabelReader(
         num_classes=dataset.vocabulary.num_classes,
         ignore_label=dataset.spec.ignore_label,
         class_of_id=dataset.spec.class_of_label,
     )
-    classes = read(sample["sem_seg_file_name"])
-    return [TrueRegion(classes == index, index) for index in np.unique(classes).tolist() if index >= 0]
+    labels = read_labels(sample["sem_seg_file_name"])
+    return [TrueRegion(labels == index, index) for index in np.unique(labels).tolist() if index >= 0]
 
 
-def _objects(sample: Sample) -> list[TrueRegion]:
+def _instance_regions(sample: Sample) -> list[TrueRegion]:
     regions = []
     for annotation in sample["annotations"]:
         mask = decode_mask(

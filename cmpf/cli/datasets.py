@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf datasets: what there is, whether it is there and whole, how it looks, and how it is made."""
+"""cmpf datasets: lists, describes, checks, draws and prepares datasets, and downloads published vocabularies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLES = """examples:
 COCO = "openvocab_coco_2017_train_panoptic_with_sem_seg"
 CHECK, SHOW, PREPARE, VOCABULARIES = "check", "show", "prepare", "vocabularies"
 PUBLISHED = "published"
-FILE_ENDINGS = (".yaml", ".yml")
+YAML_SUFFIXES = (".yaml", ".yml")
 OVERVIEW = "overview.png"
 
 
@@ -71,7 +71,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Does what the words ask for."""
+    """Runs the action given by the positional arguments."""
     import_plugins(arguments.plugin)
     words = list(arguments.words)
     action = words.pop(0) if words and words[0] in (CHECK, SHOW, PREPARE, VOCABULARIES) else ""
@@ -91,21 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
     return _show(name, arguments) if action == SHOW else _describe(name, arguments)
 
 
-def is_dataset_file(given: str) -> bool:
-    """Whether a text means a YAML file, there or not."""
-    return given.lower().endswith(FILE_ENDINGS)
-
-
 def dataset_name(given: str) -> str:
-    """The name by which cmpf.data knows it.
+    """The catalog name of a dataset, given by name or as the path of a YAML file.
 
-    The path of a YAML file becomes absolute, as the name is kept in config.yaml beside the trained weights, which
-    people read from other folders too.
+    The path becomes absolute, because the name is saved in config.yaml, which may be read from another folder.
     """
     from cmpf.data.datasets.catalog import FILE_PREFIX
 
     path = given.removeprefix(FILE_PREFIX)
-    if given.startswith(FILE_PREFIX) or is_dataset_file(given):
+    if given.startswith(FILE_PREFIX) or given.lower().endswith(YAML_SUFFIXES):
         return f"{FILE_PREFIX}{Path(path).expanduser().absolute()}"
     return given
 
@@ -177,7 +171,7 @@ def _prepare(name: str | None, arguments: argparse.Namespace) -> int:
 def _show(name: str, arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from cmpf.cli.dataset_report import chosen_samples, from_files, from_training
+    from cmpf.cli.dataset_report import from_files, from_training, random_samples
     from cmpf.common.files import replacing
     from cmpf.config import get_cfg
     from cmpf.data.datasets.catalog import get_dataset
@@ -189,12 +183,14 @@ def _show(name: str, arguments: argparse.Namespace) -> int:
     rng = np.random.default_rng(arguments.seed)
     mapper = build_train_mapper(get_cfg(arguments.config_file), dataset) if arguments.augmented else None
     images, names = [], []
-    for number, sample in enumerate(chosen_samples(dataset, arguments.n, rng), start=1):
+    semantic = dataset.spec.kind == "semantic"
+    suffix = "_augmented" if mapper else ""
+    for number, sample in enumerate(random_samples(dataset, arguments.n, rng), start=1):
         image, regions = from_training(mapper, sample, rng) if mapper else from_files(dataset, sample)
-        pieces = dataset.spec.kind == "semantic"
-        images.append(draw_ground_truth(image, regions, names=dataset.vocabulary.names, pieces=pieces))
-        ending = "_augmented" if mapper else ""
-        names.append(f"{number:03d}_{Path(sample['file_name']).stem}{ending}.png")
+        images.append(
+            draw_ground_truth(image, regions, names=dataset.vocabulary.names, per_component=semantic)
+        )
+        names.append(f"{number:03d}_{Path(sample['file_name']).stem}{suffix}.png")
         with replacing(folder / names[-1]) as path:
             images[-1].save(path)
     with replacing(folder / OVERVIEW) as path:

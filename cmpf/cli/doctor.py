@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf doctor: what is here, what is missing and how to get it, and whether an image can be segmented.
+"""cmpf doctor: reports what is installed and what is missing, and runs a self-test. Downloads nothing.
 
-Nothing is imported before it is looked at, so that a damaged installation can be examined, too. Nothing is downloaded.
+Each check imports what it examines itself, so that the command also works with a damaged installation.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ OK, MISSING, FAILED = "ok", "missing", "failed"
 VERSIONS, DEVICES, PARTS, WEIGHTS, DATASETS, SELF_TEST = GROUPS = (
     "versions", "devices", "optional parts", "weights", "datasets", "self-test",
 )  # fmt: skip
-# Packages that CMPF cannot do without, and the oldest version that works (install_requires of setup.py).
+# Required package -> minimum version (install_requires of setup.py).
 CORE = {
     "torch": "2.7", "torchvision": "0.22", "open_clip_torch": "3", "timm": "1.0.16", "segment-anything": "1.0",
     "pydantic": "2.10", "PyYAML": "6", "numpy": "1.26", "scipy": "1.11", "pillow": "10.1",
     "pycocotools": "2.0.7", "faster-coco-eval": "1.8", "safetensors": "0.4.3", "huggingface_hub": "0.23",
     "filelock": "3.12", "tqdm": "4.66", "tensorboard": "2.16",
 }  # fmt: skip
-SIZE, SEED = 256, 0  # of the self-test's image
-# What the shipped configurations of full size take.
+IMAGE_SIZE, IMAGE_SEED = 256, 0  # image of the self-test
+# CLIP models of the full-size configurations.
 USED_CLIPS = (("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"), ("RN50x64", "openai"))
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
-    group: one of GROUPS. state: OK, MISSING (CMPF works without it) or FAILED (something that must work does not).
-    detail: what was found. fix: a command, or what to do; "" = nothing.
+    group: one of GROUPS. state: OK, MISSING (CMPF works without it) or FAILED (something required does not work).
+    detail: what was found. fix: a command or advice, "" = none.
     """
 
     group: str
@@ -60,8 +60,8 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Part:
-    """An optional part: the extra of setup.py that brings it ("" = none), what for, and its package -> module."""
+class OptionalPart:
+    """An optional dependency: its extra in setup.py ("" = none), its purpose, and package -> module."""
 
     extra: str
     purpose: str
@@ -75,16 +75,20 @@ class Part:
 
 DETECTRON2 = "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833"
 OPTIONAL = (
-    Part("web", "cmpf serve", {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"}),
-    Part("video", "videos and webcam of cmpf predict", {"av": "av"}),
-    Part("label", "cmpf label, Parquet files", {"pyarrow": "pyarrow", "fsspec": "fsspec"}),
-    Part("ray", "cmpf label --ray", {"ray": "ray"}),
-    Part("export", "cmpf export --format onnx", {p: p for p in ("onnx", "onnxscript", "onnxruntime")}),
-    Part("cityscapes", "official evaluation of Cityscapes", {"cityscapesscripts": "cityscapesscripts"}),
-    Part("wandb", "LOG.WANDB_PROJECT", {"wandb": "wandb"}),
-    Part("supervision", "Prediction.to_supervision", {"supervision": "supervision"}),
-    Part("completion", "cmpf --completion", {"shtab": "shtab"}),
-    Part("", "--engine detectron2", {"detectron2": "detectron2"}),
+    OptionalPart("web", "cmpf serve", {"gradio": "gradio", "scikit-image": "skimage", "pooch": "pooch"}),
+    OptionalPart("video", "videos and webcam of cmpf predict", {"av": "av"}),
+    OptionalPart("label", "cmpf label, Parquet files", {"pyarrow": "pyarrow", "fsspec": "fsspec"}),
+    OptionalPart("ray", "cmpf label --ray", {"ray": "ray"}),
+    OptionalPart(
+        "export", "cmpf export --format onnx", {p: p for p in ("onnx", "onnxscript", "onnxruntime")}
+    ),
+    OptionalPart(
+        "cityscapes", "official evaluation of Cityscapes", {"cityscapesscripts": "cityscapesscripts"}
+    ),
+    OptionalPart("wandb", "LOG.WANDB_PROJECT", {"wandb": "wandb"}),
+    OptionalPart("supervision", "Prediction.to_supervision", {"supervision": "supervision"}),
+    OptionalPart("completion", "cmpf --completion", {"shtab": "shtab"}),
+    OptionalPart("", "--engine detectron2", {"detectron2": "detectron2"}),
 )
 
 
@@ -104,66 +108,66 @@ def add_parser(commands: command.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the report."""
+    """Prints the report; returns 1 if a check failed."""
     checks = report()
     failed = [f"{check.name} ({check.group})" for check in checks if check.state == FAILED]
-    well = "All is well. CMPF works without what is missing."
     if arguments.json:
         print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=1))
     else:
+        well = "All is well. CMPF works without what is missing."
         verdict = f"Not well: {', '.join(failed)}" if failed else well
         print(f"{text(checks)}\n\n{verdict}")
     return command.FAILED if failed else command.DONE
 
 
 def text(checks: Sequence[Check]) -> str:
-    """The report as people read it: a paragraph a group, a line a check, its fix below."""
+    """The report as text: a paragraph per group, a line per check, followed by its fix."""
     blocks = []
     for group in GROUPS:
-        mine = [check for check in checks if check.group == group]
-        mine = _with_absent_in_one(mine) if group == DATASETS else mine
-        width = max((len(check.name) for check in mine), default=0)
+        members = [check for check in checks if check.group == group]
+        members = _merge_absent_datasets(members) if group == DATASETS else members
+        width = max((len(check.name) for check in members), default=0)
         lines = [group]
-        for check in mine:
+        for check in members:
             lines.append(f"  {check.state:<7}  {check.name:<{width}}  {check.detail}")
             lines += [f"           -> {check.fix}"] if check.fix else []
-        blocks += ["\n".join(lines)] if mine else []
+        blocks += ["\n".join(lines)] if members else []
     return "\n\n".join(blocks)
 
 
-def _with_absent_in_one(checks: Sequence[Check]) -> list[Check]:
-    """Datasets of which nothing is there share a line: there are many, and few people have them all."""
-    here = [check for check in checks if check.state != MISSING or not check.detail.startswith("0 of ")]
-    if absent := len(checks) - len(here):
+def _merge_absent_datasets(checks: Sequence[Check]) -> list[Check]:
+    """Replaces the datasets without any file by one line: most users have only a few of them."""
+    present = [check for check in checks if check.state != MISSING or not check.detail.startswith("0 of ")]
+    if absent := len(checks) - len(present):
         how = "cmpf datasets lists all, cmpf datasets NAME says how to get one"
-        here.append(Check(DATASETS, "others", MISSING, f"{absent} more have a name; {how}"))
-    return here
+        present.append(Check(DATASETS, "others", MISSING, f"{absent} more have a name; {how}"))
+    return present
 
 
 def report() -> list[Check]:
-    """Everything, in the order of GROUPS. Takes some seconds: the self-test builds a model."""
-    looks = zip(GROUPS, (versions, devices, parts, weights, datasets, self_test), strict=True)
-    return [check for group, look in looks for check in _guarded(group, look)]
+    """All checks in the order of GROUPS. Takes some seconds, because the self-test builds a model."""
+    functions = (versions, devices, optional_parts, weights, datasets, self_test)
+    return [c for group, function in zip(GROUPS, functions, strict=True) for c in _guarded(group, function)]
 
 
 def versions() -> Iterator[Check]:
-    """CMPF, Python and the packages that CMPF cannot do without."""
+    """CMPF, Python and the required packages."""
     from cmpf import __version__
 
     yield Check(VERSIONS, "cmpf", OK, f"{__version__} in {Path(__file__).parents[1]}")
     yield Check(VERSIONS, "python", OK, f"{platform.python_version()} ({sys.executable})")
     for package, oldest in CORE.items():
-        found, fix = _version(package), f'pip install "{package}>={oldest}"'
-        if not found:
+        installed, fix = _version(package), f'pip install "{package}>={oldest}"'
+        if not installed:
             yield Check(VERSIONS, package, FAILED, "not installed", fix)
-        elif _numbers(found) < _numbers(oldest):
-            yield Check(VERSIONS, package, FAILED, f"{found}, but {oldest} or newer is needed", fix)
+        elif _version_numbers(installed) < _version_numbers(oldest):
+            yield Check(VERSIONS, package, FAILED, f"{installed}, but {oldest} or newer is needed", fix)
         else:
-            yield Check(VERSIONS, package, OK, found)
+            yield Check(VERSIONS, package, OK, installed)
 
 
 def devices() -> Iterator[Check]:
-    """The CPU, CUDA devices, and what computes deformable attention on them."""
+    """The CPU, the CUDA devices, and their implementation of deformable attention."""
     import torch
 
     from cmpf.common.cpu import usable_cores
@@ -173,32 +177,32 @@ def devices() -> Iterator[Check]:
     yield Check(DEVICES, "cpu", OK, cores)
     if not torch.cuda.is_available():
         target = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
-        said = f"no device (PyTorch is built for {target}); models run on the CPU"
-        yield Check(DEVICES, "cuda", MISSING, said)
+        reason = f"PyTorch is built for {target}"
+        yield Check(DEVICES, "cuda", MISSING, f"no device ({reason}); models run on the CPU")
         return
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = f"{device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}"
         yield Check(DEVICES, f"cuda:{index}", OK, f"{device.name}, {memory}, CUDA {torch.version.cuda}")
         issue = triton_issue(torch.device("cuda", index))
-        kind = f"PyTorch's operators ({issue})" if issue else "Triton kernels"
-        yield Check(DEVICES, "deformable attention", MISSING if issue else OK, kind)
+        implementation = f"PyTorch's operators ({issue})" if issue else "Triton kernels"
+        yield Check(DEVICES, "deformable attention", MISSING if issue else OK, implementation)
 
 
-def parts() -> Iterator[Check]:
-    """Optional parts, and the command that installs each."""
+def optional_parts() -> Iterator[Check]:
+    """Optional dependencies, and the command that installs each."""
     for part in OPTIONAL:
         name = part.extra or next(iter(part.modules))
         missing = [package for package, module in part.modules.items() if not _importable(module)]
         if missing:
             yield Check(PARTS, name, MISSING, f"{', '.join(missing)} ({part.purpose})", part.fix)
         else:
-            found = ", ".join(f"{package} {_version(package)}".strip() for package in part.modules)
-            yield Check(PARTS, name, OK, f"{found} ({part.purpose})")
+            installed = ", ".join(f"{package} {_version(package)}".strip() for package in part.modules)
+            yield Check(PARTS, name, OK, f"{installed} ({part.purpose})")
 
 
 def weights() -> Iterator[Check]:
-    """Weights of the full-size encoders in the caches, and those that the shipped configurations would download."""
+    """Weights of the full-size encoders in the caches, and those that the configurations would download."""
     from cmpf.encoders.clip_factory import cached_file, clip_tags, saved_file, source_of, tag_record
     from cmpf.encoders.sam import PUBLISHED, published_path
     from cmpf.weights.download import cache_folder, partial_path
@@ -211,8 +215,7 @@ def weights() -> Iterator[Check]:
             fix = _download_or(source_of(tag_record(name, tag)), saved_file(name, tag))
             yield Check(WEIGHTS, f"CLIP {name} {tag}", MISSING, "not in the caches", fix)
     for name, url in PUBLISHED.items():
-        path = published_path(name)
-        part = partial_path(path)
+        path, part = published_path(name), partial_path(published_path(name))
         if path.is_file():
             yield Check(WEIGHTS, f"SAM {name}", OK, _size(path))
         else:
@@ -221,50 +224,50 @@ def weights() -> Iterator[Check]:
 
 
 def datasets() -> Iterator[Check]:
-    """The folder of datasets, and which of the table are there."""
+    """The dataset folder, and which of the built-in datasets exist."""
     from cmpf.data.datasets.catalog import dataset_names, dataset_root, locate_dataset
     from cmpf.data.datasets.spec import ROOT_VARIABLE
 
     root = dataset_root()
-    given = "" if os.environ.get(ROOT_VARIABLE) else f" ({ROOT_VARIABLE} is not set)"
+    note = "" if os.environ.get(ROOT_VARIABLE) else f" ({ROOT_VARIABLE} is not set)"
     fix = f"export {ROOT_VARIABLE}=/the/folder/of/datasets"
     if root.is_dir():
-        yield Check(DATASETS, ROOT_VARIABLE, OK, f"{root.absolute()}{given}")
+        yield Check(DATASETS, ROOT_VARIABLE, OK, f"{root.absolute()}{note}")
     else:
-        yield Check(DATASETS, ROOT_VARIABLE, MISSING, f"{root.absolute()}: no such folder{given}", fix)
+        yield Check(DATASETS, ROOT_VARIABLE, MISSING, f"{root.absolute()}: no such folder{note}", fix)
     for name in dataset_names():
         dataset = locate_dataset(name)
-        found = [path.exists() for path in dataset.paths]
-        if all(found):
+        exists = [path.exists() for path in dataset.paths]
+        if all(exists):
             yield Check(DATASETS, name, OK, str(dataset.folder.absolute()))
         else:
-            state = f"{sum(found)} of {len(found)} paths in {dataset.folder.absolute()}"
-            yield Check(DATASETS, name, MISSING, state, dataset.spec.command_in(dataset.folder))
+            detail = f"{sum(exists)} of {len(exists)} paths in {dataset.folder.absolute()}"
+            yield Check(DATASETS, name, MISSING, detail, dataset.spec.command_in(dataset.folder))
 
 
 def self_test() -> Iterator[Check]:
-    """One generated image, segmented by the tiny model on the device that CMPF would choose."""
+    """Segments a generated image with the tiny model on the default device."""
     import cmpf
     from cmpf.shapeworld.categories import CATEGORIES
     from cmpf.shapeworld.scene import generate_scene
 
-    scene = generate_scene(SEED, size=SIZE, seen_only=True)
-    words = dict.fromkeys(CATEGORIES[segment.category_id].name for segment in scene.segments)
+    scene = generate_scene(IMAGE_SEED, size=IMAGE_SIZE, seen_only=True)
+    names = list(dict.fromkeys(CATEGORIES[segment.category_id].name for segment in scene.segments))
     start = time.perf_counter()
     predictor = cmpf.load(command.TINY)
     loaded = time.perf_counter()
-    found = predictor.predict(scene.image, list(words)).segments
+    segments = predictor.predict(scene.image, names).segments
     took = f"{time.perf_counter() - loaded:.2f} s, after {loaded - start:.2f} s of loading"
-    where = f"a {SIZE} x {SIZE} image on {next(predictor.model.parameters()).device}"
-    said = f"{len(found)} segments of {len(scene.segments)} in {where} in {took}"
-    yield Check(SELF_TEST, command.TINY, OK if found else FAILED, said)
+    image = f"a {IMAGE_SIZE} x {IMAGE_SIZE} image on {next(predictor.model.parameters()).device}"
+    detail = f"{len(segments)} segments of {len(scene.segments)} in {image} in {took}"
+    yield Check(SELF_TEST, command.TINY, OK if segments else FAILED, detail)
 
 
-def _guarded(group: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """The checks of a group; a failure ends the group and not the report."""
+def _guarded(group: str, function: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    """The checks of a group; an exception becomes a failed check, and the report continues."""
     try:
-        yield from look()
-    except Exception as error:  # whatever a damaged installation throws
+        yield from function()
+    except Exception as error:  # a damaged installation may raise anything
         yield Check(group, "error", FAILED, summary(error))
 
 
@@ -275,13 +278,13 @@ def _version(package: str) -> str:
         return ""
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """Leading numbers of a version: "2.15.0+cpu" -> (2, 15, 0)."""
+def _version_numbers(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.15.0+cpu" -> (2, 15, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", text, maxsplit=1)[0]))
 
 
 def _importable(module: str) -> bool:
-    """Whether a package of this name is there; a mere folder, such as a checkout of it, has no origin."""
+    """Whether a module is installed; a namespace package, such as a checkout in the working directory, is not."""
     try:
         spec = find_spec(module)
     except (ImportError, ValueError):

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""--dry-run of training and evaluation: what is there and what is missing. Builds no model, downloads nothing."""
+"""--dry-run of training and evaluation: reports which files exist and which are missing, without building a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmpf.cli.command import DONE, FAILED
-from cmpf.cli.dataset_report import columns
+from cmpf.cli.dataset_report import align_columns
 from cmpf.config import Config
 from cmpf.data.datasets.catalog import locate_dataset
 from cmpf.data.datasets.published import published_file
@@ -24,81 +24,89 @@ from cmpf.weights.vocabularies import FETCH, is_available, vocabulary_path
 from cmpf.weights.zoo import zoo_path, zoo_remote
 from cmpf.weights.zoo_entries import zoo
 
-HERE, MISSING = "there", "MISSING"
+PRESENT, MISSING = "there", "MISSING"
 _DOWNLOADED = "downloaded when needed; without network save"
 
 
 @dataclass(frozen=True)
-class Need:
-    """One thing that a run needs. place: where it is or belongs. fix: what brings it; "" where it is there."""
+class Requirement:
+    """A file or folder that a run needs.
+
+    kind: what it is, such as "dataset" or "CLIP".
+    name: name of the dataset or model.
+    path: where it is, or where it must be.
+    exists: whether it exists.
+    fix: how to get it.
+    """
 
     kind: str
     name: str
-    place: str
-    there: bool
+    path: str
+    exists: bool
     fix: str
 
 
 def run(cfg: Config, *, eval_only: bool) -> int:
-    """Prints what a run of this configuration needs.
+    """Prints the requirements of a run with this configuration.
 
     Returns:
-        1 where something is missing, else 0.
+        Exit code: 1 if something is missing.
     """
     import_plugins(cfg.MODEL.CMPF.PLUGINS)
-    found = list(dict.fromkeys(needs(cfg, eval_only=eval_only)))
-    missing = [need for need in found if not need.there]
-    print(columns([(HERE if n.there else MISSING, n.kind, n.name, n.place) for n in found]))
-    for dataset, said in protocols_of(cfg).items():
-        print(f"protocol of {dataset}: {said['protocol']}")
-    for line in dict.fromkeys(f"missing {need.kind} {need.name}: {need.fix}" for need in missing):
+    required = list(dict.fromkeys(requirements(cfg, eval_only=eval_only)))
+    missing = [item for item in required if not item.exists]
+    rows = [(PRESENT if item.exists else MISSING, item.kind, item.name, item.path) for item in required]
+    print(align_columns(rows))
+    for dataset, stated in protocols_of(cfg).items():
+        print(f"protocol of {dataset}: {stated['protocol']}")
+    for line in dict.fromkeys(f"missing {item.kind} {item.name}: {item.fix}" for item in missing):
         print(line)
-    print(f"{len(missing)} of {len(found)} missing" if missing else "everything is there; nothing was run")
+    print(f"{len(missing)} of {len(required)} missing" if missing else "everything is there; nothing was run")
     return FAILED if missing else DONE
 
 
-def needs(cfg: Config, *, eval_only: bool) -> Iterator[Need]:
-    """Datasets, words, trained weights, and the weights of CLIP and of both SAMs.
+def requirements(cfg: Config, *, eval_only: bool) -> Iterator[Requirement]:
+    """Datasets, vocabularies, trained weights, and the weights of CLIP and of both SAMs.
 
     Raises:
-        DatasetError: an unknown dataset.
+        DatasetError: a dataset is unknown.
     """
     if not eval_only:
-        yield from _dataset(cfg, cfg.DATASETS.TRAIN[0], trained_on=True)
+        yield from _dataset(cfg, cfg.DATASETS.TRAIN[0], training=True)
     for name in cfg.DATASETS.TEST:
-        yield from _dataset(cfg, name, trained_on=False)
+        yield from _dataset(cfg, name, training=False)
     for name in (cfg.DATASETS.TRAIN[0], *cfg.DATASETS.TEST):
-        yield from _words(cfg, name)
+        yield from _vocabulary(cfg, name)
     if cfg.MODEL.WEIGHTS:
-        yield _trained(Path(cfg.MODEL.WEIGHTS))
+        yield _trained_weights(Path(cfg.MODEL.WEIGHTS))
     yield from _clip(cfg)
-    ours, ensemble = cfg.MODEL.CMPF, cfg.TEST.ENSEMBLE
-    yield from _sam("SAM", ours.SAM.NAME, ours.SAM.CHECKPOINT)
+    sam, ensemble = cfg.MODEL.CMPF.SAM, cfg.TEST.ENSEMBLE
+    yield from _sam("SAM", sam.NAME, sam.CHECKPOINT)
     if ensemble.ENABLED and ensemble.SOURCE == "online":
         yield from _sam("SAM of the ensemble", *mask_sam(cfg))
     elif ensemble.ENABLED:
-        make = "make it with: cmpf save-sam-masks"
-        yield _file("SAM's masks", "TEST.ENSEMBLE.CACHE_DIR", Path(ensemble.CACHE_DIR), make)
+        fix = "make it with: cmpf save-sam-masks"
+        yield _file("SAM's masks", "TEST.ENSEMBLE.CACHE_DIR", Path(ensemble.CACHE_DIR), fix)
 
 
-def _dataset(cfg: Config, name: str, *, trained_on: bool) -> Iterator[Need]:
+def _dataset(cfg: Config, name: str, *, training: bool) -> Iterator[Requirement]:
     dataset = locate_dataset(name)
-    readers = () if trained_on else truth_readers(cfg, dataset)
+    readers = () if training else truth_readers(cfg, dataset)
     fix = dataset.spec.command_in(dataset.folder)
     for path in dataset.spec.paths_for(*readers):
         yield _file("dataset", dataset.name, dataset.folder / path, fix)
 
 
-def _words(cfg: Config, name: str) -> Iterator[Need]:
+def _vocabulary(cfg: Config, name: str) -> Iterator[Requirement]:
     spec = locate_dataset(name).spec
-    chosen, key = words_of(cfg, spec), published_file(spec)
-    if chosen == "published" and key:
-        yield Need("published words", key, str(vocabulary_path(key)), is_available(key), FETCH)
-    elif chosen not in ("published", "own"):
-        yield _file("words", spec.name, Path(chosen), "correct DATASETS.VOCABULARIES")
+    source, key = words_of(cfg, spec), published_file(spec)
+    if source == "published" and key:
+        yield Requirement("published words", key, str(vocabulary_path(key)), is_available(key), FETCH)
+    elif source not in ("published", "own"):
+        yield _file("words", spec.name, Path(source), "correct DATASETS.VOCABULARIES")
 
 
-def _trained(path: Path) -> Need:
+def _trained_weights(path: Path) -> Requirement:
     entry = zoo().get(path.parent.name)
     if entry is None or entry.asset or path != zoo_path(path.parent.name):
         fix = "correct the path, or take a model by its name: cmpf models"
@@ -108,20 +116,20 @@ def _trained(path: Path) -> Need:
     return _file("trained weights", path.name, path, fix)
 
 
-def _clip(cfg: Config) -> Iterator[Need]:
+def _clip(cfg: Config) -> Iterator[Requirement]:
     name, tag = cfg.MODEL.CMPF.CLIP.NAME, cfg.MODEL.CMPF.CLIP.PRETRAINED
     if not tag or name in registered("clip") or tag == name == tiny.CLIP_NAME:
-        return  # random weights, those of a plug-in, or those that come with CMPF
+        return  # random weights, a plug-in, or a model that is part of CMPF
     record = tag_record(name, tag)
     if not record:
         yield _file("CLIP", name, Path(tag).expanduser(), "correct MODEL.CMPF.CLIP.PRETRAINED")
         return
-    path, place = cached_file(name, tag), saved_file(name, tag)
-    fix = f"{_DOWNLOADED} {source_of(record)} as {place}"
-    yield Need("CLIP", f"{name} {tag}", str(path or place), path is not None, fix)
+    path, download_path = cached_file(name, tag), saved_file(name, tag)
+    fix = f"{_DOWNLOADED} {source_of(record)} as {download_path}"
+    yield Requirement("CLIP", f"{name} {tag}", str(path or download_path), path is not None, fix)
 
 
-def _sam(kind: str, name: str, checkpoint: str) -> Iterator[Need]:
+def _sam(kind: str, name: str, checkpoint: str) -> Iterator[Requirement]:
     if (
         not name
         or checkpoint == RANDOM
@@ -137,5 +145,5 @@ def _sam(kind: str, name: str, checkpoint: str) -> Iterator[Need]:
         yield _file(kind, name, path, fix)
 
 
-def _file(kind: str, name: str, path: Path, fix: str) -> Need:
-    return Need(kind, name, str(path), path.exists(), fix)
+def _file(kind: str, name: str, path: Path, fix: str) -> Requirement:
+    return Requirement(kind, name, str(path), path.exists(), fix)

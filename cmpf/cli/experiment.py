@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""One training or evaluation: its configuration, its log, its results."""
+"""Implements cmpf train and cmpf eval: builds the configuration, runs the processes, logs and saves the results."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from cmpf.model import CMPF
 from cmpf.weights.hub import find_model, weights_place
 from cmpf.weights.zoo import published_metrics
 
-EVALUATIONS = Path("output/eval")  # where results of a model go that has no configuration of the user's
+EVALUATIONS = Path("output/eval")  # default output folder of `cmpf eval --model`
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains or evaluates, in one process or in several.
+    """Trains or evaluates, in one or several processes.
 
     Args:
-        arguments: config_file, opts (KEY VALUE ...), dataset (None or a list), those of cmpf.cli.processes, eval_only,
-            resume, profile, engine, and program, by which the user goes on.
+        arguments: parsed by one of the parsers of cmpf.cli.train; `program` is the command that resumes the run.
     Returns:
-        0: done, or stopped by a signal with everything saved. Of a dry run: 1 where something is missing.
+        Exit code: 0 if the run has finished, or was stopped by a signal with everything saved; for a dry run, 1 if
+        something is missing.
     """
-    cfg = configuration(arguments)  # its issues are found before processes are started
+    cfg = configuration(arguments)  # reports errors before processes are started
     if arguments.dry_run:
         return dry_run.run(cfg, eval_only=arguments.eval_only)
     return in_processes(run_process, arguments, cfg)
 
 
 def run_process(arguments: argparse.Namespace, cfg: Config) -> int:
-    """What one process does. Errors stand in the log of OUTPUT_DIR, with their traceback, and are raised again."""
+    """Trains or evaluates in one process; logs the traceback of an error to OUTPUT_DIR and raises it again."""
     with logging_to(Path(cfg.OUTPUT_DIR)) as logger:
         try:
             return _run(arguments, cfg, logger)
@@ -65,40 +65,43 @@ def run_process(arguments: argparse.Namespace, cfg: Config) -> int:
 
 
 def as_eval_only(arguments: argparse.Namespace) -> argparse.Namespace:
-    """The arguments of `cmpf eval` as those of tools/train_net.py.
+    """Converts the arguments of `cmpf eval` to those of tools/train_net.py.
 
     Raises:
-        ModelNameError: --model is no zoo name and no folder. WeightsError: its weights cannot be had.
+        ModelNameError: --model is neither a name of the zoo nor a folder.
+        WeightsError: the weights of the model are missing or cannot be downloaded.
     """
     config_file = arguments.config_file
-    own: list[str] = []
+    overrides: list[str] = []
     weights = arguments.weights
     if arguments.model:
-        config_file, own, found = find_model(
+        config_file, overrides, model_weights = find_model(
             arguments.model, need_weights=not (weights or arguments.dry_run), plugins=arguments.plugin
         )
-        weights = weights or found or (arguments.dry_run and weights_place(arguments.model))
+        weights = weights or model_weights or (arguments.dry_run and weights_place(arguments.model))
     if weights:
-        own += ["MODEL.WEIGHTS", str(weights)]
+        overrides += ["MODEL.WEIGHTS", str(weights)]
     if arguments.output:
-        own += ["OUTPUT_DIR", arguments.output]
-    elif arguments.model:  # whoever made the model does not choose where this machine is written to
-        own += ["OUTPUT_DIR", str(EVALUATIONS / Path(arguments.model).resolve().name)]
+        overrides += ["OUTPUT_DIR", arguments.output]
+    elif arguments.model:  # never the OUTPUT_DIR of a downloaded configuration
+        overrides += ["OUTPUT_DIR", str(EVALUATIONS / Path(arguments.model).resolve().name)]
     if arguments.tta:
-        own += ["TEST.AUG.ENABLED", "True"]
-    given = vars(arguments) | {"config_file": str(config_file), "opts": [*own, *arguments.opts]}
-    return argparse.Namespace(**given)
+        overrides += ["TEST.AUG.ENABLED", "True"]
+    converted = vars(arguments) | {"config_file": str(config_file), "opts": [*overrides, *arguments.opts]}
+    return argparse.Namespace(**converted)
 
 
 def configuration(arguments: argparse.Namespace) -> Config:
-    """The configuration that a command line asks for, checked and frozen.
+    """The checked configuration of a command line.
 
     Raises:
-        ConfigError: issues in the file or in KEY VALUE, or a number of GPUs that cannot be had.
-        TrainingError: --eval-only --resume where there is no checkpoint.
+        ConfigError: the file or an override is wrong, or there are not enough GPUs.
+        TrainingError: --eval-only --resume without a checkpoint.
     """
     unused = ["MODEL.ALLOW_UNUSED_WEIGHTS", True] if arguments.allow_unused_weights else []
-    overrides: list[Any] = [*_datasets(arguments), *unused, *arguments.opts, *device_overrides(arguments)]
+    overrides: list[Any] = [
+        *_dataset_overrides(arguments), *unused, *arguments.opts, *device_overrides(arguments)
+    ]  # fmt: skip
     cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
     if arguments.protocol:
         settings = factory.protocol_settings(cfg)
@@ -122,9 +125,9 @@ def _no_weights(program: str) -> str:
     )
 
 
-def _datasets(arguments: argparse.Namespace) -> list[Any]:
-    """KEY VALUE for --dataset."""
-    names = [dataset_name(given) for given in arguments.dataset or ()]
+def _dataset_overrides(arguments: argparse.Namespace) -> list[Any]:
+    """Keys and values for --dataset."""
+    names = [dataset_name(dataset) for dataset in arguments.dataset or ()]
     if not names:
         return []
     if arguments.eval_only:
@@ -132,39 +135,42 @@ def _datasets(arguments: argparse.Namespace) -> list[Any]:
     return ["DATASETS.TRAIN", names[:1], "DATASETS.TEST", names[1:] or names]
 
 
-def detectron2_engine(wanted: str, cfg: Config, *, eval_only: bool, profile: bool = False) -> Any | None:
-    """The package cmpf.detectron2 if its loop is asked for, None for CMPF's own.
+def detectron2_engine(engine: str, cfg: Config, *, eval_only: bool, profile: bool = False) -> Any | None:
+    """The package cmpf.detectron2, or None for CMPF's own training loop.
 
-    That Detectron2 is installed changes nothing: its loop writes other checkpoints and resumes in another way.
+    Detectron2 is used only on request, even if it is installed, because its checkpoints and resumption differ.
 
     Args:
-        wanted: one of ENGINES.
-        profile: steps are to be measured, which only CMPF's own loop does.
+        engine: one of ENGINES.
+        profile: whether --profile is given, which only CMPF's own loop supports.
     Raises:
-        ConfigError: Detectron2 is asked for and cannot be imported, or cannot run this configuration.
+        ConfigError: Detectron2 is requested and cannot be imported, or cannot run this configuration.
     """
-    if wanted == NATIVE:
+    if engine == NATIVE:
         return None
     try:
-        from cmpf import detectron2 as host
+        from cmpf import detectron2
     except ImportError as error:
         raise ConfigError(f"--engine detectron2: {error}") from error
-    reason = "--profile measures the native engine" if profile else host.obstacle(cfg, eval_only=eval_only)
+    if profile:
+        reason = "--profile measures the native engine"
+    else:
+        reason = detectron2.obstacle(cfg, eval_only=eval_only)
     if reason:
         raise ConfigError(f"--engine detectron2: {reason}; use --engine native")
-    return host
+    return detectron2
 
 
 def _run(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> int:
+    """Trains or evaluates; a training locks OUTPUT_DIR against other trainings."""
     if arguments.eval_only:
-        return _run_alone(arguments, cfg, logger)
+        return _run_unlocked(arguments, cfg, logger)
     with ExitStack() as stack:
         distributed.on_main(lambda: stack.enter_context(training_lock(Path(cfg.OUTPUT_DIR))))
-        return _run_alone(arguments, cfg, logger)
+        return _run_unlocked(arguments, cfg, logger)
 
 
-def _run_alone(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> int:
-    """What a process does in a folder that no other training writes into."""
+def _run_unlocked(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> int:
     folder = Path(cfg.OUTPUT_DIR)
     logger.info("environment:\n%s", environment_report(), extra=FILE_ONLY)
     if distributed.is_main():
@@ -172,23 +178,23 @@ def _run_alone(arguments: argparse.Namespace, cfg: Config, logger: logging.Logge
     logger.info("%s -> %s, seed %d", arguments.config_file, folder, seed_everything(cfg.SEED))
     factory.use_threads(cfg)
     logger.info("engine: %s", arguments.engine)
-    host = detectron2_engine(
+    detectron2 = detectron2_engine(
         arguments.engine, cfg, eval_only=arguments.eval_only, profile=bool(arguments.profile)
     )
-    if host is None:
-        results = _run_natively(arguments, cfg, logger)
+    if detectron2 is None:
+        results = _run_native(arguments, cfg, logger)
     else:
-        results = host.run(cfg, resume=arguments.resume, eval_only=arguments.eval_only)
+        results = detectron2.run(cfg, resume=arguments.resume, eval_only=arguments.eval_only)
     if results and distributed.is_main():
-        told: Any = {"published": published_metrics(cfg), "protocols": factory.protocols_of(cfg)}
-        save_results(results, folder, **told)
-        table = format_results(results, **told)
+        published, protocols = published_metrics(cfg), factory.protocols_of(cfg)
+        save_results(results, folder, published=published, protocols=protocols)
+        table = format_results(results, published=published, protocols=protocols)
         logger.info("results, also in %s:\n%s", folder / "results.md", table)
         verify_results(results, cfg.TEST.EXPECTED_RESULTS)
     return 0
 
 
-def _run_natively(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> Results | None:
+def _run_native(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> Results | None:
     with distributed.main_first():
         model = factory.build_model(cfg)
     if arguments.eval_only:
@@ -199,26 +205,26 @@ def _run_natively(arguments: argparse.Namespace, cfg: Config, logger: logging.Lo
 def _evaluate(
     arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logging.Logger
 ) -> Results | None:
-    """Results; None after a profile."""
+    """Evaluates the model; returns the results, or None after profiling."""
     model.eval()
     if arguments.profile:
         _profile_evaluation(cfg, model, arguments.profile, logger)
         return None
     evaluation = factory.build_evaluation(cfg, model)
     if distributed.is_main():
-        # Should this evaluation be killed, nobody takes an earlier one's results for its own.
+        # If this evaluation is killed, an earlier one's results must not be taken for its own.
         clear_results(Path(cfg.OUTPUT_DIR))
     return evaluation()
 
 
 def _train(arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logging.Logger) -> Results | None:
-    """The last evaluation; None after a signal or a profile, and where there is no test dataset."""
+    """Trains the model; returns the last results, None if stopped, profiled, or without test datasets."""
     folder = Path(cfg.OUTPUT_DIR)
     trainer = factory.build_trainer(cfg, model, writers=[] if arguments.profile else _writers(cfg, logger))
     seed_rank(cfg.SEED)
     if arguments.profile:
         profile = profile_training(trainer, iterations=arguments.profile, folder=_trace_folder(folder))
-        _tell(profile, folder, logger)
+        _log_profile(profile, folder, logger)
         return None
     if arguments.resume and not trainer.resume():
         logger.info("no checkpoint in %s yet: starting at the beginning", folder)
@@ -228,14 +234,14 @@ def _train(arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logg
             "%s: stopped after iteration %d, everything is saved. Go on with: %s",
             outcome.stopped_by,
             outcome.iteration,
-            _again(arguments),
+            _resume_command(arguments),
         )
         return None
     return outcome.results
 
 
 def _writers(cfg: Config, logger: logging.Logger) -> list[Writer]:
-    """The first process writes for all."""
+    """The writers of metrics; none in processes other than the main one."""
     if not distributed.is_main():
         return []
     folder = Path(cfg.OUTPUT_DIR)
@@ -249,7 +255,7 @@ def _writers(cfg: Config, logger: logging.Logger) -> list[Writer]:
 
 
 def _profile_evaluation(cfg: Config, model: CMPF, steps: int, logger: logging.Logger) -> None:
-    """Measures an evaluation of the first test dataset."""
+    """Profiles the evaluation of the first test dataset."""
     dataset, folder = build_dataset(cfg, cfg.DATASETS.TEST[0]), Path(cfg.OUTPUT_DIR)
     profile = profile_evaluation(
         inference_over(model, dataset, build_views(cfg)),
@@ -258,25 +264,25 @@ def _profile_evaluation(cfg: Config, model: CMPF, steps: int, logger: logging.Lo
         iterations=steps,
         folder=_trace_folder(folder),
     )
-    _tell(profile, folder, logger)
+    _log_profile(profile, folder, logger)
 
 
 def _trace_folder(folder: Path) -> Path | None:
-    """The first process writes for all."""
+    """The folder of the trace; None in processes other than the main one."""
     return folder if distributed.is_main() else None
 
 
-def _tell(profile: Profile, folder: Path, logger: logging.Logger) -> None:
+def _log_profile(profile: Profile, folder: Path, logger: logging.Logger) -> None:
     logger.info(
         "%s\ntrace, for chrome://tracing or ui.perfetto.dev: %s", profile.table(), folder / TRACE_FILE
     )
 
 
-def _again(arguments: argparse.Namespace) -> str:
-    """The command line that goes on with this training."""
-    datasets = [part for given in arguments.dataset or () for part in ("--dataset", given)]
-    plugins = [part for given in arguments.plugin for part in ("--plugin", given)]
-    again = [
+def _resume_command(arguments: argparse.Namespace) -> str:
+    """The command line that resumes this training."""
+    datasets = [part for dataset in arguments.dataset or () for part in ("--dataset", dataset)]
+    plugins = [part for plugin in arguments.plugin for part in ("--plugin", plugin)]
+    words = [
         *datasets,
         *plugins,
         *(["--protocol", arguments.protocol] if arguments.protocol else []),
@@ -287,4 +293,4 @@ def _again(arguments: argparse.Namespace) -> str:
         "--resume",
         *arguments.opts,
     ]
-    return f"{arguments.program} {shlex.join(again)}"
+    return f"{arguments.program} {shlex.join(words)}"

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf export: writes the network as a program of torch.export or ONNX."""
+"""cmpf export: exports the network with torch.export or to ONNX."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from cmpf.cli.command import (
+    DONE,
     Commands,
     add_command,
     add_debug,
@@ -25,9 +26,9 @@ EXAMPLES = """examples:
 the file predicts like the model with ensemble=False:
   cmpf.export.load_exported("tiny.onnx").predict("photo.jpg", ["cat", "dog, puppy"]).save("out/")
 """
-# Nothing of this belongs into the file: SAM's own masks, which need a second SAM, compiled code, autocast.
-OFF = ("TEST.ENSEMBLE.ENABLED", False, "MODEL.CMPF.COMPILE", False, "MODEL.CMPF.PRECISION", "fp32")
-WORDS = ".words.safetensors"
+# Not supported in exported programs: the mask ensemble, which needs a second SAM, torch.compile and autocast.
+OVERRIDES = ("TEST.ENSEMBLE.ENABLED", False, "MODEL.CMPF.COMPILE", False, "MODEL.CMPF.PRECISION", "fp32")
+WORDS_SUFFIX = ".words.safetensors"
 
 
 def add_parser(commands: Commands) -> None:
@@ -64,14 +65,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Says what the file will lack, writes and checks it."""
+    """Prints what the exported program will not contain, then writes it and compares it with the model."""
     from cmpf.export import export_model, left_out, save_words
     from cmpf.export.exporting import check_request
 
     dynamic, output = not arguments.no_dynamic, Path(arguments.output)
     size = tuple(arguments.image_size) if arguments.image_size else None
     check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
-    predictor = load_model(arguments, device="cpu", overrides=OFF)
+    predictor = load_model(arguments, device="cpu", overrides=OVERRIDES)
     vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
     print("not in the file, or fixed in it:")
     print("\n".join(f"  {part}" for part in left_out(predictor, dynamic=dynamic)), flush=True)
@@ -84,5 +85,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(report)
     if vocabulary is not None:
-        print(save_words(predictor.model.encoders.clip, vocabulary, output.with_suffix(WORDS)))
-    return 0
+        print(save_words(predictor.model.encoders.clip, vocabulary, output.with_suffix(WORDS_SUFFIX)))
+    return DONE

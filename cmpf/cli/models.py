@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf models: the models that can be loaded by name, who made them, and their files."""
+"""cmpf models: lists the models of the zoo, describes one, or downloads some."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = """examples:
 """
 PULL = "pull"
 ADE = "openvocab_ade20k_panoptic_val"
-SHORT = {"convnext_large_d_320": "ConvNeXt-L", "convnext_base_w_320": "ConvNeXt-B", "cmpf_tiny": "tiny"}
+CLIP_TITLES = {"convnext_large_d_320": "ConvNeXt-L", "convnext_base_w_320": "ConvNeXt-B", "cmpf_tiny": "tiny"}
 HEADER = ("name", "method", "CLIP", "GB", "speed", "PQ", "mIoU", "license", "here")
 NOTES = """
 GB: trained part and frozen encoders together. speed: see docs/models.md. license: of the weights.
@@ -34,13 +34,13 @@ SHAPES_ONLY = f"""note: {TINY} was trained on generated shapes and knows nothing
 
 
 def warn_of_photographs(images: Sequence[Path]) -> None:
-    """Says on stderr, once, what the tiny model is for, unless all images lie in generated data."""
+    """Prints on stderr that the tiny model knows generated shapes only, unless all images belong to ShapeWorld."""
     if not (images and all(map(_is_generated, images))):
         print(SHAPES_ONLY, file=sys.stderr)
 
 
 def _is_generated(image: Path) -> bool:
-    """Whether an image stands as ShapeWorld's do, in SPLIT/images beside the generator's marker."""
+    """Whether an image lies in SPLIT/images/ of a folder with ShapeWorld's marker files."""
     from cmpf.shapeworld.writer import MARKER, VOCABULARIES
 
     root = image.absolute().parent.parent.parent
@@ -63,7 +63,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the table or one model, or downloads."""
+    """Prints all models or one, or downloads some."""
     words = arguments.words
     if words[:1] == [PULL]:
         if len(words) == 1:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif len(words) > 1:
         arguments.usage_error(f"expected one NAME, or pull NAME ..., got {' '.join(words)}")
     else:
-        print("\n".join(_card(words[0]) if words else _table()))
+        print("\n".join(_description(words[0]) if words else _table()))
     return DONE
 
 
@@ -82,7 +82,7 @@ def _pull(names: list[str]) -> None:
     from cmpf.weights.zoo_entries import zoo_entry
 
     for name in names:
-        zoo_entry(name)  # all names are known before the first download
+        zoo_entry(name)  # raises for an unknown name before the first download
     for name in names:
         cmpf.load(name)
         file = zoo_weights(name)
@@ -108,16 +108,16 @@ def _row(name: str, entry: ZooEntry) -> tuple[str, ...]:
     return (
         name,
         METHODS[entry.method].title if entry.method else "CMPF",
-        SHORT.get(clip, clip.removesuffix("-quickgelu")),
+        CLIP_TITLES.get(clip, clip.removesuffix("-quickgelu")),
         f"{entry.disk / 1000:.1f}" if entry.disk else "",
         entry.speed,
         *(f"{ade[metric]:.1f}" if metric in ade else "" for metric in ("panoptic/PQ", "sem_seg/mIoU")),
         entry.license,
-        _here(name, entry),
+        _download_state(name, entry),
     )
 
 
-def _here(name: str, entry: ZooEntry) -> str:
+def _download_state(name: str, entry: ZooEntry) -> str:
     from cmpf.weights.download import partial_path
     from cmpf.weights.zoo import published_file, small_file
 
@@ -127,21 +127,21 @@ def _here(name: str, entry: ZooEntry) -> str:
     return "part" if partial_path(target).is_file() else "no"
 
 
-def _card(name: str) -> Iterator[str]:
+def _description(name: str) -> Iterator[str]:
     from cmpf.config import get_cfg
     from cmpf.weights.zoo import published_file, small_file, zoo_remote
     from cmpf.weights.zoo_entries import METHODS, zoo_entry
 
     entry = zoo_entry(name)
-    ours = get_cfg(entry.config).MODEL.CMPF
+    cfg = get_cfg(entry.config).MODEL.CMPF
     yield name
     if entry.method:
         method = METHODS[entry.method]
         yield f"  method     {method.title}: {method.adds}"
         yield f"  authors    {method.page}"
     yield f"  best at    {entry.best}"
-    sam = f"SAM {ours.SAM.NAME}" if ours.SAM.NAME else "no SAM"
-    yield f"  encoders   CLIP {ours.CLIP.NAME} ({ours.CLIP.PRETRAINED}), {sam}"
+    sam = f"SAM {cfg.SAM.NAME}" if cfg.SAM.NAME else "no SAM"
+    yield f"  encoders   CLIP {cfg.CLIP.NAME} ({cfg.CLIP.PRETRAINED}), {sam}"
     yield f"  config     {entry.config}{''.join(f', {key} {value}' for key, value in entry.overrides.items())}"
     yield f"  license    {entry.license} (of the weights)"
     if not entry.asset:
@@ -149,7 +149,7 @@ def _card(name: str) -> Iterator[str]:
         yield f"  address    {remote.page or remote.url}"
         yield f"  file       {target} ({'here' if target.is_file() else 'not here'})"
         yield f"  small file {small_file(name)} ({'here' if small_file(name).is_file() else 'made by the first load'})"
-        yield f"  SHA-256    {_known_hash(name, entry)}"
+        yield f"  SHA-256    {_hash(name, entry)}"
     for dataset, figures in entry.published.items():
         yield f"  published  {dataset}: {', '.join(f'{metric} {value}' for metric, value in figures.items())}"
     yield f'  use        cmpf predict photo.jpg --model {name} --vocabulary "cup; spoon; table"'
@@ -157,7 +157,7 @@ def _card(name: str) -> Iterator[str]:
         yield from ("", "cite:", METHODS[entry.method].citation)
 
 
-def _known_hash(name: str, entry: ZooEntry) -> str:
+def _hash(name: str, entry: ZooEntry) -> str:
     from cmpf.weights.download import hash_record_path
     from cmpf.weights.zoo import published_file
 

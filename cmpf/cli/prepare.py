@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf datasets prepare, and datasets/prepare_*.py. Exit codes: 0 done and whole, 1 issues (named), 2 usage."""
+"""cmpf datasets prepare and datasets/prepare_*.py. Exit codes: 0 no issues, 1 issues (listed), 2 usage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "val")
 JOBS_HELP = "processes [one a core, at most 16]"
 JSON_HELP = "print issues as JSON"
 ALL_HELP = "name every issue that was found, not the first of each kind"
-# Option of one preparation -> its name, and what the option does.
+# Option of a single preparation -> name of the preparation, help text.
 OWN_OPTIONS = {
     "full_size": ("ade20k_full", "images as large as released [shorter side at most 512, as published]"),
     "exact_areas": (
@@ -52,11 +52,11 @@ def main(name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") -> None:
-    """Options of a preparation, for a parser or a group of one.
+    """Adds the options of a preparation to a parser or argument group.
 
     Args:
-        splits: what --split takes beside "all".
-        name: of the preparation; "" = with the options that only some have.
+        splits: choices of --split besides "all".
+        name: name of the preparation, which selects its own options; "" = the options of all preparations.
     """
     parser.add_argument("--root", help="folder of all datasets [$DETECTRON2_DATASETS, else ./datasets]")
     parser.add_argument("--split", default="all", choices=["all", *splits], help="[all]")
@@ -66,8 +66,8 @@ def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") 
     )
     for option, (owner, text) in OWN_OPTIONS.items():
         if name in ("", owner):
-            whose = "" if name else f"{owner}: "
-            parser.add_argument(f"--{option.replace('_', '-')}", action="store_true", help=f"{whose}{text}")
+            prefix = "" if name else f"{owner}: "
+            parser.add_argument(f"--{option.replace('_', '-')}", action="store_true", help=f"{prefix}{text}")
     parser.add_argument("--check", action="store_true", help="make nothing, verify the prepared tree")
     parser.add_argument(
         "--images",
@@ -78,21 +78,23 @@ def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") 
 
 
 def run(name: str, arguments: argparse.Namespace) -> int:
-    """Makes what is not there yet, or with --check verifies what is; damaged items are named at the end.
+    """Makes the files that do not exist yet, or with --check verifies them; lists damaged items at the end.
 
+    Returns:
+        The exit code.
     Raises:
-        CMPFError: files of the release are missing, or do not fit together.
+        CMPFError: files of the release are missing or inconsistent.
     """
     from cmpf.common.processes import default_jobs
     from cmpf.data.datasets.catalog import dataset_root
     from cmpf.data.preparation import get_preparation
 
-    own = {
+    options = {
         option: True
         for option, (owner, _) in OWN_OPTIONS.items()
         if owner == name and getattr(arguments, option)
     }
-    preparation = get_preparation(name, **own)
+    preparation = get_preparation(name, **options)
     root = Path(arguments.root).expanduser() if arguments.root else dataset_root()
     splits = list(preparation.images) if arguments.split == "all" else [arguments.split]
     jobs = arguments.jobs or default_jobs()
@@ -164,7 +166,7 @@ def _check(
 
 
 def _require(paths: Sequence[Path], issue: str, fix: str) -> None:
-    """One error for all paths, if any is missing."""
+    """Raises DatasetError, which lists all paths, if one of them does not exist."""
     paths = list(dict.fromkeys(paths))
     if all(path.exists() for path in paths):
         return
@@ -173,7 +175,7 @@ def _require(paths: Sequence[Path], issue: str, fix: str) -> None:
 
 
 def table() -> str:
-    """What can be prepared."""
+    """All preparations with their splits and numbers of images."""
     from cmpf.data.preparation import PREPARATIONS, get_preparation
 
     width = max(map(len, PREPARATIONS))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The options that say how many processes train or evaluate, and on which device."""
+"""Handles --num-gpus, --num-processes and the other options for distributed training and evaluation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ DEFAULTS = {"num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 def in_processes(
     function: Callable[[argparse.Namespace, Config], int], arguments: argparse.Namespace, cfg: Config
 ) -> int:
-    """Calls `function(arguments, cfg)` in as many processes as the command line asks for, or torchrun or srun made.
+    """Calls `function(arguments, cfg)` in each process; starts the processes unless torchrun or srun has done so.
 
     Args:
-        arguments: num_gpus (None or a number), num_processes (None or a number), num_machines, machine_rank, dist_url.
-        cfg: made with device_overrides(arguments).
+        arguments: with num_gpus and num_processes (a number or None), num_machines, machine_rank and dist_url.
+        cfg: built with device_overrides(arguments).
+    Returns:
+        The result of `function` in this process; see cmpf.engine.launch.launch.
     """
     device = build_device(cfg).type
     return launch(
@@ -38,10 +40,10 @@ def in_processes(
 
 
 def device_overrides(arguments: argparse.Namespace) -> list[str]:
-    """KEY VALUE for a number of GPUs; none given leaves the choice to MODEL.DEVICE.
+    """Overrides of MODEL.DEVICE, keys and values in turn; empty if neither option is given.
 
     Raises:
-        ConfigError: more GPUs than there are, or CPU processes on a GPU.
+        ConfigError: more GPUs than available, or --num-processes together with --num-gpus.
     """
     gpus, processes = arguments.num_gpus, arguments.num_processes
     if processes is not None and processes < 1:
@@ -55,19 +57,19 @@ def device_overrides(arguments: argparse.Namespace) -> list[str]:
         return ["MODEL.DEVICE", "cpu"]
     if gpus is None:
         return []
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not 0 <= gpus <= here:
-        found = "there is no CUDA device here" if here == 0 else f"{here} CUDA devices are here"
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not 0 <= gpus <= available:
+        found = "there is no CUDA device here" if available == 0 else f"{available} CUDA devices are here"
         raise ConfigError(f"--num-gpus {gpus}: {found}; use --num-gpus 0 for the CPU")
     return ["MODEL.DEVICE", "cuda" if gpus else "cpu"]
 
 
 def process_flags(arguments: argparse.Namespace) -> list[str]:
-    """The same options again, as far as they were given."""
-    given = {name: getattr(arguments, name) for name in ("num_gpus", "num_processes", *DEFAULTS)}
+    """The options that were given, as command line arguments."""
+    values = {name: getattr(arguments, name) for name in ("num_gpus", "num_processes", *DEFAULTS)}
     return [
         part
-        for name, value in given.items()
+        for name, value in values.items()
         if value is not None and value != DEFAULTS.get(name)
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]

@@ -1,11 +1,12 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf evaluate-predictions and collect-results, also scripts of tools/: predictions scored, results in one table."""
+"""cmpf evaluate-predictions and cmpf collect-results, also scripts in tools/: score predictions, merge results."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +58,10 @@ def _add_collect(commands: Commands) -> None:
 
 
 def run_collect(arguments: argparse.Namespace) -> int:
-    """Prints the table and writes it."""
+    """Merges the results, writes and prints the table."""
     from cmpf.evaluation import format_results, save_results
 
-    results, protocols = merged(arguments.folders)
+    results, protocols = merge_results(arguments.folders)
     published = None if arguments.published is None else read_published(arguments.published)
     save_results(results, arguments.output, published=published, protocols=protocols)
     print(format_results(results, published=published, protocols=protocols))
@@ -68,11 +69,11 @@ def run_collect(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def merged(folders: Iterable[Path]) -> tuple[dict[str, Results], Protocols]:
-    """Results of all folders and how they were evaluated, by dataset, in the order of the folders.
+def merge_results(folders: Iterable[Path]) -> tuple[dict[str, Results], Protocols]:
+    """The results and evaluation protocols of all folders by dataset, in the order of the folders.
 
     Raises:
-        EvaluationError: a folder has no whole results.json, or two folders have one dataset with other numbers.
+        EvaluationError: a results.json is missing or damaged, or two folders have different numbers for a dataset.
     """
     from cmpf.evaluation import read_results
 
@@ -81,23 +82,24 @@ def merged(folders: Iterable[Path]) -> tuple[dict[str, Results], Protocols]:
     source: dict[str, Path] = {}
     for folder in folders:
         path = folder / FILE
-        found, said = read_results(path)
-        for dataset, of_dataset in found.items():
-            if dataset in results and not _same(results[dataset], of_dataset):
+        folder_results, folder_protocols = read_results(path)
+        for dataset, dataset_results in folder_results.items():
+            if dataset in results and not _equal(results[dataset], dataset_results):
                 raise EvaluationError(
                     f"{source[dataset]} and {path} have different numbers for {dataset}; leave one of them out"
                 )
-            results.setdefault(dataset, of_dataset)
+            results.setdefault(dataset, dataset_results)
             source.setdefault(dataset, path)
-            protocols.setdefault(dataset, said.get(dataset, {"protocol": "not stated: not comparable"}))
+            unknown = {"protocol": "not stated: not comparable"}
+            protocols.setdefault(dataset, folder_protocols.get(dataset, unknown))
     return results, protocols
 
 
 def read_published(path: Path) -> Published:
-    """dataset -> "task/metric" -> percent of a JSON file.
+    """Reads dataset -> "task/metric" -> percent from a JSON file.
 
     Raises:
-        EvaluationError: the file is not there, or has another form.
+        EvaluationError: the file does not exist or has another format.
     """
     content = _read_json(path, f"{path}: no such file of published values")
     try:
@@ -115,8 +117,8 @@ def _read_json(path: Path, missing: str) -> Any:
         raise EvaluationError(f"{path}: no whole JSON file ({error})") from error
 
 
-def _same(one: Results, other: Results) -> bool:
-    """Whether two results are equal, with NaN equal to NaN."""
+def _equal(one: Results, other: Results) -> bool:
+    """Whether two results are equal; NaN equals NaN."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
@@ -127,7 +129,7 @@ PREDICTIONS_EXAMPLES = """examples:
   cmpf evaluate-predictions --task instance --gt-json instances_val2017.json --pred-json segm.json
   cmpf evaluate-predictions --task lvis --gt-json lvis_v1_val.json --pred-json boxes.json --iou-type bbox
 """
-NEEDED = {
+REQUIRED = {
     "panoptic": ("gt_json", "gt_dir", "pred_json", "pred_dir"),
     "semantic": ("gt_dir", "pred_dir", "num_classes", "ignore_label"),
     "instance": ("gt_json", "pred_json"),
@@ -150,13 +152,13 @@ def _add_predictions(commands: Commands) -> None:
         description="Scores predictions of any model that lie on disk, with the numbers of the official tools.",
         examples=PREDICTIONS_EXAMPLES,
     )
-    parser.add_argument("--task", required=True, choices=tuple(NEEDED), help="what the predictions are")
+    parser.add_argument("--task", required=True, choices=tuple(REQUIRED), help="what the predictions are")
     parser.add_argument("--gt-json", type=Path, metavar="FILE", help="ground truth: COCO or LVIS JSON")
     parser.add_argument("--gt-dir", type=Path, metavar="DIR", help="ground truth: panoptic or label maps")
     parser.add_argument("--pred-json", type=Path, metavar="FILE", help="predictions: COCO JSON")
     parser.add_argument("--pred-dir", type=Path, metavar="DIR", help="predictions: panoptic or label maps")
     parser.add_argument(
-        "--num-classes", type=_number_of_classes, metavar="K", help="labels are 0..K-1 (semantic)"
+        "--num-classes", type=partial(_label, minimum=1), metavar="K", help="labels are 0..K-1 (semantic)"
     )
     parser.add_argument(
         "--ignore-label", type=_label, metavar="N", help="true label that does not count (semantic)"
@@ -171,7 +173,7 @@ def _add_predictions(commands: Commands) -> None:
 
 
 def run_predictions(arguments: argparse.Namespace) -> int:
-    """Prints the numbers."""
+    """Scores the predictions, writes and prints the results."""
     _check_flags(arguments)
     from cmpf.common.files import write_text
     from cmpf.evaluation import format_results
@@ -186,7 +188,7 @@ def run_predictions(arguments: argparse.Namespace) -> int:
 
 
 def score(arguments: argparse.Namespace) -> Results:
-    """{task: {metric: percent}} of the files that the arguments name."""
+    """Scores the files of a command line; returns task -> metric -> percent."""
     from cmpf.evaluation.prediction_files.instances import score_instances
     from cmpf.evaluation.prediction_files.maps import class_names, score_panoptic, score_semantic
 
@@ -213,14 +215,14 @@ def score(arguments: argparse.Namespace) -> Results:
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
-    """Ends with a usage error when flags of the task are missing, or belong to another task."""
+    """Exits with a usage error if flags of the task are missing, or belong to another task."""
     task = arguments.task
-    missing = [name for name in NEEDED[task] if getattr(arguments, name) is None]
+    missing = [name for name in REQUIRED[task] if getattr(arguments, name) is None]
     if missing:
         arguments.usage_error(f"--task {task} also needs {', '.join(map(_flag, missing))}")
-    every = {name for group in (*NEEDED.values(), *OPTIONAL.values()) for name in group}
-    foreign = sorted(every - {*NEEDED[task], *OPTIONAL[task]})
-    given = [name for name in foreign if getattr(arguments, name) is not None]
+    all_names = {name for group in (*REQUIRED.values(), *OPTIONAL.values()) for name in group}
+    unused = sorted(all_names - {*REQUIRED[task], *OPTIONAL[task]})
+    given = [name for name in unused if getattr(arguments, name) is not None]
     if given:
         arguments.usage_error(f"{', '.join(map(_flag, given))} do not belong to --task {task}")
 
@@ -229,13 +231,8 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _number_of_classes(text: str) -> int:
-    if not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, got {text}")
-    return int(text)
-
-
-def _label(text: str) -> int:
-    if not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
+def _label(text: str, *, minimum: int = 0) -> int:
+    """Argument type: an integer that fits into a 16-bit label map."""
+    if not text.isdecimal() or not minimum <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from {minimum} to 65535, got {text}")
     return int(text)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf save-sam-masks, and the script tools/save_sam_masks.py: SAM's mask proposals, made once for many evaluations."""
+"""cmpf save-sam-masks and tools/save_sam_masks.py: compute SAM's mask proposals once for many evaluations."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Makes the masks that a command line asks for.
+    """Computes and saves the masks of all images of the shard.
 
     Raises:
-        CMPFError: nothing to do, or no way to do it.
+        CMPFError: there is no output folder, no image, or no such GPU.
     """
     from tqdm import tqdm
 
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or cfg.TEST.ENSEMBLE.CACHE_DIR
     if not output:
         raise ConfigError("no folder for the masks: give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR")
-    todo = wanted_images(arguments, cfg)
+    todo = shard_images(arguments, cfg)
     counts: Counter[str] = Counter()
     damaged: list[sam_masks.MaskResult] = []
     with tqdm(total=len(todo), desc="SAM masks", unit="image", disable=None) as bar:
@@ -116,31 +116,33 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if damaged else DONE
 
 
-def wanted_images(arguments: argparse.Namespace, cfg: Config) -> list[sam_masks.SourceImage]:
-    """The share of this command line.
+def shard_images(arguments: argparse.Namespace, cfg: Config) -> list[sam_masks.SourceImage]:
+    """The images of the command line's shard.
 
     Raises:
-        DatasetError: a dataset or a folder is not there. ImageError: no image in it. ConfigError: no dataset.
+        DatasetError: a dataset or folder does not exist.
+        ImageError: a folder has no image.
+        ConfigError: no dataset is given.
     """
     from cmpf.errors import ConfigError
     from cmpf.factory import sam_masks
 
     names = arguments.dataset or cfg.DATASETS.TEST
     if arguments.images:
-        found = sam_masks.images_in_folder(cfg, arguments.images)
+        images = sam_masks.images_in_folder(cfg, arguments.images)
     elif names:
-        found = sam_masks.dataset_images(cfg, names)
+        images = sam_masks.dataset_images(cfg, names)
     else:
         raise ConfigError("no images: give --dataset NAME, --images DIR, or DATASETS.TEST in the config")
     index, count = arguments.shard
-    return found[index::count]
+    return images[index::count]
 
 
 def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[sam_masks.Job]:
-    """A job for each process.
+    """One job per process.
 
     Raises:
-        ConfigError: more GPUs than there are.
+        ConfigError: more GPUs than available.
     """
     import torch
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf serve: the web page."""
+"""cmpf serve: serves the web page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import argparse
 import signal
 
 from cmpf.cli.command import (
+    DONE,
     TINY,
     Commands,
     add_command,
@@ -67,7 +68,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serves the page until Ctrl-C or SIGTERM; both remove the uploads."""
+    """Serves the page until Ctrl-C or SIGTERM, then removes the uploads."""
     from cmpf import web
 
     limits = web.Limits(
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         uploads_mb=arguments.uploads_mb,
         queue=arguments.queue,
     )
-    web.import_gradio()  # before the model is loaded: what is missing is said at once
+    web.import_gradio()  # raises before the model is loaded
     predictor = load_model(arguments, device=arguments.device)
     tiny = arguments.model == TINY and arguments.weights is None
     note = TINY_NOTE if tiny else f"Model: {arguments.model}"
@@ -84,10 +85,16 @@ def run(arguments: argparse.Namespace) -> int:
         print(
             f"Everyone who can reach {arguments.host} can use this page; it asks for no password.", flush=True
         )
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        options = {"host": arguments.host, "port": arguments.port, "trusted_hosts": arguments.trusted_host}
-        web.serve(predictor, limits=limits, note=note, **options)
+        web.serve(
+            predictor,
+            limits=limits,
+            note=note,
+            host=arguments.host,
+            port=arguments.port,
+            trusted_hosts=arguments.trusted_host,
+        )
     finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
+        signal.signal(signal.SIGTERM, previous)
+    return DONE

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf train and cmpf eval, and the script tools/train_net.py, which does both."""
+"""cmpf train and cmpf eval, and tools/train_net.py, which does both."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains, or evaluates with `eval_only`."""
+    """Trains; evaluates if `arguments.eval_only`."""
     from cmpf.cli import experiment
 
     return experiment.run(arguments)
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
-    """Evaluates a model that has a configuration or a name."""
+    """Evaluates a model given by --config-file or --model."""
     from cmpf.cli import experiment
 
     return experiment.run(experiment.as_eval_only(arguments))
@@ -108,7 +108,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
-    """How many processes share the work; torchrun and srun say so themselves."""
+    """Adds the options of cmpf.cli.processes; not needed with torchrun or srun."""
     processes = parser.add_argument_group("processes")
     add = processes.add_argument
     add(
@@ -126,9 +126,9 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", metavar="NAME", help="zoo name, or folder that a training wrote")
-    _add_config_file(which, required=False)
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--model", metavar="NAME", help="zoo name, or folder that a training wrote")
+    _add_config_file(group, required=False)
     parser.add_argument("--weights", metavar="FILE", help="trained weights [those of the model]")
     parser.add_argument(
         "--output", metavar="DIR", help="folder for the results [OUTPUT_DIR; with --model output/eval/NAME]"

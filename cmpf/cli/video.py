@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf predict on videos and cameras. Frames that are done lie in a .part folder, so that a stopped run goes on."""
+"""cmpf predict on videos and cameras. A .part folder holds the finished frames, from which a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from cmpf.labelling.sources import FoundSources
     from cmpf.predictor import Predictor
 
-Segment: TypeAlias = Callable[
-    [Iterable[Frame]], Iterator[Prediction]
-]  # one prediction a frame, in their order
+# Yields one prediction per frame, in order.
+Segment: TypeAlias = Callable[[Iterable[Frame]], Iterator[Prediction]]
 SETTINGS = "settings.json"
 JPEG_QUALITY = 95
 LATEST = "webcam_latest.jpg"
@@ -42,7 +41,13 @@ LATEST = "webcam_latest.jpg"
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What became of a video: the file of overlays, how many frames a second it has and how many, and a warning."""
+    """The result of a video.
+
+    file: video of overlays.
+    frames: number of frames.
+    rate: frames per second.
+    warning: "" = none.
+    """
 
     file: Path
     frames: int
@@ -60,14 +65,17 @@ def segment_video(
     settings: Mapping[str, Any],
     max_frames: int | None,
 ) -> VideoReport:
-    """Segments a video into NAME_overlay.mp4; formats other than overlay are written frame by frame to NAME_frames/.
+    """Segments a video into NAME_overlay.mp4; writes formats other than overlay for each frame to NAME_frames/.
 
     Args:
-        output: folder of the results.
-        settings: everything beside the file that the frames depend on; a run with other settings starts anew.
-        max_frames: how many frames are read; None = all.
+        output: output folder.
+        name: prefix of the result files.
+        formats: formats of Prediction.save.
+        settings: what the results depend on besides the file; frames of a run with other settings are discarded.
+        max_frames: maximum number of frames; None = all.
     Raises:
-        CMPFError: PyAV is not installed. ImageError: no such video, or not one frame could be read.
+        CMPFError: PyAV is not installed.
+        ImageError: the video does not exist, or no frame can be read.
     """
     reader, target = VideoReader(path), output / f"{name}_overlay.mp4"
     state = path.stat()
@@ -77,49 +85,56 @@ def segment_video(
         tqdm.write(f"going on: {len(done)} frames are done", file=sys.stderr)
     numbers: deque[int] = deque()
 
-    def missing() -> Iterator[Frame]:
+    def unfinished_frames() -> Iterator[Frame]:
         for number, frame in islice(reader.frames(skip=done), max_frames):
             if frame is not None:
                 numbers.append(number)
                 yield frame
 
     expected = min(reader.count or max_frames or 0, max_frames or reader.count)
-    others = [kind for kind in formats if kind != "overlay"]
+    frame_formats = [format_ for format_ in formats if format_ != "overlay"]
     with tqdm(total=expected or None, initial=len(done), unit="frame", disable=None) as progress:
-        for prediction in segment(missing()):
-            frame_name = f"frame_{numbers.popleft():07d}"  # sorts as the numbers do
-            if others:
-                prediction.save(output / f"{name}_frames", others, name=frame_name)
-            _save_jpeg(part / f"{frame_name}.jpg", prediction.plot())  # last: where it is, the frame is done
+        for prediction in segment(unfinished_frames()):
+            frame_name = f"frame_{numbers.popleft():07d}"
+            if frame_formats:
+                prediction.save(output / f"{name}_frames", frame_formats, name=frame_name)
+            _save_jpeg(
+                part / f"{frame_name}.jpg", prediction.plot()
+            )  # last, because it marks the frame as finished
             progress.update()
-    return _join(reader, path, part, target, expected)
+    return _join_frames(reader, path, part, target, expected)
 
 
 class Videos:
-    """Videos and cameras of a command line, with a loaded model.
+    """Segments the videos or the camera of a command line.
 
     Args:
-        words: the classes. predict: arguments of Predictor.stream. formats: of Prediction.save.
+        predict_options: arguments of Predictor.stream.
+        formats: formats of Prediction.save.
     """
 
     def __init__(
         self,
         arguments: argparse.Namespace,
         predictor: Predictor,
-        words: Vocabulary,
-        predict: Mapping[str, Any],
+        vocabulary: Vocabulary,
+        predict_options: Mapping[str, Any],
         formats: Sequence[str],
     ) -> None:
-        self.arguments, self.predictor, self.words = arguments, predictor, words
-        self.predict, self.formats = predict, formats
+        self.arguments, self.predictor, self.vocabulary = arguments, predictor, vocabulary
+        self.predict_options, self.formats = predict_options, formats
 
-    def stream(self, frames: Iterable[Frame], size: int | None = None) -> Iterator[Prediction]:
-        """One prediction a frame."""
-        size = size or self.arguments.batch_size or 1
-        return self.predictor.stream(frames, self.words, batch_size=size, **self.predict)
+    def stream(self, frames: Iterable[Frame], batch_size: int | None = None) -> Iterator[Prediction]:
+        """Yields one prediction per frame.
+
+        Args:
+            batch_size: None = --batch-size.
+        """
+        batch_size = batch_size or self.arguments.batch_size or 1
+        return self.predictor.stream(frames, self.vocabulary, batch_size=batch_size, **self.predict_options)
 
     def files(self, found: FoundSources) -> int:
-        """Segments videos, names those that cannot be read, and returns the exit code."""
+        """Segments videos, prints errors, and returns the exit code."""
         code = DONE
         for source in found.sources(found.videos):
             try:
@@ -132,26 +147,26 @@ class Videos:
         return code
 
     def camera(self) -> int:
-        """Segments what a camera sees until Ctrl-C, and returns the exit code."""
+        """Segments the images of a camera until Ctrl-C, and returns the exit code."""
         arguments = self.arguments
-        seen = segment_camera(
+        count = segment_camera(
             arguments.webcam,
-            segment=partial(self.stream, size=1),  # a live image does not wait for others
+            segment=partial(self.stream, batch_size=1),  # minimum latency
             output=arguments.output,
             max_frames=arguments.max_frames,
         )
-        print(f"camera {arguments.webcam}: {seen} frames")
+        print(f"camera {arguments.webcam}: {count} frames")
         return DONE
 
     def settings(self) -> dict[str, Any]:
-        """Everything beside the file that the frames of a video depend on."""
-        names = ("model", "weights", "plugin", "opts")
-        given = {name: getattr(self.arguments, name) for name in names}
-        sought = hashlib.sha256(repr((self.words.classes, self.words.is_thing)).encode()).hexdigest()
-        return {**given, **self.predict, "formats": sorted(self.formats), "words": sought}
+        """What the results of a video depend on besides the file."""
+        model = {name: getattr(self.arguments, name) for name in ("model", "weights", "plugin", "opts")}
+        vocabulary = repr((self.vocabulary.classes, self.vocabulary.is_thing))
+        digest = hashlib.sha256(vocabulary.encode()).hexdigest()
+        return {**model, **self.predict_options, "formats": sorted(self.formats), "words": digest}
 
     def _file(self, path: Path, name: str) -> None:
-        """Segments a video and says where the result is."""
+        """Segments a video and prints where the result is."""
         arguments = self.arguments
         report = segment_video(
             path,
@@ -173,36 +188,36 @@ class Videos:
 
 
 def segment_camera(number: int, *, segment: Segment, output: Path, max_frames: int | None) -> int:
-    """Segments what a camera sees, into an image that is replaced all the time, until Ctrl-C.
+    """Segments the images of a camera until Ctrl-C; each result replaces OUTPUT/webcam_latest.jpg.
 
     Returns:
-        How many frames were seen.
+        The number of frames.
     """
     frames = (frame for _, frame in islice(VideoReader(number).frames(), max_frames) if frame is not None)
-    seen = 0
+    count = 0
     try:
         for prediction in tqdm(segment(frames), unit="frame", disable=None):
             _save_jpeg(output / LATEST, prediction.plot())
-            seen += 1
+            count += 1
     except KeyboardInterrupt:
-        pass  # the usual way to end it
-    return seen
+        pass  # the normal end
+    return count
 
 
-def _join(reader: VideoReader, path: Path, part: Path, target: Path, expected: int) -> VideoReport:
-    """Makes a video of the finished frames."""
+def _join_frames(reader: VideoReader, path: Path, part: Path, target: Path, expected: int) -> VideoReport:
+    """Encodes the finished frames as a video and removes them."""
     frames = sorted(part.glob("frame_*.jpg"))
     if not frames:
         raise ImageError(f"{path}: not one frame could be read; is it a whole video?")
     write_video(target, (np.asarray(open_image(frame)) for frame in frames), rate=reader.rate)
     _clear_part(part)
-    cut = reader.count and len(frames) < expected * 0.99
-    warning = f"{path} says it has {reader.count} frames, {len(frames)} could be read" if cut else ""
+    incomplete = reader.count and len(frames) < expected * 0.99
+    warning = f"{path} says it has {reader.count} frames, {len(frames)} could be read" if incomplete else ""
     return VideoReport(target, len(frames), reader.rate, warning)
 
 
 def _prepare_part(target: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder of finished frames, emptied when they were made with other settings."""
+    """Creates the folder of finished frames; removes frames made with other settings."""
     part = target.with_name(f"{target.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     text, file = json.dumps(settings), part / SETTINGS
@@ -214,8 +229,8 @@ def _prepare_part(target: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _clear_part(part: Path) -> None:
-    """Removes the folder of frames, but nothing that others put there."""
-    unfinished = part.glob(f"{TEMPORARY}*")  # of a run that was killed
+    """Removes the folder of frames, but no other files in it."""
+    unfinished = part.glob(f"{TEMPORARY}*")  # temporary files of a killed run
     for file in [*part.glob("frame_*.jpg"), *unfinished, part / SETTINGS]:
         file.unlink(missing_ok=True)
     if not any(part.iterdir()):
@@ -223,6 +238,6 @@ def _clear_part(part: Path) -> None:
 
 
 def _save_jpeg(path: Path, image: Image.Image) -> None:
-    """Writes an image, whole or not at all."""
+    """Writes an image atomically."""
     with replacing(path) as temporary:
         image.save(temporary, quality=JPEG_QUALITY)

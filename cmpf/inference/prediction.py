@@ -119,12 +119,12 @@ class Prediction:
             opacity: 0 (image only) .. 1 (colors only).
         """
         from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
-        from cmpf.visualization.canvas import reduced
+        from cmpf.visualization.canvas import reduce_image
 
         task = task or self.tasks[0]
         height, width = self.image.shape[:2]
         step = math.ceil(math.sqrt(height * width / MAX_PLOT_PIXELS))
-        image = self.image if step == 1 else reduced(self.image, step)
+        image = self.image if step == 1 else reduce_image(self.image, step)
         if task == "panoptic":
             ids = self.panoptic[::step, ::step]
             visible = {s.id for s in self.segments} if step == 1 else set(np.unique(ids).tolist())

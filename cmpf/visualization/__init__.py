@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Images for people: pure functions from arrays to Pillow images, and a chart of losses as SVG text."""
+"""Draws predictions and ground truth on images (arrays to Pillow images), and training curves as SVG."""
 
 from __future__ import annotations
 

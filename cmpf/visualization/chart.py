@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The training curve as SVG text that can stand inline in a page."""
+"""Draws training curves as SVG that can be embedded in a page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cmpf.visualization.palette import oklch_to_rgb
 
 _FONT = "font-family='system-ui, sans-serif'"
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 52, 140, 16, 40
-_SMOOTHING_SHARE = 0.04  # of the rows; the bold line is a mean over this window
-_MAX_POINTS = 600  # a line has no more points than pixels to show them
+_SMOOTHING_SHARE = 0.04  # window of the running mean, as a share of all rows
+_MAX_POINTS = 600  # of a line; more would not be visible
 
 Series = tuple[str, list[float], list[float]]  # name, iterations, values
 
@@ -24,19 +24,19 @@ def training_curve(
     *,
     keys: Sequence[str] = ("loss_ce", "loss_mask", "loss_dice"),
 ) -> str:
-    """Losses over iterations: a pale line of the values and a bold one of their running mean, each named.
+    """Draws losses over iterations: a thin line of the values and a bold line of their running mean.
 
-    Text takes the page's color (currentColor), so that it can be read on light and on dark pages.
+    Text has the color of the page (currentColor), so that it is legible on light and dark pages.
 
     Args:
         metrics: rows of metrics.json, each with "iteration" and some of the keys.
-        size: (height, width) in CSS pixels; the image also shrinks with its container.
-        keys: what to draw; those that no row has are left out.
+        size: (height, width) in CSS pixels; the chart shrinks with its container.
+        keys: metrics to draw; those without values are left out.
     Returns:
-        One <svg> element.
+        An <svg> element.
     """
     height, width = size
-    series = [found for key in keys if (found := _series(metrics, key))[1]]
+    series = [values for key in keys if (values := _series(metrics, key))[1]]
     head = (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='100%' "
         f"style='max-width:{width}px' role='img' aria-label='Training losses over iterations' {_FONT} "
@@ -49,7 +49,7 @@ def training_curve(
 
 
 def _series(metrics: Sequence[Mapping[str, object]], key: str) -> Series:
-    """Finite values of a key with their iterations, in order."""
+    """The finite values of a key, sorted by iteration."""
     points = []
     for row in metrics:
         iteration, value = row.get("iteration"), row.get(key)
@@ -61,12 +61,12 @@ def _series(metrics: Sequence[Mapping[str, object]], key: str) -> Series:
 
 
 class _Plot:
-    """Maps values to pixels, and writes the parts of the chart."""
+    """Maps values to pixels, and draws the parts of the chart."""
 
     def __init__(self, series: Sequence[Series], width: int, height: int) -> None:
         self.series, self.width, self.height = series, width, height
         xs = [x for _, iterations, _ in series for x in iterations]
-        # The first steps of a training are often far above the rest; they may leave the image at the top.
+        # Clip the highest 1 %: the losses of the first iterations are often far above the rest.
         ys = sorted(y for _, _, values in series for y in values)
         self.y_ticks = _ticks(0.0, max(ys[min(len(ys) - 1, math.ceil(0.99 * len(ys)))], 1e-6), 5)
         self.x_ticks = _ticks(min(xs), max(xs), 6) if max(xs) > min(xs) else [xs[0]]
@@ -83,7 +83,7 @@ class _Plot:
         return _MARGIN_TOP + span * (1 - min(max(value / self.y_top, 0.0), 1.0))
 
     def axes(self) -> str:
-        """Horizontal grid lines with values, iterations below, the axis title."""
+        """Horizontal grid lines with values, iterations, and the axis title."""
         right, bottom = self.width - _MARGIN_RIGHT, self.height - _MARGIN_BOTTOM
         parts = []
         for value in self.y_ticks:
@@ -105,11 +105,11 @@ class _Plot:
         return "".join(parts)
 
     def lines(self) -> list[str]:
-        """The curves, and the name of each at the height where it ends, moved apart where they meet."""
+        """The curves, and the name of each at its end; names are moved apart where they would overlap."""
         parts = []
         ends: list[tuple[float, str, str]] = []
         for number, (name, xs, ys) in enumerate(self.series):
-            # Of middling lightness, to be seen on white and on black pages.
+            # Medium lightness, which is visible on light and dark pages.
             color = "#{:02x}{:02x}{:02x}".format(*oklch_to_rgb((0.63, 0.17, 255 + 137.5 * number)))
             smooth = _running_mean(ys)
             if len(xs) > 1:
@@ -136,7 +136,7 @@ class _Plot:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Mean over a centered window, cut off at both ends."""
+    """Mean over a centered window, which is shorter at both ends."""
     half = round(_SMOOTHING_SHARE * len(values) / 2)
     sums = list(accumulate(values, initial=0.0))
     ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
@@ -144,7 +144,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from at most `low` to at least `high`."""
+    """About `about` round numbers that cover [low, high]."""
     rough = (high - low) / about
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor >= rough * 0.999)

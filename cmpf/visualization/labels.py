@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Labels beside their regions, the legend, and the fonts that they are written in."""
+"""Draws labels and the legend, and finds fonts for them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cmpf.visualization.palette import Color, mix
 from cmpf.visualization.placement import LabelRequest, Point, Rect, place_labels
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-# Pillow's built-in font has hardly more than ASCII; Pillow finds these usual ones by name where installed.
-_WIDE_FONTS = (
+# Pillow's built-in font has little more than ASCII. Pillow finds these fonts by name if they are installed.
+_UNICODE_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
     "Arial.ttf",
@@ -27,21 +27,21 @@ _WIDE_FONTS = (
     "msyh.ttc",
 )
 ELLIPSIS = "…"
-_NO_LETTER = "\uffff"  # never a character; fonts draw their box for missing letters
+_NO_CHARACTER = "\uffff"  # fonts draw their glyph for missing characters
 Mask = npt.NDArray[np.bool_]
-_SUPERSAMPLE = 4  # for round corners and slanted leader lines without stairs
-_LONGEST_NAME = 28  # letters; longer ones end in an ellipsis
+_SUPERSAMPLE = 4  # for anti-aliasing of round corners
+_MAX_LENGTH = 28  # characters of a label; longer ones end in an ellipsis
 INK = (32, 33, 40)
-_PAPER, _DARK = (255, 255, 255), (14, 14, 20)
+_WHITE, _DARK = (255, 255, 255), (14, 14, 20)
 
 
 @lru_cache(maxsize=1024)
 def font_for(text: str, size: int) -> Font:
-    """A font of a size in pixels that has the letters of a text, or the built-in one if none has."""
+    """A font of a size in pixels with all characters of a text; the built-in font if there is none."""
     if not text.replace(ELLIPSIS, "").isascii():
-        for name in _WIDE_FONTS:
+        for name in _UNICODE_FONTS:
             font = _system_font(name, size)
-            if font is not None and _has_letters(font, text):
+            if font is not None and _has_glyphs(font, text):
                 return font
     return ImageFont.load_default(size)
 
@@ -55,7 +55,7 @@ def text_width(text: str, font: Font) -> float:
 
 @lru_cache(maxsize=64)
 def line_height(font: Font) -> float:
-    """Height of a line in pixels, from the top of "A" to the foot of "g"."""
+    """Height of a line in pixels, from the top of "A" to the bottom of "g"."""
     _, top, _, bottom = font.getbbox("Ag")
     return bottom - top
 
@@ -68,14 +68,18 @@ def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
         return None
 
 
-def _has_letters(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    missing = bytes(font.getmask(_NO_LETTER))
-    return all(letter.isspace() or bytes(font.getmask(letter)) != missing for letter in text)
+def _has_glyphs(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    missing = bytes(font.getmask(_NO_CHARACTER))
+    return all(character.isspace() or bytes(font.getmask(character)) != missing for character in text)
 
 
 @dataclass(frozen=True)
 class Label:
-    """Text for a region (H, W) of the canvas, in the region's color. step: see LabelRequest."""
+    """The label of a region.
+
+    color: of the region.
+    mask, step: see LabelRequest.
+    """
 
     text: str
     color: Color
@@ -85,7 +89,7 @@ class Label:
 
 @dataclass(frozen=True)
 class _Tag:
-    """A label's text with its font and the size (width, height) of its box in pixels."""
+    """A text with its font, and the size (width, height) of its box in pixels."""
 
     text: str
     font: Font
@@ -93,44 +97,48 @@ class _Tag:
 
 
 def font_size(canvas: tuple[int, int]) -> int:
-    """Height of label letters in pixels for a canvas (H, W): 20 at 640 x 640, 27 at 1280 x 1024.
+    """Font size of labels in pixels for a canvas (H, W): 20 at 640 x 640, 27 at 1280 x 1024.
 
-    It grows more slowly than the image, because large images hold more segments and are seen from near.
+    It grows more slowly than the image, because large images have more segments and are viewed enlarged.
     """
     return max(11, round(0.8 * math.sqrt(math.sqrt(canvas[0] * canvas[1]))))
 
 
 def tag_color(color: Color) -> Color:
-    """A dark tone of a class's color, on which white letters stand out."""
+    """A dark shade of a class color, as the background of white text."""
     return mix(color, _DARK, 0.78)
 
 
 def draw_labels(image: Image.Image, labels: Sequence[Label], *, copy: bool = True) -> Image.Image:
-    """The image with as many labels as find a place; larger regions first.
+    """Draws the labels for which there is room; larger regions first.
 
     Args:
         image: RGB.
-        labels: masks at the image's size, or thinned by their step.
-        copy: whether the image that is given stays as it is.
+        labels: masks have the image's size, or are subsampled by `step`.
+        copy: whether to draw on a copy of the image.
     """
     ordered = sorted(labels, key=lambda label: -(label.step**2) * int(np.count_nonzero(label.mask)))
     tags = [_tag(label.text, font_size((image.height, image.width))) for label in ordered]
     requests = [
         LabelRequest(label.mask, tag.size, label.step) for label, tag in zip(ordered, tags, strict=True)
     ]
-    placed = place_labels(requests, (image.height, image.width))
+    placements = place_labels(requests, (image.height, image.width))
     result = image.copy() if copy else image
-    found = [(label, tag, place) for label, tag, place in zip(ordered, tags, placed, strict=True) if place]
-    for label, _, place in found:  # lines first, so that no line crosses a label
-        if place.leader is not None:
-            _draw_leader(result, label.color, place.rect, place.leader)
-    for label, tag, place in found:
-        _draw_tag(result, tag, label.color, place.rect)
+    placed = [
+        (label, tag, placement)
+        for label, tag, placement in zip(ordered, tags, placements, strict=True)
+        if placement is not None
+    ]
+    for label, _, placement in placed:  # lines first, so that no line crosses a label
+        if placement.leader is not None:
+            _draw_leader(result, label.color, placement.rect, placement.leader)
+    for label, tag, placement in placed:
+        _draw_tag(result, tag, label.color, placement.rect)
     return result
 
 
 def add_legend(image: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
-    """The image on white paper with a row (or rows) of color chips and names below it.
+    """Adds rows of color chips with class names below the image, on white.
 
     Args:
         image: RGB.
@@ -151,20 +159,20 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[str, Color]]) -> Imag
         cells.append((x, image.height + pad + row * row_height, tag, color))
         x += extent + pad
     height = image.height + 2 * pad + (row + 1) * row_height
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), _WHITE)
     sheet.paste(image, ((width - image.width) // 2, 0))
     for left, top, tag, color in cells:
         middle = top + row_height / 2
-        _rounded(sheet, (left, middle - chip / 2, left + chip, middle + chip / 2), 0.22 * chip, color)
+        _fill_rounded(sheet, (left, middle - chip / 2, left + chip, middle + chip / 2), 0.22 * chip, color)
         ImageDraw.Draw(sheet).text((left + chip + gap, middle), tag.text, INK, tag.font, anchor="lm")
     return sheet
 
 
 def _tag(name: str, size: int) -> _Tag:
     name = " ".join(name.split())
-    text = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + ELLIPSIS
+    text = name if len(name) <= _MAX_LENGTH else name[: _MAX_LENGTH - 1].rstrip() + ELLIPSIS
     font = font_for(text, size)
-    # The line of the built-in font, so that all boxes of an image are of one height.
+    # The line height of the built-in font, so that all boxes of an image have the same height.
     height = line_height(font_for("", size)) + 0.55 * size
     return _Tag(text, font, (text_width(text, font) + 0.9 * size, height))
 
@@ -175,38 +183,39 @@ def _draw_leader(image: Image.Image, color: Color, rect: Rect, end: Point) -> No
     dot = max(2.0, 0.1 * (y1 - y0))
     draw = ImageDraw.Draw(image)
     draw.line([start, end], fill=_DARK, width=max(3, round(1.6 * dot)))
-    draw.line([start, end], fill=mix(color, _PAPER, 0.4), width=max(1, round(0.7 * dot)))
+    draw.line([start, end], fill=mix(color, _WHITE, 0.4), width=max(1, round(0.7 * dot)))
     box = (end[0] - dot, end[1] - dot, end[0] + dot, end[1] + dot)
-    draw.ellipse(box, fill=mix(color, _PAPER, 0.4), outline=_DARK)
+    draw.ellipse(box, fill=mix(color, _WHITE, 0.4), outline=_DARK)
 
 
 def _draw_tag(image: Image.Image, tag: _Tag, color: Color, rect: Rect) -> None:
     x0, y0, x1, y1 = (round(value) for value in rect)
     radius, rim = 0.3 * (y1 - y0), max(1, round(0.06 * (y1 - y0)))
-    _rounded(image, (x0 - rim, y0 - rim, x1 + rim, y1 + rim), radius + rim, mix(color, _PAPER, 0.25))
-    _rounded(image, (x0, y0, x1, y1), radius, tag_color(color))
-    beyond = y1 - y0  # some letters reach over the box
-    image.paste(_PAPER, (x0 - beyond, y0 - beyond), _written(tag.text, tag.font, (x1 - x0, y1 - y0), beyond))
+    _fill_rounded(image, (x0 - rim, y0 - rim, x1 + rim, y1 + rim), radius + rim, mix(color, _WHITE, 0.25))
+    _fill_rounded(image, (x0, y0, x1, y1), radius, tag_color(color))
+    padding = y1 - y0  # some characters extend beyond the box
+    mask = _text_mask(tag.text, tag.font, (x1 - x0, y1 - y0), padding)
+    image.paste(_WHITE, (x0 - padding, y0 - padding), mask)
 
 
-def _rounded(image: Image.Image, rect: Rect, radius: float, color: Color) -> None:
-    """A filled rectangle with round corners; pixels at its edge are mixed."""
+def _fill_rounded(image: Image.Image, rect: Rect, radius: float, color: Color) -> None:
+    """Fills a rectangle with round, anti-aliased corners."""
     x0, y0, x1, y1 = (round(value) for value in rect)
-    image.paste(color, (x0, y0), _corners((x1 - x0, y1 - y0), radius))
+    image.paste(color, (x0, y0), _rounded_mask((x1 - x0, y1 - y0), radius))
 
 
-# The same names come in one image after the other.
+# Cached, because the images of a run have the same class names.
 @lru_cache(maxsize=256)
-def _written(text: str, font: Font, size: tuple[int, int], beyond: int) -> Image.Image:
-    """How much of each pixel of a box (width, height), and of some pixels around it, a text in its middle covers."""
-    ink = Image.new("L", (size[0] + 2 * beyond, size[1] + 2 * beyond), 0)
-    ImageDraw.Draw(ink).text((ink.width / 2, ink.height / 2), text, 255, font, anchor="mm")
-    return ink
+def _text_mask(text: str, font: Font, size: tuple[int, int], padding: int) -> Image.Image:
+    """Coverage of each pixel by a text that is centered in a box (width, height) with padding on all sides."""
+    mask = Image.new("L", (size[0] + 2 * padding, size[1] + 2 * padding), 0)
+    ImageDraw.Draw(mask).text((mask.width / 2, mask.height / 2), text, 255, font, anchor="mm")
+    return mask
 
 
 @lru_cache(maxsize=256)
-def _corners(size: tuple[int, int], radius: float) -> Image.Image:
-    """How much of each pixel of a box (width, height) lies inside its round corners."""
+def _rounded_mask(size: tuple[int, int], radius: float) -> Image.Image:
+    """Coverage of each pixel of a box (width, height) by the box with round corners."""
     large = Image.new("L", (size[0] * _SUPERSAMPLE, size[1] * _SUPERSAMPLE), 0)
     ImageDraw.Draw(large).rounded_rectangle(
         (0, 0, large.width - 1, large.height - 1), radius=radius * _SUPERSAMPLE, fill=255

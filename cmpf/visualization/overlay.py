@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Overlays of panoptic, semantic and instance results."""
+"""Draws panoptic, semantic and instance predictions on images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cmpf.types import UNLABELED, SegmentInfo
 from cmpf.visualization.canvas import Canvas
 from cmpf.visualization.labels import Label, add_legend, draw_labels
 from cmpf.visualization.palette import class_color, shades
-from cmpf.visualization.placement import grid_step, thinned
+from cmpf.visualization.placement import grid_step, subsample
 
 ImageLike = npt.NDArray[np.uint8] | Image.Image
 Mask = npt.NDArray[np.bool_]
-Masks = Any  # an array (N, H, W) of bool, or what reads like it: a shape, and a mask (H, W) at each index
-_GRID_SIDE = 160  # cells per side on which pieces of a semantic region are told apart
-_MANY = 2**16  # numbers of regions below which a table of all is made
-_ROWS = 64  # that are looked at together
-_PIECE_SHARE = 0.005  # of the image; smaller pieces beside the largest one get no label of their own
+Masks = Any  # (N, H, W) bool array, or an object with the same shape and indexing
+_GRID_SIDE = 160  # cells per side of the grid on which connected components are found
+_MAX_TABLE = 2**16  # largest value for which _renumber uses a lookup table
+_ROWS = 64  # renumbered at a time; the indices take more memory than the result
+_MIN_COMPONENT = 0.005  # of the image's area; smaller components get no label, unless none is larger
 
 
 def draw_panoptic(
@@ -37,37 +37,35 @@ def draw_panoptic(
     opacity: float = 0.45,
     legend: bool = False,
 ) -> Image.Image:
-    """The image with its segments tinted, outlined and named; void stays as it is.
+    """Draws panoptic segments with tint, outline and label; void pixels are unchanged.
 
-    A class has the same color in every image, instances of a class have shades of it.
-    An image with a longer side under 640 pixels is enlarged to that.
+    A class has the same color in every image; its instances have shades of that color. An image whose longer side is
+    below 640 pixels is enlarged to 640.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
-        ids: (H, W) segment ids, 0 is void.
-        segments: `id` and `category_id` of each.
-        names: name of each class index.
-        opacity: 0 (image only) .. 1 (colors only).
-        legend: add a strip below with the classes in the image.
+        ids: (H, W) segment ids, 0 = void.
+        segments: each with `id` and `category_id`.
+        names: class names by class index.
+        opacity: from 0 (image only) to 1 (colors only).
+        legend: whether to add a legend of the classes below the image.
     Raises:
-        ImageError: the image is empty or of another size than the ids.
+        ImageError: the image is empty, or the ids have another size.
         VocabularyError: a class index has no name.
     """
     canvas = Canvas(image)
     canvas.check("segment ids", ids.shape)
-    places = _places(ids, [int(info["id"]) for info in segments])
-    regions = canvas.enlarge_regions(places, len(segments) + 1)
-    categories = [int(info["category_id"]) for info in segments]
-    for category in categories:
-        checked_class(category, names)
+    numbers = _renumber(ids, [int(info["id"]) for info in segments])
+    regions = canvas.enlarge_regions(numbers, len(segments) + 1)
+    categories = [check_class(int(info["category_id"]), names) for info in segments]
     colors = shades(categories, names)
     canvas.fill_regions(regions, [None, *colors], opacity)
     step = grid_step(canvas.size)
     labels = [
-        Label(names[category], color, thinned(regions, step) == place, step)
-        for place, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
+        Label(names[category], color, subsample(regions, step) == number, step)
+        for number, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
     ]
-    return finished(canvas, labels, categories, names, legend)
+    return add_labels(canvas, labels, categories, names, legend)
 
 
 def draw_semantic(
@@ -78,32 +76,30 @@ def draw_semantic(
     opacity: float = 0.45,
     legend: bool = False,
 ) -> Image.Image:
-    """The image with its classes tinted, outlined and named; what has no class stays as it is.
+    """Draws the regions of a semantic label map with tint, outline and label; unlabeled pixels are unchanged.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
-        labels: (H, W) class indices; 65535 = no class.
+        labels: (H, W) class indices, 65535 = no class.
         names, opacity, legend: see draw_panoptic.
     Raises:
-        ImageError: the image is empty or of another size than the labels.
+        ImageError: the image is empty, or the labels have another size.
         VocabularyError: a class index has no name.
     """
     canvas = Canvas(image)
     canvas.check("labels", labels.shape)
-    found: set[int] = set().union(*(np.unique(row).tolist() for row in labels))
-    categories = sorted(found - {UNLABELED})
-    for category in categories:
-        checked_class(category, names)
-    regions = canvas.enlarge_regions(_places(labels, categories), len(categories) + 1)
+    values: set[int] = set().union(*(np.unique(row).tolist() for row in labels))
+    categories = [check_class(category, names) for category in sorted(values - {UNLABELED})]
+    regions = canvas.enlarge_regions(_renumber(labels, categories), len(categories) + 1)
     colors = [class_color(category, names[category]) for category in categories]
     canvas.fill_regions(regions, [None, *colors], opacity)
     step = grid_step(canvas.size)
-    wanted = [
-        Label(names[category], colors[place], piece, step)
-        for place, category in enumerate(categories)
-        for piece in pieces_of(Region(regions, place + 1), step)
+    region_labels = [
+        Label(names[category], color, component, step)
+        for number, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
+        for component in large_components(Region(regions, number), step)
     ]
-    return finished(canvas, wanted, categories, names, legend)
+    return add_labels(canvas, region_labels, categories, names, legend)
 
 
 def draw_instances(
@@ -118,40 +114,41 @@ def draw_instances(
     min_score: float = 0.3,
     max_overlap: float = 0.7,
 ) -> Image.Image:
-    """The image with its instances tinted, outlined and named with their scores, small ones on top.
+    """Draws instances with tint, outline, label and score; smaller ones on top.
 
-    A model returns its best hundred guesses, many of them of one object. Shown are those with a score of at
-    least `min_score` whose mask does not have an IoU above `max_overlap` with a better one that is shown.
+    Instances with a score below `min_score`, and those whose mask has an IoU above `max_overlap` with a better
+    instance that is drawn, are left out: a model may return several predictions for one object.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a Pillow image.
-        masks: (N, H, W) bool, or what reads like it.
+        masks: (N, H, W) bool, or an object with the same shape and indexing.
         labels: (N,) class indices.
-        scores: (N,), 0..1.
+        scores: (N,) in [0, 1].
         names, opacity, legend: see draw_panoptic.
-        min_score, max_overlap: 0..1; 0 and 1 show everything.
+        min_score: in [0, 1]; 0 = all.
+        max_overlap: IoU in [0, 1]; 1 = all.
     Raises:
-        ImageError: the image is empty or of another size than the masks.
+        ImageError: the image is empty, or the masks have another size.
         VocabularyError: a class index has no name.
     """
     canvas = Canvas(image)
     canvas.check("masks", masks.shape[1:])
     shown = worth_showing(masks, scores, min_score, max_overlap)
-    categories = [checked_class(int(labels[i]), names) for i in shown]
+    categories = [check_class(int(labels[i]), names) for i in shown]
     colors, step = dict(zip(shown, shades(categories, names), strict=True)), grid_step(canvas.size)
     areas = {i: int(np.count_nonzero(masks[i])) for i in shown}
-    wanted: dict[int, Label] = {}
+    instance_labels: dict[int, Label] = {}
     for i in sorted(shown, key=lambda i: -areas[i]):
         mask = canvas.enlarge_mask(masks[i])
         canvas.fill_mask(mask, colors[i], opacity)
         text = f"{names[int(labels[i])]} {100 * float(scores[i]):.0f}%"
-        wanted[i] = Label(text, colors[i], thinned(mask, step).copy(), step)
-    return finished(canvas, [wanted[i] for i in shown], categories, names, legend)
+        instance_labels[i] = Label(text, colors[i], subsample(mask, step).copy(), step)
+    return add_labels(canvas, [instance_labels[i] for i in shown], categories, names, legend)
 
 
 @dataclass(frozen=True)
 class Region:
-    """The pixels (H, W) with one number, which is sliced as a mask is and takes no memory."""
+    """A view of the pixels with one number in a map (H, W); it is indexed like a mask and takes no memory."""
 
     regions: npt.NDArray[np.integer[Any]]
     number: int
@@ -161,32 +158,12 @@ class Region:
         """(H, W)."""
         return int(self.regions.shape[0]), int(self.regions.shape[1])
 
-    def __getitem__(self, place: Any) -> Any:
-        return self.regions[place] == self.number
+    def __getitem__(self, index: Any) -> Any:
+        return self.regions[index] == self.number
 
 
-def _places(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.NDArray[np.integer[Any]]:
-    """(H, W) place of each pixel's value in a list of different values, counted from 1; 0 for others."""
-    order = np.argsort(np.array(listed, dtype=np.int64))
-    ascending = np.append(np.array(listed, dtype=np.int64)[order], np.iinfo(np.int64).max)
-    numbers = np.append(order + 1, 0).astype(np.min_scalar_type(len(listed) + 1))
-
-    def place(some: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
-        found = np.searchsorted(ascending, some)
-        return np.where(ascending[found] == some, numbers[found], 0)
-
-    places = np.empty(values.shape, dtype=numbers.dtype)
-    largest = int(values.max(initial=0))
-    small = values.min(initial=0) >= 0 and largest < _MANY  # as a rule; then a table is ten times as fast
-    table = place(np.arange(largest + 1)) if small else numbers
-    for top in range(0, len(values), _ROWS):  # an index takes more room than a number
-        own = values[top : top + _ROWS]
-        places[top : top + _ROWS] = table.take(own) if small else place(own)
-    return places
-
-
-def checked_class(category: int, names: Sequence[str]) -> int:
-    """The class index as it is; VocabularyError where it has no name."""
+def check_class(category: int, names: Sequence[str]) -> int:
+    """Returns the class index; VocabularyError if it has no name."""
     if not 0 <= category < len(names):
         raise VocabularyError(
             f"class index {category} has no name; the list of names covers 0..{len(names) - 1}: "
@@ -195,30 +172,58 @@ def checked_class(category: int, names: Sequence[str]) -> int:
     return category
 
 
-def finished(
+def add_labels(
     canvas: Canvas, labels: Sequence[Label], categories: Sequence[int], names: Sequence[str], legend: bool
 ) -> Image.Image:
-    """The canvas with its labels and, if asked for, a legend of the classes."""
+    """The canvas with labels and an optional legend of the classes."""
     image = draw_labels(canvas.image(), labels, copy=False)
     if not legend:
         return image
     return add_legend(image, [(names[c], class_color(c, names[c])) for c in sorted(set(categories))])
 
 
-def pieces_of(mask: Mask | Region, step: int) -> list[Mask]:
-    """The largest connected piece of a region and others that are large enough for a label, thinned by a step."""
+def large_components(mask: Mask | Region, step: int) -> list[Mask]:
+    """The connected components of a region that get a label: the largest one, and all that are large enough.
+
+    Args:
+        step: the returned masks are subsampled by it.
+    """
     from scipy import ndimage  # see Canvas
 
-    coarse = max(1, round(max(mask.shape) / _GRID_SIDE))
-    cells, every = thinned(mask, coarse), thinned(mask, step)
-    numbered, count = ndimage.label(cells)
+    coarse_step = max(1, round(max(mask.shape) / _GRID_SIDE))
+    coarse, fine = subsample(mask, coarse_step), subsample(mask, step)
+    components, count = ndimage.label(coarse)
     if count <= 1:
-        return [every]
-    areas = np.bincount(numbered.reshape(-1))[1:]
-    large = np.flatnonzero((areas == areas.max()) | (areas > _PIECE_SHARE * cells.size)) + 1
+        return [fine]
+    areas = np.bincount(components.reshape(-1))[1:]
+    large = np.flatnonzero((areas == areas.max()) | (areas > _MIN_COMPONENT * coarse.size)) + 1
     rows, columns = (
-        np.minimum(np.arange(step // 2, n, step) // coarse, m - 1)
-        for n, m in zip(mask.shape, cells.shape, strict=True)
+        np.minimum(np.arange(step // 2, fine_side, step) // coarse_step, coarse_side - 1)
+        for fine_side, coarse_side in zip(mask.shape, coarse.shape, strict=True)
     )
-    piece = numbered[rows[:, None], columns[None]]
-    return [every & (piece == number) for number in large]
+    fine_components = components[rows[:, None], columns[None]]
+    return [fine & (fine_components == number) for number in large]
+
+
+def _renumber(values: npt.NDArray[np.integer[Any]], listed: Sequence[int]) -> npt.NDArray[np.integer[Any]]:
+    """Replaces each value of a map (H, W) by its index in `listed`, counted from 1; other values by 0.
+
+    Args:
+        listed: distinct values.
+    """
+    order = np.argsort(np.array(listed, dtype=np.int64))
+    ascending = np.append(np.array(listed, dtype=np.int64)[order], np.iinfo(np.int64).max)
+    numbers = np.append(order + 1, 0).astype(np.min_scalar_type(len(listed) + 1))
+
+    def look_up(part: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+        indices = np.searchsorted(ascending, part)
+        return np.where(ascending[indices] == part, numbers[indices], 0)
+
+    result = np.empty(values.shape, dtype=numbers.dtype)
+    largest = int(values.max(initial=0))
+    use_table = values.min(initial=0) >= 0 and largest < _MAX_TABLE  # ten times as fast
+    table = look_up(np.arange(largest + 1)) if use_table else numbers
+    for top in range(0, len(values), _ROWS):
+        part = values[top : top + _ROWS]
+        result[top : top + _ROWS] = table.take(part) if use_table else look_up(part)
+    return result

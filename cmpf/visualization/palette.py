@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""One color for each class index, the same in every image, and shades of it for instances."""
+"""Colors of classes, which are the same in every image, and shades of them for instances."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import numpy as np
 Color = tuple[int, int, int]  # sRGB, 0..255
 OKLCH = tuple[float, float, float]  # lightness 0..1, chroma 0..about 0.3, hue in degrees
 
-# Colors to choose from. Grays, near-black and near-white stay out: they would read as no tint at all.
+# Candidate colors. Grays, near-black and near-white are excluded: they would look like no tint.
 _LIGHTNESS = (0.52, 0.60, 0.68, 0.76, 0.84)
 _CHROMA = (0.12, 0.16, 0.20)
 _HUES = 60
 _FIRST: OKLCH = (0.68, 0.20, 258.0)  # class 0 is blue
-_LIGHTNESS_WEIGHT = 0.6  # lightness of the image below shines through, so it tells classes apart less well
-# The basic color terms of English.
-_NAMED: dict[str, OKLCH] = {
+_LIGHTNESS_WEIGHT = 0.6  # lightness separates classes less well, because the image below adds its own
+_NAMED_COLORS: dict[str, OKLCH] = {
     "red": (0.58, 0.20, 27.0),
     "orange": (0.72, 0.16, 55.0),
     "yellow": (0.84, 0.16, 98.0),
@@ -35,62 +34,74 @@ _NAMED: dict[str, OKLCH] = {
     "gray": (0.65, 0.0, 0.0),
     "grey": (0.65, 0.0, 0.0),
 }
-# Changes of lightness and hue for the first, second, ... instance of a class.
+# Offsets of lightness and hue for the first, second, ... instance of a class.
 _SHADES = ((0.0, 0.0), (-0.08, 8.0), (0.08, -8.0), (-0.04, -16.0), (0.04, 16.0), (-0.12, 0.0))
 
 
 def class_color(index: int, name: str = "") -> Color:
-    """Color of a class (index >= 0): as far as possible from all those before it, or the one that its name says."""
+    """The color of a class: one that its name contains, else the index-th color of a palette of distinct colors.
+
+    Args:
+        index: class index, >= 0.
+    """
     return shade(index, 0, name)
 
 
 def shade(index: int, number: int, name: str = "") -> Color:
-    """Color of the number-th instance (from 0) of a class; number 0 has the class's own color."""
-    return _shaded(_base(index, name), number)
+    """The color of the number-th instance (from 0) of a class; number 0 has the class color."""
+    return _shade(_base_color(index, name), number)
 
 
 def shades(categories: Sequence[int], names: Sequence[str]) -> list[Color]:
-    """The colors of segments of these classes: lighter and darker where one comes again.
+    """The colors of segments: a different shade for each segment of the same class.
 
     Args:
-        names: name of each class index.
+        categories: class index of each segment.
+        names: class names by class index.
     """
     seen: Counter[OKLCH] = Counter()
     colors = []
     for category in categories:
-        base = _base(category, names[category])
-        colors.append(_shaded(base, seen[base]))
+        base = _base_color(category, names[category])
+        colors.append(_shade(base, seen[base]))
         seen[base] += 1
     return colors
 
 
-def _base(index: int, name: str) -> OKLCH:
-    """A red circle under a blue tint would contradict its label."""
-    for word in name.lower().replace("-", " ").split():
-        if word in _NAMED:
-            return _NAMED[word]
-    return _palette()[index % len(_palette())]
-
-
-def _shaded(base: OKLCH, number: int) -> Color:
-    lightness, chroma, hue = base
-    lighter, turn = _SHADES[number % len(_SHADES)]
-    return oklch_to_rgb((min(max(lightness + lighter, 0.42), 0.9), chroma, hue + turn))
-
-
 def mix(color: Color, other: Color, share: float) -> Color:
-    """`share` (0..1) of the other color in the first."""
+    """Linear interpolation from the first color (share 0) to the other (share 1)."""
     r, g, b = (round(a + (c - a) * share) for a, c in zip(color, other, strict=True))
     return r, g, b
 
 
+def oklch_to_rgb(color: OKLCH) -> Color:
+    """OKLCH to sRGB; reduces the chroma of a color outside sRGB until it fits."""
+    lightness, chroma, hue = color
+    r, g, b = (_encode(c) for c in _linear_rgb(lightness, _chroma_in_gamut(lightness, chroma, hue), hue))
+    return r, g, b
+
+
+def _base_color(index: int, name: str) -> OKLCH:
+    # A "red circle" with a blue tint would contradict its label.
+    for word in name.lower().replace("-", " ").split():
+        if word in _NAMED_COLORS:
+            return _NAMED_COLORS[word]
+    return _palette()[index % len(_palette())]
+
+
+def _shade(base: OKLCH, number: int) -> Color:
+    lightness, chroma, hue = base
+    lightness_offset, hue_offset = _SHADES[number % len(_SHADES)]
+    return oklch_to_rgb((min(max(lightness + lightness_offset, 0.42), 0.9), chroma, hue + hue_offset))
+
+
 @lru_cache(maxsize=1)
 def _palette() -> tuple[OKLCH, ...]:
-    """All candidates, ordered so that each is the farthest in OKLab from everything before it."""
+    """All candidates in the order of farthest-point sampling in OKLab."""
     candidates = [_FIRST]
     for lightness in _LIGHTNESS:
         for hue in (360 * step / _HUES for step in range(_HUES)):
-            # Where sRGB ends early, several chromas are one color.
+            # Chromas outside sRGB are reduced to the same color.
             chromas = sorted({_chroma_in_gamut(lightness, chroma, hue) for chroma in _CHROMA})
             candidates += [(lightness, chroma, hue) for chroma in chromas if chroma >= 0.10]
     points = np.array(
@@ -110,23 +121,15 @@ def _palette() -> tuple[OKLCH, ...]:
     return tuple(candidates[i] for i in order)
 
 
-def oklch_to_rgb(color: OKLCH) -> Color:
-    """OKLCH to sRGB. A color outside sRGB loses chroma until it fits; its hue and lightness stay."""
-    lightness, chroma, hue = color
-    inside = _chroma_in_gamut(lightness, chroma, hue)
-    r, g, b = (_encode(c) for c in _linear_rgb(lightness, inside, hue))
-    return r, g, b
-
-
 def _chroma_in_gamut(lightness: float, chroma: float, hue: float) -> float:
-    """The largest chroma up to the wanted one, in steps of 0.005, that sRGB can show."""
+    """The largest chroma up to the given one, in steps of 0.005, that is inside sRGB."""
     while chroma > 0 and not all(-1e-4 <= c <= 1.0001 for c in _linear_rgb(lightness, chroma, hue)):
         chroma = round(chroma - 0.005, 4)
     return max(chroma, 0.0)
 
 
 def _linear_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
-    """Björn Ottosson's OKLab to linear sRGB."""
+    """OKLCH to linear sRGB (Björn Ottosson's OKLab)."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -139,6 +142,7 @@ def _linear_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, flo
 
 
 def _encode(linear: float) -> int:
+    """The sRGB transfer function, to 0..255."""
     value = min(max(linear, 0.0), 1.0)
     value = 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
     return round(255 * value)

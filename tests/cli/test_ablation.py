@@ -168,7 +168,7 @@ def test_all_runs_are_worked_off_and_their_progress_is_shown(
 ) -> None:
     monkeypatch.setattr(ablation, "REPORT_SECONDS", 0.0)
     fake = Fake()
-    Pool(jobs=1, start=fake).work_off(runs)
+    Pool(jobs=1, start=fake).run_all(runs)
     assert fake.begun == ["no_ensemble", "fcclip_tiny", "cmpf_tiny"]
     assert fake.most_at_a_time == 1
     shown = capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_all_runs_are_worked_off_and_their_progress_is_shown(
 
 def test_so_many_processes_run_at_a_time(runs: list[Run]) -> None:
     fake = Fake("sleep 0.3")
-    Pool(jobs=2, start=fake).work_off(runs)
+    Pool(jobs=2, start=fake).run_all(runs)
     assert fake.most_at_a_time == 2
 
 
@@ -187,7 +187,7 @@ def test_finished_runs_are_not_begun_again(runs: list[Run], capsys: pytest.Captu
     for run in runs[:2]:
         finish(run).wait()
     fake = Fake()
-    Pool(jobs=2, start=fake).work_off(runs)
+    Pool(jobs=2, start=fake).run_all(runs)
     assert fake.begun == ["cmpf_tiny"]
     assert "2 of 3 runs are there already" in capsys.readouterr().out
 
@@ -197,7 +197,7 @@ def test_after_a_failure_nothing_is_begun_and_its_last_line_is_told(runs: list[R
     with pytest.raises(
         CMPFError, match=r"no_ensemble, seed 0 failed: error: no dataset \(see .*console\.txt"
     ):
-        Pool(jobs=1, start=fake).work_off(runs)
+        Pool(jobs=1, start=fake).run_all(runs)
     assert fake.begun == ["no_ensemble"]
 
 
@@ -208,7 +208,7 @@ def test_a_process_that_ends_without_results_has_failed(runs: list[Run]) -> None
         return subprocess.Popen(["true"])
 
     with pytest.raises(CMPFError, match="no_ensemble, seed 0 failed: no output"):
-        Pool(jobs=1, start=nothing).work_off(runs)
+        Pool(jobs=1, start=nothing).run_all(runs)
 
 
 def test_a_signal_stops_all_processes_in_order(runs: list[Run]) -> None:
@@ -222,7 +222,7 @@ def test_a_signal_stops_all_processes_in_order(runs: list[Run]) -> None:
         return process
 
     with pytest.raises(CMPFError, match="stopped by SIGINT; the same command goes on"):
-        Pool(jobs=2, start=begin).work_off(runs)
+        Pool(jobs=2, start=begin).run_all(runs)
     assert [process.returncode for process in fake.processes] == [-signal.SIGTERM] * 2
 
 
@@ -233,7 +233,7 @@ def test_a_run_is_a_command_with_one_thread_and_its_output_in_a_file(
     (tmp_path / "cmpf" / "__main__.py").write_text(
         "import os, sys; print(os.environ['OMP_NUM_THREADS'], os.environ['PYTHONPATH'], *sys.argv[1:5])"
     )
-    monkeypatch.setattr(ablation, "PARENT", tmp_path)
+    monkeypatch.setattr(ablation, "CHECKOUT", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     assert sys.executable

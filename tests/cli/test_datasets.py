@@ -13,7 +13,7 @@ from helpers.raw_datasets.ade20k import make_ade20k
 from PIL import Image
 
 from cmpf.cli import main
-from cmpf.cli.dataset_report import _size, chosen_samples, columns, from_files, from_training
+from cmpf.cli.dataset_report import _size, align_columns, from_files, from_training, random_samples
 from cmpf.cli.datasets import dataset_name
 from cmpf.data.datasets.catalog import get_dataset
 from cmpf.data.datasets.spec import Dataset
@@ -239,7 +239,9 @@ def test_a_dataset_is_prepared_and_checked(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_columns_are_as_wide_as_their_longest_text() -> None:
-    assert columns([("a", "bcd", "e"), ("long", "b", "free text")]) == "a     bcd  e\nlong  b    free text"
+    assert (
+        align_columns([("a", "bcd", "e"), ("long", "b", "free text")]) == "a     bcd  e\nlong  b    free text"
+    )
 
 
 def test_sizes_are_counted_in_decimal_units(tmp_path: Path) -> None:
@@ -309,11 +311,11 @@ def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 
 def test_samples_are_chosen_at_random_in_order_and_each_once() -> None:
     dataset = fruit("fruit_train")
-    chosen = chosen_samples(dataset, 5, np.random.default_rng(0))
+    chosen = random_samples(dataset, 5, np.random.default_rng(0))
     names = [sample["file_name"] for sample in chosen]
     assert names == sorted(set(names))
     assert len(names) == 5
-    assert chosen_samples(dataset, 99, np.random.default_rng(0)) == list(dataset.samples)
+    assert random_samples(dataset, 99, np.random.default_rng(0)) == list(dataset.samples)
 
 
 def test_what_training_sees_comes_from_its_mapper() -> None:

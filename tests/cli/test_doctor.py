@@ -59,7 +59,7 @@ def test_the_packages_and_oldest_versions_are_those_of_setup() -> None:
 @pytest.mark.parametrize(
     "part", [part for part in doctor.OPTIONAL if part.extra], ids=lambda part: part.extra
 )
-def test_the_command_of_an_optional_part_installs_its_packages(part: doctor.Part) -> None:
+def test_the_command_of_an_optional_part_installs_its_packages(part: doctor.OptionalPart) -> None:
     extras = setup_values()["extras"]
     assert part.extra in extras, f"setup.py has no extra {part.extra}"
     packages = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in extras[part.extra]}
@@ -112,11 +112,12 @@ def test_a_package_counts_as_installed_but_a_folder_of_its_name_does_not(
     (tmp_path / "some_checkout").mkdir()
     (tmp_path / "some_package.py").write_text("raise RuntimeError('nothing is imported')")
     parts = tuple(
-        doctor.Part(name, "trial", {name: name}) for name in ("some_checkout", "some_package", "absent")
+        doctor.OptionalPart(name, "trial", {name: name})
+        for name in ("some_checkout", "some_package", "absent")
     )
     monkeypatch.setattr(doctor, "OPTIONAL", parts)
     monkeypatch.syspath_prepend(str(tmp_path))
-    checks = by_name(doctor.parts())
+    checks = by_name(doctor.optional_parts())
     assert {name: check.state for name, check in checks.items()} == {
         "some_checkout": MISSING, "some_package": OK, "absent": MISSING,
     }  # fmt: skip

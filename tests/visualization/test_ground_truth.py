@@ -23,7 +23,7 @@ def box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 
 
 def labels_of(
-    monkeypatch: pytest.MonkeyPatch, regions: list[TrueRegion], *, pieces: bool = False
+    monkeypatch: pytest.MonkeyPatch, regions: list[TrueRegion], *, per_component: bool = False
 ) -> list[Label]:
     """Labels that a drawing asks for."""
     found: list[Label] = []
@@ -32,8 +32,8 @@ def labels_of(
         found.extend(labels)
         return Image.new("RGB", (1, 1))
 
-    monkeypatch.setattr(ground_truth, "finished", finish)
-    draw_ground_truth(GRAY, regions, names=NAMES, pieces=pieces)
+    monkeypatch.setattr(ground_truth, "add_labels", finish)
+    draw_ground_truth(GRAY, regions, names=NAMES, per_component=per_component)
     return found
 
 
@@ -60,7 +60,7 @@ def test_crowds_are_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pieces_of_a_class_are_named_each_if_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     sky = TrueRegion(box(0, 0, 200, 200) | box(400, 400, 600, 600), 0)
     assert len(labels_of(monkeypatch, [sky])) == 1
-    assert len(labels_of(monkeypatch, [sky], pieces=True)) == 2
+    assert len(labels_of(monkeypatch, [sky], per_component=True)) == 2
 
 
 def test_empty_regions_and_no_regions_leave_the_image_as_it_is() -> None:
@@ -99,8 +99,8 @@ def test_a_sheet_holds_all_images_in_rows() -> None:
 
 
 def test_the_ends_of_long_captions_are_kept() -> None:
-    assert ground_truth._shortened("short.png", 480) == "short.png"
-    shown = ground_truth._shortened("very/" * 100 + "long.png", 480)
+    assert ground_truth._shorten("short.png", 480) == "short.png"
+    shown = ground_truth._shorten("very/" * 100 + "long.png", 480)
     assert shown.startswith("…")
     assert shown.endswith("long.png")
     assert ground_truth.text_width(shown, ground_truth.font_for(shown, 15)) <= 480

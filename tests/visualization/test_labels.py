@@ -111,7 +111,7 @@ def test_plain_text_never_asks_the_system(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_script_without_any_font_falls_back_to_the_built_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fonts, "_WIDE_FONTS", ("no such font.ttf",))
+    monkeypatch.setattr(fonts, "_UNICODE_FONTS", ("no such font.ttf",))
     assert text_width("猫", font_for("猫", 14)) > 0
 
 
@@ -125,7 +125,7 @@ def test_a_font_without_the_letters_is_passed_over(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(fonts, "_system_font", found)
     font_for("кот", 14)  # the built-in font has no Cyrillic, so each name is tried
-    assert asked == list(fonts._WIDE_FONTS)
+    assert asked == list(fonts._UNICODE_FONTS)
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
@@ -204,7 +204,7 @@ def test_depths_are_those_of_the_distance_transform_and_sums_over_a_box_those_ov
     generator = np.random.default_rng(4)
     whole = np.zeros((40, 60), dtype=bool)
     whole[7:30, 11:52] = generator.random((23, 41)) < 0.9
-    box = placement._box(whole)
+    box = placement._bounding_box(whole)
     assert box == (slice(7, 30), slice(11, 52))
     own = whole[box]
     depths = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
@@ -213,4 +213,4 @@ def test_depths_are_those_of_the_distance_transform_and_sums_over_a_box_those_ov
     for x0, y0, x1, y1 in [(-9, -9, 200, 200), (20, 20, 60, 50), (0, 0, 21, 13), (100, 4, 130, 61)]:
         cells = whole[max(0, round(y0 / 2)) : round(y1 / 2), max(0, round(x0 / 2)) : round(x1 / 2)]
         assert grid.total((x0, y0, x1, y1)) == cells.sum()
-    assert placement._box(~np.ones((3, 4), dtype=bool)) is None
+    assert placement._bounding_box(~np.ones((3, 4), dtype=bool)) is None
