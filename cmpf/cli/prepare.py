@@ -112,7 +112,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
 def _make(
     preparation: Preparation, root: Path, splits: list[str], *, jobs: int, overwrite: bool, force: bool
 ) -> int:
-    from cmpf.data.preparation.files import check_replaceable, make
+    from cmpf.data.preparation.files import check_replaceable, run_step
 
     _require(
         [path for split in splits for path in preparation.raw(root, split)],
@@ -125,7 +125,7 @@ def _make(
     if not force:
         check_replaceable(steps, overwrite=overwrite)
     overwrite = overwrite or force
-    issues = [issue for step in steps for issue in make(step, jobs=jobs, overwrite=overwrite)]
+    issues = [issue for step in steps for issue in run_step(step, jobs=jobs, overwrite=overwrite)]
     if issues:
         print(f"error: {len(issues)} of the items could not be made:", file=sys.stderr)
         for issue in issues:

@@ -19,7 +19,7 @@ from cmpf.data.datasets.catalog import get_vocabulary
 from cmpf.data.datasets.published import ADE20K_THINGS
 from cmpf.data.preparation import get_preparation
 from cmpf.data.preparation.ade20k import CLASSES, read_instances
-from cmpf.data.preparation.ade20k_full import OBJECTS, objects, resize_between_pixels, shrunk_size
+from cmpf.data.preparation.ade20k_full import OBJECTS, downscaled_size, objects, resize_bilinear
 from cmpf.errors import DatasetError
 
 evaluate_predictions = script("evaluate_predictions")
@@ -504,10 +504,10 @@ def test_full_size_keeps_large_images_as_they_are(tmp_path: Path) -> None:
 def test_shrunk_pixels_are_mixed_by_their_distance() -> None:
     # 3 -> 2 columns: centers at 0.25 and 1.75 of the old ones: 0.75 * 0 + 0.25 * 100, and 0.25 * 100 + 0.75 * 40.
     line = np.array([[[0] * 3, [100] * 3, [40] * 3]], dtype=np.uint8)
-    assert resize_between_pixels(line, (1, 2))[0, :, 0].tolist() == [25, 55]
-    assert resize_between_pixels(line.transpose(1, 0, 2), (2, 1))[:, 0, 0].tolist() == [25, 55]
-    assert shrunk_size(683, 1024) == (512, 768)  # 1024 * 512 / 683 = 767.6
-    assert shrunk_size(1200, 600) == (1024, 512)
+    assert resize_bilinear(line, (1, 2))[0, :, 0].tolist() == [25, 55]
+    assert resize_bilinear(line.transpose(1, 0, 2), (2, 1))[:, 0, 0].tolist() == [25, 55]
+    assert downscaled_size(683, 1024) == (512, 768)  # 1024 * 512 / 683 = 767.6
+    assert downscaled_size(1200, 600) == (1024, 512)
 
 
 def test_an_image_that_does_not_fit_to_its_objects_is_named(

@@ -20,13 +20,13 @@ from cmpf.cli import prepare
 from cmpf.data.datasets.readers import read_semantic
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import (
+    existing,
+    files_by_stem,
     folder_items,
+    link_or_copy,
     lookup_table,
-    place,
-    present,
-    read_bytes,
     read_channels,
-    stems,
+    read_uint8,
 )
 from cmpf.data.preparation.spec import Item, Preparation, Step
 from cmpf.data.vocabulary import Vocabulary
@@ -39,7 +39,7 @@ TABLE = lookup_table({1: 0, 2: 1}, default=255, size=256, dtype=np.uint8)
 
 
 def convert(item: Item) -> None:
-    write_labels(item.target, TABLE[read_bytes(item.source)])
+    write_labels(item.target, TABLE[read_uint8(item.source)])
 
 
 def stop(item: Item) -> None:
@@ -236,13 +236,13 @@ def test_label_maps_of_a_release_have_8_bits_and_palettes_count_by_index(tmp_pat
     image.putpalette([200, 100, 50] * 256)
     image.putdata(list(range(12)))
     image.save(tmp_path / "a.png")
-    assert np.array_equal(read_bytes(tmp_path / "a.png"), np.arange(12).reshape(3, 4))
+    assert np.array_equal(read_uint8(tmp_path / "a.png"), np.arange(12).reshape(3, 4))
     for image in (Image.new("RGB", (4, 3)), Image.fromarray(np.ones((3, 4), np.uint16))):
         image.save(tmp_path / "b.png")
         with pytest.raises(
             DatasetError, match=r"b\.png: uint\d+ of shape .*; expected one channel of 8 bits"
         ):
-            read_bytes(tmp_path / "b.png")
+            read_uint8(tmp_path / "b.png")
 
 
 def test_channels_must_be_as_many_as_asked_for(tmp_path: Path) -> None:
@@ -256,23 +256,23 @@ def test_stems_are_sorted_and_leave_hidden_and_other_files_out(tmp_path: Path) -
     for name in ("b_x.png", "a_x.png", "a.png", ".tmp-1-c_x.png", "deep/d_x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert stems(tmp_path, "_x.png") == {"a": tmp_path / "a_x.png", "b": tmp_path / "b_x.png"}
-    assert list(stems(tmp_path, "_x.png", recursive=True)) == ["a", "b", "d"]
+    assert files_by_stem(tmp_path, "_x.png") == {"a": tmp_path / "a_x.png", "b": tmp_path / "b_x.png"}
+    assert list(files_by_stem(tmp_path, "_x.png", recursive=True)) == ["a", "b", "d"]
     (tmp_path / "deep/a_x.png").touch()
     with pytest.raises(DatasetError, match=r"deep/a_x\.png: the same name as .*a_x\.png; keep one"):
-        stems(tmp_path, "_x.png", recursive=True)
+        files_by_stem(tmp_path, "_x.png", recursive=True)
     with pytest.raises(DatasetError, match=r"no \*\.jpg in it; unpack"):
-        stems(tmp_path, ".jpg")
+        files_by_stem(tmp_path, ".jpg")
     with pytest.raises(DatasetError, match="no such folder"):
-        stems(tmp_path / "nowhere", ".png")
+        files_by_stem(tmp_path / "nowhere", ".png")
 
 
-def test_present_finds_files_in_several_folders(tmp_path: Path) -> None:
+def test_existing_finds_files_in_several_folders(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "a").touch()
     (tmp_path / "b").touch()
     asked = [tmp_path / "x" / "a", tmp_path / "b", tmp_path / "x" / "b", tmp_path / "y" / "a"]
-    assert present(asked) == {tmp_path / "x" / "a", tmp_path / "b"}
+    assert existing(asked) == {tmp_path / "x" / "a", tmp_path / "b"}
 
 
 def test_a_table_has_the_default_where_nothing_is_known() -> None:
@@ -285,13 +285,13 @@ def test_a_file_is_placed_as_a_link_or_else_as_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("content")
-    place(tmp_path / "a", tmp_path / "x" / "a")
+    link_or_copy(tmp_path / "a", tmp_path / "x" / "a")
     assert (tmp_path / "x" / "a").samefile(tmp_path / "a")
 
     def other_disk(source: Path, target: Path) -> None:
         raise OSError("Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", other_disk)
-    place(tmp_path / "a", tmp_path / "x" / "a")
+    link_or_copy(tmp_path / "a", tmp_path / "x" / "a")
     assert (tmp_path / "x" / "a").read_text() == "content"
     assert not (tmp_path / "x" / "a").samefile(tmp_path / "a")

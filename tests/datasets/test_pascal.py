@@ -187,6 +187,7 @@ def test_a_json_file_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.C
     ("change", "expected"),
     [
         ({"category_id": 460}, "category 460; expected 0..459"),
+        ({"category_id": -1}, "category -1; expected 0..459"),
         ({"segmentation": [[0, 0, 9, 0]]}, "a mask: a polygon needs three points"),
         (
             {"segmentation": {"size": [96, 64], "counts": "0"}},

@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Makes datasets from their releases, and verifies what was made; `cmpf datasets prepare` is its command line.
+"""Prepares datasets from their releases and verifies the result; `cmpf datasets prepare` is the command line.
 
-A release is described by a `Preparation`, which gives it processes, progress, restart and the report of issues. A
-whole one, which then gets a name in PREPARATIONS and, for who calls it by its file, datasets/prepare_NAME.py:
+A subclass of `Preparation` describes a release; multiprocessing, progress bars, resuming and validation are shared. A
+complete example, to be added to PREPARATIONS and, as a script, to datasets/prepare_NAME.py:
 
     class Zoo(Preparation):
         \"\"\"Zoo: label maps of 9 classes. Raw: zoo.zip of zoo.example. The new label is one less.\"\"\"
@@ -17,10 +17,10 @@ whole one, which then gets a name in PREPARATIONS and, for who calls it by its f
             return [Step(title=f"labels of {split}", items=items, convert=count_from_zero)]
 
         def parts(self, split: str) -> Sequence[DatasetSpec]:
-            return [get_spec(f"zoo_{split}")]  # of the table: what is verified, as by `cmpf datasets check`
+            return [get_spec(f"zoo_{split}")]  # built-in datasets to validate, as `cmpf datasets check` does
 
-    def count_from_zero(item: Item) -> None:  # raises DatasetError about a file: the item is then reported as damaged
-        write_labels(item.target, read_bytes(item.source).astype(np.uint8) - 1)
+    def count_from_zero(item: Item) -> None:  # a DatasetError is reported as an issue of the item
+        write_labels(item.target, read_uint8(item.source).astype(np.uint8) - 1)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cmpf.errors import DatasetError
 if TYPE_CHECKING:
     from cmpf.data.preparation.spec import Preparation
 
-# Name -> module and class. Those that make something come before those that only verify.
+# Name -> (module, class). Preparations that only verify come last.
 PREPARATIONS: Mapping[str, tuple[str, str]] = {
     "coco_semantic": ("coco", "CocoPanoptic"),
     "coco_stuff": ("coco", "CocoStuff"),
@@ -55,16 +55,17 @@ PREPARATIONS: Mapping[str, tuple[str, str]] = {
 
 
 def get_preparation(name: str, **options: bool) -> Preparation:
-    """
+    """Creates a preparation by name.
+
     Args:
-        options: of the preparation's class, such as full_size of ade20k_full.
+        options: constructor arguments, such as full_size of ade20k_full.
     Raises:
-        DatasetError: unknown name; lists all.
+        DatasetError: unknown name; the message lists all.
     """
     if name not in PREPARATIONS:
         near = get_close_matches(name, PREPARATIONS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise DatasetError(f"{name}: not known; {hint}can be prepared: {', '.join(PREPARATIONS)}")
-    module, kind = PREPARATIONS[name]
-    preparation: Preparation = getattr(import_module(f"{__name__}.{module}"), kind)(**options)
+    module, class_name = PREPARATIONS[name]
+    preparation: Preparation = getattr(import_module(f"{__name__}.{module}"), class_name)(**options)
     return preparation

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""ADE20K: label maps, panoptic files and instances of ADEChallengeData2016, 150 classes."""
+"""ADE20K with 150 classes (ADEChallengeData2016): label maps, panoptic files and instances."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.published import ADE20K_THINGS, SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import (
+    files_by_stem,
     folder_items,
     image_entry,
-    read_bytes,
     read_channels,
-    read_own_ids,
-    stems,
+    read_expected_ids,
+    read_uint8,
 )
 from cmpf.data.preparation.spec import Item, Preparation, Step, instances_part, labels_part, panoptic_part
 from cmpf.errors import DatasetError
@@ -35,7 +35,7 @@ DOWNLOAD = "http://sceneparsing.csail.mit.edu (images and annotations: ADEChalle
 DOWNLOAD_INSTANCES = "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar"
 CLASSES = 150
 NUMBERS = 256  # instance numbers of an image are bytes
-MIN_AGREEMENT = 0.9  # of the instances' pixels whose label says the same; both come from one annotation
+MIN_AGREEMENT = 0.9  # share of instance pixels whose label has the same class; both come from one annotation
 
 
 class Semantic(Preparation):
@@ -52,7 +52,7 @@ class Semantic(Preparation):
         return [_annotations(root, split)]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """One label map for each released one."""
+        """Converts each released label map."""
         items = folder_items(_annotations(root, split), root / FOLDER / _new_labels(split))
         return [Step(title=f"labels of {split}", items=items, convert=count_from_zero)]
 
@@ -77,35 +77,35 @@ class Panoptic(Preparation):
     def __init__(self, *, exact_areas: bool = False) -> None:
         """
         Args:
-            exact_areas: area and box of stuff are those of the PNG.
+            exact_areas: compute area and box of stuff from the PNG.
         """
         self.exact_areas = exact_areas
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """Labels and instances."""
+        """The released labels and instances."""
         return [_annotations(root, split), _instances(root, split)]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """One PNG for each image that has labels, then the JSON file."""
+        """Creates one PNG per label map, then the JSON file."""
         annotations, instances = self.raw(root, split)
-        name = root / FOLDER / f"ade20k_panoptic_{split}"
+        folder = root / FOLDER / f"ade20k_panoptic_{split}"
         items = [
-            Item(sources=(path, instances / path.name), targets=(name / path.name,))
-            for path in stems(annotations, ".png").values()
+            Item(sources=(path, instances / path.name), targets=(folder / path.name,))
+            for path in files_by_stem(annotations, ".png").values()
         ]
         return [
             Step(
                 title=f"panoptic PNGs of {split}",
                 items=items,
-                convert=instances_over_stuff,
-                describe=describe_exactly if self.exact_areas else describe_segments,
+                convert=convert_panoptic,
+                describe=describe_exact_segments if self.exact_areas else describe_segments,
                 assemble=panoptic_file,
-                json=name.with_name(f"{name.name}.json"),
+                json=folder.with_name(f"{folder.name}.json"),
             )
         ]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
-        """PNGs and JSON file."""
+        """The PNGs and the JSON file."""
         return [panoptic_part(_dataset(split))]
 
 
@@ -124,8 +124,9 @@ class Instances(Preparation):
         return [_instances(root, split)]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """The JSON file from all instance images."""
-        items = [Item(sources=(path,)) for path in stems(_instances(root, split), ".png").values()]
+        """Creates the JSON file from all instance images."""
+        paths = files_by_stem(_instances(root, split), ".png").values()
+        items = [Item(sources=(path,)) for path in paths]
         return [
             Step(
                 title=f"instances of {split}",
@@ -160,23 +161,24 @@ def _new_labels(split: str) -> str:
 
 
 def count_from_zero(item: Item) -> None:
-    """1..150 -> 0..149; 0 -> 255."""
+    """Converts labels 1..150 to 0..149, and 0 to 255."""
     values = _labels(item.source)
     write_labels(item.target, np.where(values == 0, 255, values - 1).astype(np.uint8))
 
 
 def _labels(path: Path) -> NDArray[np.int64]:
-    values = read_bytes(path)
+    """Released labels (H, W): 1..150, 0 = other."""
+    values = read_uint8(path)
     if values.max() > CLASSES:
         raise DatasetError(f"{path}: values up to {values.max()}; expected up to {CLASSES}")
     return values
 
 
 def read_instances(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Class index 0..149 and instance number 1..255 of each pixel, both (H, W); number 0 = no instance.
+    """Reads class indices 0..149 and instance numbers 1..255, both (H, W); number 0 = no instance.
 
     Raises:
-        DatasetError: damaged, not RGB, or a class that the benchmark does not have.
+        DatasetError: the file is damaged or not RGB, or has a class that is not in the benchmark.
     """
     values = read_channels(path, 3)
     category, number = values[..., 0], values[..., 1]
@@ -190,14 +192,14 @@ def read_instances(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return things[np.where(inside, category, 0)], number
 
 
-def instances_over_stuff(item: Item) -> None:
-    """Labels and instances -> segment ids."""
+def convert_panoptic(item: Item) -> None:
+    """Converts labels and instances to a panoptic PNG."""
     write_panoptic_ids(item.target, _segment_ids(item))
 
 
 def _segment_ids(item: Item) -> NDArray[np.int64]:
-    """(H, W) ids of the instances, over those of the stuff."""
-    labels = _labels(item.source)  # 1..150, 0 = other
+    """Segment ids (H, W): instances pasted over stuff."""
+    labels = _labels(item.source)
     category, number = read_instances(item.sources[1])
     if labels.shape != number.shape:
         raise DatasetError(f"{item.sources[1]}: of size {number.shape}, labels of size {labels.shape}")
@@ -205,30 +207,30 @@ def _segment_ids(item: Item) -> NDArray[np.int64]:
 
 
 def _stuff_ids(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(H, W) segment ids of the stuff in released labels; 0 where there is none."""
+    """Segment ids (H, W) of the stuff in released labels; 0 elsewhere."""
     is_stuff = np.array([False, *(index not in ADE20K_THINGS for index in range(CLASSES))])
     return np.where(is_stuff[labels], NUMBERS * labels, 0)
 
 
 def describe_segments(item: Item) -> dict[str, Any]:
-    """Segments with areas and boxes as published: stuff as the labels have it, things as the PNG has them."""
-    ids = read_own_ids(item, _segment_ids(item))
+    """The record of an image with areas and boxes as published: stuff from the labels, things from the PNG."""
+    ids = read_expected_ids(item, _segment_ids(item))
     things = np.where(ids % NUMBERS > 0, ids, 0)
-    return _described(item, ids, _segments(_stuff_ids(_labels(item.source))) + _segments(things))
+    return _record(item, ids, _segments(_stuff_ids(_labels(item.source))) + _segments(things))
 
 
-def describe_exactly(item: Item) -> dict[str, Any]:
-    """Segments of the PNG with the areas and boxes that they have there."""
-    ids = read_own_ids(item, _segment_ids(item))
-    return _described(item, ids, _segments(ids))
+def describe_exact_segments(item: Item) -> dict[str, Any]:
+    """The record of an image with all areas and boxes from the PNG."""
+    ids = read_expected_ids(item, _segment_ids(item))
+    return _record(item, ids, _segments(ids))
 
 
 def _segments(ids: NDArray[np.integer[Any]]) -> list[dict[str, Any]]:
-    return segments_info(ids, lambda value: value // NUMBERS - 1)
+    return segments_info(ids, lambda segment_id: segment_id // NUMBERS - 1)
 
 
-def _described(item: Item, ids: NDArray[np.integer[Any]], segments: list[dict[str, Any]]) -> dict[str, Any]:
-    """Image, annotation, and how far labels and instances agree."""
+def _record(item: Item, ids: NDArray[np.integer[Any]], segments: list[dict[str, Any]]) -> dict[str, Any]:
+    """Image entry, annotation, and the agreement between labels and instances in pixels."""
     instances = ids % NUMBERS > 0
     return {
         "image": image_entry(item.target.stem, ids.shape),
@@ -243,7 +245,7 @@ def _described(item: Item, ids: NDArray[np.integer[Any]], segments: list[dict[st
 
 
 def panoptic_file(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The COCO panoptic file; the log warns where labels and instances seem to be of different releases."""
+    """The COCO panoptic file; logs a warning if labels and instances seem to be from different releases."""
     total, agreeing = (sum(r[key] for r in records) for key in ("instance_pixels", "agreeing_pixels"))
     if agreeing < MIN_AGREEMENT * total:
         logger.warning(
@@ -259,14 +261,14 @@ def panoptic_file(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe_instances(item: Item) -> dict[str, Any]:
-    """The image and its annotations, without their ids."""
+    """The image entry and its annotations, without annotation ids."""
     category, number = read_instances(item.source)
-    pairs = np.unique(np.stack([category, number])[:, number > 0], axis=1).T.tolist()
+    instances = np.unique(np.stack([category, number])[:, number > 0], axis=1).T.tolist()
     return {
         "image": image_entry(item.source.stem, number.shape),
         "annotations": [
             {"image_id": item.source.stem, **instance_entry((category == c) & (number == n), category_id=c)}
-            for c, n in pairs
+            for c, n in instances
         ],
     }
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""BDD100K: panoptic files of 40 classes and label maps of 19, from the released bitmasks."""
+"""BDD100K: panoptic files with 40 classes and label maps with 19, from the released bitmasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.spec import DatasetSpec
-from cmpf.data.preparation.files import folder_items, image_entry, lookup_table, read_channels, read_own_ids
+from cmpf.data.preparation.files import (
+    folder_items,
+    image_entry,
+    lookup_table,
+    read_channels,
+    read_expected_ids,
+)
 from cmpf.data.preparation.spec import Item, Preparation, Step
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import category_entries, segments_info
@@ -24,7 +30,7 @@ DOWNLOAD = "https://bdd-data.berkeley.edu (10K Images, Panoptic Segmentation and
 CATEGORIES = 40
 LAST_STUFF = 30
 NUMBERS = 256  # segment ids are category + 256 number
-CROWD, IGNORED = 0b10, 0b01  # bits of the attributes; the two above them say truncated and occluded
+CROWD, IGNORED = 0b10, 0b01  # attribute bits; the next two are truncated and occluded
 # Categories by train id: road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
 # terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle.
 CATEGORY_OF = (7, 8, 10, 15, 11, 20, 25, 26, 29, 28, 30, 31, 32, 35, 40, 34, 39, 37, 33)
@@ -53,13 +59,13 @@ class Panoptic(Preparation):
         return [_bitmasks(root, split)]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """One PNG for each bitmask, then the JSON file."""
+        """Creates one PNG per bitmask, then the JSON file."""
         folder = root / FOLDER
         return [
             Step(
                 title=f"panoptic PNGs of {split}",
                 items=folder_items(_bitmasks(root, split), folder / "jsons" / "pan_seg" / "masks" / split),
-                convert=number_segments,
+                convert=convert_panoptic,
                 describe=describe_segments,
                 assemble=panoptic_file,
                 json=folder / "jsons" / f"pan_seg_{split}_cocofmt.json",
@@ -82,17 +88,17 @@ class Semantic(Preparation):
     title, download, images = "BDD100K semantic", DOWNLOAD, IMAGES
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """The bitmasks where they are, else the masks."""
+        """The bitmasks if they exist, else the masks."""
         bitmasks = _bitmasks(root, split)
         return [bitmasks if bitmasks.is_dir() else _masks(root, split)]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """A mask for each bitmask, or nothing."""
+        """Creates a mask per bitmask; no step without bitmasks."""
         bitmasks = _bitmasks(root, split)
         if not bitmasks.is_dir():
             return []
         items = folder_items(bitmasks, _masks(root, split))
-        return [Step(title=f"masks of {split}", items=items, convert=number_classes)]
+        return [Step(title=f"masks of {split}", items=items, convert=convert_semantic)]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
         """The dataset."""
@@ -100,11 +106,11 @@ class Semantic(Preparation):
 
 
 class Bitmask(NamedTuple):
-    """Three (H, W) maps of a bitmask.
+    """The maps (H, W) of a bitmask.
 
-    category: 1..40, 0 where nothing is annotated.
-    crowd: the object is a group, or is not to be counted.
-    number: of the object in the image, up to 65535.
+    category: 1..40, 0 = unlabeled.
+    crowd: whether the object is a crowd or to be ignored.
+    number: number of the object in the image, up to 65535.
     """
 
     category: NDArray[np.int64]
@@ -118,14 +124,15 @@ def _bitmasks(root: Path, split: str) -> Path:
 
 
 def _masks(root: Path, split: str) -> Path:
-    """Masks of train ids."""
+    """Label maps of train ids."""
     return root / FOLDER / "labels" / "sem_seg" / "masks" / split
 
 
 def read_bitmask(path: Path) -> Bitmask:
-    """
+    """Reads a released bitmask.
+
     Raises:
-        DatasetError: damaged, not RGBA, or a category that the release does not have.
+        DatasetError: the file is damaged or not RGBA, or has an unknown category.
     """
     values = read_channels(path, 4)
     category, attributes = values[..., 0], values[..., 1]
@@ -135,28 +142,28 @@ def read_bitmask(path: Path) -> Bitmask:
     return Bitmask(category, crowd, 256 * values[..., 2] + values[..., 3])
 
 
-def number_segments(item: Item) -> None:
-    """Category and number -> segment id."""
+def convert_panoptic(item: Item) -> None:
+    """Converts a bitmask to a panoptic PNG."""
     write_panoptic_ids(item.target, segment_ids(read_bitmask(item.source)))
 
 
 def segment_ids(bitmask: Bitmask) -> NDArray[np.int64]:
-    """(H, W) category + 256 number of the object, which is 0 for stuff; 0 where nothing is annotated."""
+    """Segment ids (H, W): category + 256 * number of the object, with number 0 for stuff; 0 = unlabeled."""
     number = np.where(bitmask.category > LAST_STUFF, bitmask.number, 0)
     return np.where(bitmask.category > 0, bitmask.category + NUMBERS * number, 0)
 
 
-def number_classes(item: Item) -> None:
-    """Category -> train id."""
+def convert_semantic(item: Item) -> None:
+    """Converts a bitmask to a label map of train ids."""
     write_labels(item.target, TRAIN_IDS[read_bitmask(item.source).category])
 
 
 def describe_segments(item: Item) -> dict[str, Any]:
-    """Image and segments of the PNG; a crowd is what the bitmask marks in all its pixels."""
+    """Image entry and annotation; a segment is a crowd if the bitmask marks all its pixels."""
     bitmask = read_bitmask(item.source)
-    ids, crowd = read_own_ids(item, segment_ids(bitmask)), bitmask.crowd
+    ids, crowd = read_expected_ids(item, segment_ids(bitmask)), bitmask.crowd
     crowds = set(np.unique(ids[crowd]).tolist()) - set(np.unique(ids[~crowd]).tolist())
-    segments = segments_info(ids, lambda value: value % NUMBERS)
+    segments = segments_info(ids, lambda segment_id: segment_id % NUMBERS)
     return {
         "image": image_entry(item.target.stem, ids.shape),
         "annotation": {

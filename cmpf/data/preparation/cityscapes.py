@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Cityscapes, by the package cityscapesscripts."""
+"""Cityscapes, converted by the official package cityscapesscripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from cmpf.common.files import replacing
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.spec import DatasetSpec
-from cmpf.data.preparation.files import place, stems
+from cmpf.data.preparation.files import files_by_stem, link_or_copy
 from cmpf.data.preparation.spec import Item, Preparation, Step, labels_part, panoptic_part
 from cmpf.errors import DatasetError
 from cmpf.formats.coco_json import segments_info
@@ -24,7 +24,7 @@ from cmpf.formats.label_map import read_panoptic_ids
 
 FOLDER = "cityscapes"
 LABEL_IDS = range(34)
-OBJECT_IDS = range(24_000, 34_000)  # in *_instanceIds.png: 1000 label id + number of the object
+INSTANCE_IDS = range(24_000, 34_000)  # in *_instanceIds.png: 1000 * label id + number of the object
 IMAGE, POLYGONS = "_leftImg8bit", "_gtFine_polygons.json"
 TRAIN_IDS, PANOPTIC_PNG = "_gtFine_labelTrainIds", "_gtFine_panoptic.png"
 
@@ -43,28 +43,28 @@ class Cityscapes(Preparation):
     images: ClassVar[Mapping[str, int]] = {"train": 2_975, "val": 500}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """Images and annotations, a folder a town in each."""
+        """Images and annotations, with a folder per city in each."""
         return [root / FOLDER / "leftImg8bit" / split, root / FOLDER / "gtFine" / split]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """Label maps of train ids, then panoptic PNGs and their JSON file."""
-        _scripts("helpers.labels")  # a missing package is found out before hours of work
+        """Creates label maps of train ids, then panoptic PNGs and their JSON file."""
+        _scripts("helpers.labels")  # fail early if the package is missing
         annotations = self.raw(root, split)[1]
         pngs = annotations.with_name(f"cityscapes_panoptic_{split}")
         labels = [
             Item(sources=(path,), targets=(path.with_name(f"{name}{TRAIN_IDS}.png"),))
-            for name, path in stems(annotations, POLYGONS, recursive=True).items()
+            for name, path in files_by_stem(annotations, POLYGONS, recursive=True).items()
         ]
         panoptic = [
             Item(sources=(path,), targets=(pngs / f"{name}{PANOPTIC_PNG}",))
-            for name, path in stems(annotations, "_gtFine_instanceIds.png", recursive=True).items()
+            for name, path in files_by_stem(annotations, "_gtFine_instanceIds.png", recursive=True).items()
         ]
         return [
-            Step(title=f"labels of {split}", items=labels, convert=draw_labels),
+            Step(title=f"labels of {split}", items=labels, convert=convert_semantic),
             Step(
                 title=f"panoptic PNGs of {split}",
                 items=panoptic,
-                convert=draw_segments,
+                convert=convert_panoptic,
                 describe=describe_segments,
                 assemble=panoptic_file,
                 json=pngs.with_name(f"{pngs.name}.json"),
@@ -72,7 +72,7 @@ class Cityscapes(Preparation):
         ]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
-        """Three kinds of label maps, PNGs and JSON file."""
+        """The three kinds of label maps, the PNGs and the JSON file."""
         spec = get_spec(f"openvocab_cityscapes_fine_panoptic_{split}")
         train_ids, label_ids, instance_ids = (
             labels_part(
@@ -83,39 +83,39 @@ class Cityscapes(Preparation):
         return [
             train_ids,
             _with_values(label_ids, LABEL_IDS),
-            _with_values(instance_ids, (*LABEL_IDS, *OBJECT_IDS)),
+            _with_values(instance_ids, (*LABEL_IDS, *INSTANCE_IDS)),
             panoptic_part(spec),
         ]
 
 
 def _with_values(part: DatasetSpec, values: Iterable[int]) -> DatasetSpec:
-    """Label maps that hold other values than classes; 0 = unlabeled."""
+    """A part whose label maps hold these values instead of class indices; 0 = unlabeled."""
     return replace(part, class_of_id=dict.fromkeys(values, 0), ignore_label=0)
 
 
-def draw_labels(item: Item) -> None:
-    """Polygons -> train ids."""
+def convert_semantic(item: Item) -> None:
+    """Converts polygons to a label map of train ids."""
     script = _scripts("preparation.json2labelImg")
-    with replacing(item.target) as temporary, _official(item.source):
+    with replacing(item.target) as temporary, _script_errors(item.source):
         script.json2labelImg(str(item.source), str(temporary), "trainIds")
 
 
-def draw_segments(item: Item) -> None:
-    """Instance ids -> panoptic PNG; the script works on whole folders, so it gets one with one image."""
+def convert_panoptic(item: Item) -> None:
+    """Converts instance ids to a panoptic PNG; the script converts folders, so it gets one with a single image."""
     script = _scripts("preparation.createPanopticImgs")
     with tempfile.TemporaryDirectory(prefix="cmpf-cityscapes-") as folder:
-        place(item.source, Path(folder, "one", "town", item.source.name))
-        with _official(item.source):
+        link_or_copy(item.source, Path(folder, "one", "city", item.source.name))
+        with _script_errors(item.source):
             script.convert2panoptic(cityscapesPath=folder, outputFolder=folder, setNames=["one"])
         with replacing(item.target) as temporary:
             shutil.copyfile(Path(folder, "cityscapes_panoptic_one", item.target.name), temporary)
 
 
 def describe_segments(item: Item) -> dict[str, Any]:
-    """Image and segments of the PNG; a segment of things that has no number of an object is a crowd."""
+    """Image entry and annotation; a thing segment without an object number is a crowd."""
     ids = read_panoptic_ids(item.target)
     label_of = _scripts("helpers.labels").id2label
-    segments = segments_info(ids, lambda value: value if value < 1000 else value // 1000)
+    segments = segments_info(ids, lambda i: i if i < 1000 else i // 1000)
     for segment in segments:
         segment["iscrowd"] = int(segment["id"] < 1000 and label_of[segment["category_id"]].hasInstances)
     name = item.target.name.removesuffix(PANOPTIC_PNG)
@@ -124,7 +124,7 @@ def describe_segments(item: Item) -> dict[str, Any]:
             "id": name,
             "width": ids.shape[1],
             "height": ids.shape[0],
-            "file_name": f"{name}_gtFine{IMAGE}.png",  # the scripts call it so; readers go by the id
+            "file_name": f"{name}_gtFine{IMAGE}.png",  # as the official script writes it; readers use the id
         },
         "annotation": {"image_id": name, "file_name": item.target.name, "segments_info": segments},
     }
@@ -150,10 +150,10 @@ def panoptic_file(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _scripts(name: str) -> Any:
-    """A module of the package.
+    """Imports a module of cityscapesscripts.
 
     Raises:
-        DatasetError: it is not installed.
+        DatasetError: the package is not installed.
     """
     try:
         return import_module(f"cityscapesscripts.{name}")
@@ -165,13 +165,13 @@ def _scripts(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _official(source: Path) -> Iterator[None]:
-    """Keeps what the scripts print to itself, and turns the ways in which they give up into an error."""
-    said = io.StringIO()
+def _script_errors(source: Path) -> Iterator[None]:
+    """Suppresses the output of the scripts, and turns their exits and exceptions into a DatasetError."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             yield
     except (SystemExit, LookupError) as error:
-        lines = [line for line in said.getvalue().splitlines() if line.startswith("ERROR: ")]
+        lines = [line for line in output.getvalue().splitlines() if line.startswith("ERROR: ")]
         reason = lines[0].removeprefix("ERROR: ") if lines else repr(error)
         raise DatasetError(f"{source}: cityscapesscripts cannot convert it ({reason})") from error

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""COCO panoptic, COCO-Stuff and LVIS, which share the images of COCO 2017."""
+"""COCO panoptic, COCO-Stuff and LVIS, which all use the images of COCO 2017."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.readers import read_semantic
 from cmpf.data.datasets.spec import DatasetSpec
-from cmpf.data.preparation.files import folder_items, lookup_table, read_bytes
+from cmpf.data.preparation.files import folder_items, lookup_table, read_uint8
 from cmpf.data.preparation.spec import (
     Item,
     Preparation,
@@ -31,7 +31,7 @@ IMAGES = {"train": 118_287, "val": 5_000}
 IGNORE = 255
 STUFF_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}  # category ids of COCO-Stuff that no image uses
 STUFF_CATEGORIES = tuple(sorted(set(range(1, 183)) - STUFF_GAPS))
-UNKNOWN = 254  # marks values that no map may have; above all classes
+UNKNOWN = 254  # marks invalid values; no class index
 STUFF_CLASSES = lookup_table(
     {IGNORE: IGNORE, **{category - 1: index for index, category in enumerate(STUFF_CATEGORIES)}},
     default=UNKNOWN,
@@ -56,7 +56,7 @@ class CocoPanoptic(Preparation):
         return [folder / "annotations" / f"panoptic_{split}2017.json", folder / f"panoptic_{split}2017"]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """One label map for each entry of the JSON file."""
+        """Creates one label map per entry of the JSON file."""
         json, pngs = self.raw(root, split)
         class_of = _dataset(split).class_of_id or {}
         with coco_form(json):
@@ -71,7 +71,7 @@ class CocoPanoptic(Preparation):
         return [Step(title=f"labels of {split}", items=items, convert=segments_to_classes)]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
-        """All that training and evaluation read."""
+        """The label maps, the panoptic and the instances files."""
         spec = _dataset(split)
         return [
             labels_part(spec, _labels(split)),
@@ -96,14 +96,14 @@ class CocoStuff(Preparation):
         return [root / FOLDER / "stuffthingmaps" / f"{split}2017"]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """One label map for each map."""
+        """Converts each released map."""
         items = folder_items(
             self.raw(root, split)[0], root / FOLDER / "stuffthingmaps_detectron2" / f"{split}2017"
         )
         return [Step(title=f"labels of {split}", items=items, convert=close_gaps)]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
-        """The dataset; here every image has a label map."""
+        """The dataset, with the reader that requires a label map for every image."""
         name = f"openvocab_coco_2017_{'test' if split == 'val' else split}_stuff_sem_seg"
         return [replace(get_spec(name), reader=read_semantic)]
 
@@ -120,7 +120,7 @@ class Lvis(Preparation):
     images: ClassVar[Mapping[str, int]] = {"train": 100_170, "val": 19_809}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """JSON file and images."""
+        """The JSON file and the images."""
         coco = root / FOLDER
         return [root / "lvis" / f"lvis_v1_{split}.json", coco / "train2017", coco / "val2017"]
 
@@ -142,19 +142,19 @@ def _labels(split: str) -> str:
 
 
 def segments_to_classes(item: Item) -> None:
-    """Segment ids -> classes."""
-    ids, places = np.unique(read_panoptic_ids(item.source), return_inverse=True)
+    """Converts a panoptic PNG to a label map of class indices."""
+    ids, inverse = np.unique(read_panoptic_ids(item.source), return_inverse=True)
     class_of = {0: IGNORE, **dict(item.data)}
-    unknown = [value for value in ids.tolist() if value not in class_of]
+    unknown = [segment_id for segment_id in ids.tolist() if segment_id not in class_of]
     if unknown:
         raise DatasetError(f"{item.source}: segments {unknown[:5]} are not in the JSON file")
-    classes = np.array([class_of[value] for value in ids.tolist()], dtype=np.uint8)
-    write_labels(item.target, classes[places])
+    classes = np.array([class_of[segment_id] for segment_id in ids.tolist()], dtype=np.uint8)
+    write_labels(item.target, classes[inverse])
 
 
 def close_gaps(item: Item) -> None:
-    """Category id less one -> class."""
-    values = read_bytes(item.source)
+    """Converts category ids minus one to contiguous class indices."""
+    values = read_uint8(item.source)
     labels = STUFF_CLASSES[values]
     if (labels == UNKNOWN).any():
         wrong = np.unique(values[labels == UNKNOWN]).tolist()

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Files of a release: listings, items, links, entries of the JSON files, and making all: what is there is kept."""
+"""Runs preparation steps, and helpers for them: listing, linking and reading files of a release."""
 
 from __future__ import annotations
 
@@ -23,51 +23,52 @@ from cmpf.formats.image import DAMAGED
 from cmpf.formats.label_map import SegmentIds, read_panoptic_ids, read_pixels
 
 
-def stems(folder: Path, ending: str, *, recursive: bool = False) -> dict[str, Path]:
-    """Files of a folder by their name without `ending`, sorted; hidden and unfinished files are left out.
+def files_by_stem(folder: Path, suffix: str, *, recursive: bool = False) -> dict[str, Path]:
+    """File name without `suffix` -> path, sorted; hidden and unfinished files are skipped.
 
     Args:
-        ending: such as ".jpg" or "_leftImg8bit.png".
-        recursive: also in folders below; the key is then still the file's name alone.
+        suffix: end of the file names, such as ".jpg" or "_leftImg8bit.png".
+        recursive: also search subfolders; keys are still file names without folders.
     Raises:
-        DatasetError: the folder is missing, holds no such file, or two files have one name.
+        DatasetError: the folder is missing or has no such file, or two files have the same name.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for place, folders, names in os.walk(folder):
+    files: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(folders) if recursive else []
         for name in sorted(names):
-            if name.startswith(".") or not name.endswith(ending):
+            if name.startswith(".") or not name.endswith(suffix):
                 continue
-            stem = name[: len(name) - len(ending)]
-            if stem in found:
-                raise DatasetError(f"{Path(place) / name}: the same name as {found[stem]}; keep one")
-            found[stem] = Path(place) / name
-    if not found:
+            stem = name[: len(name) - len(suffix)]
+            if stem in files:
+                raise DatasetError(f"{Path(parent) / name}: the same name as {files[stem]}; keep one")
+            files[stem] = Path(parent) / name
+    if not files:
         where = "in it or below" if recursive else "in it"
-        raise DatasetError(f"{folder}: no *{ending} {where}; unpack the release again")
-    return dict(sorted(found.items()))
+        raise DatasetError(f"{folder}: no *{suffix} {where}; unpack the release again")
+    return dict(sorted(files.items()))
 
 
 def folder_items(source: Path, target: Path) -> list[Item]:
-    """One item for each PNG of `source`, for a PNG of the same name in `target`.
+    """One item for each PNG in `source`, with a target of the same name in `target`.
 
     Raises:
-        DatasetError: no such folder, or no such file in it.
+        DatasetError: `source` is missing or has no PNG.
     """
-    return [Item(sources=(path,), targets=(target / path.name,)) for path in stems(source, ".png").values()]
+    paths = files_by_stem(source, ".png").values()
+    return [Item(sources=(path,), targets=(target / path.name,)) for path in paths]
 
 
-def present(paths: Iterable[Path]) -> set[Path]:
-    """Those that are there; one listing of a folder is quicker than many look-ups on a network drive."""
-    wanted = set(paths)
-    folders = {path.parent for path in wanted}
-    return {path for folder in folders if folder.is_dir() for path in folder.iterdir()} & wanted
+def existing(paths: Iterable[Path]) -> set[Path]:
+    """The paths that exist; uses one listing per folder, which is faster on a network drive."""
+    candidates = set(paths)
+    folders = {path.parent for path in candidates}
+    return {path for folder in folders if folder.is_dir() for path in folder.iterdir()} & candidates
 
 
-def place(source: Path, target: Path) -> None:
-    """Puts a file at a second place: as a hard link, which takes no room, or as a copy on another disk."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Creates a hard link, or a copy where links are not possible (another file system)."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -77,18 +78,18 @@ def place(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def sweep_unfinished(folder: Path, *, older_than: float) -> None:
-    """Removes what a killed run left in a folder, if last written before `older_than` (seconds since 1970)."""
+def remove_unfinished(folder: Path, *, older_than: float) -> None:
+    """Removes temporary files of killed runs that were last modified before `older_than` (seconds since 1970)."""
     for path in folder.glob(f"{TEMPORARY}*") if folder.is_dir() else ():
         if path.stat().st_mtime < older_than:
             path.unlink(missing_ok=True)
 
 
-def read_bytes(path: Path) -> NDArray[np.int64]:
-    """(H, W) values of a label map of 8 bits, or its palette indices.
+def read_uint8(path: Path) -> NDArray[np.int64]:
+    """Reads the values (H, W) of an 8-bit label map, or its palette indices.
 
     Raises:
-        DatasetError: missing, damaged, or of another kind; names it.
+        DatasetError: the file is missing, damaged or of another type; names the file.
     """
     pixels = read_pixels(path, "label map")
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
@@ -97,10 +98,10 @@ def read_bytes(path: Path) -> NDArray[np.int64]:
 
 
 def read_channels(path: Path, count: int) -> NDArray[np.int64]:
-    """(H, W, count) values of an image whose channels are 8-bit numbers, not colors.
+    """Reads an image (H, W, count) whose 8-bit channels hold numbers rather than colors.
 
     Raises:
-        DatasetError: missing, damaged, or of another kind; names it.
+        DatasetError: the file is missing, damaged or of another type; names the file.
     """
     pixels = read_pixels(path, "image")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != count:
@@ -110,11 +111,11 @@ def read_channels(path: Path, count: int) -> NDArray[np.int64]:
     return pixels.astype(np.int64)
 
 
-def read_own_ids(item: Item, expected: NDArray[np.integer[Any]]) -> SegmentIds:
-    """(H, W) segment ids of the panoptic PNG that is the target of an item.
+def read_expected_ids(item: Item, expected: NDArray[np.integer[Any]]) -> SegmentIds:
+    """Reads the segment ids (H, W) of an item's target, and verifies that this preparation wrote them.
 
     Raises:
-        DatasetError: missing or damaged; or not the expected ids, so that another program made it, by other rules.
+        DatasetError: the PNG is missing or damaged, or its ids are not the expected ones.
     """
     ids = read_panoptic_ids(item.target)
     if not np.array_equal(ids, expected):
@@ -126,7 +127,7 @@ def read_own_ids(item: Item, expected: NDArray[np.integer[Any]]) -> SegmentIds:
 
 
 def lookup_table(mapping: Mapping[int, int], *, default: int, size: int, dtype: Any) -> NDArray[Any]:
-    """(size,) array: value -> mapping[value], or `default` where it has none."""
+    """An array (size,) with mapping[i] at index i, or `default` where the mapping has no i."""
     table = np.full(size, default, dtype=dtype)
     for value, result in mapping.items():
         table[value] = result
@@ -134,61 +135,64 @@ def lookup_table(mapping: Mapping[int, int], *, default: int, size: int, dtype: 
 
 
 def image_entry(name: str, size: Sequence[int]) -> dict[str, Any]:
-    """An entry of `images` whose id is the name of a JPEG; `size` = (H, W)."""
+    """An entry of `images` for NAME.jpg, with NAME as id; `size` is (H, W)."""
     return {"id": name, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]}
 
 
-# First in every JSON file that is made here, so that files of other programs are told by their first bytes.
+# First entry of every JSON file written here, so that other files can be recognized by their first bytes.
 _INFO = {"description": "made by cmpf datasets prepare"}
-_LEFTOVER_SECONDS = 3600  # unfinished files older than that belong to no run under way
+_UNFINISHED_SECONDS = 3600  # older temporary files belong to no active run
 
 
 def check_replaceable(steps: Sequence[Step], *, overwrite: bool) -> None:
-    """Makes sure that no JSON file of another program would be replaced: with its PNGs it may be a download.
+    """Checks that no JSON file of another program would be replaced, since it may be a download.
 
     Args:
-        overwrite: see `make`.
+        overwrite: see run_step.
     Raises:
         DatasetError: names the files.
     """
-    found = [
+    foreign = [
         step.json
         for step in steps
-        if step.json is not None and _is_foreign(step.json) and (overwrite or _unmade(step, overwrite=False))
+        if step.json is not None and _is_foreign(step.json) and (overwrite or _pending(step, overwrite=False))
     ]
-    if found:
+    if foreign:
         raise DatasetError(
-            f"{', '.join(map(str, found))}: not known to be of this command (a download, or of an earlier version), "
+            f"{', '.join(map(str, foreign))}: not known to be of this command (a download, or of an earlier version), "
             "so kept, and nothing was made; verify it with --check, or replace it and its PNGs with --force"
         )
 
 
-def make(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
-    """Does one step and prints what was done; returns what could not be made, each with the name of a file.
+def run_step(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
+    """Runs one step and prints a summary.
 
     Args:
-        jobs: processes.
-        overwrite: make again what is there; see check_replaceable.
+        jobs: number of processes.
+        overwrite: also convert items whose targets exist; see check_replaceable.
+    Returns:
+        An error message for each item that failed, with the name of a file.
     Raises:
-        DatasetError: the disk is full, or what was made does not fit together.
+        DatasetError: the disk is full, or the records are inconsistent.
     """
-    todo = _unmade(step, overwrite=overwrite) if step.convert else []
-    if step.json is not None and (todo or overwrite):
+    pending = _pending(step, overwrite=overwrite) if step.convert else []
+    if step.json is not None and (pending or overwrite):
         step.json.unlink(missing_ok=True)
     for folder in {target.parent for item in step.items for target in item.targets}:
-        sweep_unfinished(folder, older_than=time.time() - _LEFTOVER_SECONDS)
+        remove_unfinished(folder, older_than=time.time() - _UNFINISHED_SECONDS)
     issues: list[str] = []
     if step.convert:
-        issues = _errors(todo, map_items(step.convert, todo, jobs=jobs, title=step.title, damaged=DAMAGED))
-        there = len(step.items) - len(todo)
-        print(f"{step.title}: {len(todo) - len(issues):,} made, {there:,} were there, {len(issues):,} failed")
+        results = map_items(step.convert, pending, jobs=jobs, title=step.title, damaged=DAMAGED)
+        issues = _errors(pending, results)
+        made, there = len(pending) - len(issues), len(step.items) - len(pending)
+        print(f"{step.title}: {made:,} made, {there:,} were there, {len(issues):,} failed")
     if issues and step.json is not None:
         print(f"{step.json}: not written before all images of it are whole")
     return issues or _write_json(step, jobs=jobs)
 
 
 def _write_json(step: Step, *, jobs: int) -> list[str]:
-    """Writes the JSON file of a step whose items are all whole."""
+    """Writes the JSON file of a step after all its items are complete; returns error messages."""
     if step.json is None or step.describe is None or step.assemble is None:
         return []
     if step.json.exists():
@@ -203,23 +207,24 @@ def _write_json(step: Step, *, jobs: int) -> list[str]:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a JSON file is there that `make` has not written."""
+    """Whether a JSON file exists that run_step has not written."""
     if not path.is_file():
         return False
-    mark = json.dumps({"info": _INFO}).removesuffix("}").encode()
-    with path.open("rb") as opened:
-        return opened.read(len(mark)) != mark
+    prefix = json.dumps({"info": _INFO}).removesuffix("}").encode()
+    with path.open("rb") as file:
+        return file.read(len(prefix)) != prefix
 
 
-def _unmade(step: Step, *, overwrite: bool) -> list[Item]:
-    """Items of which a target is missing."""
+def _pending(step: Step, *, overwrite: bool) -> list[Item]:
+    """Items with a missing target, or all with `overwrite`."""
     if overwrite:
         return list(step.items)
-    there = present(target for item in step.items for target in item.targets)
-    return [item for item in step.items if not there.issuperset(item.targets)]
+    done = existing(target for item in step.items for target in item.targets)
+    return [item for item in step.items if not done.issuperset(item.targets)]
 
 
 def _errors(items: Sequence[Item], results: Sequence[Result]) -> list[str]:
+    """Error messages of failed items, each starting with a source file unless it names one."""
     return [
         result.error
         if any(str(source) in result.error for source in item.sources)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL VOC 2012, and what its devkit has for PASCAL Context, too."""
+"""PASCAL VOC 2012, and helpers for the VOC devkit that PASCAL Context also uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.published import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
-from cmpf.data.preparation.files import place, read_bytes
+from cmpf.data.preparation.files import link_or_copy, read_uint8
 from cmpf.data.preparation.spec import Item, Preparation, Step
 from cmpf.errors import DatasetError
 from cmpf.formats.label_map import write_labels
@@ -37,36 +37,36 @@ class Voc(Preparation):
     images: ClassVar[Mapping[str, int]] = {"train": 1_464, "val": 1_449}
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """List of the split, images and labels of the release."""
+        """The list of the split, and the images and labels of the release."""
         folder = devkit(root, "2012")
         names = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
         return [names, folder / "JPEGImages", folder / "SegmentationClass"]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """The image beside the others with its labels of 21 classes, then those of 20."""
+        """Creates label maps with 21 classes and collects the images; then creates label maps with 20 classes."""
         listing, raw_images, labels = self.raw(root, split)
-        folder, part = root / VOC_FOLDER, SPLITS[split]
+        folder, subfolder = root / VOC_FOLDER, SPLITS[split]
         names = listed_names(listing)
-        of_21 = [
+        items_21 = [
             Item(
                 sources=(labels / f"{name}.png", raw_images / f"{name}.jpg"),
                 targets=(
-                    folder / "annotations_pascal21" / part / f"{name}.png",
-                    folder / "images" / part / f"{name}.jpg",
+                    folder / "annotations_pascal21" / subfolder / f"{name}.png",
+                    folder / "images" / subfolder / f"{name}.jpg",
                 ),
             )
             for name in names
         ]
-        of_20 = [
+        items_20 = [
             Item(
                 sources=(labels / f"{name}.png",),
-                targets=(folder / "annotations_pascal20" / part / f"{name}.png",),
+                targets=(folder / "annotations_pascal20" / subfolder / f"{name}.png",),
             )
             for name in names
         ]
         return [
-            Step(title=f"labels of {split}, 21 classes", items=of_21, convert=with_background),
-            Step(title=f"labels of {split}, 20 classes", items=of_20, convert=without_background),
+            Step(title=f"labels of {split}, 21 classes", items=items_21, convert=convert_with_background),
+            Step(title=f"labels of {split}, 20 classes", items=items_20, convert=convert_without_background),
         ]
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
@@ -75,16 +75,16 @@ class Voc(Preparation):
 
 
 def devkit(root: Path, year: str) -> Path:
-    """VOCdevkit/VOC2012 as it is unpacked, or VOC2012 without the folder around it, as Detectron2 has it."""
-    usual, short = root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"
-    return short if short.is_dir() and not usual.is_dir() else usual
+    """VOCdevkit/VOC{year} as in the archive, or VOC{year} as Detectron2 expects it."""
+    unpacked, short = root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"
+    return short if short.is_dir() and not unpacked.is_dir() else unpacked
 
 
 def listed_names(path: Path) -> list[str]:
-    """Names of images in a file of ImageSets/, one per line.
+    """Reads image names from a file of ImageSets/, one per line.
 
     Raises:
-        DatasetError: none, or one that comes twice.
+        DatasetError: the file has no name, or a name twice.
     """
     names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
@@ -94,21 +94,21 @@ def listed_names(path: Path) -> list[str]:
     return names
 
 
-def with_background(item: Item) -> None:
-    """Indices as they are; the image is linked, or copied to another disk."""
+def convert_with_background(item: Item) -> None:
+    """Writes the palette indices as a label map, and links or copies the image."""
     write_labels(item.target, _voc_indices(item.source).astype(np.uint8))
-    place(item.sources[1], item.targets[1])
+    link_or_copy(item.sources[1], item.targets[1])
 
 
-def without_background(item: Item) -> None:
-    """Index - 1; background joins the border."""
+def convert_without_background(item: Item) -> None:
+    """Writes index - 1, and the ignore label for background and border."""
     indices = _voc_indices(item.source)
-    border = (indices == IGNORE) | (indices == 0)
-    write_labels(item.target, np.where(border, IGNORE, indices - 1).astype(np.uint8))
+    ignored = (indices == IGNORE) | (indices == 0)
+    write_labels(item.target, np.where(ignored, IGNORE, indices - 1).astype(np.uint8))
 
 
 def _voc_indices(path: Path) -> NDArray[np.int64]:
-    values = read_bytes(path)
+    values = read_uint8(path)
     wrong = np.unique(values[(values > VOC_CLASSES) & (values != IGNORE)]).tolist()
     if wrong:
         raise DatasetError(f"{path}: values {wrong[:5]}; expected 0..{VOC_CLASSES} and {IGNORE}")

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL Context with 59 and 459 classes."""
+"""PASCAL Context with 59 and with 459 classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.published import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.datasets.validate import Report
-from cmpf.data.preparation.files import lookup_table, place, stems
+from cmpf.data.preparation.files import files_by_stem, link_or_copy, lookup_table
 from cmpf.data.preparation.pascal import IGNORE, devkit, listed_names
 from cmpf.data.preparation.spec import Item, Preparation, Step
 from cmpf.errors import DatasetError
@@ -26,16 +26,14 @@ from cmpf.formats.masks import decode_mask
 
 CONTEXT_FOLDER, CONTEXT_IGNORE = "pascal_ctx_d2", 65535
 CONTEXT_IMAGES = {"train": 4_996, "val": 5_104}
-MAT_IMAGES = {
-    "train": 4_998,
-    "val": 5_105,
-}  # of ImageSets/Main; published results are on those of the JSON file
+# Images with labels in ImageSets/Main; published results are on the images of trainval_merged.json.
+MAT_IMAGES = {"train": 4_998, "val": 5_105}
 CONTEXT_DOWNLOAD = (
     "https://cs.stanford.edu/~roozbeh/pascal-context (trainval.tar.gz) and "
     "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (VOCtrainval_03-May-2010.tar)"
 )
 CONTEXT_LABELS = 459
-# Labels, of 1..459, of the 59 most frequent classes: aeroplane, bag, bed, bedclothes, bench, ... window, wood.
+# Labels (1..459) of the 59 most frequent classes: aeroplane, bag, bed, bedclothes, bench, ... window, wood.
 CONTEXT_59 = (
     *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144),
     *(158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354),
@@ -63,12 +61,12 @@ class Context459(Preparation):
     classes: ClassVar[int] = CONTEXT_LABELS
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """List of the split, images, and *.mat."""
+        """The list of the split, the images and the *.mat files."""
         folder = devkit(root, "2010")
         return [folder / "ImageSets" / "Main" / f"{split}.txt", folder / "JPEGImages", folder / "trainval"]
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """A label map for each *.mat, and the image beside the others."""
+        """Creates a label map per *.mat file, and collects the images."""
         _, raw_images, mats = self.raw(root, split)
         items = [
             Item(
@@ -77,11 +75,11 @@ class Context459(Preparation):
             )
             for name in self.names(root, split)
         ]
-        convert = labels_of_459 if self.classes == CONTEXT_LABELS else labels_of_59
+        convert = convert_459 if self.classes == CONTEXT_LABELS else convert_59
         return [Step(title=f"labels of {split}", items=items, convert=convert)]
 
     def names(self, root: Path, split: str) -> list[str]:
-        """Names of the split's images.
+        """Names of the images of a split.
 
         Raises:
             DatasetError: the file that lists them is missing, damaged or empty.
@@ -91,24 +89,24 @@ class Context459(Preparation):
             with coco_form(json):
                 content = read_coco(json, ("images",))
                 return [Path(image["file_name"]).stem for image in images_of(json, content, split)]
-        of_59 = root / CONTEXT_FOLDER / f"annotations_ctx{len(CONTEXT_59)}" / SPLITS[split]
-        if self.classes == CONTEXT_LABELS and of_59.is_dir():
-            return list(stems(of_59, ".png"))
+        labels_59 = root / CONTEXT_FOLDER / f"annotations_ctx{len(CONTEXT_59)}" / SPLITS[split]
+        if self.classes == CONTEXT_LABELS and labels_59.is_dir():
+            return list(files_by_stem(labels_59, ".png"))
         return listed_names(devkit(root, "2010") / "ImageSets" / "Main" / f"{split}.txt")
 
     def targets(self, root: Path, split: str, image: str) -> tuple[Path, Path]:
-        """Label map and image of an image's name."""
-        folder, part = root / CONTEXT_FOLDER, SPLITS[split]
-        labels = folder / f"annotations_ctx{self.classes}" / part / image
+        """Paths of the label map and the image, for the file name of an image."""
+        folder, subfolder = root / CONTEXT_FOLDER, SPLITS[split]
+        labels = folder / f"annotations_ctx{self.classes}" / subfolder / image
         suffix = ".tif" if self.classes == CONTEXT_LABELS else ".png"
-        return labels.with_suffix(suffix), folder / "images" / part / image
+        return labels.with_suffix(suffix), folder / "images" / subfolder / image
 
     def parts(self, split: str) -> Sequence[DatasetSpec]:
         """The dataset."""
         return [get_spec(f"openvocab_pascal_ctx{self.classes}_sem_seg_{split}")]
 
     def check(self, root: Path, split: str, *, images: int, jobs: int) -> Iterator[Report]:
-        """As of every preparation; all images that have a *.mat are as good as those of published results."""
+        """As Preparation.check, but also accepts the number of images that have a *.mat file, with a note."""
         for report in super().check(root, split, images=0, jobs=jobs):
             if images != self.images[split] or report.images != MAT_IMAGES[split]:
                 yield report.with_count(images)
@@ -132,12 +130,12 @@ class Context59(Context459):
     classes = len(CONTEXT_59)
 
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """The JSON file and the images, or list, images and *.mat."""
+        """The JSON file and the images if the former exists, else as Context459."""
         json = merged_json(root)
         return [json, json.parent / "JPEGImages"] if json.is_file() else super().raw(root, split)
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """A label map for each image of the split, and the image beside the others."""
+        """Creates a label map per image of the split, and collects the images."""
         json, raw_images = self.raw(root, split)[:2]
         if json.suffix != ".json":
             return super().plan(root, split)
@@ -158,60 +156,62 @@ class Context59(Context459):
 
 
 def merged_json(root: Path) -> Path:
-    """The annotations of PASCAL in Detail."""
+    """Path of the annotations of PASCAL in Detail."""
     return devkit(root, "2010") / "trainval_merged.json"
 
 
 def images_of(json: Path, content: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
-    """Entries of the split's images in trainval_merged.json.
+    """Entries of the images of a split in trainval_merged.json.
 
     Raises:
-        DatasetError: there is none, or one is not in COCO's form.
+        DatasetError: there are none, or an entry has no "phase".
     """
     with coco_form(json):
-        found = [image for image in content["images"] if image["phase"] == split]
-    if not found:
+        images = [image for image in content["images"] if image["phase"] == split]
+    if not images:
         raise DatasetError(f"{json}: no image of phase {split!r}; fetch it again")
-    return found
+    return images
 
 
-def labels_of_459(item: Item) -> None:
-    """Label - 1; the image is linked, or copied to another disk."""
+def convert_459(item: Item) -> None:
+    """Writes label - 1 as a label map, and links or copies the image."""
     labels = read_mat(item.source)
     write_labels(item.target, np.where(labels == 0, CONTEXT_IGNORE, labels - 1).astype(np.uint16))
-    place(item.sources[1], item.targets[1])
+    link_or_copy(item.sources[1], item.targets[1])
 
 
-def labels_of_59(item: Item) -> None:
-    """Labels -> classes; the image is linked, or copied to another disk."""
+def convert_59(item: Item) -> None:
+    """Writes the class indices as a label map, and links or copies the image."""
     write_labels(item.target, CLASSES_59[read_mat(item.source)])
-    place(item.sources[1], item.targets[1])
+    link_or_copy(item.sources[1], item.targets[1])
 
 
 def merge_masks(item: Item) -> None:
-    """Masks, later ones over earlier ones -> classes; the image is linked, or copied to another disk."""
+    """Pastes masks in order, writes the class indices as a label map, and links or copies the image."""
     height, width, masks = item.data
     labels = np.zeros((height, width), dtype=np.int64)
-    for label, encoded in masks:
-        labels[decode_mask(encoded, height=height, width=width, where=f"{item.source}: a mask")] = label
-    if labels.min() < 0 or labels.max() > CONTEXT_LABELS:
-        raise DatasetError(f"{item.source}: category {labels.max()}; expected 0..{CONTEXT_LABELS}")
+    for label, segmentation in masks:
+        mask = decode_mask(segmentation, height=height, width=width, where=f"{item.source}: a mask")
+        labels[mask] = label
+    wrong = labels[(labels < 0) | (labels > CONTEXT_LABELS)]
+    if wrong.size:
+        raise DatasetError(f"{item.source}: category {wrong[0]}; expected 0..{CONTEXT_LABELS}")
     write_labels(item.target, CLASSES_59[labels])
-    place(item.source, item.targets[1])
+    link_or_copy(item.source, item.targets[1])
 
 
 def read_mat(path: Path) -> NDArray[np.int64]:
-    """(H, W) labels 1..459 of a released *.mat, 0 where nothing is annotated.
+    """Reads the labels (H, W) of a released *.mat file: 1..459, 0 = unlabeled.
 
     Raises:
-        DatasetError: missing, damaged, or not a label map.
+        DatasetError: the file is missing, damaged, or not a label map.
     """
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
     try:
-        with path.open("rb") as opened:
-            values = np.asarray(loadmat(opened, variable_names=["LabelMap"])["LabelMap"])
+        with path.open("rb") as file:
+            values = np.asarray(loadmat(file, variable_names=["LabelMap"])["LabelMap"])
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file; unpack trainval.tar.gz again") from error
     except KeyError as error:

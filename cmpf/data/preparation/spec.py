@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What the preparation of a dataset consists of."""
+"""Preparation (base class), Step and Item: description of how a dataset is prepared and verified."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cmpf.data.datasets.validate import Report, validate
 class Item:
     """One unit of work: source files -> target files.
 
-    sources: read; the first one names the item in reports.
-    targets: written, each whole or not at all (cmpf.common.files.replacing); the item is done when all are there.
-    data: anything else that the item's functions need; must go through pickle.
+    sources: input files; the first one names the item in reports.
+    targets: output files, each written atomically (cmpf.common.files.replacing); the item is done when all exist.
+    data: further input of the step's functions; must be picklable.
     """
 
     sources: tuple[Path, ...]
@@ -42,15 +42,15 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One part of a preparation: files made from files, a JSON file about all of them, or both.
+    """One step of a preparation: converts files, writes a JSON file about all of them, or both.
 
-    title: such as "labels of val".
-    items: in the order in which `assemble` sees their records.
-    convert: makes the targets of one item; a function of a module, as it runs in other processes.
-    describe: the record of one item, for `assemble`; may read sources and targets; likewise a function of a module.
-    assemble: the content of the JSON file from all records. May raise DatasetError.
-    json: where the content goes; needs describe and assemble. The file is removed before items are made and
-        written only when all are whole, so where it is, the rest is.
+    title: title of the progress bar, such as "labels of val".
+    items: units of work, in the order of the records for `assemble`.
+    convert: creates the targets of an item, in a worker process (so it must be a module-level function).
+    describe: returns the record of an item for `assemble`, from its sources and targets; also module-level.
+    assemble: builds the content of the JSON file from all records. May raise DatasetError.
+    json: path of the JSON file; requires describe and assemble. The file is removed before items are converted and
+        written after all are complete, so its presence means that the step is complete.
     """
 
     title: str
@@ -62,12 +62,13 @@ class Step:
 
 
 class Preparation(ABC):
-    """A release, what is made of it, and what is verified. Its docstring is the text of --help.
+    """Base class of preparations. The docstring of a subclass is the text of --help.
 
     title: name of the dataset.
-    download: page where the raw release can be had.
-    images: split -> images in the release; its keys are the splits.
-    Methods are called with the root of all datasets and the split.
+    download: web page of the release.
+    images: split -> number of images in the release; its keys are the splits.
+
+    `root` in the methods is the folder of all datasets.
     """
 
     title: ClassVar[str]
@@ -76,10 +77,10 @@ class Preparation(ABC):
 
     @abstractmethod
     def raw(self, root: Path, split: str) -> Sequence[Path]:
-        """Files and folders that must be there before `plan` is asked."""
+        """Files and folders of the release that `plan` requires."""
 
     def plan(self, root: Path, split: str) -> Sequence[Step]:
-        """What to do; finds items by listing folders. No steps = the release is used as it is.
+        """The steps, with items found by listing folders; none if the release is used unchanged.
 
         Raises:
             DatasetError: files of the release are missing or damaged.
@@ -88,19 +89,19 @@ class Preparation(ABC):
 
     @abstractmethod
     def parts(self, split: str) -> Sequence[DatasetSpec]:
-        """What `check` looks at: datasets of the table, or parts of them."""
+        """The specs that `check` validates: built-in datasets, or parts of them."""
 
     def prepared(self, root: Path, split: str) -> list[Path]:
-        """Files and folders that must be there before `check` is asked."""
+        """Files and folders that `check` requires."""
         paths = (root / part.folder / path for part in self.parts(split) for path in part.paths)
         return list(dict.fromkeys(paths))
 
     def check(self, root: Path, split: str, *, images: int, jobs: int) -> Iterator[Report]:
-        """Opens every file of the prepared tree, as `cmpf datasets check` does, and tells of each part.
+        """Validates each part by opening all its files, as `cmpf datasets check` does.
 
         Args:
-            images: so many must be there; 0 = any number.
-            jobs: processes.
+            images: expected number of images; 0 = any number.
+            jobs: number of processes.
         """
         for part in self.parts(split):
             dataset = Dataset(part, root / part.folder)
@@ -108,12 +109,12 @@ class Preparation(ABC):
 
     @classmethod
     def description(cls) -> str:
-        """What is made of what."""
+        """The docstring, for --help."""
         return inspect.cleandoc(cls.__doc__ or "")
 
 
 def panoptic_part(spec: DatasetSpec) -> DatasetSpec:
-    """The JSON file and the PNGs of a panoptic dataset alone."""
+    """Spec of only the JSON file and the PNGs of a panoptic dataset."""
     truth = {key: spec.truth[key] for key in ("annotations", "panoptic")}
     return replace(spec, name=f"{spec.name}, panoptic PNGs", truth=truth)
 
@@ -121,11 +122,11 @@ def panoptic_part(spec: DatasetSpec) -> DatasetSpec:
 def labels_part(
     spec: DatasetSpec, labels: str, *, what: str = "labels", image_suffix: str = "", label_suffix: str = ""
 ) -> DatasetSpec:
-    """Label maps beside a panoptic dataset alone.
+    """Spec of only the label maps of a panoptic dataset.
 
     Args:
-        labels: their folder below that of the dataset.
-        what: names the part.
+        labels: folder of the label maps, relative to that of the dataset.
+        what: name of the part in reports.
         image_suffix, label_suffix: see read_semantic.
     """
     reader = partial(read_semantic, image_suffix=image_suffix, label_suffix=label_suffix)
@@ -140,7 +141,7 @@ def labels_part(
 
 
 def instances_part(spec: DatasetSpec, annotations: str) -> DatasetSpec:
-    """A COCO instances file beside a panoptic dataset alone."""
+    """Spec of only the COCO instances file of a panoptic dataset."""
     return replace(
         spec,
         name=f"{spec.name}, instances",
