@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Evaluators in Detectron2's protocol, the loop that runs them, and the table of their results."""
+"""Evaluators with Detectron2's interface, the evaluation loop, and result tables."""
 
 from __future__ import annotations
 

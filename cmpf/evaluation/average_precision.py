@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Average precision by the rules of COCO and of LVIS, on dicts in memory."""
+"""Average precision by the rules of COCO and LVIS, with faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cmpf.formats.masks import rle_area
 IoUType = Literal["segm", "bbox"]
 Entry = dict[str, Any]
 Precision = npt.NDArray[np.float64]
-COCO_DETECTIONS = 100  # a class and image
-LVIS_DETECTIONS = 300  # an image, all classes together
-_IOU_50, _IOU_75 = 0, 5  # places in COCO's thresholds 0.50, 0.55, ..., 0.95
+COCO_DETECTIONS = 100  # per class and image
+LVIS_DETECTIONS = 300  # per image, over all classes
+_IOU_50, _IOU_75 = 0, 5  # indices in COCO's thresholds 0.50, 0.55, ..., 0.95
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # COCO's area ranges: split at 32^2 and 96^2 pixels
-# The library holds an entry for each pair of image and class; classes do not depend on each other, so they are
-# worked off in groups. LVIS at once (1,203 classes, 19,809 images) would take several GB.
-_PAIRS_AT_ONCE = 1_000_000
+# The library stores an entry for each pair of image and class. Classes are independent, so they are evaluated in
+# chunks of at most this many pairs; LVIS in one chunk (1,203 classes, 19,809 images) would take several GB.
+_MAX_PAIRS = 1_000_000
 
 
 def coco_precision(
@@ -34,64 +34,64 @@ def coco_precision(
     iou_type: IoUType,
     federated: bool = False,
 ) -> Precision:
-    """Interpolated precision.
+    """Computes the interpolated precision.
 
     Args:
         images: COCO images with `id` (int), `height`, `width`; for LVIS also `not_exhaustive_category_ids`.
-        annotations: COCO annotations with `category_id` 0..num_classes - 1, RLE `segmentation` or `bbox` (what
-            iou_type needs), `area`, `iscrowd`; ids are assigned here.
-        detections: `image_id`, `category_id`, `score`, `segmentation` (RLE) or `bbox` (x, y, w, h), and `area`
-            (pixels, for the area ranges; None or left out = that of what is compared).
+        annotations: COCO annotations with `category_id` 0..num_classes - 1, RLE `segmentation` or `bbox` (as iou_type
+            needs), `area` and `iscrowd`; ids are assigned here.
+        detections: `image_id`, `category_id`, `score`, `segmentation` (RLE) or `bbox` (x, y, w, h), and `area` in
+            pixels for the area ranges (None or missing = area of the mask or box).
         iou_type: "segm" compares masks and "bbox" boxes.
-        federated: LVIS's rules. An unmatched detection of a class that is not labeled exhaustively in its
-            image does not count, and there is no crowd. `detections` are those that federated_detections keeps.
-            COCO's rules otherwise: at most 100 detections a class and image.
+        federated: use LVIS's rules: an unmatched detection of a class that is not exhaustively annotated in its image
+            is ignored, there are no crowds, and `detections` must be filtered by federated_detections. False = COCO's
+            rules, with at most 100 detections per class and image.
     Returns:
-        (10 IoU thresholds, 101 recalls, K, 4 area ranges), -1 where the class has no object of that area.
+        (10 IoU thresholds, 101 recalls, K, 4 area ranges), -1 where a class has no object in an area range.
     """
     precision = np.full((10, 101, num_classes, 4), -1.0)
     if not images:
         return precision
-    for classes, group in _class_groups(images, annotations, detections, num_classes):
-        precision[:, :, classes] = _group_precision(*group, classes, iou_type, federated)
+    for classes, chunk in _class_chunks(images, annotations, detections, num_classes):
+        precision[:, :, classes] = _chunk_precision(*chunk, classes, iou_type, federated)
     return precision
 
 
 def federated_detections(
-    scores: npt.NDArray[np.floating[Any]], classes: npt.NDArray[np.integer[Any]], judged: set[int]
+    scores: npt.NDArray[np.floating[Any]], classes: npt.NDArray[np.integer[Any]], labeled: set[int]
 ) -> npt.NDArray[np.int64]:
-    """Which detections of an image LVIS looks at: the 300 best, and of these the classes that can be judged.
+    """Selects the detections of an image that LVIS evaluates: of the 300 best, those of labeled classes.
 
     Args:
         scores, classes: (N,).
-        judged: classes that have an object in the image, or are known to have none (`neg_category_ids`).
+        labeled: classes that have an object in the image, or are known to be absent (`neg_category_ids`).
     Returns:
-        Places in the input, best first; equal scores stay in order.
+        Indices of the selected detections, best first; equal scores keep their order.
     """
     best = np.argsort(-scores, kind="stable")[:LVIS_DETECTIONS]
-    kept: npt.NDArray[np.int64] = best[np.isin(classes[best], sorted(judged))]
-    return kept
+    selected: npt.NDArray[np.int64] = best[np.isin(classes[best], sorted(labeled))]
+    return selected
 
 
-def _class_groups(
+def _class_chunks(
     images: Sequence[Entry], annotations: Sequence[Entry], detections: Sequence[Entry], num_classes: int
 ) -> Iterator[tuple[range, tuple[list[Entry], list[Entry], list[Entry]]]]:
-    """Ranges of classes, with the images, annotations and detections that concern them."""
-    step = max(1, _PAIRS_AT_ONCE // len(images))
+    """Yields ranges of classes with their images, annotations and detections."""
+    step = max(1, _MAX_PAIRS // len(images))
     starts = range(0, num_classes, step)
-    true_parts: list[list[Entry]] = [[] for _ in starts]
-    found_parts: list[list[Entry]] = [[] for _ in starts]
-    for parts, entries in ((true_parts, annotations), (found_parts, detections)):
+    annotation_chunks: list[list[Entry]] = [[] for _ in starts]
+    detection_chunks: list[list[Entry]] = [[] for _ in starts]
+    for chunks, entries in ((annotation_chunks, annotations), (detection_chunks, detections)):
         for entry in entries:
-            parts[entry["category_id"] // step].append(entry)
-    for start, truth, found in zip(starts, true_parts, found_parts, strict=True):
-        concerned = {entry["image_id"] for entry in (*truth, *found)}
-        chosen = [image for image in images if image["id"] in concerned]
-        if truth:  # classes without an object stay undefined
-            yield range(start, min(start + step, num_classes)), (chosen, truth, found)
+            chunks[entry["category_id"] // step].append(entry)
+    for start, truth, detected in zip(starts, annotation_chunks, detection_chunks, strict=True):
+        image_ids = {entry["image_id"] for entry in (*truth, *detected)}
+        chunk_images = [image for image in images if image["id"] in image_ids]
+        if truth:  # classes without objects stay undefined
+            yield range(start, min(start + step, num_classes)), (chunk_images, truth, detected)
 
 
-def _group_precision(
+def _chunk_precision(
     images: Sequence[Entry],
     annotations: Sequence[Entry],
     detections: Sequence[Entry],
@@ -99,20 +99,20 @@ def _group_precision(
     iou_type: IoUType,
     federated: bool,
 ) -> Precision:
-    """(10, 101, classes, 4) of a range of classes."""
+    """Precision (10, 101, classes, 4) of a range of classes."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    # The library only needs a frequency to be there; APr, APc and APf are computed by average_precisions.
+    # The library requires a frequency; APr, APc and APf are computed by average_precisions.
     categories = [{"id": c, "name": str(c), "frequency": "f"} for c in classes]
     crowd = {"iscrowd": 0} if federated else {}
-    truth, found = (
+    truth, detected = (
         COCO({"images": list(images), "categories": categories, "annotations": entries})
         for entries in (
             [{**a, **crowd, "id": i} for i, a in enumerate(annotations, start=1)],
             [_detection(d, i, iou_type) for i, d in enumerate(detections, start=1)],
         )
     )
-    evaluation = COCOeval_faster(truth, found, iouType=iou_type, lvis_style=federated)
+    evaluation = COCOeval_faster(truth, detected, iouType=iou_type, lvis_style=federated)
     evaluation.params.maxDets = [LVIS_DETECTIONS if federated else COCO_DETECTIONS]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -120,8 +120,8 @@ def _group_precision(
     return precision.reshape(10, 101, len(classes), 4)
 
 
-def _detection(detection: Entry, number: int, iou_type: IoUType) -> Entry:
-    """A detection with one geometry only, and the area of what is compared unless it brings its own."""
+def _detection(detection: Entry, detection_id: int, iou_type: IoUType) -> Entry:
+    """A detection with only its mask or its box, and with an area."""
     geometry = "segmentation" if iou_type == "segm" else "bbox"
     area = detection.get("area")
     if area is None and iou_type == "segm":
@@ -129,7 +129,7 @@ def _detection(detection: Entry, number: int, iou_type: IoUType) -> Entry:
     elif area is None:
         area = detection["bbox"][2] * detection["bbox"][3]
     kept = {key: detection[key] for key in ("image_id", "category_id", "score", geometry)}
-    return {**kept, "id": number, "area": area, "iscrowd": 0}
+    return {**kept, "id": detection_id, "area": area, "iscrowd": 0}
 
 
 def average_precisions(
@@ -138,15 +138,15 @@ def average_precisions(
     seen: Sequence[bool] | None,
     frequencies: Sequence[str] | None = None,
 ) -> Metrics:
-    """AP, AP50, AP75, APs, APm, APl (with seen flags also S_ and U_), and AP-name for each class, in percent.
+    """AP, AP50, AP75, APs, APm, APl (with seen flags also S_ and U_), and AP-name of each class, in percent.
 
     Args:
         precision: from coco_precision.
-        class_names: one per class.
-        seen: whether each was a training class; None = not asked.
-        frequencies: "r", "c" or "f" for each class; with them also APr, APc and APf.
+        class_names: (K,) names.
+        seen: (K,) whether each class was seen in training; None = no metrics for seen and unseen classes.
+        frequencies: (K,) "r", "c" or "f", for APr, APc and APf; None = these are not computed.
     Returns:
-        Means over all entries that are defined; NaN where none is.
+        Means over all defined entries; NaN where there are none.
     """
 
     def mean(part: Precision) -> float:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Cityscapes: mIoU and AP of the official scripts."""
+"""Cityscapes evaluator: mIoU, iIoU and AP of the official scripts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
+from torch import Tensor
 
 from cmpf.common import distributed
 from cmpf.errors import EvaluationError
@@ -18,11 +21,11 @@ from cmpf.evaluation.evaluator import (
     ImageId,
     Metrics,
     Results,
+    check_new_image,
     check_size,
     describe,
     gather_by_image,
     mean_over,
-    new_image,
     paired,
     required,
     seen_groups,
@@ -36,8 +39,8 @@ _TRAIN_IDS, _LABEL_IDS, _INSTANCE_IDS = "_labelTrainIds", "_labelIds", "_instanc
 
 
 @dataclass(frozen=True)
-class _Files:
-    """Of one image: official ground truth, and predictions in the official form (None: task not asked)."""
+class _ImageFiles:
+    """Ground truth and predictions of one image, in the official format (None = the task is not evaluated)."""
 
     true_labels: Path
     true_instances: Path
@@ -46,11 +49,11 @@ class _Files:
 
 
 class CityscapesEvaluator:
-    """Official mIoU, iIoU ("sem_seg") and AP ("segm") from `outputs["sem_seg"]` and `outputs["instances"]`.
+    """Evaluates official mIoU, iIoU ("sem_seg") and AP ("segm") from `outputs["sem_seg"]` and `outputs["instances"]`.
 
-    Predictions go to a temporary folder, which is removed after the evaluation. With several processes all
-    must see the same temporary folder (one machine); the first one runs the scripts. Ground truth is found by
-    the sample's `sem_seg_file_name`: `*_labelIds.png` and `*_instanceIds.png` beside `*_labelTrainIds.png`.
+    Predictions are written to a temporary folder, which is removed after the evaluation. With several processes, all
+    must be on one machine; the main process runs the scripts. The ground truth is `*_labelIds.png` and
+    `*_instanceIds.png` next to the sample's `sem_seg_file_name` (`*_labelTrainIds.png`).
     """
 
     def __init__(
@@ -66,8 +69,8 @@ class CityscapesEvaluator:
         Args:
             class_names: the 19 classes in the order of Cityscapes' train ids.
             ignore_label: predicted label that means "no class".
-            seen: whether each was a training class; None = not asked.
-            semantic, instance: which tasks to evaluate.
+            seen: (K,) whether each class was seen in training; None = no metrics for seen and unseen classes.
+            semantic, instance: tasks to evaluate.
         Raises:
             EvaluationError: another number of classes, or cityscapesscripts is not installed.
         """
@@ -80,12 +83,14 @@ class CityscapesEvaluator:
         self._ignore_label = ignore_label
         self._groups = seen_groups(seen, len(self._names))
         self._semantic, self._instance = semantic, instance
-        self._label_ids = np.append(scripts.label_ids(), np.uint8(0))  # no class = label id 0, unlabeled
+        self._label_ids = np.append(
+            scripts.label_ids(), np.uint8(0)
+        )  # "no class" becomes label id 0, unlabeled
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._files: dict[ImageId, _Files] = {}
+        self._files: dict[ImageId, _ImageFiles] = {}
 
     def reset(self) -> None:
-        """Forgets all images and their files."""
+        """Clears all images and their files."""
         self._files = {}
         if self._folder is not None:
             self._folder.cleanup()
@@ -96,45 +101,51 @@ class CityscapesEvaluator:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="cmpf-cityscapes-")
         root = Path(self._folder.name)
-        for number, sample in enumerate(inputs):
-            pair = [sample], [outputs[number]] if number < len(outputs) else []
+        tasks = {"sem_seg": self._semantic, "instances": self._instance}
+        predictions = {
+            key: [prediction for _, prediction in paired(inputs, outputs, key)]
+            for key, enabled in tasks.items()
+            if enabled
+        }
+        for index, sample in enumerate(inputs):
             image_id = required(sample, "image_id")
-            new_image(image_id, self._files, describe(sample))
+            check_new_image(image_id, self._files, describe(sample))
             true_labels, true_instances = self._truth(sample)
             stem = f"{len(self._files)}_{true_labels.stem.removesuffix(_LABEL_IDS)}"
             labels = instances = None
             if self._semantic:
                 labels = root / f"{stem}.png"
-                self._write_labels(labels, *next(paired(*pair, "sem_seg")))
+                self._write_labels(labels, sample, predictions["sem_seg"][index])
             if self._instance:
                 instances = root / f"{stem}.txt"
-                self._write_instances(instances, *next(paired(*pair, "instances")))
-            self._files[image_id] = _Files(true_labels, true_instances, labels, instances)
+                self._write_instances(instances, sample, predictions["instances"][index])
+            self._files[image_id] = _ImageFiles(true_labels, true_instances, labels, instances)
 
     def _truth(self, sample: Sample) -> tuple[Path, Path]:
+        """Paths of the label ids and the instance ids."""
         path = Path(required(sample, "sem_seg_file_name"))
-        found = tuple(
-            path.with_name(path.name.replace(_TRAIN_IDS, kind)) for kind in (_LABEL_IDS, _INSTANCE_IDS)
+        labels, instances = (
+            path.with_name(path.name.replace(_TRAIN_IDS, suffix)) for suffix in (_LABEL_IDS, _INSTANCE_IDS)
         )
-        for file in found:
+        for file in (labels, instances):
             if _TRAIN_IDS not in path.name or not file.is_file():
                 raise EvaluationError(
                     f"{file}: official ground truth not found beside {path}; unpack gtFine_trainvaltest.zip "
                     "of Cityscapes, which has *_labelIds.png and *_instanceIds.png"
                 )
-        return found[0], found[1]
+        return labels, instances
 
-    def _write_labels(self, path: Path, sample: Sample, prediction: ModelResult) -> None:
+    def _write_labels(self, path: Path, sample: Sample, prediction: Tensor | npt.NDArray[Any]) -> None:
         count = len(self._names)
-        labels = to_array(best_labels(sample, prediction, count))  # type: ignore[arg-type]
+        labels = to_array(best_labels(sample, prediction, count))
         check_size(describe(sample), labels.shape, (required(sample, "height"), required(sample, "width")))
         indices = predicted_indices(
             labels, num_classes=count, ignore_label=self._ignore_label, where=describe(sample)
         )
         Image.fromarray(self._label_ids[indices]).save(path)
 
-    def _write_instances(self, path: Path, sample: Sample, found: InstanceResult) -> None:
-        masks, _, scores, classes = checked_instances(sample, found)
+    def _write_instances(self, path: Path, sample: Sample, instances: InstanceResult) -> None:
+        masks, _, scores, classes = checked_instances(sample, instances)
         lines = []
         for number, (mask, score, category) in enumerate(
             zip(masks, scores.tolist(), classes.tolist(), strict=True)
@@ -149,17 +160,17 @@ class CityscapesEvaluator:
         path.write_text("".join(lines), encoding="utf-8")
 
     def evaluate(self) -> Results:
-        """{"sem_seg": {mIoU, iIoU, IoU_sup, iIoU_sup, ..., IoU-name}, "segm": {AP, AP50, ..., AP-name}}, percent.
+        """Returns {"sem_seg": {mIoU, iIoU, IoU_sup, iIoU_sup, ..., IoU-name}, "segm": {AP, AP50, ..., AP-name}} in %.
 
-        mIoU averages over classes in the ground truth or the predictions, as the scripts do (the same as
-        mIoU_union); the other semantic metrics are those of SemanticEvaluator, from the scripts' confusion.
+        mIoU averages over classes in the ground truth or the predictions, as the scripts do (equal to mIoU_union); the
+        other semantic metrics are those of SemanticEvaluator, computed from the scripts' confusion matrix.
         """
         files = list(gather_by_image(self._files).values())
-        results = _by_the_first_process(lambda: self._run(files))
+        results = _compute_on_main(lambda: self._run_scripts(files))
         self.reset()
         return results
 
-    def _run(self, files: Sequence[_Files]) -> Results:
+    def _run_scripts(self, files: Sequence[_ImageFiles]) -> Results:
         results: Results = {}
         if self._semantic:
             results["sem_seg"] = self._semantic_metrics(files)
@@ -167,7 +178,7 @@ class CityscapesEvaluator:
             results["segm"] = self._instance_metrics(files)
         return results
 
-    def _semantic_metrics(self, files: Sequence[_Files]) -> Metrics:
+    def _semantic_metrics(self, files: Sequence[_ImageFiles]) -> Metrics:
         count = len(self._names)
         if not files:
             return semantic_metrics(np.zeros((count, count + 1)), self._names, self._groups)
@@ -181,7 +192,7 @@ class CityscapesEvaluator:
             )
         return {**official, **{name: value for name, value in metrics.items() if name not in official}}
 
-    def _instance_metrics(self, files: Sequence[_Files]) -> Metrics:
+    def _instance_metrics(self, files: Sequence[_ImageFiles]) -> Metrics:
         ap, ap_50 = np.full((2, len(self._names)), np.nan)
         metrics: Metrics = {}
         if files:
@@ -196,17 +207,17 @@ class CityscapesEvaluator:
         return metrics
 
 
-def _by_the_first_process(work: Callable[[], Results]) -> Results:
-    """What the first process computes, in all of them; an error there is an error everywhere."""
-    answer: Results | str = ""
+def _compute_on_main(compute: Callable[[], Results]) -> Results:
+    """Runs a function in the main process and returns its result in all; an exception there is raised in all."""
+    result: Results | str = ""
     failure: Exception | None = None
     try:
-        answer = work() if distributed.is_main() else ""
-    except Exception as error:  # the others wait for an answer, whatever happens here
-        failure, answer = error, str(error)
-    answer = distributed.from_main(answer)
+        result = compute() if distributed.is_main() else ""
+    except Exception as error:  # the other processes wait for a broadcast in any case
+        failure, result = error, str(error)
+    result = distributed.from_main(result)
     if failure is not None:
         raise failure
-    if isinstance(answer, str):
-        raise EvaluationError(answer)
-    return answer
+    if isinstance(result, str):
+        raise EvaluationError(result)
+    return result

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Calls the official Cityscapes evaluation (package cityscapesscripts) on prediction files."""
+"""Runs the official Cityscapes evaluation (package cityscapesscripts) on prediction files."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _READER = "cityscapesscripts.evaluation.instances2dict"
 
 @dataclass(frozen=True)
 class PixelScores:
-    """What the pixel-level script finds, fractions of 1.
+    """Results of the pixel-level script, 0..1.
 
-    averages: IoU over classes and categories, and iIoU (pixels weighted by the size of their instance).
-    class_iou: (19,), NaN where a class is neither true nor predicted.
-    confusion: (19, 20) pixels by true and predicted class; the last column is every other label.
+    averages: mean IoU over classes and categories, and iIoU (pixels weighted by the size of their instance).
+    class_iou: (19,), NaN for a class that is neither in the ground truth nor in the predictions.
+    confusion: (19, 20) number of pixels by true and predicted class; the last column is for all other labels.
     """
 
     averages: dict[str, float]
@@ -44,16 +44,14 @@ class PixelScores:
 
 @dataclass(frozen=True)
 class InstanceScores:
-    """What the instance-level script finds: AP and AP at IoU 0.5 of each class (19,), NaN for stuff classes."""
+    """Results of the instance-level script, 0..1: AP and AP at IoU 0.5 of each class (19,), NaN for stuff classes."""
 
-    average: float
-    average_50: float
     class_ap: npt.NDArray[np.float64]
     class_ap_50: npt.NDArray[np.float64]
 
 
 def label_ids() -> npt.NDArray[np.uint8]:
-    """(19,) Cityscapes label id of each train id, which is our class index.
+    """(19,) Cityscapes label id of each train id (our class index).
 
     Raises:
         EvaluationError: cityscapesscripts is not installed.
@@ -63,58 +61,55 @@ def label_ids() -> npt.NDArray[np.uint8]:
 
 
 def pixel_scores(predictions: Sequence[Path], truths: Sequence[Path]) -> PixelScores:
-    """Scores of label-id PNGs against `*_gtFine_labelIds.png`, beside which `*_instanceIds.png` lie."""
+    """Evaluates label-id PNGs against `*_gtFine_labelIds.png`, with `*_instanceIds.png` in the same folder."""
     module = _script(_PIXELS)
     arguments = copy.copy(module.args)
     arguments.quiet, arguments.JSONOutput = True, False
-    with _guarded():
-        found = module.evaluateImgLists([str(p) for p in predictions], [str(t) for t in truths], arguments)
+    with _isolated():
+        results = module.evaluateImgLists([str(p) for p in predictions], [str(t) for t in truths], arguments)
     ids = label_ids().astype(np.int64)
-    confusion = np.array(found["confMatrix"], dtype=np.float64)[ids]
-    elsewhere = np.delete(confusion, ids, axis=1).sum(axis=1, keepdims=True)
-    names = _class_names()
+    confusion = np.array(results["confMatrix"], dtype=np.float64)[ids]
+    other_labels = np.delete(confusion, ids, axis=1).sum(axis=1, keepdims=True)
     return PixelScores(
         averages={
-            "mIoU": found["averageScoreClasses"],
-            "iIoU": found["averageScoreInstClasses"],
-            "IoU_sup": found["averageScoreCategories"],
-            "iIoU_sup": found["averageScoreInstCategories"],
+            "mIoU": results["averageScoreClasses"],
+            "iIoU": results["averageScoreInstClasses"],
+            "IoU_sup": results["averageScoreCategories"],
+            "iIoU_sup": results["averageScoreInstCategories"],
         },
-        class_iou=np.array([found["classScores"][name] for name in names]),
-        confusion=np.concatenate([confusion[:, ids], elsewhere], axis=1),
+        class_iou=np.array([results["classScores"][name] for name in _class_names()]),
+        confusion=np.concatenate([confusion[:, ids], other_labels], axis=1),
     )
 
 
 def instance_scores(predictions: Sequence[Path], truths: Sequence[Path], *, root: Path) -> InstanceScores:
-    """Scores of instance lists (`mask.png label-id score` a line) against `*_gtFine_instanceIds.png`.
+    """Evaluates instance lists (lines of `mask.png label-id score`) against `*_gtFine_instanceIds.png`.
 
-    The steps of the script's own evaluateImgLists, which would leave files in the working folder and keep the
-    ground truth of an earlier call in the folder of the package.
+    Repeats the steps of the script's evaluateImgLists, which would write files to the working directory and cache
+    ground truth in the folder of the package.
 
     Args:
-        root: folder below which all predictions lie.
+        root: common parent folder of all predictions.
     """
     module, reader = _script(_INSTANCES), _module(_READER)
     arguments = copy.copy(module.args)
     arguments.quiet, arguments.predictionPath = True, os.path.abspath(root)
     paths = [str(truth) for truth in truths]
-    with _guarded():
+    with _isolated():
         module.setInstanceLabels(arguments)
         instances = reader.instances2dict(paths)
         matches = module.matchGtWithPreds([str(p) for p in predictions], paths, instances, arguments)
-        found = module.computeAverages(module.evaluateMatches(matches, arguments), arguments)
+        results = module.computeAverages(module.evaluateMatches(matches, arguments), arguments)
     undefined = {"ap": float("nan"), "ap50%": float("nan")}
-    classes = [found["classes"].get(name, undefined) for name in _class_names()]
+    classes = [results["classes"].get(name, undefined) for name in _class_names()]
     return InstanceScores(
-        average=float(found["allAp"]),
-        average_50=float(found["allAp50%"]),
         class_ap=np.array([float(c["ap"]) for c in classes]),
         class_ap_50=np.array([float(c["ap50%"]) for c in classes]),
     )
 
 
 def _class_names() -> list[str]:
-    """The scripts' own names, in the order of the train ids."""
+    """Class names of the scripts, in the order of the train ids."""
     table = _module("cityscapesscripts.helpers.labels").trainId2label
     return [table[k].name for k in range(CLASSES)]
 
@@ -129,8 +124,8 @@ def _module(name: str) -> Any:
         ) from error
 
 
-class _OldNumpy(ModuleType):
-    """numpy with the name that the scripts still use and numpy 2.4 no longer has."""
+class _NumpyWithIn1d(ModuleType):
+    """numpy with `in1d`, which the scripts use and numpy 2.4 has removed."""
 
     in1d = staticmethod(np.isin)
 
@@ -140,23 +135,22 @@ class _OldNumpy(ModuleType):
 
 @cache
 def _script(name: str) -> Any:
-    """A copy of a script for this module alone, with a numpy that has what the script asks of it."""
-    module = _module(name)
-    spec = module.__spec__
-    own = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(own)
-    vars(own)["np"] = _OldNumpy("numpy")
-    return own
+    """Imports a private copy of a script module, patched for current numpy."""
+    spec = _module(name).__spec__
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module)["np"] = _NumpyWithIn1d("numpy")
+    return module
 
 
 @contextlib.contextmanager
-def _guarded() -> Iterator[None]:
-    """Makes a script behave: no output, no exit of the process, no warnings about empty means."""
-    said = io.StringIO()
+def _isolated() -> Iterator[None]:
+    """Suppresses a script's output and its warnings about empty means, and turns its exit into an EvaluationError."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), warnings.catch_warnings():
+        with contextlib.redirect_stdout(output), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             yield
     except SystemExit as error:
-        reason = said.getvalue().strip().removeprefix("ERROR: ")
+        reason = output.getvalue().strip().removeprefix("ERROR: ")
         raise EvaluationError(f"the official Cityscapes evaluation stopped: {reason}") from error

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What every evaluator offers, what evaluators share and predictions may hold, and the loop that runs them."""
+"""The Evaluator protocol, the evaluation loop, and helpers and input checks that evaluators share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cmpf.types import ModelResult, Sample
 
 Metrics = dict[str, float]  # metric -> percent; NaN where it is undefined (no class to average over)
 Results = dict[str, Metrics]  # task -> metrics
-QUIET_INTERVAL = 10.0  # seconds between two states of the bar in a log file
+LOG_INTERVAL = 10.0  # seconds between updates of the progress bar in a log file
 Statistic = TypeVar("Statistic")
 ImageId = int | str
-# Where the model's outputs are switched on, for the error text.
+# Output of the model -> option that enables it, for error messages.
 _SWITCHES = {
     "panoptic_seg": "MODEL.MASK_FORMER.TEST.PANOPTIC_ON",
     "sem_seg": "MODEL.MASK_FORMER.TEST.SEMANTIC_ON",
@@ -32,29 +32,28 @@ _SWITCHES = {
 
 
 class Evaluator(Protocol):
-    """Detectron2's protocol: reset, process batch after batch, evaluate once.
+    """Interface of evaluators, as in Detectron2: reset, process each batch, then evaluate.
 
-    Each keeps one small statistic for each image id, so that an image that several processes see (padding of a
-    distributed sampler) counts once, and one process and many give the same numbers. In one process an image that
-    comes twice is an error, as is a prediction that holds what no result can be (cmpf/evaluation/evaluator.py).
-    Metric names: plain for all classes, `S_` for seen and `U_` for unseen ones (left out when no seen flags
-    were given), `metric-class name` for one class.
+    An evaluator stores a small statistic per image id, so an image that several processes see (padding by a
+    distributed sampler) counts once, and results do not depend on the number of processes. Within one process, a
+    repeated image or an invalid prediction is an error. Metric names have no prefix for all classes, `S_` for seen and
+    `U_` for unseen classes (only with seen flags), and are `metric-class name` for a single class.
     """
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Clears all images."""
         ...
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelResult]) -> None:
-        """Adds a batch: the samples and, in the same order, what the model made of them.
+        """Adds a batch of samples and the model's outputs, in the same order.
 
         Raises:
-            EvaluationError: prediction and ground truth do not fit together; the message names the file.
+            EvaluationError: an output is invalid or does not match the ground truth; names the file.
         """
         ...
 
     def evaluate(self) -> Results:
-        """Metrics over all images of all processes; every process must call it, and all get the result."""
+        """Computes the metrics over the images of all processes. All processes must call it, and all get the result."""
         ...
 
 
@@ -65,19 +64,19 @@ def evaluate(
     *,
     progress: bool,
 ) -> Results:
-    """Results of all evaluators over the batches of a loader, without gradients.
+    """Runs a model over a loader without gradients, and returns the results of all evaluators.
 
-    With several processes each runs its own share of the dataset; all must call this, and all get the results
-    of the whole dataset.
+    With several processes, each evaluates its part of the dataset; all must call this function, and all get the
+    results for the whole dataset.
 
     Args:
-        model_call: batch of samples -> one result per image; the model is already in evaluation mode.
-        loader: batches.
-        evaluators: each is reset first; no two may report the same task.
-        progress: show a bar on the terminal (first process only).
+        model_call: maps a batch of samples to one output per image; the model is already in eval mode.
+        loader: yields batches.
+        evaluators: reset before use; no two may report the same task.
+        progress: show a progress bar (main process only).
     Raises:
-        EvaluationError: prediction and ground truth do not fit together, two evaluators report one task, or there is
-            no image.
+        EvaluationError: an output is invalid or does not match the ground truth, two evaluators report the same task,
+            or there are no images.
     """
     for evaluator in evaluators:
         evaluator.reset()
@@ -87,15 +86,15 @@ def evaluate(
             desc="evaluate",
             unit="batch",
             disable=not (progress and distributed.is_main()),
-            mininterval=0.1 if sys.stderr.isatty() else QUIET_INTERVAL,
+            mininterval=0.1 if sys.stderr.isatty() else LOG_INTERVAL,
         )
-        images = 0
+        num_images = 0
         for batch in bar:
-            images += len(batch)
+            num_images += len(batch)
             outputs = model_call(batch)
             for evaluator in evaluators:
                 evaluator.process(batch, outputs)
-    if sum(distributed.gather(images)) == 0:
+    if sum(distributed.gather(num_images)) == 0:
         raise EvaluationError("no image was evaluated; check how the dataset was prepared")
     results: Results = {}
     for evaluator in evaluators:
@@ -109,16 +108,16 @@ def evaluate(
 
 
 def gather_by_image(local: Mapping[ImageId, Statistic]) -> dict[ImageId, Statistic]:
-    """Merges one statistic per image over all processes; an image that several processes saw is kept once.
+    """Merges the statistics per image of all processes, keeping the first one of each image.
 
-    The result is sorted by image id, so that sums of floats do not depend on how images were shared out.
-    Every process of the default group must call it; without one, `local` comes back sorted.
+    The result is sorted by image id, so that floating-point sums do not depend on the distribution of the images.
+    Every process of the default group must call it; without a process group, `local` is returned sorted.
     """
     merged: dict[ImageId, Statistic] = {}
     for part in distributed.gather(dict(local)):
         for image_id, statistic in part.items():
             merged.setdefault(image_id, statistic)
-    # Numbers before words: ids of both kinds cannot be compared with each other.
+    # Integers first, because integers and strings cannot be compared.
     ordered = sorted(merged, key=lambda key: (isinstance(key, str), key))
     return {image_id: merged[image_id] for image_id in ordered}
 
@@ -126,7 +125,7 @@ def gather_by_image(local: Mapping[ImageId, Statistic]) -> dict[ImageId, Statist
 def paired(
     inputs: Sequence[Sample], outputs: Sequence[ModelResult], output_key: str
 ) -> Iterator[tuple[Sample, Any]]:
-    """Pairs samples with one of their outputs.
+    """Yields pairs of a sample and one of its outputs.
 
     Args:
         inputs, outputs: a batch, in the same order.
@@ -154,7 +153,7 @@ def describe(sample: Sample) -> str:
 
 
 def required(sample: Sample, key: str) -> Any:
-    """A field of a sample.
+    """Returns a field of a sample.
 
     Raises:
         EvaluationError: the sample lacks it.
@@ -167,15 +166,17 @@ def required(sample: Sample, key: str) -> Any:
 
 
 def to_array(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A tensor on any device, or an array, as an array."""
+    """Converts a tensor on any device, or an array, to a NumPy array."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def check_size(what: str, predicted: Sequence[int], expected: Sequence[int]) -> None:
-    """Compares two (H, W).
+    """Checks that two sizes (H, W) are equal.
 
+    Args:
+        what: start of the error message; names the file.
     Raises:
-        EvaluationError: they differ; `what` opens the message and names the file.
+        EvaluationError: they differ.
     """
     if tuple(predicted) != tuple(expected):
         raise EvaluationError(
@@ -184,25 +185,25 @@ def check_size(what: str, predicted: Sequence[int], expected: Sequence[int]) -> 
         )
 
 
-def mean_over(values: npt.NDArray[np.float64], chosen: npt.NDArray[np.bool_]) -> float:
-    """Mean of the chosen values, NaN when none is chosen."""
-    return float(values[chosen].mean()) if bool(chosen.any()) else float("nan")
+def mean_over(values: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> float:
+    """Mean of the values where `mask` is true; NaN if it is true nowhere."""
+    return float(values[mask].mean()) if bool(mask.any()) else float("nan")
 
 
 def percent_ratio(
     numerator: npt.NDArray[np.float64], denominator: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """100 * numerator / denominator elementwise, NaN where the denominator is 0."""
+    """100 * numerator / denominator elementwise; NaN where the denominator is 0."""
     undefined = np.full(numerator.shape, np.nan)
     ratio: npt.NDArray[np.float64] = np.divide(numerator, denominator, out=undefined, where=denominator > 0)
     return 100.0 * ratio
 
 
 def class_flags(name: str, flags: Sequence[bool], num_classes: int) -> npt.NDArray[np.bool_]:
-    """Checks that there is one flag per class.
+    """Converts flags to a bool array (K,), after checking that there is one per class.
 
     Raises:
-        EvaluationError: the lengths differ.
+        EvaluationError: there is not.
     """
     if len(flags) != num_classes:
         raise EvaluationError(
@@ -212,25 +213,25 @@ def class_flags(name: str, flags: Sequence[bool], num_classes: int) -> npt.NDArr
 
 
 def seen_groups(seen: Sequence[bool] | None, num_classes: int) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Prefixes of metric names and the classes that they stand for: all, and seen and unseen where known."""
-    everything = np.ones(num_classes, dtype=bool)
+    """Prefix of the metric names and classes (K,) of each group: all, and with `seen` also seen and unseen classes."""
+    all_classes = np.ones(num_classes, dtype=bool)
     if seen is None:
-        return [("", everything)]
+        return [("", all_classes)]
     flags = class_flags("seen", seen, num_classes)
-    return [("", everything), ("S_", flags), ("U_", ~flags)]
+    return [("", all_classes), ("S_", flags), ("U_", ~flags)]
 
 
-_NAMED = 3  # values in a message
+_MAX_LISTED = 3  # values in an error message
 
 
-def new_image(image_id: Any, known: Container[Any], where: str) -> None:
-    """Makes sure that a process sees each image once.
+def check_new_image(image_id: Any, known: Container[Any], where: str) -> None:
+    """Checks that an image was not processed before.
 
     Args:
         known: ids of the images so far.
-        where: opens the error message; names the file.
+        where: start of the error message; names the file.
     Raises:
-        EvaluationError: the image was there before.
+        EvaluationError: `image_id` is in `known`.
     """
     if image_id in known:
         raise EvaluationError(
@@ -238,13 +239,13 @@ def new_image(image_id: Any, known: Container[Any], where: str) -> None:
         )
 
 
-def whole_numbers(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.int64]:
-    """Values of any numeric type as int64.
+def to_integers(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.int64]:
+    """Converts integers of any numeric dtype to int64.
 
     Args:
-        what: opens the error message; names the file.
+        what: start of the error message; names the file.
     Raises:
-        EvaluationError: some are not whole, not finite, or no numbers.
+        EvaluationError: a value is not an integer, or the dtype is not numeric.
     """
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
@@ -252,44 +253,44 @@ def whole_numbers(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.int64]:
         raise EvaluationError(f"{what} of type {values.dtype}; expected whole numbers")
     wrong = values[~np.isfinite(values) | (values != np.trunc(values)) | (np.abs(values) >= 2.0**53)]
     if wrong.size:
-        raise EvaluationError(f"{what}: {shown(wrong)}; expected whole numbers")
+        raise EvaluationError(f"{what}: {_first_values(wrong)}; expected whole numbers")
     return values.astype(np.int64)
 
 
-def finite_numbers(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.float64]:
-    """Values of any real type as float64.
+def to_finite(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.float64]:
+    """Converts finite numbers of any real dtype to float64.
 
     Args:
-        what: opens the error message; names the file.
+        what: start of the error message; names the file.
     Raises:
-        EvaluationError: some are NaN or infinite, or no numbers.
+        EvaluationError: a value is NaN or infinite, or the dtype is not real.
     """
     if values.dtype.kind not in "iuf":
         raise EvaluationError(f"{what} of type {values.dtype}; expected numbers")
     numbers = values.astype(np.float64)
     if not np.isfinite(numbers).all():
-        raise EvaluationError(f"{what}: {shown(numbers[~np.isfinite(numbers)])}; expected finite numbers")
+        wrong = _first_values(numbers[~np.isfinite(numbers)])
+        raise EvaluationError(f"{what}: {wrong}; expected finite numbers")
     return numbers
 
 
-def binary_masks(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.bool_]:
-    """Masks of bool, or of 0 and 1 in any real type, as bool.
+def to_masks(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.bool_]:
+    """Converts masks of bool, or of 0 and 1 in any real dtype, to bool.
 
     Args:
-        what: opens the error message; names the file.
+        what: start of the error message; names the file.
     Raises:
         EvaluationError: other values.
     """
     if values.dtype.kind != "b":
         other = (values != 0) & (values != 1)
         if values.dtype.kind not in "iuf" or other.any():
-            wrong = f": {shown(values[other])}" if other.any() else f" of type {values.dtype}"
+            wrong = f": {_first_values(values[other])}" if other.any() else f" of type {values.dtype}"
             raise EvaluationError(f"{what}{wrong}; expected True and False, or 1 and 0")
     masks: npt.NDArray[np.bool_] = values.astype(np.bool_)
     return masks
 
 
-def shown(values: npt.NDArray[Any]) -> str:
-    """The first few values, for a message."""
-    more = ", ..." if values.size > _NAMED else ""
-    return ", ".join(f"{value:g}" for value in values.reshape(-1)[:_NAMED].tolist()) + more
+def _first_values(values: npt.NDArray[Any]) -> str:
+    more = ", ..." if values.size > _MAX_LISTED else ""
+    return ", ".join(f"{value:g}" for value in values.reshape(-1)[:_MAX_LISTED].tolist()) + more

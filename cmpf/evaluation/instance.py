@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Instance segmentation: average precision of masks and boxes, by the rules of COCO and of LVIS."""
+"""Instance segmentation evaluators: average precision of masks and boxes, by the rules of COCO and LVIS."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from cmpf.evaluation.evaluator import (
     ImageId,
     Metrics,
     Results,
-    binary_masks,
+    check_new_image,
     check_size,
     describe,
-    finite_numbers,
     gather_by_image,
-    new_image,
     paired,
     required,
     to_array,
-    whole_numbers,
+    to_finite,
+    to_integers,
+    to_masks,
 )
-from cmpf.formats.coco_json import LVIS_FREQUENCIES, read_coco
+from cmpf.formats.coco_json import LVIS_FREQUENCIES, LVIS_LISTS, NEGATIVE, read_coco
 from cmpf.formats.masks import encode_mask, rle_area, rle_box, to_rle
 from cmpf.types import InstanceResult, ModelResult, Sample
 
@@ -45,23 +45,23 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _ImageRecord:
-    """Ground truth and detections of one image, masks as compressed RLE.
+    """Ground truth and detections of one image, with masks as compressed RLE.
 
-    facts: further fields of the image's entry.
+    image_fields: additional fields of the COCO image entry.
     """
 
     height: int
     width: int
     annotations: list[dict[str, Any]]
     detections: list[dict[str, Any]]
-    facts: dict[str, Any] = field(default_factory=dict)
+    image_fields: dict[str, Any] = field(default_factory=dict)
 
 
 class InstanceEvaluator:
-    """AP by COCO's rules from `outputs["instances"]`, for masks ("segm") and boxes ("bbox").
+    """Evaluates AP by COCO's rules from `outputs["instances"]`, for masks ("segm") and boxes ("bbox").
 
-    Ground truth is the sample's `annotations`: COCO instance annotations with contiguous class indices. Areas
-    of detections, for APs, APm and APl, are those of the masks in "segm" and of the boxes in "bbox".
+    The ground truth is the sample's `annotations`: COCO instance annotations with contiguous class indices. For APs,
+    APm and APl, the area of a detection is that of its mask in "segm" and of its box in "bbox".
     """
 
     _federated = False  # see coco_precision
@@ -75,9 +75,9 @@ class InstanceEvaluator:
     ) -> None:
         """
         Args:
-            class_names: one per class, in the order of the class indices; those without an object do not count.
-            seen: whether each was a training class; None = not asked.
-            iou_types: what to compare; one task of the result each.
+            class_names: names in the order of the class indices; classes without objects are not averaged.
+            seen: (K,) whether each class was seen in training; None = no metrics for seen and unseen classes.
+            iou_types: "segm" for masks, "bbox" for boxes; each is one task of the results.
         """
         self._names = tuple(class_names)
         self._seen = seen
@@ -85,7 +85,7 @@ class InstanceEvaluator:
         self._records: dict[ImageId, _ImageRecord] = {}
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Clears all images."""
         self._records = {}
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelResult]) -> None:
@@ -94,18 +94,18 @@ class InstanceEvaluator:
             height, width = required(sample, "height"), required(sample, "width")
             annotations = [self._annotation(sample, a) for a in required(sample, "annotations")]
             detections = self._detections(sample, instances)
-            record = _ImageRecord(height, width, annotations, detections, self._facts(sample))
-            new_image(image_id := required(sample, "image_id"), self._records, describe(sample))
+            record = _ImageRecord(height, width, annotations, detections, self._image_fields(sample))
+            check_new_image(image_id := required(sample, "image_id"), self._records, describe(sample))
             self._records[image_id] = record
 
-    def _facts(self, sample: Sample) -> dict[str, Any]:
-        """Fields of a sample that the entry of its image needs besides its size."""
+    def _image_fields(self, sample: Sample) -> dict[str, Any]:
+        """Additional fields of the COCO image entry."""
         return {}
 
-    def _judged(
+    def _evaluated_detections(
         self, sample: Sample, scores: npt.NDArray[np.float64], classes: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Places of the detections to keep."""
+        """Indices of the detections that are evaluated."""
         return np.arange(len(scores))
 
     def _annotation(self, sample: Sample, annotation: dict[str, Any]) -> dict[str, Any]:
@@ -129,13 +129,13 @@ class InstanceEvaluator:
         for category in np.unique(classes).tolist():
             self._check_class(sample, "prediction", category)
         detections = []
-        for place in self._judged(sample, scores, classes).tolist():
-            x0, y0, x1, y1 = boxes[place].tolist()
+        for index in self._evaluated_detections(sample, scores, classes).tolist():
+            x0, y0, x1, y1 = boxes[index].tolist()
             detections.append(
                 {
-                    "category_id": int(classes[place]),
-                    "score": float(scores[place]),
-                    "segmentation": encode_mask(masks[place]),
+                    "category_id": int(classes[index]),
+                    "score": float(scores[index]),
+                    "segmentation": encode_mask(masks[index]),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                 }
             )
@@ -149,15 +149,16 @@ class InstanceEvaluator:
             )
 
     def evaluate(self) -> Results:
-        """{"segm": {AP, AP50, AP75, APs, APm, APl, S_AP, U_AP, ..., AP-name}, "bbox": {...}} in percent."""
+        """Returns {"segm": {AP, AP50, AP75, APs, APm, APl, S_AP, U_AP, ..., AP-name}, "bbox": {...}} in percent."""
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         detections: list[dict[str, Any]] = []
-        # COCO wants numbers as image ids, ours may be words.
-        for number, record in enumerate(gather_by_image(self._records).values(), start=1):
-            images.append({"id": number, "height": record.height, "width": record.width, **record.facts})
-            annotations += [{**a, "image_id": number} for a in record.annotations]
-            detections += [{**d, "image_id": number} for d in record.detections]
+        # faster-coco-eval needs integer image ids; ours may be strings.
+        for image_id, record in enumerate(gather_by_image(self._records).values(), start=1):
+            size = {"height": record.height, "width": record.width}
+            images.append({"id": image_id, **size, **record.image_fields})
+            annotations += [{**a, "image_id": image_id} for a in record.annotations]
+            detections += [{**d, "image_id": image_id} for d in record.detections]
         results: Results = {}
         for iou_type in self._iou_types:
             precision = coco_precision(
@@ -176,45 +177,35 @@ class InstanceEvaluator:
 
 
 def checked_instances(sample: Sample, instances: InstanceResult) -> tuple[Masks, Numbers, Numbers, Ids]:
-    """Masks (N, H, W), boxes (N, 4) (x0, y0, x1, y1), scores (N,) and class indices (N,) of a prediction.
+    """Validates a prediction and returns its masks (N, H, W), boxes (N, 4) xyxy, scores (N,) and class indices (N,).
 
     Raises:
-        EvaluationError: they are not equally many, or of another size than the sample, or hold what they cannot.
+        EvaluationError: the numbers of entries differ, the masks do not have the size of the sample, or a value is
+            invalid.
     """
     where = describe(sample)
     size = (required(sample, "height"), required(sample, "width"))
     masks, boxes = to_array(instances.pred_masks), to_array(instances.pred_boxes)
     scores, classes = to_array(instances.scores), to_array(instances.pred_classes)
-    equally_many(where, masks=len(masks), boxes=len(boxes), scores=len(scores), classes=len(classes))
+    lengths = {"masks": len(masks), "boxes": len(boxes), "scores": len(scores), "classes": len(classes)}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise EvaluationError(f"{where}: {counts}; expected one of each for every detection")
     check_size(where, masks.shape[1:], size)
     return (
-        binary_masks(masks, f"{where}: predicted masks"),
-        finite_numbers(boxes, f"{where}: predicted boxes"),
-        finite_numbers(scores, f"{where}: scores"),
-        whole_numbers(classes, f"{where}: predicted classes"),
+        to_masks(masks, f"{where}: predicted masks"),
+        to_finite(boxes, f"{where}: predicted boxes"),
+        to_finite(scores, f"{where}: scores"),
+        to_integers(classes, f"{where}: predicted classes"),
     )
 
 
-def equally_many(what: str, **lengths: int) -> None:
-    """Makes sure that lists which belong together are equally long.
-
-    Raises:
-        EvaluationError: they are not.
-    """
-    if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise EvaluationError(f"{what}: {counts}; expected one of each for every detection")
-
-
-NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
-
-
 class LVISEvaluator(InstanceEvaluator):
-    """AP, APr, APc, APf (Gupta et al., LVIS, section 3.3) from `outputs["instances"]`.
+    """Evaluates AP, APr, APc and APf (Gupta et al., LVIS, section 3.3) from `outputs["instances"]`.
 
-    Of each image the 300 best detections count, all classes together; of these only the classes that have an
-    object in the image or are known to have none. Ground truth is the sample's `annotations`,
-    `neg_category_ids` and `not_exhaustive_category_ids`, all with contiguous class indices.
+    Evaluates the 300 best detections of an image over all classes, and of these only classes with an object in the
+    image or known to be absent. The ground truth is the sample's `annotations`, `neg_category_ids` and
+    `not_exhaustive_category_ids`, all with contiguous class indices.
     """
 
     _federated = True
@@ -230,28 +221,28 @@ class LVISEvaluator(InstanceEvaluator):
         """
         Args:
             class_names, seen, iou_types: see InstanceEvaluator.
-            frequencies: "r" (rare: in at most 10 training images), "c" (common: at most 100) or "f"
-                (frequent) for each class.
+            frequencies: for each class "r" (rare: in at most 10 training images), "c" (common: at most 100) or "f"
+                (frequent).
         Raises:
-            EvaluationError: not one frequency per class, or another letter.
+            EvaluationError: not one frequency per class, or an unknown letter.
         """
         super().__init__(class_names=class_names, seen=seen, iou_types=iou_types)
         self._frequencies = tuple(frequencies)
-        strange = sorted({repr(f) for f in self._frequencies if f not in LVIS_FREQUENCIES})
-        if strange or len(self._frequencies) != len(self._names):
+        unknown = sorted({repr(f) for f in self._frequencies if f not in LVIS_FREQUENCIES})
+        if unknown or len(self._frequencies) != len(self._names):
             raise EvaluationError(
                 f"{len(self._frequencies)} frequencies for {len(self._names)} classes"
-                f"{', unknown ' + ', '.join(strange) if strange else ''}; give r, c or f for each class"
+                f"{', unknown ' + ', '.join(unknown) if unknown else ''}; give r, c or f for each class"
             )
 
-    def _facts(self, sample: Sample) -> dict[str, Any]:
-        facts = {key: [int(c) for c in required(sample, key)] for key in (NEGATIVE, NOT_EXHAUSTIVE)}
-        for key, categories in facts.items():
+    def _image_fields(self, sample: Sample) -> dict[str, Any]:
+        fields = {key: [int(c) for c in required(sample, key)] for key in LVIS_LISTS}
+        for key, categories in fields.items():
             for category in categories:
                 self._check_class(sample, key, category)
-        return facts
+        return fields
 
-    def _judged(
+    def _evaluated_detections(
         self, sample: Sample, scores: npt.NDArray[np.float64], classes: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         present = {annotation["category_id"] for annotation in required(sample, "annotations")}
@@ -264,16 +255,16 @@ class LVISEvaluator(InstanceEvaluator):
 def read_frequencies(
     path: str | Path, *, num_classes: int, class_of_id: Mapping[int, int] | None = None
 ) -> tuple[str, ...]:
-    """`frequency` of each class from an LVIS JSON file.
+    """Reads the `frequency` of each class from an LVIS JSON file.
 
-    It says in how many training images a class is, so it cannot be counted in the validation images.
+    The frequency is defined by the number of training images, so it cannot be computed from validation images.
 
     Args:
         class_of_id: category id -> class index; None = classes are in the order of the category ids.
     Returns:
-        (K,) letters; "f" for a class that the file lacks, which then has no object either.
+        (K,) "r", "c" or "f"; "f" for a class that is not in the file and therefore has no objects.
     Raises:
-        EvaluationError: the file cannot be read, a category has no frequency, or no class.
+        EvaluationError: the file cannot be read, or a category has no frequency or no class.
     """
     try:
         categories = read_coco(path, ["categories"])["categories"]
@@ -283,10 +274,10 @@ def read_frequencies(
             f"{path}: no LVIS v1 annotations with a `frequency` in each category "
             f"({type(error).__name__}: {error}); use lvis_v1_val.json as published"
         ) from error
-    index_of = class_of_id or {identity: index for index, identity in enumerate(sorted(frequency_of))}
-    letters = ["f"] * num_classes
-    for identity, letter in frequency_of.items():
-        if not 0 <= index_of.get(identity, -1) < num_classes:
-            raise EvaluationError(f"{path}: category {identity} is none of the {num_classes} classes")
-        letters[index_of[identity]] = letter
-    return tuple(letters)
+    index_of = class_of_id or {category: index for index, category in enumerate(sorted(frequency_of))}
+    frequencies = ["f"] * num_classes
+    for category, frequency in frequency_of.items():
+        if not 0 <= index_of.get(category, -1) < num_classes:
+            raise EvaluationError(f"{path}: category {category} is none of the {num_classes} classes")
+        frequencies[index_of[category]] = frequency
+    return tuple(frequencies)

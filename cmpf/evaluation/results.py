@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The table that is printed after an evaluation and saved as results.json and results.md."""
+"""Formats results as tables; writes, reads and verifies results.json and results.md."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cmpf.errors import EvaluationError
 from cmpf.evaluation.evaluator import Metrics, Results
 
 NUMBERS, TABLE = "results.json", "results.md"
-PROTOCOL = "protocol"  # beside the datasets in results.json, and in what is said of each: its name
-PUBLISHED = "published"  # the protocol of figures in papers
+PROTOCOL = "protocol"  # key of the protocols in results.json, and of the name in each protocol
+PUBLISHED = "published"  # name of the protocol of published results
 _Row = list[str]
 Expectation = tuple[str, str, float, float]  # task, metric, percent, tolerance
 Protocols = Mapping[
     str, Mapping[str, Any]
-]  # dataset -> what is said of its protocol, under PROTOCOL its name
+]  # dataset -> its evaluation protocol, with the name under PROTOCOL
 Published = Mapping[str, Mapping[str, float]]  # dataset -> "task/metric" -> percent
-# Columns of the first table, where any dataset has them; metrics with a published value are added.
+# Columns of the first table if any dataset has them; metrics with a published value are added.
 HEADLINES = (
     "panoptic/PQ",
     "panoptic/S_PQ",
@@ -46,29 +46,31 @@ def format_results(
     protocols: Protocols | None = None,
     markdown: bool = False,
 ) -> str:
-    """First the headline metrics of all datasets, then one table per task: a row per dataset, a column per metric.
+    """Formats results as tables with a row per dataset: first the headline metrics, then one table per task.
 
-    In the first table published values and the difference stand below each dataset that has any. Metrics of
-    single classes (`metric-class`) are left out; results.json has them. NaN prints as "-".
+    In the first table each dataset is followed by its published values and the difference to them, if known. Metrics of
+    single classes (`metric-class`) are omitted; results.json contains them. NaN is shown as "-".
 
     Args:
         results: dataset -> task -> metric -> percent.
-        published: dataset -> "task/metric" -> percent, for whatever is known.
-        protocols: how each dataset was evaluated; a table says so, and published values stand beside results of the
-            published protocol alone. None = not known, and not asked for.
-        markdown: pipes for a .md file, else aligned text for a terminal.
+        published: dataset -> "task/metric" -> percent, where known.
+        protocols: evaluation protocol of each dataset, shown in a table; published values are then shown only for
+            results with the published protocol. None = unknown.
+        markdown: format as Markdown instead of aligned text.
     """
-    said = {
-        name: str(of_dataset[PROTOCOL]) for name, of_dataset in (protocols or {}).items() if name in results
+    protocol_names = {
+        name: str(protocol[PROTOCOL]) for name, protocol in (protocols or {}).items() if name in results
     }
     if protocols is not None:
         published = {
-            name: values for name, values in (published or {}).items() if said.get(name) == PUBLISHED
+            name: values
+            for name, values in (published or {}).items()
+            if protocol_names.get(name) == PUBLISHED
         }
-    table = [["dataset", PROTOCOL], *([name, label] for name, label in said.items())] if said else []
-    blocks = [_headlines(results, published or {}), table, *_task_tables(results)]
+    protocol_rows = [["dataset", PROTOCOL], *map(list, protocol_names.items())] if protocol_names else []
+    tables = [_headlines(results, published or {}), protocol_rows, *_task_tables(results)]
     layout = _markdown if markdown else _text
-    return "\n\n".join(layout(rows) for rows in blocks if rows) + "\n" if results else "no results\n"
+    return "\n\n".join(layout(rows) for rows in tables if rows) + "\n" if results else "no results\n"
 
 
 def save_results(
@@ -78,26 +80,25 @@ def save_results(
     published: Published | None = None,
     protocols: Protocols | None = None,
 ) -> None:
-    """Writes results.md and results.json (all metrics, undefined ones as null), each whole or not at all.
+    """Writes results.md and results.json (all metrics, undefined ones as null), each atomically.
 
-    results.json comes last: where it is, the evaluation has ended and both files are of it.
+    results.json is written last, so its presence means that the evaluation has finished.
 
     Args:
-        results, published, protocols: see format_results. results.json holds what is said of the protocols under
-            "protocol", beside the datasets.
-        folder: made if missing.
+        results, published, protocols: see format_results. results.json holds the protocols under "protocol".
+        folder: created if missing.
     """
-    target = Path(folder)
+    folder = Path(folder)
     table = format_results(results, published=published, protocols=protocols, markdown=True)
-    write_text(target / TABLE, table)
-    write_text(target / NUMBERS, json_text({**results, **({PROTOCOL: protocols} if protocols else {})}))
+    write_text(folder / TABLE, table)
+    write_text(folder / NUMBERS, json_text({**results, **({PROTOCOL: protocols} if protocols else {})}))
 
 
 def read_results(path: str | Path) -> tuple[dict[str, Results], dict[str, dict[str, Any]]]:
-    """Results and protocols of a results.json; null becomes NaN.
+    """Reads results and protocols from a results.json; null becomes NaN.
 
     Raises:
-        EvaluationError: the file is not there, not whole, or something else.
+        EvaluationError: the file is missing, damaged or of another form.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -111,13 +112,13 @@ def read_results(path: str | Path) -> tuple[dict[str, Results], dict[str, dict[s
 
 
 def parse_results(content: Any, *, source: str) -> tuple[dict[str, Results], dict[str, dict[str, Any]]]:
-    """The same of the content of a results.json.
+    """As read_results, from the parsed content of a results.json.
 
     Raises:
         EvaluationError: it has another form; names `source`.
     """
     try:
-        protocols = {name: dict(said) for name, said in content.get(PROTOCOL, {}).items()}
+        protocols = {name: dict(protocol) for name, protocol in content.get(PROTOCOL, {}).items()}
         results = {
             dataset: {
                 task: {
@@ -134,36 +135,35 @@ def parse_results(content: Any, *, source: str) -> tuple[dict[str, Results], dic
 
 
 def verify_results(results: Mapping[str, Results], expected: Sequence[Expectation]) -> None:
-    """Makes sure that an evaluation gave what it should.
+    """Checks results against expected values.
 
     Args:
         results: dataset -> task -> metric -> percent.
-        expected: (task, metric, percent, tolerance); of several datasets the first counts, or that of a task written
-            "DATASET/TASK".
+        expected: (task, metric, percent, tolerance). The task is one of the first dataset, or "DATASET/TASK".
     Raises:
-        EvaluationError: names every figure that is missing, not a number, or further away than its tolerance.
+        EvaluationError: names every value that is missing, NaN or outside its tolerance.
     """
     first = next(iter(results), "")
-    misses = []
+    mismatches = []
     for task, metric, value, tolerance in expected:
         dataset, _, name = task.rpartition("/")
-        found = results.get(dataset or first, {}).get(name, {}).get(metric)
-        if found is None:
-            misses.append(f"{task}/{metric} was not measured")
-        elif not abs(found - value) <= tolerance:
-            misses.append(f"{task}/{metric} is {found:.4f}, not {value:g} ± {tolerance:g}")
-    if misses:
-        raise EvaluationError(f"the results are not those of TEST.EXPECTED_RESULTS: {'; '.join(misses)}")
+        measured = results.get(dataset or first, {}).get(name, {}).get(metric)
+        if measured is None:
+            mismatches.append(f"{task}/{metric} was not measured")
+        elif not abs(measured - value) <= tolerance:
+            mismatches.append(f"{task}/{metric} is {measured:.4f}, not {value:g} ± {tolerance:g}")
+    if mismatches:
+        raise EvaluationError(f"the results are not those of TEST.EXPECTED_RESULTS: {'; '.join(mismatches)}")
 
 
 def clear_results(folder: str | Path) -> None:
-    """Removes what save_results wrote into a folder, if it is there."""
-    for name in (NUMBERS, TABLE):  # the numbers first: without them the table is not taken for whole
+    """Removes the files that save_results wrote to a folder, if any."""
+    for name in (NUMBERS, TABLE):  # results.json first, because its presence marks the results as complete
         (Path(folder) / name).unlink(missing_ok=True)
 
 
 def json_text(results: Mapping[str, object]) -> str:
-    """Nested mappings of numbers as JSON, which knows no NaN: undefined values become null."""
+    """Formats nested mappings of numbers as JSON, with null for NaN."""
     return json.dumps(_without_nan(results), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -174,49 +174,49 @@ def _without_nan(value: object) -> object:
 
 
 def _headlines(results: Mapping[str, Results], published: Published) -> list[_Row]:
-    """Rows of the first table; none if no dataset has a headline metric."""
+    """Rows of the first table; empty if no dataset has a headline metric."""
     known = {name: dict(published.get(name, {})) for name in results}
-    flat = {name: _flat(of_dataset) for name, of_dataset in results.items()}
-    wanted = dict.fromkeys([*HEADLINES, *(metric for values in known.values() for metric in values)])
-    # Metrics that nothing measured here are left out, or a published table of everything would fill the page.
-    metrics = [metric for metric in wanted if any(metric in values for values in flat.values())]
+    flat = {name: _flatten(tasks) for name, tasks in results.items()}
+    candidates = dict.fromkeys([*HEADLINES, *(metric for values in known.values() for metric in values)])
+    metrics = [metric for metric in candidates if any(metric in values for values in flat.values())]
     if not metrics:
         return []
     rows: list[_Row] = [["dataset", *_titles(metrics)]]
     for name, values in flat.items():
-        rows.append([name, *(_number(values, metric) for metric in metrics)])
+        rows.append([name, *(_format_value(values, metric) for metric in metrics)])
         if any(metric in known[name] for metric in metrics):
-            rows.append(["  published", *(_number(known[name], metric) for metric in metrics)])
-            rows.append(["  difference", *(_difference(values, known[name], metric) for metric in metrics)])
+            rows.append(["  published", *(_format_value(known[name], metric) for metric in metrics)])
+            differences = (_format_difference(values, known[name], metric) for metric in metrics)
+            rows.append(["  difference", *differences])
     return rows
 
 
 def _titles(metrics: Sequence[str]) -> list[str]:
-    """Metrics without their task, unless two tasks have one of the name."""
+    """Metric names, with their task only where two tasks have the same metric."""
     short = [metric.partition("/")[2] for metric in metrics]
     return [s if short.count(s) == 1 else metric for s, metric in zip(short, metrics, strict=True)]
 
 
-def _flat(results: Results) -> Metrics:
+def _flatten(results: Results) -> Metrics:
     return {f"{task}/{metric}": value for task, values in results.items() for metric, value in values.items()}
 
 
 def _task_tables(results: Mapping[str, Results]) -> list[list[_Row]]:
     tables = []
-    for task in dict.fromkeys(task for of_dataset in results.values() for task in of_dataset):
-        of_task = {name: r[task] for name, r in results.items() if task in r}
-        metrics = list(dict.fromkeys(m for values in of_task.values() for m in values if "-" not in m))
-        rows = [[name, *(_number(values, m) for m in metrics)] for name, values in of_task.items()]
+    for task in dict.fromkeys(task for tasks in results.values() for task in tasks):
+        by_dataset = {name: tasks[task] for name, tasks in results.items() if task in tasks}
+        metrics = list(dict.fromkeys(m for values in by_dataset.values() for m in values if "-" not in m))
+        rows = [[name, *(_format_value(values, m) for m in metrics)] for name, values in by_dataset.items()]
         tables.append([[task, *metrics], *rows])
     return tables
 
 
-def _number(values: Mapping[str, float], metric: str) -> str:
+def _format_value(values: Mapping[str, float], metric: str) -> str:
     value = values.get(metric, math.nan)
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def _difference(values: Mapping[str, float], known: Mapping[str, float], metric: str) -> str:
+def _format_difference(values: Mapping[str, float], known: Mapping[str, float], metric: str) -> str:
     difference = values.get(metric, math.nan) - known.get(metric, math.nan)
     return "-" if math.isnan(difference) else f"{difference:+.2f}"
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Semantic segmentation: IoU and accuracy from a confusion matrix."""
+"""Semantic segmentation metrics: IoU and accuracy from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from cmpf.evaluation.evaluator import (
     ImageId,
     Metrics,
     Results,
+    check_new_image,
     check_size,
     describe,
-    finite_numbers,
     gather_by_image,
     mean_over,
-    new_image,
     paired,
     percent_ratio,
     required,
     seen_groups,
     to_array,
-    whole_numbers,
+    to_finite,
+    to_integers,
 )
 from cmpf.formats.label_map import LabelReader
 from cmpf.types import ModelResult, Sample
 
 Ids = npt.NDArray[np.int64]
-Cells = tuple[Ids, Ids]  # places in the flat matrix that are not zero, and their pixels
+Cells = tuple[
+    Ids, Ids
+]  # indices of the non-zero cells of a flattened confusion matrix, and their pixel counts
 
 
 class LabelMapEvaluator:
-    """What evaluators that read label maps have in common."""
+    """Base class of evaluators that read label maps."""
 
     def __init__(
         self,
@@ -48,9 +50,9 @@ class LabelMapEvaluator:
     ) -> None:
         """
         Args:
-            class_names: one per class, in the order of the class indices.
-            ignore_label: value in the label maps (255, or 65535 in 16-bit ones).
-            seen: whether each was a training class; None = not asked.
+            class_names: names in the order of the class indices.
+            ignore_label: value of unlabeled pixels in the label maps (255, or 65535 in 16-bit maps).
+            seen: (K,) whether each class was seen in training; None = no metrics for seen and unseen classes.
             class_of_id: value in the label maps -> class index; None = they hold class indices.
         """
         self._names = tuple(class_names)
@@ -65,15 +67,15 @@ class LabelMapEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all images."""
-        self._found: dict[ImageId, tuple[Ids, npt.NDArray[Any]]] = {}
+        """Clears all images."""
+        self._statistics: dict[ImageId, tuple[Ids, npt.NDArray[Any]]] = {}
 
 
 class SemanticEvaluator(LabelMapEvaluator):
-    """mIoU and its relatives from `outputs["sem_seg"]` (labels (H, W), or scores (K, H, W)).
+    """Evaluates mIoU and related metrics from `outputs["sem_seg"]` (labels (H, W), or scores (K, H, W)).
 
-    Ground truth is the sample's `sem_seg_file_name`. Pixels with the ignore label there count nowhere.
-    A predicted ignore label means "no class": wrong, but charged to no class.
+    The ground truth is the sample's `sem_seg_file_name`; pixels with the ignore label are not evaluated. A predicted
+    ignore label means "no class": it is wrong, but no false positive of any class.
     """
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelResult]) -> None:
@@ -81,7 +83,7 @@ class SemanticEvaluator(LabelMapEvaluator):
         count = len(self._names)
         for sample, prediction in paired(inputs, outputs, "sem_seg"):
             image_id = required(sample, "image_id")
-            new_image(image_id, self._found, describe(sample))
+            check_new_image(image_id, self._statistics, describe(sample))
             path = required(sample, "sem_seg_file_name")
             truth = self._read_labels(path).astype(np.int64)
             labels = to_array(best_labels(sample, prediction, count))
@@ -89,16 +91,16 @@ class SemanticEvaluator(LabelMapEvaluator):
                 labels, num_classes=count, ignore_label=self._ignore_label, where=describe(sample)
             )
             check_size(str(path), predicted.shape, truth.shape)
-            self._found[image_id] = confusion_cells(truth, predicted, count)
+            self._statistics[image_id] = confusion_cells(truth, predicted, count)
 
     def evaluate(self) -> Results:
-        """{"sem_seg": {mIoU, mIoU_union, fwIoU, mACC, pACC, S_mIoU, U_mIoU, ..., IoU-name, ...}} in percent.
+        """Returns {"sem_seg": {mIoU, mIoU_union, fwIoU, mACC, pACC, S_mIoU, U_mIoU, ..., IoU-name, ...}} in percent.
 
-        See semantic_metrics. With seen flags, mIoU, mIoU_union and mACC are also given for seen (S_) and
+        See semantic_metrics. With seen flags, mIoU, mIoU_union and mACC are also computed for seen (S_) and
         unseen (U_) classes.
         """
         total = Confusion(len(self._names))
-        for cells in gather_by_image(self._found).values():
+        for cells in gather_by_image(self._statistics).values():
             total.add(cells)
         return {"sem_seg": semantic_metrics(total.matrix, self._names, self._groups)}
 
@@ -106,10 +108,10 @@ class SemanticEvaluator(LabelMapEvaluator):
 def best_labels(
     sample: Sample, prediction: Tensor | npt.NDArray[Any], num_classes: int
 ) -> Tensor | npt.NDArray[Any]:
-    """(H, W) labels of a semantic output, which may be scores (K, H, W).
+    """Labels (H, W) of a semantic output: the output itself, or the argmax of scores (K, H, W).
 
     Raises:
-        EvaluationError: another number of score maps, or a pixel whose scores are NaN or infinite.
+        EvaluationError: the number of score maps is not num_classes, or a pixel's maximum is NaN or infinite.
     """
     if prediction.ndim != 3:
         return prediction
@@ -118,25 +120,21 @@ def best_labels(
             f"{describe(sample)}: {prediction.shape[0]} score maps for {num_classes} classes; "
             "predict with the vocabulary of the dataset"
         )
-    best = prediction.max(0)
-    # One NaN among the scores of a pixel is its largest one, for NumPy and for torch.
-    finite_numbers(
-        to_array(best if isinstance(best, np.ndarray) else best.values), f"{describe(sample)}: scores"
-    )
+    best = prediction.max(0)  # NaN if any score of the pixel is NaN, in NumPy and in torch
+    to_finite(to_array(best if isinstance(best, np.ndarray) else best.values), f"{describe(sample)}: scores")
     return prediction.argmax(0)
 
 
 def predicted_indices(labels: npt.NDArray[Any], *, num_classes: int, ignore_label: int, where: str) -> Ids:
-    """Class indices (H, W) of predicted labels; `num_classes` stands for "no class".
+    """Class indices (H, W) of predicted labels, with `num_classes` for "no class" (the ignore label).
 
     Args:
-        labels: (H, W) class indices, whole numbers of any type; other values than 0..num_classes - 1 and the ignore
-            label are refused.
-        where: opens the error message; names the file.
+        labels: (H, W) class indices or the ignore label, integers of any dtype.
+        where: start of the error message; names the file.
     Raises:
-        EvaluationError: an impossible label.
+        EvaluationError: an invalid label.
     """
-    indices: Ids = whole_numbers(labels, f"{where}: predicted labels")
+    indices: Ids = to_integers(labels, f"{where}: predicted labels")
     outside = (indices < 0) | (indices >= num_classes)
     wrong = indices[outside & (indices != ignore_label)]
     if wrong.size:
@@ -148,31 +146,31 @@ def predicted_indices(labels: npt.NDArray[Any], *, num_classes: int, ignore_labe
 
 
 def confusion_cells(truth: Ids, predicted: Ids, num_classes: int) -> Cells:
-    """Pixels by true and predicted class of one image, kept sparse: 847 classes would take 6 MB an image.
+    """Sparse confusion matrix of one image; with 847 classes a dense one would take 6 MB.
 
     Args:
         truth, predicted: (H, W) class indices; `num_classes` = ignored or "no class".
     """
-    cells = np.bincount((truth * (num_classes + 1) + predicted).reshape(-1))
-    occupied = np.flatnonzero(cells)
-    return occupied, cells[occupied]
+    counts = np.bincount((truth * (num_classes + 1) + predicted).reshape(-1))
+    indices = np.flatnonzero(counts)
+    return indices, counts[indices]
 
 
 class Confusion:
-    """The sum over images."""
+    """Confusion matrix summed over images."""
 
     def __init__(self, num_classes: int) -> None:
         self._side = num_classes + 1
         self._total = np.zeros(self._side * self._side, dtype=np.int64)
 
     def add(self, cells: Cells) -> None:
-        """Adds an image."""
-        occupied, pixels = cells
-        self._total[occupied] += pixels
+        """Adds an image; see confusion_cells."""
+        indices, counts = cells
+        self._total[indices] += counts
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
-        """(K, K + 1) pixels by true and predicted class; the last column is "no class"."""
+        """(K, K + 1) number of pixels by true and predicted class; the last column is "no class"."""
         return self._total.reshape(self._side, self._side)[:-1].astype(np.float64)
 
 
@@ -181,21 +179,22 @@ def semantic_metrics(
     class_names: Sequence[str],
     groups: Sequence[tuple[str, npt.NDArray[np.bool_]]],
 ) -> Metrics:
-    """mIoU, mIoU_union, mACC for each group; fwIoU, pACC, and IoU-name, ACC-name for each class, in percent.
+    """mIoU, mIoU_union and mACC of each group; fwIoU, pACC, and IoU-name and ACC-name of each class, in percent.
 
     mIoU averages over classes in the ground truth (Detectron2 since July 2022), mIoU_union over classes in the
-    ground truth or the predictions (before). fwIoU weighs IoU with the share of pixels, mACC averages the
-    recall of classes, pACC is the share of right pixels. A pixel predicted as "no class" is wrong, but is
-    charged to no class.
+    ground truth or the predictions (Detectron2 before). fwIoU weights IoU by the share of pixels, mACC averages the
+    recall of the classes, pACC is the share of correct pixels. A pixel predicted as "no class" is wrong, but no
+    false positive of any class.
 
     Args:
         confusion: see Confusion.matrix.
-        groups: prefix of the metrics' names and the classes (K,) of each group.
+        class_names: (K,) names.
+        groups: prefix of the metric names and classes (K,) of each group; see seen_groups.
     """
-    right = np.diagonal(confusion)
+    correct = np.diagonal(confusion)
     true_pixels, predicted_pixels = confusion.sum(axis=1), confusion[:, :-1].sum(axis=0)
-    union = true_pixels + predicted_pixels - right
-    iou, accuracy = percent_ratio(right, union), percent_ratio(right, true_pixels)
+    union = true_pixels + predicted_pixels - correct
+    iou, accuracy = percent_ratio(correct, union), percent_ratio(correct, true_pixels)
     in_truth, in_either = true_pixels > 0, union > 0
     metrics: Metrics = {}
     for prefix, classes in groups:
@@ -205,7 +204,7 @@ def semantic_metrics(
     total = true_pixels.sum()
     share = np.divide(true_pixels, total, out=np.zeros_like(true_pixels), where=total > 0)
     metrics["fwIoU"] = float((share * iou)[in_truth].sum()) if total else float("nan")
-    metrics["pACC"] = float(100.0 * right.sum() / total) if total else float("nan")
+    metrics["pACC"] = float(100.0 * correct.sum() / total) if total else float("nan")
     for metric, values in (("IoU", iou), ("ACC", accuracy)):
         metrics.update({f"{metric}-{n}": float(v) for n, v in zip(class_names, values, strict=True)})
     return metrics

@@ -23,7 +23,8 @@ MAX_BYTES = 2**34  # COCO's largest file has half a gigabyte
 LISTS = ("images", "annotations", "categories")  # lists of a ground-truth file
 TEST_LISTS = ("images", "categories")  # lists of a file for a test split
 # Keys of an LVIS image: classes known to be absent, and classes whose objects are not all annotated.
-LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+NEGATIVE = "neg_category_ids"
+LVIS_LISTS = (NEGATIVE, "not_exhaustive_category_ids")
 LVIS_FREQUENCIES = ("r", "c", "f")  # rare, common and frequent classes
 MAX_SIDE = 65_535  # pixels, the limit of JPEG; mask sizes in pycocotools overflow at 2^32 pixels
 # Kind of file -> the annotation key that only this kind has.
@@ -230,7 +231,7 @@ def segments_info(ids: NDArray[np.integer[Any]], category_of: Callable[[int], in
     ]
 
 
-def instance_entry(mask: Mask, *, category_id: int, iscrowd: int = 0) -> Entry:
+def instance_entry(mask: Mask, *, category_id: int) -> Entry:
     """An entry of `annotations` in an instances file, without `id` and `image_id`; the mask as compressed RLE.
 
     Args:
@@ -238,7 +239,7 @@ def instance_entry(mask: Mask, *, category_id: int, iscrowd: int = 0) -> Entry:
     """
     return {
         "category_id": category_id,
-        "iscrowd": iscrowd,
+        "iscrowd": 0,
         "area": int(np.count_nonzero(mask)),
         "bbox": mask_box(mask),
         "segmentation": encode_mask(mask),

@@ -101,8 +101,8 @@ def read_small_image(
         size = _upright_size(opened)
         if opened.format == "JPEG":
             _check_size(*size, str(path), max_pixels)
-            wanted = shortest_edge_size(opened.height, opened.width, short_side=short_side, max_side=max_side)
-            opened.draft(None, (DRAFT_MARGIN * wanted[1], DRAFT_MARGIN * wanted[0]))
+            target = shortest_edge_size(opened.height, opened.width, short_side=short_side, max_side=max_side)
+            opened.draft(None, (DRAFT_MARGIN * target[1], DRAFT_MARGIN * target[0]))
         image = _decode(opened, str(path), max_pixels)
     return resize_shortest_edge(image, short_side=short_side, max_side=max_side, size=size), size
 

@@ -17,9 +17,8 @@ from cmpf.errors import DatasetError
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W)
 RLE: TypeAlias = dict[str, Any]  # compressed: "size" [H, W], and "counts" as text or bytes
 MIN_POLYGON_NUMBERS = 6  # three points; pycocotools reads four numbers as a box
-MAX_OUTSIDE = (
-    10  # how far outside the image a polygon's point may lie, in multiples of the image's longer side
-)
+# How far outside the image a polygon's point may lie, in multiples of the image's longer side.
+MAX_OUTSIDE = 10
 MAX_PIXELS = 2**28  # of a mask, one byte each; more than in any image that is read
 MAX_COUNT_CHARACTERS = 7  # of one run length in compressed RLE: 35 bits
 

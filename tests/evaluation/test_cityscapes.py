@@ -151,6 +151,8 @@ def test_broken_inputs_are_errors_that_name_the_file(tmp_path: Path) -> None:
         process(prediction(labels), sem_seg_file_name=str(tmp_path / "other_labelTrainIds.png"))
     with pytest.raises(EvaluationError, match="0 outputs for 1 inputs"):
         judge.process([sample], [])
+    with pytest.raises(EvaluationError, match="2 outputs for 1 inputs"):
+        judge.process([sample], [prediction(labels)] * 2)
     with pytest.raises(EvaluationError, match="2 classes; the official Cityscapes evaluation has 19"):
         CityscapesEvaluator(class_names=["road", "car"])
 

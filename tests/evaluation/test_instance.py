@@ -224,7 +224,7 @@ def test_random_data_agree_with_pycocotools(iou_type: str, seed: int) -> None:
 def test_classes_worked_off_in_groups_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     data = random_dataset(4)
     at_once = coco_precision(*data, num_classes=CLASSES, iou_type="segm")
-    monkeypatch.setattr(average_precision, "_PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr(average_precision, "_MAX_PAIRS", 1)
     assert coco_precision(*data, num_classes=CLASSES, iou_type="segm").tolist() == at_once.tolist()
 
 

@@ -24,7 +24,13 @@ from pycocotools.cocoeval import COCOeval
 
 from cmpf.errors import DatasetError, EvaluationError, VocabularyError
 from cmpf.evaluation.prediction_files.instances import score_instances
-from cmpf.evaluation.prediction_files.json_files import by_key, ordered, read_categories, some, unique_names
+from cmpf.evaluation.prediction_files.json_files import (
+    first_values,
+    index_by,
+    read_categories,
+    sort_ids,
+    unique_names,
+)
 from cmpf.evaluation.prediction_files.maps import class_names, score_panoptic, score_semantic
 
 PATH = Path("gt.json")
@@ -48,8 +54,8 @@ def test_categories_are_in_the_order_of_their_ids() -> None:
 
 def test_doubled_values_are_listed_up_to_three() -> None:
     with pytest.raises(EvaluationError, match=r"image listed twice: id 1, 2, 3, \.\.\. \(4 in all\)"):
-        by_key([{"id": i % 5} for i in range(1, 10)], "id", path=PATH, what="image")
-    assert some([7, 7, 8]) == "7, 8"
+        index_by([{"id": i % 5} for i in range(1, 10)], "id", path=PATH, what="image")
+    assert first_values([7, 7, 8]) == "7, 8"
 
 
 def test_repeated_names_get_their_place() -> None:
@@ -57,7 +63,7 @@ def test_repeated_names_get_their_place() -> None:
 
 
 def test_ids_of_both_kinds_have_an_order() -> None:
-    assert ordered(["b", 10, "a", 9]) == [9, 10, "a", "b"]
+    assert sort_ids(["b", 10, "a", 9]) == [9, 10, "a", "b"]
 
 
 # Ids as datasets have them: not in order, with gaps.

@@ -292,10 +292,10 @@ def test_entries_tell_what_is_drawn() -> None:
         {"id": 7, "category_id": 7, "area": 1, "bbox": [0, 1, 1, 1], "iscrowd": 0},
         {"id": 300, "category_id": 0, "area": 3, "bbox": [1, 0, 2, 2], "iscrowd": 0},
     ]
-    entry = json.loads(json.dumps(instance_entry(ids == 300, category_id=4, iscrowd=1)))
+    entry = json.loads(json.dumps(instance_entry(ids == 300, category_id=4)))
     mask = decode_mask(entry.pop("segmentation"), height=2, width=3, where="")
     assert mask.tolist() == (ids == 300).tolist()
-    assert entry == {"category_id": 4, "iscrowd": 1, "area": 3, "bbox": [1, 0, 2, 2]}
+    assert entry == {"category_id": 4, "iscrowd": 0, "area": 3, "bbox": [1, 0, 2, 2]}
     assert category_entries(["cat", "sky"], [True, False], first=1) == [
         {"id": 1, "name": "cat", "isthing": 1},
         {"id": 2, "name": "sky", "isthing": 0},

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Entries of COCO's JSON files by their ids, with checks that name the file."""
+"""Access to entries of COCO JSON files, with validation errors that name the file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from cmpf.errors import EvaluationError
 
-NAMED = 3  # examples in an error message
-_LARGEST = 1e300  # NaN is no number below it
+MAX_LISTED = 3  # examples in an error message
+_LARGEST = 1e300  # the comparison with it is false for NaN
 
 
-def listed(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
-    """The list of objects under a key of a JSON object.
+def get_entries(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
+    """Returns the list of objects under a key of a JSON object.
 
     Raises:
         EvaluationError: there is none.
@@ -27,28 +27,28 @@ def listed(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def by_key(
+def index_by(
     entries: Iterable[dict[str, Any]], key: str, *, path: Path, what: str
 ) -> dict[Any, dict[str, Any]]:
-    """Entries by a field that must be there and differ.
+    """Maps the ids in a field to their entries.
 
     Raises:
-        EvaluationError: it does not; names `path`, `what` and the first values.
+        EvaluationError: an id is missing, invalid or repeated; names `path`, `what` and the first ids.
     """
-    found: dict[Any, dict[str, Any]] = {}
-    doubled = []
+    indexed: dict[Any, dict[str, Any]] = {}
+    duplicates = []
     for entry in entries:
-        value = identity(entry, key, path=path, what=what)
-        if value in found:
-            doubled.append(value)
-        found[value] = entry
-    if doubled:
-        raise EvaluationError(f"{path}: {what} listed twice: {key} {some(doubled)}")
-    return found
+        value = get_id(entry, key, path=path, what=what)
+        if value in indexed:
+            duplicates.append(value)
+        indexed[value] = entry
+    if duplicates:
+        raise EvaluationError(f"{path}: {what} listed twice: {key} {first_values(duplicates)}")
+    return indexed
 
 
-def field(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
-    """A field of an entry.
+def get_field(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
+    """Returns a field of an entry.
 
     Raises:
         EvaluationError: it is missing.
@@ -58,54 +58,57 @@ def field(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
     return entry[key]
 
 
-def whole(value: Any, what: str, *, least: int = 0, most: int = 2**53) -> int:
-    """A number of a JSON file that has no fraction; 7.0 is 7, True and "7" are none.
+def to_int(value: Any, what: str, *, minimum: int = 0, maximum: int = 2**53) -> int:
+    """Converts a JSON number without fraction to int; accepts 7.0, but not True or "7".
 
     Args:
-        what: opens the error message; names the file and the entry.
+        what: start of the error message; names the file and the entry.
     Raises:
-        EvaluationError: it is something else.
+        EvaluationError: it is something else, or out of range.
     """
-    if number(value, what) != int(value) or not least <= value <= most:
-        raise EvaluationError(f"{what} {value!r}; expected a whole number from {least:,} to {most:,}")
+    if to_float(value, what) != int(value) or not minimum <= value <= maximum:
+        raise EvaluationError(f"{what} {value!r}; expected a whole number from {minimum:,} to {maximum:,}")
     return int(value)
 
 
-def number(value: Any, what: str) -> float:
-    """A finite number of a JSON file.
+def to_float(value: Any, what: str) -> float:
+    """Converts a finite JSON number to float.
 
     Args:
-        what: opens the error message; names the file and the entry.
+        what: start of the error message; names the file and the entry.
     Raises:
-        EvaluationError: it is something else, such as NaN, True or a text.
+        EvaluationError: it is something else, such as NaN, True or a string.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
         raise EvaluationError(f"{what} {value!r:.40}; expected a number")
     return float(value)
 
 
-def identity(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
-    """An id: a whole number, or a text.
+def get_id(entry: Mapping[str, Any], key: str, *, path: Path, what: str) -> Any:
+    """Returns an id: an integer or a string.
 
     Raises:
         EvaluationError: it is missing or something else.
     """
-    value = field(entry, key, path=path, what=what)
-    return value if isinstance(value, str) else whole(value, f"{path}: {what} has {key}", least=-(2**53))
+    value = get_field(entry, key, path=path, what=what)
+    return value if isinstance(value, str) else to_int(value, f"{path}: {what} has {key}", minimum=-(2**53))
 
 
-def some(values: Iterable[object]) -> str:
-    """The first few of a list, for an error message."""
-    every = list(dict.fromkeys(values))
-    return ", ".join(map(str, every[:NAMED])) + (f", ... ({len(every)} in all)" if len(every) > NAMED else "")
+def first_values(values: Iterable[object]) -> str:
+    """The first few distinct values, for an error message."""
+    distinct = list(dict.fromkeys(values))
+    more = f", ... ({len(distinct)} in all)" if len(distinct) > MAX_LISTED else ""
+    return ", ".join(map(str, distinct[:MAX_LISTED])) + more
 
 
 @dataclass(frozen=True)
 class Categories:
-    """`categories` of a ground-truth file, in the order of their ids.
+    """Categories of a ground-truth file, in the order of their ids.
 
-    names: made different where the file repeats one.
-    index_of: category id -> place.
+    names: names, made unique.
+    index_of: category id -> class index.
+    entries: entries of the file.
+    path: the file.
     """
 
     names: tuple[str, ...]
@@ -114,10 +117,10 @@ class Categories:
     path: Path
 
     def index(self, category: Any, *, path: Path, what: str) -> int:
-        """Place of a category id.
+        """Class index of a category id.
 
         Raises:
-            EvaluationError: the ground truth does not know it; names `path` and `what`.
+            EvaluationError: it is not in the ground truth; names `path` and `what`.
         """
         if isinstance(category, bool) or not isinstance(category, int | float | str):
             raise EvaluationError(f"{path}: {what} has category_id {category!r}; expected a whole number")
@@ -129,25 +132,25 @@ class Categories:
 
 
 def read_categories(content: Any, path: Path) -> Categories:
-    """Categories of a COCO file.
+    """Reads the categories of a COCO file.
 
     Raises:
-        EvaluationError: there are none, or ids are missing or doubled.
+        EvaluationError: there are none, or an id is missing or repeated.
     """
-    found = by_key(listed(content, "categories", path), "id", path=path, what="category")
-    if not found:
+    by_id = index_by(get_entries(content, "categories", path), "id", path=path, what="category")
+    if not by_id:
         raise EvaluationError(f"{path}: no category in it")
-    entries = tuple(found[identity] for identity in ordered(found))
+    entries = tuple(by_id[category_id] for category_id in sort_ids(by_id))
     names = unique_names([str(entry.get("name", entry["id"])) for entry in entries])
     return Categories(names, {entry["id"]: i for i, entry in enumerate(entries)}, entries, path)
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, with the place added to those that occur more than once."""
+    """Class names, with the index appended to those that occur more than once."""
     counts = Counter(names)
     return tuple(f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names))
 
 
-def ordered(identities: Iterable[Any]) -> list[Any]:
-    """Ids in order, numbers before words."""
-    return sorted(identities, key=lambda identity: (isinstance(identity, str), identity))
+def sort_ids(ids: Iterable[Any]) -> list[Any]:
+    """Sorts ids, integers before strings."""
+    return sorted(ids, key=lambda value: (isinstance(value, str), value))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""mIoU of predicted label maps, panoptic quality of predicted panoptic PNGs."""
+"""Evaluates predicted label maps (mIoU) and panoptic PNGs (PQ)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from cmpf.evaluation.evaluator import check_size, seen_groups
 from cmpf.evaluation.panoptic import PanopticTally, SegmentMatches, match_segments, panoptic_groups
 from cmpf.evaluation.prediction_files.json_files import (
     Categories,
-    by_key,
-    field,
-    listed,
+    first_values,
+    get_entries,
+    get_field,
+    index_by,
     read_categories,
-    some,
+    to_int,
     unique_names,
-    whole,
 )
 from cmpf.evaluation.semantic import Confusion, confusion_cells, predicted_indices, semantic_metrics
 from cmpf.formats.coco_json import read_json
@@ -34,23 +34,25 @@ from cmpf.formats.label_map import LabelReader, read_labels, read_panoptic_ids
 from cmpf.types import SegmentInfo
 
 TRUTH = "ground truth"
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless ones; anything else in the folders is left alone
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless formats; other files are ignored
 
 
 def score_semantic(
     *, gt_dir: Path, pred_dir: Path, names: Sequence[str], ignore_label: int, progress: bool = True
 ) -> Results:
-    """{"sem_seg": {mIoU, mIoU_union, fwIoU, mACC, pACC, IoU-name, ...}} in percent; see semantic_metrics.
+    """Returns {"sem_seg": {mIoU, mIoU_union, fwIoU, mACC, pACC, IoU-name, ...}} in percent; see semantic_metrics.
 
-    mIoU, fwIoU, mACC and pACC are those of Detectron2's SemSegEvaluator. Images are read one after the other,
-    so memory does not grow with their number.
+    mIoU, fwIoU, mACC and pACC equal those of Detectron2's SemSegEvaluator. Images are read one at a time, so memory
+    use does not depend on their number.
 
     Args:
-        gt_dir, pred_dir: folders of label maps, 8 or 16 bits, paired by their path without suffix.
-        names: one per class.
-        ignore_label: true pixels with it do not count; predicted ones are wrong, but charged to no class.
+        gt_dir, pred_dir: folders of 8- or 16-bit label maps, paired by their path without suffix.
+        names: (K,) class names.
+        ignore_label: such pixels of the ground truth are not evaluated; predicted ones are wrong, but no false
+            positive of any class.
+        progress: show a progress bar.
     Raises:
-        EvaluationError: files are missing, damaged or do not fit together; names the file.
+        EvaluationError: files are missing, damaged or do not match; names the file.
     """
     truths, predictions = label_files(gt_dir), label_files(pred_dir)
     _check_pairs(truths, predictions, gt_dir, pred_dir)
@@ -62,50 +64,50 @@ def score_semantic(
         path = predictions[stem]
         labels = read_labels(path)
         check_size(str(path), labels.shape, truth.shape)
-        found = predicted_indices(labels, num_classes=count, ignore_label=ignore_label, where=str(path))
-        total.add(confusion_cells(truth, found, count))
+        predicted = predicted_indices(labels, num_classes=count, ignore_label=ignore_label, where=str(path))
+        total.add(confusion_cells(truth, predicted, count))
     return {"sem_seg": semantic_metrics(total.matrix, unique_names(names), seen_groups(None, count))}
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """Label maps anywhere below a folder, by their relative path without suffix, in order.
+    """Label maps in a folder and its subfolders: relative path without suffix -> path, sorted.
 
     Raises:
-        EvaluationError: no such folder, no image in it, or two that differ in their suffix only.
+        EvaluationError: the folder is missing or empty, or two files differ only in their suffix.
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
+    label_maps: dict[str, Path] = {}
     for parent, _, files in os.walk(folder, followlinks=True):
         for name in files:
             path = Path(parent, name)
             if path.suffix.lower() not in SUFFIXES or name.startswith("."):
                 continue
             stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in found:
-                raise EvaluationError(f"{path} and {found[stem]}: two label maps of one image; keep one")
-            found[stem] = path
-    if not found:
+            if stem in label_maps:
+                raise EvaluationError(f"{path} and {label_maps[stem]}: two label maps of one image; keep one")
+            label_maps[stem] = path
+    if not label_maps:
         raise EvaluationError(f"{folder}: no label map ({', '.join(SUFFIXES)}) in it")
-    return dict(sorted(found.items()))
+    return dict(sorted(label_maps.items()))
 
 
 def _check_pairs(truths: dict[str, Path], predictions: dict[str, Path], gt_dir: Path, pred_dir: Path) -> None:
     missing = [path for stem, path in truths.items() if stem not in predictions]
     if missing:
-        raise EvaluationError(f"{pred_dir}: no prediction for {some(missing)}")
+        raise EvaluationError(f"{pred_dir}: no prediction for {first_values(missing)}")
     unknown = [path for stem, path in predictions.items() if stem not in truths]
     if unknown:
-        raise EvaluationError(f"{gt_dir}: no ground truth for {some(unknown)}")
+        raise EvaluationError(f"{gt_dir}: no ground truth for {first_values(unknown)}")
 
 
 def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
-    """Names of the classes for the report.
+    """Reads the class names for the report.
 
     Args:
-        path: one name per line, or a vocabulary file (`id:name,synonym`); None = the class indices.
+        path: file with one name per line, or a vocabulary file (`id:name,synonym`); None = use the class indices.
     Raises:
-        EvaluationError: another number of names.
+        EvaluationError: the number of names is not num_classes.
         VocabularyError: the file cannot be read.
     """
     if path is None:
@@ -124,19 +126,20 @@ def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
 def score_panoptic(
     *, gt_json: Path, gt_dir: Path, pred_json: Path, pred_dir: Path, progress: bool = True
 ) -> Results:
-    """{"panoptic": {PQ, SQ, RQ, PQ_th, ..., PQ-name, ...}} in percent, as panopticapi's pq_compute.
+    """Returns {"panoptic": {PQ, SQ, RQ, PQ_th, ..., PQ-name, ...}} in percent, equal to panopticapi's pq_compute.
 
-    Images are read one after the other, so memory does not grow with their number.
+    Images are read one at a time, so memory use does not depend on their number.
 
     Args:
         gt_json, pred_json: COCO panoptic JSON; the prediction needs `annotations` only.
         gt_dir, pred_dir: folders of the PNGs.
+        progress: show a progress bar.
     Raises:
-        EvaluationError: files are missing, damaged or do not fit together; names the file.
+        EvaluationError: files are missing, damaged or do not match; names the file.
     """
     content = read_json(gt_json)
     categories = read_categories(content, gt_json)
-    is_thing = [field(e, "isthing", path=gt_json, what="category") == 1 for e in categories.entries]
+    is_thing = [get_field(e, "isthing", path=gt_json, what="category") == 1 for e in categories.entries]
     truth = _annotations(content, gt_json)
     predictions = _annotations(read_json(pred_json), pred_json)
     _check_images(truth, predictions, gt_json, pred_json)
@@ -151,54 +154,56 @@ def score_panoptic(
 
 
 class _Side:
-    """One image as ground truth or prediction; the segments of a true one need iscrowd and area, as in panopticapi."""
+    """Ground truth or prediction of one image; as in panopticapi, true segments need iscrowd and area."""
 
     def __init__(self, role: str, annotation: dict[str, Any], folder: Path, json_file: Path) -> None:
         self.role, self.json_file = role, json_file
         self._annotation = annotation
-        self.png = folder / str(field(annotation, "file_name", path=json_file, what="annotation"))
+        self.png = folder / str(get_field(annotation, "file_name", path=json_file, what="annotation"))
         if not is_file(self.png):
             raise EvaluationError(f"{self.png}: no such {role} PNG; {json_file} names it")
 
     def segments(self, categories: Categories) -> Iterator[SegmentInfo]:
-        """Segments with class indices."""
+        """Yields the segments with class indices."""
         image = f"of image {self._annotation['image_id']}"
-        for entry in listed(self._annotation, "segments_info", self.json_file):
-            number = field(entry, "id", path=self.json_file, what=f"segment {image}")
-            what = f"segment {number} {image}"
+        for entry in get_entries(self._annotation, "segments_info", self.json_file):
+            segment_id = get_field(entry, "id", path=self.json_file, what=f"segment {image}")
+            what = f"segment {segment_id} {image}"
             if self.role == TRUTH:
                 for key in ("iscrowd", "area"):
-                    field(entry, key, path=self.json_file, what=what)
+                    get_field(entry, key, path=self.json_file, what=what)
             segment: SegmentInfo = {
-                "id": whole(number, f"{self.json_file}: segment {image} has id"),
+                "id": to_int(segment_id, f"{self.json_file}: segment {image} has id"),
                 "category_id": categories.index(
-                    field(entry, "category_id", path=self.json_file, what=what),
+                    get_field(entry, "category_id", path=self.json_file, what=what),
                     path=self.json_file,
                     what=what,
                 ),
-                "iscrowd": whole(entry.get("iscrowd", 0), f"{self.json_file}: {what} has iscrowd", most=1),
+                "iscrowd": to_int(
+                    entry.get("iscrowd", 0), f"{self.json_file}: {what} has iscrowd", maximum=1
+                ),
             }
             if "area" in entry:
-                segment["area"] = whole(entry["area"], f"{self.json_file}: {what} has area")
+                segment["area"] = to_int(entry["area"], f"{self.json_file}: {what} has area")
             yield segment
 
 
 def _annotations(content: Any, path: Path) -> dict[Any, dict[str, Any]]:
-    return by_key(listed(content, "annotations", path), "image_id", path=path, what="annotation")
+    return index_by(get_entries(content, "annotations", path), "image_id", path=path, what="annotation")
 
 
 def _check_images(truth: Iterable[Any], predictions: Iterable[Any], gt_json: Path, pred_json: Path) -> None:
-    true_ids, found_ids = dict.fromkeys(truth), dict.fromkeys(predictions)
+    true_ids, predicted_ids = dict.fromkeys(truth), dict.fromkeys(predictions)
     if not true_ids:
         raise EvaluationError(f"{gt_json}: no image in it")
-    missing = [i for i in true_ids if i not in found_ids]
+    missing = [i for i in true_ids if i not in predicted_ids]
     if missing:
         raise EvaluationError(
-            f"{pred_json}: no prediction for image_id {some(missing)}, which {gt_json} lists"
+            f"{pred_json}: no prediction for image_id {first_values(missing)}, which {gt_json} lists"
         )
-    unknown = [i for i in found_ids if i not in true_ids]
+    unknown = [i for i in predicted_ids if i not in true_ids]
     if unknown:
-        raise EvaluationError(f"{pred_json}: image_id {some(unknown)} is not in {gt_json}")
+        raise EvaluationError(f"{pred_json}: image_id {first_values(unknown)} is not in {gt_json}")
 
 
 def _matches(truth: _Side, prediction: _Side, categories: Categories) -> SegmentMatches:
@@ -208,5 +213,5 @@ def _matches(truth: _Side, prediction: _Side, categories: Categories) -> Segment
     try:
         return match_segments(true_ids, true_segments, ids, segments)
     except EvaluationError as error:
-        guilty = truth if str(error).startswith(truth.role) else prediction
-        raise EvaluationError(f"{guilty.png} and {guilty.json_file}: {error}") from error
+        side = truth if str(error).startswith(truth.role) else prediction
+        raise EvaluationError(f"{side.png} and {side.json_file}: {error}") from error
