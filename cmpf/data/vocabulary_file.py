@@ -61,10 +61,10 @@ def parse_vocabulary_text(
             header = _FLAGS.match(content)
             flags = (number, _parse_flags(header[1], where)) if header else flags
         elif content:
-            identity, words = _parse_class(content, where)
-            if (earlier := line_of.setdefault(identity, number)) != number:
+            class_id, words = _parse_class(content, where)
+            if (earlier := line_of.setdefault(class_id, number)) != number:
                 raise VocabularyError(
-                    f"{where}: id {identity} is already on line {earlier}; give each class its own"
+                    f"{where}: id {class_id} is already on line {earlier}; give each class its own"
                 )
             if words[0] == PLACEHOLDER:
                 continue
@@ -90,13 +90,13 @@ def word_set(words: Iterable[str]) -> frozenset[str]:
 
 
 def _parse_class(content: str, where: str) -> tuple[int, tuple[str, ...]]:
-    identity, colon, names = content.partition(":")
-    if not colon or not identity.strip().isdecimal():
+    class_id, colon, names = content.partition(":")
+    if not colon or not class_id.strip().isdecimal():
         raise VocabularyError(f"{where}: {content!r} does not begin with a number and a colon; write {FORM}")
     words = tuple(" ".join(word.split()) for word in names.strip().removesuffix(",").split(","))
     if not all(words):
         raise VocabularyError(f"{where}: empty name or synonym in {content!r}; write {FORM}")
-    return int(identity), words
+    return int(class_id), words
 
 
 def _parse_flags(flags: str, where: str) -> tuple[bool, ...]:

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""ShapeWorld: a procedural open-vocabulary benchmark of scenes with things and stuff, drawn from a seed.
+"""ShapeWorld: a procedural open-vocabulary segmentation benchmark with things and stuff, generated from a seed.
 
-What draws is fetched when first used, so that the list of datasets, which knows the categories, needs none of it.
+The generator is imported lazily, because the dataset catalog needs only the categories.
 """
 
 from __future__ import annotations

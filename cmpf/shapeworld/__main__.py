@@ -18,7 +18,7 @@ _PROGRAM = "python -m cmpf.shapeworld"
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage text, which --help shows."""
+        """Prints one line instead of the usage text."""
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
@@ -39,7 +39,7 @@ def _parser() -> _Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
+    """Runs the command line; returns the exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     jobs = usable_cores() if arguments.jobs is None else arguments.jobs

@@ -1,9 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The 54 categories of ShapeWorld, their words in captions, and which of them the decoder may see in training.
+"""The 54 categories of ShapeWorld, their split into seen and unseen, and captions.
 
-Things are a shape in a material ("red circle"), stuff is a texture that fills a region. A thing is unseen for
-one of three reasons: its composition is held out (shape and material are each seen, never together), its
-shape is unseen, or its material is. The patterned materials and the strongly textured stuff are unseen."""
+A thing is a shape in a material ("red circle"); stuff is a texture that fills a region. A thing is unseen because its
+combination is held out (shape and material are seen, but never together), its shape is unseen, or its material is
+unseen. Patterned materials and strongly textured stuff are unseen.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ SEEN_SHAPES = ("circle", "bar", "ring", "triangle")
 UNSEEN_SHAPES = ("star", "bolt")
 SHAPES = SEEN_SHAPES + UNSEEN_SHAPES
 
-# Each color gives up one seen shape, and each seen shape at least one color.
+# One seen shape is held out for each color, and at least one color for each seen shape.
 HELD_OUT = (
     ("red", "ring"),
     ("yellow", "bar"),
@@ -67,11 +68,11 @@ _UNSEEN_STUFF = {
 class Category:
     """One class of ShapeWorld.
 
-    id: contiguous index 0..53; seen classes come first, so it is also the index in the seen vocabulary.
-    name, synonyms: words for it; no word names two categories.
-    isthing: True for countable objects, False for stuff.
-    seen: may appear in training images of the decoder.
-    shape, material: for things; both "" for stuff.
+    id: class index 0..53; seen classes come first, so it is also the index in the seen vocabulary.
+    name, synonyms: its words; no two categories share a word.
+    isthing: whether it is a thing rather than stuff.
+    seen: whether it appears in training images of the decoder.
+    shape, material: of a thing; "" for stuff.
     """
 
     id: int
@@ -93,7 +94,7 @@ def _thing_is_seen(material: str, shape: str) -> bool:
 
 
 def _compositions() -> list[tuple[str, str]]:
-    """Every (material, shape), but no unseen shape in an unseen material: one unknown at a time."""
+    """All pairs (material, shape) except unseen shapes in unseen materials."""
     return [(m, s) for m in MATERIALS for s in SHAPES if not (m in PATTERNS and s in UNSEEN_SHAPES)]
 
 
@@ -116,7 +117,7 @@ STUFF = tuple(category for category in CATEGORIES if not category.isthing)
 
 
 def vocabulary_text(categories: tuple[Category, ...]) -> str:
-    """A vocabulary file: thing flags in a comment, then `id:name,synonym,synonym` lines, ids from 1."""
+    """The text of a vocabulary file: thing flags in a comment, then `id:name,synonym,synonym` lines, ids from 1."""
     flags = " ".join(str(int(category.isthing)) for category in categories)
     lines = [f"# ShapeWorld, {len(categories)} categories", f"# isthing: {flags}"]
     lines += [f"{category.id + 1}:{','.join(category.words)}" for category in categories]
@@ -135,16 +136,16 @@ def _counted(word: str, count: int) -> str:
 
 
 def thing_caption(thing: str, ground: str) -> str:
-    """One thing and the stuff behind it: "a red circle on grass", "a red circle in the sky"."""
+    """Caption of one thing and the stuff behind it: "a red circle on grass", "a red circle in the sky"."""
     return f"a {thing} in the sky" if ground == "sky" else f"a {thing} on {ground}"
 
 
 def scene_caption(things: Sequence[str], stuff: Sequence[str]) -> str:
-    """All things and all stuff: "two red circles and a striped bar on grass and sand under the sky".
+    """Caption of all things and stuff: "two red circles and a striped bar on grass and sand under the sky".
 
     Args:
-        things: words in the order of drawing, at least one; a word given twice is counted.
-        stuff: words, at least one, each once; "sky" moves to the end.
+        things: names in drawing order, at least one; repeated names are counted.
+        stuff: names without repetition, at least one; "sky" is moved to the end.
     """
     subjects = _enumeration([_counted(word, count) for word, count in Counter(things).items()])
     grounds = [word for word in stuff if word != "sky"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Where things lie in a scene: their outlines, how regions of stuff divide the image, and which things hide which."""
+"""Layout of a scene: outlines of things, stuff regions, and placement of things with limits on occlusion."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from PIL import Image, ImageDraw
 from cmpf.shapeworld.categories import Category
 from cmpf.shapeworld.textures import Array
 
-# The outline is filled at this multiple of the image's size and averaged down, which anti-aliases the edge.
+# Outlines are filled at this multiple of the image size and averaged, for anti-aliased edges.
 OVERSAMPLING = 4
 
 
-def _regular(corners: int, radius: float, start: float = -np.pi / 2) -> Array:
+def _regular_polygon(corners: int, radius: float, start: float = -np.pi / 2) -> Array:
     angle = start + np.arange(corners) * 2 * np.pi / corners
     return (radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)).astype(np.float32)
 
 
 def _star() -> Array:
     points = np.empty((10, 2), np.float32)
-    points[0::2] = _regular(5, 1.2)
-    points[1::2] = _regular(5, 0.5, start=-np.pi / 2 + np.pi / 5)
+    points[0::2] = _regular_polygon(5, 1.2)
+    points[1::2] = _regular_polygon(5, 0.5, start=-np.pi / 2 + np.pi / 5)
     return points
 
 
-# Contours in units of the thing's radius, x to the right and y down; the second contour, if any, is a hole.
+# Contours in units of the radius, x to the right and y down; the second contour, if any, is a hole.
 _OUTLINES: dict[str, tuple[Array, ...]] = {
-    "circle": (_regular(40, 0.9),),
+    "circle": (_regular_polygon(40, 0.9),),
     "bar": (np.array([(-1.1, -0.42), (1.1, -0.42), (1.1, 0.42), (-1.1, 0.42)], np.float32),),
-    "ring": (_regular(40, 1.0), _regular(32, 0.56)),
+    "ring": (_regular_polygon(40, 1.0), _regular_polygon(32, 0.56)),
     "triangle": (np.array([(0.0, -1.0), (1.05, 0.8), (-1.05, 0.8)], np.float32),),
     "star": (_star(),),
     "bolt": (
@@ -53,14 +53,14 @@ _OUTLINES: dict[str, tuple[Array, ...]] = {
 
 
 def coverage(shape: str, *, radius: float, angle: float) -> Array:
-    """How much of each pixel a thing covers, on an odd square around its center that holds it with a margin.
+    """Pixel coverage of a thing, in a square around it.
 
     Args:
         shape: one of `categories.SHAPES`.
-        radius: of the thing, pixels; outlines reach up to 1.3 times as far.
-        angle: turn, radians.
+        radius: in pixels; outlines extend to at most 1.3 times the radius.
+        angle: rotation in radians.
     Returns:
-        (n, n) float32, 0 outside to 1 inside; the center of the thing is the middle pixel.
+        (n, n) float32 with odd n, 0 outside to 1 inside; the thing is centered on the middle pixel.
     """
     cosine, sine = np.cos(angle), np.sin(angle)
     contours = [
@@ -77,20 +77,19 @@ def coverage(shape: str, *, radius: float, angle: float) -> Array:
 
 Ids = NDArray[np.int32]
 
-# Pixels of a 128 x 128 image: what is smaller is no segment but a left-over.
-MIN_SEGMENT_AREA = 30
+MIN_SEGMENT_AREA = 30  # smallest visible area of a thing, in pixels of a 128 x 128 image
 _PLACING_TRIES = 8
 _MAX_ANGLE = np.deg2rad(30)
 
 
 @dataclass(frozen=True)
 class Crowding:
-    """How full a scene is. Lengths are in pixels of a 128 x 128 image.
+    """Number and size of things, and limits on occlusion; lengths and areas are those in a 128 x 128 image.
 
-    things: least and most things wanted; fewer lie in the scene where no place was found.
-    radius: least and most.
-    visible: share of its area that each thing keeps in view, at least.
-    stuff_area: pixels that each region of stuff keeps in view, at least.
+    things: minimum and maximum number of things to place; the scene has fewer if some find no position.
+    radius: minimum and maximum radius.
+    visible: minimum visible share of the area of each thing.
+    stuff_area: minimum visible area of each stuff region.
     """
 
     things: tuple[int, int]
@@ -104,7 +103,7 @@ HARD = Crowding(things=(5, 9), radius=(9, 20), visible=0.25, stuff_area=300)
 
 
 def _border(rng: np.random.Generator, size: int, level: float) -> Array:
-    """A wavy, tilted line across the image: (size,) heights as shares of the image."""
+    """A wavy, tilted line across the image: (size,) heights as fractions of the image height."""
     x = np.linspace(0, 1, size, dtype=np.float32)
     tilt = rng.uniform(-0.16, 0.16) * (x - 0.5)
     wave = rng.uniform(0.0, 0.03) * np.sin(x * rng.uniform(4, 14) + rng.uniform(0, 6))
@@ -117,7 +116,7 @@ def stuff_regions(rng: np.random.Generator, *, size: int, count: int) -> Ids:
     """Divides the image into `count` (2 or 3) regions by wavy borders.
 
     Returns:
-        (size, size) int32 with values 0 (the uppermost region) to count - 1.
+        (size, size) int32 with values 0 (the top region) to count - 1.
     """
     line = np.linspace(0, 1, size, dtype=np.float32)
     upper = _border(rng, size, rng.uniform(0.35, 0.65) if count == 2 else rng.uniform(0.28, 0.4))
@@ -133,7 +132,11 @@ def stuff_regions(rng: np.random.Generator, *, size: int, count: int) -> Ids:
 
 @dataclass(frozen=True)
 class PlacedThing:
-    """A thing in its place: category and material, (n, n) coverage, and where its upper left pixel lies."""
+    """A thing with its position.
+
+    alpha: (n, n) pixel coverage 0..1, see `coverage`.
+    top, left: position of the upper left pixel of `alpha` in the image, possibly outside.
+    """
 
     category_id: int
     material: str
@@ -142,70 +145,72 @@ class PlacedThing:
     left: int
 
     def windows(self, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """The part inside a (size, size) image: slices (rows, columns) of the image, and of `alpha`."""
+        """Slices (rows, columns) of a (size, size) image and of `alpha` where both overlap."""
         side = self.alpha.shape[0]
-        inside, own = [], []
+        image_slices, alpha_slices = [], []
         for start in (self.top, self.left):
             first, last = max(start, 0), min(start + side, size)
-            inside.append(slice(first, last))
-            own.append(slice(first - start, last - start))
-        return (inside[0], inside[1]), (own[0], own[1])
+            image_slices.append(slice(first, last))
+            alpha_slices.append(slice(first - start, last - start))
+        return (image_slices[0], image_slices[1]), (alpha_slices[0], alpha_slices[1])
 
 
 class Canvas:
-    """Labels of a scene in the making; a thing laid on top is refused if it would hide too much."""
+    """Segment ids of a scene; rejects a new thing that would occlude others too much."""
 
     def __init__(self, regions: Ids, *, stuff: int, crowding: Crowding, unit: float) -> None:
         """
         Args:
             regions: (H, H) int32 with values 0..stuff - 1.
             stuff: number of regions.
-            crowding: what must stay in view.
-            unit: length in pixels of a pixel of a 128 x 128 image.
+            crowding: limits on occlusion.
+            unit: H / 128, the scale of all lengths.
         """
         self.ids: Ids = regions + 1
         self.things: list[PlacedThing] = []
         self._crowding = crowding
-        self._smallest = MIN_SEGMENT_AREA * unit * unit
-        # Least number of visible pixels of each label; label 0 does not occur.
-        self._least = [0.0] + [crowding.stuff_area * unit * unit] * stuff
-
-    def _hides_its_like(self, thing: PlacedThing, covered: Ids) -> bool:
-        """True if a thing of the same material would be covered: their common edge could hardly be seen."""
-        first = len(self._least) - len(self.things)
-        behind = (self.things[label - first] for label in np.unique(covered) if label >= first)
-        return any(other.material == thing.material for other in behind)
+        self._min_thing_area = MIN_SEGMENT_AREA * unit * unit
+        # Minimum number of visible pixels of each segment id; id 0 is not used.
+        self._min_areas = [0.0] + [crowding.stuff_area * unit * unit] * stuff
 
     def add(self, thing: PlacedThing) -> bool:
-        """Lays the thing on top; False, and nothing changed, if any segment would be seen too little."""
+        """Puts a thing on top; returns False, without changes, if it would hide too much of any segment."""
         size = self.ids.shape[0]
-        inside, own = thing.windows(size)
+        image_window, alpha_window = thing.windows(size)
         mask = thing.alpha >= 0.5
-        least = max(self._crowding.visible * np.count_nonzero(mask), self._smallest)
-        shown = mask[own]
-        if np.count_nonzero(shown) < least or self._hides_its_like(thing, self.ids[inside][shown]):
+        min_area = max(self._crowding.visible * np.count_nonzero(mask), self._min_thing_area)
+        visible = mask[alpha_window]
+        if np.count_nonzero(visible) < min_area:
+            return False
+        if self._covers_same_material(thing, self.ids[image_window][visible]):
             return False
         ids = self.ids.copy()
-        label = len(self._least)
-        ids[inside][shown] = label
-        if np.any(np.bincount(ids.ravel(), minlength=label + 1)[:label] < self._least):
+        segment_id = len(self._min_areas)
+        ids[image_window][visible] = segment_id
+        if np.any(np.bincount(ids.ravel(), minlength=segment_id + 1)[:segment_id] < self._min_areas):
             return False
         self.ids = ids
         self.things.append(thing)
-        self._least.append(least)
+        self._min_areas.append(min_area)
         return True
+
+    def _covers_same_material(self, thing: PlacedThing, covered_ids: Ids) -> bool:
+        """Whether a covered thing has the same material, so that the edge between them would hardly be visible."""
+        first_thing = len(self._min_areas) - len(self.things)
+        covered = (self.things[i - first_thing] for i in np.unique(covered_ids) if i >= first_thing)
+        return any(other.material == thing.material for other in covered)
 
 
 def place_thing(
     canvas: Canvas, rng: np.random.Generator, *, category: Category, crowding: Crowding, unit: float
 ) -> bool:
-    """Tries sizes, angles and positions until the thing fits, smaller each time; False if none does."""
+    """Tries random angles and positions with decreasing size until the thing fits; returns whether it does."""
     size = canvas.ids.shape[0]
     low, high = crowding.radius
     radius = rng.uniform(low, high)
     for _ in range(_PLACING_TRIES):
         alpha = coverage(category.shape, radius=radius * unit, angle=rng.uniform(-_MAX_ANGLE, _MAX_ANGLE))
-        # Only tips may stick out of the image: a bolt that is cut in half is a bar.
+        # Only tips may extend beyond the image: a bolt cut in half looks like a bar.
         margin = radius * unit
         y, x = rng.uniform(margin, size - margin, 2)
         half = alpha.shape[0] // 2

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A scene as COCO files: image, panoptic and semantic PNG, and the entries of the JSON files."""
+"""Writes a scene as image, panoptic PNG and label map, and creates its COCO JSON entries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class Record:
-    """JSON entries of one image; the ids of its instances are those of its segments, to be made unique."""
+    """COCO JSON entries of one image. The ids of its instances are segment ids, unique only within the image."""
 
     image: dict[str, Any]
     panoptic: dict[str, Any]
@@ -29,12 +29,12 @@ class Record:
 
 
 def coco_categories(categories: tuple[Category, ...]) -> list[dict[str, Any]]:
-    """COCO category entries; the id is the contiguous index + 1."""
+    """COCO category entries, with class index + 1 as id."""
     return [{"id": c.id + 1, "name": c.name, "isthing": int(c.isthing)} for c in categories]
 
 
 def _segment_entries(scene: Scene, image_id: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Panoptic segments_info, and instance annotations of the things."""
+    """The segments_info of a scene, and the instance annotations of its things."""
     segments, instances = [], []
     for segment in scene.segments:
         mask = scene.ids == segment.id
@@ -46,9 +46,9 @@ def _segment_entries(scene: Scene, image_id: int) -> tuple[list[dict[str, Any]],
 
 
 def write_record(scene: Scene, folder: Path, *, image_id: int) -> Record:
-    """Writes images/ID.jpg, panoptic/ID.png and semantic/ID.png below `folder` and returns the JSON entries.
+    """Writes images/ID.jpg, panoptic/ID.png and semantic/ID.png below `folder`, and returns the JSON entries.
 
-    The semantic PNG holds the contiguous class index; 255 (ignore) does not occur, as each pixel has a class.
+    The label map holds class indices; the ignore label 255 does not occur, because every pixel has a class.
     """
     stem = f"{image_id:06d}"
     Image.fromarray(scene.image).save(folder / "images" / f"{stem}.jpg", quality=JPEG_QUALITY, subsampling=0)

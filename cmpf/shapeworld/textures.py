@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Surfaces: natural textures of the stuff regions, and the colors and patterns of the things.
+"""Textures of stuff regions, and colors and patterns of things.
 
-Every texture of stuff is a function of (generator, patch) that returns (3, height, width) float32 RGB 0..255. Color
-planes come first because numpy is three times slower on an innermost axis of length 3.
+The texture of each stuff category is a function of (generator, patch) that returns (3, height, width) float32 RGB
+0..255; channels come first because numpy is three times slower with an innermost axis of length 3.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Patch:
-    """A rectangle to fill: `shape` (height, width), and `unit`, the pixels in one of a 128 x 128 image."""
+    """A rectangle to fill.
+
+    shape: (height, width) in pixels.
+    unit: image size / 128, the scale of all lengths.
+    """
 
     shape: tuple[int, int]
     unit: float
@@ -34,16 +38,16 @@ class Patch:
 
 
 def smooth_noise(rng: np.random.Generator, patch: Patch, rows: int, columns: int) -> Array:
-    """Random values of about -1..1 on a grid, interpolated: `rows` x `columns` in a whole image."""
+    """Interpolated random values of about -1..1, with a grid of `rows` x `columns` for a whole image."""
     height, width = patch.shape
-    down = max(2, round(rows * height / (128 * patch.unit)))
-    across = max(2, round(columns * width / (128 * patch.unit)))
-    grid = Image.fromarray(rng.uniform(-1, 1, (down, across)).astype(np.float32))
+    patch_rows = max(2, round(rows * height / (128 * patch.unit)))
+    patch_columns = max(2, round(columns * width / (128 * patch.unit)))
+    grid = Image.fromarray(rng.uniform(-1, 1, (patch_rows, patch_columns)).astype(np.float32))
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def fractal_noise(rng: np.random.Generator, patch: Patch, cells: int, octaves: int = 3) -> Array:
-    """Smooth noises summed, each of twice the frequency and 0.55 of the height: about -1..1."""
+    """Sum of smooth noise, each octave with twice the frequency and 0.55 times the amplitude: about -1..1."""
     total = smooth_noise(rng, patch, cells, cells)
     for octave in range(1, octaves):
         count = cells << octave
@@ -52,18 +56,18 @@ def fractal_noise(rng: np.random.Generator, patch: Patch, cells: int, octaves: i
 
 
 def mix(dark: Color, light: Color, weight: Array) -> Array:
-    """Colors between dark (weight 0) and light (weight 1), clipped: (h, w) -> (3, h, w)."""
+    """Interpolates between dark (weight 0) and light (weight 1), clipped: (h, w) -> (3, h, w)."""
     low, high = (np.array(color, np.float32)[:, None, None] for color in (dark, light))
     return low + np.clip(weight, 0, 1) * (high - low)
 
 
 def _speckle(rng: np.random.Generator, patch: Patch) -> Array:
-    """White noise of mean 0 and deviation 1, uniform (drawn four times faster than normal)."""
+    """White noise with mean 0 and standard deviation 1; uniform, which is four times faster than normal."""
     return (rng.random(patch.shape, dtype=np.float32) - np.float32(0.5)) * np.float32(12**0.5)
 
 
 def _cells(position: Array) -> tuple[NDArray[np.intp], Array]:
-    """Cells of length 1: the index of each position's cell, modulo 32, and the position 0..1 in it."""
+    """Divides a line into cells of length 1: cell index modulo 32 and position 0..1 in the cell."""
     first = np.floor(position)
     return first.astype(np.intp) & 31, position - first
 
@@ -135,7 +139,7 @@ def _tiles(rng: np.random.Generator, patch: Patch) -> Array:
     row, up = _cells((x + y) / 15 + np.float32(rng.random()))
     column, along = _cells((x - y) / 15 + np.float32(rng.random()))
     tone = rng.random((32, 32), dtype=np.float32)[row, column]
-    # A glint in one corner of each tile tells glaze from paint.
+    # A highlight in one corner of each tile makes it look glazed.
     floor = mix((0, 140, 130), (90, 215, 200), tone * 0.8 + 0.35 * (1 - up) * along)
     return np.where((up < 0.14) | (along < 0.14), np.float32(240), floor)
 
@@ -185,10 +189,10 @@ def _bamboo(rng: np.random.Generator, patch: Patch) -> Array:
 
 
 def _scattered(rng: np.random.Generator, patch: Patch, spacing: float) -> Array:
-    """(n, 2) float32 (x, y): a jittered grid over the patch and a little beyond, in random order."""
+    """Points (n, 2) float32 (x, y) of a jittered grid slightly larger than the patch, in random order."""
     step = spacing * patch.unit
-    down, across = (int(side / step) + 2 for side in patch.shape)
-    grid = np.stack(np.meshgrid(np.arange(across), np.arange(down)), -1).reshape(-1, 2)
+    rows, columns = (int(side / step) + 2 for side in patch.shape)
+    grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
     jittered = (grid + rng.uniform(-0.4, 0.4, grid.shape) - 0.25) * step
     return rng.permutation(jittered).astype(np.float32)
 
@@ -210,10 +214,10 @@ _TEXTURES: dict[str, Callable[[np.random.Generator, Patch], Array]] = {
 
 
 def stuff_texture(name: str, rng: np.random.Generator, patch: Patch) -> Array:
-    """Fills a patch with a stuff category.
+    """Draws the texture of a stuff category with random brightness and tint.
 
     Returns:
-        (3, height, width) float32 RGB, about 0..255 (not clipped), with its own brightness and tint.
+        (3, height, width) float32 RGB, about 0..255 (not clipped).
     """
     tint = rng.normal(1.0, 0.012, 3) * rng.uniform(0.92, 1.06)
     return _TEXTURES[name](rng, patch) * tint.astype(np.float32)[:, None, None]
@@ -226,14 +230,14 @@ _PLAIN: dict[str, Color] = {
     "blue": (36, 64, 214),
     "purple": (136, 44, 176),
 }
-# Pairs chosen away from the plain colors and the stuff; period in pixels of a 128 x 128 image.
+# Pairs of colors that differ from the plain colors and from stuff.
 _STRIPED: tuple[Color, Color] = ((16, 16, 20), (248, 248, 248))
 _DOTTED: tuple[Color, Color] = ((244, 82, 158), (255, 255, 255))
 _CHECKERED: tuple[Color, Color] = ((18, 14, 12), (255, 140, 0))
 
 
 def _soft_step(wave: Array, sharpness: float) -> Array:
-    """0 where the wave is negative, 1 where it is positive, a short ramp between (no aliasing)."""
+    """An anti-aliased step: 0 where the wave is negative, 1 where it is positive, with a short ramp between."""
     weight: Array = np.clip(0.5 + sharpness * wave, 0, 1)
     return weight
 
@@ -241,7 +245,7 @@ def _soft_step(wave: Array, sharpness: float) -> Array:
 def _pattern(
     name: str, rng: np.random.Generator, side: int, unit: float
 ) -> tuple[tuple[Color, Color], Array]:
-    """The pair of colors of a patterned material and the (side, side) weight of the second one."""
+    """The two colors of a patterned material, and the weight (side, side) of the second one."""
     line = np.arange(side, dtype=np.float32) / np.float32(unit)
     y, x = line[:, None] + rng.uniform(0, 8), line[None, :] + rng.uniform(0, 8)
     stretch = rng.uniform(0.92, 1.12)
@@ -256,12 +260,12 @@ def _pattern(
 
 
 def surface(material: str, rng: np.random.Generator, *, side: int, unit: float) -> Array:
-    """A square of a material, before shading.
+    """Draws a square of a material, without shading.
 
     Args:
         material: one of `categories.MATERIALS`.
-        side: pixels.
-        unit: length in pixels of a pixel of a 128 x 128 image.
+        side: in pixels.
+        unit: image size / 128, the scale of all lengths.
     Returns:
         (3, side, side) float32 RGB, about 0..255.
     """

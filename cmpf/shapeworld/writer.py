@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Writes ShapeWorld to disk as a COCO panoptic dataset that is either whole or not there.
+"""Writes ShapeWorld to disk as a COCO panoptic dataset, atomically.
 
-All files are made in a working folder inside the target and moved to their places at the end; the marker
-`complete.json` comes last. A killed run leaves the working folder behind; the next run starts there again.
+All files are created in a working folder inside the target and moved at the end; the marker `complete.json` is written
+last. A killed run leaves the working folder behind, and the next run starts over in it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
 from cmpf.shapeworld.records import Record, coco_categories, write_record
 from cmpf.shapeworld.scene import MAX_SIZE, MIN_SIZE, generate_scene
 
-# Raised whenever equal arguments begin to give other images: old folders are not taken for new ones.
+# Increase when equal arguments give other images than before, so that existing folders are not reused.
 VERSION = 1
 MARKER = "complete.json"
-# A split's place seeds its scenes: new ones go to the end.
+# The index of a split seeds its scenes, so new splits must be appended.
 SPLITS = ("train", "val", "hard_val", "tune")
 VOCABULARIES = {
     "vocabulary_all.txt": CATEGORIES,
@@ -41,10 +41,10 @@ _PARTS = (*SPLITS, *VOCABULARIES)
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """What makes one dataset: images in each split, the seed, and the side of the images in pixels.
+    """Parameters of a ShapeWorld dataset: number of images in each split, seed, and image size in pixels.
 
     Raises:
-        DatasetError: a negative count or seed, no image at all, or a size out of range.
+        DatasetError: a negative count or seed, no images, or a size out of range.
     """
 
     train: int
@@ -68,8 +68,46 @@ class WorldSpec:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of each split, empty splits left out."""
+        """Number of images of each non-empty split."""
         return {split: getattr(self, split) for split in SPLITS if getattr(self, split) > 0}
+
+
+def write_dataset(
+    out: Path, spec: WorldSpec, *, jobs: int = 1, force: bool = False, progress: bool = True
+) -> bool:
+    """Writes the dataset, unless it already exists.
+
+    Args:
+        out: target folder, created if needed.
+        spec: parameters of the dataset.
+        jobs: number of processes; the files do not depend on it.
+        force: replace the files of another ShapeWorld dataset in `out`.
+        progress: show a progress bar on stderr.
+    Returns:
+        True if it was written, False if `out` already held the complete dataset.
+    Raises:
+        DatasetError: `out` holds something else, or cannot be written; the message names the fix.
+    """
+    if jobs < 1:
+        raise DatasetError(f"jobs = {jobs}: must be 1 or more")
+    with _dataset_errors(out):
+        replaceable = force and _read_marker(out) is not None
+        if not replaceable and _is_complete(out, spec):
+            return False
+        working = _empty_working_folder(out)
+        try:
+            _write_parts(working, spec, jobs=jobs, progress=progress)
+        except BaseException:
+            shutil.rmtree(working, ignore_errors=True)
+            raise
+        _install(working, out, spec)
+    return True
+
+
+def scene_seed(seed: int, *, split: str, number: int) -> int:
+    """The seed of an image, from independent streams for each split, so that splits share no scene."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), number))
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True)
@@ -78,12 +116,6 @@ class _Task:
     split: str
     number: int
     spec: WorldSpec
-
-
-def scene_seed(seed: int, *, split: str, number: int) -> int:
-    """The seed of an image: independent for each split and number, so that splits never share a scene."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), number))
-    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def _write_scene(task: _Task) -> Record:
@@ -112,18 +144,18 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_split(folder: Path, split: str, spec: WorldSpec, *, jobs: int, bar: tqdm[Any]) -> None:
-    """Makes one split in `folder`, which does not exist yet."""
-    for part in ("images", "panoptic", "semantic"):
-        (folder / part).mkdir(parents=True)
+    """Writes one split to `folder`, which must not exist."""
+    for name in ("images", "panoptic", "semantic"):
+        (folder / name).mkdir(parents=True)
     records = []
     for record in _records([_Task(folder, split, i + 1, spec) for i in range(spec.counts[split])], jobs):
         records.append(record)
         bar.update()
-    shown = VOCABULARIES["vocabulary_seen.txt" if split == "train" else "vocabulary_all.txt"]
+    categories = VOCABULARIES["vocabulary_seen.txt" if split == "train" else "vocabulary_all.txt"]
     common: dict[str, Any] = {
         "info": {"description": f"ShapeWorld {split}", **asdict(spec)},
         "images": [record.image for record in records],
-        "categories": coco_categories(shown),
+        "categories": coco_categories(categories),
     }
     instances = [entry for record in records for entry in record.instances]
     numbered = [{**entry, "id": number} for number, entry in enumerate(instances, start=1)]
@@ -140,7 +172,7 @@ def _remove(path: Path) -> None:
 
 
 def _read_marker(out: Path) -> dict[str, Any] | None:
-    """The marker's content; None if there is no marker, {} if it cannot be read."""
+    """The content of the marker; None if it does not exist, {} if it is invalid."""
     try:
         content = json.loads((out / MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -151,24 +183,24 @@ def _read_marker(out: Path) -> dict[str, Any] | None:
 
 
 def _missing(out: Path, spec: WorldSpec) -> list[str]:
-    """Parts of a dataset that should be in `out` and are not."""
+    """Files of the dataset that do not exist in `out`."""
     expected = [out / name for name in VOCABULARIES]
     expected += [out / split / name for split in spec.counts for name in ("panoptic.json", "instances.json")]
-    gone = [str(path) for path in expected if not path.is_file()]
+    missing = [str(path) for path in expected if not path.is_file()]
     for split, count in spec.counts.items():
-        for part in ("images", "panoptic", "semantic"):
-            folder = out / split / part
-            found = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-            if found < count:
-                gone.append(f"{count - found} files of {folder}")
-    return gone
+        for name in ("images", "panoptic", "semantic"):
+            folder = out / split / name
+            present = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+            if present < count:
+                missing.append(f"{count - present} files of {folder}")
+    return missing
 
 
-def _is_there(out: Path, spec: WorldSpec) -> bool:
-    """True if `out` holds this very dataset, False if it can be written there.
+def _is_complete(out: Path, spec: WorldSpec) -> bool:
+    """True if `out` holds exactly this dataset, False if it can be written there.
 
     Raises:
-        DatasetError: something else lies there, or the dataset is damaged.
+        DatasetError: `out` holds something else, or the dataset is damaged.
     """
     marker = _read_marker(out)
     fix = "add --force to replace it, or choose another folder"
@@ -181,21 +213,24 @@ def _is_there(out: Path, spec: WorldSpec) -> bool:
         return False
     if not marker:
         raise DatasetError(f"{out / MARKER} cannot be read: {fix}")
-    wanted = asdict(spec)
-    found = dict.fromkeys(SPLITS, 0) | marker  # markers of before a split was added do not name it
+    requested = asdict(spec)
+    written = dict.fromkeys(SPLITS, 0) | marker  # older markers lack splits that were added later
     different = [
-        f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]
+        f"{key} {written.get(key)}, not {value}"
+        for key, value in requested.items()
+        if written.get(key) != value
     ]
     if different:
         raise DatasetError(f"{out} holds another ShapeWorld ({'; '.join(different)}): {fix}")
-    gone = _missing(out, spec)
-    if gone:
-        raise DatasetError(f"{out} is damaged, {', '.join(gone)} missing: {fix}")
+    missing = _missing(out, spec)
+    if missing:
+        raise DatasetError(f"{out} is damaged, {', '.join(missing)} missing: {fix}")
     return True
 
 
 @contextmanager
-def _readable_failures(out: Path) -> Iterator[None]:
+def _dataset_errors(out: Path) -> Iterator[None]:
+    """Turns an OSError into a DatasetError."""
     try:
         yield
     except OSError as error:
@@ -206,11 +241,11 @@ def _readable_failures(out: Path) -> Iterator[None]:
 
 
 def _empty_working_folder(out: Path) -> Path:
-    """The working folder, empty. An old one is not removed: it says that the parts in `out` are ours."""
+    """Creates or empties the working folder. It is not removed, since it marks the files in `out` as ShapeWorld's."""
     working = out / _WORKING
     working.mkdir(parents=True, exist_ok=True)
-    for left in working.iterdir():
-        _remove(left)
+    for leftover in working.iterdir():
+        _remove(leftover)
     return working
 
 
@@ -224,7 +259,7 @@ def _write_parts(working: Path, spec: WorldSpec, *, jobs: int, progress: bool) -
 
 
 def _install(working: Path, out: Path, spec: WorldSpec) -> None:
-    """Moves the finished parts to their places: the old marker leaves first, the new one comes last."""
+    """Moves the finished files to `out`; removes the old marker first and writes the new one last."""
     (out / MARKER).unlink(missing_ok=True)
     for name in _PARTS:
         _remove(out / name)
@@ -232,32 +267,3 @@ def _install(working: Path, out: Path, spec: WorldSpec) -> None:
             (working / name).rename(out / name)
     write_text(out / MARKER, json.dumps(asdict(spec), indent=2) + "\n")
     working.rmdir()
-
-
-def write_dataset(
-    out: Path, spec: WorldSpec, *, jobs: int = 1, force: bool = False, progress: bool = True
-) -> bool:
-    """Writes the dataset, or finds that it is already there.
-
-    Args:
-        out: folder, made if needed. jobs: processes; the files do not depend on it.
-        force: replace another ShapeWorld in `out` (its files only). progress: show a bar on stderr.
-    Returns:
-        True if written, False if `out` already held the whole dataset.
-    Raises:
-        DatasetError: `out` holds something else, or cannot be written; the message names the fix.
-    """
-    if jobs < 1:
-        raise DatasetError(f"jobs = {jobs}: must be 1 or more")
-    with _readable_failures(out):
-        replaceable = force and _read_marker(out) is not None
-        if not replaceable and _is_there(out, spec):
-            return False
-        working = _empty_working_folder(out)
-        try:
-            _write_parts(working, spec, jobs=jobs, progress=progress)
-        except BaseException:
-            shutil.rmtree(working, ignore_errors=True)
-            raise
-        _install(working, out, spec)
-    return True

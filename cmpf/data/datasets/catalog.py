@@ -92,8 +92,8 @@ def locate_dataset(name: str) -> Dataset:
         return Dataset(DATASETS[name], dataset_root() / DATASETS[name].folder)
     near = get_close_matches(name, DATASETS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    own = f"an own dataset is named {FILE_PREFIX}PATH of its YAML file"
-    raise DatasetError(f"{name}: unknown dataset; {hint}known are {', '.join(DATASETS)}; {own}")
+    custom = f"an own dataset is named {FILE_PREFIX}PATH of its YAML file"
+    raise DatasetError(f"{name}: unknown dataset; {hint}known are {', '.join(DATASETS)}; {custom}")
 
 
 @dataclass(frozen=True)

@@ -167,12 +167,12 @@ class Dataset:
             return
         looked = ", ".join(f"{path} ({'found' if path.exists() else 'missing'})" for path in self.paths)
         if self.file is not None:
-            place = f"paths are relative to {self.folder}, where {self.file} is"
+            location = f"paths are relative to {self.folder}, where {self.file} is"
             fix = f"Correct the paths in {self.file}"
         else:
-            place = f"{ROOT_VARIABLE} = {os.environ.get(ROOT_VARIABLE) or f'not set, so ./{DEFAULT_ROOT}'}"
+            location = f"{ROOT_VARIABLE} = {os.environ.get(ROOT_VARIABLE) or f'not set, so ./{DEFAULT_ROOT}'}"
             fix = f"Make it with: {self.spec.command_in(self.folder)}"
-        raise DatasetError(f"{self.name}: not on disk ({place}). Looked for {looked}. {fix}")
+        raise DatasetError(f"{self.name}: not on disk ({location}). Looked for {looked}. {fix}")
 
 
 class PackedSamples(Sequence[Sample]):
