@@ -131,7 +131,7 @@ def segment_and_write_page(
     from cmpf.visualization import training_curve
     from demo.page import VIEWS, write_figure, write_page
 
-    step(4, "Segmenting images with free words")
+    step(4, "Segmenting images into named classes")
     predictor = cmpf.load(str(ROOT / CONFIG), weights=str(output / "model_final.safetensors"))
     names = [category.name for category in CATEGORIES]
     generator = np.random.default_rng(0)
@@ -151,18 +151,18 @@ def segment_and_write_page(
     page = output / "index.html"
     write_page(
         page,
-        lead="Frozen CLIP says what things are, frozen SAM says where they end, and a small decoder, trained here on "
-        "seen classes only, turns both into masks for any words.",
+        lead="A frozen CLIP classifies masks, a frozen SAM knows object boundaries, and a small decoder, trained here on "
+        "seen classes only, predicts masks for any class names.",
         tiles=_tiles(results),
         examples=shapes,
         photographs=photographs,
         evaluation_text=f"{VAL_IMAGES} validation images, all {len(names)} classes as vocabulary, "
-        f"{sum(not category.seen for category in CATEGORIES)} of them unseen in training. Values in percent; a class "
-        "counts in the mean if it occurs in the ground truth.",
+        f"{sum(not category.seen for category in CATEGORIES)} of them unseen in training. Values in percent; means are "
+        "over the classes in the ground truth.",
         metrics=_metrics(results),
         curve=training_curve([json.loads(line) for line in lines]),
         commands=_commands(output),
-        footer="Tiny models on generated images: a check that the system works, not a claim about photographs.",
+        footer="Tiny models on generated images: this checks the system and says nothing about photographs.",
     )
     return page
 
@@ -225,7 +225,7 @@ def _commands(output: Path) -> str:
     return (
         f'cmpf predict image.jpg --weights {weights} --vocabulary "red circle; striped ring; sky"\n'
         f"python tools/train_net.py --config-file {CONFIG} --eval-only MODEL.WEIGHTS {weights}\n"
-        "make ablation      # every configuration, three seeds, a table"
+        "make ablation      # all configurations with three seeds, as a table"
     )
 
 
