@@ -151,8 +151,8 @@ def segment_and_write_page(
     page = output / "index.html"
     write_page(
         page,
-        lead="A frozen CLIP classifies masks, a frozen SAM knows object boundaries, and a small decoder, trained here on "
-        "seen classes only, predicts masks for any class names.",
+        lead="A frozen CLIP classifies masks, a frozen SAM knows object boundaries, and a small decoder, trained here "
+        "on seen classes only, predicts masks for any class names.",
         tiles=_tiles(results),
         examples=shapes,
         photographs=photographs,
