@@ -62,19 +62,19 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
     """Trains, stores and judges tiny CLIP."""
     from cmpf.encoders.tiny import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
     from cmpf.encoders.tiny_training.clip_training import train_clip
-    from cmpf.encoders.tiny_training.evaluation import name_regions, naming_table
+    from cmpf.encoders.tiny_training.evaluation import accuracy_table, classify_regions
     from cmpf.encoders.tiny_training.training import Plan, save_merges, save_weights
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, CLIP_WEIGHTS)
         part = validation.first(300)
-        print_table(f"tiny CLIP after {step} updates", naming_table(name_regions(model, part)))
+        print_table(f"tiny CLIP after {step} updates", accuracy_table(classify_regions(model, part)))
 
     save_merges(options.out, CLIP_MERGES)
     plan = Plan(options.clip_steps, options.clip_batch, 2e-3, options.seed, options.every, store)
     model = train_clip(training, plan)
     save_weights(model, options.out, CLIP_WEIGHTS)
-    rows = naming_table(name_regions(load_tiny_clip(folder=options.out), validation))
+    rows = accuracy_table(classify_regions(load_tiny_clip(folder=options.out), validation))
     print_table(f"tiny CLIP: % of ground-truth regions named rightly, {len(validation)} scenes", rows)
     return rows
 
@@ -82,20 +82,20 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
 def run_sam(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, stores and judges tiny SAM."""
     from cmpf.encoders.tiny import SAM_WEIGHTS, load_tiny_sam
-    from cmpf.encoders.tiny_training.evaluation import judge_sam
+    from cmpf.encoders.tiny_training.evaluation import evaluate_sam
     from cmpf.encoders.tiny_training.sam_training import train_sam
     from cmpf.encoders.tiny_training.training import Plan, save_weights
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, SAM_WEIGHTS)
         print_table(
-            f"tiny SAM after {step} updates", judge_sam(model, validation.first(100), seed=options.seed)
+            f"tiny SAM after {step} updates", evaluate_sam(model, validation.first(100), seed=options.seed)
         )
 
     plan = Plan(options.sam_steps, options.sam_batch, 1e-3, options.seed, options.every, store)
     model = train_sam(training, plan)
     save_weights(model, options.out, SAM_WEIGHTS)
-    rows = judge_sam(load_tiny_sam(folder=options.out), validation, seed=options.seed)
+    rows = evaluate_sam(load_tiny_sam(folder=options.out), validation, seed=options.seed)
     print_table(f"tiny SAM: {len(validation)} scenes", rows)
     return rows
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""CLIP: dense image features, embeddings of masks and of texts, all in one joint space; frozen but for a trunk."""
+"""CLIP with a convolutional image encoder: dense features, mask embeddings and text embeddings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cmpf.types import CLIPFeatures
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-TEXT_BATCH = 128  # prompts in one pass of the text tower
+TEXT_BATCH = 128  # prompts per forward pass of the text encoder
 MAX_LOGIT_SCALE = 100.0
 
 
 class Backbone(Protocol):
-    """What CLIP needs of an image tower; `channels` counts res2..res5, `dense_channels` the dense map."""
+    """Interface of an image encoder. channels: of res2..res5; dense_channels: of the dense feature map."""
 
     embeds_empty_masks: bool
 
@@ -43,23 +43,25 @@ class Backbone(Protocol):
 
 
 class CLIP(FrozenModule):
-    """An OpenCLIP model with a convolutional image tower (paper, Sec. 3.1), frozen unless `train_trunk` is called.
+    """An OpenCLIP model with a convolutional image encoder (paper, Sec. 3.1), frozen unless `train_trunk` is called.
 
     Args:
         name: OpenCLIP's name of the architecture, for messages, hashes and caches.
-        model: OpenCLIP's `CLIP` or `CustomTextCLIP`; its tower is a ConvNeXt of timm or a ModifiedResNet.
+        model: OpenCLIP's `CLIP` or `CustomTextCLIP` with a timm ConvNeXt or a ModifiedResNet as image encoder.
         tokenizer: list of prompts -> (N, L) int64.
     Attributes:
-        channels: channels of res2..res5. dense_channels: of the dense map. embed_dim: E.
-        embeds_empty_masks: whether a mask without a positive cell has an embedding at all, if a poor one.
+        channels: channels of res2..res5.
+        dense_channels: channels of the dense feature map.
+        embed_dim: E, width of the joint space.
+        embeds_empty_masks: whether the embedding of an empty mask is defined.
     Raises:
-        ModelNameError: the image tower is of another kind.
+        ModelNameError: the image encoder is of another type.
     """
 
     def __init__(self, *, name: str, model: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
-        self.trained: tuple[nn.Module, ...] = ()  # parts of the tower whose parameters training changes
-        self.tuned = False  # its weights are no longer those of its name, so that checkpoints hold them
+        self.trained: tuple[nn.Module, ...] = ()  # trainable submodules of the image encoder
+        self.tuned = False  # whether the weights differ from the named ones, so that checkpoints store them
         self.name = f"clip/{name}"
         self.model = model
         self.tokenizer = tokenizer
@@ -68,15 +70,15 @@ class CLIP(FrozenModule):
         self.channels = self.backbone.channels
         self.dense_channels = self.backbone.dense_channels
         self.embeds_empty_masks = self.backbone.embeds_empty_masks
-        # From the tower itself: what a map of a single cell is projected to.
-        cell = torch.zeros(1, self.dense_channels, 1, 1, device=self.device)
-        self.embed_dim: int = self.embed_masks(cell, torch.ones(1, 1, 1, 1, device=self.device))[0].shape[-1]
+        dense = torch.zeros(1, self.dense_channels, 1, 1, device=self.device)
+        embeddings, _ = self.embed_masks(dense, torch.ones(1, 1, 1, 1, device=self.device))
+        self.embed_dim: int = embeddings.shape[-1]
 
     def train_trunk(self, *, logit_scale: bool) -> None:
-        """Lets training change the stem and the stages of the image tower; heads and text tower stay frozen.
+        """Unfreezes the stem and the stages of the image encoder; heads and text encoder stay frozen.
 
         Args:
-            logit_scale: the scale of cosines too.
+            logit_scale: whether to unfreeze the logit scale, too.
         """
         self.trained = self.backbone.trunk()
         for part in self.trained:
@@ -84,7 +86,7 @@ class CLIP(FrozenModule):
         self.model.logit_scale.requires_grad_(logit_scale)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode is for the stochastic depth of a trained trunk; all else, BatchNorm too, stays in eval mode."""
+        """Sets the mode of stochastic depth in a trained trunk; all else, including BatchNorm, stays in eval mode."""
         super().train(False)
         for part in self.trained:
             for module in part.modules():
@@ -93,31 +95,31 @@ class CLIP(FrozenModule):
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs `forward`, without autograd where nothing is trained."""
+        """Runs `forward`, without autograd if nothing is trained."""
         if not self.trained or not torch.is_grad_enabled():
             return super().__call__(*args, **kwargs)
         with self._autocast():
             return nn.Module.__call__(self, *args, **kwargs)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Weights under OpenCLIP's own names."""
+        """State dict with OpenCLIP's names."""
         state: Mapping[str, Tensor] = self.model.state_dict()
         return state
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Device of the model."""
         device: torch.device = self.model.logit_scale.device
         return device
 
     @property
     def logit_scale(self) -> Tensor:
-        """CLIP's own scale of cosines, a scalar <= 100."""
+        """CLIP's logit scale, a scalar <= 100."""
         scale: Tensor = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE).reshape(())
         return scale
 
     def forward(self, images_B3HW: Tensor) -> CLIPFeatures:
-        """Feature maps.
+        """Computes the feature maps.
 
         Args:
             images_B3HW: normalized images; H and W are multiples of 32.
@@ -134,52 +136,56 @@ class CLIP(FrozenModule):
         return [*features.levels.values(), features.dense]
 
     def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of image regions, in float32 whatever autocast says.
+        """Embeds image regions, in float32 even under autocast.
 
         Args:
             dense_BChw: `CLIPFeatures.dense`.
-            masks_BQHW: mask logits of any size; resized bilinearly to the map, inside where > 0.
+            masks_BQHW: mask logits of any size, resized bilinearly to the feature map; inside > 0.
         Returns:
-            (B, Q, E) embeddings, finite but without meaning where not valid, and (B, Q) bool valid: the mask
-            has a positive cell on the map.
+            (B, Q, E) embeddings, and (B, Q) bool, whether the mask covers any cell of the feature map. Embeddings of
+            masks that do not are finite but meaningless.
         """
         with without_autocast(dense_BChw.device):
             return self.backbone.embed_masks(dense_BChw.float(), masks_BQHW.detach().float())
 
     def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor:
-        """Embeddings (B, N, E) of the dense map pooled with given weights, in float32 whatever autocast says.
+        """Embeds the dense feature map pooled with given weights, in float32 even under autocast.
 
         Args:
             dense_BChw: `CLIPFeatures.dense`.
-            weights_BNhw: those of its cells; each map sums to 1.
+            weights_BNhw: pooling weights; each map sums to 1.
+        Returns:
+            (B, N, E).
         Raises:
-            ConfigError: this CLIP pools by attention.
+            ConfigError: this CLIP has an attention pool.
         """
         with without_autocast(dense_BChw.device):
             return self.backbone.embed_maps(dense_BChw.float(), weights_BNhw.float())
 
     def project_map(self, dense_BChw: Tensor, *, published_layout: bool = False) -> Tensor:
-        """Each cell of the dense map as CLIP projects its pooled map, (B, E, h, w), not normalized, in float32.
+        """Projects each cell of the dense feature map to the joint space as CLIP projects its pooled features.
 
         Args:
-            published_layout: a "cell" is C consecutive numbers of the channel-first map, as MAFT+ was trained.
+            published_layout: reshape the channels-first map to cells without a transpose, as MAFT+ was trained.
+        Returns:
+            (B, E, h, w) float32, not normalized.
         Raises:
-            ConfigError: this CLIP pools by attention.
+            ConfigError: this CLIP has an attention pool.
         """
         with without_autocast(dense_BChw.device):
             return self.backbone.project_map(dense_BChw.float(), published_layout=published_layout)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings, not normalized, in float32 whatever autocast says.
+        """Encodes texts, in float32 even under autocast.
 
-        Prompts are encoded by length, in batches as long as their longest prompt. That is exact: attention is
-        causal and the embedding is read at the end token, so that padding has no effect.
+        Prompts are sorted by length and batches are cut to their longest prompt. This is exact: attention is causal
+        and the embedding is read at the end token, so that padding has no effect.
 
         Args:
-            prompts: N texts; what exceeds the context length is cut.
+            prompts: N texts, truncated to the context length.
         Returns:
-            (N, E).
+            (N, E), not normalized.
         """
         device = self.device
         result = torch.empty(len(prompts), self.embed_dim, device=device)
@@ -210,7 +216,7 @@ def _backbone(name: str, visual: Any) -> Backbone:
 
 
 def end_positions(model: Any, tokens_NL: Tensor) -> Tensor:
-    """Where each text's end token stands, the position at which its embedding is read.
+    """Position of each text's end token, at which its embedding is read.
 
     Args:
         model: OpenCLIP's `CLIP` or `CustomTextCLIP`.
@@ -218,32 +224,31 @@ def end_positions(model: Any, tokens_NL: Tensor) -> Tensor:
     Returns:
         (N,) int64.
     """
-    _, pool, end = _tower(model)
-    if pool == "eos":
-        return (tokens_NL == end).int().argmax(dim=-1)
-    return tokens_NL.argmax(dim=-1)  # the end token is the highest of the vocabulary
+    _, pool_type, end_token = _text_encoder(model)
+    if pool_type == "eos":
+        return (tokens_NL == end_token).int().argmax(dim=-1)
+    return tokens_NL.argmax(dim=-1)  # the end token has the largest id
 
 
 def encode_tokens(model: Any, tokens_NL: Tensor) -> Tensor:
-    """Text embeddings, the same as the model's own `encode_text` of the tokens padded to the context length.
+    """Encodes tokens of any length; equals the model's `encode_text` of tokens padded to the context length.
 
-    The tower is only read: positions and causal mask are cut to the length of the tokens, nothing is stored,
-    so that threads may share it.
+    Thread-safe: positions and causal mask are cut to the length of the tokens without changing the model.
 
     Args:
-        model: OpenCLIP's `CLIP` or `CustomTextCLIP` with a causal text tower.
-        tokens_NL: int64, L <= context length, the end token of every text included.
+        model: OpenCLIP's `CLIP` or `CustomTextCLIP` with a causal text encoder.
+        tokens_NL: int64, L <= context length, including the end token of every text.
     Returns:
         (N, E), not normalized.
     """
-    tower, _, _ = _tower(model)
+    encoder, _, _ = _text_encoder(model)
     length = tokens_NL.shape[1]
-    dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens_NL).to(dtype) + tower.positional_embedding[:length].to(dtype)
-    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    dtype = encoder.transformer.get_cast_dtype()
+    x = encoder.token_embedding(tokens_NL).to(dtype) + encoder.positional_embedding[:length].to(dtype)
+    x = encoder.transformer(x, attn_mask=encoder.attn_mask[:length, :length])
     rows = torch.arange(len(tokens_NL), device=tokens_NL.device)
-    x = tower.ln_final(x[rows, end_positions(model, tokens_NL)])
-    projection = tower.text_projection
+    x = encoder.ln_final(x[rows, end_positions(model, tokens_NL)])
+    projection = encoder.text_projection
     if projection is None:
         embeddings: Tensor = x
     elif isinstance(projection, nn.Linear):
@@ -253,8 +258,8 @@ def encode_tokens(model: Any, tokens_NL: Tensor) -> Tensor:
     return embeddings
 
 
-def _tower(model: Any) -> tuple[Any, str, int]:
-    """The module that holds the text tower's parts, how it pools, and its end token."""
+def _text_encoder(model: Any) -> tuple[Any, str, int]:
+    """The module that owns the text encoder's layers, its pooling type, and its end token."""
     if hasattr(model, "text"):
         return model.text, model.text.pool_type, model.text.eos_id
     return model, model.text_pool_type, model.text_eos_id

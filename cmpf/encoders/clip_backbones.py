@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""CLIP's convolutional image towers: maps at four strides, and masks projected as each tower pools."""
+"""CLIP's convolutional image encoders: feature maps at four strides, and mask embeddings by each encoder's pooling."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NO_CELLS = (
 
 
 class ConvNeXtBackbone:
-    """A view of OpenCLIP's `TimmModel` with a ConvNeXt trunk; it holds no weights of its own.
+    """Wrapper of OpenCLIP's `TimmModel` with a ConvNeXt trunk, without own weights.
 
     Args:
-        visual: OpenCLIP's tower: `visual.trunk` is timm's ConvNeXt, `visual.head` OpenCLIP's projection.
+        visual: OpenCLIP's image encoder: `visual.trunk` is timm's ConvNeXt, `visual.head` OpenCLIP's projection.
     """
 
-    embeds_empty_masks = True  # as the projection of a zero vector
+    embeds_empty_masks = True  # to the projection of a zero vector
 
     def __init__(self, visual: Any) -> None:
         self.visual = visual
@@ -36,11 +36,11 @@ class ConvNeXtBackbone:
         self.dense_channels: int = visual.trunk.num_features
 
     def trunk(self) -> tuple[nn.Module, ...]:
-        """What is trained where the trunk is: the stem and the stages, not the heads."""
+        """Modules that `train_trunk` unfreezes: the stem and the stages, not the heads."""
         return self.visual.trunk.stem, self.visual.trunk.stages
 
     def features(self, images_B3HW: Tensor) -> CLIPFeatures:
-        """Outputs of the four stages, and the last one after the trunk's final normalization."""
+        """Outputs of the four stages; `dense` is the last one after the trunk's final normalization."""
         trunk = self.visual.trunk
         x = trunk.stem(images_B3HW)
         levels = {}
@@ -49,21 +49,21 @@ class ConvNeXtBackbone:
         return CLIPFeatures(levels=levels, dense=trunk.norm_pre(x))
 
     def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of the dense map inside each mask, then the heads that CLIP applies to its own pooled map.
+        """Averages the dense feature map inside each mask and applies CLIP's heads.
 
         Returns:
-            (B, Q, E) and (B, Q) bool valid. An empty mask gives the projection of a zero vector.
+            (B, Q, E) and (B, Q) bool valid. For an empty mask the projection of a zero vector.
         """
         masks = resize_bilinear(masks_BQHW, (dense_BChw.shape[-2], dense_BChw.shape[-1]))
         pooled = mask_pooling(dense_BChw, masks)
         return self._project(pooled), (masks > 0).flatten(2).any(dim=-1)
 
     def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor:
-        """Weighted sums of the dense map, (B, N, E), then the heads as above."""
+        """Applies CLIP's heads to weighted sums of the dense feature map; (B, N, E)."""
         return self._project(torch.einsum("bchw,bnhw->bnc", dense_BChw, weights_BNhw))
 
     def project_map(self, dense_BChw: Tensor, *, published_layout: bool) -> Tensor:
-        """Each cell of the dense map through the heads, (B, E, h, w)."""
+        """Applies CLIP's heads to each cell of the dense feature map; (B, E, h, w)."""
         batch, channels, h, w = dense_BChw.shape
         if published_layout:
             cells = dense_BChw.reshape(batch, h * w, channels)
@@ -72,7 +72,7 @@ class ConvNeXtBackbone:
         return self._project(cells).transpose(1, 2).reshape(batch, -1, h, w)
 
     def _project(self, vectors_BNC: Tensor) -> Tensor:
-        # The heads expect a map: one of a single cell, which their own pooling leaves as it is.
+        # The heads pool a feature map first: a 1 x 1 map is unchanged by that.
         projected: Tensor = self.visual.head(
             self.visual.trunk.head(vectors_BNC.flatten(0, 1)[..., None, None])
         )
@@ -80,9 +80,9 @@ class ConvNeXtBackbone:
 
 
 class ResNetBackbone:
-    """A view of OpenCLIP's `ModifiedResNet`; it holds no weights of its own."""
+    """Wrapper of OpenCLIP's `ModifiedResNet`, without own weights."""
 
-    embeds_empty_masks = False  # attention over no position at all is undefined
+    embeds_empty_masks = False  # attention over an empty set of positions is undefined
 
     def __init__(self, visual: Any) -> None:
         self.visual = visual
@@ -92,13 +92,13 @@ class ResNetBackbone:
         self.dense_channels = self.channels["res5"]
 
     def trunk(self) -> tuple[nn.Module, ...]:
-        """What is trained where the trunk is: the stem and the layers, not the attention pool."""
+        """Modules that `train_trunk` unfreezes: the stem and the layers, not the attention pool."""
         visual = self.visual
         stem = (visual.conv1, visual.bn1, visual.conv2, visual.bn2, visual.conv3, visual.bn3)
         return (*stem, *self._layers())
 
     def features(self, images_B3HW: Tensor) -> CLIPFeatures:
-        """Outputs of the four layers; the dense map is the last of them."""
+        """Outputs of the four layers; `dense` is the last one."""
         x = self.visual.stem(images_B3HW)
         levels = {}
         for level, layer in enumerate(self._layers(), start=2):
@@ -106,10 +106,10 @@ class ResNetBackbone:
         return CLIPFeatures(levels=levels, dense=x)
 
     def embed_masks(self, dense_BChw: Tensor, masks_BQHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention pool with one query per mask, which sees the positions inside the mask only.
+        """Runs the attention pool with one query per mask that attends only inside the mask.
 
         Returns:
-            (B, Q, E) and (B, Q) bool valid. A mask without a positive cell gives zeros.
+            (B, Q, E) and (B, Q) bool valid. For an empty mask zeros.
         """
         pool = self.visual.attnpool
         heads = pool.num_heads
@@ -122,20 +122,20 @@ class ResNetBackbone:
         query = pool.q_proj(query_B1C).unflatten(-1, (heads, -1)).transpose(1, 2)
         key = pool.k_proj(tokens_BPC).unflatten(-1, (heads, -1)).transpose(1, 2)
         value = pool.v_proj(tokens_BPC).unflatten(-1, (heads, -1)).transpose(1, 2)
-        # All masks of an image ask the same question, so its scores are computed once.
+        # The query is the same for all masks of an image, so that its scores are computed once.
         scores_Bh1P = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        # An empty mask would make the softmax NaN; it attends everywhere and is zeroed below.
-        seen_BQP = inside_BQP | ~valid_BQ[..., None]
-        weights_BhQP = scores_Bh1P.masked_fill(~seen_BQP[:, None], -torch.inf).softmax(dim=-1)
+        # Empty masks attend everywhere, because their softmax would be NaN, and are zeroed below.
+        attend_BQP = inside_BQP | ~valid_BQ[..., None]
+        weights_BhQP = scores_Bh1P.masked_fill(~attend_BQP[:, None], -torch.inf).softmax(dim=-1)
         embeddings_BQE = pool.c_proj((weights_BhQP @ value).transpose(1, 2).flatten(2))
         return embeddings_BQE * valid_BQ[..., None], valid_BQ
 
     def embed_maps(self, dense_BChw: Tensor, weights_BNhw: Tensor) -> Tensor:
-        """Raises ConfigError, as project_map does."""
+        """Raises ConfigError, see project_map."""
         raise ConfigError(NO_CELLS)
 
     def project_map(self, dense_BChw: Tensor, *, published_layout: bool) -> Tensor:
-        """Raises ConfigError: an attention pool projects what it has attended to, not single cells."""
+        """Raises ConfigError: an attention pool cannot project single cells."""
         raise ConfigError(NO_CELLS)
 
     def _layers(self) -> tuple[Any, Any, Any, Any]:
@@ -143,7 +143,7 @@ class ResNetBackbone:
 
 
 def _positions(table: Tensor, dense_BChw: Tensor) -> Tensor:
-    """The table without its first row, (side * side, C), resized to the map: (h * w, C)."""
+    """Position embeddings (h * w, C) of the feature map: the table without its first row, resized bilinearly."""
     side = round((table.shape[0] - 1) ** 0.5)
     square = table[1:].T.reshape(1, -1, side, side)
     return resize_bilinear(square, (dense_BChw.shape[-2], dense_BChw.shape[-1]))[0].flatten(1).T

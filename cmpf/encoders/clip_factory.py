@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""CLIP by name: which of OpenCLIP's models CMPF can use, where their weights come from, and their activation."""
+"""Builds CLIP by name: supported OpenCLIP models, sources of their weights, and their activation function."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ QUICKGELU = "-quickgelu"
 
 
 def build_clip(*, name: str, pretrained: str) -> CLIP:
-    """A frozen CLIP.
+    """Builds a frozen CLIP.
+
+    A tag of weights that were trained with QuickGELU, such as "openai", selects the "-quickgelu" variant of the name.
+    With a file or random weights the activation is that of the name, and a warning is logged if all published weights
+    of the name use the other one.
 
     Args:
         name: a ConvNeXt or ModifiedResNet of OpenCLIP (see clip_names), or "cmpf_tiny".
-        pretrained: OpenCLIP's tag of the weights (downloaded once; "cmpf_tiny" for cmpf_tiny), the path of a
-            file (.safetensors, or .pt with nothing but tensors), or "" for random weights. What is both is the
-            tag. A tag of weights that were trained with QuickGELU, such as "openai", selects the "-quickgelu"
-            variant of the name. A file does not tell, nor does "", where weights may come later: the name is taken
-            at its word, with a warning where all published weights of the name are of the other kind.
+        pretrained: OpenCLIP's tag of the weights, which are downloaded once ("cmpf_tiny" for cmpf_tiny), the path of a
+            file (.safetensors, or .pt with tensors only), or "" for random weights. A tag takes precedence over a file.
     Raises:
-        ModelNameError: the name is unknown or not a convolutional CLIP; lists what works.
-        WeightsError: the tag is unknown or of weights with another activation than the name says, or the
-            weights are missing, damaged or of another model.
+        ModelNameError: the name is unknown or not a convolutional CLIP; lists the supported ones.
+        WeightsError: the tag is unknown, its weights were trained with another activation than that of the name, or
+            the weights are missing, damaged or of another model.
     """
     if name == tiny.CLIP_NAME:
         return _build_tiny(pretrained)
@@ -48,46 +49,45 @@ def build_clip(*, name: str, pretrained: str) -> CLIP:
     check_clip_name(name)
     variant = variant_for(name, pretrained)
     path = _weights_file(name, pretrained) if pretrained else None
-    name = variant
-    config = open_clip.get_model_config(name)
-    # Weights are those of the whole CLIP; timm would download its own for the trunk.
+    config = open_clip.get_model_config(variant)
+    # The weights are those of the full CLIP; timm would download others for the trunk.
     config["vision_cfg"]["timm_model_pretrained"] = False
     custom_text = config.pop("custom_text", False)
     model = (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config).eval()
     if path is not None:
-        _load(model, name, path)
-    return CLIP(name=name, model=model, tokenizer=open_clip.get_tokenizer(name))
+        _load(model, variant, path)
+    return CLIP(name=variant, model=model, tokenizer=open_clip.get_tokenizer(variant))
 
 
 def clip_names() -> list[str]:
     """Names that build_clip accepts."""
     import open_clip
 
-    names = [name for name in open_clip.list_models() if _works(open_clip.get_model_config(name))]
+    names = [name for name in open_clip.list_models() if _is_supported(open_clip.get_model_config(name))]
     return sorted({*names, tiny.CLIP_NAME})
 
 
 def check_clip_name(name: str) -> None:
-    """Raises ModelNameError with the nearest names and all that work, unless build_clip accepts the name."""
+    """Raises ModelNameError, with the nearest and all supported names, unless build_clip accepts the name."""
     import open_clip
 
     names = clip_names()
     if name in names:
         return
-    works = f"What works: {', '.join(names)}"
+    supported = f"What works: {', '.join(names)}"
     if name in open_clip.list_models():
         raise ModelNameError(
             f"CLIP {name!r}: CMPF pools masks from convolutional feature maps, so the image tower must be a "
-            f"ConvNeXt or a ModifiedResNet (RN...), not a ViT or another transformer. {works}"
+            f"ConvNeXt or a ModifiedResNet (RN...), not a ViT or another transformer. {supported}"
         )
     lower = {known.lower(): known for known in names}
     near = [lower[match] for match in get_close_matches(name.lower(), lower, n=3)]
     hint = f", did you mean {' or '.join(near)}?" if near else "."
-    raise ModelNameError(f"CLIP {name!r} is unknown{hint} {works}")
+    raise ModelNameError(f"CLIP {name!r} is unknown{hint} {supported}")
 
 
 def check_clip(name: str, pretrained: str) -> None:
-    """Raises what `build_clip` would raise because of a name, a tag, or an activation that is not the tag's."""
+    """Checks the arguments of `build_clip` without downloading or building; raises the same errors."""
     if name == tiny.CLIP_NAME:
         return
     check_clip_name(name)
@@ -97,31 +97,31 @@ def check_clip(name: str, pretrained: str) -> None:
 
 
 def saved_file(name: str, tag: str) -> Path:
-    """Where users save the weights of a tag by hand; it goes before a download."""
+    """Path for manually downloaded weights of a tag, which take precedence over a download."""
     return cache_folder() / f"clip_{name.removesuffix(QUICKGELU)}_{tag}.safetensors"
 
 
 def hub_folder() -> Path | None:
-    """Where downloads from the Hugging Face Hub are kept; None = its own place."""
+    """Cache folder for downloads from the Hugging Face Hub; None = the Hub's default."""
     return cache_folder() / "hub" if os.environ.get("CMPF_CACHE") else None
 
 
 def clip_tags() -> Iterator[tuple[str, str]]:
-    """(name, tag) of all published weights that build_clip can load."""
+    """Yields (name, tag) of all published weights that build_clip can load."""
     from open_clip.pretrained import list_pretrained_tags_by_model
 
     for name in clip_names():
-        if not name.endswith(QUICKGELU):  # variants share the plain name's
+        if not name.endswith(QUICKGELU):  # variants share the tags of the plain name
             yield from ((name, tag) for tag in list_pretrained_tags_by_model(name))
 
 
 def cached_file(name: str, tag: str) -> Path | None:
-    """The file of a tag's weights: one that the user has saved, or that of the Hub's cache; None = not there."""
+    """The local file of a tag's weights, saved by the user or in the Hub's cache; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-    if (own := saved_file(name, tag)).is_file():
-        return own
+    if (saved := saved_file(name, tag)).is_file():
+        return saved
     repository, _, file = str(tag_record(name, tag).get("hf_hub", "")).rpartition("/")
     for candidate in (HF_SAFE_WEIGHTS_NAME, file or HF_WEIGHTS_NAME) if repository else ():
         path = try_to_load_from_cache(repository, candidate, cache_dir=hub_folder())
@@ -130,8 +130,8 @@ def cached_file(name: str, tag: str) -> Path | None:
     return None
 
 
-def _works(config: dict[str, Any]) -> bool:
-    """Whether a model has a ConvNeXt or ModifiedResNet image tower and CLIP's own kind of text tower."""
+def _is_supported(config: dict[str, Any]) -> bool:
+    """Whether a model has a ConvNeXt or ModifiedResNet image encoder and CLIP's causal text encoder."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     convolutional = "convnext" in str(vision.get("timm_model_name", ""))
     resnet = isinstance(vision.get("layers"), list)
@@ -153,7 +153,7 @@ def _load(model: nn.Module, name: str, path: Path) -> None:
     try:
         tensors = split(read_contents(path).tensors).clip
         if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
-            tensors = convert_to_custom_text_state_dict(tensors)  # an older form of the same model
+            tensors = convert_to_custom_text_state_dict(tensors)  # an older format of the same model
         model.load_state_dict(match_scalar_shapes(tensors, model.state_dict()))
     except UNREADABLE as error:
         raise WeightsError(
@@ -162,7 +162,7 @@ def _load(model: nn.Module, name: str, path: Path) -> None:
 
 
 def _weights_file(name: str, pretrained: str) -> Path:
-    """The file that a tag or a path stands for."""
+    """The file of a tag, downloaded if needed, or of a path."""
     from open_clip.pretrained import list_pretrained_tags_by_model
 
     record = tag_record(name, pretrained)
@@ -181,19 +181,19 @@ def _weights_file(name: str, pretrained: str) -> Path:
 
 
 def _download(name: str, tag: str, record: dict[str, Any]) -> Path:
-    """The weights of a tag: a file that the user has saved, from OpenCLIP's cache, or over the network."""
+    """The file of a tag's weights: saved by the user, in OpenCLIP's cache, or downloaded."""
     from open_clip.pretrained import download_pretrained
 
-    place = saved_file(name, tag)
-    if place.is_file():
-        return place
+    saved = saved_file(name, tag)
+    if saved.is_file():
+        return saved
     hub = hub_folder()
     try:
         return Path(download_pretrained(record, cache_dir=None if hub is None else str(hub)))
     except UNREADABLE as error:
         raise WeightsError(
             f"weights {tag} of CLIP {name} are not on this machine and cannot be downloaded. Save "
-            f'{source_of(record)} as {place}, or set {OPTION} to "" for random weights. {summary(error)}'
+            f'{source_of(record)} as {saved}, or set {OPTION} to "" for random weights. {summary(error)}'
         ) from error
 
 
@@ -214,7 +214,7 @@ def _build_tiny(pretrained: str) -> CLIP:
 
 
 def tag_record(name: str, tag: str) -> dict[str, Any]:
-    """OpenCLIP's record of published weights, {} if there is none; variants share the plain name's tags."""
+    """OpenCLIP's record of published weights, {} if there is none; variants share the tags of the plain name."""
     from open_clip.pretrained import get_pretrained_cfg
 
     record: dict[str, Any] = get_pretrained_cfg(name.removesuffix(QUICKGELU), tag) if tag else {}
@@ -222,7 +222,7 @@ def tag_record(name: str, tag: str) -> dict[str, Any]:
 
 
 def source_of(record: dict[str, Any]) -> str:
-    """Address of published weights as safetensors, "" if there is none."""
+    """URL of published weights as safetensors, "" if there is none."""
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME
 
     repository = str(record.get("hf_hub", "")).rstrip("/")
@@ -230,11 +230,11 @@ def source_of(record: dict[str, Any]) -> str:
 
 
 def variant_for(name: str, pretrained: str) -> str:
-    """The name of the model that computes as the weights were trained: the one given, or its QuickGELU variant.
+    """The model name whose activation is that of the weights: the given one or its QuickGELU variant.
 
     Args:
-        name: one that build_clip accepts.
-        pretrained: a tag, the path of a file, or "". Without a tag nothing is known: the name is taken at its word.
+        name: a name that build_clip accepts.
+        pretrained: a tag, the path of a file, or "". The activation is known for tags only; else the name is returned.
     Raises:
         WeightsError: the tag's weights were trained with another activation (OpenCLIP only warns).
     """
@@ -242,14 +242,14 @@ def variant_for(name: str, pretrained: str) -> str:
 
     record = tag_record(name, pretrained)
     if not record:
-        _warn_of_unlikely_name(name, pretrained)
+        _warn_if_published_weights_differ(name, pretrained)
         return name
-    quick = bool(record.get("quick_gelu", False))
-    if is_quick_gelu(name) == quick:
+    needs_quick_gelu = bool(record.get("quick_gelu", False))
+    if is_quick_gelu(name) == needs_quick_gelu:
         return name
-    if quick and name + QUICKGELU in open_clip.list_models():
+    if needs_quick_gelu and name + QUICKGELU in open_clip.list_models():
         return name + QUICKGELU
-    trained, built = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+    trained, built = ("QuickGELU", "GELU") if needs_quick_gelu else ("GELU", "QuickGELU")
     raise WeightsError(
         f"{OPTION} {pretrained!r}: these weights were trained with {trained}, but CLIP {name} computes {built} and "
         f"would give wrong embeddings; give another tag, or the name of a model that computes {trained}"
@@ -257,14 +257,14 @@ def variant_for(name: str, pretrained: str) -> str:
 
 
 def is_quick_gelu(name: str) -> bool:
-    """Whether OpenCLIP's model of the name computes QuickGELU."""
+    """Whether OpenCLIP's model of this name uses QuickGELU."""
     import open_clip
 
     return bool(open_clip.get_model_config(name).get("quick_gelu", False))
 
 
-def _warn_of_unlikely_name(name: str, path: str) -> None:
-    """A warning for a plain name, with a file or without weights, of which only QuickGELU weights are published."""
+def _warn_if_published_weights_differ(name: str, path: str) -> None:
+    """Logs a warning for a GELU model whose published weights all use QuickGELU."""
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""MobileSAM: SAM with a TinyViT as image encoder (arXiv 2306.14289; TinyViT: arXiv 2207.10666)."""
+"""MobileSAM: SAM with a TinyViT image encoder (arXiv 2306.14289; TinyViT: arXiv 2207.10666)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ INPUT_SIZE = 1024
 EMBED_CHANNELS = 256
 STRIDE = 16  # of the embedding, in pixels
 
-# What published files hold beyond the weights in use: TinyViT's classifier, and tables that follow from the window
-# size, which some releases of TinyViT store and others do not.
+# Entries of published files that are not loaded: TinyViT's classifier, and tables derived from the window size, which
+# only some releases store.
 UNUSED = ("norm_head.", "head.")
 DERIVED = (".attn.attention_bias_idxs", ".attn.ab")
 
 
 class MobileSAMImageEncoder(nn.Module):
-    """TinyViT without its classifier, then SAM's neck; parts and weights have MobileSAM's published names.
+    """TinyViT without its classifier, followed by SAM's neck, with the parameter names of MobileSAM's checkpoints.
 
-    timm's blocks compute; they are arranged and named as in the published files: a stage owns the patch merging
-    that follows it (timm: the one before it), and a convolution with BatchNorm is `c` and `bn`. The last patch
-    merging keeps the size, so that the embedding has a stride of 16.
+    It is built from timm's blocks, arranged as in the checkpoints: a stage owns the patch merging after it (in timm the
+    one before it), and a convolution with BatchNorm consists of `c` and `bn`. The last patch merging has stride 1, so
+    that the embedding has stride 16.
 
     Args:
-        trunk: timm's `TinyVit` of four stages; it is taken apart.
+        trunk: timm's `TinyVit` with four stages, whose submodules are reused.
         img_size: side of the square input in pixels.
         out_channels: S.
     """
@@ -47,12 +47,12 @@ class MobileSAMImageEncoder(nn.Module):
             nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
             LayerNorm2d(out_channels),
         )
-        _name_convolutions(self)
-        self.register_load_state_dict_pre_hook(_leave_out)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_forget_biases)  # type: ignore[no-untyped-call]
+        _rename_convolutions(self)
+        self.register_load_state_dict_pre_hook(_drop_unused)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_clear_cached_biases)  # type: ignore[no-untyped-call]
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Image embeddings.
+        """Computes image embeddings.
 
         Args:
             images_B3HW: normalized square images.
@@ -69,9 +69,9 @@ class MobileSAMImageEncoder(nn.Module):
 class _PatchEmbed(nn.Module):
     """Two convolutions of stride 2."""
 
-    def __init__(self, part: Any) -> None:
+    def __init__(self, patch_embed: Any) -> None:
         super().__init__()
-        self.seq = nn.Sequential(part.conv1, part.act, part.conv2)
+        self.seq = nn.Sequential(patch_embed.conv1, patch_embed.act, patch_embed.conv2)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         x: Tensor = self.seq(images_B3HW)
@@ -79,7 +79,7 @@ class _PatchEmbed(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Blocks of one resolution and, but for the last stage, what leads to the next."""
+    """Blocks of one resolution, followed by the patch merging to the next one, except in the last stage."""
 
     def __init__(self, blocks: Any, downsample: nn.Module | None) -> None:
         from timm.models.tiny_vit import TinyVitBlock
@@ -103,13 +103,13 @@ def build_mobile_sam() -> nn.Module:
     import timm
 
     trunk = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
-    return sam_around(
+    return build_sam_model(
         MobileSAMImageEncoder(trunk=trunk, img_size=INPUT_SIZE, out_channels=EMBED_CHANNELS),
         embed_channels=EMBED_CHANNELS,
     )
 
 
-def sam_around(
+def build_sam_model(
     image_encoder: Any,
     *,
     embed_channels: int,
@@ -117,11 +117,12 @@ def sam_around(
     num_heads: int = 8,
     iou_head_dim: int = 256,
 ) -> nn.Module:
-    """segment_anything's `Sam` with SAM's own prompt encoder and mask decoder, in eval mode.
+    """Builds segment_anything's `Sam` around an image encoder, in eval mode.
 
     Args:
-        image_encoder: gives embeddings (B, S, side / 16, side / 16).
-        embed_channels: S. mlp_dim, num_heads, iou_head_dim: of the mask decoder.
+        image_encoder: returns embeddings (B, S, side / 16, side / 16).
+        embed_channels: S.
+        mlp_dim, num_heads, iou_head_dim: settings of the mask decoder.
     """
     from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
@@ -147,8 +148,8 @@ def sam_around(
     return sam.eval()
 
 
-def _name_convolutions(encoder: nn.Module) -> None:
-    """Gives timm's convolutions with BatchNorm, which run their parts in order, the published name `c`."""
+def _rename_convolutions(encoder: nn.Module) -> None:
+    """Renames `conv` of timm's ConvNorm, a Sequential, to the published name `c`."""
     from timm.models.tiny_vit import ConvNorm
 
     for module in encoder.modules():
@@ -159,18 +160,18 @@ def _name_convolutions(encoder: nn.Module) -> None:
             module.add_module("bn", norm)
 
 
-def _leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Removes what published files hold beyond the encoder, before names are compared."""
+def _drop_unused(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Removes unused and derived entries from a state dict before it is loaded."""
     for name in list(state):
-        inside = name.removeprefix(prefix)
-        if name.startswith(prefix) and (inside.startswith(UNUSED) or inside.endswith(DERIVED)):
+        local_name = name.removeprefix(prefix)
+        if name.startswith(prefix) and (local_name.startswith(UNUSED) or local_name.endswith(DERIVED)):
             del state[name]
 
 
-def _forget_biases(module: nn.Module, _incompatible_keys: object) -> None:
-    """Drops position biases that timm has gathered from earlier weights."""
+def _clear_cached_biases(module: nn.Module, _incompatible_keys: object) -> None:
+    """Clears the attention biases that timm caches from the previous weights."""
     from timm.models.tiny_vit import Attention
 
-    for part in module.modules():
-        if isinstance(part, Attention):
-            part.train(part.training)  # type: ignore[no-untyped-call]  # where timm forgets them
+    for submodule in module.modules():
+        if isinstance(submodule, Attention):
+            submodule.train(submodule.training)  # type: ignore[no-untyped-call]  # timm clears its cache in `train`

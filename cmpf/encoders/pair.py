@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The frozen half of CMPF: CLIP and SAM over a batch, at the same time where a GPU can."""
+"""FrozenEncoders: runs CLIP and SAM on a batch, on a GPU concurrently."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ SharedEmbedding = Callable[[SAMEncoder], "Tensor | None"]
 
 
 class MaskSource(Protocol):
-    """Where SAM's automatic masks of an image come from."""
+    """Source of SAM's automatic masks."""
 
     def masks(self, sample: Sample, *, shared: SharedEmbedding, device: torch.device) -> Proposals:
-        """The masks of one image, on a device.
+        """Returns the masks of one image on a device.
 
         Args:
             sample: one image, `image` (3, H, W) RGB 0..255.
-            shared: what a SAM made of this image alone, if it has already run, else None.
+            shared: returns the embedding of this image alone if the given SAM has already computed it, else None.
         """
 
 
 class FrozenEncoders(nn.Module):
-    """CLIP, SAM and SAM's mask proposals; nothing in here is trained or stored in checkpoints.
+    """CLIP, SAM and SAM's mask proposals. Only a CLIP with a trained trunk is trained and stored in checkpoints.
 
     Args:
-        clip: frozen CLIP, image and text.
-        sam: frozen SAM whose embedding the injectors read; None = neither injector is on.
-        mask_source: SAM's automatic masks for the OpenSeg Ensemble; None = only masks that samples carry.
-        sam_keeps_aspect: whether SAM sees images in their own aspect ratio, see SAMEncoder.
+        clip: CLIP's image and text encoders.
+        sam: SAM, whose embedding the decoder reads; None = the decoder does not use SAM.
+        mask_source: source of SAM's automatic masks; None = only the `sam_masks` of samples.
+        sam_keeps_aspect: whether SAM processes images in their aspect ratio, see SAMEncoder.
         pixel_mean, pixel_std: normalization of CLIP's input, (3,) in 0..255.
         size_divisibility: padded input sizes are multiples of this.
     """
@@ -71,18 +71,18 @@ class FrozenEncoders(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the encoders live."""
+        """Device of the encoders."""
         return self.pixel_mean.device
 
     def hashes(self) -> dict[str, str]:
-        """Name -> content hash of the encoders that trained weights belong to; not of a CLIP that they bring."""
+        """Name -> content hash of the encoders that checkpoints depend on; a tuned CLIP is part of the checkpoint."""
         clip = None if self.clip.tuned else self.clip
-        return {part.name: part.weights_hash for part in (clip, self.sam) if part is not None}
+        return {encoder.name: encoder.weights_hash for encoder in (clip, self.sam) if encoder is not None}
 
     def forward(
         self, batch: Sequence[Sample], *, with_sam: bool
     ) -> tuple[FrozenFeatures, tuple[int, int], list[tuple[int, int]]]:
-        """Features of a batch.
+        """Computes the features of a batch.
 
         Args:
             batch: samples with `image` (3, H, W) RGB 0..255.
@@ -104,35 +104,35 @@ class FrozenEncoders(nn.Module):
         )
 
     def features(self, batch: Sequence[Sample], images: Tensor, *, with_sam: bool) -> FrozenFeatures:
-        """Features of a batch of which CLIP's input is made already."""
+        """Computes the features of a batch, given CLIP's input `images`."""
         if not with_sam or self.sam is None:
             return FrozenFeatures(clip=self.clip(images), sam=None)
-        embedding = start_beside(partial(self._embed, self.sam, batch), self.device)
-        return FrozenFeatures(clip=self.clip(images), sam=embedding())
+        sam_embedding = run_on_side_stream(partial(self._embed, self.sam, batch), self.device)
+        return FrozenFeatures(clip=self.clip(images), sam=sam_embedding())
 
     @torch.no_grad()
     def masks(
         self, batch: Sequence[Sample], features: FrozenFeatures, *, exact: bool = True
     ) -> list[Proposals | None]:
-        """SAM's masks of each image: its own `sam_masks`, else the source's; None = no source.
+        """SAM's masks of each image: the sample's `sam_masks`, else those of the mask source; None without a source.
 
-        SAM runs only where neither the sample nor a cache has masks; then not again if it has already seen this
-        image alone, squashed to its square, for the injectors.
+        SAM's embedding in `features` is reused if it was computed from the image alone, resized to SAM's square input.
 
         Args:
-            batch: samples. features: what `features` made of them.
-            exact: the masks of an image are the same whatever else is in its batch; False = where all images have one
-                size, they are made of the features of the batch, which are rounded otherwise, and SAM runs once.
+            batch: samples.
+            features: features of the batch.
+            exact: whether the masks must not depend on the other images in the batch. False = if all images have the
+                same size, reuse SAM's embedding of the batch, which differs by rounding.
         """
         embeddings: Sequence[Tensor | None] = [None] * len(batch)
         one_size = len({sample["image"].shape for sample in batch}) == 1
         if features.sam is not None and (len(batch) == 1 or (one_size and not exact)):
-            embeddings = [features.sam[place : place + 1] for place in range(len(batch))]
+            embeddings = torch.split(features.sam, 1)
         with record_function("SAM masks"):
-            return [self._masks(*image) for image in zip(batch, embeddings, strict=True)]
+            return [self._image_masks(*image) for image in zip(batch, embeddings, strict=True)]
 
-    def _masks(self, sample: Sample, embedding: Tensor | None) -> Proposals | None:
-        """Those of one image. embedding: what the features' SAM made of it; None = it has to look again."""
+    def _image_masks(self, sample: Sample, embedding: Tensor | None) -> Proposals | None:
+        """Masks of one image, given SAM's reusable embedding of it or None."""
         if "sam_masks" in sample:
             logits = sample["sam_masks"].to(self.device)
             size = (logits.shape[1], logits.shape[2])
@@ -140,24 +140,24 @@ class FrozenEncoders(nn.Module):
         if self.mask_source is None:
             return None
 
-        # Prompts of masks are places in the square, to which not every image was squashed.
-        square = embedding is not None and embedding.shape[-2] == embedding.shape[-1]
+        # Point prompts refer to the square input, which images that keep their aspect ratio were not resized to.
+        is_square = embedding is not None and embedding.shape[-2] == embedding.shape[-1]
 
         def shared(encoder: SAMEncoder) -> Tensor | None:
-            return embedding if encoder is self.sam and square else None
+            return embedding if encoder is self.sam and is_square else None
 
         return self.mask_source.masks(sample, shared=shared, device=self.device)
 
     def _embed(self, sam: SAMEncoder, batch: Sequence[Sample]) -> Tensor:
         images = [sample["image"] for sample in batch]
         prepared = sam_input(images, divisor=self.size_divisibility, device=self.device)
-        more = {"keep_aspect": True} if self.sam_keeps_aspect else {}  # a plug-in may not know of it
-        embedding: Tensor = sam(prepared, **more)
-        return embedding.float()  # whatever SAM computes in: the decoder may run without autocast
+        optional = {"keep_aspect": True} if self.sam_keeps_aspect else {}  # a plug-in need not support it
+        embedding: Tensor = sam(prepared, **optional)
+        return embedding.float()  # the decoder may run without autocast
 
 
 def sam_input(images: Sequence[Tensor], *, divisor: int, device: torch.device) -> Tensor:
-    """Images as SAM's encoder takes them: its own normalization, then zero padding to one common size.
+    """Normalizes images for SAM and zero-pads them to a common size.
 
     Args:
         images: B images (3, H, W), RGB, 0..255.
@@ -172,14 +172,14 @@ def sam_input(images: Sequence[Tensor], *, divisor: int, device: torch.device) -
     return normalize_and_pad(list(images), mean=mean, std=std, divisor=divisor)[0]
 
 
-def start_beside(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """Starts work on a CUDA stream of its own while the caller goes on; on other devices it is done at once.
+def run_on_side_stream(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """Runs work on a second CUDA stream, concurrently with the caller's; on other devices at once.
 
     Args:
-        work: may read what the caller's stream has computed or been given to compute so far.
-        device: where it runs.
+        work: may read tensors that the caller's stream has computed or will compute by queued kernels.
+        device: device of the work.
     Returns:
-        A function that gives the result, for use on the caller's stream.
+        A function that makes the caller's stream wait and returns the result.
     """
     if device.type != "cuda":
         result = work()
@@ -187,19 +187,20 @@ def start_beside(work: Callable[[], Tensor], device: torch.device) -> Callable[[
     stream = _side_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        found = work()
+        side_result = work()
 
-    def joined() -> Tensor:
+    def wait() -> Tensor:
         caller = torch.cuda.current_stream(device)
         caller.wait_stream(stream)
-        found.record_stream(caller)  # else its memory might be given away while the caller still reads it
-        return found
+        # Else the allocator might reuse its memory while the caller reads it.
+        side_result.record_stream(caller)
+        return side_result
 
-    return joined
+    return wait
 
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for each device: memory that a stream has freed can only serve the same stream again."""
+    """One stream per device: the allocator reuses freed memory only on the same stream."""
     stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return stream

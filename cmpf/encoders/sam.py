@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Frozen SAM image encoder, and SAM by name."""
+"""Frozen SAM image encoder, built by name."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ PUBLISHED = {
 
 
 class SAMEncoder(FrozenModule):
-    """A frozen SAM; called, it gives the image encoder's final embedding (paper, Sec. 3.1).
+    """A frozen SAM whose `forward` returns the image encoder's embedding (paper, Sec. 3.1).
 
     Args:
         name: SAM's name, for messages, hashes and caches.
-        sam: segment_anything's `Sam`, whose image attention is replaced by a faster one of the same result. Its
-            prompt encoder and mask decoder are kept for mask proposals.
+        sam: segment_anything's `Sam`. The attention of its image encoder is replaced by a faster, equivalent one. Its
+            prompt encoder and mask decoder are used for mask proposals.
     Attributes:
-        input_size: side of the square that the encoder sees, in pixels. embed_channels: S.
+        input_size: side of the square input in pixels.
+        embed_channels: S.
     """
 
     def __init__(self, *, name: str, sam: Any) -> None:
@@ -55,47 +56,49 @@ class SAMEncoder(FrozenModule):
         self.freeze()
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Weights under the names of the published files."""
+        """State dict with the names of the published files."""
         state: Mapping[str, Tensor] = self.sam.state_dict()
         return state
 
     def forward(self, images_B3HW: Tensor, *, keep_aspect: bool = False) -> Tensor:
-        """Image embeddings.
+        """Computes image embeddings.
 
         Args:
-            images_B3HW: images with SAM's normalization, padded.
-            keep_aspect: False = they are squashed to the square input, whatever their aspect ratio, as in the
-                published system; True = they keep theirs, and the longer side becomes as long as the square's.
+            images_B3HW: padded images with SAM's normalization.
+            keep_aspect: False = resize to the square input, ignoring the aspect ratio, as in the published system.
+                True = keep the aspect ratio and resize the longer side to the side of the square.
         Returns:
-            (B, S, hs, ws), for the published models (B, 256, 64, 64); with keep_aspect the shorter side has less.
+            (B, S, hs, ws), for the published models (B, 256, 64, 64); smaller along the shorter side with keep_aspect.
         """
         size = (self.input_size, self.input_size)
         if keep_aspect:
-            size = self._size_in_aspect(images_B3HW.shape[-2], images_B3HW.shape[-1])
+            size = self._size_with_aspect(images_B3HW.shape[-2], images_B3HW.shape[-1])
         return self._embed(resize_bilinear(images_B3HW, size))
 
-    def _size_in_aspect(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of an image for SAM, whole cells of the embedding, the longer side that of the square."""
-        cells: int = self.sam.prompt_encoder.image_embedding_size[0]  # along a side of the square
-        cell, longest = self.input_size // cells, max(height, width)
-        return cell * max(1, round(cells * height / longest)), cell * max(1, round(cells * width / longest))
+    def _size_with_aspect(self, height: int, width: int) -> tuple[int, int]:
+        """Input size (H, W) with the aspect ratio of an image, in whole patches; the longer side is `input_size`."""
+        patches: int = self.sam.prompt_encoder.image_embedding_size[0]  # per side of the square
+        patch, longest = self.input_size // patches, max(height, width)
+        return patch * max(1, round(patches * height / longest)), patch * max(
+            1, round(patches * width / longest)
+        )
 
     def image_parts(self) -> tuple[nn.Module, ...]:
         """The image encoder; masks are decoded in float32."""
         return (self.sam.image_encoder,)
 
     def trial(self, image_13HW: Tensor) -> list[Tensor]:
-        """See FrozenModule. A small image saves most of the full size's time."""
+        """See FrozenModule. The image is not resized, to save time."""
         return [self._embed(image_13HW)]
 
     def _embed(self, images_B3HW: Tensor) -> Tensor:
-        """What the image encoder's own forward gives; for images of other sizes its positions are resized."""
+        """The image encoder's `forward`, for any input size: position embeddings are resized."""
         encoder = self.sam.image_encoder
         positions = getattr(encoder, "pos_embed", None)
         if positions is None:  # MobileSAM
             embedding: Tensor = encoder(images_B3HW)
             return embedding
-        # As its convolution leaves them, the numbers of a token lie apart; every sum and norm would read them so.
+        # The convolution's output is channels-first in memory; contiguous tokens make additions and norms faster.
         tokens = encoder.patch_embed(images_B3HW).contiguous()
         resized = resize_bilinear(positions.permute(0, 3, 1, 2), (tokens.shape[1], tokens.shape[2]))
         tokens = tokens + resized.permute(0, 2, 3, 1)
@@ -106,16 +109,16 @@ class SAMEncoder(FrozenModule):
 
 
 def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
-    """A frozen SAM.
+    """Builds a frozen SAM.
 
     Args:
         name: "vit_b", "vit_l", "vit_h", "vit_t" (MobileSAM) or "cmpf_tiny".
-        checkpoint: "" = the published file, downloaded once into the cache folder (for cmpf_tiny the one that
-            CMPF ships), "random", or the path of a file of SAM, or of a model with SAM in it.
+        checkpoint: "" = the published file, downloaded once into the cache folder (for cmpf_tiny the file shipped with
+            CMPF); "random" = random weights; else the path of a checkpoint of SAM or of a model that contains SAM.
     Raises:
         ModelNameError: unknown name.
-        WeightsError: the file is missing and cannot be downloaded, damaged or of another model; says where to
-            get and to put it.
+        WeightsError: the file is missing and cannot be downloaded, damaged or of another model; the message says where
+            to get it and where to put it.
     """
     names = [*PUBLISHED, tiny.SAM_NAME]
     if name not in names:
@@ -132,12 +135,12 @@ def build_sam(*, name: str, checkpoint: str) -> SAMEncoder:
 
 
 def published_path(name: str) -> Path:
-    """Where the published file of a SAM lies once it is downloaded."""
+    """Path of the published file of a SAM in the cache folder; it may not exist."""
     return cache_folder() / PUBLISHED[name].rpartition("/")[2]
 
 
 def _checkpoint_file(name: str, checkpoint: str) -> Path | None:
-    """The file of weights, checked to exist before a large model is built; None = random weights."""
+    """The checkpoint file, checked to exist before a large model is built; None = random weights."""
     if checkpoint == RANDOM:
         return None
     if checkpoint:
@@ -151,10 +154,10 @@ def _checkpoint_file(name: str, checkpoint: str) -> Path | None:
 
 
 def _published_file(name: str) -> Path:
-    """The published file in the cache folder, downloaded if it is not there."""
+    """The published file in the cache folder, downloaded if it is missing."""
     path = published_path(name)
     try:
-        return download(Remote(PUBLISHED[name], f"SAM {name}", _published_digits(path.name)), path)
+        return download(Remote(PUBLISHED[name], f"SAM {name}", _hash_prefix(path.name)), path)
     except WeightsError as error:
         raise WeightsError(
             f"{error}, or set {OPTION} (for mask proposals {ENSEMBLE_OPTION}) to the path of the file, "
@@ -162,10 +165,10 @@ def _published_file(name: str) -> Path:
         ) from error
 
 
-def _published_digits(file: str) -> str | None:
-    """The first digits of the SHA-256, which SAM's file names end in; nothing is published of MobileSAM's."""
-    found = re.fullmatch(r"sam_vit_._([0-9a-f]{6})\.pth", file)
-    return found.group(1) if found else None
+def _hash_prefix(file: str) -> str | None:
+    """The SHA-256 prefix at the end of SAM's file names; None for MobileSAM, which publishes no hash."""
+    match = re.fullmatch(r"sam_vit_._([0-9a-f]{6})\.pth", file)
+    return match.group(1) if match else None
 
 
 def _architecture(name: str) -> Any:

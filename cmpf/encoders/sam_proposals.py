@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""SAM's own masks for a whole image: a grid of point prompts, filtered (paper: OpenSeg Ensemble)."""
+"""SAM's automatic mask generation: masks of a grid of point prompts, filtered (paper: OpenSeg Ensemble)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from cmpf.encoders.sam_decoder import SharedMaskDecoder
 
 @dataclass(frozen=True)
 class Proposals:
-    """SAM's masks of one image at SAM's own resolution; at the image's they would be the largest tensors of all.
+    """SAM's masks of one image, stored at SAM's own resolution to save memory.
 
-    logits: (M, h, w) float32 over the padded image, the largest mask first.
-    padded, unpadded: (H, W) of the padded image and of the image at its top left. Equal where there is no padding.
+    logits: (M, h, w) float32 over the padded image, largest mask first.
+    padded, unpadded: (H, W) of the padded image and of the image at its top left.
     """
 
     logits: Tensor
@@ -36,47 +36,47 @@ class Proposals:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Mask logits (N, h, w), SAM's own estimate of their IoU (N,), boxes (N, 4) in cells."""
+class _Candidates:
+    """Mask logits (N, h, w), predicted IoU (N,), and boxes (N, 4) in pixels of the logits."""
 
     logits: Tensor
-    quality: Tensor
+    iou: Tensor
     boxes: Tensor
 
     @classmethod
-    def nothing(cls, embedding_1Shw: Tensor) -> _Found:
-        """SAM's masks are four times as large as its embedding."""
+    def empty(cls, embedding_1Shw: Tensor) -> _Candidates:
         height, width = embedding_1Shw.shape[-2:]
-        empty = embedding_1Shw.new_zeros
-        return cls(empty(0, 4 * height, 4 * width), empty(0), empty(0, 4))
+        zeros = embedding_1Shw.new_zeros
+        # Masks are 4 times as large as the embedding.
+        return cls(zeros(0, 4 * height, 4 * width), zeros(0), zeros(0, 4))
 
-    def joined(self, other: _Found) -> _Found:
-        return _Found(
+    def joined(self, other: _Candidates) -> _Candidates:
+        return _Candidates(
             torch.cat([self.logits, other.logits]),
-            torch.cat([self.quality, other.quality]),
+            torch.cat([self.iou, other.iou]),
             torch.cat([self.boxes, other.boxes]),
         )
 
 
 class SAMProposer(FrozenModule):
-    """Segments everything in an image, without classes.
+    """Class-agnostic mask generation with SAM.
 
-    A point grid over the image prompts SAM's mask decoder for three masks per point. Those stay whose
-    predicted IoU and stability are high. Of near-duplicates the best stays (box NMS). Small islands and holes
-    go, and duplicates that this makes. The largest masks are returned.
+    A grid of points over the image prompts SAM's mask decoder for three masks per point. Masks are filtered by
+    predicted IoU, stability and box NMS; small islands and holes are removed, then duplicates that result from this.
+    The largest masks are returned.
 
     Args:
-        encoder: the SAM; may be the one that also makes the model's features.
+        encoder: the SAM; may be shared with the model's features.
         points_per_side: side of the square point grid over the image.
-        coarse_points_per_side: side of a grid that is asked first; of the other one then only the points that no
-            mask found so far covers. 0 = there is one grid.
-        iou_threshold: least IoU that SAM predicts for its own mask.
-        stability_threshold: least IoU of the mask cut at `+stability_offset` with the one cut at minus that.
-        nms_threshold: box IoU above which the one of lower predicted IoU goes.
-        min_area: islands and holes of fewer pixels go.
-        max_masks: the largest that are kept.
-        points_per_batch: prompts in one pass of the mask decoder; bounds memory.
-        stability_offset: in logits.
+        coarse_points_per_side: side of a coarser grid that is used first; the fine grid is then restricted to points
+            that no mask covers. 0 = no coarse grid.
+        iou_threshold: minimum predicted IoU.
+        stability_threshold: minimum IoU of the masks at logit thresholds `+stability_offset` and `-stability_offset`.
+        nms_threshold: box IoU above which the mask with the lower predicted IoU is dropped.
+        min_area: islands and holes with fewer pixels are removed.
+        max_masks: maximum number of masks.
+        points_per_batch: prompts per pass of the mask decoder, which bounds memory.
+        stability_offset: logit offset of the stability score.
     """
 
     def __init__(
@@ -111,100 +111,103 @@ class SAMProposer(FrozenModule):
     def forward(
         self, embedding_1Shw: Tensor, *, padded: tuple[int, int], unpadded: tuple[int, int]
     ) -> Proposals:
-        """Masks of one image, in float32 whatever autocast says.
+        """Generates the masks of one image, in float32 even under autocast.
 
         Args:
-            embedding_1Shw: what `encoder` makes of the padded image.
-            padded: (H, W) of the padded image that the encoder squashed to its square.
-            unpadded: (H, W) of the image without padding, at its top left.
+            embedding_1Shw: embedding of the padded image by `encoder`.
+            padded: (H, W) of the padded image, which the encoder resized to its square input.
+            unpadded: (H, W) of the image without padding, at the top left.
         """
         with without_autocast(embedding_1Shw.device):
             embedding = embedding_1Shw.float()
-            points = point_grid(self.points_per_side, self.encoder.input_size, padded, unpadded)
-            coarse = point_grid(self.coarse_points_per_side, self.encoder.input_size, padded, unpadded)
-            found = self._good_ones(embedding, coarse, padded, unpadded)
-            found = found.joined(self._good_ones(embedding, self._uncovered(points, found), padded, unpadded))
-            logits = found.logits[nms(found.boxes, found.quality, self.nms_threshold)]
-            return Proposals(self._clean_and_largest(logits, padded, unpadded), padded, unpadded)
+            coarse_grid = point_grid(self.coarse_points_per_side, self.encoder.input_size, padded, unpadded)
+            masks = self._candidates(embedding, coarse_grid, padded, unpadded)
+            grid = point_grid(self.points_per_side, self.encoder.input_size, padded, unpadded)
+            points = self._uncovered_points(grid, masks)
+            masks = masks.joined(self._candidates(embedding, points, padded, unpadded))
+            logits = masks.logits[nms(masks.boxes, masks.iou, self.nms_threshold)]
+            return Proposals(self._clean_and_select(logits, padded, unpadded), padded, unpadded)
 
     @torch.no_grad()
     def masks_at(
-        self, embedding_1Shw: Tensor, points_N2: Tensor, *, least_quality: float | None = None
+        self, embedding_1Shw: Tensor, points_N2: Tensor, *, min_iou: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Three masks per point, as SAM's mask decoder gives them.
+        """Predicts three masks per point with SAM's mask decoder, unfiltered.
 
         Args:
             embedding_1Shw: image embedding.
-            points_N2: foreground points, x and y in pixels of SAM's square input.
-            least_quality: points of which no mask reaches this predicted IoU are left out; None = none is.
+            points_N2: foreground points, (x, y) in pixels of SAM's square input.
+            min_iou: points none of whose masks has at least this predicted IoU are dropped; None = off.
         Returns:
             (N, 3, 4h, 4w) logits, and (N, 3) predicted IoU.
         """
         sam: Any = self.encoder.sam
         labels = torch.ones(len(points_N2), 1, dtype=torch.int, device=points_N2.device)
         sparse, dense = sam.prompt_encoder(points=(points_N2[:, None], labels), boxes=None, masks=None)
-        logits, quality = sam.mask_decoder(
+        logits, iou = sam.mask_decoder(
             image_embeddings=embedding_1Shw,
             image_pe=sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=True,
-            least_quality=least_quality,
+            min_iou=min_iou,
         )
-        return logits, quality
+        return logits, iou
 
-    def _good_ones(
+    def _candidates(
         self, embedding: Tensor, points_N2: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
-    ) -> _Found:
-        """The masks at these points that pass both thresholds."""
-        found = _Found.nothing(embedding)
+    ) -> _Candidates:
+        """Masks of the points that pass the IoU and the stability thresholds."""
+        candidates = _Candidates.empty(embedding)
         for first in range(0, len(points_N2), self.points_per_batch):
             points = points_N2[first : first + self.points_per_batch].to(embedding.device)
-            logits, quality = self.masks_at(embedding, points, least_quality=self.iou_threshold)
-            promising = quality >= self.iou_threshold
-            logits, quality = logits[promising], quality[promising]
-            inside = _inside(logits, padded, unpadded)
-            smaller = (inside > self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
-            larger = (inside > -self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
-            boxes = masks_to_boxes(inside > 0)
+            logits, iou = self.masks_at(embedding, points, min_iou=self.iou_threshold)
+            good = iou >= self.iou_threshold
+            logits, iou = logits[good], iou[good]
+            cropped = _crop_padding(logits, padded, unpadded)
+            smaller = (cropped > self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
+            larger = (cropped > -self.stability_offset).flatten(1).sum(dim=1, dtype=torch.int32)
+            boxes = masks_to_boxes(cropped > 0)
             stable = smaller / larger.clamp(min=1) >= self.stability_threshold
             keep = stable & (boxes[:, 2] > boxes[:, 0])  # an empty mask has an empty box
-            found = found.joined(_Found(logits[keep], quality[keep], boxes[keep]))
-        return found
+            candidates = candidates.joined(_Candidates(logits[keep], iou[keep], boxes[keep]))
+        return candidates
 
-    def _uncovered(self, points_N2: Tensor, found: _Found) -> Tensor:
-        """Points that lie in no mask."""
-        if not len(found.logits):
+    def _uncovered_points(self, points_N2: Tensor, masks: _Candidates) -> Tensor:
+        """Points outside all masks."""
+        if not len(masks.logits):
             return points_N2
-        height, width = found.logits.shape[1:]
+        height, width = masks.logits.shape[1:]
         x = (points_N2[:, 0] * (width / self.encoder.input_size)).long()
         y = (points_N2[:, 1] * (height / self.encoder.input_size)).long()
-        return points_N2[~(found.logits[:, y, x] > 0).any(dim=0).cpu()]
+        return points_N2[~(masks.logits[:, y, x] > 0).any(dim=0).cpu()]
 
-    def _clean_and_largest(
-        self, logits: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]
-    ) -> Tensor:
-        """Removes small regions, then masks that became duplicates; the largest ones, largest first."""
-        before = _inside(logits, padded, unpadded) > 0
-        cell = padded[0] * padded[1] / (logits.shape[1] * logits.shape[2])  # its area in pixels
-        after = remove_small_regions(before.cpu().numpy(), min_area=self.min_area / cell)
+    def _clean_and_select(self, logits: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
+        """Removes small regions and resulting duplicates, and returns the largest masks, largest first."""
+        before = _crop_padding(logits, padded, unpadded) > 0
+        pixels_per_cell = padded[0] * padded[1] / (logits.shape[1] * logits.shape[2])
+        after = remove_small_regions(before.cpu().numpy(), min_area=self.min_area / pixels_per_cell)
         cleaned = torch.from_numpy(after).to(logits.device)
-        # Among duplicates those stay that are SAM's own.
+        # Masks that cleaning did not change take precedence over their duplicates.
         unchanged = (cleaned == before).flatten(1).all(dim=1)
         kept = nms(masks_to_boxes(cleaned).float(), unchanged.float(), self.nms_threshold)
         areas = cleaned[kept].flatten(1).sum(dim=1)
         largest = kept[areas.argsort(descending=True, stable=True)[: self.max_masks]]
         logits, cleaned = logits[largest].clone(), cleaned[largest]
         height, width = cleaned.shape[1:]
-        logits[:, :height, :width] = _with_sign(logits[:, :height, :width], cleaned)
+        logits[:, :height, :width] = _set_signs(logits[:, :height, :width], cleaned)
         return logits
 
 
 def point_grid(side: int, input_size: int, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
-    """Centers of a grid over the unpadded image, row by row: (side * side, 2) x and y in SAM's square input.
+    """Cell centers of a grid over the unpadded image, row by row.
 
     Args:
-        input_size: side of that square, which the padded image is squashed to.
+        side: number of points per side.
+        input_size: side of SAM's square input, to which the padded image is resized.
+        padded, unpadded: (H, W) of the image with and without padding.
+    Returns:
+        (side * side, 2), (x, y) in pixels of SAM's square input.
     """
     steps = (torch.arange(side) + 0.5) / max(side, 1)
     x = steps * (input_size * unpadded[1] / padded[1])
@@ -212,13 +215,13 @@ def point_grid(side: int, input_size: int, padded: tuple[int, int], unpadded: tu
     return torch.cartesian_prod(y, x).flip(1)
 
 
-def _inside(logits_Nhw: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
-    """The cells that show the image, not the padding at its right and bottom."""
+def _crop_padding(logits_Nhw: Tensor, padded: tuple[int, int], unpadded: tuple[int, int]) -> Tensor:
+    """Crops the padding at the right and the bottom."""
     height, width = logits_Nhw.shape[1:]
     return logits_Nhw[:, : -(-height * unpadded[0] // padded[0]), : -(-width * unpadded[1] // padded[1])]
 
 
-def _with_sign(logits: Tensor, masks: Tensor) -> Tensor:
-    """Logits that are positive exactly inside the masks; where the sign was other, its amount stays."""
-    amount = logits.abs().clamp(min=torch.finfo(logits.dtype).tiny)
-    return torch.where(masks, amount, -amount)
+def _set_signs(logits: Tensor, masks: Tensor) -> Tensor:
+    """Makes logits positive inside the masks and negative outside, keeping their absolute values."""
+    magnitude = logits.abs().clamp(min=torch.finfo(logits.dtype).tiny)
+    return torch.where(masks, magnitude, -magnitude)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The tiny encoders that CMPF ships: OpenCLIP's CLIP and segment-anything's Sam, small."""
+"""The tiny CLIP and SAM shipped with CMPF: small instances of OpenCLIP's `CLIP` and segment-anything's `Sam`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from cmpf.encoders.mobile_sam import sam_around
+from cmpf.encoders.mobile_sam import build_sam_model
 from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.reading import load_checked_weights
 
@@ -23,7 +23,7 @@ EMBED_CHANNELS = 64
 
 CLIP_NAME = "cmpf_tiny"
 CLIP_CONFIG = "cmpf_tiny.json"
-CLIP_TRUNK = "cmpf_tiny_trunk"  # folder of timm's config.json
+CLIP_TRUNK = "cmpf_tiny_trunk"  # folder with timm's config.json
 CLIP_WEIGHTS = "cmpf_tiny_clip.safetensors"
 CLIP_MERGES = "bpe_2000_merges.txt.gz"
 
@@ -33,14 +33,14 @@ def build_tiny_clip_model() -> nn.Module:
 
     `visual.trunk` has stem, stages, norm_pre and head; `visual.head` projects to E = 128. Input 256 x 256.
 
-    The trunk is a ConvNeXt of 1.3 M parameters: small kernels and a single block at strides 4 and 8, because the cost
-    on a CPU lies there and what tells things apart lies at strides 16 and 32; no layer scale, which at timm's 1e-6
-    keeps blocks shut for a training this short.
+    The trunk is a ConvNeXt with 1.3 M parameters. It has small kernels and a single block at strides 4 and 8, which
+    dominate the time on a CPU and contribute less to classification. It has no layer scale, because timm's initial
+    1e-6 would suppress the blocks during the short training.
     """
     import open_clip
 
     configuration = json.loads((ASSETS / CLIP_CONFIG).read_text(encoding="utf-8"))
-    # OpenCLIP takes trunks by timm's name only, and timm reads what it does not know from a folder.
+    # OpenCLIP accepts timm's model names only; "local-dir:" makes timm read the architecture from a folder.
     configuration["vision_cfg"]["timm_model_name"] = f"local-dir:{ASSETS / CLIP_TRUNK}"
     model: nn.Module = open_clip.CLIP(**configuration)
     return model.eval()
@@ -50,7 +50,7 @@ def load_tiny_clip(*, folder: Path = ASSETS) -> nn.Module:
     """Tiny CLIP with the weights of the folder, float32, in eval mode.
 
     Raises:
-        WeightsError: the file of weights is missing or damaged.
+        WeightsError: the weights file is missing or damaged.
     """
     model = build_tiny_clip_model()
     model.load_state_dict(load_checked_weights(CLIP_WEIGHTS, folder=folder))
@@ -58,12 +58,12 @@ def load_tiny_clip(*, folder: Path = ASSETS) -> nn.Module:
 
 
 def tiny_tokenizer(*, folder: Path = ASSETS) -> Any:
-    """CLIP's byte-pair tokenizer with its first 2,000 merges: any word of any language becomes tokens.
+    """CLIP's byte-pair tokenizer with its first 2,000 merges, which can encode any text.
 
-    Called with texts it gives (N, 77) int64, zero-padded, cut at 77 tokens.
+    A call with N texts returns (N, 77) int64, zero-padded and truncated to 77 tokens.
 
     Raises:
-        WeightsError: the file of merges is missing or damaged.
+        WeightsError: the merges file is missing or damaged.
     """
     from open_clip import SimpleTokenizer
 
@@ -94,7 +94,7 @@ def build_tiny_sam() -> nn.Module:
 
     Input 256 x 256, patches of 16, embedding (B, 64, 16, 16), low-resolution mask logits 64 x 64.
     """
-    return sam_around(
+    return build_sam_model(
         _image_encoder(), embed_channels=EMBED_CHANNELS, mlp_dim=128, num_heads=4, iou_head_dim=64
     )
 
@@ -103,7 +103,7 @@ def load_tiny_sam(*, folder: Path = ASSETS) -> nn.Module:
     """Tiny SAM with the weights of the folder, float32, in eval mode.
 
     Raises:
-        WeightsError: the file of weights is missing or damaged.
+        WeightsError: the weights file is missing or damaged.
     """
     sam = build_tiny_sam()
     sam.load_state_dict(load_checked_weights(SAM_WEIGHTS, folder=folder))

@@ -81,10 +81,8 @@ def consistency_loss(predicted_NE: Tensor, target_NE: Tensor) -> Tensor:
 
 
 MAX_TARGETS = 32  # target masks per image in stage 1
-MIXED_TARGETS, MIXED_PAIRS = (
-    16,
-    8,
-)  # target masks, and pairs of a predicted and a target mask, per image in stage 2
+# Per image in stage 2: target masks, and pairs of a predicted and a target mask.
+MIXED_TARGETS, MIXED_PAIRS = 16, 8
 MIN_PAIR_IOU, IOU_MASK_THRESHOLD, MASK_THRESHOLD = 0.7, 0.4, 0.5
 IGNORED = -1
 

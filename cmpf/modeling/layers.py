@@ -107,9 +107,8 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) in and out."""
-        hidden = F.relu(
-            self.linear1(x_BLD), inplace=True
-        )  # in place, because it is the largest tensor of a layer
+        # In place, because this is the largest tensor of a layer.
+        hidden = F.relu(self.linear1(x_BLD), inplace=True)
         result: Tensor = self.norm(x_BLD + self.linear2(hidden))
         return result
 

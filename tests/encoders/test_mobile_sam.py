@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpf.encoders import sam as sam_module
-from cmpf.encoders.mobile_sam import MobileSAMImageEncoder, build_mobile_sam, sam_around
+from cmpf.encoders.mobile_sam import MobileSAMImageEncoder, build_mobile_sam, build_sam_model
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.errors import WeightsError
 from cmpf.weights.saving import hash_weights
@@ -87,7 +87,7 @@ def small_encoder() -> MobileSAMImageEncoder:
 
 
 def small_mobile_sam() -> nn.Module:
-    return fill(sam_around(small_encoder(), embed_channels=CHANNELS))
+    return fill(build_sam_model(small_encoder(), embed_channels=CHANNELS))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_a_published_file_loads_and_its_classifier_and_derived_tables_are_left_o
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        sam_module, "build_mobile_sam", lambda: sam_around(small_encoder(), embed_channels=CHANNELS)
+        sam_module, "build_mobile_sam", lambda: build_sam_model(small_encoder(), embed_channels=CHANNELS)
     )
     source = small_mobile_sam()
     for name, value in source.named_parameters():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cmpf.data import Vocabulary
 from cmpf.encoders import pair
-from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD, FrozenEncoders, sam_input, start_beside
+from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD, FrozenEncoders, run_on_side_stream, sam_input
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.sam_proposals import Proposals
 from cmpf.errors import EvaluationError
@@ -266,7 +266,7 @@ def test_on_a_cpu_the_work_is_done_at_once() -> None:
         done.append(1)
         return torch.ones(2)
 
-    result = start_beside(work, torch.device("cpu"))
+    result = run_on_side_stream(work, torch.device("cpu"))
     assert done == [1]
     assert torch.equal(result(), torch.ones(2))
     assert done == [1]
@@ -303,7 +303,7 @@ def test_streams_wait_for_each_other_at_both_ends(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: caller)
     monkeypatch.setattr(torch.cuda, "stream", inside)
     monkeypatch.setattr(pair, "_side_stream", lambda _: side)
-    result = start_beside(lambda: told.append("work") or Result(told), CUDA)
+    result = run_on_side_stream(lambda: told.append("work") or Result(told), CUDA)
     assert told == ["side waits for caller", "in side", "work", "out of side"]
     result()
     assert told[4:] == ["caller waits for side", "result is used by caller"]
@@ -315,7 +315,7 @@ def test_work_beside_sees_what_came_before_and_is_seen_by_what_comes_after() -> 
     for step in range(20):
         x = x + 1  # on the caller's stream
         given = x
-        result = start_beside(lambda given=given: given @ torch.eye(4096, device=CUDA), CUDA)
+        result = run_on_side_stream(lambda given=given: given @ torch.eye(4096, device=CUDA), CUDA)
         busy = torch.rand(2048, 2048, device=CUDA) @ torch.rand(2048, 2048, device=CUDA)
         assert float((result() - (step + 1)).abs().max()) == 0
         del busy

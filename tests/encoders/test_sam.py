@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cmpf.encoders import sam as sam_module
 from cmpf.encoders import sam_attention, tiny
-from cmpf.encoders.mobile_sam import sam_around
+from cmpf.encoders.mobile_sam import build_sam_model
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_attention import FusedAttention, fuse_attention
 from cmpf.errors import ModelNameError, WeightsError
@@ -74,7 +74,7 @@ def test_with_its_aspect_kept_an_image_is_what_segment_anything_makes_of_it_with
 
 @torch.no_grad()
 def test_a_sam_of_other_patches_sees_its_own_square_and_whole_patches_of_an_aspect() -> None:
-    sam = sam_around(
+    sam = build_sam_model(
         fill(ImageEncoderViT(img_size=98, patch_size=14, embed_dim=32, depth=1, num_heads=2, out_chans=64)),
         embed_channels=64, mlp_dim=32, num_heads=2, iou_head_dim=32,
     )  # fmt: skip

@@ -22,29 +22,29 @@ from cmpf.encoders.tiny import (
     tiny_tokenizer,
 )
 from cmpf.encoders.tiny_training.clip_training import (
-    NOT_A_THING,
+    IGNORE_INDEX,
     ClipObjective,
     PromptSampler,
+    augment_masks,
     dense_features,
-    imperfect_masks,
+    embed_texts,
     mask_logits,
     material_words,
     phrases,
     pool_cells,
     project,
-    read,
     shape_words,
     text_to_regions,
     train_clip,
 )
 from cmpf.encoders.tiny_training.evaluation import (
-    Naming,
+    RegionLabels,
+    accuracy_table,
     best_overlap,
     category_texts,
+    classify_regions,
+    evaluate_sam,
     grid_points,
-    judge_sam,
-    name_regions,
-    naming_table,
 )
 from cmpf.encoders.tiny_training.sam_training import (
     all_prompts,
@@ -120,7 +120,7 @@ def test_reading_equals_open_clips_encode_text_at_full_length() -> None:
     texts = ["sky", "There is a large chessboard triangle in the scene.", "wow!!!"]
     with torch.no_grad():
         expected = F.normalize(model.encode_text(tokenizer(texts)), dim=-1)
-        assert torch.allclose(read(model, tokenizer, texts), expected, atol=1e-5)
+        assert torch.allclose(embed_texts(model, tokenizer, texts), expected, atol=1e-5)
 
 
 def test_the_dense_map_is_what_open_clip_pools_for_a_whole_image() -> None:
@@ -144,7 +144,7 @@ def test_masks_become_logits_of_one() -> None:
 def test_imperfect_masks_lie_where_the_mask_lies_and_none_is_lost() -> None:
     masks = torch.zeros(1, 40, 128, 128, dtype=torch.bool)
     masks[:, :, 16:64, 32:80] = True  # cells 1..3 by 2..4 of an 8 x 8 map, whole cells of 16 pixels
-    cells = imperfect_masks(masks, 8, torch.Generator().manual_seed(0))
+    cells = augment_masks(masks, 8, torch.Generator().manual_seed(0))
     outside = cells.clone()
     outside[:, :, 1:4, 2:5] = 0
     assert outside.sum() == 0
@@ -189,8 +189,8 @@ def test_stuff_has_neither_material_nor_shape() -> None:
     categories = torch.tensor([names.index("sky"), names.index("yellow triangle")])
     own, material, shape = objective.labels(categories)
     assert own.tolist() == categories.tolist()
-    assert material.tolist() == [NOT_A_THING, 1]  # red, yellow, ...
-    assert shape.tolist() == [NOT_A_THING, 3]  # circle, bar, ring, triangle, ...
+    assert material.tolist() == [IGNORE_INDEX, 1]  # red, yellow, ...
+    assert shape.tolist() == [IGNORE_INDEX, 3]  # circle, bar, ring, triangle, ...
 
 
 def test_every_part_of_the_model_that_inference_uses_gets_a_gradient() -> None:
@@ -268,7 +268,7 @@ NAMES = [category.name for category in CATEGORIES]
 def test_the_table_counts_by_kind_and_a_vanished_mask_is_wrong() -> None:
     truth = torch.tensor([NAMES.index(n) for n in ("red circle", "red circle", "striped ring", "sky")])
     named = torch.tensor([NAMES.index("red circle"), NAMES.index("red bar"), -1, NAMES.index("sky")])
-    rows = naming_table(Naming(truth, named))
+    rows = accuracy_table(RegionLabels(truth, named))
     assert rows["regions"] == 50  # the first circle and the sky, of four
     assert rows["things"] == pytest.approx(100 / 3)
     assert rows["unseen"] == 0  # the ring
@@ -286,11 +286,11 @@ def test_every_word_has_one_unit_row() -> None:
 
 
 def test_the_shipped_clip_names_most_regions_of_unseen_images() -> None:
-    naming = name_regions(
+    labels = classify_regions(
         load_tiny_clip(), make_pool(12, first_seed=VALIDATION_SEEDS + 500_000, label="test")
     )
     # 12 scenes are about 75 regions; the card gives the figures on 1,000 scenes.
-    assert float((naming.named == naming.truth).float().mean()) > 0.7
+    assert float((labels.predicted == labels.true).float().mean()) > 0.7
 
 
 def test_the_grids_points_are_the_middles_of_its_cells() -> None:
@@ -309,7 +309,7 @@ def test_the_best_proposal_counts() -> None:
 
 
 def test_the_shipped_sam_finds_most_things_of_unseen_images() -> None:
-    rows = judge_sam(
+    rows = evaluate_sam(
         load_tiny_sam(), make_pool(8, first_seed=VALIDATION_SEEDS + 500_000, label="test"), seed=0
     )
     # 8 scenes are about 50 segments; the card gives the figures on 1,000 scenes.

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Contrastive training of tiny CLIP on regions and whole scenes: words to read, features of regions, losses."""
+"""Contrastive training of tiny CLIP on regions and scenes: prompts, region features and losses."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from cmpf.encoders.tiny_training.training import Plan, train
 from cmpf.shapeworld import CATEGORIES, Category
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
 
-_ANY_THING = ("thing", "object", "shape")
+_GENERIC_NOUNS = ("thing", "object", "shape")
+IGNORE_INDEX = -100  # label of stuff in the cross-entropies of materials and shapes
 
 
 def material_words(category: Category) -> list[str]:
-    """Words for the material of a thing: "red", "scarlet"."""
+    """Synonyms of a thing's material: "red", "scarlet"."""
     words = [
         word.removesuffix(category.shape).strip() for word in category.words if word.endswith(category.shape)
     ]
@@ -37,7 +38,7 @@ def material_words(category: Category) -> list[str]:
 
 
 def shape_words(category: Category) -> list[str]:
-    """Words for the shape of a thing: "circle", "disc"."""
+    """Synonyms of a thing's shape: "circle", "disc"."""
     words = [
         word.removeprefix(category.material).strip()
         for word in category.words
@@ -47,7 +48,7 @@ def shape_words(category: Category) -> list[str]:
 
 
 def phrases(category: Category) -> list[str]:
-    """All words for a category; for things every material word with every shape word ("scarlet disc")."""
+    """All names of a category; for things all combinations of material and shape words ("scarlet disc")."""
     if not category.isthing:
         return list(category.words)
     return [f"{material} {shape}" for material in material_words(category) for shape in shape_words(category)]
@@ -58,7 +59,7 @@ def _first_with(attribute: str, value: str) -> Category:
 
 
 class PromptSampler:
-    """Draws one prompt for each category, material and shape."""
+    """Samples one prompt for each category, material and shape."""
 
     def __init__(self, *, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -67,7 +68,7 @@ class PromptSampler:
             [
                 f"{word} {noun}"
                 for word in material_words(_first_with("material", name))
-                for noun in _ANY_THING
+                for noun in _GENERIC_NOUNS
             ]
             for name in MATERIALS
         ]
@@ -85,16 +86,16 @@ class PromptSampler:
         return self._draw(self._categories) + self._draw(self._materials) + self._draw(self._shapes)
 
 
-def read(model: nn.Module, tokenizer: Any, texts: list[str]) -> Tensor:
-    """Embeddings of texts, L2-normalized: (N, E), with gradient."""
+def embed_texts(model: nn.Module, tokenizer: Any, texts: list[str]) -> Tensor:
+    """L2-normalized text embeddings (N, E), with gradient."""
     tokens = tokenizer(texts)
-    # Cut after the longest text's end token, which has the highest number.
+    # Truncate to the longest text; the end token has the largest id.
     length = int(tokens.argmax(dim=1).max()) + 1
     return F.normalize(encode_tokens(model, tokens[:, :length]), dim=-1)
 
 
 def dense_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps of the frozen trunk's third stage and of its end, as inference reads them.
+    """Feature maps of the trunk's third stage and of its output.
 
     Args:
         images: (B, 3, P, P), 0..255.
@@ -113,7 +114,7 @@ def dense_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project(model: nn.Module, pooled_NC: Tensor) -> Tensor:
-    """Pooled vectors of the dense map in CLIP's joint space, L2-normalized: (N, E)."""
+    """Projects pooled dense features to CLIP's joint space, L2-normalized: (N, E)."""
     clip: Any = model
     return F.normalize(clip.visual.head(clip.visual.trunk.head(pooled_NC[:, :, None, None])), dim=-1)
 
@@ -123,51 +124,44 @@ def mask_logits(masks: Tensor) -> Tensor:
     return masks.float() * 2 - 1
 
 
-def _whole(masks: Tensor, side: int) -> Tensor:
-    return (resize_bilinear(mask_logits(masks), (side, side)) > 0).float()
+def augment_masks(masks: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Downsamples masks with random errors, so that classification is robust to imperfect masks.
 
-
-def imperfect_masks(masks: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Cells of a coarse map for each mask, varied so that naming does not depend on a perfect mask.
-
-    Half of the masks are cut as in inference. The others take the cells of which more than a random share is
-    covered, from bloated to eroded, and every second one of these loses half of its cells.
+    Half of the masks are downsampled as in inference. The others contain the cells that are covered by more than a
+    random fraction, which dilates or erodes them, and half of these lose a random half of their cells.
 
     Args:
         masks: (B, S, P, P) bool.
-        side: of the map.
-        generator: source of all choices.
+        side: side of the result.
+        generator: random generator.
     Returns:
-        (B, S, side, side) float, 0 or 1; a mask that comes out empty is cut as in inference.
+        (B, S, side, side) float, 0 or 1; a mask that would be empty is downsampled as in inference.
     """
-    whole = _whole(masks, side)
+    exact = (resize_bilinear(mask_logits(masks), (side, side)) > 0).float()
     count = masks.shape[:2]
-    share = F.adaptive_avg_pool2d(masks.float(), side)
+    coverage = F.adaptive_avg_pool2d(masks.float(), side)
     threshold = 0.1 + 0.7 * torch.rand(count, generator=generator)
-    varied = (share > threshold[..., None, None]).float()
-    keep = torch.rand(varied.shape, generator=generator) < 0.5
-    thinned = torch.rand(count, generator=generator) < 0.5
-    varied = torch.where(thinned[..., None, None], varied * keep, varied)
-    use = (torch.rand(count, generator=generator) < 0.5) & (varied.sum(dim=(-2, -1)) > 0)
-    return torch.where(use[..., None, None], varied, whole)
+    augmented = (coverage > threshold[..., None, None]).float()
+    keep = torch.rand(augmented.shape, generator=generator) < 0.5
+    drop_cells = torch.rand(count, generator=generator) < 0.5
+    augmented = torch.where(drop_cells[..., None, None], augmented * keep, augmented)
+    use = (torch.rand(count, generator=generator) < 0.5) & (augmented.sum(dim=(-2, -1)) > 0)
+    return torch.where(use[..., None, None], augmented, exact)
 
 
 def pool_cells(features: Tensor, cells: Tensor) -> Tensor:
-    """Mean feature (B, S, C) of the chosen cells (B, S, h, w), 0 or 1."""
+    """Mean feature (B, S, C) of the cells (B, S, h, w) that are 1."""
     return mask_pooling(features, cells * 2 - 1)
 
 
-NOT_A_THING = -100  # ignored by the cross-entropies of materials and shapes
-
-
-def _factor_index(attribute: str, values: tuple[str, ...]) -> Tensor:
-    """(54,) int64: index of each category's material or shape, NOT_A_THING for stuff."""
-    found = [getattr(category, attribute) for category in CATEGORIES]
-    return torch.tensor([values.index(value) if value else NOT_A_THING for value in found])
+def _attribute_labels(attribute: str, values: tuple[str, ...]) -> Tensor:
+    """Index (54,) int64 of each category's material or shape, IGNORE_INDEX for stuff."""
+    names = [getattr(category, attribute) for category in CATEGORIES]
+    return torch.tensor([values.index(name) if name else IGNORE_INDEX for name in names])
 
 
 class AttributeHeads(nn.Module):
-    """Linear classifiers of category, material and shape on pooled features; they only speed learning up."""
+    """Auxiliary linear classifiers of category, material and shape on pooled features."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -177,20 +171,20 @@ class AttributeHeads(nn.Module):
         )
 
     def forward(self, pooled_NC: Tensor, labels: list[Tensor]) -> Tensor:
-        """Sum of the three cross-entropies; labels as `ClipObjective.labels` gives them."""
+        """Sum of the three cross-entropies; labels: see `ClipObjective.labels`."""
         x = self.norm(pooled_NC)
         return torch.stack([_cross_entropy(h(x), y) for h, y in zip(self.heads, labels, strict=True)]).sum()
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels that count; 0 if none does."""
-    if bool((labels == NOT_A_THING).all()):
+    """Mean cross-entropy over labels other than IGNORE_INDEX; 0 if there are none."""
+    if bool((labels == IGNORE_INDEX).all()):
         return logits.sum() * 0
-    return F.cross_entropy(logits, labels, ignore_index=NOT_A_THING)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
 
 
 def text_to_regions(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """Each text against all regions of the batch; all regions of its class are right, equally."""
+    """Contrastive loss of each text over all regions of the batch; all regions of its class are equal positives."""
     positive = labels_N[:, None] == torch.arange(logits_NK.shape[1])
     count = positive.sum(dim=0)
     log_share = F.log_softmax(logits_NK, dim=0)
@@ -199,7 +193,7 @@ def text_to_regions(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 
 
 class ClipObjective(nn.Module):
-    """Loss of a batch of scenes; holds the heads that are thrown away after training."""
+    """Losses of a batch of scenes, with auxiliary heads that are discarded after training."""
 
     def __init__(self, model: nn.Module, *, seed: int) -> None:
         super().__init__()
@@ -209,41 +203,42 @@ class ClipObjective(nn.Module):
         self._tokenizer = tiny_tokenizer()
         self._prompts = PromptSampler(seed=seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._factors = [_factor_index("material", MATERIALS), _factor_index("shape", SHAPES)]
+        self._attributes = [_attribute_labels("material", MATERIALS), _attribute_labels("shape", SHAPES)]
 
     def labels(self, categories_N: Tensor) -> list[Tensor]:
         """Category, material and shape index of each region."""
-        return [categories_N, *(factor[categories_N] for factor in self._factors)]
+        return [categories_N, *(labels[categories_N] for labels in self._attributes)]
 
     def forward(self, model: nn.Module, batch: SceneBatch) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Loss terms, weighted; there is nothing to show beside them."""
+        """Weighted losses, and no additional metrics."""
         clip: Any = model
         scale = clip.logit_scale.exp().clamp(max=100)
         stage3, dense = dense_features(model, batch.images)
-        cells = [imperfect_masks(batch.masks, side, self._generator) for side in (16, 8)]
+        cells = [augment_masks(batch.masks, side, self._generator) for side in (16, 8)]
         valid = batch.present & (cells[1].sum(dim=(-2, -1)) > 0)
         pooled = [pool_cells(f, c)[valid] for f, c in zip((stage3, dense), cells, strict=True)]
         labels = self.labels(batch.category_ids[valid])
         sizes = [len(CATEGORIES), len(MATERIALS), len(SHAPES)]
-        words = torch.split(read(model, self._tokenizer, self._prompts.draw()), sizes)
-        captions = read(model, self._tokenizer, batch.captions)
+        texts = torch.split(embed_texts(model, self._tokenizer, self._prompts.draw()), sizes)
+        captions = embed_texts(model, self._tokenizer, batch.captions)
         regions = project(model, pooled[1])
-        logits = [scale * regions @ word.T for word in words]
-        scenes = scale * project(model, dense.mean(dim=(2, 3))) @ captions.T
-        right = torch.arange(len(scenes))
-        terms = {
+        logits = [scale * regions @ text.T for text in texts]
+        scene_logits = scale * project(model, dense.mean(dim=(2, 3))) @ captions.T
+        scene_labels = torch.arange(len(scene_logits))
+        losses = {
             "region": F.cross_entropy(logits[0], labels[0]),
             "text": 0.3 * text_to_regions(logits[0], labels[0]),
             "words": 0.3 * (_cross_entropy(logits[1], labels[1]) + _cross_entropy(logits[2], labels[2])),
-            "scene": 0.1 * (F.cross_entropy(scenes, right) + F.cross_entropy(scenes.T, right)),
+            "scene": 0.1
+            * (F.cross_entropy(scene_logits, scene_labels) + F.cross_entropy(scene_logits.T, scene_labels)),
             "stage3": 0.3 * self.heads[0](pooled[0], labels),
             "dense": 0.3 * self.heads[1](pooled[1], labels),
         }
-        return terms, {}
+        return losses, {}
 
 
 def train_clip(pool: ScenePool, plan: Plan) -> nn.Module:
-    """Trains from random weights; returns the averaged model. The seed is also that of prompts and masks."""
+    """Trains tiny CLIP from random weights and returns the averaged model."""
     torch.manual_seed(plan.seed)
     model = build_tiny_clip_model().to(memory_format=torch.channels_last).train()
     return train(model, ClipObjective(model, seed=plan.seed), pool, plan, title="tiny CLIP")

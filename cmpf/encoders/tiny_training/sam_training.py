@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Training of tiny SAM with points in segments of all categories; it never learns a category's name."""
+"""Class-agnostic training of tiny SAM with point prompts inside segments of all categories."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from cmpf.encoders.tiny_training.scenes import (
 from cmpf.encoders.tiny_training.training import Plan, train
 
 MASK_SIZE = 64
+PROMPTS_PER_IMAGE = 8
 
 
 @dataclass(frozen=True)
 class PointPrompts:
     """One point in each of N masks.
 
-    points (N, 2) x, y in pixels of the 256 x 256 input; image_index (N,) int64, which image of the batch;
-    masks (N, P, P) bool, the segments that the points lie in; category_ids (N,).
+    points: (N, 2) (x, y) in pixels of the 256 x 256 input.
+    image_index: (N,) int64 index of the image in the batch.
+    masks: (N, P, P) bool, the segments that contain the points.
+    category_ids: (N,) int64.
     """
 
     points: Tensor
@@ -39,40 +42,42 @@ class PointPrompts:
     category_ids: Tensor
 
 
-def _points_in(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """A random pixel of each mask (N, P, P), as x, y in pixels of the network's input."""
+def _sample_points(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """A random pixel of each mask (N, P, P), as (x, y) in pixels of the network's input."""
     side = masks.shape[-1]
-    luck = torch.rand(len(masks), generator=generator)
+    uniform = torch.rand(len(masks), generator=generator)
     inside = [mask.flatten().nonzero()[:, 0] for mask in masks]
     pixel = torch.stack(
-        [pixels[int(u * len(pixels))] for pixels, u in zip(inside, luck.tolist(), strict=True)]
+        [pixels[int(u * len(pixels))] for pixels, u in zip(inside, uniform.tolist(), strict=True)]
     )
     scale = INPUT_SIZE / side
-    # SAM's prompt encoder adds half a pixel itself.
+    # Minus half a pixel, which SAM's prompt encoder adds.
     return torch.stack([(pixel % side + 0.5) * scale - 0.5, (pixel // side + 0.5) * scale - 0.5], dim=1)
 
 
 def draw_prompts(batch: SceneBatch, *, per_image: int, generator: torch.Generator) -> PointPrompts:
-    """Draws segments of each image (each at least once where `per_image` allows), and a point in each."""
+    """Samples `per_image` segments of each image, repeated if it has fewer, and a point in each."""
     order = torch.rand(batch.category_ids.shape, generator=generator).masked_fill(~batch.present, 2.0)
     order = order.argsort(dim=1)
     count = batch.present.sum(dim=1, keepdim=True)
     chosen = order.gather(1, torch.arange(per_image)[None, :] % count)
     image_index = torch.arange(len(chosen)).repeat_interleave(per_image)
     segment = chosen.flatten()
-    masks = batch.masks[image_index, segment]
-    return PointPrompts(
-        _points_in(masks, generator), image_index, masks, batch.category_ids[image_index, segment]
-    )
+    return _prompts(batch, image_index, segment, generator)
 
 
 def all_prompts(batch: SceneBatch, *, generator: torch.Generator) -> PointPrompts:
-    """One point in every segment of the batch."""
+    """Samples a point in every segment of the batch."""
     image_index, segment = batch.present.nonzero(as_tuple=True)
+    return _prompts(batch, image_index, segment, generator)
+
+
+def _prompts(
+    batch: SceneBatch, image_index: Tensor, segment: Tensor, generator: torch.Generator
+) -> PointPrompts:
     masks = batch.masks[image_index, segment]
-    return PointPrompts(
-        _points_in(masks, generator), image_index, masks, batch.category_ids[image_index, segment]
-    )
+    points = _sample_points(masks, generator)
+    return PointPrompts(points, image_index, masks, batch.category_ids[image_index, segment])
 
 
 def encode_images(sam: nn.Module, images: Tensor) -> Tensor:
@@ -87,13 +92,13 @@ def encode_images(sam: nn.Module, images: Tensor) -> Tensor:
 def decode_points(
     sam: nn.Module, embeddings: Tensor, points: Tensor, image_index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Masks for points of several images at once, with segment-anything's own decoder.
+    """Decodes the masks of points in several images at once with segment-anything's mask decoder.
 
-    The decoder repeats ONE image embedding for all prompts and adds each prompt's dense embedding. To serve a
-    batch the image embedding is given as part of the dense one, and zeros in its place.
+    The decoder repeats a single image embedding for all prompts and adds each prompt's dense embedding. Here the image
+    embeddings are added to the dense embeddings, and the single image embedding is zero.
 
     Returns:
-        Logits (N, 4, 64, 64) and predicted IoU (N, 4); number 0 is the mask for unambiguous prompts.
+        Logits (N, 4, 64, 64) and predicted IoU (N, 4); mask 0 is the single-mask output.
     """
     model: Any = sam
     labels = torch.ones(len(points), 1)
@@ -110,23 +115,19 @@ def decode_points(
 
 
 def soft_targets(masks: Tensor) -> Tensor:
-    """Share of each low-resolution pixel that the mask covers: (N, P, P) bool to (N, 64, 64) float."""
+    """Fraction of each low-resolution pixel that the mask covers: (N, P, P) bool -> (N, 64, 64) float."""
     return F.adaptive_avg_pool2d(masks.float()[:, None], MASK_SIZE)[:, 0]
 
 
-PROMPTS_PER_IMAGE = 8
-
-
 def boundary(targets: Tensor) -> Tensor:
-    """(..., 64, 64) bool: pixels with both sides of the outline within two pixels."""
-    near = F.avg_pool2d(targets.flatten(0, -3)[:, None], 5, stride=1, padding=2, count_include_pad=False)[
-        :, 0
-    ]
-    return ((near > 0.02) & (near < 0.98)).view(targets.shape)
+    """(..., 64, 64) bool: pixels within two pixels of the mask's boundary."""
+    flat = targets.flatten(0, -3)[:, None]
+    mean = F.avg_pool2d(flat, 5, stride=1, padding=2, count_include_pad=False)[:, 0]
+    return ((mean > 0.02) & (mean < 0.98)).view(targets.shape)
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy, three times as heavy near the outline, plus dice.
+    """Binary cross-entropy, with weight 3 near the boundary, plus dice loss.
 
     Args:
         logits: (N, 4, 64, 64).
@@ -134,27 +135,27 @@ def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (N, 4).
     """
-    wanted = targets[:, None].expand_as(logits)
+    targets_4 = targets[:, None].expand_as(logits)
     weight = (1 + 2 * boundary(targets).float())[:, None]
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    entropy = (entropy * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
-    share = logits.sigmoid()
-    overlap = 2 * (share * wanted).sum(dim=(2, 3)) + 1
-    dice = 1 - overlap / (share.sum(dim=(2, 3)) + wanted.sum(dim=(2, 3)) + 1)
-    return 2 * entropy + dice
+    bce = F.binary_cross_entropy_with_logits(logits, targets_4, reduction="none")
+    bce = (bce * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * targets_4).sum(dim=(2, 3)) + 1
+    dice = 1 - overlap / (probability.sum(dim=(2, 3)) + targets_4.sum(dim=(2, 3)) + 1)
+    return 2 * bce + dice
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """IoU (N, 4) of logits > 0 with targets > 0.5."""
-    found, wanted = logits > 0, (targets > 0.5)[:, None]
-    union = (found | wanted).sum(dim=(2, 3)).clamp(min=1)
-    return (found & wanted).sum(dim=(2, 3)) / union
+    """IoU (N, 4) of logits > 0 and targets > 0.5."""
+    predicted, true = logits > 0, (targets > 0.5)[:, None]
+    union = (predicted | true).sum(dim=(2, 3)).clamp(min=1)
+    return (predicted & true).sum(dim=(2, 3)) / union
 
 
 class LayoutHead(nn.Module):
-    """Predicts outlines, things and the way to each thing's center from the embedding alone.
+    """Auxiliary head that predicts boundaries, things and offsets to each thing's center from the image embedding.
 
-    Dense answers teach the image encoder faster than a few prompts can; thrown away after training.
+    Dense targets train the image encoder faster than a few prompts; the head is discarded after training.
     """
 
     def __init__(self) -> None:
@@ -162,7 +163,7 @@ class LayoutHead(nn.Module):
         self.map = nn.Conv2d(EMBED_CHANNELS, 4 * 16, kernel_size=1)
 
     def forward(self, embeddings: Tensor, batch: SceneBatch) -> Tensor:
-        """Loss of (B, 64, 16, 16) embeddings."""
+        """Loss, given embeddings (B, 64, 16, 16)."""
         masks = F.adaptive_avg_pool2d(batch.masks.float(), MASK_SIZE)
         outline = (boundary(masks) & batch.present[..., None, None]).any(dim=1).float()
         isthing = category_flags("isthing")[batch.category_ids] & batch.present
@@ -174,16 +175,16 @@ class LayoutHead(nn.Module):
         offset_y = (masks * (y[..., None, None] - line[:, None])).sum(dim=1)
         offset_x = (masks * (x[..., None, None] - line[None, :])).sum(dim=1)
         maps = F.pixel_shuffle(self.map(embeddings), 4)
-        entropy = F.binary_cross_entropy_with_logits(maps[:, :2], torch.stack([outline, thing], dim=1))
-        # Stuff has no center worth finding.
-        ways = F.smooth_l1_loss(
+        bce = F.binary_cross_entropy_with_logits(maps[:, :2], torch.stack([outline, thing], dim=1))
+        # Offsets are predicted for things only: the center of stuff is meaningless.
+        offset_loss = F.smooth_l1_loss(
             maps[:, 2:], torch.stack([offset_y, offset_x], dim=1), beta=0.1, reduction="none"
         )
-        return entropy + (ways * thing[:, None]).sum() / thing.sum().clamp(min=1)
+        return bce + (offset_loss * thing[:, None]).sum() / thing.sum().clamp(min=1)
 
 
 class SamObjective(nn.Module):
-    """Loss of a batch of scenes."""
+    """Losses of a batch of scenes."""
 
     def __init__(self, *, seed: int) -> None:
         super().__init__()
@@ -192,7 +193,7 @@ class SamObjective(nn.Module):
         self._generator = torch.Generator().manual_seed(seed)
 
     def forward(self, sam: nn.Module, batch: SceneBatch) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Loss terms, weighted, and the best-of-three IoU of the last batches."""
+        """Weighted losses, and the running mean of the best-of-three IoU."""
         embeddings = encode_images(sam, batch.images)
         prompts = draw_prompts(batch, per_image=PROMPTS_PER_IMAGE, generator=self._generator)
         logits, predicted = decode_points(sam, embeddings, prompts.points, prompts.image_index)
@@ -201,7 +202,7 @@ class SamObjective(nn.Module):
         iou = mask_iou(logits.detach(), targets)
         three = losses[:, 1:]
         terms = {
-            # A tenth of the mean keeps the masks that lose alive.
+            # The mean over all three keeps training the masks that are not the best.
             "mask": three.min(dim=1).values.mean() + 0.1 * three.mean() + 0.2 * losses[:, 0].mean(),
             "iou": F.mse_loss(predicted, iou),
             "layout": self.layout(embeddings, batch),
@@ -212,7 +213,7 @@ class SamObjective(nn.Module):
 
 @torch.no_grad()
 def initialize(sam: nn.Module) -> None:
-    """Sine-cosine position embedding, so that the encoder knows at once where a patch is; small weights."""
+    """Initializes the position embedding with sines and cosines, and the linear layers with small weights."""
     model: Any = sam
     encoder = model.image_encoder
     for module in encoder.blocks.modules():
@@ -230,7 +231,7 @@ def initialize(sam: nn.Module) -> None:
 
 
 def train_sam(pool: ScenePool, plan: Plan) -> nn.Module:
-    """Trains from random weights; returns the averaged model."""
+    """Trains tiny SAM from random weights and returns the averaged model."""
     torch.manual_seed(plan.seed)
     sam = build_tiny_sam().train()
     initialize(sam)

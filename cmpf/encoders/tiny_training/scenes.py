@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Scenes for training the tiny encoders, all in memory, and batches of them."""
+"""In-memory ShapeWorld scenes for training the tiny encoders, and batches of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cmpf.shapeworld import CATEGORIES, generate_scene
 
-# Far from the seeds of the datasets that `python -m cmpf.shapeworld` writes.
+# Disjoint from the seeds of the datasets that `python -m cmpf.shapeworld` writes.
 TRAINING_SEEDS = 3_000_000_000
 VALIDATION_SEEDS = 7_000_000_000
 SEEDS_PER_RUN = 10_000_000
@@ -25,10 +25,12 @@ CLIP_MEAN, CLIP_STD = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.
 
 @dataclass(frozen=True)
 class ScenePool:
-    """N scenes of both seen and unseen categories, P pixels a side, at most S segments each.
+    """N scenes of P x P pixels with seen and unseen categories and at most S segments each.
 
-    images (N, P, P, 3) uint8; ids (N, P, P) uint8, 1..S; category_ids (N, S) int64, -1 where a scene has
-    fewer segments; captions of the scenes.
+    images: (N, P, P, 3) uint8.
+    ids: (N, P, P) uint8 segment ids, 1..S.
+    category_ids: (N, S) int64, -1 = no segment.
+    captions: one per scene.
     """
 
     images: NDArray[np.uint8]
@@ -40,14 +42,14 @@ class ScenePool:
         return len(self.captions)
 
     def first(self, count: int) -> ScenePool:
-        """The first scenes of the pool."""
+        """Returns the first `count` scenes."""
         return ScenePool(
             self.images[:count], self.ids[:count], self.category_ids[:count], self.captions[:count]
         )
 
 
 def make_pool(count: int, *, first_seed: int, label: str) -> ScenePool:
-    """Generates scenes `first_seed` .. `first_seed + count - 1`, with a progress bar."""
+    """Generates the scenes of seeds `first_seed` .. `first_seed + count - 1`; `label` names the progress bar."""
     images, ids, categories, captions = [], [], [], []
     for seed in tqdm(range(first_seed, first_seed + count), desc=label, mininterval=5):
         scene = generate_scene(seed, seen_only=False)
@@ -55,16 +57,16 @@ def make_pool(count: int, *, first_seed: int, label: str) -> ScenePool:
         ids.append(scene.ids.astype(np.uint8))
         categories.append([segment.category_id for segment in scene.segments])
         captions.append(scene.caption)
-    width = max(len(row) for row in categories)
-    table = np.full((count, width), -1, np.int64)
-    for row, found in zip(table, categories, strict=True):
-        row[: len(found)] = found
-    return ScenePool(np.stack(images), np.stack(ids), table, captions)
+    max_segments = max(len(scene_categories) for scene_categories in categories)
+    category_ids = np.full((count, max_segments), -1, np.int64)
+    for row, scene_categories in zip(category_ids, categories, strict=True):
+        row[: len(scene_categories)] = scene_categories
+    return ScenePool(np.stack(images), np.stack(ids), category_ids, captions)
 
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """images (B, 3, P, P) float 0..255; masks (B, S, P, P) bool; category_ids (B, S) int64, -1 = none."""
+    """images: (B, 3, P, P) float 0..255; masks: (B, S, P, P) bool; category_ids: (B, S) int64, -1 = no segment."""
 
     images: Tensor
     masks: Tensor
@@ -78,7 +80,10 @@ class SceneBatch:
 
 
 def make_batch(pool: ScenePool, index: NDArray[np.int64], flip: NDArray[np.bool_]) -> SceneBatch:
-    """The chosen scenes, some of them mirrored (the only augmentation that changes no word's meaning)."""
+    """Batch of the scenes at `index`, flipped horizontally where `flip` is True.
+
+    No other augmentation is used, because it could change the meaning of words (colors, shapes).
+    """
     images, ids = pool.images[index], pool.ids[index]
     images[flip], ids[flip] = images[flip, :, ::-1], ids[flip, :, ::-1]
     segments = torch.arange(1, pool.category_ids.shape[1] + 1)[None, :, None, None]
@@ -91,7 +96,7 @@ def make_batch(pool: ScenePool, index: NDArray[np.int64], flip: NDArray[np.bool_
 
 
 class BatchSampler:
-    """Endless random batches: every scene once an epoch, each mirrored with probability 1/2."""
+    """Infinite random batches: each scene once per epoch, flipped horizontally with probability 0.5."""
 
     def __init__(self, pool: ScenePool, *, batch_size: int, seed: int) -> None:
         self._pool, self._batch_size = pool, batch_size
@@ -107,12 +112,12 @@ class BatchSampler:
 
 
 def network_input(images: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Normalizes (B, 3, P, P) images and resizes them to the networks' 256 x 256, channels last."""
+    """Normalizes images (B, 3, P, P) and resizes them to 256 x 256, in channels-last memory format."""
     scaled = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     resized = F.interpolate(scaled, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False)
     return resized.contiguous(memory_format=torch.channels_last)
 
 
 def category_flags(name: str) -> Tensor:
-    """(54,) bool: a yes-or-no attribute of all categories, such as "seen" or "isthing"."""
+    """A boolean attribute, such as "seen" or "isthing", of all categories, (54,)."""
     return torch.tensor([bool(getattr(category, name)) for category in CATEGORIES])
