@@ -61,7 +61,7 @@ def _text(action: str, words: list[str], *, markdown: bool) -> str:
     from cmpf.config import describing, resolve
 
     if action == SHOW:
-        return describing.shown_config(resolve(words[0], words[1:]))
+        return describing.config_as_yaml(resolve(words[0], words[1:]))
     if action == SCHEMA:
         return json.dumps(describing.json_schema(), indent=2) + "\n"
     if markdown:

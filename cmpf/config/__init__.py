@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Configuration: defaults, YAML files with `_BASE_`, KEY VALUE overrides, and all issues reported at once."""
+"""Typed configurations from defaults, YAML files with `_BASE_`, and KEY VALUE overrides; reports all issues at once."""
 
 from cmpf.config.files import config_root, find_config
 from cmpf.config.loading import get_cfg, resolve, with_overrides

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Finds configuration files, and reads them with their `_BASE_` files into settings with file and line."""
+"""Finds configuration files and reads them, with their `_BASE_` files, as settings with file and line."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 import yaml
 
 from cmpf.common.files import BoundedLoader, read_yaml_text
-from cmpf.config.keys import Issue, Origin, shown
+from cmpf.config.keys import Issue, Origin, format_path
 from cmpf.errors import ConfigError
 
 BASE_KEY = "_BASE_"
-MAX_FILES = 100  # that one configuration may be made of
+MAX_FILES = 100  # files read for one configuration
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def config_root() -> Path:
-    """Folder of the shipped configs: inside the package when installed, beside it in a checkout."""
+    """Folder of CMPF's own configs: in the package if it is installed, beside it in a checkout."""
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
@@ -34,7 +34,7 @@ def find_config(name_or_path: str | Path) -> Path:
     Returns:
         Absolute path of an existing file.
     Raises:
-        ConfigError: no such file, a folder, or a bare name that several shipped configs have.
+        ConfigError: there is no such file, it is a folder, or several configs have this bare name.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():
@@ -54,19 +54,20 @@ def find_config(name_or_path: str | Path) -> Path:
         )
     near = _nearest(str(relative).removesuffix(".yaml"), list(shipped))
     hint = f"did you mean {' or '.join(near)}?" if near else f"shipped configs are in {root}"
-    what = "is a folder, expected a YAML file" if path.is_dir() else "no such config file"
-    raise ConfigError(f"{name_or_path}: {what}; {hint}")
+    issue = "is a folder, expected a YAML file" if path.is_dir() else "no such config file"
+    raise ConfigError(f"{name_or_path}: {issue}; {hint}")
 
 
-def _nearest(wanted: str, names: list[str]) -> list[str]:
-    whole = get_close_matches(wanted, names, n=3, cutoff=0.5)
-    last = get_close_matches(Path(wanted).name, [Path(name).name for name in names], n=3, cutoff=0.6)
-    return list(dict.fromkeys(whole + [name for name in names if Path(name).name in last]))[:3]
+def _nearest(name: str, known: list[str]) -> list[str]:
+    """At most three known names that are similar to `name`, or whose last part is."""
+    similar = get_close_matches(name, known, n=3, cutoff=0.5)
+    last_parts = get_close_matches(Path(name).name, [Path(other).name for other in known], n=3, cutoff=0.6)
+    return list(dict.fromkeys(similar + [other for other in known if Path(other).name in last_parts]))[:3]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A dotted key, its raw value and where it stands. A section without content has the value {}."""
+    """A dotted key with its raw value and origin. An empty section has the value {}."""
 
     key: str
     value: Any
@@ -76,29 +77,29 @@ class Setting:
 def read_yaml(
     path: Path, *, bases: bool = True, chain: tuple[Path, ...] = (), count: Counter[str] | None = None
 ) -> tuple[list[Setting], list[Issue]]:
-    """Settings of a file, those of its bases first, so that later ones win.
+    """Reads the settings of a file and its bases.
 
     Args:
         path: an existing file.
-        bases: whether it may have any.
-        chain: files whose `_BASE_` led here, to find circles.
-        count: "files" read so far.
+        bases: whether `_BASE_` is allowed.
+        chain: files whose `_BASE_` led to this one, to detect cycles.
+        count: number of "files" read so far.
     Returns:
-        Settings in order, and what is wrong with the files themselves (not with keys or values).
+        Settings in ascending precedence, and issues of the files themselves (not of keys or values).
     """
     path = path.resolve()
-    place = Origin(path)
+    origin = Origin(path)
     try:
         loader = BoundedLoader(read_yaml_text(path))
         root = loader.get_single_node()
     except OSError as error:
-        return [], [Issue("", f"cannot be read: {error.strerror}", place)]
+        return [], [Issue("", f"cannot be read: {error.strerror}", origin)]
     except UnicodeDecodeError:
-        return [], [Issue("", "is not UTF-8 text", place)]
+        return [], [Issue("", "is not UTF-8 text", origin)]
     except yaml.YAMLError as error:
         return [], [_malformed(error, path)]
     if not isinstance(root, yaml.MappingNode) or not root.value:
-        return [], [Issue("", "holds no settings; expected KEY: value lines", place)]
+        return [], [Issue("", "holds no settings; expected KEY: value lines", origin)]
     settings, issues = _Walker(loader, path).walk(root)
     inherited: list[Setting] = []
     count = Counter() if count is None else count
@@ -106,9 +107,9 @@ def read_yaml(
         if not bases:
             issues.append(Issue(BASE_KEY, "a model's configuration stands alone; remove it", base.origin))
             continue
-        more, wrong = _read_bases(base, path, (*chain, path), count)
-        inherited += more
-        issues += wrong
+        base_settings, base_issues = _read_bases(base, path, (*chain, path), count)
+        inherited += base_settings
+        issues += base_issues
     return inherited + [setting for setting in settings if setting.key != BASE_KEY], issues
 
 
@@ -131,14 +132,14 @@ def _read_bases(
             issues.append(Issue(BASE_KEY, issue, base.origin))
             break
         if target in chain:
-            circle = " -> ".join(shown(file) for file in (*chain[chain.index(target) :], target))
-            issues.append(Issue(BASE_KEY, f"the files go in a circle: {circle}", base.origin))
+            cycle = " -> ".join(format_path(file) for file in (*chain[chain.index(target) :], target))
+            issues.append(Issue(BASE_KEY, f"the files go in a circle: {cycle}", base.origin))
         elif not target.is_file():
-            issues.append(Issue(BASE_KEY, f"no such file: {shown(target)}", base.origin))
+            issues.append(Issue(BASE_KEY, f"no such file: {format_path(target)}", base.origin))
         else:
-            more, wrong = read_yaml(target, chain=chain, count=count)
-            settings += more
-            issues += wrong
+            base_settings, base_issues = read_yaml(target, chain=chain, count=count)
+            settings += base_settings
+            issues += base_issues
     return settings, issues
 
 
@@ -149,7 +150,7 @@ def _malformed(error: yaml.YAMLError, path: Path) -> Issue:
 
 
 class _Walker:
-    """Turns a tree of YAML nodes into settings; nodes still know their lines, plain dicts would not."""
+    """Converts a tree of YAML nodes, which have line numbers, to settings."""
 
     def __init__(self, loader: yaml.SafeLoader, path: Path) -> None:
         self._loader = loader
@@ -161,7 +162,7 @@ class _Walker:
         self._mapping(root, (), {id(root)})
         return self._settings, self._issues
 
-    def _mapping(self, node: yaml.MappingNode, prefix: tuple[str, ...], above: set[int]) -> None:
+    def _mapping(self, node: yaml.MappingNode, prefix: tuple[str, ...], ancestors: set[int]) -> None:
         seen: set[str] = set()
         for key_node, value_node in node.value:
             origin = Origin(self._path, key_node.start_mark.line + 1)
@@ -171,10 +172,10 @@ class _Walker:
                 self._issues.append(Issue(key, "a list or mapping cannot be a key", origin))
             elif key in seen:
                 self._issues.append(Issue(key, "is written twice in this section", origin))
-            elif id(value_node) in above:
+            elif id(value_node) in ancestors:
                 self._issues.append(Issue(key, "contains itself", origin))
             elif isinstance(value_node, yaml.MappingNode) and value_node.value:
-                self._mapping(value_node, names, above | {id(value_node)})
+                self._mapping(value_node, names, ancestors | {id(value_node)})
             else:
                 self._leaf(key, value_node, origin)
             seen.add(key)

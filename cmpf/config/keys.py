@@ -1,7 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The tree of keys as a list: what each may hold, its value in a configuration or in another tree; and what is wrong
-with one, where and how it is told.
-"""
+"""The configuration keys as a flat list, and the issues of settings with their origins."""
 
 from __future__ import annotations
 
@@ -21,7 +19,13 @@ from cmpf.errors import ConfigError
 
 @dataclass(frozen=True)
 class Key:
-    """One key. `name` is dotted; `section` is the class that has it as the field `field`."""
+    """A configuration key.
+
+    Attributes:
+        name: dotted name.
+        section: the class that has the key as a field.
+        field: the field.
+    """
 
     name: str
     section: type[Section]
@@ -29,20 +33,20 @@ class Key:
 
     @property
     def allowed(self) -> str:
-        """What it may hold, in words."""
-        words = [part.text for part in self.field.metadata if isinstance(part, Allowed)]
-        return words[0] if words else "one of " + ", ".join(map(str, get_args(self.field.annotation)))
+        """A description of the allowed values."""
+        texts = [part.text for part in self.field.metadata if isinstance(part, Allowed)]
+        return texts[0] if texts else "one of " + ", ".join(map(str, get_args(self.field.annotation)))
 
     @property
     def meaning(self) -> str:
-        """One line about it."""
+        """A one-line description."""
         return self.field.description or ""
 
-    def read(self, value: Any) -> Any:
-        """A value from a file, a shell or a program in the type of this key.
+    def parse(self, value: Any) -> Any:
+        """Validates a value from a file, a command line or Python and converts it to the key's type.
 
         Raises:
-            pydantic.ValidationError: it cannot be one.
+            pydantic.ValidationError: the value is not allowed.
         """
         last = self.name.rpartition(".")[2]
         return getattr(self.section.model_validate({last: value}), last)
@@ -57,13 +61,13 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
 
 
 KEYS: dict[str, Key] = {key.name: key for key in _walk(Config, "")}
-# A mapping with names of the user's in it; a file may have one name in a line, as in a section.
+# Keys whose value is a mapping with arbitrary names; files and overrides may set single entries of it.
 MAPPINGS = tuple(name for name, key in KEYS.items() if "{" in key.allowed)
-FREE = next(name for name, key in KEYS.items() if key.field.annotation is Tree)
+FREE = next(name for name, key in KEYS.items() if key.field.annotation is Tree)  # MODEL.CMPF.EXTRA
 
 
 def leaves(node: Section | Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything in a tree that is no section; a free tree without keys is no leaf."""
+    """Yields (dotted key, value) for all keys of a configuration, including those in the free tree."""
     for name, value in node:
         if isinstance(value, (Section, Tree)):
             yield from leaves(value, f"{prefix}{name}.")
@@ -72,36 +76,38 @@ def leaves(node: Section | Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def write_into(tree: dict[str, Any], cfg: Config) -> None:
-    """Puts every key with its value into a nested dict such as Detectron2's CfgNode.
+    """Writes all keys of a configuration into a nested dict such as Detectron2's CfgNode.
 
-    Sections that are not there are made in the class of `tree`. A key that is there keeps its kind of sequence:
-    Detectron2 has lists where CMPF has tuples.
+    Missing sections are created with the class of `tree`. Where the tree has a list, as Detectron2 does, a tuple is
+    written as a list.
     """
     _section(tree, FREE)
     for key, value in leaves(cfg):
-        above, _, name = key.rpartition(".")
-        section = _section(tree, above)
+        parent, _, name = key.rpartition(".")
+        section = _section(tree, parent)
         if isinstance(section.get(name), list) and isinstance(value, tuple):
-            # Numbers of pixels must be whole in Detectron2's crops; in CMPF the same key may hold shares.
+            # Detectron2's crops need integers; CMPF's key also allows fractions of the image.
             value = [int(v) if isinstance(v, float) and v.is_integer() else v for v in value]
         section[name] = value
 
 
 def read_from(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all keys of CMPF in a nested dict, unchecked.
+    """Reads the values of all of CMPF's keys from a nested dict, without validation.
 
+    Returns:
+        {dotted key: value}.
     Raises:
-        KeyError: with the dotted name of a key that is not there.
+        KeyError: with the dotted name of a missing key.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key in KEYS:
         node: Any = tree
         for name in key.split("."):
             if not isinstance(node, Mapping) or name not in node:
                 raise KeyError(key)
             node = node[name]
-        found[key] = node
-    return found
+        values[key] = node
+    return values
 
 
 def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
@@ -110,12 +116,12 @@ def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
     return tree
 
 
-SHOWN_ISSUES = 50
+MAX_LISTED_ISSUES = 50
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a setting comes from: a line of a file, or an override when `file` is None."""
+    """Where a setting comes from: a line of a file, or an override if `file` is None."""
 
     file: Path | None = None
     line: int | None = None
@@ -123,54 +129,61 @@ class Origin:
     def __str__(self) -> str:
         if self.file is None:
             return "override"
-        return f"{shown(self.file)} line {self.line}" if self.line else shown(self.file)
+        return f"{format_path(self.file)} line {self.line}" if self.line else format_path(self.file)
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing that is wrong; `key` is empty where a whole file is meant, `origin` None for no place."""
+    """An issue of a setting or a file.
+
+    Attributes:
+        key: dotted key; "" if the issue concerns a whole file.
+        message: what is wrong.
+        origin: where it is; None = no particular place.
+    """
 
     key: str
     message: str
     origin: Origin | None
 
     def text(self, *, with_file: bool) -> str:
+        """The issue as "FILE line N: KEY: MESSAGE", with or without the file."""
         line = f"line {self.origin.line}" if self.origin and self.origin.line else ""
         place = str(self.origin or "") if with_file else line
         return ": ".join(part for part in (place, self.key, self.message) if part)
 
 
-def shown(path: Path) -> str:
-    """A path as people read it: relative to the current folder where that is shorter."""
+def format_path(path: Path) -> str:
+    """A path for messages: relative to the current folder if that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)
 
 
 def as_error(issues: Sequence[Issue]) -> ConfigError:
-    """One error for all issues; the file stands once in front where all are in the same."""
+    """One error for all issues; if all are in the same file, it is named once."""
     count = f"{len(issues)} issue{'s' if len(issues) > 1 else ''}"
     files = {issue.origin.file if issue.origin else None for issue in issues}
-    only = next(iter(files)) if len(files) == 1 else None
-    where = f" in {shown(only)}" if only else ""
-    texts = [issue.text(with_file=not only) for issue in issues[:SHOWN_ISSUES]]
-    if len(issues) > SHOWN_ISSUES:
-        texts.append(f"and {len(issues) - SHOWN_ISSUES:,} more")
+    common_file = next(iter(files)) if len(files) == 1 else None
+    where = f" in {format_path(common_file)}" if common_file else ""
+    texts = [issue.text(with_file=not common_file) for issue in issues[:MAX_LISTED_ISSUES]]
+    if len(issues) > MAX_LISTED_ISSUES:
+        texts.append(f"and {len(issues) - MAX_LISTED_ISSUES:,} more")
     return ConfigError(f"{count}{where}: " + " · ".join(texts))
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """The known key most like `key`; its last part counts as much as the whole: sections get forgotten."""
+    """The known key most similar to `key`. The last part counts twice, because users forget sections."""
 
-    def likeness(candidate: str) -> float:
+    def similarity(candidate: str) -> float:
         whole = SequenceMatcher(None, key.upper(), candidate).ratio()
         last = SequenceMatcher(None, key.upper().rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
         return whole + last
 
-    return max(known, key=likeness)
+    return max(known, key=similarity)
 
 
-def quoted(value: Any) -> str:
-    """A value as a message shows it."""
+def format_value(value: Any) -> str:
+    """A value for messages."""
     if value is None:
         return "nothing"
     text = f'"{value}"' if isinstance(value, str) else repr(value)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From YAML files and KEY VALUE pairs to one checked configuration that knows where each value comes from."""
+"""Loads a validated configuration from YAML files and KEY VALUE overrides, with the origin of each value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from pydantic import ValidationError
 
 from cmpf.common.files import load_yaml
 from cmpf.config.files import BASE_KEY, Setting, find_config, read_yaml
-from cmpf.config.keys import FREE, KEYS, MAPPINGS, SHOWN_ISSUES, Issue, Origin, as_error, nearest_key, quoted
+from cmpf.config.keys import (
+    FREE,
+    KEYS,
+    MAPPINGS,
+    MAX_LISTED_ISSUES,
+    Issue,
+    Origin,
+    as_error,
+    format_value,
+    nearest_key,
+)
 from cmpf.config.relations import RELATIONS
 from cmpf.config.schema import Config
 from cmpf.config.values import literal
@@ -26,7 +36,7 @@ from cmpf.registry import PLUGINS_KEY, merge_plugins
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration, and where each value that is no default was set last, by dotted key."""
+    """A configuration, and the origin of each value that was set, by dotted key."""
 
     cfg: Config
     origins: Mapping[str, Origin]
@@ -35,17 +45,17 @@ class Resolved:
 def get_cfg(
     path: str | Path | None = None, overrides: Sequence[Any] = (), *, plugins: Sequence[str] = ()
 ) -> Config:
-    """Defaults, then a YAML file with its bases, then overrides.
+    """Loads a configuration: the defaults, overridden by a YAML file with its bases, overridden by `overrides`.
 
     Args:
-        path: what `find_config` finds: a path, a path under configs/, or a bare name; None = defaults only.
-        overrides: KEY VALUE KEY VALUE ..., as on a command line; values may be texts or Python values.
-        plugins: modules, or paths of .py files, that are added to MODEL.CMPF.PLUGINS; of a module that stands there
-            already they say where it lies.
+        path: a path, a path under configs/, or a bare name, see `find_config`; None = defaults only.
+        overrides: [KEY, VALUE, KEY, VALUE, ...] as on a command line; values may be strings or Python values.
+        plugins: modules, or paths of .py files, to add to MODEL.CMPF.PLUGINS; the path of a module that is already
+            there replaces its name.
     Returns:
-        All keys; it cannot be changed, see `with_overrides`.
+        An immutable configuration, see `with_overrides`.
     Raises:
-        ConfigError: with every issue of files, keys, values and overrides, each with its file and line.
+        ConfigError: files, keys, values or overrides are invalid; the message lists every issue with file and line.
     """
     cfg = resolve(path, overrides).cfg
     if not plugins:
@@ -54,17 +64,17 @@ def get_cfg(
 
 
 def resolve(path: str | Path | None, overrides: Sequence[Any] = (), *, bases: bool = True) -> Resolved:
-    """The same as `get_cfg`, and where each value comes from; without `bases` the file may name no other ones."""
+    """Like `get_cfg`, but also returns the origin of each value. If not `bases`, `_BASE_` is not allowed."""
     settings, issues = _read(path, bases) if path is not None else ([], [])
-    given, odd = _pairs(overrides)
-    return _merge(Config(), settings + given, issues + odd)
+    pairs, pair_issues = _pairs(overrides)
+    return _merge(Config(), settings + pairs, issues + pair_issues)
 
 
 def with_overrides(cfg: Config, changes: Mapping[str, Any]) -> Config:
-    """A configuration with other values: `with_overrides(cfg, {"MODEL.WEIGHTS": "", "SEED": 1})`.
+    """A copy of a configuration with other values: `with_overrides(cfg, {"MODEL.WEIGHTS": "", "SEED": 1})`.
 
     Raises:
-        ConfigError: unknown keys, values that are not allowed, or keys that do not go together.
+        ConfigError: a key is unknown, a value is not allowed, or keys contradict each other.
     """
     return _merge(cfg, [Setting(key, value, Origin()) for key, value in changes.items()], []).cfg
 
@@ -90,69 +100,75 @@ def _pairs(overrides: Sequence[Any]) -> tuple[list[Setting], list[Issue]]:
 
 
 def _merge(base: Config, settings: Iterable[Setting], issues: list[Issue]) -> Resolved:
-    """Takes the good settings, later ones over earlier ones, and raises what is wrong with all others."""
+    """Applies settings in ascending precedence and checks relations between keys; raises all issues at once."""
     tree, issues = base.model_dump(), list(issues)
     origins: dict[str, Origin] = {}
-    bad: set[str] = set()
+    invalid: set[str] = set()
     for setting in settings:
-        issue = _set(tree, setting, hint=len(issues) < SHOWN_ISSUES)
+        issue = _set(tree, setting, suggest=len(issues) < MAX_LISTED_ISSUES)
         origins[setting.key] = setting.origin
         if issue:
             issues.append(Issue(setting.key, issue, setting.origin))
-            bad.add(setting.key)
+            invalid.add(setting.key)
     cfg = Config.model_validate(tree)
     for relation in RELATIONS:
-        issue = "" if bad.intersection(relation.keys) else relation.issue(cfg)
+        issue = "" if invalid.intersection(relation.keys) else relation.issue(cfg)
         if issue:
-            given = [origins[key] for key in relation.keys if key in origins]
-            issues.append(Issue(relation.keys[0], issue, given[0] if given else Origin()))
+            places = [origins[key] for key in relation.keys if key in origins]
+            issues.append(Issue(relation.keys[0], issue, places[0] if places else Origin()))
     if issues:
         raise as_error(issues)
     return Resolved(cfg, origins)
 
 
-def _set(tree: dict[str, Any], setting: Setting, *, hint: bool) -> str:
-    """Writes one setting; returns what is wrong with it, or "". hint: look for the key that was meant."""
+def _set(tree: dict[str, Any], setting: Setting, *, suggest: bool) -> str:
+    """Applies one setting to the tree; returns its issue, or "" if it is valid.
+
+    Args:
+        tree: nested dict of all keys.
+        setting: the setting.
+        suggest: whether the issue of an unknown key names the most similar one.
+    """
     if setting.key == FREE or setting.key.startswith(f"{FREE}."):
         return _set_free(tree, setting)
-    setting = _of_mapping(tree, setting)
+    setting = _expand_mapping(tree, setting)
     key = KEYS.get(setting.key)
     if key is None:
-        return _unknown(setting, hint)
+        return _unknown(setting, suggest)
     try:
-        _put(tree, setting.key, key.read(setting.value))
+        _put(tree, setting.key, key.parse(setting.value))
     except ValidationError:
-        return f"expected {key.allowed}, got {quoted(setting.value)}"
+        return f"expected {key.allowed}, got {format_value(setting.value)}"
     return ""
 
 
-def _of_mapping(tree: dict[str, Any], setting: Setting) -> Setting:
-    """One line of a mapping as the whole mapping, with the lines before it."""
+def _expand_mapping(tree: dict[str, Any], setting: Setting) -> Setting:
+    """Converts the setting of one entry of a mapping to one of the whole mapping, with its present entries."""
     for key in MAPPINGS:
         if setting.key.startswith(f"{key}."):
-            before = reduce(getitem, key.split("."), tree)
-            lines = dict(before) if isinstance(before, dict) else {}
-            lines[setting.key.removeprefix(f"{key}.")] = setting.value
-            return Setting(key, lines, setting.origin)
+            present = reduce(getitem, key.split("."), tree)
+            entries = dict(present) if isinstance(present, dict) else {}
+            entries[setting.key.removeprefix(f"{key}.")] = setting.value
+            return Setting(key, entries, setting.origin)
     return setting
 
 
 def _set_free(tree: dict[str, Any], setting: Setting) -> str:
-    """Values of a plug-in: YAML has typed those of a file; what a shell gives is read as a literal or as YAML."""
+    """Applies a setting of a plug-in. String overrides are parsed as Python literals or YAML; files have types."""
     value = setting.value
     if setting.origin.file is None and isinstance(value, str):
         value = literal(value)
-        with suppress(yaml.YAMLError):  # an ordinary text
+        with suppress(yaml.YAMLError):  # it stays a string
             value = load_yaml(value) if isinstance(value, str) else value
-    given: dict[str, Any] = {}
-    _put(given, setting.key, value)
+    candidate: dict[str, Any] = {}
+    _put(candidate, setting.key, value)
     try:
-        KEYS[FREE].read(reduce(getitem, FREE.split("."), given))
+        KEYS[FREE].parse(reduce(getitem, FREE.split("."), candidate))
     except ValidationError as error:
         reason = error.errors()[0]["ctx"].get("error", "") if "ctx" in error.errors()[0] else ""
-        return str(reason or f"expected {KEYS[FREE].allowed}, got {quoted(setting.value)}")
-    whole = value.items() if setting.key == FREE else [("", value)]
-    for name, item in whole:
+        return str(reason or f"expected {KEYS[FREE].allowed}, got {format_value(setting.value)}")
+    entries = value.items() if setting.key == FREE else [("", value)]
+    for name, item in entries:
         _put(tree, f"{setting.key}.{name}".rstrip("."), item)
     return ""
 
@@ -166,14 +182,19 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _unknown(setting: Setting, hint: bool) -> str:
+def _unknown(setting: Setting, suggest: bool) -> str:
+    """The issue of a setting that is not a key; "" for an empty section."""
     if any(key.startswith(setting.key + ".") for key in KEYS):
-        return "" if setting.value == {} else f"is a section of keys, got the value {quoted(setting.value)}"
+        return (
+            ""
+            if setting.value == {}
+            else f"is a section of keys, got the value {format_value(setting.value)}"
+        )
     owner = next((key for key in KEYS if setting.key.startswith(key + ".")), None)
     if owner:
         return f"{owner} is a key with a value, not a section"
-    if not hint:
+    if not suggest:
         return "unknown"
-    from cmpf.config.published import hint_for  # read where something is wrong
+    from cmpf.config.published import hint_for  # only needed for an error
 
     return hint_for(setting.key) or f"unknown, did you mean {nearest_key(setting.key, KEYS)}?"

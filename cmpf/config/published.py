@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Configurations of FC-CLIP, FrozenSeg, Mask-Adapter, MAFT+ and OVRCOAT in the keys of CMPF."""
+"""Converts configurations of FC-CLIP, FrozenSeg, Mask-Adapter, MAFT+ and OVRCOAT to CMPF's keys."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from cmpf.config.files import Setting, read_yaml
-from cmpf.config.keys import KEYS, Issue, as_error, nearest_key, quoted
+from cmpf.config.keys import KEYS, Issue, as_error, format_value, nearest_key
 from cmpf.config.values import literal
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """A key that has another name here. value: of theirs makes ours."""
+    """A published key with another name in CMPF. `value` converts its value."""
 
     key: str
     value: Callable[[Any], Any] = lambda value: value
@@ -26,23 +26,27 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A key that has no effect here, and why. only: the values of which that is true; () = all."""
+    """A published key that CMPF does not need, and why.
+
+    Attributes:
+        reason: shown to the user.
+        only: the values for which this holds; () = all.
+    """
 
     reason: str
     only: tuple[Any, ...] = ()
 
 
 _FIXED = "fixed in CMPF"
-_CLIP_TELLS = "follows the CLIP"
+_FOLLOWS_CLIP = "follows the CLIP"
 _DATASET = "follows the dataset"
 
-# Their key, in which * stands for any part -> what becomes of it. The first that fits counts; a key that is in no row
-# and has the same name here is taken as it is.
+# Pattern of published keys -> rule. The first match is used; keys without a rule are kept if CMPF has the same key.
 TABLE: dict[str, Renamed | Dropped] = {
     "MODEL.META_ARCHITECTURE": Dropped("follows from the method's options"),
     "MODEL.*.CLIP_MODEL_NAME": Renamed("MODEL.CMPF.CLIP.NAME"),
     "MODEL.*.CLIP_PRETRAINED_WEIGHTS": Renamed("MODEL.CMPF.CLIP.PRETRAINED"),
-    "MODEL.*.EMBED_DIM": Dropped(_CLIP_TELLS),
+    "MODEL.*.EMBED_DIM": Dropped(_FOLLOWS_CLIP),
     "MODEL.*.GEOMETRIC_ENSEMBLE_ALPHA": Renamed("MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA"),
     "MODEL.*.GEOMETRIC_ENSEMBLE_BETA": Renamed("MODEL.CMPF.GEOMETRIC_ENSEMBLE_BETA"),
     "MODEL.*.ENSEMBLE_ON_VALID_MASK": Renamed("MODEL.CMPF.ENSEMBLE_ON_VALID_MASK"),
@@ -108,7 +112,7 @@ _NO_SAM = {
     "MODEL.CMPF.FEATURE_INJECTOR.ENABLED": False,
 }
 _TRUNK = {**_NO_SAM, "MODEL.CMPF.CLIP.TRAINED": "trunk"}
-# MODEL.META_ARCHITECTURE, without case and punctuation -> the options that make the method.
+# MODEL.META_ARCHITECTURE in lower case without punctuation -> the settings of the method.
 METHODS: dict[str, dict[str, Any]] = {
     "fcclip": _NO_SAM,
     "frozenseg": {"MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS": 3},
@@ -137,13 +141,18 @@ COMMAND = "cmpf convert-config"
 
 @dataclass(frozen=True)
 class Converted:
-    """A configuration in CMPF's keys. values: by dotted key. notes: a line for each key that was dropped."""
+    """A converted configuration.
+
+    Attributes:
+        values: values by dotted key.
+        notes: a line for each dropped key.
+    """
 
     values: dict[str, Any]
     notes: tuple[str, ...]
 
     def as_yaml(self) -> str:
-        """The text of a file."""
+        """The configuration as the text of a YAML file."""
         tree: dict[str, Any] = {}
         for key, value in self.values.items():
             *sections, name = key.split(".")
@@ -154,36 +163,36 @@ class Converted:
         return yaml.safe_dump(tree, sort_keys=False)
 
 
-def fate_of(key: str) -> Renamed | Dropped | None:
-    """What becomes of a key of theirs; None = the table does not know it."""
-    return next((fate for pattern, fate in TABLE.items() if fnmatchcase(key, pattern)), None)
+def rule_for(key: str) -> Renamed | Dropped | None:
+    """The rule for a published key; None if there is none."""
+    return next((rule for pattern, rule in TABLE.items() if fnmatchcase(key, pattern)), None)
 
 
 def hint_for(key: str) -> str:
-    """Of a key that CMPF does not have: what is written for it here, if it is one of theirs; "" if it is not."""
-    fate = fate_of(key)
-    if fate is None or key in KEYS:
+    """A hint for an unknown key that is a published one; "" if it is not."""
+    rule = rule_for(key)
+    if rule is None or key in KEYS:
         return ""
-    here = f"is {fate.key} here" if isinstance(fate, Renamed) else f"has no effect here, {fate.reason}"
-    return f"{here} ({COMMAND} FILE converts a whole file)"
+    hint = f"is {rule.key} here" if isinstance(rule, Renamed) else f"has no effect here, {rule.reason}"
+    return f"{hint} ({COMMAND} FILE converts a whole file)"
 
 
 def convert(path: Path) -> Converted:
-    """A YAML file of theirs, with its bases, in CMPF's keys.
+    """Converts a published YAML file with its bases.
 
     Raises:
-        ConfigError: with every issue: unknown keys, values that have no counterpart, an unknown method.
+        ConfigError: keys or the method are unknown, or values have no counterpart; the message lists every issue.
     """
     settings, issues = read_yaml(path)
-    given = {setting.key: setting for setting in settings}  # later ones over those of the bases
-    values, problem = _method(given)
-    issues += problem
+    by_key = {setting.key: setting for setting in settings}  # later ones override those of the bases
+    values, method_issues = _method(by_key)
+    issues += method_issues
     notes: list[str] = []
-    for setting in given.values():
+    for setting in by_key.values():
         if values.get("MODEL.CMPF.DECODER_CLASSES") is False and "GEOMETRIC_ENSEMBLE" in setting.key:
             notes.append(f"{setting.key}: left out, CLIP alone names masks")
             continue
-        key, value, note, issue = _translated(setting)
+        key, value, note, issue = _convert(setting)
         if issue:
             issues.append(Issue(setting.key, issue, setting.origin))
         elif note:
@@ -195,47 +204,39 @@ def convert(path: Path) -> Converted:
     return Converted(values, tuple(notes))
 
 
-def _method(given: Mapping[str, Setting]) -> tuple[dict[str, Any], Sequence[Issue]]:
-    """The options of the method that a file is of."""
-    named = given.get(ARCHITECTURE)
-    name = "".join(c for c in str(named.value).lower() if c.isalnum()) if named else "fcclip"
+def _method(settings: Mapping[str, Setting]) -> tuple[dict[str, Any], Sequence[Issue]]:
+    """The settings of the method that a file configures, and the issue of an unknown method."""
+    architecture = settings.get(ARCHITECTURE)
+    name = "".join(c for c in str(architecture.value).lower() if c.isalnum()) if architecture else "fcclip"
     if name not in METHODS:
         known = "FCCLIP, FrozenSeg, MASK_Adapter, MAFT_Plus, OVRCOAT"
-        issue = f"expected one of {known}, got {quoted(named and named.value)}"
-        return {}, [Issue(ARCHITECTURE, issue, named.origin if named else None)]
+        issue = f"expected one of {known}, got {format_value(architecture and architecture.value)}"
+        return {}, [Issue(ARCHITECTURE, issue, architecture.origin if architecture else None)]
     values = dict(METHODS[name])
-    if any(key.startswith(ADAPTER_SECTION) for key in given):
+    if any(key.startswith(ADAPTER_SECTION) for key in settings):
         values |= METHODS["maskadapter"] | {"MODEL.CMPF.DECODER_CLASSES": True}
-    if name == "maftplus":  # published: the form hangs on the task of the test
-        panoptic = given.get(PANOPTIC)
+    if name == "maftplus":  # the published code chooses the form by the task of the evaluation
+        panoptic = settings.get(PANOPTIC)
         is_panoptic = panoptic is not None and str(panoptic.value).lower() == "true"
         values["MODEL.CMPF.CONTENT_TRANSFER.FORM"] = "residual" if is_panoptic else "post_norm"
     return values, []
 
 
-def _translated(setting: Setting) -> tuple[str, Any, str, str]:
-    """Our key and value; or why theirs is left out; or what is wrong."""
-    fate = fate_of(setting.key)
-    if fate is None and setting.key not in KEYS:
+def _convert(setting: Setting) -> tuple[str, Any, str, str]:
+    """(key, value, note, issue) of a setting: CMPF's key and value, or why it is dropped, or what is wrong."""
+    rule = rule_for(setting.key)
+    if rule is None and setting.key not in KEYS:
         near = nearest_key(setting.key, [*KEYS, *TABLE])
-        return (
-            "",
-            None,
-            "",
-            f"unknown to CMPF and to the table of published keys (nearest: {near}); remove it",
-        )
-    if isinstance(fate, Dropped):
-        if fate.only and literal(setting.value) not in fate.only:
-            return (
-                "",
-                None,
-                "",
-                f"{quoted(setting.value)} has no counterpart here, only {fate.only[0]!r}; remove it",
-            )
-        return "", None, f"left out, {fate.reason}", ""
-    key = fate.key if fate else setting.key
+        issue = f"unknown to CMPF and to the table of published keys (nearest: {near}); remove it"
+        return "", None, "", issue
+    given = format_value(setting.value)
+    if isinstance(rule, Dropped):
+        if rule.only and literal(setting.value) not in rule.only:
+            return "", None, "", f"{given} has no counterpart here, only {rule.only[0]!r}; remove it"
+        return "", None, f"left out, {rule.reason}", ""
+    key = rule.key if rule else setting.key
     try:
-        value = fate.value(setting.value) if fate else setting.value
-        return key, KEYS[key].read(value), "", ""
+        value = rule.value(setting.value) if rule else setting.value
+        return key, KEYS[key].parse(value), "", ""
     except (ValueError, TypeError, LookupError):  # pydantic's errors are ValueErrors
-        return "", None, "", f"becomes {key}: expected {KEYS[key].allowed}, got {quoted(setting.value)}"
+        return "", None, "", f"becomes {key}: expected {KEYS[key].allowed}, got {given}"

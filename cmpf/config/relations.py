@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Conditions over several configuration keys."""
+"""Conditions on several configuration keys together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from cmpf.config.schema import Config
 
 @dataclass(frozen=True)
 class Relation:
-    """A condition over several keys.
+    """A condition on several keys.
 
-    keys: the first one is where the issue is reported.
-    issue: what is wrong and the fix, or "" where all is well.
+    Attributes:
+        keys: the keys; the issue is reported at the first one.
+        issue: returns what is wrong and how to fix it; "" if the condition holds.
     """
 
     keys: tuple[str, ...]
@@ -104,7 +105,7 @@ def _ensemble_has_a_use(cfg: Config) -> str:
 
 
 def _cells_of_clip(key: str, value: str) -> Relation:
-    """What reads the cells of CLIP's map in its joint space needs a CLIP that can project them."""
+    """Parts that project each cell of CLIP's feature map to the joint space do not work with ResNet CLIPs."""
 
     def issue(cfg: Config) -> str:
         if attrgetter(key)(cfg) != value or not cfg.MODEL.CMPF.CLIP.NAME.startswith("RN"):
@@ -112,7 +113,7 @@ def _cells_of_clip(key: str, value: str) -> Relation:
         return (
             f"{value} and MODEL.CMPF.CLIP.NAME {cfg.MODEL.CMPF.CLIP.NAME} do not go together: a ResNet CLIP pools by "
             f"attention and cannot project single cells of its map; name a ConvNeXt CLIP, or set {key} "
-            f"{KEYS_OFF[key]}"
+            f"{OFF_VALUES[key]}"
         )
 
     return Relation((key, "MODEL.CMPF.CLIP.NAME"), issue)
@@ -144,7 +145,7 @@ def _needs_trunk(key: str) -> Relation:
             return ""
         return (
             "does not go together with MODEL.CMPF.CLIP.TRAINED none, which leaves nothing that it could train; set "
-            f"trunk, or {key} {KEYS_OFF[key]}"
+            f"trunk, or {key} {OFF_VALUES[key]}"
         )
 
     return Relation((key, "MODEL.CMPF.CLIP.TRAINED"), issue)
@@ -196,27 +197,31 @@ def _compiled_in_int8(cfg: Config) -> str:
 
 
 def _acts(injector: str, layers: int) -> Relation:
-    """An injector acts at the layers that read its level: layer i reads level i mod 3.
+    """An injector must act in some decoder layer: layer i uses level i mod 3.
 
-    layers: how many more decoder layers there must be than its level; the last one's queries are injected into by none.
+    Args:
+        injector: the section below MODEL.CMPF.
+        layers: minimum number of decoder layers minus the injector's level. The Query Injector needs one layer more,
+            because it does not act after the last layer.
     """
     key, heads = f"MODEL.CMPF.{injector}", "MODEL.MASK_FORMER.DEC_LAYERS"
 
     def issue(cfg: Config) -> str:
-        here, least = attrgetter(key)(cfg), attrgetter(key)(cfg).LEVEL + layers + 1
+        section = attrgetter(key)(cfg)
+        minimum = section.LEVEL + layers + 1
         if cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME != _DECODER:
-            return ""  # a plug-in reads levels as it likes
-        if not here.ENABLED or least <= cfg.MODEL.MASK_FORMER.DEC_LAYERS:
+            return ""  # a plug-in may use levels in another order
+        if not section.ENABLED or minimum <= cfg.MODEL.MASK_FORMER.DEC_LAYERS:
             return ""
         return (
-            f"at {here.LEVEL} the injector would never act: {heads} is {cfg.MODEL.MASK_FORMER.DEC_LAYERS}, which must "
-            f"be {least} or more; raise it, lower the level, or set {key}.ENABLED False"
+            f"at {section.LEVEL} the injector would never act: {heads} is {cfg.MODEL.MASK_FORMER.DEC_LAYERS}, which "
+            f"must be {minimum} or more; raise it, lower the level, or set {key}.ENABLED False"
         )
 
     return Relation((f"{key}.LEVEL", f"{key}.ENABLED", heads), issue)
 
 
-KEYS_OFF = {  # the value that switches a key off
+OFF_VALUES = {  # the value of each key that disables it
     "MODEL.CMPF.MASK_EMBEDDING": "pool",
     "MODEL.CMPF.TEXT_TRANSFER": "none",
     "MODEL.CMPF.CLIP.DETACHED": "False",

@@ -1,7 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Sections of keys, and the types of their values: what each takes, and the words for what it may hold.
+"""The base class of sections, and the types of values with their validation and description.
 
-YAML leaves 1e-4 a text, and a shell makes a text of everything; both are read as Python literals where a key wants one.
+Strings are parsed as Python literals where a key expects another type: YAML reads 1e-4 as a string, and command lines
+contain only strings.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from cmpf.errors import ConfigError
 
 
 class _Frozen(BaseModel):
-    """What cannot be changed."""
+    """An immutable model with a helpful error."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise ConfigError(
@@ -38,20 +39,20 @@ class _Frozen(BaseModel):
 
 
 class Section(_Frozen):
-    """A section of keys. It has no other keys than its own."""
+    """A section of keys; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def dump(self) -> str:
-        """The section as YAML, which `get_cfg` reads as the same configuration where it is the whole."""
+        """The section as YAML; `get_cfg` reads that of a whole configuration as an equal one."""
         return yaml.safe_dump(self.model_dump())
 
 
 class Tree(_Frozen):
-    """Keys that nobody but a plug-in knows: `cfg.MODEL.CMPF.EXTRA.MY.KEY`. Lists become tuples.
+    """A tree of arbitrary keys for plug-ins: `cfg.MODEL.CMPF.EXTRA.MY.KEY`. Lists become tuples.
 
     Raises:
-        ValueError: a name that is no name of an attribute, or that the tree itself uses.
+        ValueError: a name is not an identifier, or is an attribute of this class.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -75,13 +76,13 @@ def _frozen(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Allowed:
-    """The words for what a key may hold, as an error and the documentation say them."""
+    """A description of the allowed values of a key, for errors and documentation."""
 
     text: str
 
 
 def literal(value: Any) -> Any:
-    """A text as the Python literal that it is, everything else as it is."""
+    """Parses a string as a Python literal if it is one; returns other values unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -118,12 +119,12 @@ def _flag(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """A shell hands over '""' where a YAML file would give an empty text."""
-    read = literal(value)
-    read = read if isinstance(read, str) else value
-    if not isinstance(read, str):
+    """A string. One in quotes is parsed, because a command line may pass '""' for an empty string."""
+    parsed = literal(value)
+    text = parsed if isinstance(parsed, str) else value
+    if not isinstance(text, str):
         raise ValueError("not a text")
-    return read
+    return text
 
 
 def _sequence(value: Any) -> tuple[Any, ...]:
@@ -134,7 +135,7 @@ def _sequence(value: Any) -> tuple[Any, ...]:
 
 
 def _names(value: Any) -> tuple[Any, ...]:
-    """One name needs no brackets."""
+    """A sequence of names; a single name needs no brackets."""
     value = literal(value)
     return (value,) if isinstance(value, str) and value else _sequence(value)
 
@@ -179,7 +180,7 @@ Metric = Annotated[
     Allowed('task/metric, such as panoptic/PQ, or ""'),
 ]
 
-# Upper bounds are far above what anybody trains, and below what a machine could only fail to allocate or start.
+# Upper bounds are far above practical values, but low enough that a typo is reported before memory is allocated.
 Count = Annotated[int, Gt(0), Le(10**9), WHOLE, Allowed("a whole number > 0, up to 1,000,000,000")]
 CountOrZero = Annotated[int, Ge(0), Le(10**9), WHOLE, Allowed("a whole number >= 0, up to 1,000,000,000")]
 Seed = Annotated[int, Ge(0), Lt(2**63), WHOLE, Allowed("a whole number >= 0, below 2^63")]

@@ -65,7 +65,7 @@ def test_keys_are_found_by_a_part_or_a_pattern(capsys: pytest.CaptureFixture[str
     assert (
         "MODEL.CMPF.QUERY_INJECTOR.LEVEL: 2\n"
         "    int: 0, 1 or 2 (strides 32, 16, 8)\n"
-        "    it acts after the decoder layers that read this level\n"
+        "    it acts after the decoder layers that use this level\n"
     ) in blocks
     assert printed(capsys, "keys", "*.LEVEL").count("\n    int: ") == 2
     assert main(["config", "keys", "BAS_LR"]) == 1

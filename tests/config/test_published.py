@@ -179,18 +179,18 @@ def test_masks_of_the_published_tool_are_refused_with_the_command_that_makes_our
 
 
 def test_every_key_that_the_table_names_exists() -> None:
-    assert {fate.key for fate in TABLE.values() if isinstance(fate, Renamed)} <= set(KEYS)
+    assert {rule.key for rule in TABLE.values() if isinstance(rule, Renamed)} <= set(KEYS)
 
 
 def test_the_documentation_has_the_table() -> None:
     rows = [
-        f"| `{key}` | `{fate.key}` |" if isinstance(fate, Renamed) else f"| `{key}` | {_dropped(fate)} |"
-        for key, fate in TABLE.items()
+        f"| `{key}` | `{rule.key}` |" if isinstance(rule, Renamed) else f"| `{key}` | {_dropped(rule)} |"
+        for key, rule in TABLE.items()
     ]
     text = DOCS.read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if line.startswith("| `")] == rows
 
 
-def _dropped(fate: Dropped) -> str:
-    only = f" (only `{yaml.safe_dump(fate.only[0]).split()[0]}`)" if fate.only else ""
-    return f"left out: {fate.reason}{only}"
+def _dropped(rule: Dropped) -> str:
+    only = f" (only `{yaml.safe_dump(rule.only[0]).split()[0]}`)" if rule.only else ""
+    return f"left out: {rule.reason}{only}"

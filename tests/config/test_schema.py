@@ -26,8 +26,8 @@ def test_every_key_has_words_for_what_it_may_hold_and_what_it_means() -> None:
 
 def test_every_default_is_allowed_and_already_in_the_type_of_its_key() -> None:
     for key, value in leaves(Config()):
-        read = KEYS[key].read(value)
-        assert (read, type(read)) == (value, type(value)), key
+        parsed = KEYS[key].parse(value)
+        assert (parsed, type(parsed)) == (value, type(value)), key
 
 
 def test_a_configuration_cannot_be_changed() -> None:
