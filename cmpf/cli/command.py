@@ -16,7 +16,7 @@ from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cmpf.common.cpu import keep_freed_memory, uncollected
+from cmpf.common.cpu import gc_disabled, keep_freed_memory
 from cmpf.errors import CMPFError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
         line = f"{error}" if ours else f"{type(error).__name__}: {error} (--debug shows where)"
         print(f"{prefix}: {' '.join(part.strip() for part in line.splitlines())}", file=sys.stderr)
     finally:
-        gc.unfreeze()  # objects frozen by `uncollected`
+        gc.unfreeze()  # objects frozen by `gc_disabled`
     return FAILED
 
 
@@ -149,7 +149,7 @@ def load_model(
         CMPFError: see cmpf.load.
     """
     keep_freed_memory()
-    with uncollected():
+    with gc_disabled():
         import cmpf
 
         import_libraries()

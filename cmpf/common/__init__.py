@@ -1,2 +1,2 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What every layer may use: atomic files, tensors, the processes of a run."""
+"""Utilities for all packages: atomic files, tensors, processes and distributed runs."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""How much of the machine this process may use."""
+"""CPU cores and memory that this process may use, and settings of the allocator and the garbage collector."""
 
 from __future__ import annotations
 
@@ -22,77 +22,71 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's numbers of options of mallopt
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy, at least 1.
+    """Number of cores that this process may use, at least 1.
 
-    The smaller of its affinity (taskset, SLURM) and its container's quota, which may both be far below the number
-    of cores of the machine. Processes of one run on one machine share them: divide by
-    `cmpf.common.distributed.local_world_size()`.
+    This is the minimum of its affinity (taskset, SLURM) and its container's quota. Distributed processes on one
+    machine share these cores: divide by `cmpf.common.distributed.local_world_size()`.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _container_quota()
-    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+    return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 
 
 def _container_quota() -> float | None:
-    """Cores that a container may use on average; None = no limit, or no container."""
+    """The container's CPU quota, in cores; None = no limit, or no container."""
     try:
         if _QUOTA_V2.is_file():
             limit, period = _QUOTA_V2.read_text(encoding="ascii").split()
         else:
             limit, period = _QUOTA_V1.read_text(encoding="ascii"), _PERIOD_V1.read_text(encoding="ascii")
-        quota = float(limit) / float(period)  # "max" is no number
+        quota = float(limit) / float(period)  # "max" raises a ValueError
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return quota if quota > 0 else None
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take without others losing theirs; 2**62 where the system does not tell."""
-    found = [2**62]
+    """Available memory in bytes, limited by the container's quota; 2**62 if unknown."""
+    limits = [2**62]
     with suppress(OSError, ValueError, IndexError):
         lines = _MEMORY.read_text(encoding="ascii").splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with suppress(OSError, ValueError):  # a container's limit may be "max"
         limit, used = (int(path.read_text(encoding="ascii")) for path in _MEMORY_V2)
-        found.append(limit - used)
-    return max(0, min(found))
+        limits.append(limit - used)
+    return max(0, min(limits))
 
 
 def keep_freed_memory() -> None:
-    """Lets the process keep up to 2 GiB of freed memory for what it allocates next, where its C library can (glibc).
+    """Lets glibc keep up to 2 GiB of freed memory for later allocations; does nothing with other C libraries.
 
-    By default glibc takes each tensor of 32 MiB or more from the system and gives it back; clearing its pages anew is
-    8 % of the time of a full-size model on a CPU. For a command, whose process is its own; `release_memory` still
-    gives all of it back.
+    By default glibc maps each tensor of 32 MiB or more anew, and zeroing its pages takes 8 % of the time of a full-size
+    model on a CPU. Only commands call this, never the library. `release_memory` still returns all of it.
     """
-    mallopt = _of_c_library("mallopt")
+    mallopt = _c_function("mallopt")
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def release_memory() -> None:
-    """Gives memory that is free inside the process back to the system, as far as its C library can (glibc).
-
-    It keeps up to 64 MiB for each thread that had pieces of up to 32 MiB, such as masks of large images.
-    """
-    trim = _of_c_library("malloc_trim")
-    if trim is not None:
-        trim(0)
+    """Returns freed memory to the system, except up to 64 MiB per thread; does nothing without glibc."""
+    malloc_trim = _c_function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
-def _of_c_library(name: str) -> Any:
-    """A function of the C library of this process; None = it has no such function, or this is no Linux."""
+def _c_function(name: str) -> Any:
+    """A function of the C library; None if it has no such function or the system is not Linux."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection while libraries are imported and a model is built; what is there then is never looked at.
+def gc_disabled() -> Iterator[None]:
+    """Disables garbage collection within the block, and freezes the objects that exist at its end.
 
-    A million objects come and stay, and every round of the collector goes through them: 0.6 of the 3.9 s of processor
-    time in which `cmpf predict` finds what is in one image. For a command, whose process is its own, and which calls
-    `gc.unfreeze()` at its end.
+    Importing libraries and building a model creates a million permanent objects; collecting them takes 0.6 of the 3.9 s
+    of CPU time of `cmpf predict` for one image. Only commands use this, and call `gc.unfreeze()` at their end.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,9 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Several training processes as one: who this process is, told by SLURM or torchrun, and what all of them agree on.
+"""Collective operations of distributed training, and the process's rank from torchrun or SLURM.
 
-Every function works in a single process too, where it does nothing. With several, all must call it, in the same
-order. Objects and flags travel over gloo on the CPU, whatever the device: a wait there ends with an error as soon
-as a process dies, and it does not stall the GPU.
+In a single process all collectives are no-ops; with several, all processes must call them in the same order. Objects
+and flags use gloo on the CPU: it raises an error as soon as a process dies, and does not stall the GPU.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ def is_parallel() -> bool:
 
 
 def world_size() -> int:
-    """Number of processes, on all machines together."""
+    """Number of processes on all machines."""
     return dist.get_world_size() if _ready() else 1
 
 
 def rank() -> int:
-    """Number of this process among all of them, from 0."""
+    """Rank of this process, from 0."""
     return dist.get_rank() if _ready() else 0
 
 
@@ -46,18 +45,18 @@ def local_world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and talks: rank 0."""
+    """Whether this is rank 0, the process that writes files and logs."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes reach this point."""
     any_process(False)
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """One process of each machine runs the block before the others do, so that downloads and caches are made once."""
+    """Runs the block in one process per machine before the others, so that it downloads and caches files once."""
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not first:
         barrier()
@@ -67,7 +66,7 @@ def main_first() -> Iterator[None]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether any process says yes."""
+    """Whether the flag is True in any process."""
     if not is_parallel():
         return flag
     number = torch.tensor(float(flag))
@@ -76,7 +75,7 @@ def any_process(flag: bool) -> bool:
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """The mean over processes, on the device of the values; without gradient."""
+    """The mean over processes, without gradient."""
     if not is_parallel():
         return values
     total = values.detach().clone()
@@ -85,7 +84,7 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes by rank, at every process; anything that can be pickled."""
+    """Returns the values of all processes, by rank, to every process; they must be picklable."""
     if not is_parallel():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -94,7 +93,7 @@ def gather(value: T) -> list[T]:
 
 
 def from_main(value: T) -> T:
-    """What rank 0 holds; the others' own value does not count."""
+    """Returns rank 0's value to every process; it must be picklable."""
     if not is_parallel():
         return value
     box: list[Any] = [value if is_main() else None]
@@ -104,10 +103,10 @@ def from_main(value: T) -> T:
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """What the function gives in the main process, at every process.
+    """Calls a function in the main process and returns its result to every process.
 
     Raises:
-        TrainingError: the function raised it; in every process.
+        TrainingError: the function raised it; raised in every process.
     """
     box: list[T] = []
     error = None
@@ -129,8 +128,10 @@ def broadcast_tensors(tensors: list[Tensor]) -> None:
 
 
 def raise_together(error: TrainingError | None) -> None:
-    """Raises in every process when one of them has an error, so that nobody waits for a process that gave up.
+    """Raises an error in every process if one of them has an error, so that none waits for a failed process.
 
+    Args:
+        error: this process's error; None = it has none.
     Raises:
         TrainingError: the error of the lowest rank that has one.
     """
@@ -147,16 +148,21 @@ def _ready() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-TIMEOUT = timedelta(minutes=30)  # a rank may evaluate long while the others wait for it
+TIMEOUT = timedelta(minutes=30)  # of collectives; one rank may evaluate for long while the others wait
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-FIRST_PORT, PORTS = 20000, 20000  # ports of SLURM jobs, chosen by the job's number
+FIRST_PORT, PORTS = 20000, 20000  # ports of SLURM jobs, chosen by job id
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process among `world_size`, and on its own machine among `local_world_size`.
+class DistributedProcess:
+    """The rank of a process in a process group, and on its machine.
 
-    url: where the processes meet, tcp://HOST:PORT or env://.
+    Attributes:
+        rank: rank in the group.
+        local_rank: rank on this machine.
+        world_size: number of processes in the group.
+        local_world_size: number of processes on this machine.
+        url: rendezvous address, tcp://HOST:PORT or env://.
     """
 
     rank: int
@@ -166,22 +172,22 @@ class Place:
     url: str
 
     def join(self, backend: str) -> None:
-        """Becomes a member of the default process group; waits for the others."""
+        """Joins the default process group; waits for the other processes."""
         dist.init_process_group(
             backend, init_method=self.url, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT
         )
 
 
-def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """The place that torchrun or `srun` with several tasks gave this process; None where neither started it.
+def process_from_environment(environment: Mapping[str, str] = os.environ) -> DistributedProcess | None:
+    """This process as torchrun, or `srun` with several tasks, started it; None if neither did.
 
     Raises:
-        ConfigError: numbers that are none.
+        ConfigError: environment variables are missing or invalid.
     """
     try:
         if all(name in environment for name in TORCHRUN):
             return _torchrun(environment)
-        # Also a batch script has SLURM's numbers of its job; those of a step are there below srun only.
+        # SLURM sets the job's variables in batch scripts too, but those of a step only below srun.
         if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
             return _slurm(environment)
     except (KeyError, ValueError) as issue:
@@ -192,21 +198,21 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place
     return None
 
 
-def _torchrun(environment: Mapping[str, str]) -> Place:
-    return Place(
+def _torchrun(environment: Mapping[str, str]) -> DistributedProcess:
+    return DistributedProcess(
         rank=int(environment["RANK"]),
         local_rank=int(environment["LOCAL_RANK"]),
         world_size=int(environment["WORLD_SIZE"]),
         local_world_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
-        url="env://",  # PyTorch knows best who keeps the meeting point: rank 0, or torchrun itself
+        url="env://",  # PyTorch decides whether rank 0 or torchrun hosts the store
     )
 
 
-def _slurm(environment: Mapping[str, str]) -> Place:
+def _slurm(environment: Mapping[str, str]) -> DistributedProcess:
     tasks, nodes = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
     host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
     port = environment.get("MASTER_PORT") or FIRST_PORT + int(environment["SLURM_JOB_ID"]) % PORTS
-    return Place(
+    return DistributedProcess(
         rank=int(environment["SLURM_PROCID"]),
         local_rank=int(environment["SLURM_LOCALID"]),
         world_size=tasks,
@@ -216,7 +222,7 @@ def _slurm(environment: Mapping[str, str]) -> Place:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of a list in SLURM's form: `gpu[07-09,12],login1` -> `gpu07`."""
+    """The first host of a SLURM node list: `gpu[07-09,12],login1` -> `gpu07`."""
     match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
     if match is None:
         raise ValueError(f"SLURM_STEP_NODELIST {nodes!r} is no list of hosts")

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Files that are either whole or not there, YAML as it was meant, and the images of a folder."""
+"""Atomic file writes, bounded reading of text and YAML, listing of images, and file hashes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ import yaml
 
 from cmpf.errors import ImageError
 
-TEMPORARY = ".tmp-"  # how the name of an unfinished file begins
-MAX_NAME = 255  # bytes that file systems allow for one
+TEMPORARY = ".tmp-"  # prefix of unfinished files
+MAX_NAME = 255  # bytes of a file name
 
 
 @contextmanager
 def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
-    """Writes a file so that `path` holds the old content or the whole new one, even after a crash.
+    """Replaces a file atomically: even after a crash, `path` has either the old or the complete new content.
 
     Args:
-        path: where the file will be; its folder is made if it is not there.
-        durable: whether the content is on the disk, and not only with the system, before it counts; not needed for
-            what can be made again.
+        path: the file to write; its folder is created if missing.
+        durable: flush to disk (fsync) before the file is replaced; not needed for files that can be recreated.
     Yields:
-        A path in the same folder, with the same ending, to write to. When the block ends well the file goes
-        to disk (fsync) and takes the place of `path`; when it raises, the file is removed.
+        A temporary path in the same folder, with the same suffix, to write to. It replaces `path` at the end of the
+        block, or is removed if the block raises.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +38,8 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            with temporary.open("rb+") as written:
-                os.fsync(written.fileno())
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,13 +48,15 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def read_text(path: str | Path, *, limit: int, encoding: str = "utf-8-sig") -> str:
-    """Text of a file that somebody else may have made.
+    """Reads a text file that may come from somebody else.
 
     Args:
-        limit: bytes; more are refused before they are read.
+        path: the file.
+        limit: maximum size in bytes.
+        encoding: the text's encoding.
     Raises:
-        OSError: it cannot be read, is no regular file (reading a pipe would wait for good), or is larger.
-        UnicodeDecodeError: it is of another encoding.
+        OSError: the file cannot be read, is larger, or is not a regular file (reading a pipe could block forever).
+        UnicodeDecodeError: the text has another encoding.
     """
     status = Path(path).stat()
     if stat.S_ISDIR(status.st_mode):
@@ -69,15 +70,15 @@ def read_text(path: str | Path, *, limit: int, encoding: str = "utf-8-sig") -> s
 
 
 def is_folder(source: object) -> bool:
-    """Whether something is the path of a folder."""
+    """Whether a value is the path of a folder."""
     try:
         return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):  # no possible path; reading it says why
+    except (OSError, RuntimeError, ValueError):  # an invalid path; reading it reports why
         return False
 
 
 def is_file(path: Path) -> bool:
-    """Path.is_file, also for names that no file can have: too long ones, which a file of somebody else may hold."""
+    """Path.is_file, but False for names that are too long instead of an error."""
     try:
         return path.is_file()
     except OSError:
@@ -85,24 +86,24 @@ def is_file(path: Path) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces a UTF-8 text file, whole."""
+    """Writes a UTF-8 text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def _temporary_name(path: Path) -> str:
-    """A name of its own for each thread, with that of the file in it as long as it fits."""
-    begin = f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-"
+    """A temporary name that is unique per thread; it contains the file's name, or its hash if that is too long."""
+    prefix = f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-"
     name = path.name
-    if len(os.fsencode(begin + name)) > MAX_NAME:
+    if len(os.fsencode(prefix + name)) > MAX_NAME:
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-        suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_NAME - len(begin + digest) else ""
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_NAME - len(prefix + digest) else ""
         name = digest + suffix
-    return begin + name
+    return prefix + name
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename outlive a power failure, where folders can be opened (not on Windows)."""
+    """Makes a rename durable; does nothing on Windows, where folders cannot be opened."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -112,48 +113,50 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# Endings of files that count as images in a folder; a file that is named itself may have any.
+# Suffixes of images in a folder; a file that is given by name may have any suffix.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
 )  # fmt: skip
 
 
 def folder_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """The images in a folder by name; hidden files are left out.
+    """The images in a folder, sorted by name, without hidden files.
 
     Args:
-        recursive: those in the folders inside it, too.
+        folder: an existing folder.
+        recursive: include subfolders.
     Raises:
-        ImageError: there is none.
+        ImageError: there are no images.
     """
-    found = [path for path in sorted(folder.rglob("*") if recursive else folder.iterdir()) if _is_image(path)]
-    if not found:
+    paths = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    images = [path for path in paths if _is_image(path)]
+    if not images:
         raise ImageError(f"{folder}: no image in this folder; expected files {', '.join(IMAGE_SUFFIXES)}")
-    return found
+    return images
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-# Of a YAML file.
+# Limits of YAML files.
 MAX_BYTES = 2**20
-MAX_NODES = 30_000  # keys and values, those behind aliases counted at each place
+MAX_NODES = 30_000  # keys and values, with aliases expanded
 MAX_DEPTH = 50
 MAX_LETTERS = 10_000  # of one key or value
-# What SafeLoader's constructors raise for values such as `!!int abc` and 2001-99-99.
-_ODD_VALUES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+# Errors of SafeLoader's constructors for values such as `!!int abc` and 2001-99-99.
+_INVALID_VALUE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """SafeLoader with limits; everything that is wrong is a yaml.MarkedYAMLError with `problem` and a line."""
+    """SafeLoader with limits. Every error is a yaml.MarkedYAMLError with `problem` and a line."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._nodes = self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Counts what the file writes out, while it is read."""
+        """Composes a node; checks the limits that apply to the text of the file."""
         self._nodes += 1
         self._depth += 1
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -168,30 +171,30 @@ class BoundedLoader(yaml.SafeLoader):
         return node
 
     def get_single_node(self) -> yaml.Node | None:
-        """The whole document; aliases may not multiply it."""
+        """The document's root node; checks the number of nodes with aliases expanded."""
         node = super().get_single_node()
-        if node is not None and _unfolded(node, {}) > MAX_NODES:
+        if node is not None and _expanded_size(node, {}) > MAX_NODES:
             issue = f"more than {MAX_NODES:,} keys and values behind its aliases"
             raise yaml.MarkedYAMLError(None, None, issue, node.start_mark)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """A value; one that its tag or form does not allow is named with its line."""
+        """Constructs a value; reports one that does not fit its tag with its line."""
         try:
             return super().construct_object(node, deep=deep)
         except yaml.YAMLError:
             raise
-        except _ODD_VALUES as error:
+        except _INVALID_VALUE_ERRORS as error:
             kind = str(node.tag).rpartition(":")[2]
             issue = f"{str(node.value)[:40]!r} is no {kind}"
             raise yaml.MarkedYAMLError(None, None, issue, node.start_mark) from error
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML text.
+    """Parses a YAML text.
 
     Raises:
-        yaml.YAMLError: it is malformed or beyond the limits.
+        yaml.YAMLError: the text is malformed or exceeds a limit.
     """
     loader = BoundedLoader(text)
     try:
@@ -201,29 +204,30 @@ def load_yaml(text: str) -> Any:
 
 
 def read_yaml_text(path: Path) -> str:
-    """Text of a YAML file.
+    """Reads the text of a YAML file.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is larger than MAX_BYTES. UnicodeDecodeError: no UTF-8.
+        OSError: the file cannot be read, is not a regular file, or is larger than MAX_BYTES.
+        UnicodeDecodeError: the text is not UTF-8.
     """
     return read_text(path, limit=MAX_BYTES)
 
 
-def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
-    """Nodes of a tree when every alias is written out; one that contains itself counts once."""
-    if id(node) not in known:
-        known[id(node)] = 1  # while its content is counted
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Number of nodes in a tree with aliases expanded; `sizes` caches the counts, 1 for a node that contains itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # until its children are counted
         children: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):
             children = node.value
         elif isinstance(node, yaml.MappingNode):
             children = [child for pair in node.value for child in pair]
-        known[id(node)] += sum(_unfolded(child, known) for child in children)
-    return known[id(node)]
+        sizes[id(node)] += sum(_expanded_size(child, sizes) for child in children)
+    return sizes[id(node)]
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits; reads it piece by piece."""
+    """SHA-256 of a file (64 hexadecimal digits), read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

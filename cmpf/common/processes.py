@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Work for several processes: pools that end in order, and one function over many items."""
+"""Process pools that shut down cleanly, and a parallel map with one result or error per item."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tqdm import tqdm
 from cmpf.common.cpu import usable_cores
 from cmpf.errors import CMPFError, DatasetError
 
-MAX_DEFAULT_JOBS = 16  # more processes than that wait for the disk
-_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # would befall every other item too
+MAX_DEFAULT_JOBS = 16  # more processes only wait for the disk
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # would affect all other items too
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a function gave for one item, or why it gave nothing."""
+    """The value that a function returned for one item, or its error."""
 
     value: Any = None
     error: str | None = None
 
 
 def default_jobs() -> int:
-    """As many processes as cores that this process may use, capped."""
+    """Default number of processes: the usable cores, at most MAX_DEFAULT_JOBS."""
     return min(usable_cores(), MAX_DEFAULT_JOBS)
 
 
@@ -48,11 +48,13 @@ def process_pool(
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes leave Ctrl-C to this one and end when it is killed.
+    """A process pool whose workers ignore Ctrl-C, which this process handles, and end if this process is killed.
 
-    When the block is left early, each process finishes its item and the items that wait are dropped.
+    If the block ends early, workers finish their current item and pending items are cancelled.
     """
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_initialize_worker, initargs=(initializer, initargs)
+    )
     try:
         yield pool
     finally:
@@ -68,18 +70,21 @@ def map_items(
     damaged: tuple[type[Exception], ...] = (),
     progress: bool = True,
 ) -> list[Result]:
-    """Calls a function of a module with every item.
+    """Calls a function with every item, in several processes.
 
     Args:
-        function: where it raises CMPFError or one of `damaged`, that is the error of its item.
-        jobs: processes; with 1 all is done in this one.
-        title: of the progress bar, which is shown on a terminal; opens error messages.
+        function: a picklable function. If it raises CMPFError or one of `damaged`, that becomes the item's error.
+        items: arguments.
+        jobs: number of processes; 1 = this process.
+        title: title of the progress bar and of error messages.
+        damaged: exceptions that concern a single item.
+        progress: show a progress bar if stderr is a terminal.
     Returns:
         Results in the order of the items.
     Raises:
         DatasetError: the disk is full or read-only, or a process died.
     """
-    guarded = partial(_guarded, function, damaged)
+    guarded = partial(_call, function, damaged)
     jobs = min(jobs, len(items))
     bar = partial(tqdm, total=len(items), desc=title, disable=not (progress and sys.stderr.isatty()))
     try:
@@ -96,29 +101,28 @@ def map_items(
         raise DatasetError(f"{title}: {error}; make room and run the same command again") from error
 
 
-def _guarded(function: Callable[[Any], Any], damaged: tuple[type[Exception], ...], item: Any) -> Result:
+def _call(function: Callable[[Any], Any], damaged: tuple[type[Exception], ...], item: Any) -> Result:
     try:
         return Result(value=function(item))
     except CMPFError as error:
         return Result(error=str(error))
     except damaged as error:
-        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise
         return Result(error=f"{type(error).__name__}: {error}")
 
 
-def _begin(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-    """The first thing that a process of a pool does."""
+def _initialize_worker(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the handler of its parent, who ends it by this
-    # Without its parent it would wait for work, with all its memory, for good.
-    when_parent_ends(lambda: os._exit(1))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork inherits its parent's handler
+    # A worker without its parent would wait for work forever.
+    on_parent_exit(lambda: os._exit(1))
     if initializer is not None:
         initializer(*initargs)
 
 
-def when_parent_ends(action: Callable[[], object]) -> None:
-    """Calls `action` in a thread once the process that started this one is gone, killed or not."""
+def on_parent_exit(action: Callable[[], object]) -> None:
+    """Calls `action` in a thread when the parent process ends, also if it is killed."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Small functions on tensors and networks that several packages share."""
+"""Functions on tensors and modules that several packages share."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WITHOUT_FLOAT64 = ("mps",)  # kinds of devices
+WITHOUT_FLOAT64 = ("mps",)  # device types
 
 
 def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize without corner alignment; returns the input itself when the size is right.
+    """Bilinear resize without corner alignment; returns the input itself if it already has the size.
 
     Args:
         maps: (B, C, h, w) float.
-        size: (H, W) wanted.
+        size: (H, W).
     Returns:
         (B, C, H, W).
     """
     if sizes_agree(maps.shape[-2:], size):
         return maps
-    if not torch.compiler.is_exporting() and maps.numel() == 0:  # no masks; torch refuses to resize nothing
+    if not torch.compiler.is_exporting() and maps.numel() == 0:  # interpolate() rejects empty inputs
         return maps.new_zeros(*maps.shape[:2], *size)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def sizes_agree(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Whether two sizes are the same; in torch.export, where sizes may be symbols, whether they always are.
+    """Whether two sizes are equal; during torch.export, whether symbolic sizes are equal for all inputs.
 
-    Comparing symbols as if they were numbers would tie the exported program to the sizes of its example.
+    Comparing symbolic sizes with == would specialize the exported program to the sizes of its example.
     """
     if torch.compiler.is_exporting():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -46,12 +46,14 @@ def sizes_agree(a: Sequence[int], b: Sequence[int]) -> bool:
 
 @torch.no_grad()
 def move_average(average: Sequence[Tensor], weights: Sequence[Tensor], *, step: int, decay: float) -> None:
-    """An average follows weights, in place: average = d * average + (1 - d) * weights.
+    """Updates an exponential moving average in place: average = d * average + (1 - d) * weights.
 
     Args:
-        step: number n of the update, from 1; d is the smaller of `decay` and (1 + n) / (10 + n), so that the average of
-            a short training is not held back by the weights that it began with.
-        decay: 0 (the weights themselves) .. below 1.
+        average: the tensors to update.
+        weights: the current weights, in the same order.
+        step: number n of the update, from 1; d = min(decay, (1 + n) / (10 + n)), so that early updates are not
+            dominated by the initial weights.
+        decay: in [0, 1); 0 = the weights themselves.
     """
     d = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average), list(weights), 1.0 - d)
@@ -62,9 +64,9 @@ def mask_pooling(features_BChw: Tensor, masks_BQHW: Tensor) -> Tensor:
 
     Args:
         features_BChw: feature map.
-        masks_BQHW: mask logits of any size; resized to the map, then cut at 0. No gradient flows into them.
+        masks_BQHW: mask logits of any size, resized to the feature map and thresholded at 0; they get no gradient.
     Returns:
-        (B, Q, C). A mask without a positive cell gives zeros (1e-8 stands in the denominator).
+        (B, Q, C); zeros for an empty mask, as the denominator is area + 1e-8.
     """
     logits = resize_bilinear(masks_BQHW.detach(), (features_BChw.shape[-2], features_BChw.shape[-1]))
     inside = (logits > 0).to(features_BChw.dtype)
@@ -82,13 +84,13 @@ def masks_to_boxes(masks_NHW: Tensor) -> Tensor:
     """
     if masks_NHW.numel() == 0:
         return torch.zeros(masks_NHW.shape[0], 4, device=masks_NHW.device)
-    # Maxima of bytes are vectorised on the CPU, `any` of bool is not (40 times slower).
+    # On the CPU, amax of uint8 is vectorized; any() of bool is not and takes 40 times as long.
     masks = masks_NHW.to(torch.uint8)
     return filled_to_boxes(masks.amax(dim=2).bool(), masks.amax(dim=1).bool())
 
 
 def filled_to_boxes(rows: Tensor, columns: Tensor) -> Tensor:
-    """The boxes of masks_to_boxes, from the rows (N, H) and columns (N, W) in which a mask has a pixel."""
+    """The boxes of masks_to_boxes from projections: whether a mask has a pixel in each row (N, H) and column (N, W)."""
     height, width = rows.shape[1], columns.shape[1]
     y = torch.arange(height, device=rows.device)
     x = torch.arange(width, device=rows.device)
@@ -103,12 +105,13 @@ def filled_to_boxes(rows: Tensor, columns: Tensor) -> Tensor:
 def normalize_and_pad(
     images: list[Tensor], *, mean: Tensor, std: Tensor, divisor: int
 ) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Normalizes images, then zero-pads them at the right and bottom to one common size.
+    """Normalizes images and zero-pads them at the right and bottom to a common size.
 
     Args:
-        images: B images (3, H, W), any numeric type, RGB, 0..255; sizes may differ.
-        mean, std: (3,) in 0..255.
-        divisor: the common height and width are multiples of this.
+        images: B images (3, H, W), any numeric dtype, RGB in 0..255; sizes may differ.
+        mean: (3,) in 0..255.
+        std: (3,) in 0..255.
+        divisor: the common height and width are multiples of it.
     Returns:
         (B, 3, H, W) float32 batch, and the B sizes (H, W) without padding.
     """
@@ -117,67 +120,71 @@ def normalize_and_pad(
     width = -(-max(w for _, w in sizes) // divisor) * divisor
     batch = torch.zeros(len(images), 3, height, width, device=mean.device)
     for target, image, (h, w) in zip(batch, images, sizes, strict=True):
-        pixels = image.to(mean.device, non_blocking=True).float()  # bytes travel, not floats
+        pixels = image.to(mean.device, non_blocking=True).float()  # copy uint8, not float32, to the device
         target[:, :h, :w] = (pixels - mean[:, None, None]) / std[:, None, None]
     return batch, sizes
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Switches autocast off where a device has it; the meta device, which computes sizes only, has not."""
+    """Disables autocast; does nothing on devices that do not support it, such as meta."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def in_float64(x: Tensor) -> Tensor:
-    """The numbers in float64, on the CPU where their device has no such type."""
+    """Converts to float64, on the CPU if the device does not support it."""
     return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).double()
 
 
 def device_constant(values: tuple[Any, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of given numbers, made once for each device: copying it there anew would wait for the device.
+    """A constant tensor, cached per device: each new copy to a device would synchronize with it.
 
     Args:
-        values: numbers, or equally long tuples of numbers. The tensor is shared: nothing may write to it.
+        values: numbers, or tuples of equal length.
+        dtype: dtype of the tensor.
+        device: device of the tensor.
+    Returns:
+        A shared tensor that must not be modified.
     """
-    if torch.compiler.is_exporting():  # numbers may be symbols, which are no keys
+    if torch.compiler.is_exporting():  # values may be symbolic, which the cache cannot use as keys
         return torch.tensor(values, dtype=dtype, device=device)
     return _device_constant(values, dtype, device)
 
 
 @lru_cache(maxsize=256)
 def _device_constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Made inside a prediction it would be an inference tensor, with which nothing could be trained later.
+    # An inference tensor, created during a prediction, could not be used in training later.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 class EvaluationMode:
-    """While any thread is inside, a network is in evaluation mode; afterwards each part is in the mode it had."""
+    """Keeps a network in evaluation mode while any thread uses it, then restores the mode of each module."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
+        self._users = 0
         self._training: list[nn.Module] = []
 
     @contextmanager
     def of(self, network: nn.Module) -> Iterator[None]:
-        """The network of one EvaluationMode is always the same."""
+        """A context with the network in evaluation mode; must always get the same network."""
         with self._lock:
-            if self._inside == 0:
-                self._training = [part for part in network.modules() if part.training]
+            if self._users == 0:
+                self._training = [module for module in network.modules() if module.training]
                 _set_training(self._training, False)
-            self._inside += 1
+            self._users += 1
         try:
             yield
         finally:
             with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
+                self._users -= 1
+                if self._users == 0:
                     _set_training(self._training, True)
                     self._training = []
 
 
-def _set_training(parts: Sequence[nn.Module], training: bool) -> None:
-    for part in parts:
-        part.training = training
+def _set_training(modules: Sequence[nn.Module], training: bool) -> None:
+    for module in modules:
+        module.training = training

@@ -1,14 +1,14 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """CMPF inside Detectron2: meta-architecture, configuration, datasets and trainer for a real Detectron2.
 
-Importing this package needs Detectron2 and enters the meta-architecture "CMPF" and all datasets of CMPF in its
-catalogs; no file of a dataset is opened. Nothing else in CMPF imports it unasked.
+Importing this package requires Detectron2. It registers the meta-architecture "CMPF" and all of CMPF's datasets,
+without opening their files. CMPF imports it only on request.
 """
 
 from __future__ import annotations
 
 try:
-    import detectron2.engine  # noqa: F401  a folder of the name, as in a checkout, is not the library
+    import detectron2.engine  # noqa: F401  a folder named detectron2, as in a checkout, is not the library
 except ImportError as error:
     raise ImportError(
         f"cmpf.detectron2 needs Detectron2, which cannot be imported here ({error}). It is not on PyPI: INSTALL.md "

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""One configuration for two programs: CMPF's keys in Detectron2's tree, and back."""
+"""Converts configurations between CMPF's Config and Detectron2's CfgNode."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ BACKBONE_NAME, HEAD_NAME = "FrozenCLIP", "CMPFHead"  # in Detectron2's registrie
 
 
 def add_cmpf_config(cfg: CfgNode) -> None:
-    """Puts every key of CMPF, with its default, into a configuration of Detectron2.
+    """Adds CMPF's keys with their defaults to a Detectron2 configuration, so that CMPF's YAML files can be merged.
 
-    Keys that both have get CMPF's default in Detectron2's type. After this, CMPF's YAML files can be merged. What
-    differs from CMPF's own defaults, because Detectron2 has other words or reads the value itself:
+    Keys that both have get CMPF's default in Detectron2's type. Some values differ from CMPF's defaults:
 
-    - MODEL.DEVICE "auto" becomes a device, DATALOADER.NUM_WORKERS -1 Detectron2's own default;
-    - INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST 0, which is "as the dataset says" here and "do not resize" there, become
-      800 and 1333; for a dataset with a test size of its own the file must say it, as CMPF's files do;
-    - SEMANTIC_OUTPUT is "scores", because Detectron2's evaluators look for the largest score themselves.
+    - MODEL.DEVICE "auto" becomes a device, and DATALOADER.NUM_WORKERS -1 becomes Detectron2's default;
+    - INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST become 800 and 1333, because 0 means "the dataset's size" in CMPF but "do
+      not resize" in Detectron2; datasets with another test size need it in the YAML file, as in CMPF's own files;
+    - SEMANTIC_OUTPUT is "scores", because Detectron2's evaluators compute the argmax themselves.
 
-    Detectron2's own keys that get another value: INPUT.FORMAT RGB, INPUT.MASK_FORMAT bitmask, MODEL.MASK_ON True,
-    MODEL.BACKBONE.NAME and MODEL.SEM_SEG_HEAD.NAME, and SOLVER.CLIP_GRADIENTS.CLIP_TYPE norm: Detectron2's own
-    optimizers clip each parameter on its own, cmpf.detectron2.Trainer the norm of all gradients together.
+    These keys of Detectron2 are changed: INPUT.FORMAT RGB, INPUT.MASK_FORMAT bitmask, MODEL.MASK_ON True,
+    MODEL.BACKBONE.NAME, MODEL.SEM_SEG_HEAD.NAME, and SOLVER.CLIP_GRADIENTS.CLIP_TYPE norm: Detectron2's optimizers clip
+    each parameter separately, cmpf.detectron2.Trainer clips the norm of all gradients together.
 
     Args:
-        cfg: Detectron2's get_cfg(), not frozen; changed in place.
+        cfg: Detectron2's get_cfg(), not frozen; modified in place.
     """
     _write(cfg, get_cfg())
-    cfg.MODEL.MASK_ON = True  # or Detectron2's mapper leaves the masks out
+    cfg.MODEL.MASK_ON = True  # else Detectron2's mapper drops the masks
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.SEM_SEG_HEAD.NAME = BACKBONE_NAME, HEAD_NAME
     cfg.INPUT.FORMAT, cfg.INPUT.MASK_FORMAT = "RGB", "bitmask"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE, cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = "norm", 2.0
@@ -47,9 +46,9 @@ def add_cmpf_config(cfg: CfgNode) -> None:
 
 
 def detectron2_config(cfg: Config) -> CfgNode:
-    """A configuration of CMPF as one of Detectron2, frozen: what add_cmpf_config and a merged file give.
+    """Converts CMPF's configuration to a frozen one of Detectron2, as add_cmpf_config and merge_from_file would.
 
-    INPUT.MIN_SIZE_TEST 0 becomes the test size of the datasets in DATASETS.TEST, and stays where they differ.
+    INPUT.MIN_SIZE_TEST 0 becomes the test size of DATASETS.TEST, unless the datasets have different ones.
     """
     host = detectron2_defaults()
     add_cmpf_config(host)
@@ -59,12 +58,12 @@ def detectron2_config(cfg: Config) -> CfgNode:
 
 
 def native_config(cfg: CfgNode) -> Config:
-    """CMPF's part of a configuration of Detectron2, checked.
+    """CMPF's part of a Detectron2 configuration, validated.
 
-    A negative SEED, which means any to Detectron2, becomes one that all processes share.
+    A negative SEED, which Detectron2 uses for a random one, becomes a random seed that all processes share.
 
     Raises:
-        ConfigError: with every issue of CMPF's keys; or add_cmpf_config was not called.
+        ConfigError: values of CMPF's keys are invalid, or add_cmpf_config was not called.
     """
     try:
         values = read_from(cfg)
@@ -79,7 +78,7 @@ def native_config(cfg: CfgNode) -> Config:
 
 
 def _write(host: CfgNode, cfg: Config) -> None:
-    """All values of CMPF, with device, number of processes, test size and semantic results in words of Detectron2."""
+    """Writes CMPF's values, with device, number of workers, test size and semantic output adapted to Detectron2."""
     workers = cfg.DATALOADER.NUM_WORKERS
     workers = host.DATALOADER.NUM_WORKERS if workers < 0 else workers
     changes: dict[str, Any] = {

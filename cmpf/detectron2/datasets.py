@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""CMPF's datasets in Detectron2's catalogs, and the vocabularies of datasets that only Detectron2 knows."""
+"""Registers CMPF's datasets in Detectron2's catalogs, and reads the vocabularies of other registered datasets."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from cmpf.types import Sample
 from cmpf.visualization.palette import class_color
 
 logger = logging.getLogger(__name__)
-VOCABULARY_KEY = "vocabulary"  # of a sample: the dataset whose classes are to be looked for
-LABEL_DIVISOR = 1000  # Detectron2's name for a COCO convention; CMPF's outputs do not need it
-INSTANCES = "json_file"  # Detectron2's name for the file of instances
+VOCABULARY_KEY = "vocabulary"  # key of samples: the dataset whose classes are used
+LABEL_DIVISOR = 1000  # metadata that Detectron2 expects; CMPF's outputs do not use it
+INSTANCES = "json_file"  # Detectron2's metadata key of the file with instances
 _THING_IDS, _STUFF_IDS = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"
 _EVALUATOR_TYPES = {"panoptic": "coco_panoptic_seg", "semantic": "sem_seg", "instance": "coco"}
-# Panoptic datasets whose programs choose evaluators by a word of their own: part of the name -> word.
+# Panoptic datasets with an evaluator_type of their own: part of the name -> evaluator_type.
 _PUBLISHED_TYPES = {
     "ade20k_panoptic": "ade20k_panoptic_seg",
     "cityscapes_fine_panoptic": "cityscapes_panoptic_seg",
     "mapillary_vistas_panoptic": "mapillary_vistas_panoptic_seg",
 }
-_GROUND_TRUTH_FOLDER = "gt_dir"  # of the official Cityscapes scripts
-# Detectron2's name -> argument of CMPF's reader, of a dataset's ground truth
+_GROUND_TRUTH_FOLDER = "gt_dir"  # metadata key of Cityscapes' ground truth
+# Kind of dataset -> Detectron2's metadata key -> argument of CMPF's reader.
 _PATHS = {
     "panoptic": {
         "panoptic_json": "annotations",
@@ -51,11 +51,11 @@ _PATHS = {
 
 
 def register_datasets(names: Iterable[str] | None = None) -> None:
-    """Enters datasets of CMPF in Detectron2's catalogs; nothing is read before someone asks.
+    """Registers CMPF's datasets in Detectron2's catalogs; files are read on first access.
 
     Args:
-        names: as in DATASETS.TRAIN, "file:PATH" among them; None = all of CMPF's table. Those that are
-            registered already, by whomever, stay as they are.
+        names: names as in DATASETS.TRAIN, including "file:PATH"; None = all built-in datasets. Names that are already
+            registered are skipped.
     """
     for name in dataset_names() if names is None else names:
         if name not in DatasetCatalog.list():
@@ -65,21 +65,21 @@ def register_datasets(names: Iterable[str] | None = None) -> None:
 
 
 def instances_file(metadata: Metadata) -> str:
-    """The file of instances of a dataset, without the warning that COCOEvaluator gets."""
-    metadata.get("thing_classes")  # makes all of them known
+    """The file with a dataset's instances, without the warning of DatasetMetadata."""
+    metadata.get("thing_classes")  # loads the metadata
     return str(metadata.__dict__.get(f"_{INSTANCES}") or metadata.json_file)
 
 
 def is_ours(name: str) -> bool:
-    """Whether CMPF reads a dataset itself."""
+    """Whether a dataset is CMPF's, not one that another program has registered."""
     return name in dataset_names() or name.startswith(FILE_PREFIX)
 
 
 def samples_of(name: str) -> list[dict[str, Any]]:
-    """All samples of a dataset, as Detectron2's mappers and evaluators take them.
+    """All samples of a dataset in the format of Detectron2's mappers and evaluators.
 
     Raises:
-        DatasetError: the dataset is not on disk, or damaged.
+        DatasetError: the dataset is not on disk or damaged.
     """
     dataset = get_dataset(name)
     present = [e for e in dataset.spec.evaluators if _has_truth_of(dataset, e)]
@@ -87,17 +87,17 @@ def samples_of(name: str) -> list[dict[str, Any]]:
 
 
 def naming_itself(dataset: Dataset, name: str) -> Dataset:
-    """The same dataset, whose samples name it as DATASETS.TEST does: "file:PATH", not the name in the file."""
+    """The same dataset with samples that name it as DATASETS.TEST does ("file:PATH", not the name in the file)."""
     read = dataset.spec.reader
 
-    def named(**arguments: Any) -> list[Sample]:
+    def read_named(**arguments: Any) -> list[Sample]:
         return [cast(Sample, {**sample, VOCABULARY_KEY: name}) for sample in read(**arguments)]
 
-    return replace(dataset, spec=replace(dataset.spec, reader=named))
+    return replace(dataset, spec=replace(dataset.spec, reader=read_named))
 
 
 def _has_truth_of(dataset: Dataset, evaluator: str) -> bool:
-    """Whether all is there that an evaluator of CMPF reads; training goes on without what only others need."""
+    """Whether the ground truth of one of CMPF's evaluators is on disk; training does not need all of it."""
     return all((dataset.folder / path).exists() for path in dataset.spec.paths_for(evaluator))
 
 
@@ -109,24 +109,23 @@ def _with_box_modes(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 class DatasetMetadata(Metadata):  # type: ignore[misc]
-    """Metadata that are looked up when first asked for.
+    """Metadata that are loaded on first access.
 
-    stuff_classes names all classes; so does thing_classes, unless things come first: then it ends with them, as
-    Detectron2's COCOEvaluator wants it (elsewhere use cmpf.detectron2.ThingEvaluator). A class index of any output
-    finds its name in either. thing_dataset_id_to_contiguous_id holds the things;
-    stuff_dataset_id_to_contiguous_id holds all classes, because Detectron2's semantic evaluator looks every label up
-    there. Where things do not come first, a look at json_file is answered with a warning: COCOEvaluator looks at it,
-    and would end with a bare AssertionError.
+    `stuff_classes` has all classes, `thing_classes` has the things if they come first, as Detectron2's COCOEvaluator
+    needs them, otherwise all classes (then use cmpf.detectron2.ThingEvaluator). Class indices of all outputs are valid
+    in both. `thing_dataset_id_to_contiguous_id` has the things, `stuff_dataset_id_to_contiguous_id` all classes,
+    because Detectron2's semantic evaluator looks up every label there. If things do not come first, reading `json_file`
+    logs a warning: COCOEvaluator reads it and would fail with a bare AssertionError.
     """
 
     def __getattr__(self, key: str) -> Any:
         if key in (_THING_IDS, _STUFF_IDS):
             self.__dict__.update(category_ids(locate_dataset(self.__dict__["name"])))
         elif not key.startswith("_") and "thing_classes" not in self.__dict__:
-            known = description(locate_dataset(self.__dict__["name"]))
-            if known["thing_classes"] == known["stuff_classes"] and INSTANCES in known:
-                known[f"_{INSTANCES}"] = known.pop(INSTANCES)
-            self.__dict__.update(known)
+            metadata = description(locate_dataset(self.__dict__["name"]))
+            if metadata["thing_classes"] == metadata["stuff_classes"] and INSTANCES in metadata:
+                metadata[f"_{INSTANCES}"] = metadata.pop(INSTANCES)
+            self.__dict__.update(metadata)
         if key == INSTANCES and f"_{INSTANCES}" in self.__dict__:
             logger.warning(
                 "%s: its things are not the first classes; Detectron2's COCOEvaluator ends with an AssertionError "
@@ -139,7 +138,7 @@ class DatasetMetadata(Metadata):  # type: ignore[misc]
 
 
 def description(dataset: Dataset) -> dict[str, Any]:
-    """Classes and paths of a dataset, which need not be on disk."""
+    """Metadata of a dataset, which need not be on disk: classes, colors and paths."""
     spec, names, things = dataset.spec, list(dataset.vocabulary.names), dataset.vocabulary.things
     paths = {
         theirs: str(dataset.folder / spec.truth[ours])
@@ -165,18 +164,18 @@ def description(dataset: Dataset) -> dict[str, Any]:
 
 
 def _evaluator_type(spec: DatasetSpec) -> str:
-    """The word by which programs choose evaluators, as published."""
+    """The metadata evaluator_type, by which programs select evaluators."""
     if "lvis" in spec.evaluators:
         return "lvis"
-    published = (word for part, word in _PUBLISHED_TYPES.items() if part in spec.name)
+    published = (value for part, value in _PUBLISHED_TYPES.items() if part in spec.name)
     return next(published, _EVALUATOR_TYPES[spec.kind])
 
 
 def category_ids(dataset: Dataset) -> dict[str, dict[int, int]]:
-    """Category id in the dataset's files -> class index, of things and of all classes.
+    """Mappings from category ids in the dataset's files to class indices, for things and for all classes.
 
     Raises:
-        DatasetError: the ids stand in a file that cannot be read.
+        DatasetError: the file with the category ids cannot be read.
     """
     spec, vocabulary = dataset.spec, dataset.vocabulary
     if spec.class_of_id is not None:
@@ -193,18 +192,21 @@ def _ids_by_name(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
     with coco_form(path):
         names = {entry["id"]: entry["name"] for entry in read_coco(path, ("categories",))["categories"]}
     categories = Categories(names, vocabulary, None)
-    found = {identity: categories.index(identity) for identity in names}
-    return {identity: index for identity, index in found.items() if index is not None}
+    indices = {identity: categories.index(identity) for identity in names}
+    return {identity: index for identity, index in indices.items() if index is not None}
 
 
 def vocabulary_of(name: str, *, cfg: Config | None = None) -> Vocabulary:
-    """The classes of a dataset of CMPF as a configuration asks for, or of one that another program has registered.
+    """The vocabulary of one of CMPF's datasets, or of a dataset that another program has registered.
 
-    Of the latter, thing_classes are things and stuff_classes are stuff. Where both lists are equal, things are
-    the classes in thing_dataset_id_to_contiguous_id.
+    For the latter, thing_classes are things and stuff_classes are stuff; if both lists are equal, the classes in
+    thing_dataset_id_to_contiguous_id are things.
 
+    Args:
+        name: name of the dataset.
+        cfg: selects the class names of CMPF's datasets; None = their own.
     Raises:
-        DatasetError: neither knows its classes, or the two lists number different classes alike.
+        DatasetError: the dataset has no classes, or its two lists have different classes at the same index.
     """
     if is_ours(name):
         return get_vocabulary(name) if cfg is None else build_dataset(cfg, name).vocabulary

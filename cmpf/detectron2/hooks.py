@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Hooks of Detectron2's loop: CMPF's schedule, and the files that a run of CMPF's own loop leaves."""
+"""Hooks for Detectron2's trainer: CMPF's schedule, and the files that a run of CMPF's own trainer writes."""
 
 from __future__ import annotations
 
@@ -30,47 +30,47 @@ from cmpf.weights.hub import FOLDER_CONFIG, FOLDER_WEIGHTS
 
 
 class ScheduleHook(hooks.LRScheduler):  # type: ignore[misc]
-    """Detectron2's hook keeps the state of torch's schedules only; this one that of CMPF's."""
+    """An LRScheduler hook that saves the state of CMPF's schedule; Detectron2's only saves that of torch's."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is."""
+        """The state of the schedule."""
         state: dict[str, Any] = self.scheduler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes there."""
+        """Restores `state_dict`."""
         self.scheduler.load_state_dict(state_dict)
 
 
 class RunFiles(hooks.HookBase):  # type: ignore[misc]
-    """metrics.json every LOG.PERIOD iterations; at the end model_final.safetensors, config.yaml and results.json.
+    """Writes metrics.json during training, and model_final.safetensors, config.yaml and results.json at the end.
 
-    Their form is that of CMPF's own loop, so that `cmpf.load`, `cmpf predict` and `cmpf eval` take the folder. This
-    hook stands last: it looks at what the others have written. For the main process.
+    The files have the format of CMPF's own trainer, so that `cmpf.load`, `cmpf predict` and `cmpf eval` accept the
+    folder. Must be the last hook, because it uses results of the others, and only run in the main process.
 
     Args:
-        cfg: of Detectron2, with add_cmpf_config.
+        cfg: Detectron2's configuration with CMPF's keys.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         self._cfg = cfg
         self._folder = Path(cfg.OUTPUT_DIR)
         self._reporter = Reporter([MetricsFile(self._folder / "metrics.json")], log_period=cfg.LOG.PERIOD)
-        self._seen: Any = None
+        self._results: Any = None
         self._started = 0.0
 
     def before_train(self) -> None:
-        """Keeps the lines of iterations that will not be run again."""
+        """Removes lines of iterations that will run again from metrics.json."""
         self._reporter.start(self.trainer.start_iter, self.trainer.max_iter)
 
     def before_step(self) -> None:
-        """Looks at the clock."""
+        """Starts the timer of the iteration."""
         self._started = time.perf_counter()
 
     def after_step(self) -> None:
-        """Takes the iteration in."""
+        """Records the iteration."""
         latest = {name: value for name, (value, _) in self.trainer.storage.latest().items()}
-        wait = latest.get("data_time", 0.0)
+        data_time = latest.get("data_time", 0.0)
         losses = {n: v for n, v in latest.items() if n.startswith("loss")}
         self._reporter.iteration(
             Record(
@@ -80,16 +80,16 @@ class RunFiles(hooks.HookBase):  # type: ignore[misc]
                 losses=losses,
                 lr=latest["lr"],
                 grad_norm=latest.get(GRADIENT_NORM, float("nan")),
-                data_time=wait,
-                step_time=time.perf_counter() - self._started - wait,
+                data_time=data_time,
+                step_time=time.perf_counter() - self._started - data_time,
                 max_memory=max_memory(torch.device(self._cfg.MODEL.DEVICE)),
             )
         )
-        self._take_results(self.trainer.iter + 1)
+        self._record_results(self.trainer.iter + 1)
 
     def after_train(self) -> None:
-        """Writes what a finished run leaves; one that ended with an error leaves its checkpoints."""
-        self._take_results(self.trainer.iter)
+        """Writes weights, configuration and results of a finished run, but not after an error."""
+        self._record_results(self.trainer.iter)
         self._reporter.close()
         if self.trainer.iter < self.trainer.max_iter:
             return
@@ -97,35 +97,35 @@ class RunFiles(hooks.HookBase):  # type: ignore[misc]
         model = model.module if isinstance(model, DistributedDataParallel) else model
         weights.save(model, self._folder / FOLDER_WEIGHTS, metadata=trained_metadata(cfg, model))
         write_text(self._folder / FOLDER_CONFIG, cfg.dump())
-        if self._seen:
-            save_results(by_dataset(self._cfg, self._seen) or {}, self._folder)
+        if self._results:
+            save_results(by_dataset(self._cfg, self._results) or {}, self._folder)
 
-    def _take_results(self, iteration: int) -> None:
+    def _record_results(self, iteration: int) -> None:
         results = getattr(self.trainer, "_last_eval_results", None)
-        if results is not self._seen:
-            self._seen = results
+        if results is not self._results:
+            self._results = results
             self._reporter.results(iteration, flatten_results(by_dataset(self._cfg, results) or {}))
 
 
 def run_files(cfg: CfgNode) -> list[RunFiles]:
-    """The hook, in the process that writes."""
+    """The RunFiles hook in the main process; no hook in others."""
     return [RunFiles(cfg)] if comm.is_main_process() else []
 
 
 def folder_config(cfg: CfgNode) -> Config:
-    """The configuration in a run's folder, as CMPF's own loop would have it: class indices as semantic results."""
+    """The configuration to write to a run's folder, as CMPF's own trainer would: semantic results as class indices."""
     return with_overrides(native_config(cfg), {"MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT": "labels"})
 
 
 def by_dataset(cfg: CfgNode, results: Mapping[str, Any] | None) -> Results | None:
-    """{dataset: {task: {metric: percent}}}; Detectron2 leaves the name out where there is one dataset."""
+    """Results as {dataset: {task: {metric: percent}}}; Detectron2 omits the name of a single dataset."""
     names = cfg.DATASETS.TEST
     if not names or not results:
         return None
-    found = {names[0]: results} if len(names) == 1 else results
-    return plain_results({own_name(name): value for name, value in found.items()})
+    named = {names[0]: results} if len(names) == 1 else results
+    return plain_results({own_name(name): value for name, value in named.items()})
 
 
 def own_name(name: str) -> str:
-    """The name that a dataset has in results; that of a YAML file stands in it."""
+    """The name of a dataset in results; for "file:PATH" the name in the YAML file."""
     return locate_dataset(name).name if is_ours(name) else name

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a LazyConfig of Detectron2 calls beside CMPF's constructors, see configs/lazy."""
+"""Functions for Detectron2's LazyConfig files in configs/lazy, in addition to CMPF's constructors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cmpf.engine.optimizer import build_optimizer
 from cmpf.factory.evaluation import build_test_loader
 from cmpf.factory.vocabularies import build_dataset
 
-GRADIENT_NORM = "grad_norm"  # among the scalars of the loop
+GRADIENT_NORM = "grad_norm"  # name of the scalar in the event storage
 
 
 def parameter_groups(
     model: nn.Module, *, lr: float, weight_decay: float, weight_decay_norm: float, weight_decay_embed: float
 ) -> list[dict[str, Any]]:
-    """What is trained, in the groups of CMPF's optimizer: normalization and embeddings with decays of their own."""
+    """The parameter groups of CMPF's optimizer, with separate weight decays for normalization and embeddings."""
     optimizer = build_optimizer(
         model,
         lr=lr,
@@ -37,7 +37,9 @@ def adamw(params: list[dict[str, Any]], *, lr: float, clip_norm: float) -> torch
     """AdamW that clips the norm of all gradients together before each step.
 
     Args:
-        params: of `parameter_groups`. clip_norm: largest L2 norm.
+        params: see `parameter_groups`.
+        lr: learning rate.
+        clip_norm: maximum L2 norm.
     """
     optimizer = torch.optim.AdamW(params, lr=lr)
     clip_before_steps(optimizer, clip_norm)
@@ -45,7 +47,7 @@ def adamw(params: list[dict[str, Any]], *, lr: float, clip_norm: float) -> torch
 
 
 def clip_before_steps(optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
-    """Makes an optimizer clip the norm of all its gradients together before each step, and tell it to the loop."""
+    """Makes an optimizer clip the norm of all gradients together before each step, and log it to the event storage."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def clip(*_: object) -> None:
@@ -57,5 +59,5 @@ def clip_before_steps(optimizer: torch.optim.Optimizer, clip_norm: float) -> Non
 
 
 def test_loader(cfg: Config, name: str) -> InferenceLoader:
-    """Images of a dataset at their test size, each of which names the classes to look for."""
+    """Images of a dataset at their test size; samples name the dataset whose classes are used."""
     return build_test_loader(cfg, naming_itself(build_dataset(cfg, name), name))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The meta-architecture "CMPF" of Detectron2: CMPF's model with Detectron2's samples and results."""
+"""The meta-architecture "CMPF" for Detectron2: CMPF's model with Detectron2's formats of samples and results."""
 
 from __future__ import annotations
 
@@ -29,21 +29,20 @@ PARTS = tuple(inspect.signature(native_model.CMPF).parameters)
 
 
 class CMPF(native_model.CMPF):
-    """What `detectron2.modeling.build_model(cfg)` gives for MODEL.META_ARCHITECTURE CMPF.
+    """The model that `detectron2.modeling.build_model(cfg)` builds for MODEL.META_ARCHITECTURE CMPF.
 
-    The network, its losses and its inference are those of cmpf.model.CMPF; what differs is the form of samples and
-    results, and the state dict, which leaves the frozen encoders out: a checkpoint holds what was trained.
-    `load_state_dict` takes it, and the published models' names, and raises WeightsError where a part of what is trained
-    is missing: no checkpointer can leave half of a decoder at its random numbers without a word.
+    Network, losses and inference are those of cmpf.model.CMPF. Samples and results have Detectron2's formats, and the
+    state dict contains only trained weights, not the frozen encoders. `load_state_dict` also accepts published names,
+    and raises WeightsError if trained weights are missing, so that no checkpointer silently leaves parts of the decoder
+    at their random initialization.
 
-    Args, as everywhere in Detectron2 either one configuration:
-        cfg: of Detectron2, after cmpf.detectron2.add_cmpf_config. MODEL.WEIGHTS is left to a checkpointer, as in
-            Detectron2's own models.
-    or parts, as of a LazyConfig:
-        parts: those of cmpf.model.CMPF.
-        bgr: images come in the order blue, green, red.
+    Args:
+        cfg: Detectron2's configuration with CMPF's keys, as the only argument. MODEL.WEIGHTS is left to a
+            checkpointer, as in Detectron2's own models. Alternatively, e.g. in a LazyConfig, the following arguments:
+        parts: arguments of cmpf.model.CMPF.
+        bgr: whether images are in BGR order.
         void_embedding: None = a new one.
-        vocabularies: gives the classes of a dataset that a batch names.
+        vocabularies: returns the vocabulary of a dataset that a batch names.
     """
 
     @configurable  # type: ignore[untyped-decorator]
@@ -55,20 +54,20 @@ class CMPF(native_model.CMPF):
         vocabularies: Callable[[str], Vocabulary] = vocabulary_of,
         **parts: Any,
     ) -> None:
-        # The constructor draws a void embedding of its own; with it every later random number would be another than
-        # in the native engine.
+        # The constructor initializes a void embedding of its own, which would shift all later random numbers compared
+        # with the native engine.
         with preserved_rng() if void_embedding is not None else nullcontext():
             super().__init__(**parts)
         self.void_embedding = void_embedding or self.void_embedding
         self.bgr = bgr
         self._dataset_words = vocabularies
-        self.register_state_dict_post_hook(_leave_frozen_out)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_take_any_names)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_do_not_miss_frozen)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_remove_frozen)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_load_any_naming)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_ignore_missing_frozen)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The parts that a configuration asks for."""
+        """The constructor's arguments for a configuration."""
         with bridged(cfg) as native:
             network = build_network(native, vocabulary_of(native.DATASETS.TRAIN[0], cfg=native))
         return {
@@ -84,13 +83,13 @@ class CMPF(native_model.CMPF):
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """Losses in training mode, one result per image otherwise.
+        """Losses in training mode, otherwise one result per image.
 
         Args:
-            batch: one dict per image, see `cmpf.detectron2.conversion.to_samples`. In inference `vocabulary` in it
-                names the dataset whose classes are looked for; samples of registered datasets of CMPF have it.
-            vocabulary: the classes to look for; None = as the batch says, or else the training vocabulary.
-            settings: overrides the model's own settings for this call.
+            batch: one dict per image, see `cmpf.detectron2.conversion.to_samples`. In inference its key `vocabulary`
+                names the dataset whose classes are used; samples of CMPF's registered datasets have it.
+            vocabulary: the vocabulary; None = that of the batch, or else the training vocabulary.
+            settings: overrides the model's settings for this call.
         """
         samples = to_samples(batch, bgr=self.bgr, classes=self.train_vocabulary)
         if self.training:
@@ -99,10 +98,10 @@ class CMPF(native_model.CMPF):
         return [to_detectron2(result) for result in results]
 
     def vocabulary_of_batch(self, batch: Sequence[Mapping[str, Any]]) -> Vocabulary | None:
-        """The classes of the dataset that the samples name, as the configuration asks for; None where they name none.
+        """The vocabulary of the dataset that the samples name; None if they name none.
 
         Raises:
-            VocabularyError: they name several.
+            VocabularyError: they name several datasets.
         """
         names = {sample.get(VOCABULARY_KEY) for sample in batch}
         if len(names) > 1:
@@ -115,26 +114,26 @@ class CMPF(native_model.CMPF):
 
 
 class FrozenSeg(CMPF):
-    """The same, under the name in YAML files of FrozenSeg."""
+    """CMPF under the name in FrozenSeg's YAML files."""
 
 
 class FCCLIP(CMPF):
-    """The same, under the name in YAML files of FC-CLIP; MODEL.CMPF.SAM.NAME "" and no injectors make it one."""
+    """CMPF under the name in FC-CLIP's YAML files, which need MODEL.CMPF.SAM.NAME "" and no injectors."""
 
 
 for _architecture in (CMPF, FrozenSeg, FCCLIP):
-    if _architecture.__name__ not in META_ARCH_REGISTRY:  # a program may have brought the original
+    if _architecture.__name__ not in META_ARCH_REGISTRY:  # the original projects may have registered theirs
         META_ARCH_REGISTRY.register(_architecture)
 
 
-def _take_any_names(module: CMPF, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Loads a state dict of any known naming, frozen encoders included, and leaves the module's own names for torch.
+def _load_any_naming(module: CMPF, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Loads a state dict of any known naming, including frozen encoders; leaves the module's own names in `state`.
 
     Raises:
-        WeightsError: weights that are trained are missing or of another shape.
+        WeightsError: trained weights are missing or have another shape.
     """
     given = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
-    # What is of no use is the checkpointer's matter, which has a word for it.
+    # The checkpointer reports unused weights.
     report = weights.load(module, {n.removeprefix(prefix): v for n, v in given.items()}, allow_unused=True)
     state.update({prefix + name: value.detach() for name, value in module.trained_state_dict().items()})
     state.update(
@@ -143,17 +142,17 @@ def _take_any_names(module: CMPF, state: dict[str, Any], prefix: str, *_: object
 
 
 def _is_stored(module: CMPF, name: str) -> bool:
-    """Whether a checkpoint holds a weight: all but frozen encoders. DistributedDataParallel puts its own name first."""
+    """Whether checkpoints contain a weight (it is not frozen); DistributedDataParallel may have prefixed its name."""
     stored = (CLIP_PREFIX,) if module.encoders.clip.tuned else ()
     _, frozen, rest = f".{name}".partition(f".{FROZEN_PREFIX}")
     return not frozen or f"{FROZEN_PREFIX}{rest}".startswith(stored)
 
 
-def _leave_frozen_out(module: CMPF, state: dict[str, Any], prefix: str, metadata: object) -> None:
+def _remove_frozen(module: CMPF, state: dict[str, Any], prefix: str, metadata: object) -> None:
     for name in [name for name in state if name.startswith(prefix) and not _is_stored(module, name)]:
         del state[name]
 
 
-def _do_not_miss_frozen(module: CMPF, incompatible: Any) -> None:
+def _ignore_missing_frozen(module: CMPF, incompatible: Any) -> None:
     missing = incompatible.missing_keys
     missing[:] = [name for name in missing if _is_stored(module, name)]

@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Detectron2's registries and CMPF's own: CMPF's parts in the former, and parts of a user's from there in a CMPF model.
+"""Registers CMPF's parts in Detectron2's registries, and makes parts from there available to CMPF's models.
 
-A model has one list of parts, that of cmpf.registry. What a program registers in BACKBONE_REGISTRY,
-SEM_SEG_HEADS_REGISTRY or TRANSFORMER_DECODER_REGISTRY enters it when the configuration names it.
+A part in BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY or TRANSFORMER_DECODER_REGISTRY is added to cmpf.registry when a
+configuration names it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from cmpf.types import ClassEmbeddings, DecoderOutput
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = "Transformer decoders, called with (cfg, in_channels)."
-EMBEDDING, SAM = "embedding", "sam"  # shapes of what a head reads beside CLIP's maps
+EMBEDDING, SAM = "embedding", "sam"  # keys of a head's input_shape besides CLIP's feature maps
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
-# Slot -> Detectron2's registry, and the key that selects.
+# Slot -> Detectron2's registry, and the key that selects a part.
 _BRIDGED: dict[str, tuple[Any, str]] = {
     "pixel_decoder": (SEM_SEG_HEADS_REGISTRY, "PIXEL_DECODER_NAME"),
     "transformer_decoder": (TRANSFORMER_DECODER_REGISTRY, "TRANSFORMER_DECODER_NAME"),
@@ -42,10 +42,11 @@ _building: ContextVar[CfgNode] = ContextVar("building")  # the configuration of 
 
 @BACKBONE_REGISTRY.register()
 class FrozenCLIP(Backbone):  # type: ignore[misc]
-    """CLIP's image tower as a backbone of Detectron2, for models of one's own too.
+    """CLIP's image tower as a Detectron2 backbone, also for custom models.
 
     Args:
-        cfg: with add_cmpf_config; MODEL.CMPF.CLIP says which. input_shape: not used.
+        cfg: Detectron2's configuration with CMPF's keys; MODEL.CMPF.CLIP selects the CLIP.
+        input_shape: unused.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> None:
@@ -59,7 +60,7 @@ class FrozenCLIP(Backbone):  # type: ignore[misc]
 
     @property
     def size_divisibility(self) -> int:
-        """H and W are multiples of it."""
+        """Height and width of images must be multiples of it."""
         return STRIDES["res5"]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -73,10 +74,10 @@ class CMPFHead(nn.Module):
     """Pixel decoder, SAM branch and transformer decoder of a configuration.
 
     Args:
-        cfg: with add_cmpf_config.
-        input_shape: of FrozenCLIP; with injectors also "sam", the channels of SAM's embedding.
+        cfg: Detectron2's configuration with CMPF's keys.
+        input_shape: the output shape of FrozenCLIP; with injectors also "sam", the channels of SAM's embedding.
     Raises:
-        ConfigError: injectors are on, and there is no "sam".
+        ConfigError: injectors are enabled, but "sam" is missing.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
@@ -104,7 +105,9 @@ class CMPFHead(nn.Module):
         """Masks and class logits.
 
         Args:
-            features: res2..res5 of CLIP. classes: with void as the last. sam: (B, S, hs, ws), SAM's embedding.
+            features: res2 .. res5 of CLIP.
+            classes: text embeddings, void last.
+            sam: SAM's embedding (B, S, hs, ws).
         """
         pixels = self.pixel_decoder(features)
         branch = self.sam_branch(sam) if self.sam_branch is not None and sam is not None else None
@@ -116,12 +119,12 @@ class CMPFHead(nn.Module):
 
 @contextmanager
 def bridged(cfg: CfgNode) -> Iterator[Config]:
-    """Inside, parts that the configuration names are found in Detectron2's registries too.
+    """A context in which the parts that a configuration names are also looked up in Detectron2's registries.
 
     Yields:
         CMPF's part of the configuration.
     Raises:
-        ConfigError: MODEL.BACKBONE.NAME or MODEL.SEM_SEG_HEAD.NAME asks for what a CMPF model cannot be built of.
+        ConfigError: MODEL.BACKBONE.NAME or MODEL.SEM_SEG_HEAD.NAME cannot be part of a CMPF model.
     """
     native = native_config(cfg)
     head = cfg.MODEL.SEM_SEG_HEAD
@@ -131,9 +134,9 @@ def bridged(cfg: CfgNode) -> Iterator[Config]:
             "TRANSFORMER_DECODER_NAME beside it choose the parts, from CMPF's registry or Detectron2's"
         )
     for slot, (registry, key) in _BRIDGED.items():
-        _enter(slot, registry, head[key])
+        _add_part(slot, registry, head[key])
     if (name := cfg.MODEL.BACKBONE.NAME) != BACKBONE_NAME:
-        _enter("clip", BACKBONE_REGISTRY, name)
+        _add_part("clip", BACKBONE_REGISTRY, name)
         native = with_overrides(native, {"MODEL.CMPF.CLIP.NAME": name})
     token = _building.set(cfg)
     try:
@@ -142,8 +145,8 @@ def bridged(cfg: CfgNode) -> Iterator[Config]:
         _building.reset(token)
 
 
-def _enter(slot: str, registry: Any, name: str) -> None:
-    """A part of Detectron2's registry in CMPF's, where CMPF has none of the name."""
+def _add_part(slot: str, registry: Any, name: str) -> None:
+    """Adds a part of Detectron2's registry to CMPF's, unless CMPF has one of this name."""
     if name in registered(slot) or name not in registry:
         return
     build = {"clip": _clip, "pixel_decoder": _pixel_decoder, "transformer_decoder": _transformer_decoder}[
@@ -154,12 +157,12 @@ def _enter(slot: str, registry: Any, name: str) -> None:
 
 def _clip(registry: Any, name: str) -> Callable[..., Any]:
     def build(**_: Any) -> CLIP:
-        found = registry.get(name)(_building.get(), ShapeSpec(channels=3))
-        found = getattr(found, "clip", found)
-        if isinstance(found, CLIP):
-            return found
+        backbone = registry.get(name)(_building.get(), ShapeSpec(channels=3))
+        clip = getattr(backbone, "clip", backbone)
+        if isinstance(clip, CLIP):
+            return clip
         raise ConfigError(
-            f"MODEL.BACKBONE.NAME {name}: gives a {type(found).__name__}, and CMPF needs a frozen CLIP, a "
+            f"MODEL.BACKBONE.NAME {name}: gives a {type(clip).__name__}, and CMPF needs a frozen CLIP, a "
             f"cmpf.encoders.clip.CLIP; leave MODEL.BACKBONE.NAME {BACKBONE_NAME} and choose MODEL.CMPF.CLIP.NAME"
         )
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""One training or evaluation of a configuration of CMPF in Detectron2's loop: --engine detectron2."""
+"""Trains or evaluates one of CMPF's configurations with Detectron2's trainer: --engine detectron2."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from cmpf.engine.evaluations import Results
 from cmpf.errors import TrainingError
 from cmpf.factory.encoders import build_device
 
-NATIVE_ENDING = ".safetensors"
+NATIVE_SUFFIX = ".safetensors"
 
 
 def obstacle(cfg: Config, *, eval_only: bool = False) -> str:
-    """Why Detectron2's loop cannot run a configuration of CMPF; "" where it can.
+    """Why Detectron2's trainer cannot run a configuration; "" if it can.
 
     Args:
-        eval_only: nothing is to be trained.
+        cfg: CMPF's configuration.
+        eval_only: whether the run only evaluates.
     """
     solver = cfg.SOLVER
     if comm.get_world_size() > 1 and build_device(cfg).type == "cpu":
         return "Detectron2 trains in several processes on GPUs only"
     if eval_only:
         return ""
-    if last_checkpoint(cfg).endswith(NATIVE_ENDING):
+    if last_checkpoint(cfg).endswith(NATIVE_SUFFIX):
         return f"{cfg.OUTPUT_DIR} holds checkpoints of the native engine"
     if solver.ACCUMULATION_STEPS > 1:
         return f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}: Detectron2's loop takes a batch as a whole"
@@ -44,7 +45,7 @@ def obstacle(cfg: Config, *, eval_only: bool = False) -> str:
 
 
 def last_checkpoint(cfg: Config) -> str:
-    """Name of the newest checkpoint in OUTPUT_DIR, of either engine; "" = none."""
+    """Name of the newest checkpoint in OUTPUT_DIR, of either engine; "" if there is none."""
     try:
         return (Path(cfg.OUTPUT_DIR) / LAST_CHECKPOINT).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -52,20 +53,22 @@ def last_checkpoint(cfg: Config) -> str:
 
 
 def run(cfg: Config, *, resume: bool, eval_only: bool) -> Results | None:
-    """Trains and evaluates, or evaluates MODEL.WEIGHTS.
+    """Trains and evaluates a model, or only evaluates MODEL.WEIGHTS.
 
     Args:
-        cfg: of CMPF, as cmpf.config.get_cfg gives it.
-        resume: go on from the newest checkpoint in OUTPUT_DIR, if there is one.
+        cfg: CMPF's configuration.
+        resume: resume from the newest checkpoint in OUTPUT_DIR, if there is one.
+        eval_only: only evaluate.
     Returns:
-        {dataset: {task: {metric: percent}}}; None where there is no test dataset.
+        {dataset: {task: {metric: percent}}}; None if there is no test dataset.
     Raises:
-        TrainingError: there is an obstacle; or it is a new training in a folder with the checkpoints of another.
+        TrainingError: Detectron2's trainer cannot run the configuration, or OUTPUT_DIR holds checkpoints of another
+            run and `resume` is False.
     """
     if reason := obstacle(cfg, eval_only=eval_only):
         raise TrainingError(f"{reason}; use --engine native")
     _group_by_machine()
-    # Detectron2 would end the process where results are not the expected ones, before anything is written.
+    # Detectron2 would exit on unexpected results before anything is written.
     host = detectron2_config(with_overrides(cfg, {"TEST.EXPECTED_RESULTS": ()}))
     for name in ("fvcore", "detectron2"):
         setup_logger(host.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
@@ -87,7 +90,7 @@ def run(cfg: Config, *, resume: bool, eval_only: bool) -> Results | None:
 
 
 def _group_by_machine() -> None:
-    """What Detectron2's own launcher would have done: the processes of a machine know each other."""
+    """Creates the process group of each machine, as Detectron2's own launcher does."""
     if comm.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
-        places = distributed.gather(int(os.environ.get("LOCAL_RANK", "0")))
-        comm.create_local_process_group(max(places) + 1)
+        local_ranks = distributed.gather(int(os.environ.get("LOCAL_RANK", "0")))
+        comm.create_local_process_group(max(local_ranks) + 1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Detectron2's loop, hooks and checkpoints around CMPF's data, optimizer, schedule, evaluators and weights."""
+"""Detectron2's trainer and checkpointer with CMPF's data, optimizer, schedule, evaluators and weights."""
 
 from __future__ import annotations
 
@@ -41,13 +41,16 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
-    """Saves as Detectron2 does. Loads Detectron2's files, CMPF's .safetensors, and published weights by their names.
+    """Saves Detectron2's checkpoints; loads them, CMPF's .safetensors files, and published weights.
 
-    Weights that do not fit are an error, not a warning: a decoder that kept half of its random numbers would train
-    on without a word. The other way, CMPF's own engine reads what this saves.
+    Weights that do not fit raise an error, not a warning, so that no part of the decoder silently keeps its random
+    initialization. CMPF's own engine can load the saved checkpoints.
 
     Args:
-        allow_unused: whether a file may hold weights that the model does not have. options: Detectron2's.
+        model: the model.
+        save_dir: folder of the checkpoints.
+        allow_unused: whether a file may contain weights that the model does not have.
+        options: arguments of DetectionCheckpointer.
     """
 
     def __init__(
@@ -58,36 +61,36 @@ class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
 
     def _load_file(self, filename: str) -> Any:
         if filename.endswith(".safetensors"):
-            # The file itself, for cmpf.weights compares the encoders that it names with the model's.
+            # The path, so that cmpf.weights can compare the encoders in the file's metadata with the model's.
             return {"model": filename}
         return super()._load_file(filename)
 
     def _load_model(self, contents: dict[str, Any]) -> None:
-        """Raises WeightsError where weights are missing, of another shape or of no use."""
+        """Raises WeightsError if weights are missing, unused or of another shape."""
         report = weights.load(self.model, contents.pop("model"), allow_unused=self.allow_unused)
         self.logger.info("weights: %s", report)
 
 
 class WeightsKeeper(Checkpointer):
-    """Saves what is no place to go on from: last_checkpoint keeps the name that it has."""
+    """Saves weights without changing last_checkpoint, for files from which no run resumes."""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Leaves last_checkpoint alone."""
+        """Does nothing."""
 
 
 class Trainer(DefaultTrainer):  # type: ignore[misc]
-    """Trains and evaluates a configuration with the parts of CMPF's own engine.
+    """Trains and evaluates a configuration with parts of CMPF's own engine.
 
-    Shared with it: augmentations, order of the images, optimizer, clipping, schedule, evaluators. Detectron2's:
-    the loop, mixed precision, logs, checkpoints. Datasets that only Detectron2 knows are read by its own loaders. Its
-    loop has no SOLVER.ACCUMULATION_STEPS and no SOLVER.EMA; `obstacle` of cmpf.detectron2.running tells.
+    Augmentations, order of images, optimizer, clipping, schedule and evaluators are CMPF's; the loop, mixed precision,
+    logs and checkpoints are Detectron2's. Datasets that only Detectron2 knows use its own loaders.
+    SOLVER.ACCUMULATION_STEPS and SOLVER.EMA are not supported, see cmpf.detectron2.obstacle.
 
     Args:
-        cfg: of Detectron2, with add_cmpf_config.
+        cfg: Detectron2's configuration with CMPF's keys.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(_possible_precision(cfg))
+        super().__init__(_without_amp_on_cpu(cfg))
         if self.cfg.SOLVER.AMP.ENABLED:
             amp, device = self.cfg.SOLVER.AMP, torch.device(self.cfg.MODEL.DEVICE)
             self._trainer.precision = MixedPrecision(enabled=True, device=device, dtype=amp.DTYPE).dtype
@@ -96,7 +99,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW with CMPF's groups, and the norm of all gradients together clipped before each step."""
+        """AdamW with CMPF's parameter groups; clips the norm of all gradients together before each step."""
         solver = cfg.SOLVER
         optimizer = build_configured_optimizer(native_config(cfg), model)
         if solver.CLIP_GRADIENTS.ENABLED:
@@ -105,19 +108,19 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Schedule:
-        """CMPF's schedule; Detectron2's of the same names warm up to another place."""
+        """CMPF's schedule; Detectron2's schedules of the same names have another warmup."""
         return build_configured_schedule(native_config(cfg), optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """This process's share of endless batches of the first dataset of DATASETS.TRAIN."""
+        """This process's share of endless batches from the first dataset of DATASETS.TRAIN."""
         if not is_ours(cfg.DATASETS.TRAIN[0]):
             return super().build_train_loader(cfg)
         return build_train_loader(native_config(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Images of a dataset at their test size, each of which names the classes to look for."""
+        """Images of a dataset at their test size; samples name the dataset whose classes are used."""
         if not is_ours(dataset_name):
             return super().build_test_loader(cfg, dataset_name)
         native = native_config(cfg)
@@ -127,18 +130,22 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
     ) -> Mapping[str, Any]:
-        """Evaluates on every dataset of DATASETS.TEST, by default with CMPF's evaluators, with TEST.AUG if it is on.
+        """Evaluates on every dataset of DATASETS.TEST, with TEST.AUG if it is enabled.
 
+        Args:
+            cfg: Detectron2's configuration with CMPF's keys.
+            model: the model.
+            evaluators: one per dataset; None = CMPF's.
         Returns:
-            {task: {metric: percent}} of the only dataset, or this by dataset.
+            {task: {metric: percent}}, or {dataset: {task: {metric: percent}}} if there are several datasets.
         """
         network: Any = model.module if isinstance(model, DistributedDataParallel) else model
-        looking = SemanticSegmentorWithTTA(cfg, network) if cfg.TEST.AUG.ENABLED else model
+        segmentor = SemanticSegmentorWithTTA(cfg, network) if cfg.TEST.AUG.ENABLED else model
         if evaluators is not None:
-            return cast(Mapping[str, Any], super().test(cfg, looking, evaluators))
+            return cast(Mapping[str, Any], super().test(cfg, segmentor, evaluators))
         evaluators = [cls._evaluator(cfg, network, name) for name in cfg.DATASETS.TEST]
-        with _labels_for(network, cfg):
-            return cast(Mapping[str, Any], super().test(cfg, looking, evaluators))
+        with _label_outputs(network, cfg):
+            return cast(Mapping[str, Any], super().test(cfg, segmentor, evaluators))
 
     @classmethod
     def _evaluator(cls, cfg: CfgNode, network: Any, name: str) -> DatasetEvaluator:
@@ -148,9 +155,9 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         return Evaluators(build_evaluators(native, network, build_dataset(native, name)))
 
     def build_hooks(self) -> list[Any]:
-        """Detectron2's hooks, but a schedule that resumes, N checkpoints kept, and the best one by TEST.BEST_METRIC."""
+        """Detectron2's hooks, with a resumable schedule, SOLVER.CHECKPOINTS_KEPT, TEST.BEST_METRIC and RunFiles."""
         cfg = self.cfg
-        # Here, because the constructor of DefaultTrainer makes its own just before it asks for hooks.
+        # Replaced here, because DefaultTrainer's constructor creates its checkpointer just before it builds hooks.
         self.checkpointer = Checkpointer(
             self.model,
             cfg.OUTPUT_DIR,
@@ -164,21 +171,21 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
                 self.checkpointer, period, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT
             ),
         }
-        chosen = [replaced.get(type(hook), hook) for hook in super().build_hooks()]
+        all_hooks = [replaced.get(type(hook), hook) for hook in super().build_hooks()]
         if cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST and comm.is_main_process():
             several = len(cfg.DATASETS.TEST) > 1
             metric = f"{cfg.DATASETS.TEST[0]}/{cfg.TEST.BEST_METRIC}" if several else cfg.TEST.BEST_METRIC
             keeper = WeightsKeeper(self.model, cfg.OUTPUT_DIR)
-            chosen.append(hooks.BestCheckpointer(cfg.TEST.EVAL_PERIOD, keeper, metric))
-        return [*chosen, *run_files(cfg)]
+            all_hooks.append(hooks.BestCheckpointer(cfg.TEST.EVAL_PERIOD, keeper, metric))
+        return [*all_hooks, *run_files(cfg)]
 
     def build_writers(self) -> list[Any]:
-        """Detectron2's, without its metrics.json, which has another form than CMPF's."""
-        off = (JSONWriter,) if self.cfg.LOG.TENSORBOARD else (JSONWriter, TensorboardXWriter)
-        return [writer for writer in super().build_writers() if not isinstance(writer, off)]
+        """Detectron2's writers without the one of metrics.json, whose format differs from CMPF's."""
+        removed = (JSONWriter,) if self.cfg.LOG.TENSORBOARD else (JSONWriter, TensorboardXWriter)
+        return [writer for writer in super().build_writers() if not isinstance(writer, removed)]
 
     def state_dict(self) -> dict[str, Any]:
-        """With the position in the training data, and the configuration."""
+        """Detectron2's state with the position in the training data and the configuration."""
         state: dict[str, Any] = super().state_dict()
         state["config"] = folder_config(self.cfg).dump()
         if hasattr(self.data_loader, "state_dict"):
@@ -186,7 +193,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores `state_dict`; says which settings are others than before."""
+        """Restores `state_dict`; warns of changed SOLVER settings."""
         super().load_state_dict(state_dict)
         log_changed_settings(folder_config(self.cfg), state_dict.get("config", ""))
         if "loader" in state_dict and hasattr(self.data_loader, "load_state_dict"):
@@ -194,19 +201,19 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
 
 
 @contextmanager
-def _labels_for(network: Any, cfg: CfgNode) -> Iterator[None]:
-    """Class indices instead of a score for each class where CMPF's evaluators alone look: 847 maps are large."""
-    own = network.settings
+def _label_outputs(network: Any, cfg: CfgNode) -> Iterator[None]:
+    """Within the block, the model returns class indices if only CMPF's evaluators are used: score maps are large."""
+    settings = network.settings
     if all(map(is_ours, cfg.DATASETS.TEST)):
-        network.settings = replace(own, semantic_output="labels")
+        network.settings = replace(settings, semantic_output="labels")
     try:
         yield
     finally:
-        network.settings = own
+        network.settings = settings
 
 
-def _possible_precision(cfg: CfgNode) -> CfgNode:
-    """Mixed precision off on a CPU, where CMPF's own engine leaves it off too and Detectron2 refuses to run."""
+def _without_amp_on_cpu(cfg: CfgNode) -> CfgNode:
+    """Disables mixed precision on a CPU, as CMPF's own engine does; Detectron2 would refuse to run."""
     if not cfg.SOLVER.AMP.ENABLED or torch.device(cfg.MODEL.DEVICE).type == "cuda":
         return cfg
     logger.info("SOLVER.AMP.ENABLED has no effect on %s", cfg.MODEL.DEVICE)

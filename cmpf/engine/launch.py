@@ -28,9 +28,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cmpf.common.cpu import usable_cores
-from cmpf.common.distributed import TIMEOUT, Place, place_from_environment
+from cmpf.common.distributed import TIMEOUT, DistributedProcess, process_from_environment
 from cmpf.common.files import write_text
-from cmpf.common.processes import when_parent_ends
+from cmpf.common.processes import on_parent_exit
 from cmpf.engine.interrupts import SIGNALS
 from cmpf.errors import CMPFError, ConfigError, TrainingError
 
@@ -88,9 +88,9 @@ def launch(
         ConfigError: the numbers or the URL are inconsistent.
         TrainingError: a process failed or was killed; the others have been ended.
     """
-    place = place_from_environment()
-    if place is not None:
-        return _in_group(function, args, place, device)
+    process = process_from_environment()
+    if process is not None:
+        return _in_group(function, args, process, device)
     _check(num_processes, num_machines, machine_rank, dist_url)
     if num_processes * num_machines == 1:
         return function(*args)
@@ -220,15 +220,15 @@ def _worker(function: Callable[..., int], args: tuple[Any, ...], device: str, fo
     # PyTorch asks Linux for a signal at the parent's death, which arrives once per thread of the parent, and a second
     # signal ends a process immediately. It is switched off; a thread of our own sends a single one.
     multiprocessing_of_torch._prctl_pr_set_pdeathsig(0)  # type: ignore[attr-defined]
-    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    place = place_from_environment()
-    if place is None:
-        raise RuntimeError("the launcher has told this process no place")
+    on_parent_exit(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    process = process_from_environment()
+    if process is None:
+        raise RuntimeError("the launcher did not set this process's rank")
     try:
-        code = _in_group(function, args, place, device)
+        code = _in_group(function, args, process, device)
     except Exception as error:
-        failure = _failure(place.rank, error)
-        write_text(Path(folder) / f"{place.rank}.json", json.dumps(asdict(failure)))
+        failure = _failure(process.rank, error)
+        write_text(Path(folder) / f"{process.rank}.json", json.dumps(asdict(failure)))
         if not failure.user_error:
             time.sleep(REPORT_DELAY)
         raise
@@ -253,20 +253,22 @@ def _failure(rank: int, error: Exception) -> Failure:
     )
 
 
-def _in_group(function: Callable[..., int], args: tuple[Any, ...], place: Place, device: str) -> int:
+def _in_group(
+    function: Callable[..., int], args: tuple[Any, ...], process: DistributedProcess, device: str
+) -> int:
     """Calls the function as a member of the process group."""
-    os.environ.update(LOCAL_RANK=str(place.local_rank), LOCAL_WORLD_SIZE=str(place.local_world_size))
+    os.environ.update(LOCAL_RANK=str(process.local_rank), LOCAL_WORLD_SIZE=str(process.local_world_size))
     backend = "gloo"
     if device == "cuda":
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(process.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    elif place.local_world_size > 1:
-        torch.set_num_threads(max(1, usable_cores() // place.local_world_size))
+    elif process.local_world_size > 1:
+        torch.set_num_threads(max(1, usable_cores() // process.local_world_size))
     try:
-        place.join(backend)
+        process.join(backend)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
-            f"the {place.world_size} processes did not find each other at {place.url}: {error}"
+            f"the {process.world_size} processes did not find each other at {process.url}: {error}"
         ) from error
     code = function(*args)
     dist.destroy_process_group()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmpf.common.regions import worth_showing
+from cmpf.common.regions import select_instances
 from cmpf.encoders.sam_proposals import Proposals
 from cmpf.errors import CMPFError
 from cmpf.inference.resize import MaskRows
@@ -122,7 +122,7 @@ class Selection:
 
     def filter_instances(self, instances: Instances) -> Instances:
         """Applies min_score, nms and max_instances; returns the remaining instances, best first."""
-        kept = worth_showing(instances.masks, instances.scores, self.min_score, self.nms)[
+        kept = select_instances(instances.masks, instances.scores, self.min_score, self.nms)[
             : self.max_instances
         ]
         if len(kept) == len(instances):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cmpf.common.regions import worth_showing
+from cmpf.common.regions import select_instances
 from cmpf.errors import VocabularyError
 from cmpf.types import UNLABELED, SegmentInfo
 from cmpf.visualization.canvas import Canvas
@@ -133,7 +133,7 @@ def draw_instances(
     """
     canvas = Canvas(image)
     canvas.check("masks", masks.shape[1:])
-    shown = worth_showing(masks, scores, min_score, max_overlap)
+    shown = select_instances(masks, scores, min_score, max_overlap)
     categories = [check_class(int(labels[i]), names) for i in shown]
     colors, step = dict(zip(shown, shades(categories, names), strict=True)), grid_step(canvas.size)
     areas = {i: int(np.count_nonzero(masks[i])) for i in shown}

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cmpf.common import cpu, distributed, processes
-from cmpf.common.cpu import available_memory, uncollected, usable_cores
+from cmpf.common.cpu import available_memory, gc_disabled, usable_cores
 from cmpf.common.files import folder_images, replacing
 from cmpf.common.processes import MAX_DEFAULT_JOBS, default_jobs, map_items, process_pool
 from cmpf.errors import DatasetError, ImageError, TrainingError
@@ -285,7 +285,7 @@ def test_nothing_is_collected_while_a_model_is_built_and_what_was_built_is_left_
         gc.disable()
     try:
         frozen = gc.get_freeze_count()
-        with uncollected(), uncollected():
+        with gc_disabled(), gc_disabled():
             assert not gc.isenabled()
         assert gc.isenabled() == enabled
         assert gc.get_freeze_count() > frozen + 1000

@@ -19,7 +19,7 @@ from helpers import dying_process
 from helpers.dying_process import die
 
 from cmpf.common import cpu
-from cmpf.common.distributed import Place, first_host, place_from_environment
+from cmpf.common.distributed import DistributedProcess, first_host, process_from_environment
 from cmpf.engine.launch import launch
 from cmpf.errors import ConfigError, TrainingError
 
@@ -234,24 +234,24 @@ SLURM = {
 
 
 def test_without_a_launcher_there_is_no_place() -> None:
-    assert place_from_environment({"PATH": "/bin"}) is None
+    assert process_from_environment({"PATH": "/bin"}) is None
 
 
 def test_torchrun_gives_a_place() -> None:
-    assert place_from_environment(TORCHRUN) == Place(
+    assert process_from_environment(TORCHRUN) == DistributedProcess(
         rank=5, local_rank=1, world_size=8, local_world_size=4, url="env://"
     )
 
 
 def test_srun_gives_a_place_and_the_first_host_is_where_they_meet() -> None:
     # Port: 20000 + 41234 % 20000 = 21234.
-    assert place_from_environment(SLURM) == Place(
+    assert process_from_environment(SLURM) == DistributedProcess(
         rank=6, local_rank=2, world_size=8, local_world_size=4, url="tcp://gpu07:21234"
     )
 
 
 def test_the_meeting_point_of_a_slurm_job_can_be_chosen() -> None:
-    place = place_from_environment({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "5000"})
+    place = process_from_environment({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "5000"})
     assert place is not None
     assert place.url == "tcp://10.0.0.1:5000"
 
@@ -259,7 +259,7 @@ def test_the_meeting_point_of_a_slurm_job_can_be_chosen() -> None:
 @pytest.mark.parametrize("changes", [{"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_STEP_NUM_TASKS": ""}])
 def test_a_single_task_and_a_batch_script_are_no_group(changes: dict[str, str]) -> None:
     environment = {name: value for name, value in {**SLURM, **changes}.items() if value}
-    assert place_from_environment(environment) is None
+    assert process_from_environment(environment) is None
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_single_task_and_a_batch_script_are_no_group(changes: dict[str, str]) 
 )
 def test_a_broken_environment_is_an_error(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="the environment of torchrun or SLURM is not complete"):
-        place_from_environment(environment)
+        process_from_environment(environment)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import cmpf
-from cmpf.common.regions import worth_showing
+from cmpf.common.regions import select_instances
 from cmpf.common.tensors import masks_to_boxes
 from cmpf.inference import MaskRows, instance_inference, prediction, resize, restore_size
 from cmpf.inference.mask_sequence import MaskSequence, mask_sequence
@@ -214,7 +214,9 @@ def test_a_sequence_of_masks_reads_as_an_array() -> None:
     for places in ([2, 0], slice(1, 3), np.array([True, False, False, True])):
         assert np.array_equal(np.asarray(sequence[places]), array[places])
     scores = np.array([0.9, 0.8, 0.7, 0.6])
-    assert worth_showing(sequence, scores, 0.3, 0.7) == worth_showing(array, scores, 0.3, 0.7) == [0, 1, 3]
+    assert (
+        select_instances(sequence, scores, 0.3, 0.7) == select_instances(array, scores, 0.3, 0.7) == [0, 1, 3]
+    )
 
 
 def test_a_prediction_of_a_large_image_saves_what_one_of_a_small_image_does(

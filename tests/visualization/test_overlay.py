@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from cmpf.common.regions import worth_showing
+from cmpf.common.regions import select_instances
 from cmpf.errors import ImageError, VocabularyError
 from cmpf.visualization import draw_instances, draw_panoptic, draw_semantic
 from cmpf.visualization.canvas import MIN_LONG_SIDE, Canvas, near_border
@@ -220,8 +220,8 @@ def test_weak_empty_and_repeated_instances_are_not_shown() -> None:
     masks[0, :20] = masks[1, :19] = masks[2, 25:35] = masks[3, 30:] = True
     scores = np.array([0.8, 0.9, 0.2, 0.5, 0.95])
     # 1 is best and covers 0 (IoU 19 / 20); 2 is weak; 4 is empty
-    assert worth_showing(masks, scores, 0.3, 0.7) == [1, 3]
-    assert worth_showing(masks, scores, 0.0, 1.0) == [1, 0, 3, 2]
+    assert select_instances(masks, scores, 0.3, 0.7) == [1, 3]
+    assert select_instances(masks, scores, 0.0, 1.0) == [1, 0, 3, 2]
 
 
 def test_no_instance_leaves_the_image() -> None:
