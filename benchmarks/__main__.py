@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler that counts memory would tell of every start
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler that measures memory would log every start
 
 import torch
 
@@ -27,9 +27,13 @@ QUICK_ROUNDS, QUICK_SECONDS = 3, 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table; 1 if a pair disagrees or a case fails, 2 for a name that is none."""
+    """Measures cases and prints a table.
+
+    Returns:
+        Exit code: 1 if a pair disagrees or a case fails, 2 for an unknown case or device.
+    """
     arguments = _parser().parse_args(argv)
-    unknown = [name for name in arguments.only if not _chosen(name)]
+    unknown = [name for name in arguments.only if not _matching_cases(name)]
     if unknown:
         near = difflib.get_close_matches(unknown[0], CASES, n=1)
         hint = f", did you mean {near[0]}?" if near else "."
@@ -38,14 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: torch sees no CUDA device here; run with --device cpu", file=sys.stderr)
         return 2
-    keep_freed_memory()  # as CMPF's commands do; both sides gain by it
+    keep_freed_memory()  # as CMPF's commands do; it speeds up both formulations
     setting = Setting(torch.device(arguments.device), arguments.quick)
-    names = [name for name in CASES if not arguments.only or any(name in _chosen(o) for o in arguments.only)]
+    names = [
+        name
+        for name in CASES
+        if not arguments.only or any(name in _matching_cases(o) for o in arguments.only)
+    ]
     results: dict[str, Measurement | str] = {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         results[name] = _run(CASES[name], setting, arguments.seconds)
-        if arguments.json:  # after every case: what an interrupted run has found is kept
+        if arguments.json:  # after every case, so that an interrupted run keeps its results
             write_json(arguments.json, results, device=setting.device, quick=setting.quick)
         gc.collect()
     print(", ".join(f"{key} {value}" for key, value in environment(setting.device).items()))
@@ -57,7 +65,7 @@ SKIPPED = "not run"
 
 
 def _run(build: Build, setting: Setting, seconds: float | None) -> Measurement | str:
-    """A measurement, or why there is none."""
+    """Measures a case; returns a message if that is impossible or fails."""
     try:
         pair = build(setting)
         available = available_memory(setting.device)
@@ -69,12 +77,12 @@ def _run(build: Build, setting: Setting, seconds: float | None) -> Measurement |
         return measure(pair, device=setting.device, rounds=rounds, seconds=limit)
     except DisagreementError as error:
         return f"DISAGREES: {error}"
-    except Exception as error:  # one broken case must not cost the results of the others
+    except Exception as error:  # the other cases still run
         return f"FAILED: {type(error).__name__}: {error}".splitlines()[0]
 
 
-def _chosen(name: str) -> list[str]:
-    """Cases that a word of --only stands for: the one of this name, or all that begin with it."""
+def _matching_cases(name: str) -> list[str]:
+    """The case with this name, or all cases that start with it."""
     return [name] if name in CASES else [case for case in CASES if case.startswith(name)]
 
 

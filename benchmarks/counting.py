@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a call costs beside time: peak memory as torch's allocator counts it, and operators launched."""
+"""Measures peak memory, available memory and launched operators."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes that torch held at once during a call, beyond what it held before.
+    """Peak memory of torch's allocator during a call, in bytes above the memory allocated before.
 
-    On CUDA the allocator's own maximum. On the CPU the sum of the allocations and releases that torch's profiler
-    records: memory of NumPy and Pillow, and scratch memory inside libraries, are not in it.
+    On CUDA this is the allocator's own maximum. On the CPU it is computed from the allocations that torch's profiler
+    records, without the memory of NumPy, Pillow and scratch memory inside libraries.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -37,15 +37,15 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
         for event in events
         if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
     )
-    held = peak = 0
+    allocated = peak = 0
     for _, nbytes in changes:
-        held += nbytes
-        peak = max(peak, held)
+        allocated += nbytes
+        peak = max(peak, allocated)
     return peak
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that are free on the device; where the system does not tell, as good as all."""
+    """Free bytes on the device; sys.maxsize if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -57,8 +57,8 @@ def available_memory(device: torch.device) -> int:
 
 
 def count_operators(run: Callable[[], Any]) -> Counter[str]:
-    """Operators of torch by name, those that others call included. The first call may make tables: run it before."""
-    run()
+    """Number of calls of each torch operator, including nested ones, in the second call of a function."""
+    run()  # may fill caches
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         run()
     return Counter(event.name for event in profiler.events() if event.name.startswith("aten::"))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Measures two functions that compute the same thing: agreement, time by alternating runs, peak memory."""
+"""Compares two functions that compute the same result: difference, time of alternating runs, and peak memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from torch import Tensor
 from benchmarks.counting import peak_memory
 
 MIN_ROUNDS = 3
-CHUNK = 1 << 24  # numbers that are compared at one time: gradients of masks are as large as the masks
+CHUNK = 1 << 24  # number of values compared at once, to limit memory
 
 
 class DisagreementError(Exception):
-    """Two formulations of one thing give different results, so that their times say nothing."""
+    """The two functions return different results, so that comparing their times is meaningless."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is measured: both functions take nothing and return tensors, or dicts and sequences of them.
+    """Two functions to compare. They take no arguments and return tensors, or dicts and sequences of tensors.
 
-    tolerance: largest difference between the results, relative to the largest number of the published one.
-    share: share of the numbers that may differ by more, where rounding decides between two labels.
-    compare: what is compared where runs draw at random or train; None = the two functions themselves.
-    published_bytes: what the published formulation allocates at once, where that may not fit.
+    Attributes:
+        ours: CMPF's function.
+        published: the published formulation.
+        tolerance: maximum difference of the results, relative to the largest published value.
+        share: fraction of values that may differ by more, e.g. where rounding decides between two labels.
+        compare: functions whose results are compared instead, for functions that use random numbers or train.
+        published_bytes: memory that the published formulation allocates, if that may not fit.
     """
 
     ours: Callable[[], Any]
@@ -50,7 +53,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Quartiles by linear interpolation; of one value, that value."""
+        """Median and quartiles by linear interpolation."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -59,9 +62,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Result of a pair. Times in seconds, memory in bytes above what was there before.
+    """Result of comparing a pair.
 
-    ratio: published time / our time of each round. difference: see Pair.tolerance.
+    Attributes:
+        rounds: number of measured rounds.
+        difference: see Pair.tolerance.
+        ours: seconds of CMPF.
+        published: seconds of the published formulation.
+        ratio: published time / CMPF's time in each round.
+        ours_memory: peak memory of CMPF, in bytes above the memory allocated before.
+        published_memory: peak memory of the published formulation.
     """
 
     rounds: int
@@ -74,7 +84,7 @@ class Measurement:
 
     @property
     def memory_ratio(self) -> float:
-        """Our peak / the published peak."""
+        """CMPF's peak memory / the published one."""
         return self.ours_memory / max(1, self.published_memory)
 
 
@@ -86,20 +96,23 @@ def measure(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measurement:
-    """Checks that both agree, then runs them in turns.
+    """Checks that the results agree, then measures the functions alternately.
 
     Args:
-        rounds: at most so many; seconds: no further round begins after so long, but MIN_ROUNDS are always run.
-        clock: tells the time in seconds.
+        pair: the functions.
+        device: their device.
+        rounds: maximum number of rounds.
+        seconds: no round starts after this time, except the first MIN_ROUNDS.
+        clock: returns the time in seconds.
     Raises:
-        DisagreementError: their results differ by more than the tolerance.
+        DisagreementError: the results differ by more than the tolerance.
     """
     difference = check(pair)
-    memory = [peak_memory(run, device) for run in (pair.ours, pair.published)]  # the warm-up, too
+    memory = [peak_memory(run, device) for run in (pair.ours, pair.published)]  # also warms up
     times: list[tuple[float, float]] = []
-    begun = clock()
-    while len(times) < rounds and (len(times) < MIN_ROUNDS or clock() - begun < seconds):
-        # Who goes first alternates: a processor that heats up or slows down then hits both alike.
+    started = clock()
+    while len(times) < rounds and (len(times) < MIN_ROUNDS or clock() - started < seconds):
+        # The order alternates, so that a change of the processor's speed affects both functions.
         if len(times) % 2:
             published, ours = timed(pair.published, device, clock), timed(pair.ours, device, clock)
         else:
@@ -117,23 +130,20 @@ def measure(
 
 
 def check(pair: Pair) -> float:
-    """The difference between the two results, see Pair.tolerance.
+    """The difference of the results, see Pair.tolerance.
 
     Raises:
-        DisagreementError: it is too large, or the results have other shapes.
+        DisagreementError: the difference is too large, or the shapes differ.
     """
     ours, published = pair.compare or (pair.ours, pair.published)
-    found, wanted = flatten(ours()), flatten(published())
-    if found.keys() != wanted.keys():
-        raise DisagreementError(f"results have {sorted(found)}, expected {sorted(wanted)}")
-    largest = 0.0
-    for name, expected in wanted.items():
-        largest = max(largest, _difference(name, found[name], expected, pair))
-    return largest
+    actual, expected = flatten(ours()), flatten(published())
+    if actual.keys() != expected.keys():
+        raise DisagreementError(f"results have {sorted(actual)}, expected {sorted(expected)}")
+    return max((_difference(name, actual[name], expected[name], pair) for name in expected), default=0.0)
 
 
 def flatten(value: Any, name: str = "result") -> dict[str, Tensor]:
-    """Every tensor and number of a nested result, by its path."""
+    """All tensors and numbers of a nested result by path, e.g. "result.masks[0]"."""
     if isinstance(value, Tensor):
         return {name: value.detach()}
     if isinstance(value, bool | int | float):
@@ -145,23 +155,22 @@ def flatten(value: Any, name: str = "result") -> dict[str, Tensor]:
     return {path: tensor for key, part in items for path, tensor in flatten(part, key).items()}
 
 
-def _difference(name: str, found: Tensor, wanted: Tensor, pair: Pair) -> float:
-    if found.shape != wanted.shape:
-        raise DisagreementError(f"{name} has shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-    if wanted.numel() == 0:
+def _difference(name: str, actual: Tensor, expected: Tensor, pair: Pair) -> float:
+    if actual.shape != expected.shape:
+        raise DisagreementError(f"{name} has shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+    if expected.numel() == 0:
         return 0.0
-    largest_wanted = max(float(part.double().abs().max()) for part in wanted.flatten().split(CHUNK))
-    scale = max(largest_wanted, 1e-12)
+    scale = max(1e-12, *(float(part.double().abs().max()) for part in expected.flatten().split(CHUNK)))
     above, largest_within, largest = 0, 0.0, 0.0
-    for part, expected in zip(found.flatten().split(CHUNK), wanted.flatten().split(CHUNK), strict=True):
-        difference = (part.double() - expected.double()).abs() / scale
-        within = difference <= pair.tolerance  # False for what is no number
+    for a, b in zip(actual.flatten().split(CHUNK), expected.flatten().split(CHUNK), strict=True):
+        difference = (a.double() - b.double()).abs() / scale
+        within = difference <= pair.tolerance  # False for NaN
         above += int((~within).sum())
         largest_within = max(largest_within, float((difference * within).nan_to_num().max()))
         largest = max(largest, float(difference.max()))
-    if above > pair.share * wanted.numel():
+    if above > pair.share * expected.numel():
         raise DisagreementError(
-            f"{name} differs by {largest:.2g} of its largest number in {above / wanted.numel():.2%} of its "
+            f"{name} differs by {largest:.2g} of its largest number in {above / expected.numel():.2%} of its "
             f"numbers; allowed: {pair.tolerance:.2g}, and more in {pair.share:.2%}"
         )
     return largest_within
@@ -170,16 +179,16 @@ def _difference(name: str, found: Tensor, wanted: Tensor, pair: Pair) -> float:
 def timed(
     run: Callable[[], Any], device: torch.device, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds of one call, until the device has done all of it."""
-    _finish(device)
-    begun = clock()
+    """Seconds of one call, including the work on the device."""
+    _synchronize(device)
+    started = clock()
     result = run()
-    _finish(device)
-    elapsed = clock() - begun
+    _synchronize(device)
+    elapsed = clock() - started
     del result
     return elapsed
 
 
-def _finish(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,11 +1,11 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf label --ray on this machine: images a second by workers, and the memory of the process that writes.
+"""Throughput of cmpf label --ray on this machine by number of workers, and memory of the process that writes.
 
 python -m benchmarks.label_on_ray --images 500 5000 --workers 1 2
 
-Each combination runs in a process of its own, on a Ray of its own with all cores. The images are generated, 64 x 48
-pixels, and seen by cmpf_tiny at --side pixels. Seconds are from the first record to the last, so without the start of
-Ray and of the workers.
+Each combination runs in a separate process, with its own Ray cluster that uses all cores. Images of 64 x 48 pixels are
+generated; cmpf_tiny processes them at --side pixels. Seconds are measured from the first to the last record, without
+the start of Ray and its workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHARD_IMAGES = 100
 
 
 def main() -> None:
-    """Prints a row a combination."""
+    """Prints a table with one row per combination."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measure(images: int, workers: int, side: int) -> None:
-    """One row."""
+    """Measures and prints one row."""
     sizes = ["INPUT.MIN_SIZE_TEST", side, "INPUT.MAX_SIZE_TEST", 2 * side, "TEST.ENSEMBLE.ENABLED", False]
     options = {"model": "cmpf_tiny", "vocabulary": "red circle; sky", "device": "cpu", "overrides": sizes}
     times: list[float] = []
@@ -73,7 +73,7 @@ def measure(images: int, workers: int, side: int) -> None:
 
 
 def write_images(folder: Path, count: int) -> Path:
-    """Noise of low frequency, which is quick to make and different in each image."""
+    """Writes images of low-frequency noise."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -83,7 +83,7 @@ def write_images(folder: Path, count: int) -> Path:
 
 
 def peak_megabytes() -> float:
-    """The most resident memory that this process has had."""
+    """Peak resident memory of this process."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return int(text.partition("VmHWM:")[2].split()[0]) / 1024
 

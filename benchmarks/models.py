@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What each model of the zoo costs: `python -m benchmarks.models [NAME ...]` prints the table of docs/models.md.
+"""Disk size, time and memory of zoo models for docs/models.md: `python -m benchmarks.models [NAME ...]`.
 
-Weights are random numbers of the real shapes, which cost as much as trained ones. Each model has a process of its own.
+Weights are random, which does not affect the cost. Each model runs in a separate process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 THREADS = 2
-HEIGHT, WIDTH = 600, 800  # of the photograph; models resize it by their own rule
+HEIGHT, WIDTH = 600, 800  # of the photo, which models resize to their test size
 WORDS = "cup; spoon; table; plate; person; window; floor; wall; lamp; plant"
 RANDOM = {"MODEL.CMPF.CLIP.PRETRAINED": "", "MODEL.CMPF.SAM.CHECKPOINT": "random", "MODEL.DEVICE": "cpu"}
 
@@ -38,16 +38,16 @@ def main(names: Sequence[str]) -> int:
             check=True,
             env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "CUDA_VISIBLE_DEVICES": ""},
         )
-        found = json.loads(done.stdout.splitlines()[-1])
+        costs = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"| `{name}` | {found['disk'] / 1e9:.2f} | {found['seconds']:.1f} | {found['peak'] / 1e9:.1f} |",
+            f"| `{name}` | {costs['disk'] / 1e9:.2f} | {costs['seconds']:.1f} | {costs['peak'] / 1e9:.1f} |",
             flush=True,
         )
     return 0
 
 
 def measure(name: str) -> dict[str, float]:
-    """Bytes of all weights, seconds of the first image with words that are encoded already, peak memory in bytes."""
+    """Bytes of all weights, seconds of the first image with cached text embeddings, and peak memory in bytes."""
     import torch
 
     import cmpf.factory
@@ -62,12 +62,12 @@ def measure(name: str) -> dict[str, float]:
     )
     tensors = {value.data_ptr(): value for value in predictor.model.state_dict().values()}
     photo = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    predictor.model.class_embeddings(predictor.vocabulary(WORDS))  # the text, which is encoded once
-    begun = time.perf_counter()
+    predictor.model.class_embeddings(predictor.vocabulary(WORDS))  # caches the text embeddings
+    started = time.perf_counter()
     predictor.predict(photo, WORDS, task="panoptic")
     return {
         "disk": sum(value.nbytes for value in tensors.values()),
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.perf_counter() - started,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 

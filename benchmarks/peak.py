@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Most memory that training and evaluation hold: `python -m benchmarks.peak [--device cuda]`.
+"""Peak memory of training and evaluation: `python -m benchmarks.peak [--device cuda]`.
 
 The full-size model with random weights: a training step at 1024 x 1024 with and without gradient checkpointing, and an
 evaluation at 1024 x 2560 with 847 classes, in float32 on a CPU and in mixed precision on a GPU.
@@ -30,20 +30,26 @@ from cmpf.model import CMPF
 
 @dataclass(frozen=True)
 class Peak:
-    """seconds: of the second call. resident: bytes held before, model and optimizer. peak: bytes beyond that."""
+    """Time and memory of one case.
+
+    Attributes:
+        seconds: duration of the second call.
+        resident: bytes of the model and the optimizer.
+        peak: peak bytes during the call, above those.
+    """
 
     seconds: float
     resident: int
     peak: int
 
     def line(self, name: str) -> str:
-        """For people; in GiB."""
+        """The case as a line of text, in GiB."""
         resident, beyond, total = (n / 2**30 for n in (self.resident, self.peak, self.resident + self.peak))
         return f"{name:<36} {self.seconds:8.1f} s   {resident:6.2f} + {beyond:6.2f} = {total:6.2f} GiB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints; one line a case."""
+    """Measures the cases and prints one line for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peak", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batch", type=int, default=4, help="images of the training step [%(default)s]")
@@ -52,16 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the numbers, in bytes and seconds")
     arguments = parser.parse_args(argv)
     setting = Setting(torch.device(arguments.device), arguments.quick)
-    found: dict[str, Peak] = {}
+    peaks: dict[str, Peak] = {}
     for name in arguments.only:
-        found[name] = CASES[name](setting, arguments.batch)
-        print(found[name].line(name), flush=True)
+        peaks[name] = CASES[name](setting, arguments.batch)
+        print(peaks[name].line(name), flush=True)
         gc.collect()
     if arguments.json:
         content = {
             "environment": environment(setting.device),
             "batch": arguments.batch,
-            "cases": {name: asdict(peak) for name, peak in found.items()},
+            "cases": {name: asdict(peak) for name, peak in peaks.items()},
         }
         with replacing(arguments.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -69,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def training(setting: Setting, batch: int, *, checkpointing: bool) -> Peak:
-    """A step of AdamW on images of the published crop."""
+    """A step of AdamW on images of the published crop size."""
     model = model_of(setting, "MODEL.CMPF.GRADIENT_CHECKPOINTING", checkpointing).train()
     samples = [training_image(setting, seed) for seed in range(batch)]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -84,7 +90,7 @@ def training(setting: Setting, batch: int, *, checkpointing: bool) -> Peak:
         precision.step(optimizer)
         optimizer.zero_grad()
 
-    # Parameters and the optimizer's two moments, which the first step makes.
+    # Parameters and the optimizer's two moments, which the first step allocates.
     resident = _bytes(model) + 2 * sum(p.nbytes for p in parameters)
     return _measure(step, setting.device, resident)
 
@@ -105,10 +111,10 @@ def evaluation(setting: Setting, _batch: int) -> Peak:
 
 
 def _measure(run: Callable[[], Any], device: torch.device, resident: int) -> Peak:
-    run()  # what is made once is not counted
-    began = time.perf_counter()
+    run()  # warm-up, which also fills caches
+    started = time.perf_counter()
     peak = peak_memory(run, device)
-    return Peak(seconds=time.perf_counter() - began, resident=resident, peak=peak)
+    return Peak(seconds=time.perf_counter() - started, resident=resident, peak=peak)
 
 
 def _bytes(model: CMPF) -> int:

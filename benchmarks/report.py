@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a run found: a table for people, JSON for programs, charts, and where it was measured."""
+"""Reports results as a Markdown table, JSON and charts, with a description of the machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADERS = ("case", "ours", "published", "times as fast", "quartiles", "our MB", 
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Machine, versions, and what the memory column means."""
+    """Machine, versions, and how memory is measured."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
@@ -39,7 +39,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Measurement | str]) -> str:
-    """A Markdown table; a case that could not be measured has its reason instead of numbers."""
+    """A Markdown table; cases that could not be measured show the reason."""
     rows = [HEADERS, *(_row(name, result) for name, result in results.items())]
     numbers = [row for row in rows if len(row) == len(HEADERS)]
     widths = [max(len(row[column]) for row in numbers) for column in range(len(HEADERS))]
@@ -58,7 +58,7 @@ def table(results: Mapping[str, Measurement | str]) -> str:
 def write_json(
     path: Path, results: Mapping[str, Measurement | str], *, device: torch.device, quick: bool
 ) -> None:
-    """Writes everything that was measured, whole or not at all. Times in seconds, memory in bytes."""
+    """Writes all measurements atomically; times in seconds, memory in bytes."""
     cases = {
         name: {"failed": result} if isinstance(result, str) else asdict(result)
         for name, result in results.items()
@@ -84,12 +84,12 @@ def _row(name: str, result: Measurement | str) -> tuple[str, ...]:
 
 
 def seconds(value: float) -> str:
-    """A time with three digits: "12.3 ms", "1.23 s"."""
+    """A time with three significant digits: "12.3 ms", "1.23 s"."""
     return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -107,11 +107,12 @@ Points = Sequence[tuple[float, float]]
 
 
 def draw_panels(path: Path, panels: Mapping[str, Mapping[str, Points]], *, columns: int = 2) -> None:
-    """Writes one PNG.
+    """Draws line charts with logarithmic axes to a PNG.
 
     Args:
-        panels: title -> name of a line -> its points (x, seconds), at least two, all above 0.
-        columns: panels in one row.
+        path: the file.
+        panels: {title: {name of a line: points (x, seconds)}}; at least two points per line, all above 0.
+        columns: panels per row.
     """
     rows = -(-len(panels) // columns)
     image = Image.new("RGB", (columns * WIDTH, rows * HEIGHT), (255, 255, 255))
@@ -123,7 +124,7 @@ def draw_panels(path: Path, panels: Mapping[str, Mapping[str, Points]], *, colum
 
 
 def exponent(points: Points) -> float:
-    """Least-squares slope in logarithms: cost grows as x to this power."""
+    """Exponent of the power law that fits the points: the least-squares slope of their logarithms."""
     xs, ys = ([math.log(value) for value in values] for values in zip(*points, strict=True))
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     covariance = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
@@ -158,7 +159,7 @@ def _scale(values: Sequence[float], first: float, last: float) -> Callable[[floa
 
 
 def _decades(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times powers of ten between the smallest and the largest value."""
+    """Grid lines: 1, 2 and 5 times powers of ten between the smallest and the largest value."""
     low, high = min(values), max(values)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
@@ -178,7 +179,7 @@ def _text(
     anchor: str,
     color: tuple[int, int, int] = INK,
 ) -> None:
-    """anchor: l, m or r for the side of the text that stands at the place, and t or m for top or middle."""
+    """Draws text at a point. anchor: "l", "m" or "r" for its horizontal, "t" or "m" for its vertical alignment."""
     font = font_for(text, FONT)
     x = place[0] - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * text_width(text, font)
     y = place[1] - (FONT / 2 if anchor[1] == "m" else 0)

@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""How cost grows with pixels, queries, classes and batch: `python -m benchmarks.scaling --output FOLDER`.
+"""Cost by number of pixels, queries, classes and batch size: `python -m benchmarks.scaling --output FOLDER`.
 
-Measured is the trained half on CLIP's maps with the semantic labels after it; the frozen encoders are left out, whose
-cost depends on the pixels alone.
+Measures the trained part on CLIP's maps and semantic labels, without the frozen encoders, whose cost depends only on
+the number of pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cmpf.inference import MaskRows, semantic_labels
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 
-CHANNELS = {"res2": 192, "res3": 384, "res4": 768, "res5": 1536}  # of ConvNeXt-L
+CHANNELS = {"res2": 192, "res3": 384, "res4": 768, "res5": 1536}  # ConvNeXt-L
 QUICK_CHANNELS = {"res2": 8, "res3": 16, "res4": 32, "res5": 64}
 EMBED_DIM = 768
 ROUNDS = 3
@@ -36,7 +36,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """One size of everything. side: of the square image in pixels."""
+    """Sizes of a measurement; `side` is that of the square image, in pixels."""
 
     side: int
     queries: int
@@ -55,24 +55,24 @@ AXES: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes scaling.png and scaling.json, prints the powers."""
+    """Writes scaling.png and scaling.json, and prints the exponents."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/scaling"))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs")
     arguments = parser.parse_args(argv)
-    keep_freed_memory()  # as CMPF's commands do; both sides gain by it
+    keep_freed_memory()  # as CMPF's commands do; it speeds up both formulations
     setting = Setting(torch.device(arguments.device), arguments.quick)
     lines = measure_axes(setting)
     arguments.output.mkdir(parents=True, exist_ok=True)
     draw_panels(
-        arguments.output / "scaling.png", {f"seconds by {axis}": found for axis, found in lines.items()}
+        arguments.output / "scaling.png", {f"seconds by {axis}": by_name for axis, by_name in lines.items()}
     )
     content = {
         "environment": environment(setting.device),
         "base": asdict(setting.pick(FULL, QUICK)),
         "points": lines,
-        "powers": {a: {n: exponent(p) for n, p in found.items()} for a, found in lines.items()},
+        "powers": {a: {n: exponent(p) for n, p in by_name.items()} for a, by_name in lines.items()},
     }
     with replacing(arguments.output / "scaling.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_axes(setting: Setting) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """axis -> "ours" and "published" -> (value, seconds), one axis moved at a time."""
+    """{axis: {"ours" or "published": points (value, seconds)}}, with one axis varied at a time."""
     base = setting.pick(FULL, QUICK)
     result: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for axis, (field, factors) in AXES.items():
@@ -92,26 +92,26 @@ def measure_axes(setting: Setting) -> dict[str, dict[str, list[tuple[float, floa
         for factor in factors:
             point = replace(base, **{field: _size(field, getattr(base, field) * factor)})
             value = point.side**2 if field == "side" else getattr(point, field)
-            for name, taken in zip(lines, measure_point(setting, point), strict=True):
-                lines[name].append((float(value), taken))
+            for name, seconds in zip(lines, measure_point(setting, point), strict=True):
+                lines[name].append((float(value), seconds))
         result[axis] = lines
     return result
 
 
 def measure_point(setting: Setting, point: Point) -> tuple[float, float]:
-    """Median seconds of ours and of the published formulation, run in turns."""
+    """Median seconds of CMPF and of the published formulation, measured alternately."""
     ours, published = _build(setting, point)
     times: tuple[list[float], list[float]] = ([], [])
     for index in range(ROUNDS + 1):
-        for run, taken in zip((ours, published), times, strict=True):
+        for run, measured in zip((ours, published), times, strict=True):
             seconds = timed(run, setting.device)
-            if index:  # the first round warms up
-                taken.append(seconds)
+            if index:  # the first round is a warm-up
+                measured.append(seconds)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
 def _size(field: str, value: float) -> int:
-    """A whole number; sides are multiples of 32."""
+    """Rounds a size down to an integer; sides to multiples of 32."""
     return int(value) // 32 * 32 if field == "side" else int(value)
 
 
@@ -157,8 +157,8 @@ def _build(setting: Setting, point: Point) -> tuple[Callable[[], Any], Callable[
     def ours() -> None:
         with torch.no_grad():
             pixels = pixel_decoder(levels)
-            found = decoder(pixels.multi_scale, pixels.mask_features, words)
-            for logits, masks in zip(found["pred_logits"], found["pred_masks"], strict=True):
+            outputs = decoder(pixels.multi_scale, pixels.mask_features, words)
+            for logits, masks in zip(outputs["pred_logits"], outputs["pred_masks"], strict=True):
                 weights = logits.softmax(dim=-1)[:, :-1]
                 semantic_labels(
                     weights, MaskRows(masks, padded=size, unpadded=size, output=size), output=size
@@ -167,7 +167,7 @@ def _build(setting: Setting, point: Point) -> tuple[Callable[[], Any], Callable[
     def published() -> None:
         with torch.no_grad():
             pixels = plain(levels)
-            found = decode(
+            outputs = decode(
                 decoder,
                 pixels.multi_scale,
                 pixels.mask_features,
@@ -175,7 +175,7 @@ def _build(setting: Setting, point: Point) -> tuple[Callable[[], Any], Callable[
                 sam_embedding=None,
                 sam_features=None,
             )
-            for logits, masks in zip(found["pred_logits"], found["pred_masks"], strict=True):
+            for logits, masks in zip(outputs["pred_logits"], outputs["pred_masks"], strict=True):
                 semantic(logits, restore(masks, Sizes(size, size, size)))
 
     return ours, published

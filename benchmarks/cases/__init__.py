@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Every case by name, in the order of the table."""
+"""All benchmark cases by name, in the order of the table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Build = Callable[[Setting], Pair]
 
 
 def _cases() -> Mapping[str, Build]:
-    found: dict[str, Build] = {
+    cases: dict[str, Build] = {
         "text": network.text,
         "sam_encoder": network.sam_encoder,
         "clip_trunk": network.clip_trunk,
@@ -25,19 +25,19 @@ def _cases() -> Mapping[str, Build]:
         "deformable_backward": network.deformable_backward,
     }
     for classes in CLASS_COUNTS:
-        found[f"heads_{classes}"] = partial(network.heads, classes=classes)
-    found["losses"] = training.losses
+        cases[f"heads_{classes}"] = partial(network.heads, classes=classes)
+    cases["losses"] = training.losses
     for classes in (150, 847):
         for size in SIZES:
             name = f"semantic_{classes}_{size[0]}x{size[1]}"
-            found[name] = partial(postprocess.semantic, classes=classes, size=size)
+            cases[name] = partial(postprocess.semantic, classes=classes, size=size)
     for size in SIZES:
-        found[f"panoptic_{size[0]}x{size[1]}"] = partial(postprocess.panoptic, size=size)
-        found[f"instance_{size[0]}x{size[1]}"] = partial(postprocess.instance, size=size)
-    found["model_inference"] = system.inference
-    found["model_training"] = system.training
-    found["loader"] = training.training_samples
-    return found
+        cases[f"panoptic_{size[0]}x{size[1]}"] = partial(postprocess.panoptic, size=size)
+        cases[f"instance_{size[0]}x{size[1]}"] = partial(postprocess.instance, size=size)
+    cases["model_inference"] = system.inference
+    cases["model_training"] = system.training
+    cases["loader"] = training.training_samples
+    return cases
 
 
 CASES = _cases()

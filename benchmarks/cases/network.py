@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The network: frozen encoders (text, SAM, CLIP), deformable attention, prediction heads."""
+"""Cases of the network: frozen encoders (text, SAM, CLIP), deformable attention, prediction heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMBED_DIM = 768
 
 
 def text(setting: Setting) -> Pair:
-    """112 prompts: 8 names in the 14 templates."""
+    """CLIP's text tower on 112 prompts: 8 names in 14 templates."""
     clip = clip_of(setting)
     prompts = [template.format(name) for name in NAMES for template in TEMPLATES]
     return Pair(
@@ -41,7 +41,7 @@ def sam_encoder(setting: Setting) -> Pair:
 
 
 def clip_trunk(setting: Setting) -> Pair:
-    """CLIP's image tower on one image of 800 x 1024 pixels; published: timm's trunk, stage by stage."""
+    """CLIP's image tower on one image of 800 x 1024 pixels; published: timm's trunk, called stage by stage."""
     clip = clip_of(setting)
     trunk = clip.model.visual.trunk
     image = setting.random(1, 3, *setting.pick((800, 1024), (256, 320)))
@@ -62,12 +62,12 @@ def clip_trunk(setting: Setting) -> Pair:
 
 
 def deformable_forward(setting: Setting) -> Pair:
-    """One layer of the pixel decoder's attention in inference, 1024 x 1024 pixels: 21,504 places."""
-    module, plain, x = _deformable(setting)
+    """One layer of the pixel decoder's attention in inference, for 1024 x 1024 pixels (21,504 queries)."""
+    module, plain, inputs = _deformable(setting)
 
-    def call(which: nn.Module) -> Any:
+    def call(attention: nn.Module) -> Any:
         with torch.no_grad():
-            return which(*x)
+            return attention(*inputs)
 
     return Pair(ours=lambda: call(module), published=lambda: call(plain), tolerance=1e-4)
 
@@ -78,18 +78,18 @@ def deformable_backward(setting: Setting) -> Pair:
     query, value = query.requires_grad_(), value.requires_grad_()
     direction = setting.random(*query.shape, seed=5)
 
-    def call(which: nn.Module) -> Any:
-        result = which(query, references, value, shapes, sizes)
-        parameters = [p for p in which.parameters() if p.requires_grad]
+    def call(attention: nn.Module) -> Any:
+        result = attention(query, references, value, shapes, sizes)
+        parameters = [p for p in attention.parameters() if p.requires_grad]
         return torch.autograd.grad((result * direction).sum(), [query, value, *parameters])
 
     return Pair(ours=lambda: call(module), published=lambda: call(plain), tolerance=1e-3)
 
 
 def heads(setting: Setting, classes: int) -> Pair:
-    """Ten heads in inference, as between and after nine layers: masks that steer, and the last prediction.
+    """Ten prediction heads in inference, as in a decoder of nine layers: attention masks, and the last prediction.
 
-    Ours makes the masks that only steer at the size where they steer, and classes for the last head only.
+    CMPF computes attention masks at the size of the attention, and classes only in the last head.
     """
     torch.manual_seed(0)
     dim, queries = setting.pick((256, 250), (64, 50))
@@ -102,11 +102,11 @@ def heads(setting: Setting, classes: int) -> Pair:
 
     def ours() -> Any:
         masks = MaskFeatures(features)
-        steering = [
+        attention_masks = [
             masks.masks_at(head(content)[1], sizes[index % 3]) for index, content in enumerate(contents[:-1])
         ]
         last = head.predict(*head(contents[-1]), masks, words)
-        return [last["pred_logits"], last["pred_masks"], *steering]
+        return [last["pred_logits"], last["pred_masks"], *attention_masks]
 
     def published() -> Any:
         outputs = [
@@ -127,7 +127,7 @@ def _without_grad(run: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _deformable(setting: Setting) -> tuple[nn.Module, nn.Module, Any]:
-    """Our attention, the published one with the same weights, and what both are called with."""
+    """CMPF's attention, the published one with the same weights, and their inputs."""
     torch.manual_seed(0)
     dim, side = setting.pick((256, 1024), (64, 256))
     module = MultiScaleDeformableAttention(dim=dim, heads=8, points=4, levels=3)

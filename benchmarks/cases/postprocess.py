@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From masks to results, at the size of the image."""
+"""Cases of post-processing, from masks to results at the size of the image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from benchmarks.published import postprocess as published
 from benchmarks.setting import Setting, blobs, confident
 from cmpf.inference import MaskRows, instance_inference, panoptic_inference, semantic_labels
 
-QUERIES, SURE = 250, 60
+QUERIES, CONFIDENT_QUERIES = 250, 60
 FLOAT = 4  # bytes
 Size = tuple[int, int]
 
 
 def semantic(setting: Setting, classes: int, size: Size) -> Pair:
-    """Labels; the published sum holds masks, their sigmoids and the scores of all classes at full size."""
+    """Labels; the published formulation needs masks, their sigmoids and the scores of all classes at full size."""
     queries, sizes = _sizes(setting, size)
-    mask_cls = confident(setting, queries, classes, sure=min(SURE, queries))
+    mask_cls = confident(setting, queries, classes, count=min(CONFIDENT_QUERIES, queries))
     masks = blobs(setting, queries, _quarter(sizes.padded))
     weights = mask_cls.softmax(dim=-1)[:, :-1]
     height, width = sizes.output
@@ -28,15 +28,15 @@ def semantic(setting: Setting, classes: int, size: Size) -> Pair:
         ours=lambda: semantic_labels(weights, MaskRows(masks, **sizes._asdict()), output=sizes.output),
         published=lambda: published.semantic(mask_cls, published.restore(masks, sizes)),
         tolerance=0.0,
-        share=2e-3,  # pixels where two classes are equal to rounding
+        share=2e-3,  # pixels where rounding decides between two classes
         published_bytes=(2 * queries + classes) * height * width * FLOAT,
     )
 
 
 def panoptic(setting: Setting, size: Size) -> Pair:
-    """Ids and classes of segments; ours restores the kept masks only, a tile of rows at a time."""
+    """Ids and classes of segments; CMPF resizes only the kept masks, a tile of rows at a time."""
     queries, sizes = _sizes(setting, size)
-    mask_cls = confident(setting, queries, 133, sure=min(SURE, queries))
+    mask_cls = confident(setting, queries, 133, count=min(CONFIDENT_QUERIES, queries))
     masks = blobs(setting, queries, _quarter(sizes.padded))
     options: dict[str, Any] = {
         "is_thing": torch.arange(133, device=setting.device) < 80,
@@ -62,9 +62,9 @@ def panoptic(setting: Setting, size: Size) -> Pair:
 
 
 def instance(setting: Setting, size: Size) -> Pair:
-    """The 100 best things; ours restores their masks only, a tile of rows at a time."""
+    """The 100 best things; CMPF resizes only their masks, a tile of rows at a time."""
     queries, sizes = _sizes(setting, size)
-    mask_cls = confident(setting, queries, 133, sure=min(SURE, queries), seed=1)
+    mask_cls = confident(setting, queries, 133, count=min(CONFIDENT_QUERIES, queries), seed=1)
     masks = blobs(setting, queries, _quarter(sizes.padded), seed=1)
     is_thing = torch.arange(133, device=setting.device) < 80
 
@@ -88,7 +88,7 @@ def instance(setting: Setting, size: Size) -> Pair:
 
 
 def _sizes(setting: Setting, size: Size) -> tuple[int, published.Sizes]:
-    """Number of queries, and an image whose input has its own size, padded to multiples of 32."""
+    """Number of queries, and the sizes of an image that is padded to multiples of 32 but not resized."""
     height, width = (side // setting.pick(1, 8) for side in size)
     padded = (-(-height // 32) * 32, -(-width // 32) * 32)
     return setting.pick(QUERIES, 30), published.Sizes(padded, (height, width), (height, width))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The whole model: one image in inference, one training step."""
+"""Cases of the whole model: inference on one image, and one training step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.cases.training import fixed_places, same_places
+from benchmarks.cases.training import fixed_points, fixed_random_points
 from benchmarks.harness import Pair
 from benchmarks.published.system import PublishedModel
 from benchmarks.published.training import Draw, draw_uniform
@@ -43,7 +43,7 @@ RANDOM = ("MODEL.CMPF.CLIP.PRETRAINED", "", "MODEL.CMPF.SAM.CHECKPOINT", "random
 
 
 class RandomWords:
-    """Stands for the cache of text embeddings, so that the text tower does not run: any words get random rows."""
+    """Replaces the cache of text embeddings with random ones, so that the text tower does not run."""
 
     def key(self, **_: object) -> str:
         return ""
@@ -53,10 +53,10 @@ class RandomWords:
 
 
 def inference(setting: Setting) -> Pair:
-    """One image through everything, with labels, panoptic segments and instances.
+    """Semantic, panoptic and instance results of one image.
 
-    Full: ConvNeXt-L and ViT-B with random weights on 800 x 1024 pixels; what is compared then are the decoder's
-    outputs, because random masks are so alike that rounding decides between them. Quick: the trained tiny model.
+    Full: ConvNeXt-L and ViT-B with random weights on 800 x 1024 pixels; the decoder's outputs are compared, because
+    random masks are so similar that rounding decides between them. Quick: the trained tiny model.
     """
     model = model_of(setting).eval()
     height, width = setting.pick((800, 1024), (256, 256))
@@ -71,20 +71,22 @@ def inference(setting: Setting) -> Pair:
 
     def ours() -> Any:
         with torch.no_grad():
-            found = model.infer(batch)[0]
-        return [found["sem_seg"], found["panoptic_seg"][0], found["instances"].scores]
+            result = model.infer(batch)[0]
+        return [result["sem_seg"], result["panoptic_seg"][0], result["instances"].scores]
 
     def published() -> Any:
-        found = plain.infer(batch, classes, is_thing, seen)
-        return [found["sem_seg"], found["panoptic"], found["scores"]]
+        result = plain.infer(batch, classes, is_thing, seen)
+        return [result["sem_seg"], result["panoptic"], result["scores"]]
 
-    def masks(which: Callable[..., Any]) -> Any:
+    def decoder_outputs(decode: Callable[..., Any]) -> Any:
         with torch.no_grad():
             features, _, _ = model.encoders(batch, with_sam=model.uses_sam)
-            outputs = which(features, classes)
+            outputs = decode(features, classes)
         return [outputs["pred_masks"], outputs["pred_logits"]]
 
-    compare = setting.pick((lambda: masks(model.decode), lambda: masks(plain._decode)), None)
+    compare = setting.pick(
+        (lambda: decoder_outputs(model.decode), lambda: decoder_outputs(plain._decode)), None
+    )
     return Pair(
         ours=ours,
         published=published,
@@ -105,19 +107,19 @@ def training(setting: Setting) -> Pair:
         return plain.losses(batch, classes, draw=draw)
 
     def ours_fixed() -> dict[str, Tensor]:
-        with same_places():
+        with fixed_random_points():
             return model.losses(batch)
 
     return Pair(
         ours=_step(model, lambda: model.losses(batch)),
         published=_step(plain, published_losses),
-        compare=(ours_fixed, lambda: published_losses(fixed_places)),
+        compare=(ours_fixed, lambda: published_losses(fixed_points)),
         tolerance=2e-2,
     )
 
 
 def training_image(setting: Setting, seed: int = 0) -> Sample:
-    """Noise of the published crop, 1024 x 1024 (quick: 128 x 128), with 12 targets."""
+    """A noise image of the published crop size, 1024 x 1024 (quick: 128 x 128), with 12 targets."""
     side = setting.pick(1024, 128)
     labels = torch.arange(12, device=setting.device)
     masks = blobs(setting, 12, (side, side), seed=seed) > 0
@@ -125,7 +127,7 @@ def training_image(setting: Setting, seed: int = 0) -> Sample:
 
 
 def noise(setting: Setting, size: tuple[int, int], seed: int = 0) -> Tensor:
-    """(3, H, W) uint8 around a middle gray."""
+    """(3, H, W) uint8 noise with mean 128."""
     return (setting.random(3, *size, seed=seed) * 40 + 128).clamp(0, 255).to(torch.uint8)
 
 
@@ -144,10 +146,11 @@ def _step(model: torch.nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Ca
 
 @lru_cache(maxsize=1)
 def model_of(setting: Setting, *overrides: object) -> CMPF:
-    """The published system with random weights; quick: the tiny model with the weights that CMPF ships.
+    """The published model with random weights; quick: the trained tiny model.
 
     Args:
-        overrides: KEY, VALUE, ... that go before everything else.
+        setting: device and size.
+        overrides: KEY, VALUE, ... with the highest precedence.
     """
     torch.manual_seed(0)
     own = ["MODEL.DEVICE", setting.device.type, "NUM_THREADS", torch.get_num_threads(), *overrides]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Training: matching and losses, and the data loader's samples from files."""
+"""Cases of training: matching and losses, and loading samples from files."""
 
 from __future__ import annotations
 
@@ -44,34 +44,34 @@ def losses(setting: Setting) -> Pair:
     masks.requires_grad_()
 
     def outputs() -> DecoderOutput:
-        """As a decoder makes them: the heads' predictions are parts of one product."""
+        """Outputs as a decoder computes them: all heads are chunks of one tensor."""
         heads = zip(*((2 * x).chunk(HEADS, dim=1) for x in (logits, masks)), strict=True)
         *earlier, last = ({"pred_logits": a, "pred_masks": b} for a, b in heads)
         return {**last, "aux_outputs": earlier}  # type: ignore[typeddict-item]
 
-    def call(found: dict[str, Tensor]) -> Any:
-        return found, torch.autograd.grad(sum(found.values()), [logits, masks])  # type: ignore[arg-type]
+    def with_gradients(values: dict[str, Tensor]) -> Any:
+        return values, torch.autograd.grad(sum(values.values()), [logits, masks])  # type: ignore[arg-type]
 
     def ours() -> Any:
-        return call(criterion(outputs(), targets))
+        return with_gradients(criterion(outputs(), targets))
 
     def published(draw: plain_training.Draw = plain_training.draw_uniform) -> Any:
-        return call(plain_training.losses(criterion, outputs(), targets, draw=draw))
+        return with_gradients(plain_training.losses(criterion, outputs(), targets, draw=draw))
 
     def ours_fixed() -> Any:
-        with same_places():
+        with fixed_random_points():
             return ours()
 
     return Pair(
         ours=ours,
         published=published,
-        compare=(ours_fixed, lambda: published(fixed_places)),
+        compare=(ours_fixed, lambda: published(fixed_points)),
         tolerance=1e-3,
     )
 
 
 def build_criterion(classes: int, points: int) -> SetCriterion:
-    """The published weights and ratios."""
+    """A criterion with the published weights and ratios."""
     return SetCriterion(
         num_classes=classes,
         matcher=HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, num_points=points),
@@ -85,27 +85,27 @@ def build_criterion(classes: int, points: int) -> SetCriterion:
     )
 
 
-def fixed_places(count: int, points: int, device: torch.device) -> Tensor:
-    """In place of a random draw: the same places in every call and for every mask."""
-    return _table(points).to(device).expand(count, -1, -1)
+def fixed_points(count: int, points: int, device: torch.device) -> Tensor:
+    """Replaces random points (count, points, 2) by the same ones for every call and mask."""
+    return _points(points).to(device).expand(count, -1, -1)
 
 
 @contextmanager
-def same_places() -> Iterator[None]:
-    """Inside, our matching and losses look where the published ones do with `fixed_places`."""
-    with patch("cmpf.losses.matcher.uniform_points", fixed_places):
+def fixed_random_points() -> Iterator[None]:
+    """Makes CMPF's matching and losses use `fixed_points` within the block."""
+    with patch("cmpf.losses.matcher.uniform_points", fixed_points):
         yield
 
 
 @lru_cache(maxsize=8)
-def _table(points: int) -> Tensor:
+def _points(points: int) -> Tensor:
     return torch.rand(1, points, 2, generator=torch.Generator().manual_seed(points))
 
 
 def training_samples(setting: Setting) -> Pair:
     """Four JPEGs of 480 x 640 with panoptic PNGs of 12 segments, jittered to 1024 x 1024 (quick: 128)."""
     size = setting.pick(1024, 128)
-    # Lives as long as the functions that read from it.
+    # The folder exists as long as the functions that refer to it.
     folder = tempfile.TemporaryDirectory(prefix="cmpf_benchmark_")
     samples = [_sample(Path(folder.name), setting, index) for index in range(IMAGES)]
     jitter: dict[str, Any] = {"size": size, "min_scale": 0.1, "max_scale": 2.0}
@@ -123,16 +123,16 @@ def training_samples(setting: Setting) -> Pair:
         ]
 
     def published() -> Any:
-        assert folder  # held open
+        assert folder  # keeps a reference
         mapped = [plain(sample, np.random.default_rng(i)) for i, sample in enumerate(samples)]
         return [(sample["image"], sample["labels"], sample["masks"]) for sample in mapped]
 
-    # Two gray values of 255: one resize computes the window, the other the image and then cuts.
+    # Two gray values of 255: CMPF resizes only the cropped window, the published code the whole image.
     return Pair(ours=ours, published=published, tolerance=2.1 / 255, share=1e-2)
 
 
 def _sample(folder: Path, setting: Setting, index: int) -> Sample:
-    """An image of smooth noise and segments."""
+    """A JPEG of smooth noise with a panoptic PNG of 12 segments."""
     height, width = setting.pick((480, 640), (120, 160))
     masks = blobs(setting, 12, (height, width), seed=index).cpu().numpy()
     ids = np.where(masks.max(axis=0) > 0, 1 + masks.argmax(axis=0), 0).astype(np.uint8)

@@ -1,6 +1,6 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The published formulation of each part, stated plainly from the papers: correct, and written without haste.
+"""Straightforward implementations of the published formulations, written from the papers, as a reference.
 
-Trained weights are those of cmpf's modules, so that both compute the same thing; `naive` shares not even these. Tests
-and benchmarks compare CMPF with what stands here, and state none of it themselves.
+They use the weights of CMPF's modules so that results can be compared; `naive` shares no modules at all. Tests and
+benchmarks compare CMPF with them and contain no other reference implementation.
 """

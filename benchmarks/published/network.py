@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The network as published: attention, prediction heads, decoder, text, and linear layers as PyTorch has them."""
+"""The network as published: attention, prediction heads, decoder, text encoding, and PyTorch's linear layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UnfusedAttention(nn.Module):
         self.weights = fused
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        """The full (H * W) x (H * W) matrix of every head, then its bias, its softmax, its product."""
+        """Computes the full (H * W) x (H * W) attention matrix of every head."""
         B, H, W, _ = x_BHWC.shape
         own = self.weights
         heads = own.num_heads
@@ -44,7 +44,7 @@ class UnfusedAttention(nn.Module):
             queries = q.view(-1, H, W, q.shape[-1])
             vertical = torch.einsum("byxc,ykc->byxk", queries, _distances(own.rel_pos_h, H))
             horizontal = torch.einsum("byxc,xkc->byxk", queries, _distances(own.rel_pos_w, W))
-            biased = scores.view(-1, H, W, H, W)  # in place: a matrix of its own for each sum would only cost
+            biased = scores.view(-1, H, W, H, W)  # in place, to save memory
             scores = biased.add_(vertical[..., :, None]).add_(horizontal[..., None, :]).view(-1, H * W, H * W)
         mixed = scores.softmax(dim=-1) @ v
         mixed = mixed.view(B, heads, H * W, -1).transpose(1, 2).reshape(B, H, W, -1)
@@ -55,9 +55,9 @@ class UnfusedAttention(nn.Module):
 def grid_sample_attention(
     value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As cmpf's `deformable_attention` (arXiv 2010.04159, its definition for machines without the kernel).
+    """The same as cmpf's `deformable_attention` (arXiv 2010.04159, the definition without the CUDA kernel).
 
-    All points of a level are read together, then all are weighted and summed.
+    Samples all points of a level at once, then weights and sums all of them.
     """
     B, _, M, D = value_BSMD.shape
     Q = locations.shape[1]
@@ -73,7 +73,7 @@ def grid_sample_attention(
 
 
 def with_published_attention(module: M, *, shared: Sequence[nn.Module] = ()) -> M:
-    """A copy whose SAM attention and deformable attention are the ones of this file; `shared` parts stay the same."""
+    """A copy of a module with SAM's and deformable attention as in this file; `shared` parts are not copied."""
     copied = copy.deepcopy(module, {id(part): part for part in shared})
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
@@ -87,7 +87,7 @@ def with_published_attention(module: M, *, shared: Sequence[nn.Module] = ()) -> 
 
 
 def _distances(table: Any, size: int) -> Tensor:
-    """(size, size, C): the row of the table for each distance."""
+    """(size, size, C): the table's relative position embedding for each pair of positions."""
     length = 2 * size - 1
     if len(table) != length:
         table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
@@ -97,7 +97,7 @@ def _distances(table: Any, size: int) -> Tensor:
 
 
 def class_logits(x_BQE: Tensor, embeddings: ClassEmbeddings, scale: Tensor | float) -> Tensor:
-    """(B, Q, K): class by class the best synonym."""
+    """(B, Q, K): for each class the logit of its best synonym."""
     logits = scale * (F.normalize(x_BQE, dim=-1) @ F.normalize(embeddings.matrix, dim=-1).T)
     columns, first = [], 0
     for count in embeddings.class_of_row.bincount(minlength=embeddings.num_classes).tolist():
@@ -122,7 +122,7 @@ def predict(
     classes: ClassEmbeddings,
     size: Sequence[int],
 ) -> tuple[HeadOutput, Tensor]:
-    """One head: class logits and masks at stride 4, and where the next layer may read (B, Q, h, w)."""
+    """One head: class logits and mask logits at stride 4, and attention mask logits (B, Q, h, w) of the next layer."""
     normalized = head.norm(queries)
     masks = torch.einsum("bqc,bchw->bqhw", head.mask_mlp(normalized), mask_features)
     pooled = head.pool_projection(mask_pooling(mask_features, masks))
@@ -141,8 +141,8 @@ def decode(
     sam_embedding: Tensor | None,
     sam_features: Tensor | None,
 ) -> DecoderOutput:
-    """As TransformerDecoder.forward, and every head predicts in inference too."""
-    levels = [decoder._level(index, x) for index, x in enumerate(multi_scale)]
+    """The same as TransformerDecoder.forward, but every head predicts in inference too."""
+    levels = [decoder._make_level(index, x) for index, x in enumerate(multi_scale)]
     if sam_features is not None:
         sam_features = _resize(sam_features, levels[decoder.feature_injector_level].size)
     positions = decoder.query_position.weight[None]
@@ -151,7 +151,7 @@ def decode(
     output, logits = predict(decoder.head, queries, mask_features, classes, levels[0].size)
     outputs.append(output)
     for index, layer in enumerate(decoder.layers):
-        keys, values = decoder._memory(index, levels, sam_features)
+        keys, values = decoder._keys_and_values(index, levels, sam_features)
         attend = logits.flatten(2).sigmoid() >= 0.5
         attend = attend | (~attend).all(dim=-1, keepdim=True)
         queries = layer(queries, positions, keys, values, attend)
@@ -173,7 +173,7 @@ def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
-    """Inside, or in a function decorated with it, CMPF's linear layers are those of PyTorch."""
+    """A context or decorator in which CMPF's linear layers are PyTorch's."""
 
     def forward(layer: InferenceLinear, x: Tensor) -> Tensor:
         plain = F.linear(x, layer.weight, layer.bias)
@@ -185,7 +185,7 @@ def plain_linear() -> Iterator[None]:
 
 @torch.no_grad()
 def encode_text(model: Any, tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
-    """(N, E), not normalized, by OpenCLIP's own text tower."""
+    """(N, E) text embeddings of OpenCLIP's text tower, not normalized."""
     parts = []
     for start in range(0, len(prompts), BATCH):
         tokens = tokenizer(list(prompts[start : start + BATCH])).to(device)

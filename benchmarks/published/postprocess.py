@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""From masks to results as published (MaskFormer, Mask2Former): everything at full size, queries in a loop.
+"""Post-processing as published (MaskFormer, Mask2Former): everything at full size, with a loop over queries.
 
-Where the formulation leaves a choice the faster way is taken: nothing is resized to the size that it has, and only
-masks that are kept get a sigmoid.
+Where the formulation leaves a choice, the faster one is used: masks that already have the right size are not resized,
+and the sigmoid is only computed for kept masks.
 """
 
 from __future__ import annotations

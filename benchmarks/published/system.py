@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The whole model as published, with the weights of one of ours."""
+"""The whole model as published, with the weights of one of CMPF's models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cmpf.types import ClassEmbeddings, DecoderOutput, FrozenFeatures, Sample
 
 
 class PublishedModel(nn.Module):
-    """A copy of a model whose parts are the ones of this package; the frozen encoders run one after another."""
+    """A copy of a model with the parts of this package; the frozen encoders run one after another."""
 
     def __init__(self, model: CMPF) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class PublishedModel(nn.Module):
     @plain_linear()
     @torch.no_grad()
     def infer(self, batch: Sequence[Sample], classes: ClassEmbeddings, is_thing: Tensor, seen: Tensor) -> Any:
-        """Labels, panoptic ids and instances of the first image, as far as the model's settings ask for them."""
+        """Labels, panoptic ids and instance scores of the first image."""
         settings = self.settings
         features, padded, unpadded = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self._decode(features, classes)
@@ -57,14 +57,14 @@ class PublishedModel(nn.Module):
             object_mask_threshold=settings.object_mask_threshold,
             overlap_threshold=settings.overlap_threshold,
         )
-        found = instances(mask_cls, masks, topk=settings.detections_per_image, is_thing=is_thing)
-        return {"sem_seg": semantic(mask_cls, masks), "panoptic": segments[0], "scores": found[0]}
+        scores, _, _ = instances(mask_cls, masks, topk=settings.detections_per_image, is_thing=is_thing)
+        return {"sem_seg": semantic(mask_cls, masks), "panoptic": segments[0], "scores": scores}
 
     @plain_linear()
     def losses(
         self, batch: Sequence[Sample], classes: ClassEmbeddings, *, draw: Draw = draw_uniform
     ) -> dict[str, Tensor]:
-        """As CMPF.losses, for images that need no padding."""
+        """The same as CMPF.losses, for images that need no padding."""
         features, _, _ = self.encoders(batch, with_sam=self.decoder.uses_sam)
         outputs = self._decode(features, classes)
         if self.criterion is None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Training as published (Mask2Former): samples resized whole then cut, losses head by head and image by image."""
+"""Training as published (Mask2Former): samples are resized, then cropped; losses are computed per head and image."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Draw: TypeAlias = Callable[[int, int, torch.device], Tensor]
 
 
 def draw_uniform(count: int, points: int, device: torch.device) -> Tensor:
-    """(count, points, 2) places in 0..1."""
+    """(count, points, 2) random points in 0..1."""
     return torch.rand(count, points, 2, device=device)
 
 
 def losses(
     criterion: SetCriterion, outputs: DecoderOutput, targets: Sequence[Targets], *, draw: Draw = draw_uniform
 ) -> dict[str, Tensor]:
-    """As SetCriterion.forward in one process; its numbers are used, none of its methods."""
+    """The same as SetCriterion.forward in one process; uses its attributes, but not its methods."""
     total = max(1.0, float(sum(len(target["labels"]) for target in targets)))
     result = {}
     heads: list[tuple[str, HeadOutput]] = [("", outputs)]
@@ -45,7 +45,7 @@ def losses(
 def match(
     criterion: SetCriterion, head: HeadOutput, targets: Sequence[Targets], draw: Draw
 ) -> list[tuple[Tensor, Tensor]]:
-    """(queries, targets) of the matched pairs of each image."""
+    """Indices (queries, targets) of the matched pairs of each image."""
     matcher, pairs = criterion.matcher, []
     for logits, masks, target in zip(head["pred_logits"], head["pred_masks"], targets, strict=True):
         cost_class = -logits.softmax(dim=-1)[:, target["labels"]]
@@ -95,8 +95,10 @@ def _masks(
     matched = torch.cat(
         [masks[query.to(device)] for masks, (query, _) in zip(head["pred_masks"], pairs, strict=True)]
     )
-    truth = _together([t["masks"][index.to(device)] for t, (_, index) in zip(targets, pairs, strict=True)])
-    points = _uncertain(criterion, matched.detach(), draw)
+    truth = _pad_and_stack(
+        [t["masks"][index.to(device)] for t, (_, index) in zip(targets, pairs, strict=True)]
+    )
+    points = _uncertain_points(criterion, matched.detach(), draw)
     t = _sample(truth.to(matched)[:, None], points)
     x = _sample(matched[:, None], points)
     s = x.sigmoid()
@@ -106,17 +108,18 @@ def _masks(
 
 
 @torch.no_grad()
-def _uncertain(criterion: SetCriterion, logits: Tensor, draw: Draw) -> Tensor:
-    wanted = criterion.num_points
-    candidates = draw(len(logits), int(criterion.oversample_ratio * wanted), logits.device)
-    doubt = -_sample(logits[:, None], candidates).abs()
-    best = doubt.topk(int(criterion.importance_sample_ratio * wanted), dim=1).indices
-    certain = torch.gather(candidates, 1, best[..., None].expand(-1, -1, 2))
-    return torch.cat([certain, draw(len(logits), wanted - best.shape[1], logits.device)], dim=1)
+def _uncertain_points(criterion: SetCriterion, logits: Tensor, draw: Draw) -> Tensor:
+    """(N, P, 2) points, most of them where logits are near 0 (PointRend)."""
+    count = criterion.num_points
+    candidates = draw(len(logits), int(criterion.oversample_ratio * count), logits.device)
+    uncertainty = -_sample(logits[:, None], candidates).abs()
+    best = uncertainty.topk(int(criterion.importance_sample_ratio * count), dim=1).indices
+    uncertain = torch.gather(candidates, 1, best[..., None].expand(-1, -1, 2))
+    return torch.cat([uncertain, draw(len(logits), count - best.shape[1], logits.device)], dim=1)
 
 
-def _together(masks: Sequence[Tensor]) -> Tensor:
-    """All masks at one size, zeros at the right and at the bottom."""
+def _pad_and_stack(masks: Sequence[Tensor]) -> Tensor:
+    """All masks zero-padded to a common size at the right and bottom."""
     height, width = (max(m.shape[axis] for m in masks) for axis in (1, 2))
     return torch.cat([F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in masks])
 
@@ -127,10 +130,13 @@ def _sample(maps_N1hw: Tensor, points_NP2: Tensor) -> Tensor:
 
 
 class PublishedMapper:
-    """Reads, flips, resizes and crops one image with its panoptic PNG; draws what LargeScaleJitter draws.
+    """Reads, flips, resizes and crops an image with its panoptic PNG, with LargeScaleJitter's random numbers.
 
     Args:
-        size: side of the square in pixels. min_scale, max_scale: of the jitter. image_pad: gray of what stays free.
+        size: side of the square crop, in pixels.
+        min_scale: minimum scale of the jitter.
+        max_scale: maximum scale of the jitter.
+        image_pad: gray value of padding.
     """
 
     def __init__(self, *, size: int, min_scale: float, max_scale: float, image_pad: int) -> None:
@@ -138,7 +144,7 @@ class PublishedMapper:
         self.min_scale, self.max_scale = min_scale, max_scale
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """image (3, S, S) uint8, labels (N,), masks (N, S, S) bool."""
+        """Returns image (3, S, S) uint8, labels (N,) and masks (N, S, S) bool."""
         image = np.asarray(Image.open(sample["file_name"]).convert("RGB"))
         colors = np.asarray(Image.open(sample["pan_seg_file_name"]).convert("RGB")).astype(np.int32)
         ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]

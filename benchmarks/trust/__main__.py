@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""python -m benchmarks.trust: all trials, or some; exit code 1 with findings."""
+"""Runs all or some trials: `python -m benchmarks.trust [--only NAME ...]`. Exit code 1 if there are findings."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from benchmarks.trust.load import hostile, page, predictions
 from benchmarks.trust.trials import table
 
 TRIALS = {"kills": kills, "hostile": hostile, "predictions": predictions, "page": page}
-SHOWN = 20
+MAX_LISTED_FINDINGS = 20
 
 
 def main() -> int:
-    """Runs the trials that are named and prints their table."""
+    """Runs the selected trials and prints their table; returns the exit code."""
     parser = argparse.ArgumentParser(description="Faults, hostile files and load.")
     parser.add_argument("--only", nargs="*", choices=[*TRIALS, "fuzz"], default=[*TRIALS, "fuzz"])
     parser.add_argument("--inputs", type=int, default=20_000, help="fuzzed inputs [20000]")
     parser.add_argument("--seed", type=int, default=0, help="of the fuzzed inputs [0]")
     parser.add_argument("--output", type=Path, help="also write the table here")
     arguments = parser.parse_args()
-    found = []
+    results = []
     for name in arguments.only:
         trials = fuzz(arguments.inputs, seed=arguments.seed) if name == "fuzz" else [TRIALS[name]()]
         for trial in trials:
-            found.append(trial)
+            results.append(trial)
             print(
                 f"{trial.name}: {len(trial.findings)} findings in {trial.tried:,}, {trial.seconds:.0f} s",
                 flush=True,
             )
-            for finding in trial.findings[:SHOWN]:
+            for finding in trial.findings[:MAX_LISTED_FINDINGS]:
                 print(f"  {finding}", flush=True)
-    print(text := table(found))
+    print(text := table(results))
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(text, encoding="utf-8")
-    return int(any(trial.findings for trial in found))
+    return int(any(trial.findings for trial in results))
 
 
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # threads of a page that ends do not matter any more
+    os._exit(code)  # does not wait for threads of the web server

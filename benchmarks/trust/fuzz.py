@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Real files with bytes, numbers and keys changed at random: read, or refused in one line, in time."""
+"""Fuzzes the readers of files: valid files with random changes must be read or rejected with a CMPFError in time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cmpf.formats.label_map import read_labels, read_panoptic_ids
 from cmpf.formats.masks import encode_mask, to_rle
 
 Random = np.random.Generator
-ODD = (
+UNUSUAL_VALUES = (
     None, True, -1, 0, 7.9, 1e300, -1e300, 10**400, math.nan, math.inf, "", "7", "\n", "x" * 5000, [], {}, [[]],
     {"id": 1},
     "../../etc/passwd", "2001-99-99", "\x00",
@@ -37,7 +37,7 @@ ODD = (
 
 
 def mutated_bytes(content: bytes, random: Random) -> bytes:
-    """Some bytes changed, or a part cut out, doubled or cut off."""
+    """Changes bytes at random, or removes, repeats or truncates a part."""
     data = bytearray(content)
     kind = int(random.integers(5))
     if kind == 0:
@@ -49,35 +49,40 @@ def mutated_bytes(content: bytes, random: Random) -> bytes:
         a, b = sorted(int(v) for v in random.integers(0, len(data) + 1, 2))
         return bytes(data[:b] + data[a:])
     for _ in range(1 if kind == 3 else int(random.integers(1, 30))):
-        place = int(random.integers(min(len(data), 200) if random.random() < 0.5 else len(data)))
-        data[place] = int(random.integers(256))
+        position = int(random.integers(min(len(data), 200) if random.random() < 0.5 else len(data)))
+        data[position] = int(random.integers(256))
     return bytes(data)
 
 
 def mutated_tree(tree: Any, random: Random) -> Any:
-    """One value, key or entry of a JSON tree replaced by something odd, or taken out."""
+    """Replaces a random value of a JSON tree by an unusual one, or removes or repeats it."""
     tree = copy.deepcopy(tree)
-    node, places = tree, []
+    node, path = tree, []
     while isinstance(node, dict | list) and node:
         key = (
             list(node)[int(random.integers(len(node)))]
             if isinstance(node, dict)
             else int(random.integers(len(node)))
         )
-        places.append((node, key))
+        path.append((node, key))
         node = node[key]
-    node, key = places[int(random.integers(len(places)))]
+    node, key = path[int(random.integers(len(path)))]
     if random.random() < 0.2:
         del node[key]
     elif random.random() < 0.1 and isinstance(node, list):
         node.append(copy.deepcopy(node[key]))
     else:
-        node[key] = ODD[int(random.integers(len(ODD)))]
+        node[key] = UNUSUAL_VALUES[int(random.integers(len(UNUSUAL_VALUES)))]
     return tree
 
 
 def fuzz(inputs: int, *, seed: int = 0) -> list[Trial]:
-    """One trial for each kind of file; together so many inputs."""
+    """Runs a trial for each kind of file.
+
+    Args:
+        inputs: total number of inputs.
+        seed: seed of the random changes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         makers = [
             _images,
@@ -90,23 +95,23 @@ def fuzz(inputs: int, *, seed: int = 0) -> list[Trial]:
             _weights,
             _vocabularies,
         ]
-        share = math.ceil(inputs / len(makers))
+        count = math.ceil(inputs / len(makers))
         trials = []
-        for place, make in enumerate(makers):
+        for index, make in enumerate(makers):
             trial = Trial(f"fuzz: {make.__name__.strip('_').replace('_', ' ')}")
-            random = np.random.default_rng([seed, place])
-            one = make(Path(folder), random)
+            random = np.random.default_rng([seed, index])
+            attempt = make(Path(folder), random)
             with timed(trial):
-                for number in range(share):
-                    one(trial, f"{trial.name} {number}")
+                for number in range(count):
+                    attempt(trial, f"{trial.name} {number}")
             trials.append(trial)
         return trials
 
 
-One = Callable[[Trial, str], None]
+Attempt = Callable[[Trial, str], None]
 
 
-def _images(folder: Path, random: Random) -> One:
+def _images(folder: Path, random: Random) -> Attempt:
     pixels = random.integers(0, 255, (40, 56, 3), np.uint8)
     files = []
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA", "EPS"):
@@ -115,17 +120,17 @@ def _images(folder: Path, random: Random) -> One:
         files.append(buffer.getvalue())
     path = folder / "image.jpg"
 
-    def one(trial: Trial, what: str) -> None:
+    def attempt(trial: Trial, what: str) -> None:
         path.write_bytes(mutated_bytes(files[int(random.integers(len(files)))], random))
         found = trial.attempt(what, lambda: read_image(path, max_pixels=10**7))
         if found is not None and (found.dtype != np.uint8 or found.ndim != 3):  # type: ignore[attr-defined]
             trial.findings.append(f"{what}: gives {found.dtype}")  # type: ignore[attr-defined]
         trial.attempt(what, lambda: read_image_size(path))
 
-    return one
+    return attempt
 
 
-def _label_maps(folder: Path, random: Random) -> One:
+def _label_maps(folder: Path, random: Random) -> Attempt:
     files = []
     for image in (random.integers(0, 9, (30, 40), np.uint8), random.integers(0, 9, (30, 40, 3), np.uint8)):
         for kind in ("PNG", "TIFF"):
@@ -134,27 +139,27 @@ def _label_maps(folder: Path, random: Random) -> One:
             files.append(buffer.getvalue())
     path = folder / "labels.png"
 
-    def one(trial: Trial, what: str) -> None:
+    def attempt(trial: Trial, what: str) -> None:
         path.write_bytes(mutated_bytes(files[int(random.integers(len(files)))], random))
         trial.attempt(what, lambda: (read_labels if random.random() < 0.5 else read_panoptic_ids)(path))
 
-    return one
+    return attempt
 
 
-def _configs(folder: Path, random: Random) -> One:
+def _configs(folder: Path, random: Random) -> Attempt:
     text = get_cfg("cmpf_tiny").dump().encode()
     path = folder / "config.yaml"
 
-    def one(trial: Trial, what: str) -> None:
-        # A part of it, so that one mutation matters and a thousand are read in a minute.
+    def attempt(trial: Trial, what: str) -> None:
+        # Only a part of the file, so that single mutations matter and files are read quickly.
         begin = text.index(b"\nSOLVER:") + 1
         path.write_bytes(mutated_bytes(text[begin : begin + 700], random))
         trial.attempt(what, lambda: get_cfg(path))
 
-    return one
+    return attempt
 
 
-def _dataset_files(folder: Path, random: Random) -> One:
+def _dataset_files(folder: Path, random: Random) -> Attempt:
     content = {
         "name": "mine", "task": "panoptic", "images": "images", "annotations": "a.json",
         "vocabulary": ["cat", "sky, heaven"], "things": ["cat"], "label_map": {7: 0, 8: 1}, "ignore_label": 255,
@@ -162,17 +167,17 @@ def _dataset_files(folder: Path, random: Random) -> One:
     }  # fmt: skip
     path = folder / "mine.yaml"
 
-    def one(trial: Trial, what: str) -> None:
+    def attempt(trial: Trial, what: str) -> None:
         tree = mutated_tree(content, random) if random.random() < 0.6 else content
         text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in tree.items()).encode()
         path.write_bytes(text if tree is not content else mutated_bytes(text, random))
         trial.attempt(what, lambda: read_dataset_file(path))
 
-    return one
+    return attempt
 
 
 def coco_trees(random: Random) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Ground truth of instances, the same as panoptic, and results: one image of one cat."""
+    """COCO files of one image with one cat: instances, the same as panoptic annotations, and predictions."""
     mask = np.zeros((20, 30), np.bool_)
     mask[4:12, 5:20] = True
     box, area = [5, 4, 15, 8], 120
@@ -188,13 +193,13 @@ def coco_trees(random: Random) -> tuple[dict[str, Any], dict[str, Any], list[dic
     return {**head, "annotations": [instance, polygon]}, {**head, "annotations": panoptic}, results
 
 
-def _annotations(folder: Path, random: Random) -> One:
+def _annotations(folder: Path, random: Random) -> Attempt:
     instances, panoptic, _ = coco_trees(random)
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "a.png")
     path = folder / "coco.json"
     classes = {"class_of_id": {3: 0, 9: 1}, "vocabulary": Vocabulary(classes=[["cat"], ["sky"]])}
 
-    def one(trial: Trial, what: str) -> None:
+    def attempt(trial: Trial, what: str) -> None:
         kind = random.random() < 0.5
         path.write_text(json.dumps(mutated_tree(panoptic if kind else instances, random)), encoding="utf-8")
         arguments: Any = {"images": folder, "annotations": path, **classes}
@@ -203,15 +208,15 @@ def _annotations(folder: Path, random: Random) -> One:
         else:
             trial.attempt(what, lambda: read_coco_instances(**arguments))
 
-    return one
+    return attempt
 
 
-def _results(folder: Path, random: Random) -> One:
-    """Predictions in files: a number beyond 0..100 is a wrong one."""
+def _results(folder: Path, random: Random) -> Attempt:
+    """Prediction files; metrics outside of 0..100 are findings."""
     truth, _, results = coco_trees(random)
     gt_json, pred_json = folder / "gt.json", folder / "pred.json"
 
-    def one(trial: Trial, what: str) -> None:
+    def attempt(trial: Trial, what: str) -> None:
         wrong_truth = random.random() < 0.5
         gt_json.write_text(
             json.dumps(mutated_tree(truth, random) if wrong_truth else truth), encoding="utf-8"
@@ -226,11 +231,11 @@ def _results(folder: Path, random: Random) -> One:
             if not math.isnan(value) and not 0 <= value <= 100:
                 trial.findings.append(f"{what}: {value} percent")
 
-    return one
+    return attempt
 
 
-def _masks(folder: Path, random: Random) -> One:
-    def one(trial: Trial, what: str) -> None:
+def _masks(folder: Path, random: Random) -> Attempt:
+    def attempt(trial: Trial, what: str) -> None:
         mask = random.random((12, 17)) < random.random()
         rle = encode_mask(mask)
         rle["counts"] = mutated_bytes(rle["counts"].encode(), random)
@@ -241,7 +246,7 @@ def _masks(folder: Path, random: Random) -> One:
             if not set(np.unique(coco_mask.decode(found)).tolist()) <= {0, 1}:
                 trial.findings.append(f"{what}: memory that is not the mask's")
 
-    return one
+    return attempt
 
 
 class _Toy(torch.nn.Module):
@@ -256,14 +261,14 @@ class _Toy(torch.nn.Module):
         return {}
 
 
-def _weights(folder: Path, random: Random) -> One:
+def _weights(folder: Path, random: Random) -> Attempt:
     model = _Toy()
     weights.save(model, folder / "w.safetensors", metadata={"config": "SEED: 1"})
     torch.save(model.state_dict(), folder / "w.pth")
     save_file(model.state_dict(), folder / "plain.safetensors")
     files = [(folder / name).read_bytes() for name in ("w.safetensors", "w.pth", "plain.safetensors")]
 
-    def one(trial: Trial, what: str) -> None:
+    def attempt(trial: Trial, what: str) -> None:
         place = int(random.integers(len(files)))
         path = folder / ("mutated.pth" if place == 1 else "mutated.safetensors")
         path.write_bytes(mutated_bytes(files[place], random))
@@ -272,15 +277,15 @@ def _weights(folder: Path, random: Random) -> One:
             trial.findings.append(f"{what}: weights that are no numbers were taken")
             model.load_state_dict(_Toy().state_dict())
 
-    return one
+    return attempt
 
 
-def _vocabularies(folder: Path, random: Random) -> One:
+def _vocabularies(folder: Path, random: Random) -> Attempt:
     text = b"# isthing: 1 0 1\n1:cat,kitten\n2:sky\n3:dog, puppy\n"
     path = folder / "words.txt"
 
-    def one(trial: Trial, what: str) -> None:
+    def attempt(trial: Trial, what: str) -> None:
         path.write_bytes(mutated_bytes(text, random))
         trial.attempt(what, lambda: Vocabulary.from_file(path))
 
-    return one
+    return attempt

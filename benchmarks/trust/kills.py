@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""A process is killed, or finds the disk full, at every file operation of the first and of a later save."""
+"""Kills a process, or simulates a full disk, at every file operation of the first and later checkpoint saves."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _save(folder: Path, iteration: int) -> None:
 
 
 def _fault_at(number: int, fault: Callable[[], None]) -> list[int]:
-    """From now on the n-th file operation of this process, and every later one, meets the fault."""
+    """Injects a fault into this process's file operations from the n-th one on; returns the counter of operations."""
     count = [0]
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,22 +71,22 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _full() -> None:
+def _disk_full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def kills() -> Trial:
-    """Every operation of a first save, of a second, and of one that prunes; killed, and on a full disk."""
+    """Kills or fills the disk at every file operation of a first save, a second one, and one that prunes."""
     trial = Trial("kill -9 and full disk at every file operation of a save")
     operations: dict[str, int] = {}
     with timed(trial), tempfile.TemporaryDirectory() as root:
         for earlier in (0, 1, 3):
-            for name, fault in (("killed", _kill), ("full", _full)):
+            for name, fault in (("killed", _kill), ("full", _disk_full)):
                 for number in range(1, 200):
                     folder = Path(root, f"{earlier}_{name}_{number}")
                     for iteration in range(1, earlier + 1):
                         _save(folder, iteration)
-                    if not _child(folder, earlier + 1, number, fault):
+                    if not _save_with_fault(folder, earlier + 1, number, fault):
                         break
                     trial.tried += 1
                     operations[f"after {earlier} saves"] = number
@@ -95,8 +95,8 @@ def kills() -> Trial:
     return trial
 
 
-def _child(folder: Path, iteration: int, number: int, fault: Callable[[], None]) -> bool:
-    """Whether a save met the fault, in a process of its own."""
+def _save_with_fault(folder: Path, iteration: int, number: int, fault: Callable[[], None]) -> bool:
+    """Saves in a child process with a fault at the n-th file operation; returns whether the save reached it."""
     child = os.fork()
     if child == 0:
         count = [0]
@@ -113,14 +113,14 @@ def _child(folder: Path, iteration: int, number: int, fault: Callable[[], None])
 
 def _check(trial: Trial, folder: Path, earlier: int, what: str) -> None:
     model = _Toy(-1.0)
-    made = _checkpointer(folder, model)
+    checkpointer = _checkpointer(folder, model)
     try:
-        state = made.load_newest()
+        state = checkpointer.load_newest()
         reached = 0 if state is None else int(state["iteration"])
         if reached not in (earlier, earlier + 1):
             trial.findings.append(f"{what}: goes on from {reached}")
         if reached and float(model.layer.weight[0, 0]) != reached:
             trial.findings.append(f"{what}: weights of another iteration")
-        made.save(reached + 1, {"iteration": reached + 1})
+        checkpointer.save(reached + 1, {"iteration": reached + 1})
     except CMPFError as error:
         trial.findings.append(f"{what}: cannot go on: {error}")

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Hostile files, a page under 50 clients and 1,000 visitors, and 1,000 predictions."""
+"""Trials of hostile files, of the web page under load, and of 1,000 predictions."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ CLIENTS, VISITORS, PREDICTIONS = 50, 1000, 1000
 
 
 class _Code:
-    """What runs when it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch RAN",)
 
 
 def hostile() -> Trial:
-    """Files that somebody wrote to stop, fool or enter the machine: each must be refused."""
+    """Files that try to exhaust memory, hang, mislead or run code: each must be rejected."""
     trial = Trial("hostile files, each refused")
     with timed(trial), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -85,7 +85,7 @@ def _hostile_calls(folder: Path) -> list[tuple[str, Any]]:
     image = folder / "a.jpg"
     image.write_bytes(b"an image")
     cache.store(image, Proposals(cmpf_zeros(), (32, 32), (4, 4)))
-    _inflated(cache.path(image, (4, 4)))
+    _inflate(cache.path(image, (4, 4)))
     return [
         ("EPS named photo.jpg", lambda: read_image(folder / "photo.jpg")),
         ("900 megapixels in a small PNG", lambda: read_image(folder / "bomb.png")),
@@ -105,21 +105,21 @@ def _hostile_calls(folder: Path) -> list[tuple[str, Any]]:
 
 
 def cmpf_zeros() -> Any:
-    """No masks at all."""
+    """An empty tensor of masks."""
     import torch
 
     return torch.zeros(0, 4, 4)
 
 
 def cmpf_json(path: Path) -> Any:
-    """A JSON file as the readers of datasets read it."""
+    """Reads a JSON file with CMPF's reader."""
     from cmpf.formats.coco_json import read_json
 
     return read_json(path)
 
 
-def _inflated(path: Path) -> None:
-    """The same file with logits that say they have gigabytes."""
+def _inflate(path: Path) -> None:
+    """Replaces the logits in a file by a header that declares gigabytes."""
     with zipfile.ZipFile(path) as archive:
         header = archive.read("header.npy")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -131,16 +131,16 @@ def _inflated(path: Path) -> None:
 
 
 def predictions() -> Trial:
-    """A thousand predictions of the tiny model: equal results, flat memory."""
+    """A thousand predictions of the tiny model: results must be equal and memory must not grow."""
     trial = Trial("predictions one after the other")
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
     with timed(trial):
         first = seg.predict(image, WORDS)
         for number in range(PREDICTIONS):
-            found = seg.predict(image, WORDS)
+            prediction = seg.predict(image, WORDS)
             trial.tried += 1
-            if not np.array_equal(found.panoptic, first.panoptic):
+            if not np.array_equal(prediction.panoptic, first.panoptic):
                 trial.findings.append(f"prediction {number} differs")
             if number == PREDICTIONS // 10:
                 before = resident_mib()
@@ -151,8 +151,8 @@ def predictions() -> Trial:
     return trial
 
 
-class _Fixed:
-    """A predictor that has done its work: what is tried is the page."""
+class _FixedPredictor:
+    """A predictor with a constant result, because the trial is about the page."""
 
     mask_ensemble = None
     known: tuple[Any, ...] = ()
@@ -165,14 +165,14 @@ class _Fixed:
 
 
 def page(clients: int = CLIENTS, visitors: int = VISITORS) -> Trial:
-    """Clients at once, then visitors one after the other: served or told to wait; memory flat."""
+    """Concurrent clients, then visitors one after the other: must be served or told to wait; memory must not grow."""
     from cmpf.web import Limits, running
     from cmpf.web.server import FOLDER
 
     trial = Trial(f"the page under {clients} clients at once and {visitors:,} visitors")
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
     image = np.random.default_rng(0).integers(0, 255, (256, 320, 3), np.uint8)
-    fixed = _Fixed(seg.predict(image, WORDS))
+    fixed = _FixedPredictor(seg.predict(image, WORDS))
     with timed(trial), running(fixed, limits=Limits(queue=32)) as address:  # type: ignore[arg-type]
         path = str(next(Path(os.environ[FOLDER]).rglob("shapes_1.png")))
         answers: Counter[str] = Counter()
@@ -202,7 +202,7 @@ def page(clients: int = CLIENTS, visitors: int = VISITORS) -> Trial:
 
 
 def _visit(address: str, path: str) -> str:
-    """What a visitor meets who presses the button."""
+    """Segments an image as a visitor of the page; returns the outcome."""
     session, api = uuid.uuid4().hex, f"{address}gradio_api"
     try:
         config = json.loads(urllib.request.urlopen(f"{address}config", timeout=60).read())

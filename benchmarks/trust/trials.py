@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What a trial finds, and what counts as a finding."""
+"""Trials with their findings, and a table of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ HANG_SECONDS = 10
 
 @dataclass
 class Trial:
-    """A row of the table. findings: what should not have happened, by kind and number."""
+    """A row of the table.
+
+    Attributes:
+        name: title of the row.
+        tried: number of attempts.
+        refused: attempts that raised one of CMPF's errors.
+        figures: measured values by name.
+        findings: unexpected behavior.
+        seconds: duration.
+    """
 
     name: str
     tried: int = 0
@@ -29,7 +38,7 @@ class Trial:
     seconds: float = 0.0
 
     def attempt(self, what: str, call: Callable[[], object]) -> object:
-        """Calls something with a hostile input: it may work or raise one of our own errors, within ten seconds."""
+        """Calls a function with a hostile input: it must return or raise a CMPFError within HANG_SECONDS."""
         self.tried += 1
         try:
             with _alarm():
@@ -42,7 +51,7 @@ class Trial:
                 )
         except _HangError:
             self.findings.append(f"{what}: more than {HANG_SECONDS} s")
-        except Exception as error:  # the finding itself
+        except Exception as error:  # every other error is a finding
             self.findings.append(f"{what}: {type(error).__name__}: {str(error)[:120]}")
         return None
 
@@ -67,20 +76,20 @@ def _alarm() -> Iterator[None]:
 
 @contextmanager
 def timed(trial: Trial) -> Iterator[None]:
-    """Notes how long the block took."""
+    """Measures the duration of the block."""
     started = time.perf_counter()
     yield
     trial.seconds = time.perf_counter() - started
 
 
 def resident_mib() -> float:
-    """Memory of this process."""
+    """Resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def table(trials: list[Trial]) -> str:
-    """The trials in Markdown."""
+    """The trials as a Markdown table."""
     lines = [
         "| trial | tried | refused with an own error | findings | figures | seconds |",
         "|---|---:|---:|---:|---|---:|",

@@ -1,14 +1,14 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The network as a file of torch.export or ONNX, and predictions from such a file.
+"""Exports the network with torch.export or to ONNX, and predicts with exported files.
 
     import cmpf
     from cmpf.export import export_model, load_exported
     report = export_model(cmpf.load("cmpf_tiny", device="cpu"), "tiny.onnx", format="onnx")
-    print(report)                                    # what was left out, and how closely the file agrees
+    print(report)                                    # what was left out, and differences from the model
     seg = load_exported("tiny.onnx")                 # predicts as cmpf.load(...) with ensemble=False
     out = seg.predict("street.jpg", ["car", "person, pedestrian", "road", "sky"])
 
-ONNX needs `pip install cmpf[export]`. The words of a machine that has no CLIP are kept by `save_words`.
+ONNX needs `pip install cmpf[export]`. `save_words` saves text embeddings for machines without CLIP.
 """
 
 from __future__ import annotations

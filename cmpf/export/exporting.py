@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Exports a model: trace, write, read again, compare, and only then leave the file."""
+"""Exports a model and compares the exported program with it before the file is kept."""
 
 from __future__ import annotations
 
@@ -22,14 +22,21 @@ from cmpf.predictor import Predictor
 from cmpf.types import ClassEmbeddings
 
 EXAMPLE_SIZE = (192, 256)
-# Of the mean difference to the spread of values. It is the mean that counts: where a mask's logit is nearly 0, rounding
-# decides on which side it falls, and with it what one query attends to; the largest difference may then be visible.
+# Maximum mean difference relative to the range of values. The largest difference is not limited: rounding can change
+# the sign of a mask logit near 0, and thereby what a query attends to.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What export_model did. files: with large ONNX models two; seconds: of all; agreements: file against model."""
+    """Result of export_model.
+
+    Attributes:
+        files: the written files; two for large ONNX models.
+        left_out: what the file does not contain.
+        agreements: comparisons of the file with the model.
+        seconds: total time.
+    """
 
     files: tuple[Path, ...]
     left_out: tuple[str, ...]
@@ -43,7 +50,7 @@ class ExportReport:
 
 
 def left_out(predictor: Predictor, *, dynamic: bool) -> tuple[str, ...]:
-    """What the file will not hold or not let you change, in words."""
+    """Descriptions of what the file does not contain or does not allow to change."""
     settings = predictor.model.settings
     fixed = [
         f"the weights of CLIP's opinion are constants: alpha {settings.alpha}, beta {settings.beta}, "
@@ -69,21 +76,21 @@ def export_model(
     image_size: tuple[int, int] | None = None,
     dynamic: bool = True,
 ) -> ExportReport:
-    """Writes the network as a program that needs neither CMPF nor its configuration.
+    """Exports the network as a program that needs neither CMPF nor its configuration.
 
     Args:
-        predictor: of cmpf.load; its model runs where it is, a CPU is fine.
-        path: ends in ".pt2" for torch-export, ".onnx" for onnx.
+        predictor: from cmpf.load; its model stays on its device, which may be a CPU.
+        path: the file to write, with the suffix ".pt2" for torch-export and ".onnx" for onnx.
         format: "torch-export" or "onnx".
-        pretrained: where CLIP's weights come from, for whoever embeds words later; None = as the predictor's
-            configuration says, MODEL.CMPF.CLIP.PRETRAINED.
-        image_size: (H, W), multiples of 32: of every image with `dynamic` off, else of the example alone.
+        pretrained: CLIP's pretrained weights, with which load_exported embeds class names; None =
+            MODEL.CMPF.CLIP.PRETRAINED of the predictor's configuration.
+        image_size: (H, W), multiples of 32: the size of all images if not `dynamic`, else of the tracing example.
         dynamic: whether images may have any size.
     Returns:
-        Files, what they lack, and how closely they agree with the model.
+        The written files, what they do not contain, and their differences from the model.
     Raises:
-        CMPFError: the format, the file's name or the size is wrong, packages are missing (all before any work), or
-            the program disagrees with the model; then no file is left.
+        CMPFError: the format, the suffix or the size is wrong, or packages are missing (checked first); or the program
+            disagrees with the model, in which case no file is kept.
     """
     path = Path(path)
     size = check_request(path, format=format, image_size=image_size, dynamic=dynamic)
@@ -97,12 +104,12 @@ def export_model(
     metadata = describe(predictor, size=None if dynamic else size, pretrained=pretrained)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as folder:
-        written = Path(folder) / path.name
-        write_program(program, written, format=format, metadata=metadata)
-        runner = open_program(written, device="cpu" if format == "onnx" else predictor.model.device.type)
+        temporary = Path(folder) / path.name
+        write_program(program, temporary, format=format, metadata=metadata)
+        runner = open_program(temporary, device="cpu" if format == "onnx" else predictor.model.device.type)
         agreements = check_runner(runner, network, predictor.model, size=size, dynamic=dynamic)
         del runner  # it may keep the file open
-        # The data of a large ONNX model first: an .onnx file without its data would be half a file.
+        # The external data of a large ONNX model first, so that there is never an .onnx file without them.
         parts = sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name)
         files = [part.replace(path.parent / part.name) for part in parts]
     return ExportReport(
@@ -116,10 +123,10 @@ def export_model(
 def check_request(
     path: Path, *, format: str, image_size: tuple[int, int] | None, dynamic: bool
 ) -> tuple[int, int]:
-    """The image size (H, W) to trace with.
+    """Checks the arguments of export_model that do not need the model; returns the size (H, W) to trace with.
 
     Raises:
-        CMPFError: see export_model; nothing of this needs the model.
+        CMPFError: see export_model.
     """
     check_format(format, path)
     if image_size is None and not dynamic:
@@ -146,7 +153,7 @@ def _check_divisor(divisor: int) -> None:
 
 
 def _check_parts(model: CMPF) -> None:
-    """A program is fed with text embeddings of a published CLIP, and CLIP's map is pooled inside masks."""
+    """Rejects models with parts that cannot be exported."""
     naming = model.naming
     for option, on in (
         ("MODEL.CMPF.MASK_EMBEDDING mask_adapter", naming.mask_adapter is not None),
@@ -172,8 +179,16 @@ def _check_parts(model: CMPF) -> None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """File and model on one input. size: (H, W) with padding; classes, synonyms: K, T; largest, mean: differences by
-    output; spread: of the model's values."""
+    """Comparison of the exported program with the model on one input.
+
+    Attributes:
+        size: (H, W) with padding.
+        classes: number of classes K.
+        synonyms: number of synonyms T.
+        largest: largest absolute difference by output.
+        mean: mean absolute difference by output.
+        spread: range of the model's values by output.
+    """
 
     size: tuple[int, int]
     classes: int
@@ -184,7 +199,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether every output agrees; False for what is not a number."""
+        """Whether every output agrees; False if one has NaN."""
         return all(self.mean[name] <= TOLERANCE * self.spread[name] for name in OUTPUTS)
 
     def __str__(self) -> str:
@@ -200,30 +215,30 @@ class Agreement:
 def check_runner(
     runner: Runner, network: ExportNetwork, model: CMPF, *, size: tuple[int, int], dynamic: bool
 ) -> list[Agreement]:
-    """File against model on two images with two vocabularies, and with `dynamic` two sizes.
+    """Compares the exported program with the model on two images with two vocabularies, of two sizes if `dynamic`.
 
     Raises:
         CMPFError: they disagree.
     """
-    other = _other_size(size) if dynamic else size
-    found: list[Agreement] = []
-    for shape, synonyms, classes, padding in ((size, 7, 5, (0, 0)), (other, 20, 20, (13, 27))):
+    second_size = _other_size(size) if dynamic else size
+    agreements: list[Agreement] = []
+    for shape, synonyms, classes, padding in ((size, 7, 5, (0, 0)), (second_size, 20, 20, (13, 27))):
         inputs = example_inputs(
-            network, shape, synonyms=synonyms, classes=classes, padding=padding, seed=len(found) + 1
+            network, shape, synonyms=synonyms, classes=classes, padding=padding, seed=len(agreements) + 1
         )
-        found.append(_compare(runner(inputs), model_outputs(model, inputs), shape, classes, synonyms))
-    wrong = [agreement for agreement in found if not agreement.holds]
-    if wrong:
-        raise CMPFError(
-            "the exported program does not compute what the model computes, so no file was written. "
-            f"{wrong[0]}. Report it with the versions that cmpf doctor prints"
-        )
-    return found
+        agreements.append(_compare(runner(inputs), model_outputs(model, inputs), shape, classes, synonyms))
+    for agreement in agreements:
+        if not agreement.holds:
+            raise CMPFError(
+                "the exported program does not compute what the model computes, so no file was written. "
+                f"{agreement}. Report it with the versions that cmpf doctor prints"
+            )
+    return agreements
 
 
 @torch.no_grad()
 def model_outputs(model: CMPF, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What the model itself, by its usual way, makes of the inputs of ExportNetwork."""
+    """The outputs of ExportNetwork, computed by the model's own inference."""
     height, width = (int(side) for side in inputs["size"])
     classes = ClassEmbeddings(
         matrix=inputs["text"], class_of_row=inputs["class_of_row"], num_classes=len(inputs["seen"])
@@ -237,19 +252,19 @@ def model_outputs(model: CMPF, inputs: dict[str, Tensor]) -> tuple[Tensor, Tenso
 
 
 def _compare(
-    got: Sequence[Tensor], wanted: Sequence[Tensor], size: tuple[int, int], classes: int, synonyms: int
+    actual: Sequence[Tensor], expected: Sequence[Tensor], size: tuple[int, int], classes: int, synonyms: int
 ) -> Agreement:
-    differences = [(a.cpu() - b.cpu()).abs() for a, b in zip(got, wanted, strict=True)]
+    differences = [(a.cpu() - b.cpu()).abs() for a, b in zip(actual, expected, strict=True)]
     return Agreement(
         size=size,
         classes=classes,
         synonyms=synonyms,
         largest={name: float(d.max()) for name, d in zip(OUTPUTS, differences, strict=True)},
         mean={name: float(d.mean()) for name, d in zip(OUTPUTS, differences, strict=True)},
-        spread={name: float(b.max() - b.min()) for name, b in zip(OUTPUTS, wanted, strict=True)},
+        spread={name: float(b.max() - b.min()) for name, b in zip(OUTPUTS, expected, strict=True)},
     )
 
 
 def _other_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Another size of another shape, with height and width that differ from those of `size`."""
+    """A size with another height, width and aspect ratio."""
     return size[0] + STRIDE, max(SMALLEST, size[1] // 2 // STRIDE * STRIDE + STRIDE)

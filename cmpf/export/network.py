@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The part of CMPF that is exported, from one padded image and text embeddings to classified masks, and its program."""
+"""The exported part of CMPF, from a padded image and text embeddings to classified masks, and its tracing."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cmpf.types import ClassEmbeddings, FrozenFeatures
 
 INPUTS = ("image", "size", "text", "class_of_row", "seen")
 OUTPUTS = ("mask_cls", "mask_pred")
-STRIDE = 32  # of the coarsest map; image sizes are multiples of it
-SMALLEST, LARGEST = 64, 8192  # sides in pixels; a map of one row would be another program
-MOST_NAMES = 1_000_000  # synonyms, and classes
+STRIDE = 32  # of the coarsest feature map; image sizes are multiples of it
+SMALLEST, LARGEST = 64, 8192  # sides in pixels; torch.export would specialize a feature map with a single row
+MAX_NAMES = 1_000_000  # maximum number of synonyms and of classes
 
 
 class ExportNetwork(nn.Module):
-    """CMPF with tensors in and tensors out (paper, Fig. 2, up to the class ensemble).
+    """CMPF with tensors as inputs and outputs (paper, Fig. 2, up to the class ensemble).
 
-    Only what the network needs is a submodule, so that CLIP's text tower and SAM's mask decoder stay out of the file.
+    Only the required parts are submodules, so that CLIP's text tower and SAM's mask decoder are not exported.
 
     Args:
-        model: the model; its weights are shared, it is put into evaluation mode. How much CLIP's opinion counts
-            (alpha, beta, objectness) is taken from its settings and becomes a constant.
+        model: the model, which is set to evaluation mode; weights are shared. The weights of CLIP's scores in its
+            settings (alpha, beta, objectness) become constants.
     """
 
     pixel_mean: Tensor
@@ -41,7 +41,7 @@ class ExportNetwork(nn.Module):
 
     def __init__(self, model: CMPF) -> None:
         super().__init__()
-        self._model = (model.eval(),)  # in a tuple it is no submodule
+        self._model = (model.eval(),)  # the tuple keeps nn.Module from registering it
         self.clip_image = model.encoders.clip.model.visual
         self.sam_image = model.encoders.sam.sam.image_encoder if model.encoders.sam is not None else None
         self.pixel_decoder = model.pixel_decoder
@@ -62,19 +62,19 @@ class ExportNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
-            image: (1, 3, H, W) float32, RGB 0..255, already resized, padded at the right and at the bottom with
-                anything; H and W are multiples of the model's size divisibility.
+            image: (1, 3, H, W) float32, RGB in 0..255, resized, with arbitrary padding at the right and bottom; H and W
+                are multiples of the model's size divisibility.
             size: (2,) int64, height and width without padding.
             text: (T, E) float32, one L2-normalized row per synonym, rows of a class next to each other.
             class_of_row: (T,) int64, class index of each row, every class 0..K-1 present.
             seen: (K,) bool, classes that share a word with the training vocabulary.
         Returns:
-            mask_cls (Q, K + 1), log class distribution with void last; mask_pred (Q, H/4, W/4) mask logits.
+            mask_cls (Q, K + 1) log class probabilities with void last, and mask_pred (Q, H/4, W/4) mask logits.
         """
         model = self._model[0]
         clip = model.encoders.clip
         classes = ClassEmbeddings(matrix=text, class_of_row=class_of_row, num_classes=seen.shape[0])
-        features = FrozenFeatures(clip=clip(self._pixels(image, size)), sam=self._sam(image, size))
+        features = FrozenFeatures(clip=clip(self._normalize(image, size)), sam=self._sam(image, size))
         outputs = model.decode(features, classes)
         embeddings, valid = clip.embed_masks(features.clip.dense, outputs["pred_masks"])
         settings = model.settings
@@ -90,28 +90,28 @@ class ExportNetwork(nn.Module):
         )
         return mask_cls[0], outputs["pred_masks"][0]
 
-    def _pixels(self, image: Tensor, size: Tensor) -> Tensor:
-        return _inside(image, size) * ((image - self.pixel_mean) / self.pixel_std)
+    def _normalize(self, image: Tensor, size: Tensor) -> Tensor:
+        return _valid_mask(image, size) * ((image - self.pixel_mean) / self.pixel_std)
 
     def _sam(self, image: Tensor, size: Tensor) -> Tensor | None:
         model = self._model[0]
         if model.encoders.sam is None or not model.uses_sam:
             return None
         embedding: Tensor = model.encoders.sam(
-            _inside(image, size) * ((image - self.sam_mean) / self.sam_std)
+            _valid_mask(image, size) * ((image - self.sam_mean) / self.sam_std)
         )
         return embedding
 
 
-def _inside(image: Tensor, size: Tensor) -> Tensor:
-    """(H, W) float: 1 on the image, 0 on its padding."""
+def _valid_mask(image: Tensor, size: Tensor) -> Tensor:
+    """(H, W) float: 1 in the image, 0 in its padding."""
     rows = torch.arange(image.shape[-2], device=image.device) < size[0]
     columns = torch.arange(image.shape[-1], device=image.device) < size[1]
     return (rows[:, None] & columns).to(image.dtype)
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Raises ConfigError unless an image size (H, W) fits the network."""
+    """Raises ConfigError unless the network accepts an image size (H, W)."""
     for side in size:
         if side % STRIDE or not SMALLEST <= side <= LARGEST:
             raise ConfigError(
@@ -129,13 +129,15 @@ def example_inputs(
     padding: tuple[int, int] = (0, 0),
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Inputs of ExportNetwork by name: smooth noise as the image, random unit vectors as text.
+    """Inputs of ExportNetwork by name: smooth noise as the image, random unit vectors as text embeddings.
 
     Args:
-        network: decides the device and the width E.
+        network: determines the device and the embedding width.
         size: (H, W) with padding.
-        synonyms, classes: T and K, T >= K.
-        padding: rows and columns of `size` that are padding.
+        synonyms: number of synonyms, at least `classes`.
+        classes: number of classes.
+        padding: padded rows and columns in `size`.
+        seed: seed of the random values.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 9, 11, generator=generator) * 255
@@ -152,25 +154,27 @@ def example_inputs(
 
 
 def trace(network: ExportNetwork, *, size: tuple[int, int], dynamic: bool) -> ExportedProgram:
-    """The network as a program.
+    """Traces the network with torch.export.
 
     Args:
-        size: (H, W) of the example, and with `dynamic` off of all images.
-        dynamic: whether images may have other sizes. The numbers of classes and synonyms are always free.
+        network: the network.
+        size: (H, W) of the example, and of all images if not `dynamic`.
+        dynamic: whether images may have other sizes. The numbers of classes and synonyms are always dynamic.
     Raises:
-        ConfigError: the size does not fit the network.
+        ConfigError: the network does not accept the size.
     """
     check_size(size)
     example = example_inputs(network, size, synonyms=7, classes=5)
     with torch.no_grad():
-        # Tables that the encoders remember are made here: inside torch.export they would be made of symbols.
+        # Fills the encoders' caches of tensors, which would get symbolic sizes inside torch.export.
         network(**example)
-        return torch.export.export(network, (), kwargs=example, dynamic_shapes=_shapes(dynamic), strict=False)
+        shapes = _dynamic_shapes(dynamic)
+        return torch.export.export(network, (), kwargs=example, dynamic_shapes=shapes, strict=False)
 
 
-def _shapes(dynamic: bool) -> dict[str, Any]:
-    """What may change: input -> axis -> symbol."""
-    synonyms, classes = Dim("synonyms", min=1, max=MOST_NAMES), Dim("classes", min=1, max=MOST_NAMES)
+def _dynamic_shapes(dynamic: bool) -> dict[str, Any]:
+    """Dynamic dimensions: {input: {axis: symbol}}."""
+    synonyms, classes = Dim("synonyms", min=1, max=MAX_NAMES), Dim("classes", min=1, max=MAX_NAMES)
     sides = {}
     if dynamic:
         height, width = (

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Program files of torch.export and of ONNX: written, with what the file says about itself, and run."""
+"""Writes and runs program files of torch.export and ONNX, with metadata."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ from cmpf.predictor import Predictor
 TORCH, ONNX = "torch-export", "onnx"
 ENDINGS = {TORCH: ".pt2", ONNX: ".onnx"}
 FORMATS = tuple(ENDINGS)
-METADATA = "cmpf.json"  # its name inside a file
-OPSET = 20  # the first with Gelu
-SINGLE_FILE_BYTES = 1_800_000_000  # an ONNX file ends at 2 GiB; beyond this, weights go to a second file
+METADATA = "cmpf.json"  # name of the metadata inside a file
+OPSET = 20  # the first one with Gelu
+SINGLE_FILE_BYTES = (
+    1_800_000_000  # larger weights are stored in a second file: ONNX files are limited to 2 GiB
+)
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-VERSION = 1  # of the form below
+VERSION = 1  # of the metadata format
 INPUT_TEXTS = {
     "image": "(1, 3, H, W) float32, RGB, 0..255, padded at the right and at the bottom",
     "size": "(2,) int64, height and width of the image without padding",
@@ -49,16 +51,16 @@ RECIPE = (
 
 
 class Runner(Protocol):
-    """A loaded file. metadata: what export_model wrote beside the program."""
+    """A loaded program; `metadata` is what export_model stored with it."""
 
     metadata: dict[str, Any]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Outputs of ExportNetwork, on the CPU for ONNX, from its inputs by name."""
+        """Computes the outputs of ExportNetwork from its inputs by name; ONNX returns them on the CPU."""
 
 
 def check_format(name: str, path: Path) -> None:
-    """Raises CMPFError unless a file of this name can be written in this format here."""
+    """Raises CMPFError unless a file with this path can be written in this format on this machine."""
     if name not in FORMATS:
         raise CMPFError(f"export format {name!r} is unknown; choose one of {', '.join(FORMATS)}")
     if path.suffix != ENDINGS[name]:
@@ -70,14 +72,14 @@ def check_format(name: str, path: Path) -> None:
 
 
 def check_packages(packages: tuple[str, ...]) -> None:
-    """Raises CMPFError that names the packages which are not installed."""
+    """Raises CMPFError if packages are not installed, and names them."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise CMPFError(f"ONNX needs the packages {', '.join(missing)}: pip install 'cmpf[export]'")
 
 
 def write_program(program: ExportedProgram, path: Path, *, format: str, metadata: dict[str, Any]) -> None:
-    """Writes a program; for large ONNX models also `path` + ".data" beside it."""
+    """Writes a program; a large ONNX model also gets a file `path` + ".data"."""
     text = json.dumps(metadata, ensure_ascii=False)
     if format == TORCH:
         torch.export.save(program, path, extra_files={METADATA: text})
@@ -89,12 +91,13 @@ def write_program(program: ExportedProgram, path: Path, *, format: str, metadata
 
 
 def open_program(path: Path, *, device: str) -> Runner:
-    """A file that export_model wrote, ready to run.
+    """Opens a file that export_model wrote.
 
     Args:
-        device: "cpu", "cuda", "cuda:1".
+        path: the file.
+        device: e.g. "cpu", "cuda" or "cuda:1".
     Raises:
-        WeightsError: the file is missing, damaged or not of CMPF.
+        WeightsError: the file is missing, damaged, or was not written by CMPF.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; cmpf export makes one")
@@ -107,15 +110,15 @@ def open_program(path: Path, *, device: str) -> Runner:
 
 
 class TorchRunner:
-    """A program of torch.export. Open only files that you trust: reading one may run code."""
+    """Runs a program of torch.export. Open only files that you trust: loading one may run code."""
 
     def __init__(self, path: Path, *, device: str) -> None:
         files = {METADATA: ""}
         try:
             program = torch.export.load(path, extra_files=files)
-        except Exception as error:  # whatever a damaged archive raises, in torch's C++ too
+        except Exception as error:  # a damaged archive may raise any error, also from torch's C++ code
             raise WeightsError(f"{path}: not a file of torch.export, or damaged ({_short(error)})") from error
-        self.metadata = _parsed(files[METADATA], path)
+        self.metadata = _parse_metadata(files[METADATA], path)
         self.device = torch.device(device)
         if self.device.type != "cpu":
             from torch.export.passes import move_to_device_pass
@@ -131,7 +134,7 @@ class TorchRunner:
 
 
 class ONNXRunner:
-    """An ONNX model in onnxruntime, with as many threads as torch uses."""
+    """Runs an ONNX model with onnxruntime, with as many threads as torch uses."""
 
     def __init__(self, path: Path, *, device: str) -> None:
         import onnxruntime
@@ -143,10 +146,10 @@ class ONNXRunner:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=[*cuda, "CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime's own errors have no common public base
+        except Exception as error:  # onnxruntime's errors have no common public base class
             raise WeightsError(f"{path}: not an ONNX model, or damaged ({_short(error)})") from error
-        found = self.session.get_modelmeta().custom_metadata_map
-        self.metadata = _parsed(found.get(METADATA, ""), path)
+        custom = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = _parse_metadata(custom.get(METADATA, ""), path)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See Runner."""
@@ -156,16 +159,16 @@ class ONNXRunner:
 
 
 def _to_onnx(program: ExportedProgram) -> Any:
-    """The program in ONNX's operators, constants folded.
+    """Converts a program to ONNX and folds constants.
 
-    The exporter's own optimization is off: its rewriting takes a constant below 1e-8 for 0 and drops the addition
-    that keeps the mean over an empty mask, and the logarithm of an unlikely class, finite.
+    The exporter's optimization is disabled: it treats constants below 1e-8 as 0 and removes the additions that keep the
+    mean over an empty mask and the logarithm of an unlikely class finite.
     """
     from onnxscript import optimizer
 
-    chatty = logging.getLogger("onnxscript")
-    level = chatty.level
-    chatty.setLevel(logging.ERROR)
+    onnx_logger = logging.getLogger("onnxscript")
+    level = onnx_logger.level
+    onnx_logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -185,11 +188,11 @@ def _to_onnx(program: ExportedProgram) -> Any:
         optimizer.remove_unused_nodes(onnx_program.model)
         optimizer.remove_unused_functions(onnx_program.model)
     finally:
-        chatty.setLevel(level)
+        onnx_logger.setLevel(level)
     return onnx_program
 
 
-def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
+def _parse_metadata(text: str | bytes, path: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads(text)
         return metadata
@@ -202,11 +205,12 @@ def _short(error: Exception) -> str:
 
 
 def describe(predictor: Predictor, *, size: tuple[int, int] | None, pretrained: str) -> dict[str, Any]:
-    """Metadata of an export, ready for JSON.
+    """Metadata of an exported program, as JSON-compatible values.
 
     Args:
+        predictor: the exported predictor.
         size: (H, W) of all images; None = any.
-        pretrained: where CLIP's weights come from, see build_clip.
+        pretrained: CLIP's pretrained weights, see build_clip.
     """
     model = predictor.model
     clip = model.encoders.clip
@@ -240,7 +244,7 @@ def describe(predictor: Predictor, *, size: tuple[int, int] | None, pretrained: 
 
 
 def check_version(metadata: dict[str, Any], source: object) -> None:
-    """Raises WeightsError if the metadata has a form that this CMPF does not read."""
+    """Raises WeightsError if this version of CMPF cannot read the metadata."""
     if metadata.get("version") != VERSION:
         raise WeightsError(
             f"{source}: exported in form {metadata.get('version')!r}, this CMPF reads {VERSION}; "
@@ -249,5 +253,5 @@ def check_version(metadata: dict[str, Any], source: object) -> None:
 
 
 def settings_of(metadata: dict[str, Any]) -> InferenceSettings:
-    """The inference settings that the model was exported with; alpha and beta are constants of the program."""
+    """The inference settings of the exported model; alpha and beta are constants of the program."""
     return InferenceSettings(**metadata["settings"])

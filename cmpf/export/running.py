@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Predictions from an exported file, with the words of CLIP's text tower or of a file."""
+"""Predicts with an exported program; text embeddings come from CLIP's text tower or from a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cmpf.weights.download import cache_folder
 
 
 class Embedder(Protocol):
-    """Turns a vocabulary into text embeddings. encoder_hash: of the weights of the CLIP that they come from."""
+    """Computes the text embeddings of a vocabulary; `encoder_hash` is the hash of their CLIP's weights."""
 
     @property
     def encoder_hash(self) -> str: ...
@@ -38,10 +38,11 @@ class Embedder(Protocol):
 
 
 class TextTower:
-    """CLIP itself: any words.
+    """Computes text embeddings of any words with CLIP.
 
     Args:
-        clip: the CLIP that the model was exported with. cache: of embeddings on disk; None = none.
+        clip: the CLIP of the exported model.
+        cache: cache of embeddings on disk; None = no cache.
     """
 
     def __init__(self, clip: CLIP, *, cache: TextCache | None) -> None:
@@ -58,12 +59,12 @@ class TextTower:
 
 
 class WordFile:
-    """A file that save_words wrote: its words, and no others.
+    """Reads text embeddings from a file of save_words; other words are errors.
 
     Args:
         path: a .safetensors file.
     Raises:
-        WeightsError: it is missing, damaged or something else.
+        WeightsError: the file is missing, damaged, or was not written by save_words.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -102,10 +103,14 @@ class WordFile:
 
 
 def save_words(clip: CLIP, vocabulary: Vocabulary, path: str | Path) -> Path:
-    """Writes the text embeddings of all words of a vocabulary, so that an exported model needs no CLIP for them.
+    """Saves the text embeddings of all words of a vocabulary, with which an exported model needs no CLIP.
 
+    Args:
+        clip: the CLIP of the exported model.
+        vocabulary: the words.
+        path: .safetensors file, with the tensor "text" (N, E) float32 and the N words as a JSON list in its metadata.
     Returns:
-        The path, a .safetensors file: "text" (N, E) float32, and in its metadata the N words as a JSON list.
+        The path.
     """
     from safetensors.torch import save_file
 
@@ -117,16 +122,16 @@ def save_words(clip: CLIP, vocabulary: Vocabulary, path: str | Path) -> Path:
 
 
 class ExportedModel:
-    """An exported program in the place of a model: images and a vocabulary in, results out.
+    """An exported program with the interface of a model: images and a vocabulary to results.
 
     Args:
-        runner: the loaded file.
-        embed: turns words into text embeddings.
+        runner: the loaded program.
+        embed: computes text embeddings.
     Raises:
-        WeightsError: the words come from a CLIP with other weights than the exported one.
+        WeightsError: the text embeddings come from a CLIP with other weights than the exported model's.
     """
 
-    device = torch.device("cpu")  # where it takes images; the program moves them
+    device = torch.device("cpu")  # device of the input; the program copies images to its own
 
     def __init__(self, *, runner: Runner, embed: Embedder) -> None:
         self.runner, self.embed, self.metadata = runner, embed, runner.metadata
@@ -146,42 +151,43 @@ class ExportedModel:
         vocabulary: Vocabulary | None = None,
         settings: InferenceSettings | None = None,
     ) -> list[ModelResult]:
-        """Results of each image, as `CMPF.infer` gives them; alpha and beta of `settings` have no effect."""
+        """Results of each image, see `CMPF.infer`; alpha and beta of `settings` have no effect."""
         vocabulary = vocabulary or self.train_vocabulary
         classes = self.embed(vocabulary)
-        words = {
+        text_inputs = {
             "text": classes.matrix.float(),
             "class_of_row": classes.class_of_row,
             "seen": torch.tensor(vocabulary.seen_for(self.train_vocabulary)),
         }
         is_thing = torch.tensor(vocabulary.is_thing)
-        return [self._result(sample, words, is_thing, settings or self.settings) for sample in batch]
+        return [self._result(sample, text_inputs, is_thing, settings or self.settings) for sample in batch]
 
     def _result(
-        self, sample: Sample, words: dict[str, Tensor], is_thing: Tensor, settings: InferenceSettings
+        self, sample: Sample, text_inputs: dict[str, Tensor], is_thing: Tensor, settings: InferenceSettings
     ) -> ModelResult:
-        fitted = self._fitting(sample["image"].float())
-        height, width = fitted.shape[-2:]
-        padded = self._padded(height, width)
-        image = F.pad(fitted, (0, padded[1] - width, 0, padded[0] - height))[None]
-        mask_cls, mask_pred = self.runner({"image": image, "size": torch.tensor([height, width]), **words})
-        own = sample["image"].shape[-2:]
+        resized = self._shrink_to_fit(sample["image"].float())
+        height, width = resized.shape[-2:]
+        padded = self._padded_size(height, width)
+        image = F.pad(resized, (0, padded[1] - width, 0, padded[0] - height))[None]
+        size = torch.tensor([height, width])
+        mask_cls, mask_pred = self.runner({"image": image, "size": size, **text_inputs})
+        original = sample["image"].shape[-2:]
         return image_results(
             mask_cls,
             mask_pred,
             geometry=ImageGeometry(
                 padded=padded,
                 unpadded=(height, width),
-                output=(sample.get("height", own[0]), sample.get("width", own[1])),
+                output=(sample.get("height", original[0]), sample.get("width", original[1])),
             ),
             is_thing=is_thing.to(mask_cls.device),
-            seen=words["seen"].to(mask_cls.device),
+            seen=text_inputs["seen"].to(mask_cls.device),
             settings=settings,
             sam=None,
         )
 
-    def _fitting(self, image_3HW: Tensor) -> Tensor:
-        """The image, made smaller if it does not fit into the one size of the program."""
+    def _shrink_to_fit(self, image_3HW: Tensor) -> Tensor:
+        """Shrinks an image that is larger than the fixed size of the program."""
         if self.fixed_size is None:
             return image_3HW
         height, width = image_3HW.shape[-2:]
@@ -192,7 +198,7 @@ class ExportedModel:
         resized = F.interpolate(image_3HW[None], size, mode="bilinear", align_corners=False, antialias=True)
         return resized[0]
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
+    def _padded_size(self, height: int, width: int) -> tuple[int, int]:
         if self.fixed_size is not None:
             return self.fixed_size[0], self.fixed_size[1]
         image = self.metadata["image"]
@@ -201,18 +207,18 @@ class ExportedModel:
 
 
 def load_exported(path: str | Path, *, words: str | Path | None = None, device: str = "cpu") -> Predictor:
-    """A predictor that runs an exported file; see Predictor.predict.
+    """A predictor that runs an exported program; see Predictor.predict.
 
-    Its results are those of the model with ensemble=False, also where the model's configuration has SAM's masks on:
-    those are not in the file, and ensemble=True is refused.
+    Results are those of the model with ensemble=False: exported programs do not contain the SAM of the OpenSeg
+    Ensemble, and ensemble=True is an error.
 
     Args:
         path: a file of export_model. Open only files that you trust.
-        words: a file of save_words, with which no CLIP is loaded; None = CLIP's text tower, by the name and the
-            weights that the file tells.
-        device: "cpu", "cuda", "cuda:1".
+        words: a file of save_words, with which CLIP is not loaded; None = CLIP's text tower, with the name and weights
+            in the exported file.
+        device: e.g. "cpu", "cuda" or "cuda:1".
     Raises:
-        WeightsError: a file is missing, damaged, or does not belong to the other.
+        WeightsError: a file is missing or damaged, or the two files do not belong together.
     """
     runner = open_program(Path(path), device=device)
     check_version(runner.metadata, path)
@@ -225,7 +231,7 @@ def load_exported(path: str | Path, *, words: str | Path | None = None, device: 
         embed = TextTower(clip, cache=TextCache(cache_folder() / "text"))
     model = ExportedModel(runner=runner, embed=embed)
     return Predictor(
-        model=cast(CMPF, model),  # it has what Predictor asks of a model
+        model=cast(CMPF, model),  # has all attributes that Predictor uses
         short_side=image["short_side"],
         max_side=image["max_side"],
         mask_ensemble=None,

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Labels of images for programs that work on tables: Ray Data, Daft, Spark, Hugging Face's datasets, and cmpf label."""
+"""Labels batches of images for programs that process tables: Ray Data, Daft, Spark, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
 
 TASKS = {"all": ("panoptic", "instance"), "panoptic": ("panoptic",), "instance": ("instance",)}
 COLUMNS = tuple(field.name for field in fields(ImageRecord))
-DECODERS = 2  # threads
+DECODER_THREADS = 2
 
 
 class Labeler:
-    """Loads a model once, then turns batches of images into batches of labels.
+    """Loads a model once, then converts batches of images to batches of labels.
 
         labeler = Labeler("cmpf_tiny", "red circle; sky")
         labels = labeler({"image": [content], "uri": ["a.jpg"]})
         dataset.map(labeler, batched=True, remove_columns="image")                               # Hugging Face's
         dataset.map_batches(Labeler, fn_constructor_args=["cmpf_tiny", "red circle; sky"], ...)  # Ray Data
 
-    A batch is a mapping of columns to lists or arrays, or an Arrow table, and so are its labels: the column of the
-    images is left out, the others stay, and those of cmpf.labelling.parquet.record_schema are added.
+    A batch is a mapping from columns to lists or arrays, or an Arrow table. Its labels have the same type: the image
+    column is removed, other columns are kept, and those of cmpf.labelling.parquet.record_schema are added.
 
     Args:
         model, device, weights, overrides, plugins, allow_unused_weights: see cmpf.load.
         vocabulary, things, stuff, ensemble: see Predictor.predict.
-        task: which segments a row has: "panoptic", "instance", or "all" [default], both.
+        task: segments of a row: "panoptic", "instance", or "all" (both).
         tile, overlap, max_pixels, selection: see Predictor.predict; selection is min_score, max_instances, nms and
             multi_label.
-        batch_size: images in one pass of the network; 1 gives the same labels to the last digit however images are
-            divided into batches.
-        column: of a batch, which holds the images: bytes of files, paths or addresses, arrays (H, W, 3), PIL images, or
-            the {"bytes", "path"} of Hugging Face.
-        uri: the column that names them; without it they are named by their addresses, or by numbers.
+        batch_size: number of images per forward pass; with 1, labels do not depend on how images are batched, to the
+            last digit.
+        column: column of the images: bytes of files, paths or addresses, arrays (H, W, 3), PIL images, or Hugging
+            Face's {"bytes", "path"}.
+        uri: column of their names; without it, images are named by their addresses or by numbers.
         allow_urls: whether http(s) addresses may be downloaded.
     Raises:
         CMPFError: see cmpf.load and Predictor.predict; or the task is unknown.
@@ -104,39 +104,39 @@ class Labeler:
             "max_pixels": max_pixels,
             **selection,
         }
-        self.predictor.stream([], self.vocabulary, **self._options)  # says now what is wrong with them
+        self.predictor.stream([], self.vocabulary, **self._options)  # validates the options
 
     def __call__(self, batch: Any) -> Any:
-        """Labels of a batch; an image that cannot be read is a row with an `error`.
+        """Labels of a batch; the row of an image that cannot be read has an `error`.
 
         Raises:
-            CMPFError: there is no column of images.
+            CMPFError: the batch has no image column.
         """
         if not isinstance(batch, Mapping):
             return self._table(batch)
-        rows = [asdict(record) for record in self._labelled(batch)]
+        rows = [asdict(record) for record in self._label(batch)]
         kept = {name: values for name, values in batch.items() if name not in (self.column, *COLUMNS)}
         return kept | {name: _column([row[name] for row in rows]) for name in COLUMNS}
 
     def records(self, items: Iterable[Item]) -> Iterator[ImageRecord]:
-        """One record per image, in order; images are read and decoded a few ahead of the network."""
+        """Yields one record per image, in order; images are decoded in threads ahead of the network."""
         images = prefetch(
             lambda item: self._image(item.uri, item.content, item.error),
             items,
-            threads=DECODERS,
+            threads=DECODER_THREADS,
         )
         while chunk := list(islice(images, self.batch_size)):
-            yield from self._segmented(chunk)
+            yield from self._segment(chunk)
 
     def _table(self, table: Any) -> Any:
         names = [name for name in table.column_names if name in (self.column, self.uri, "error")]
-        labels = records_to_table(self._labelled({name: table.column(name).to_pylist() for name in names}))
+        labels = records_to_table(self._label({name: table.column(name).to_pylist() for name in names}))
         for name in table.column_names:
             if name not in (self.column, *COLUMNS):
                 labels = labels.append_column(name, table.column(name))
         return labels
 
-    def _labelled(self, columns: Mapping[str, Sequence[Any]]) -> list[ImageRecord]:
+    def _label(self, columns: Mapping[str, Sequence[Any]]) -> list[ImageRecord]:
         if self.column not in columns:
             raise CMPFError(
                 f"the batch has no column {self.column!r} but {', '.join(columns) or 'none'}; name the one that holds "
@@ -147,11 +147,11 @@ class Labeler:
         uris = columns.get(self.uri, names)
         errors = columns.get("error", [""] * len(values))
         rows = zip(map(str, uris), values, (error or "" for error in errors), strict=True)
-        return self._segmented(list(prefetch(lambda row: self._image(*row), rows, threads=DECODERS)))
+        return self._segment(list(prefetch(lambda row: self._image(*row), rows, threads=DECODER_THREADS)))
 
     def _image(self, uri: str, value: Any, error: str) -> _Image:
         sha256 = ""
-        if isinstance(value, Mapping):  # of Hugging Face's datasets
+        if isinstance(value, Mapping):  # Hugging Face's image feature
             value = value.get("bytes") or value.get("path")
         try:
             if error:
@@ -165,21 +165,21 @@ class Labeler:
         except CMPFError as reason:
             return _Image(uri, sha256, None, str(reason))
 
-    def _segmented(self, images: Sequence[_Image]) -> list[ImageRecord]:
-        found = self.predictor.stream(
+    def _segment(self, images: Sequence[_Image]) -> list[ImageRecord]:
+        predictions = self.predictor.stream(
             [image.pixels for image in images if image.pixels is not None], self.vocabulary, **self._options
         )
         return [
             ImageRecord(image.uri, image.sha256, 0, 0, error=image.error)
             if image.pixels is None
-            else record_of(next(found), image.uri, image.sha256)
+            else record_of(next(predictions), image.uri, image.sha256)
             for image in images
         ]
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image that is ready for the network, or why it is not."""
+    """A decoded image, or the error of one that cannot be read."""
 
     uri: str
     sha256: str
@@ -188,7 +188,7 @@ class _Image:
 
 
 def _column(values: list[Any]) -> NDArray[Any]:
-    """Numbers and texts in an array of their kind, lists in one of objects."""
+    """A column as an array: of objects for lists, otherwise of the values' own dtype."""
     if values and isinstance(values[0], list | tuple):
         column = np.empty(len(values), dtype=object)
         for place, value in enumerate(values):

@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Labels on a cluster with Ray Data: read -> a pool of Labelers -> the shards' files, which this process writes.
+"""Labels images on a Ray cluster: readers -> a pool of Labelers -> this process, which writes the shards.
 
-The same images give the same rows, in the same order, as in one process.
+Rows and their order are the same as with a single process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from typing import Any
 from cmpf.errors import CMPFError, summary
 from cmpf.formats.addresses import UrlPolicy
 from cmpf.integrations.labeler import Labeler
-from cmpf.integrations.ray_cluster import READER_CPUS, Place, connected, wait_for_place, worker_place
+from cmpf.integrations.ray_cluster import (
+    READER_CPUS,
+    WorkerResources,
+    connected,
+    wait_for_resources,
+    worker_resources,
+)
 from cmpf.labelling.inputs import Shard, read_shard
 from cmpf.labelling.parquet import table_to_records
 from cmpf.labelling.record import ImageRecord
 from cmpf.labelling.shards import LabelFolder
 
-TRIES = 3  # of a block whose worker died; more would mean that it is the block that kills workers
-BLOCK_BYTES = 4 * 2**20  # of images that a worker gets at a time, and loses if it dies
+MAX_RETRIES = 3  # of a block whose worker died; after that, the block itself probably kills workers
+BLOCK_BYTES = 4 * 2**20  # bytes of images per block, which are processed again if a worker dies
 
 
 def label_on_ray(
@@ -37,26 +43,29 @@ def label_on_ray(
     allow_urls: UrlPolicy = False,
     tell: Callable[[ImageRecord], None] = lambda record: None,
 ) -> None:
-    """Makes those shards that are not there.
+    """Labels the shards that the folder lacks.
 
     Args:
-        options: keyword arguments of Labeler; each worker loads its model with them, once.
-        address: of the cluster; None = the one that RAY_ADDRESS names or that runs here, or else one of this machine is
-            started.
-        workers: Labelers at a time; None = one per GPU, or one per CPU where there is no GPU.
-        column, allow_urls: see cmpf.labelling.inputs.read_shard.
-        tell: is given each record once it is kept.
+        shards: shards of images.
+        folder: receives the labels.
+        options: keyword arguments of Labeler, with which each worker loads its model once.
+        address: address of the cluster; None = that of RAY_ADDRESS, or one that runs on this machine, else a new one.
+        workers: number of Labelers; None = one per GPU, or one per CPU if there are no GPUs.
+        column: see cmpf.labelling.inputs.read_shard.
+        allow_urls: see cmpf.labelling.inputs.read_shard.
+        tell: called with each record after it was written.
     Raises:
-        CMPFError: Ray is not installed, there is no cluster, it has no place for a worker within START_SECONDS, or
-            what a worker raises. UnreachableError: see read_shard.
+        CMPFError: Ray is not installed, there is no cluster, no worker can start within START_SECONDS, or a worker
+            raised it.
+        UnreachableError: see read_shard.
     """
     todo = [shard for shard in shards if not folder.has(shard.index)]
     if not todo:
         return
     with connected(address) as ray:
-        place = worker_place(ray.cluster_resources(), workers, on_gpu=options.get("device") != "cpu")
-        wait_for_place(ray, place)
-        rows = _rows(ray, todo, folder, options, place, column, allow_urls)
+        resources = worker_resources(ray.cluster_resources(), workers, on_gpu=options.get("device") != "cpu")
+        wait_for_resources(ray, resources)
+        rows = _rows(ray, todo, folder, options, resources, column, allow_urls)
         _write(rows, todo, folder, tell)
 
 
@@ -65,11 +74,11 @@ def _rows(
     todo: Sequence[Shard],
     folder: LabelFolder,
     options: Mapping[str, Any],
-    place: Place,
+    resources: WorkerResources,
     column: str | None,
     allow_urls: UrlPolicy,
 ) -> Iterator[tuple[int, ImageRecord]]:
-    """Shard and record of every image, shard after shard in the order of `todo`."""
+    """Yields the shard index and record of every image, in the order of `todo`."""
     import pyarrow as pa
 
     tables = [
@@ -99,42 +108,44 @@ def _rows(
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=place.workers, initial_size=place.workers
+                min_size=1, max_size=resources.workers, initial_size=resources.workers
             ),
-            num_cpus=place.cpus,
-            num_gpus=place.gpus,
-            max_task_retries=TRIES,
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+            max_task_retries=MAX_RETRIES,
         )
         try:
             for table in labels.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield from zip(table.column("shard").to_pylist(), table_to_records(table), strict=True)
         except ray.exceptions.RayError as error:
-            raise _plain(error) from error
+            raise _unwrap(error) from error
 
 
-def _plain(error: BaseException) -> CMPFError:
-    """What a reader or worker raised, without the way that it took through Ray."""
+def _unwrap(error: BaseException) -> CMPFError:
+    """The error of a reader or worker inside Ray's error."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, CMPFError):
         return cause
-    # An error of a worker's start is in the text alone, last.
-    own = re.findall(r"^cmpf\.[\w.]+: (.+)$", str(error), flags=re.MULTILINE)
-    return CMPFError(f"a worker: {own[-1]}" if own else f"a worker failed: {summary(cause or error, 500)}")
+    # Ray's error has no cause if a worker failed to start; the original error is the last one in its text.
+    messages = re.findall(r"^cmpf\.[\w.]+: (.+)$", str(error), flags=re.MULTILINE)
+    if messages:
+        return CMPFError(f"a worker: {messages[-1]}")
+    return CMPFError(f"a worker failed: {summary(cause or error, 500)}")
 
 
 def _working_folder(shards: Sequence[Shard]) -> str | None:
-    """The folder that paths begin in, where some are relative: workers run elsewhere."""
+    """The current folder if some paths are relative to it, because workers run elsewhere; otherwise None."""
     names = [name for shard in shards for name in (*shard.images, *shard.containers)]
     return None if all("://" in name or os.path.isabs(name) for name in names) else os.getcwd()
 
 
 def _read(tables: Any, *, folder: str | None, column: str | None, allow_urls: UrlPolicy) -> Iterator[Any]:
-    """The images of shards, as tables of one row, which Ray joins to blocks."""
+    """Yields the images of shards as tables of one row, which Ray combines to blocks."""
     import pyarrow as pa
 
     if folder is not None:
         try:
-            os.chdir(folder)  # of a process that does nothing else meanwhile
+            os.chdir(folder)  # the process does nothing else
         except OSError as error:
             raise CMPFError(
                 f"{folder}: a worker cannot see this folder ({error}); give absolute paths"
@@ -159,7 +170,7 @@ def _write(
     folder: LabelFolder,
     tell: Callable[[ImageRecord], None],
 ) -> None:
-    """Brings rows into the files of their shards; a shard is finished when the first row of a later one comes."""
+    """Writes rows to their shards; a shard is finished when the first row of a later one arrives."""
     row = next(rows, None)
     for shard in todo:
         with folder.shard(shard.index) as writer:
@@ -172,7 +183,7 @@ def _write(
 
 @contextmanager
 def _settings(ray: Any) -> Iterator[None]:
-    """Ray Data's settings for the block: quiet, in order, small blocks; errors are those that the functions raise."""
+    """Sets Ray Data's options within the block: no progress output, ordered rows, small blocks, original exceptions."""
     context = ray.data.DataContext.get_current()
     settings = {
         "enable_progress_bars": False,
@@ -181,16 +192,17 @@ def _settings(ray: Any) -> Iterator[None]:
         "target_max_block_size": BLOCK_BYTES,
     }
     before = {name: getattr(context, name) for name in settings}
-    in_order, context.execution_options.preserve_order = context.execution_options.preserve_order, True
+    preserve_order = context.execution_options.preserve_order
+    context.execution_options.preserve_order = True
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what fails is raised
+    logger.setLevel(logging.CRITICAL)  # errors are raised instead
     for name, value in settings.items():
         setattr(context, name, value)
     try:
         yield
     finally:
         logger.setLevel(level)
-        context.execution_options.preserve_order = in_order
+        context.execution_options.preserve_order = preserve_order
         for name, value in before.items():
             setattr(context, name, value)

@@ -211,14 +211,14 @@ def semantic(classes: int, queries: int) -> Callable[[], Any]:
 
 
 def panoptic(classes: int, queries: int) -> Callable[[], Any]:
-    mask_cls, masks = confident(SETTING, queries, classes, sure=queries), blobs(SETTING, queries, (16, 16))
+    mask_cls, masks = confident(SETTING, queries, classes, count=queries), blobs(SETTING, queries, (16, 16))
     options = {"object_mask_threshold": 0.1, "overlap_threshold": 0.1}
     is_thing = torch.arange(classes) % 2 == 0
     return lambda: panoptic_inference(mask_cls, MaskRows(masks, **SIZES), is_thing=is_thing, **options)
 
 
 def instance(classes: int, queries: int) -> Callable[[], Any]:
-    mask_cls, masks = confident(SETTING, queries, classes, sure=queries), blobs(SETTING, queries, (16, 16))
+    mask_cls, masks = confident(SETTING, queries, classes, count=queries), blobs(SETTING, queries, (16, 16))
     return lambda: instance_inference(mask_cls, MaskRows(masks, **SIZES), topk=queries)
 
 

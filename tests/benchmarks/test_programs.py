@@ -73,8 +73,8 @@ def test_a_name_that_is_none_gets_a_hint(capsys):
 
 
 def test_a_beginning_of_names_stands_for_all_of_them():
-    assert runner._chosen("heads") == ["heads_19", "heads_150", "heads_847", "heads_1203"]
-    assert runner._chosen("loader") == ["loader"]
+    assert runner._matching_cases("heads") == ["heads_19", "heads_150", "heads_847", "heads_1203"]
+    assert runner._matching_cases("loader") == ["loader"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")

@@ -19,7 +19,7 @@ from cmpf.cli import main
 from cmpf.errors import CMPFError
 from cmpf.integrations import ray_cluster
 from cmpf.integrations.ray import label_on_ray
-from cmpf.integrations.ray_cluster import Place, connected, wait_for_place, worker_place
+from cmpf.integrations.ray_cluster import WorkerResources, connected, wait_for_resources, worker_resources
 from cmpf.labelling.inputs import Shard, divide, read_shard
 from cmpf.labelling.parquet import find_parts, read_parquet
 from cmpf.labelling.record import ImageRecord, to_json
@@ -96,19 +96,19 @@ def test_the_command_gives_the_rows_of_one_process_and_goes_on_where_it_was_stop
 @pytest.mark.parametrize(
     ("resources", "workers", "on_gpu", "place"),
     [
-        ({"CPU": 2.0}, None, True, Place(2, 0.75, 0.0)),  # 0.75 * 2 / 2; half a CPU is left to read
-        ({"CPU": 1.0}, None, True, Place(1, 0.75, 0.0)),
-        ({"CPU": 2.0}, 6, True, Place(6, 0.25, 0.0)),
-        ({"CPU": 64.0, "GPU": 8.0}, None, True, Place(8, 1.0, 1.0)),
-        ({"CPU": 64.0, "GPU": 8.0}, 16, True, Place(16, 1.0, 0.5)),
-        ({"CPU": 16.0, "GPU": 1.0}, 4, False, Place(4, 1.0, 0.0)),
-        ({}, None, True, Place(1, 0.0, 0.0)),
+        ({"CPU": 2.0}, None, True, WorkerResources(2, 0.75, 0.0)),  # 0.75 * 2 / 2; half a CPU is left to read
+        ({"CPU": 1.0}, None, True, WorkerResources(1, 0.75, 0.0)),
+        ({"CPU": 2.0}, 6, True, WorkerResources(6, 0.25, 0.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, None, True, WorkerResources(8, 1.0, 1.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, 16, True, WorkerResources(16, 1.0, 0.5)),
+        ({"CPU": 16.0, "GPU": 1.0}, 4, False, WorkerResources(4, 1.0, 0.0)),
+        ({}, None, True, WorkerResources(1, 0.0, 0.0)),
     ],
 )
 def test_workers_leave_cpus_to_read(
-    resources: dict[str, float], workers: int | None, on_gpu: bool, place: Place
+    resources: dict[str, float], workers: int | None, on_gpu: bool, place: WorkerResources
 ) -> None:
-    assert worker_place(resources, workers, on_gpu=on_gpu) == place
+    assert worker_resources(resources, workers, on_gpu=on_gpu) == place
 
 
 def test_a_cluster_without_a_free_place_says_so(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,12 +122,12 @@ def test_a_cluster_without_a_free_place_says_so(ray: Any, monkeypatch: pytest.Mo
         CMPFError,
         match=r"within 1 seconds: one needs .'CPU': 1.0., and free are .* of .'CPU': 2.0.; wait for",
     ):
-        wait_for_place(ray, Place(2, 0.75, 0.0))
+        wait_for_resources(ray, WorkerResources(2, 0.75, 0.0))
     assert time.monotonic() - begin < 30
     with pytest.raises(CMPFError, match=r"one needs .'CPU': 0.5, 'GPU': 1.0., .*or give fewer --workers"):
-        wait_for_place(ray, Place(1, 0.25, 1.0))
+        wait_for_resources(ray, WorkerResources(1, 0.25, 1.0))
     remove_placement_group(other)
-    wait_for_place(ray, Place(2, 0.75, 0.0))
+    wait_for_resources(ray, WorkerResources(2, 0.75, 0.0))
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The published system in float64, written out without any of cmpf's modules: what the golden tests compare with.
+"""A naive float64 implementation of the published system without CMPF's modules, the reference of the golden tests.
 
-Weights are a state dict under published names; one image at a time, loops where the papers have indices.
+Weights are a state dict under published names. It processes one image at a time and uses loops.
 """

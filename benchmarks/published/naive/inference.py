@@ -1,7 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What stands around the published network: images, words, CLIP's opinion, SAM's votes.
+"""Inputs and ensembles of the published system: images, text embeddings, CLIP's class scores, SAM's votes.
 
-From masks to results it is benchmarks.published.postprocess, which has no weights.
+Post-processing is that of benchmarks.published.postprocess, which has no weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEMPLATES = [
 def normalized(
     image: Tensor, mean: tuple[float, ...], std: tuple[float, ...], padded: tuple[int, int]
 ) -> Tensor:
-    """(1, 3, *padded) float32; zeros are put around the image after it is normalized."""
+    """(1, 3, *padded) float32: the normalized image, zero-padded."""
     canvas = torch.zeros(1, 3, *padded)
     for channel in range(3):
         values = (image[channel].float() - mean[channel]) / std[channel]
@@ -43,7 +43,7 @@ def normalized(
 def frozen_maps(
     image: Tensor, padded: tuple[int, int], visual: Any, sam: Any
 ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-    """CLIP's maps res2..res5, the map that is pooled, and SAM's embedding (None = no SAM); without batch."""
+    """CLIP's maps res2..res5, its map for mask pooling, and SAM's embedding (None = no SAM); without batch axis."""
     x = normalized(image, CLIP_MEAN, CLIP_STD, padded)
     levels = {}
     if hasattr(visual, "trunk"):
@@ -67,7 +67,7 @@ def frozen_maps(
 
 
 def words(clip: Any, tokenizer: Any, classes: list[list[str]]) -> Words:
-    """Each synonym: mean of its unit prompt embeddings, made unit."""
+    """Embedding of each synonym: the normalized mean of its normalized prompt embeddings."""
     rows, owners = [], []
     for owner, synonyms in enumerate(classes):
         for name in synonyms:
@@ -84,7 +84,7 @@ def with_void(known: Words, void: Tensor) -> Words:
 
 
 def clip_embedding(visual: Any, dense: Tensor, mask: Tensor) -> Tensor | None:
-    """A mask in CLIP's space; None where CLIP's attention pool has nothing to look at."""
+    """CLIP's embedding of a mask; None if it is empty and CLIP uses attention pooling."""
     if hasattr(visual, "trunk"):
         cell = pool(dense.double(), mask.double()).float()[None, :, None, None]
         return visual.head(visual.trunk.head(cell))[0].double()
@@ -92,14 +92,14 @@ def clip_embedding(visual: Any, dense: Tensor, mask: Tensor) -> Tensor | None:
 
 
 def attention_pool(weights: Any, dense: Tensor, mask: Tensor) -> Tensor | None:
-    """One query per mask over the cells where the mask is positive."""
+    """Attention pooling of one query over the cells in which the mask is positive."""
     size = (dense.shape[1], dense.shape[2])
     inside = (resize(mask, size) > 0).flatten()
     if not inside.any():
         return None
     table = weights.positional_embedding.double()
     side = math.isqrt(len(table) - 1)
-    places = resize(table[1:].T.reshape(-1, side, side), size).flatten(1).T
+    positions = resize(table[1:].T.reshape(-1, side, side), size).flatten(1).T
     cells = dense.flatten(1).T
 
     def project(x: Tensor, name: str) -> Tensor:
@@ -107,13 +107,13 @@ def attention_pool(weights: Any, dense: Tensor, mask: Tensor) -> Tensor | None:
         return x @ layer.weight.double().T + layer.bias.double()
 
     query = project(cells.mean(dim=0) + table[0], "q_proj")
-    keys, values = (project(cells + places, name)[inside] for name in ("k_proj", "v_proj"))
+    keys, values = (project(cells + positions, name)[inside] for name in ("k_proj", "v_proj"))
     width = len(query) // weights.num_heads
     outputs = []
     for head in range(weights.num_heads):
         part = slice(head * width, (head + 1) * width)
-        share = (keys[:, part] @ query[part] / math.sqrt(width)).softmax(dim=0)
-        outputs.append(share @ values[:, part])
+        attention = (keys[:, part] @ query[part] / math.sqrt(width)).softmax(dim=0)
+        outputs.append(attention @ values[:, part])
     return project(torch.cat(outputs), "c_proj")
 
 
@@ -129,7 +129,7 @@ def class_distribution(
     beta: float,
     valid_only: bool,
 ) -> Tensor:
-    """log(p + 1e-8) of each mask over K classes and void: powers and products, class by class."""
+    """log(p + 1e-8) of each mask over K classes and void (geometric ensemble)."""
     rows = []
     for logits, embedding, has_cells in zip(decoder_logits, embeddings, valid, strict=True):
         inner = logits[:-1].softmax(dim=0)
@@ -137,9 +137,9 @@ def class_distribution(
         if embedding is not None and (has_cells or not valid_only):
             outer = similarity(embedding[None], known, scale)[0].softmax(dim=0)
             for k in range(known.count):
-                share = alpha if seen[k] else beta
-                product[k] = inner[k] ** (1 - share) * outer[k] ** share
-        probability = product / product.sum()  # the softmax of its logarithm
+                weight = alpha if seen[k] else beta
+                product[k] = inner[k] ** (1 - weight) * outer[k] ** weight
+        probability = product / product.sum()
         void = logits.softmax(dim=0)[-1]
         rows.append(torch.cat([probability * (1 - void), void[None]]))
     return torch.log(torch.stack(rows) + 1e-8)
@@ -173,7 +173,7 @@ def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def squeezed(mask: Tensor, cells: tuple[int, int]) -> Tensor:
-    """The published pooling's mask: picked at the map's size, zeros added up to a multiple of 32."""
+    """A mask as in the published pooling: nearest-neighbor resized to the map, zero-padded to a multiple of 32."""
     small = nearest(mask, cells)
     padded = torch.zeros(math.ceil(cells[0] / 32) * 32, math.ceil(cells[1] / 32) * 32, dtype=mask.dtype)
     padded[: cells[0], : cells[1]] = small

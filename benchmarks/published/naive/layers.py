@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Layers of the published network, written out plainly in float64; nothing here is shared with cmpf."""
+"""Layers of the published network in float64, without code of cmpf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class Weights:
-    """Entries below a prefix, in float64."""
+    """Entries of a state dict below a prefix, in float64."""
 
     def __init__(self, state: dict[str, Tensor], prefix: str = "") -> None:
         self.state, self.prefix = state, prefix
@@ -24,14 +24,14 @@ class Weights:
         return Weights(self.state, self.prefix + prefix)
 
     def count(self, name: str) -> int:
-        """How many indices stand at "#"."""
+        """Number of entries whose name matches, with any index at "#"."""
         before, after = (self.prefix + name).split("#")
         return sum(key.startswith(before) and key.endswith(after) for key in self.state)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the names do not tell: heads of both transformers, points a head, groups of GroupNorm."""
+    """Sizes that the state dict does not determine: heads of both transformers, points per head, GroupNorm's groups."""
 
     encoder_heads: int
     points: int
@@ -41,7 +41,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Words:
-    """Text rows (T, E), the class of each row, the number of classes K."""
+    """Text embeddings (T, E), the class of each row, and the number of classes K."""
 
     rows: Tensor
     owners: list[int]
@@ -65,7 +65,7 @@ def group_norm(x_Chw: Tensor, w: Weights, groups: int) -> Tensor:
 
 
 def resize_matrix(source: int, target: int) -> Tensor:
-    """(target, source) weights of a bilinear resize along one axis, corners not aligned."""
+    """(target, source) weights of a bilinear resize along one axis, without corner alignment."""
     matrix = torch.zeros(target, source, dtype=torch.float64)
     for i in range(target):
         place = max((i + 0.5) * source / target - 0.5, 0.0)
@@ -82,7 +82,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pool(features_Chw: Tensor, mask_hw: Tensor) -> Tensor:
-    """Mean of the features where the mask, resized to them, is positive; zeros where it is so nowhere."""
+    """Mean of the features where the resized mask is positive; zeros for an empty mask."""
     if mask_hw.shape != features_Chw.shape[1:]:
         mask_hw = resize(mask_hw, (features_Chw.shape[1], features_Chw.shape[2]))
     inside = mask_hw > 0
@@ -90,7 +90,7 @@ def pool(features_Chw: Tensor, mask_hw: Tensor) -> Tensor:
 
 
 def sine_positions(h: int, w: int, dim: int) -> Tensor:
-    """(h * w, dim): y first, sine and cosine next to each other."""
+    """(h * w, dim) sine position embeddings: y first, sine and cosine interleaved."""
     result = torch.zeros(h, w, dim, dtype=torch.float64)
     half = dim // 2
     for channel in range(half):
@@ -104,13 +104,13 @@ def sine_positions(h: int, w: int, dim: int) -> Tensor:
 
 
 def centers(h: int, w: int) -> Tensor:
-    """(h * w, 2) x and y of the cells' centers."""
+    """(h * w, 2) centers (x, y) of the cells."""
     rows = [((x + 0.5) / w, (y + 0.5) / h) for y in range(h) for x in range(w)]
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def read(map_hwD: Tensor, places_N2: Tensor) -> Tensor:
-    """(N, D) bilinear values at places (x, y) in 0..1; outside are zeros."""
+    """(N, D) bilinear samples at points (x, y) in 0..1, with zeros outside the map."""
     h, w = map_hwD.shape[:2]
     x, y = places_N2[:, 0] * w - 0.5, places_N2[:, 1] * h - 0.5
     left, top = x.floor().long(), y.floor().long()
@@ -133,7 +133,7 @@ def convolve(x_Chw: Tensor, w: Weights, *, bias: bool = True, stride: int = 1) -
 def attend(
     query: Tensor, key: Tensor, value: Tensor, w: Weights, heads: int, blocked: Tensor | None = None
 ) -> Tensor:
-    """Multi-head attention, (Q, D) and (L, D); blocked (Q, L)."""
+    """Multi-head attention of queries (Q, D) on keys and values (L, D); `blocked` is a mask (Q, L)."""
     weight, bias = w("in_proj_weight").chunk(3), w("in_proj_bias").chunk(3)
     q, k, v = (x @ a.T + b for x, a, b in zip((query, key, value), weight, bias, strict=True))
     width = q.shape[1] // heads
@@ -159,7 +159,7 @@ def pool_projection(pooled: Tensor, w: Weights) -> Tensor:
 
 
 def similarity(embeddings: Tensor, words: Words, scale: float) -> Tensor:
-    """(N, K): scaled cosine with the best synonym."""
+    """(N, K): scaled cosine similarity with the best synonym of each class."""
     unit = embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1e-12)
     cosines = min(scale, 100.0) * unit @ words.rows.T
     result = torch.full((len(embeddings), words.count), -math.inf, dtype=torch.float64)

@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The published network, written out plainly: one image, float64, weights under the published names.
+"""The published network for one image in float64, with weights under published names and without code of cmpf.
 
-Nothing here is shared with cmpf. Frozen feature maps go in; mask logits and class logits of every head come out.
-The SAM branch's attention walks the published kernel's flat addressing place by place.
+Takes the frozen feature maps, returns mask logits and class logits of every head. The attention of the SAM branch
+reproduces the flat memory addressing of the published kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEVELS = 3
 def multi_scale_attention(
     query: Tensor, value: Tensor, shapes: list[tuple[int, int]], w: Weights, sizes: Sizes
 ) -> Tensor:
-    """Deformable DETR's attention over all levels; query and value (S, D)."""
+    """Deformable attention over all levels (Deformable DETR); query and value have shape (S, D)."""
     heads, points = sizes.encoder_heads, sizes.points
     values = linear(value, w.under("value_proj."))
     offsets = linear(query, w.under("sampling_offsets.")).view(len(query), heads, LEVELS, points, 2)
@@ -61,7 +61,7 @@ def multi_scale_attention(
 
 
 def flat_attention(query: Tensor, value: Tensor, shape: tuple[int, int], w: Weights, sizes: Sizes) -> Tensor:
-    """The SAM branch's attention: tensors for 3 levels, walked by a kernel that was told of one."""
+    """Attention of the SAM branch: tensors for 3 levels, read by a kernel that was called for a single one."""
     heads, points, (h, w_) = sizes.encoder_heads, sizes.points, shape
     values = linear(value, w.under("value_proj."))
     offsets = linear(query, w.under("sampling_offsets.")).view(len(query), heads, LEVELS, points, 2)
@@ -69,7 +69,7 @@ def flat_attention(query: Tensor, value: Tensor, shape: tuple[int, int], w: Weig
     size = torch.tensor([w_, h], dtype=torch.float64)
     memory_places = (centers(h, w_)[:, None, None, None] + offsets / size).reshape(-1, 2)
     memory_weights = scores.softmax(dim=-1).flatten()
-    # What each of the kernel's threads reads: thread s works for position s // heads and head s % heads.
+    # Addresses that the kernel's threads read: thread s computes position s // heads and head s % heads.
     addresses = torch.zeros(len(query), heads, points, dtype=torch.long)
     for s in range(len(query) * heads):
         for point in range(points):
@@ -87,7 +87,7 @@ def flat_attention(query: Tensor, value: Tensor, shape: tuple[int, int], w: Weig
 
 
 def encoder(maps: list[Tensor], w: Weights, sizes: Sizes, *, flat: bool) -> list[Tensor]:
-    """Deformable encoder, post-norm, over maps (D, h, w)."""
+    """Deformable encoder with post-norm layers, on maps (D, h, w)."""
     shapes = [(m.shape[1], m.shape[2]) for m in maps]
     x = torch.cat([m.flatten(1).T for m in maps])
     embedding = w("level_embed")
@@ -142,7 +142,7 @@ def head(
 
 
 def blocked_cells(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(Q, h * w): where a query may not look; a query blocked everywhere looks everywhere."""
+    """(Q, h * w) attention mask of cells that a query ignores; a query that would ignore all cells ignores none."""
     blocked = resize(masks, size).sigmoid().flatten(1) < 0.5
     for row in blocked:
         if row.all():
@@ -157,7 +157,7 @@ def network(
     state: dict[str, Tensor],
     sizes: Sizes,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Class and mask logits of all heads for one image; words with void as the last class."""
+    """Class and mask logits of all heads for one image; void is the last class of `words`."""
     pixel, w = (Weights(state, f"sem_seg_head.{part}.") for part in ("pixel_decoder", "predictor"))
     mask_features, maps = pixel_decoder(levels, pixel, sizes)
     shapes = [(m.shape[1], m.shape[2]) for m in maps]

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The published system on one image, from the frozen encoders to every kind of result, by the naive parts."""
+"""The published system on one image, from the frozen encoders to all results, built from the naive parts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the system says about one image."""
+    """All outputs for one image."""
 
     heads: list[tuple[Tensor, Tensor]]
     class_logs: Tensor
@@ -61,7 +61,7 @@ def is_seen(classes: list[list[str]], training: list[list[str]]) -> list[bool]:
 
 @dataclass(frozen=True)
 class View:
-    """An image as the network sees it: the map that CLIP pools, and all heads."""
+    """Network outputs for an image: CLIP's map for mask pooling, and all heads."""
 
     dense: Tensor
     heads: list[tuple[Tensor, Tensor]]
@@ -69,7 +69,7 @@ class View:
 
 @torch.no_grad()
 def look(image: Tensor, padded: tuple[int, int], frozen: Frozen, known: Words) -> View:
-    """Runs encoders and network on one image, which is padded to a size."""
+    """Runs encoders and network on one image, padded to a size."""
     levels, dense, embedding = naive.frozen_maps(image, padded, frozen.clip.visual, frozen.sam)
     open_words = naive.with_void(known, frozen.state["void_embedding.weight"])
     return View(dense, network(levels, embedding, open_words, frozen.state, frozen.sizes))
@@ -86,7 +86,7 @@ def answer(
     things: list[bool],
     settings: Settings,
 ) -> Answer:
-    """Every result for one sample (image, height, width, and sam_masks with the mask ensemble)."""
+    """All results for one sample, a dict with image, height, width, and sam_masks if the mask ensemble is used."""
     image, dense, heads = sample["image"], view.dense, view.heads
     unpadded, output = (image.shape[1], image.shape[2]), (sample["height"], sample["width"])
     open_words = naive.with_void(known, frozen.state["void_embedding.weight"])
@@ -146,7 +146,10 @@ def sam_probabilities(
     scale: float,
     on_input: tuple[tuple[int, int], tuple[int, int]] | None,
 ) -> Tensor:
-    """(M, K) CLIP's opinion of SAM's masks. on_input: (unpadded, padded) size = aligned; None = as published."""
+    """(M, K) CLIP's class probabilities of SAM's masks.
+
+    on_input is the (unpadded, padded) size to align masks with CLIP's map; None = not aligned, as published.
+    """
     cells = (dense.shape[1], dense.shape[2])
     rows = []
     for mask in masks.double():
@@ -158,7 +161,7 @@ def sam_probabilities(
             canvas[: unpadded[0], : unpadded[1]] = resize(mask, unpadded)
             pooled_with = naive.nearest(canvas, cells)
         embedding = naive.clip_embedding(frozen.clip.visual, dense, pooled_with)
-        if embedding is None:  # nothing to look at, no opinion
+        if embedding is None:  # an empty mask has no probabilities
             rows.append(torch.zeros(open_words.count - 1, dtype=torch.float64))
         else:
             rows.append(similarity(embedding[None], open_words, scale)[0].softmax(dim=0)[:-1])
