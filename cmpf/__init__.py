@@ -5,7 +5,7 @@
     seg = cmpf.load("cmpf_tiny")
     seg.predict("street.jpg", ["car", "person, pedestrian", "road", "sky"]).plot().save("street.png")
 
-Importing this package registers nothing, opens nothing and does not import torch.
+Importing this package has no side effects and does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cmpf.predictor import Predictor
 
-__version__ = "0.2.0"  # here alone; setup.py reads it
+__version__ = "0.2.0"  # setup.py reads it from here
 Part = TypeVar("Part", bound="Callable[..., Any]")
 
 
@@ -33,17 +33,20 @@ def load(
     """Loads a model and returns its predictor.
 
     Args:
-        model: a name of the zoo ("cmpf_tiny"), the path of a config, a folder with config.yaml and weights, or
-            "USER/REPOSITORY[@REVISION]" of the Hugging Face Hub.
-        device: "cpu", "cuda", "cuda:1", ...; None = a CUDA device if there is one, else the CPU.
-        weights: path of trained weights that replace the model's own.
-        overrides: changes to the model's configuration, a key and its value in turn:
-            ["TEST.ENSEMBLE.ENABLED", True, "INPUT.MIN_SIZE_TEST", 640]. They override everything else.
-        plugins: modules or .py files with parts of your own, beside those that the model's config names. Those that a
-            repository of the Hub asks for must be named here: no code is imported unless you say so.
-        allow_unused_weights: whether the file may hold weights that the model does not have; they are left out.
+        model: a name in the model zoo ("cmpf_tiny"), the path of a config file, a folder with config.yaml and weights,
+            or "USER/REPOSITORY[@REVISION]" on the Hugging Face Hub.
+        device: "cpu", "cuda", "cuda:1", ...; None = a CUDA device if available, else the CPU.
+        weights: path of trained weights, in place of those of the model.
+        overrides: keys and values in turn, ["TEST.ENSEMBLE.ENABLED", True, "INPUT.MIN_SIZE_TEST", 640]; they take
+            precedence over the model's configuration.
+        plugins: modules or .py files that register custom components, in addition to those in the model's
+            configuration. Plugins of a Hub repository must be listed here; otherwise their code is not imported.
+        allow_unused_weights: whether the file may contain weights that the model does not have; they are ignored.
     Raises:
-        ModelNameError: unknown name (lists the known ones). ConfigError, WeightsError, PluginError: see their messages.
+        ModelNameError: the name is unknown; lists the known ones.
+        ConfigError: the configuration or an override is wrong.
+        WeightsError: the weights are missing, damaged, or of another model.
+        PluginError: a plugin cannot be imported, or is not listed in `plugins`.
     """
     from cmpf.factory import load_predictor
 
@@ -58,13 +61,13 @@ def load(
 
 
 def register(slot: str, name: str) -> Callable[[Part], Part]:
-    """A decorator that makes a part of your own selectable by name; see docs/plugins.md.
+    """Decorator that registers a custom component, which the configuration selects by name; see docs/plugins.md.
 
     Args:
-        slot: what it is: "query_injector", "criterion", "evaluator", ...
-        name: what selects it in the configuration.
+        slot: kind of component: "query_injector", "criterion", "evaluator", ...
+        name: its name in the configuration.
     Raises:
-        PluginError: no such slot (lists them), or the name is taken (names both places).
+        PluginError: the slot is unknown (lists the known ones), or the name is already registered.
     """
     from cmpf.registry import register as add
 

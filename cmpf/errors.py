@@ -1,39 +1,39 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Exceptions of CMPF. Every message names the value, what is allowed and the fix."""
+"""Exceptions of CMPF. Each message names the value, what is allowed, and the fix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-MAX_LETTERS = 20_000  # of a message
+MAX_LENGTH = 20_000  # characters of a message
 
 
 class CMPFError(Exception):
-    """Base of everything that a user can cause; the command line prints it as one line.
+    """Base class of all errors that a user can cause; the command line prints them as one line.
 
-    What files and visitors put into a message does nothing to a terminal or a log: control characters are escaped, and
-    what is very long is cut.
+    Messages may contain untrusted text from files and requests. Therefore control characters are escaped, and long
+    messages are cut.
     """
 
     def __str__(self) -> str:
         text = str(self.args[0]) if self.args else ""
-        if len(text) > MAX_LETTERS:
-            text = f"{text[:MAX_LETTERS]}... ({len(text):,} letters)"
+        if len(text) > MAX_LENGTH:
+            text = f"{text[:MAX_LENGTH]}... ({len(text):,} letters)"
         return "".join(
             c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
         )
 
 
 class ConfigError(CMPFError, ValueError):
-    """A configuration file or override is wrong; lists every issue at once."""
+    """A configuration file or override is wrong; lists all issues."""
 
 
 class VocabularyError(CMPFError, ValueError):
-    """A list of categories is empty, repeats a class or cannot be read."""
+    """A vocabulary is empty, repeats a class, or cannot be read."""
 
 
 class ImageError(CMPFError, ValueError):
-    """An image cannot be read or has an impossible size."""
+    """An image cannot be read or has an invalid size."""
 
 
 class DatasetError(CMPFError, LookupError):
@@ -41,33 +41,33 @@ class DatasetError(CMPFError, LookupError):
 
 
 class ModelNameError(CMPFError, ValueError):
-    """A model, encoder or zoo name is not known."""
+    """The name of a model or encoder is unknown."""
 
 
 class WeightsError(CMPFError, RuntimeError):
-    """Weights are missing, damaged, or do not belong to the model."""
+    """Weights are missing, damaged, or of another model."""
 
 
 class EvaluationError(CMPFError, ValueError):
-    """Predictions and ground truth do not fit together."""
+    """Predictions do not match the ground truth."""
 
 
 class TrainingError(CMPFError, RuntimeError):
-    """Training cannot go on (non-finite losses, frozen parameters in the optimizer, ...)."""
+    """Training cannot continue (non-finite losses, frozen parameters in the optimizer, ...)."""
 
 
 class PluginError(CMPFError, RuntimeError):
-    """A module with parts of the user's own is missing, fails, or registers what CMPF cannot take."""
+    """A plugin is missing, fails to import, or registers an invalid component."""
 
 
 def summary(error: BaseException, limit: int = 300) -> str:
-    """The message of another library's error on one line, cut at `limit` characters."""
+    """Type and message of an exception on one line, cut at `limit` characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def first_few(values: Iterable[object], most: int = 5) -> str:
-    """The first of some values for a message, and how many more there are: "a, b, c, d, e and 7 more"."""
+def first_few(values: Iterable[object], limit: int = 5) -> str:
+    """The first values, and the number of the others, for a message: "a, b, c, d, e and 7 more"."""
     texts = [str(value) for value in values]
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout may not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without installation
 
 from cmpf.cli import predict
 from cmpf.cli.command import run_command
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Does what `cmpf predict` does with the same images, model and options."""
+    """Runs `cmpf predict` with the same inputs, model and options; returns the exit code."""
     arguments.model = arguments.config_file
     arguments.images = arguments.input or [path for path in [arguments.video_input] if path]
     output = arguments.output
@@ -86,12 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
             )
         return predict.run(arguments, save=partial(write, output))
     if arguments.parallel:
-        spread(arguments)
+        use_all_devices(arguments)
     return predict.run(arguments)
 
 
-def spread(arguments: argparse.Namespace) -> None:
-    """Sets --device or --processes so that the whole machine is used, unless they are given."""
+def use_all_devices(arguments: argparse.Namespace) -> None:
+    """Sets --device or --processes to use the whole machine, unless they are given."""
     import torch
 
     if arguments.device is None and arguments.processes is None:
@@ -102,26 +102,26 @@ def spread(arguments: argparse.Namespace) -> None:
 
 
 def write(file: Path, prediction: Prediction) -> list[Path]:
-    """Writes the overlay to a file, in the format that its name ends with."""
-    kind = Image.registered_extensions().get(file.suffix.lower())
-    if kind not in Image.SAVE:
+    """Writes the overlay to a file, in the format given by its suffix."""
+    format_ = Image.registered_extensions().get(file.suffix.lower())
+    if format_ not in Image.SAVE:
         raise ImageError(f"--output {file}: no image format ends so; use .png or .jpg, or a folder")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with drawn(prediction) as image, replacing(file) as temporary:
-        image.convert("RGB").save(temporary, format=kind)
+    with overlay(prediction) as image, replacing(file) as temporary:
+        image.convert("RGB").save(temporary, format=format_)
     return [file]
 
 
 def show(prediction: Prediction) -> list[Path]:
     """Shows the overlay in a window."""
-    with drawn(prediction) as image:
+    with overlay(prediction) as image:
         image.show(title=prediction.source)
     return []
 
 
 @contextmanager
-def drawn(prediction: Prediction) -> Iterator[Image.Image]:
-    """The overlay as an image."""
+def overlay(prediction: Prediction) -> Iterator[Image.Image]:
+    """The overlay as `Prediction.save` writes it."""
     with TemporaryDirectory() as folder:
         (path,) = prediction.save(folder, ["overlay"], name="overlay")
         with Image.open(path) as image:

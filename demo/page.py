@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The demo's page: images, words, numbers and curve in one HTML file beside its images."""
+"""Writes the demo's HTML page and the figure of the README."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ VIEWS = (
 
 @dataclass(frozen=True)
 class Example:
-    """One segmented image: name of its files, its words, which of them are unseen, its size (H, W)."""
+    """A segmented image.
+
+    name: prefix of its files.
+    words: its vocabulary.
+    unseen: the words that are not in the training vocabulary.
+    size: (H, W).
+    """
 
     name: str
     words: Sequence[str]
@@ -50,10 +56,11 @@ def write_page(
     """Writes the page.
 
     Args:
-        tiles: (value, meaning) of the figures on top.
-        examples, photographs: images `images/<name>_<view>.png` beside the page, one for each of VIEWS.
+        path: the page.
+        tiles: (value, meaning) of the numbers at the top.
+        examples, photographs: each has an image `images/<name>_<view>.png` next to the page for each of VIEWS.
         metrics: row -> column -> percent.
-        curve: an inline SVG image.
+        curve: an SVG element.
     """
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         lead=escape(lead),
@@ -76,25 +83,26 @@ def write_page(
 def write_figure(
     path: Path, images: Path, examples: Sequence[Example], views: Sequence[tuple[str, str]]
 ) -> None:
-    """A PNG with one row an example and one titled column a view: the README's figure.
+    """Writes a PNG with a row per example and a titled column per view: the figure of the README.
 
     Args:
+        path: the PNG.
         images: folder of `<name>_<view>.png`.
         views: (view, title) of each column.
     """
     side, gap, head = FIGURE_CELL, 8, 34
     width, height = len(views) * (side + gap) - gap, head + len(examples) * (side + gap) - gap
     sheet = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
     for column, (view, title) in enumerate(views):
         left = column * (side + gap)
-        pen.text((left + side / 2, head / 2), title, fill="#1c2430", font=font, anchor="mm")
+        draw.text((left + side / 2, head / 2), title, fill="#1c2430", font=font, anchor="mm")
         for row, example in enumerate(examples):
             with Image.open(images / f"{example.name}_{view}.png") as image:
-                drawn = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(drawn, (left, head + row * (side + gap)))
+                cell = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (left, head + row * (side + gap)))
     with replacing(path) as temporary:
-        sheet.quantize(256).save(temporary, "PNG", optimize=True)  # a third of the bytes
+        sheet.quantize(256).save(temporary, "PNG", optimize=True)  # a third of the size
 
 
 def _example(example: Example) -> str:

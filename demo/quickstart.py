@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""`make demo`: the whole system on its embedded default, from generated data to a page with images and numbers.
+"""`make demo`: trains and evaluates the tiny model on generated data, and writes a page with images and metrics.
 
-Steps: generate ShapeWorld, train the tiny decoder on seen classes, evaluate zero-shot on seen and unseen ones,
-segment images with free words, write output/demo/index.html. A second run reuses what is there.
+Steps: generate ShapeWorld, train the decoder on seen classes, evaluate it zero-shot on seen and unseen classes,
+segment images with free vocabularies, write output/demo/index.html. A second run reuses existing files.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ CONFIG = "configs/shapes/cmpf_tiny.yaml"
 PHOTO_MODEL = "fcclip_convnext_large"
 TRAIN_IMAGES, VAL_IMAGES = 4000, 1000
 EXAMPLES = 6
-EXAMPLE_SIZE = 384  # pixels; those of the datasets have 128
-EXAMPLE_SEED = 1  # the datasets are of seed 0
-EXTRA_WORDS = 4  # words of each example that are not in the image
-STEPS = 5
+EXAMPLE_SIZE = 384  # pixels per side; the images of the datasets have 128
+EXAMPLE_SEED = 1  # the datasets have seed 0
+EXTRA_WORDS = 4  # words of each example that do not occur in the image
+NUM_STEPS = 5
 PANOPTIC, SEMANTIC, INSTANCE, RECALL = "panoptic", "sem_seg", "segm", "mask_recall"
 
 
@@ -55,19 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_data()
     train_and_evaluate(arguments.output, arguments.overrides)
     results = json.loads((arguments.output / "results.json").read_text(encoding="utf-8"))["shapes_val"]
-    own = [word.strip() for word in arguments.words.split(";") if word.strip()]
-    page = segment_and_write_page(arguments.output, own, arguments.photo, results)
+    words = [word.strip() for word in arguments.words.split(";") if word.strip()]
+    page = segment_and_write_page(arguments.output, words, arguments.photo, results)
     summary(results, page, time.monotonic() - start)
     return 0
 
 
 def step(number: int, text: str) -> None:
-    """One headline per step, so that the terminal always says what is going on."""
-    print(f"\n[{number}/{STEPS}] {text}", flush=True)
+    """Prints the title of a step."""
+    print(f"\n[{number}/{NUM_STEPS}] {text}", flush=True)
 
 
 def run(*command: str) -> None:
-    """Shows a command as a user would type it, runs it in the checkout, and ends the demo if it fails."""
+    """Prints a command as a user would type it, runs it in the checkout, and exits if it fails."""
     print("  $ python " + " ".join(command), flush=True)
     done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False)
     if done.returncode:
@@ -75,11 +75,12 @@ def run(*command: str) -> None:
 
 
 def data_root() -> Path:
+    """The folder of the dataset."""
     return Path(os.environ.get("DETECTRON2_DATASETS", ROOT / "datasets")) / "shapeworld"
 
 
 def make_data() -> None:
-    """ShapeWorld on disk; the generator reuses a whole one."""
+    """Generates ShapeWorld; the generator reuses a complete dataset."""
     step(
         1,
         f"ShapeWorld: {TRAIN_IMAGES} training images (seen classes), {VAL_IMAGES} for validation (all)",
@@ -89,7 +90,7 @@ def make_data() -> None:
 
 
 def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
-    """Trains the decoder, then evaluates it in one process a core. Nothing to do when the results are there."""
+    """Trains the decoder and evaluates it, unless the results exist."""
     step(2, "Training the decoder on seen classes (about 3 minutes on 2 cores)")
     if (output / "results.json").exists():
         print(f"  {output}/results.json is there: reusing it (remove {output} to train again)")
@@ -112,7 +113,7 @@ def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
 
 
 def _processes() -> list[str]:
-    """On CPUs, small images are evaluated faster in several processes than in several threads."""
+    """Options for the evaluation: on CPUs, one process per core, which for small images is faster than threads."""
     import torch
 
     from cmpf.common.cpu import usable_cores
@@ -121,9 +122,15 @@ def _processes() -> list[str]:
 
 
 def segment_and_write_page(
-    output: Path, own_words: Sequence[str], photo: str, results: dict[str, dict[str, float]]
+    output: Path, words: Sequence[str], photo: str, results: dict[str, dict[str, float]]
 ) -> Path:
-    """Segments new scenes, and a photograph if there is one, and writes the page; returns its path."""
+    """Segments new scenes and an optional photograph, and writes the page.
+
+    Args:
+        words: vocabulary of all images; empty = words that occur in each scene, and some that do not.
+    Returns:
+        The path of the page.
+    """
     import cmpf
     from cmpf.shapeworld.categories import CATEGORIES
     from cmpf.shapeworld.scene import generate_scene
@@ -141,10 +148,10 @@ def segment_and_write_page(
         scene = generate_scene(seed, size=EXAMPLE_SIZE, seen_only=False, hard=False)
         present = {names[segment.category_id] for segment in scene.segments}
         extra = generator.choice([n for n in names if n not in present], size=EXTRA_WORDS, replace=False)
-        words = own_words or [*sorted(present), *(str(word) for word in extra)]
-        shapes.append(_example(predictor, output, f"scene_{number}", scene.image, words))
+        scene_words = words or [*sorted(present), *(str(word) for word in extra)]
+        shapes.append(_example(predictor, output, f"scene_{number}", scene.image, scene_words))
     write_figure(output / "example.png", output / "images", shapes[:3], VIEWS[:3])
-    photographs = [_photograph(output, photo, own_words)] if photo else []
+    photographs = [_photograph(output, photo, words)] if photo else []
 
     step(5, "Writing the page")
     lines = (output / "metrics.json").read_text(encoding="utf-8").splitlines()
@@ -170,26 +177,26 @@ def segment_and_write_page(
 def _example(
     predictor: Predictor, output: Path, name: str, image: NDArray[np.uint8], words: Sequence[str]
 ) -> Example:
-    """Saves the views of an image; see demo.page.VIEWS."""
+    """Segments an image and saves its views; see demo.page.VIEWS."""
     from demo.page import Example
 
     seen = {word for synonyms in predictor.model.train_vocabulary.classes for word in synonyms}
     prediction = predictor.predict(image, list(words))
-    without = predictor.predict(image, list(words), task="panoptic", ensemble=False)
+    decoder_only = predictor.predict(image, list(words), task="panoptic", ensemble=False)
     views = {task: prediction.plot(task) for task in ("panoptic", "semantic", "instance")}
-    views |= {"input": Image.fromarray(image), "decoder": without.plot("panoptic")}
-    images = output / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    for view, drawn in views.items():
-        drawn.save(images / f"{name}_{view}.png")
-    found = ", ".join(f"{number} {word}" for word, number in prediction.summary().items())
-    print(f"  {name}: {found}", flush=True)
+    views |= {"input": Image.fromarray(image), "decoder": decoder_only.plot("panoptic")}
+    folder = output / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for view, picture in views.items():
+        picture.save(folder / f"{name}_{view}.png")
+    counts = ", ".join(f"{number} {word}" for word, number in prediction.summary().items())
+    print(f"  {name}: {counts}", flush=True)
     unseen = frozenset(word for word in words if word not in seen)
     return Example(name=name, words=words, unseen=unseen, size=(image.shape[0], image.shape[1]))
 
 
 def _photograph(output: Path, photo: str, words: Sequence[str]) -> Example:
-    """A real photograph, by a full-size model whose weights are downloaded."""
+    """Segments a photograph with a full-size model, whose weights are downloaded."""
     import cmpf
     from cmpf.formats.image import read_image
 
@@ -230,7 +237,7 @@ def _commands(output: Path) -> str:
 
 
 def summary(results: dict[str, dict[str, float]], page: Path, seconds: float) -> None:
-    """A few lines at the end of the terminal output."""
+    """Prints the main metrics and the path of the page."""
     print(f"\nDone in {seconds / 60:.1f} minutes.")
     for value, meaning in _tiles(results):
         print(f"  {meaning:34s} {value:>6s} %")

@@ -1,8 +1,8 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Checks every shipped configuration: it loads, its datasets and weights are known, and its network can be built.
+"""Checks all configurations in configs/: each loads, its datasets and weights are known, its network can be built.
 
-Networks are built without memory (torch's meta device) and with random encoders, so that nothing is downloaded.
-One line per file with the number of trained parameters. Exit codes: 0 all well; 1 with all issues; 2 usage.
+Networks are built on the meta device with random encoders, so that nothing is downloaded. Prints the number of trained
+parameters of each. Exit codes: 0 no issues; 1 issues, which are listed; 2 usage.
 """
 
 from __future__ import annotations
@@ -46,45 +46,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     issues = 0
     for file in files:
         try:
-            print(f"{_shown(file)}: {checker.trained_parameters(file):,} trained parameters")
-        except Exception as error:  # one bad file does not hide the others
+            print(f"{_relative(file)}: {checker.trained_parameters(file):,} trained parameters")
+        except Exception as error:  # continue with the other files
             issues += 1
-            kind = "" if isinstance(error, CMPFError) else f"{type(error).__name__}: "
-            print(f"{_shown(file)}: {kind}{error}", file=sys.stderr)
+            prefix = "" if isinstance(error, CMPFError) else f"{type(error).__name__}: "
+            print(f"{_relative(file)}: {prefix}{error}", file=sys.stderr)
     print(f"{len(files)} configurations, {issues} with issues")
     return 1 if issues else 0
 
 
 def shipped_configs() -> list[Path]:
-    """Every YAML file under configs/ that is a configuration, by path."""
+    """All configurations under configs/, sorted by path."""
     return [path for path in sorted(config_root().rglob("*.yaml")) if path.name not in NOT_CONFIGS]
 
 
 class Checker:
-    """Remembers networks, because most configurations differ in how they are tested only."""
+    """Checks configurations; caches networks, because most configurations differ only in test-time keys."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._clip, self._sam = cache(encoders.build_clip), cache(encoders.build_sam)
 
     def trained_parameters(self, file: Path) -> int:
-        """Number of trained parameters of a configuration.
+        """Checks a configuration and returns its number of trained parameters.
 
         Raises:
-            CMPFError: what is wrong with it.
+            CMPFError: the configuration is wrong.
         """
         cfg = get_cfg(file)
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             get_vocabulary(name)
-        _check_tag(cfg)
-        network = _network_of(cfg)
-        if network not in self._counts:
-            self._counts[network] = self._count(get_cfg(file, RANDOM_ENCODERS))
-        return self._counts[network]
+        _check_clip_weights(cfg)
+        key = _network_key(cfg)
+        if key not in self._counts:
+            self._counts[key] = self._count(get_cfg(file, RANDOM_ENCODERS))
+        return self._counts[key]
 
     def _count(self, cfg: Config) -> int:
         with (
-            without_memory(),
+            meta_device(),
             patch.object(encoders, "build_clip", self._clip),
             patch.object(encoders, "build_sam", self._sam),
         ):
@@ -93,8 +93,8 @@ class Checker:
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
-    """New tensors have shapes but no storage. Autocast does not know such a device, and nothing is computed."""
+def meta_device() -> Iterator[None]:
+    """Creates tensors on the meta device, and disables autocast, which does not support it."""
 
     def no_autocast(*_: Any, **__: Any) -> nullcontext[None]:
         return nullcontext()
@@ -103,15 +103,15 @@ def without_memory() -> Iterator[None]:
         yield
 
 
-def _network_of(cfg: Config) -> str:
-    """All that the number of trained parameters may depend on, as text."""
+def _network_key(cfg: Config) -> str:
+    """A string that is equal for configurations with the same network."""
     network = cfg.MODEL.model_dump(exclude={"MASK_FORMER": {"TEST"}})
     masks = mask_sam(cfg)[0] if cfg.TEST.ENSEMBLE.ENABLED else ""
     return f"{network} {cfg.DATASETS.TRAIN} {masks}"
 
 
-def _check_tag(cfg: Config) -> None:
-    """Raises CMPFError unless OpenCLIP publishes the weights that the configuration names, or they are a file."""
+def _check_clip_weights(cfg: Config) -> None:
+    """Raises CMPFError unless CLIP.PRETRAINED is a file or a tag of OpenCLIP."""
     from open_clip.pretrained import list_pretrained_tags_by_model
 
     name, tag = cfg.MODEL.CMPF.CLIP.NAME, cfg.MODEL.CMPF.CLIP.PRETRAINED
@@ -124,7 +124,8 @@ def _check_tag(cfg: Config) -> None:
         )
 
 
-def _shown(file: Path) -> str:
+def _relative(file: Path) -> str:
+    """The path relative to the checkout, if it is inside."""
     root = config_root().parent
     return str(file.relative_to(root) if file.is_relative_to(root) else file)
 

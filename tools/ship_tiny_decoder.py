@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Puts the decoder of a finished tiny training into cmpf/assets, where `cmpf.load("cmpf_tiny")` finds it.
+"""Copies the decoder of a finished tiny training to cmpf/assets, from where `cmpf.load("cmpf_tiny")` loads it.
 
 python tools/train_net.py --config-file configs/shapes/cmpf_tiny.yaml OUTPUT_DIR output/ship
 python tools/ship_tiny_decoder.py output/ship/model_final.safetensors
@@ -42,16 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ship(weights: Path, folder: Path) -> None:
-    """Writes the weights without the run's own paths, and their SHA-256.
+    """Writes the weights, without the paths of the training run, and their SHA-256.
 
+    Args:
+        weights: model_final.safetensors of the training.
+        folder: the assets folder.
     Raises:
-        WeightsError: the file is damaged or belongs to other encoders.
+        WeightsError: the file is damaged or was trained with other encoders.
     """
     entry = zoo()[NAME]
     model = build_model(
         get_cfg(find_config(entry.config), ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu"])
     )
-    classes = [list(words) for words in model.train_vocabulary.classes]
+    classes = [list(synonyms) for synonyms in model.train_vocabulary.classes]
     save_weights(model, folder / entry.asset, metadata={"train_classes": classes})
     record_hash(folder, entry.asset)
 

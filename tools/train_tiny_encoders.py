@@ -1,11 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Trains tiny CLIP and tiny SAM on ShapeWorld and writes the assets that CMPF ships.
-
-Deterministic for a seed on one kind of CPU with one thread. Each takes up to an hour of one core:
+"""Trains tiny CLIP and tiny SAM on ShapeWorld and writes the weights that are part of CMPF. Users do not need this.
 
     python tools/train_tiny_encoders.py --out cmpf/assets
 
-Run the two at once on two cores with --only clip and --only sam. Users never need this.
+Each training takes up to an hour on one core; --only clip and --only sam can run in parallel. Results are deterministic
+for a seed on one type of CPU with one thread.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from cmpf.encoders.tiny_training.scenes import (
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,12 +53,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def print_table(title: str, rows: dict[str, float]) -> None:
-    """One line a figure."""
+    """Prints a title and one line per metric."""
     print(f"\n{title}", *(f"  {name:<24}{value:7.2f}" for name, value in rows.items()), sep="\n", flush=True)
 
 
 def run_clip(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
-    """Trains, stores and judges tiny CLIP."""
+    """Trains, saves and evaluates tiny CLIP; returns metrics in percent."""
     from cmpf.encoders.tiny import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
     from cmpf.encoders.tiny_training.clip_training import train_clip
     from cmpf.encoders.tiny_training.evaluation import accuracy_table, classify_regions
@@ -80,7 +79,7 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
 
 
 def run_sam(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
-    """Trains, stores and judges tiny SAM."""
+    """Trains, saves and evaluates tiny SAM; returns metrics in percent."""
     from cmpf.encoders.tiny import SAM_WEIGHTS, load_tiny_sam
     from cmpf.encoders.tiny_training.evaluation import evaluate_sam
     from cmpf.encoders.tiny_training.sam_training import train_sam
@@ -101,10 +100,10 @@ def run_sam(options: argparse.Namespace, training: ScenePool, validation: SceneP
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Trains what was asked for.
+    """Runs one command line.
 
     Returns:
-        The printed figures, by "clip" and "sam".
+        "clip" and "sam" -> metric -> percent.
     """
     options = parse_arguments(arguments)
     torch.set_num_threads(options.threads)

@@ -167,14 +167,14 @@ class _FixedPredictor:
 def page(clients: int = CLIENTS, visitors: int = VISITORS) -> Trial:
     """Concurrent clients, then visitors one after the other: must be served or told to wait; memory must not grow."""
     from cmpf.web import Limits, running
-    from cmpf.web.server import FOLDER
+    from cmpf.web.server import FOLDER_VARIABLE
 
     trial = Trial(f"the page under {clients} clients at once and {visitors:,} visitors")
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
     image = np.random.default_rng(0).integers(0, 255, (256, 320, 3), np.uint8)
     fixed = _FixedPredictor(seg.predict(image, WORDS))
     with timed(trial), running(fixed, limits=Limits(queue=32)) as address:  # type: ignore[arg-type]
-        path = str(next(Path(os.environ[FOLDER]).rglob("shapes_1.png")))
+        path = str(next(Path(os.environ[FOLDER_VARIABLE]).rglob("shapes_1.png")))
         answers: Counter[str] = Counter()
         threads = [
             threading.Thread(target=lambda: answers.update([_visit(address, path)])) for _ in range(clients)

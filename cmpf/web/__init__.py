@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The web page of `cmpf serve`. Gradio (extra `web`) is imported when a page is built, not before."""
+"""The web page of `cmpf serve`. Gradio (extra `web`) is imported when a page is built."""
 
 from __future__ import annotations
 

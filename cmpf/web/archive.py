@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The ZIP of several images' results: an overlay of each, instances.json of all, errors.csv of those not read."""
+"""Collects the results of several images in a ZIP: overlays, instances.json, and errors.csv."""
 
 from __future__ import annotations
 
@@ -23,88 +23,90 @@ ERRORS = "errors.csv"
 
 
 @dataclass(frozen=True)
-class Line:
-    """What the page says about one image.
+class ImageResult:
+    """The summary of one image.
 
-    name: of its file. found: class name -> how often. error: "" = it was segmented.
-    size, shrunk_from: (H, W) as it was segmented, and before.
+    name: file name.
+    class_counts: class name -> number of segments.
+    error: why the image could not be read, "" = it was segmented.
+    size, original_size: (H, W) after and before shrinking.
     """
 
     name: str
-    found: dict[str, int]
+    class_counts: dict[str, int]
     error: str = ""
     size: tuple[int, int] = (0, 0)
-    shrunk_from: tuple[int, int] = (0, 0)
+    original_size: tuple[int, int] = (0, 0)
 
 
 class Archive:
     """Collects results in a folder.
 
     Args:
-        folder: empty; names: of the uploaded files, also equal ones.
+        folder: an empty folder.
+        names: names of the uploaded files, possibly with duplicates.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
-        self.names = distinct(names)
+        self.names = number_duplicates(names)
         self.stems = [stem for _, stem in unique_names([f"/{name}" for name in self.names], "/")]
-        self.lines: list[Line] = []
+        self.results: list[ImageResult] = []
         self._entries: list[Entry] = []
         self._files: list[Path] = []
 
-    def add(self, number: int, prediction: Prediction, *, shrunk_from: tuple[int, int]) -> None:
-        """Writes the overlay of an image, and keeps what goes into instances.json."""
-        name, stem = self.names[number], self.stems[number]
+    def add(self, index: int, prediction: Prediction, *, original_size: tuple[int, int]) -> None:
+        """Writes the overlay of an image, and adds its record."""
+        name, stem = self.names[index], self.stems[index]
         self._files += write_overlay(prediction, stem, self.folder)
         record = record_of(prediction, name)
         self._entries.append(Entry(record, name, stem))
-        self.lines.append(
-            Line(name, prediction.summary(), size=(record.height, record.width), shrunk_from=shrunk_from)
-        )
+        size = record.height, record.width
+        self.results.append(ImageResult(name, prediction.summary(), size=size, original_size=original_size))
 
-    def refuse(self, number: int, error: str) -> None:
-        """Keeps why an image is left out."""
-        self.lines.append(Line(self.names[number], {}, error))
+    def add_error(self, index: int, error: str) -> None:
+        """Adds an image that could not be read."""
+        self.results.append(ImageResult(self.names[index], {}, error))
 
     def finish(self, classes: Classes) -> Path:
-        """The ZIP, in the folder.
+        """Writes the ZIP in the folder and returns its path.
 
         Raises:
             CMPFError: no image could be read.
         """
-        refused = [line for line in self.lines if line.error]
+        failed = [result for result in self.results if result.error]
         if not self._entries:
-            raise CMPFError("none of the images can be read. " + "; ".join(line.error for line in refused))
+            raise CMPFError("none of the images can be read. " + "; ".join(result.error for result in failed))
         self._files += write_instances(self._entries, classes, self.folder)
-        if refused:
-            self._files.append(self._write_errors(refused))
+        if failed:
+            self._files.append(self._write_errors(failed))
         path = self.folder / ".zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as content:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for file in self._files:
-                content.write(file, file.name)
+                archive.write(file, file.name)
         return path
 
-    def _write_errors(self, refused: Sequence[Line]) -> Path:
+    def _write_errors(self, failed: Sequence[ImageResult]) -> Path:
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["file", "error"])
-        rows.writerows([line.name, line.error] for line in refused)
+        rows.writerows([result.name, result.error] for result in failed)
         path = self.folder / ERRORS
         write_text(path, text.getvalue())
         return path
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """Names of files in their order, equal ones numbered: a.png, a_2.png; case does not tell names apart."""
-    taken: set[str] = set()
-    given = {name.casefold() for name in names}
-    found = []
+def number_duplicates(names: Sequence[str]) -> list[str]:
+    """Makes file names unique, also on case-insensitive file systems: a.png, a_2.png."""
+    used: set[str] = set()
+    original = {name.casefold() for name in names}
+    unique = []
     for name in names:
         path, number = PurePosixPath(name), 1
-        free = name
-        while free.casefold() in taken or (number > 1 and free.casefold() in given):
+        candidate = name
+        while candidate.casefold() in used or (number > 1 and candidate.casefold() in original):
             number += 1
-            free = f"{path.stem}_{number}{path.suffix}"
-        taken.add(free.casefold())
-        found.append(free)
-    return found
+            candidate = f"{path.stem}_{number}{path.suffix}"
+        used.add(candidate.casefold())
+        unique.append(candidate)
+    return unique

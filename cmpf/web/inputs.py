@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What visitors of the page may send, size and kind of images, number and length of words; and examples to try."""
+"""Reads and limits the input of visitors (images and words), and writes the example images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cmpf.formats.image import (
 from cmpf.shapeworld.categories import CATEGORIES
 from cmpf.shapeworld.scene import generate_scene
 
-MAX_IMAGES = 20  # that one visitor may have segmented at once, while the others wait
-FILES_TOGETHER = 4  # of the largest size that one upload of several files may hold
-MAX_CLASSES = 200  # each is a pass of CLIP's text encoder
-MAX_CLASS_LETTERS = 200  # of one class with its synonyms
+MAX_IMAGES = 20  # per batch; other visitors wait meanwhile
+MAX_FILES_PER_REQUEST = 4  # of the maximum size
+MAX_CLASSES = 200  # each takes a forward pass of CLIP's text encoder
+MAX_CLASS_LENGTH = 200  # characters of a class with its synonyms
 _SEPARATORS = re.compile(r"[;\n\r]")
-SIZE = 512  # pixels of a side of generated examples
+EXAMPLE_SIZE = 512  # pixels per side of generated examples
 SEEDS = (20, 25)  # of generated examples
 PHOTOGRAPHS = {
     "coffee": ("cup", "spoon", "saucer", "wooden table"),
@@ -40,11 +40,12 @@ PHOTOGRAPHS = {
 class Limits:
     """Limits of the page.
 
-    max_side: pixels; images with a longer side are refused.
-    working_side: pixels; larger images are shrunk to it before they are segmented, because the results of a
-        hundred queries at the size of a camera's image need gigabytes.
-    max_upload_mb: mebibytes of one uploaded file. uploads_mb: of all that lie on the disk; the oldest go first.
-    queue: visitors that may wait; the next is told to come back later.
+    max_side: pixels; images with a longer side are rejected.
+    working_side: pixels; larger images are shrunk to it, because the masks of a hundred queries at the size of a
+        photograph take gigabytes.
+    max_upload_mb: MiB of one uploaded file.
+    uploads_mb: MiB of all files on the disk; the oldest are removed first.
+    queue: number of visitors that may wait; further ones are rejected.
     """
 
     max_side: int = 4096
@@ -69,15 +70,16 @@ class Limits:
 
     @property
     def request_bytes(self) -> int:
-        """Of the files in one request; a browser sends those that are chosen together in one."""
-        return min(FILES_TOGETHER * self.max_upload_mb, self.uploads_mb) * 2**20
+        """Maximum total size of the files in one request; a browser sends several files in one."""
+        return min(MAX_FILES_PER_REQUEST * self.max_upload_mb, self.uploads_mb) * 2**20
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An image as it is segmented.
+    """An image to segment.
 
-    pixels: (H, W, 3) uint8 RGB; name: the visitor's name of the file, without ending;
+    pixels: (H, W, 3) uint8 RGB.
+    name: name of the uploaded file, without suffix.
     original_size: (H, W) before shrinking.
     """
 
@@ -87,11 +89,11 @@ class Upload:
 
 
 def read_upload(path: str | Path, limits: Limits) -> Upload:
-    """The uploaded image, shrunk to the working side.
+    """Reads an uploaded image and shrinks it to the working side.
 
     Raises:
-        ImageError: it is damaged, no image, or larger than the limits. The message has the name of the file,
-            not the server's path.
+        ImageError: the file is damaged, not an image, or larger than the limits. The message contains the name of the
+            file, not its path on the server.
     """
     path = Path(path)
     if (side := _longer_side(path)) > limits.max_side:
@@ -110,40 +112,38 @@ def read_upload(path: str | Path, limits: Limits) -> Upload:
     return Upload(resize_image(image, size), path.stem, (height, width))
 
 
-def _longer_side(path: Path) -> int:
-    """Of the image, without decoding it; 0 for what cannot be opened, of which read_image says why."""
-    try:
-        return max(read_image_size(path))
-    except ImageError:
-        return 0
+def parse_classes(chips: Iterable[str] | str | None) -> list[str]:
+    """Parses the entered classes, each "name" or "name, synonym", and removes duplicates.
 
-
-def class_words(chips: Iterable[str] | str | None) -> list[str]:
-    """Classes from what was typed: one "name" or "name, synonym" a chip, or several separated by ";".
-
-    What is said twice counts once. The result is a list of words, never a path or a dataset's name.
-
+    Args:
+        chips: entries of the input box; one may contain several classes separated by ";".
+    Returns:
+        The classes; never a path or the name of a dataset.
     Raises:
         VocabularyError: no class, too many, or one that is too long.
     """
-    entered = [chips] if isinstance(chips, str) else list(chips or ())
-    pieces = [" ".join(piece.split()) for chip in entered for piece in _SEPARATORS.split(str(chip))]
-    words = list({piece.casefold(): piece for piece in reversed(pieces) if piece.strip(" ,")}.values())[::-1]
-    if not words:
+    entries = [chips] if isinstance(chips, str) else list(chips or ())
+    parts = [" ".join(part.split()) for entry in entries for part in _SEPARATORS.split(str(entry))]
+    unique: dict[str, str] = {}
+    for part in parts:
+        if part.strip(" ,"):
+            unique.setdefault(part.casefold(), part)
+    classes = list(unique.values())
+    if not classes:
         raise VocabularyError("no words yet; type what to look for, such as: cat, grass, sky")
-    if len(words) > MAX_CLASSES:
-        raise VocabularyError(f"{len(words)} classes; this page takes up to {MAX_CLASSES} at once")
-    for word in words:
-        if len(word) > MAX_CLASS_LETTERS:
+    if len(classes) > MAX_CLASSES:
+        raise VocabularyError(f"{len(classes)} classes; this page takes up to {MAX_CLASSES} at once")
+    for name in classes:
+        if len(name) > MAX_CLASS_LENGTH:
             raise VocabularyError(
-                f"{word[:30]}...: {len(word)} letters; a class with its synonyms may have {MAX_CLASS_LETTERS}"
+                f"{name[:30]}...: {len(name)} letters; a class with its synonyms may have {MAX_CLASS_LENGTH}"
             )
-    return words
+    return classes
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image file, words for it, and the task that shows it best."""
+    """An example image, its classes, and the task to show."""
 
     path: Path
     words: tuple[str, ...]
@@ -151,22 +151,30 @@ class Example:
 
 
 def write_examples(folder: Path) -> list[Example]:
-    """Writes the images into a folder; generated ones first."""
-    found = []
+    """Writes the example images into a folder: generated ones, then photographs if scikit-image is installed."""
+    examples = []
     for number, seed in enumerate(SEEDS, start=1):
-        scene = generate_scene(seed, size=SIZE, seen_only=False)
+        scene = generate_scene(seed, size=EXAMPLE_SIZE, seen_only=False)
         names = (CATEGORIES[segment.category_id].name for segment in scene.segments)
         path = _save(scene.image, folder / f"shapes_{number}.png")
-        found.append(Example(path, tuple(dict.fromkeys(names)), "panoptic"))
+        examples.append(Example(path, tuple(dict.fromkeys(names)), "panoptic"))
     for name, words in PHOTOGRAPHS.items():
         photograph = _photograph(name)
         if photograph is not None:
-            found.append(Example(_save(photograph, folder / f"{name}.png"), words, "semantic"))
-    return found
+            examples.append(Example(_save(photograph, folder / f"{name}.png"), words, "semantic"))
+    return examples
+
+
+def _longer_side(path: Path) -> int:
+    """The longer side in pixels, from the header; 0 if the file cannot be opened, which read_image reports."""
+    try:
+        return max(read_image_size(path))
+    except ImageError:
+        return 0
 
 
 def _photograph(name: str) -> NDArray[np.uint8] | None:
-    """A photograph that comes with scikit-image; None where it is not there, for nothing is downloaded."""
+    """A photograph that is part of scikit-image; None if it is not installed or would have to be downloaded."""
     try:
         from skimage import data
     except ImportError:

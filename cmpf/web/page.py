@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The page's layout and its upload boxes."""
+"""Builds the page with Gradio: layout, upload boxes, and event handlers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from cmpf.errors import CMPFError
 from cmpf.predictor import Predictor
-from cmpf.web.guard import Room
+from cmpf.web.guard import DiskQuota
 from cmpf.web.inputs import MAX_IMAGES, Example, Limits
 from cmpf.web.panel import TASKS, WELCOME
 from cmpf.web.segmenter import MIN_SCORE, BatchSegmenter, Segmenter
 
-UPLOAD_SECONDS = 3600  # uploaded images are removed after this time
+UPLOAD_LIFETIME = 3600  # seconds after which uploaded images are removed
 LEAD = (
     "Segments any image into the words that you type: frozen CLIP says what things are, "
     "frozen SAM says where they end."
@@ -23,10 +23,10 @@ LEAD = (
 
 
 def import_gradio() -> Any:
-    """The package.
+    """Imports gradio.
 
     Raises:
-        CMPFError: it is not installed.
+        CMPFError: it cannot be imported.
     """
     try:
         import gradio
@@ -38,10 +38,10 @@ def import_gradio() -> Any:
 
 
 def upload_box(gradio: Any, *, value: str | None) -> Any:
-    """gradio.Image, for events with `preprocess=False`, which hand over what `uploaded_path` reads.
+    """A gradio.Image for events with `preprocess=False`, whose payload `uploaded_path` reads.
 
-    Gradio's own preprocessing decodes images before anyone could look at their size, ends with a stack trace in the log
-    for damaged ones, and decodes base64 text that a handmade request gives in place of an upload.
+    Gradio's preprocessing decodes images before their size can be checked, logs a stack trace for damaged ones, and
+    decodes base64 text that a crafted request gives in place of an upload.
     """
     return gradio.Image(
         value=value,
@@ -56,7 +56,7 @@ def upload_box(gradio: Any, *, value: str | None) -> Any:
 
 
 def files_box(gradio: Any) -> Any:
-    """gradio.File for several images; see upload_box."""
+    """A gradio.File for several images; see upload_box."""
     return gradio.File(
         file_count="multiple",
         file_types=["image"],
@@ -67,13 +67,13 @@ def files_box(gradio: Any) -> Any:
 
 
 def uploaded_path(payload: Any) -> str | None:
-    """Path of the file that Gradio's FileData names, as a mapping; None where there is none."""
+    """The path in a payload of Gradio (FileData as a mapping); None if there is no such file."""
     path = payload.get("path") if payload else None
     return path if path and Path(path).is_file() else None
 
 
 def uploaded_paths(payload: Any) -> list[str]:
-    """The same for several; one that is no longer there stays, for reading it says so."""
+    """The paths in a payload with several files, including missing files, which read_upload reports."""
     return [file["path"] for file in payload or () if file.get("path")]
 
 
@@ -83,16 +83,16 @@ def build_page(
     limits: Limits | None = None,
     examples: Sequence[Example] = (),
     note: str = "",
-    room: Room | None = None,
+    quota: DiskQuota | None = None,
 ) -> Any:
-    """The page as gradio.Blocks, with its queue.
+    """Builds the page as gradio.Blocks with a queue.
 
     Args:
-        predictor: what segments.
+        predictor: the model.
         limits: None = the defaults.
-        examples: offered below the form; the first one fills it at the start.
+        examples: shown below the form; the first one fills the form initially.
         note: a line about the model, below the headline.
-        room: for uploads and results; None = Gradio's folder within the limits.
+        quota: for uploads and results; None = a quota for Gradio's folder.
     Raises:
         CMPFError: Gradio is not installed.
     """
@@ -100,7 +100,7 @@ def build_page(
     limits = limits or Limits()
     segmenter = Segmenter(predictor, limits)
     page = gradio.Blocks(
-        title="CMPF", analytics_enabled=False, delete_cache=(UPLOAD_SECONDS // 6, UPLOAD_SECONDS)
+        title="CMPF", analytics_enabled=False, delete_cache=(UPLOAD_LIFETIME // 6, UPLOAD_LIFETIME)
     )
     with page:
         gradio.HTML(_head(note))
@@ -110,13 +110,14 @@ def build_page(
                 files, batch_button = _batch_form(gradio)
             with gradio.Column(scale=3, min_width=300):
                 panel = gradio.HTML(WELCOME, elem_id="cmpf-panel")
-                saving = gradio.DownloadButton(
+                download = gradio.DownloadButton(
                     "Download results (ZIP)", variant="primary", visible=False, elem_id="cmpf-zip"
                 )
-        batch = BatchSegmenter(predictor, limits, room or Room(Path(files.GRADIO_CACHE), limits))
+        quota = quota or DiskQuota(Path(files.GRADIO_CACHE), limits)
+        batch = BatchSegmenter(predictor, limits, quota)
         private = {"api_visibility": "private", "preprocess": False}
-        # One user of the model at a time.
-        alone = {"concurrency_limit": 1, "concurrency_id": "model", **private}
+        # The model serves one visitor at a time.
+        exclusive = {"concurrency_limit": 1, "concurrency_id": "model", **private}
 
         def segment(image: Any, *request: Any) -> str:
             return segmenter(uploaded_path(image), *request)
@@ -128,9 +129,9 @@ def build_page(
         def check(image: Any) -> str:
             return segmenter.check(uploaded_path(image))
 
-        button.click(segment, inputs, panel, **alone)
-        batch_button.click(segment_all, [files, *inputs[1:]], [panel, saving], **alone)
-        button.click(lambda: gradio.update(visible=False), None, saving, queue=False, **private)
+        button.click(segment, inputs, panel, **exclusive)
+        batch_button.click(segment_all, [files, *inputs[1:]], [panel, download], **exclusive)
+        button.click(lambda: gradio.update(visible=False), None, download, queue=False, **private)
         inputs[0].upload(check, inputs[0], panel, show_progress="hidden", queue=False, **private)
     page.queue(max_size=limits.queue, default_concurrency_limit=1)
     return page
@@ -142,7 +143,7 @@ def _head(note: str) -> str:
 
 
 def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tuple[list[Any], Any]:
-    """The input components, in the order of Segmenter's arguments, and the button."""
+    """The input components in the order of Segmenter's arguments, and the button."""
     first = examples[0] if examples else None
     image = upload_box(gradio, value=str(first.path) if first else None)
     words = gradio.Dropdown(
@@ -183,7 +184,7 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
 
 
 def _batch_form(gradio: Any) -> tuple[Any, Any]:
-    """The box for several images, and its button."""
+    """The upload box for several images, and its button."""
     with gradio.Accordion("Several images, one ZIP of results", open=False, elem_id="cmpf-batch"):
         files = files_box(gradio)
         button = gradio.Button("Segment all", elem_id="cmpf-segment-all")
@@ -191,7 +192,7 @@ def _batch_form(gradio: Any) -> tuple[Any, Any]:
 
 
 def _gallery(gradio: Any, examples: Sequence[Example], outputs: list[Any]) -> None:
-    """Thumbnails; a click fills image, words and task."""
+    """Thumbnails of the examples; a click fills image, words and task."""
     thumbnails = gradio.Dataset(
         components=[gradio.Image(visible=False)],
         samples=[[str(example.path)] for example in examples],
@@ -208,5 +209,5 @@ def _gallery(gradio: Any, examples: Sequence[Example], outputs: list[Any]) -> No
 
 
 def _suggestions(predictor: Predictor) -> list[str]:
-    """Names of all known classes, those of the training vocabulary first."""
+    """The names of all known classes, those of the training vocabulary first."""
     return list(dict.fromkeys(name for known in predictor.known for name in known.names))

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The page's result panel: a prediction as two images to blend, ids and rows, and as HTML with words escaped."""
+"""The result panel of the page: a prediction as images and a table, and as HTML."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.inference import Instances, Prediction
 from cmpf.inference.conversions import coco_panoptic, coco_results
 from cmpf.visualization.palette import Color, class_color, shades
-from cmpf.web.archive import Line
+from cmpf.web.archive import ImageResult
 from cmpf.web.inputs import Upload
 
 TASKS = ("panoptic", "semantic", "instance")
-_Parts = tuple[Prediction, "NDArray[np.int32]", "list[Row]", Any]
-OPACITY = 60  # percent, at first
-MANY_MISSING = 12  # words named below the image; the rest is counted
-PHOTO = {"quality": 93, "subsampling": 0}  # of JPEG
+OPACITY = 60  # percent, initially
+MAX_MISSING = 12  # classes that were not found and are listed; the others are counted
+JPEG = {"quality": 93, "subsampling": 0}
 MASK_NAMES = {"decoder": "decoder", "sam": "SAM"}
 WELCOME = (
     "<div class='cmpf-empty'><p><strong>The result appears here.</strong></p>"
@@ -39,11 +38,15 @@ WELCOME = (
 
 @dataclass(frozen=True)
 class Row:
-    """One segment in the table.
+    """A segment in the table.
 
-    id: its value in View.ids; color: as in the image; kind: "thing" or "stuff" where the task tells them apart;
-    score: 0..1, None for semantic results; share: of the image's pixels, 0..1; source: whose mask it is, "" where
-    masks are summed.
+    id: its value in View.ids.
+    name: class name.
+    color: as in the image.
+    kind: "thing" or "stuff" for panoptic results, else "".
+    score: in [0, 1]; None for semantic results.
+    share: of the image's pixels, in [0, 1].
+    source: origin of the mask, "decoder" or "sam"; "" for semantic results.
     """
 
     id: int
@@ -57,11 +60,12 @@ class Row:
 
 @dataclass(frozen=True)
 class View:
-    """What the page needs of one result.
+    """The result of one task, as the page shows it.
 
-    clear, tinted: the image with outlines and labels, without tint and with nothing but tint; every opacity is a
-        blend of the two, so that the page needs no further inference for it.
-    ids: (H, W) int32, 0 = nothing found here. rows: largest first. coco: the content of the COCO JSON file.
+    clear, tinted: the image with outlines and labels, with opacity 0 and 1; the page blends them to any opacity.
+    ids: (H, W) int32, 0 = no segment.
+    rows: largest segment first.
+    coco: content of the COCO JSON file.
     missing: classes that were not found.
     """
 
@@ -73,19 +77,22 @@ class View:
     missing: tuple[str, ...]
 
 
-def view_of(prediction: Prediction, task: str, *, name: str) -> View:
+_Content = tuple["NDArray[np.int32]", "list[Row]", Any]  # ids, rows, coco; see View
+
+
+def make_view(prediction: Prediction, task: str, *, name: str) -> View:
     """The view of one task's result.
 
     Args:
-        task: one of TASKS, which ran.
-        name: of the image, in the COCO file.
+        task: one of TASKS, for which the prediction has a result.
+        name: name of the image in the COCO file.
     """
-    prepare = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}[task]
-    shown, ids, rows, coco = prepare(prediction, name)
+    make_content = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}[task]
+    ids, rows, coco = make_content(prediction, name)
     found = {row.name for row in rows}
     return View(
-        clear=shown.plot(task, opacity=0.0),
-        tinted=shown.plot(task, opacity=1.0),
+        clear=prediction.plot(task, opacity=0.0),
+        tinted=prediction.plot(task, opacity=1.0),
         ids=ids,
         rows=tuple(sorted(rows, key=lambda row: -row.share)),
         coco=coco,
@@ -93,7 +100,7 @@ def view_of(prediction: Prediction, task: str, *, name: str) -> View:
     )
 
 
-def _panoptic(prediction: Prediction, name: str) -> _Parts:
+def _panoptic(prediction: Prediction, name: str) -> _Content:
     segments = prediction.segments
     colors = shades([segment.category_id for segment in segments], prediction.names)
     rows = [
@@ -108,10 +115,10 @@ def _panoptic(prediction: Prediction, name: str) -> _Parts:
         )
         for segment, color in zip(segments, colors, strict=True)
     ]
-    return prediction, prediction.panoptic, rows, coco_panoptic(segments, name, f"{name}_ids.png")
+    return prediction.panoptic, rows, coco_panoptic(segments, name, f"{name}_ids.png")
 
 
-def _semantic(prediction: Prediction, name: str) -> _Parts:
+def _semantic(prediction: Prediction, name: str) -> _Content:
     labels = prediction.semantic
     classes, counts = np.unique(labels, return_counts=True)
     rows = [
@@ -126,59 +133,62 @@ def _semantic(prediction: Prediction, name: str) -> _Parts:
         for index, count in zip(classes, counts, strict=True)
     ]
     masks = np.stack([labels == index for index in classes])
-    whole = Instances(
+    regions = Instances(  # one per class
         masks=masks,
         boxes=masks_to_boxes(torch.from_numpy(masks)).numpy(),
         scores=np.ones(len(classes), dtype=np.float32),
         labels=classes.astype(np.int64),
         sources=np.full(len(classes), "decoder"),
     )
-    return prediction, labels.astype(np.int32) + 1, rows, _with_categories(whole, prediction, name)
+    return labels.astype(np.int32) + 1, rows, _coco_content(regions, prediction, name)
 
 
-def _instance(prediction: Prediction, name: str) -> _Parts:
-    found = prediction.instances
-    areas = np.array([np.count_nonzero(mask) for mask in found.masks])
+def _instance(prediction: Prediction, name: str) -> _Content:
+    instances = prediction.instances
+    areas = np.array([np.count_nonzero(mask) for mask in instances.masks])
     ids = np.zeros(prediction.image.shape[:2], dtype=np.int32)
-    for place in np.argsort(-areas, kind="stable"):  # small ones on top, as they are drawn
-        ids[found.masks[place]] = place + 1
+    for index in np.argsort(-areas, kind="stable"):  # small ones on top, as in the image
+        ids[instances.masks[index]] = index + 1
+    colors = shades([int(label) for label in instances.labels], prediction.names)
     rows = [
         Row(
-            id=place + 1,
-            name=prediction.names[found.labels[place]],
+            id=index + 1,
+            name=prediction.names[instances.labels[index]],
             color=color,
             kind="",
-            score=float(found.scores[place]),
-            share=float(areas[place]) / ids.size,
-            source=str(found.sources[place]),
+            score=float(instances.scores[index]),
+            share=float(areas[index]) / ids.size,
+            source=str(instances.sources[index]),
         )
-        for place, color in enumerate(shades([int(label) for label in found.labels], prediction.names))
+        for index, color in enumerate(colors)
     ]
-    return prediction, ids, rows, _with_categories(found, prediction, name)
+    return ids, rows, _coco_content(instances, prediction, name)
 
 
-def _with_categories(found: Instances, prediction: Prediction, name: str) -> dict[str, Any]:
-    """COCO's form: annotations and the categories that occur in them."""
-    annotations = coco_results(found, name)
-    categories = [{"id": int(index), "name": prediction.names[index]} for index in np.unique(found.labels)]
+def _coco_content(instances: Instances, prediction: Prediction, name: str) -> dict[str, Any]:
+    """COCO annotations, and the categories that occur in them."""
+    annotations = coco_results(instances, name)
+    categories = [
+        {"id": int(index), "name": prediction.names[index]} for index in np.unique(instances.labels)
+    ]
     return {"annotations": annotations, "categories": categories}
 
 
 def id_map(ids: NDArray[np.int32]) -> Image.Image:
-    """(H, W) ids as an image with id = R + 256 G + 65536 B, as COCO panoptic files have them."""
+    """Encodes ids (H, W) as an image with id = R + 256 G + 65536 B, as in COCO panoptic files."""
     return Image.fromarray(encode_panoptic_ids(ids))
 
 
 def error_panel(message: str) -> str:
-    """An error as text."""
+    """The HTML of an error message."""
     return f"<div class='cmpf-error' role='alert'><strong>That did not work.</strong><p>{escape(message)}</p></div>"
 
 
 def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
-    """Image with opacity and downloads, what was found, and the table of segments.
+    """The HTML of a result: image with opacity slider and downloads, a summary, and the table of segments.
 
     Args:
-        seconds: that the result took.
+        seconds: time that the result took.
     """
     height, width = view.clear.height, view.clear.width
     name = escape(upload.name, quote=True)
@@ -187,9 +197,9 @@ def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
             f"<div class='cmpf-result' data-name='{name}'>",
             _toolbar(),
             f"<div class='cmpf-view' style='--ratio:{width / height:.5f}'>",
-            f"<img class='cmpf-clear' alt='{name} with outlines' src='{_address(view.clear, 'jpeg', **PHOTO)}'>",
-            f"<img class='cmpf-tinted' alt='' src='{_address(view.tinted, 'jpeg', **PHOTO)}'>",
-            f"<img class='cmpf-ids' alt='' hidden src='{_address(id_map(view.ids), 'png', compress_level=4)}'>",
+            f"<img class='cmpf-clear' alt='{name} with outlines' src='{_data_uri(view.clear, 'jpeg', **JPEG)}'>",
+            f"<img class='cmpf-tinted' alt='' src='{_data_uri(view.tinted, 'jpeg', **JPEG)}'>",
+            f"<img class='cmpf-ids' alt='' hidden src='{_data_uri(id_map(view.ids), 'png', compress_level=4)}'>",
             "<canvas class='cmpf-spot'></canvas><div class='cmpf-tip' hidden></div></div>",
             f"<p class='cmpf-summary' role='status'>{_summary(view, upload, seconds)}</p>",
             _table(view.rows),
@@ -198,13 +208,15 @@ def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
     )
 
 
-def batch_panel(lines: Sequence[Line], *, seconds: float) -> str:
-    """What was found in each of several images, and which could not be read."""
-    done = [line for line in lines if not line.error]
-    text = f"<strong>{len(done)} of {_counted(len(lines), 'image')} segmented</strong> in {seconds:.1f} s"
-    if any(line.size != line.shrunk_from for line in done):
+def batch_panel(results: Sequence[ImageResult], *, seconds: float) -> str:
+    """The HTML of a batch: the classes found in each image, or why it could not be read."""
+    done = [result for result in results if not result.error]
+    text = f"<strong>{len(done)} of {_plural(len(results), 'image')} segmented</strong> in {seconds:.1f} s"
+    if any(result.size != result.original_size for result in done):
         text += "<br>Large images were shrunk; overlays and instances.json have the smaller size."
-    rows = "".join(f"<tr><td>{escape(line.name)}</td><td>{_findings(line)}</td></tr>" for line in lines)
+    rows = "".join(
+        f"<tr><td>{escape(result.name)}</td><td>{_findings(result)}</td></tr>" for result in results
+    )
     return (
         f"<div class='cmpf-batch'><p class='cmpf-summary' role='status'>{text}</p>"
         "<div class='cmpf-rows' tabindex='0'><table><thead><tr><th scope='col'>Image</th>"
@@ -212,28 +224,26 @@ def batch_panel(lines: Sequence[Line], *, seconds: float) -> str:
     )
 
 
-def _findings(line: Line) -> str:
-    if line.error:
-        return f"<strong>not read:</strong> {escape(line.error.removeprefix(f'{line.name}: '))}"
-    return escape(", ".join(f"{count} {name}" for name, count in line.found.items())) or "nothing"
+def _findings(result: ImageResult) -> str:
+    if result.error:
+        return f"<strong>not read:</strong> {escape(result.error.removeprefix(f'{result.name}: '))}"
+    return escape(", ".join(f"{count} {name}" for name, count in result.class_counts.items())) or "nothing"
 
 
 def _toolbar() -> str:
     buttons = [("image", "Image"), ("coco", "COCO JSON"), ("ids", "Id map")]
-    saving = "".join(f"<button type='button' data-save='{kind}'>{text}</button>" for kind, text in buttons)
+    downloads = "".join(f"<button type='button' data-save='{key}'>{text}</button>" for key, text in buttons)
     return (
         "<div class='cmpf-bar'><label>Opacity <input class='cmpf-opacity' type='range' min='0' max='100' "
         f"value='{OPACITY}'><output>{OPACITY}%</output></label>"
-        f"<span class='cmpf-saving'><span>Download</span>{saving}</span></div>"
+        f"<span class='cmpf-saving'><span>Download</span>{downloads}</span></div>"
     )
 
 
 def _summary(view: View, upload: Upload, seconds: float) -> str:
     classes, count = len({row.name for row in view.rows}), len(view.rows)
     found = (
-        f"{_counted(count, 'segment')} of {_counted(classes, 'class', 'classes')}"
-        if count
-        else "Nothing found"
+        f"{_plural(count, 'segment')} of {_plural(classes, 'class', 'classes')}" if count else "Nothing found"
     )
     size, original = upload.pixels.shape[:2], upload.original_size
     pixels = f"{size[1]} × {size[0]} pixels"
@@ -241,19 +251,19 @@ def _summary(view: View, upload: Upload, seconds: float) -> str:
         pixels += f", shrunk from {original[1]} × {original[0]}"
     text = f"<strong>{found}</strong> in {seconds:.1f} s · {pixels}"
     if view.missing:
-        text += f"<br>Not found: {first_few(map(escape, view.missing), MANY_MISSING)}"
+        text += f"<br>Not found: {first_few(map(escape, view.missing), MAX_MISSING)}"
     return text
 
 
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+def _plural(count: int, singular: str, plural: str = "") -> str:
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"
 
 
 def _table(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     kinds, scores = any(row.kind for row in rows), any(row.score is not None for row in rows)
-    sources = any(row.source == "sam" for row in rows)  # else all are the decoder's
+    sources = any(row.source == "sam" for row in rows)  # else all masks are from the decoder
     head = ["Segment", *["Kind"] * kinds, *["Mask"] * sources, *["Score"] * scores, "Area"]
     cells = "".join(f"<th scope='col'>{title}</th>" for title in head)
     body = "".join(_row(row, kinds=kinds, sources=sources, scores=scores) for row in rows)
@@ -275,8 +285,8 @@ def _row(row: Row, *, kinds: bool, sources: bool, scores: bool) -> str:
     return f"<tr tabindex='0' data-id='{row.id}' data-tip='{tip}'>{''.join(parts)}</tr>"
 
 
-def _address(image: Image.Image, kind: str, **options: int) -> str:
-    """An image as an address that holds it; options of Pillow's writer."""
+def _data_uri(image: Image.Image, format_: str, **options: int) -> str:
+    """Encodes an image as a data URI; `options` are those of Pillow's writer."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    image.save(buffer, format_, **options)
+    return f"data:image/{format_};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

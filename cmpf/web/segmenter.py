@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""What the page's buttons do: one image -> a panel; several -> a panel and a ZIP of results."""
+"""Callbacks of the page's buttons: segment one image, or several into a ZIP of results."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cmpf.labelling.record import INSTANCE
 from cmpf.labelling.writers.coco import Classes
 from cmpf.predictor import Predictor
 from cmpf.web.archive import Archive
-from cmpf.web.guard import Room
-from cmpf.web.inputs import MAX_IMAGES, Limits, class_words, read_upload
-from cmpf.web.panel import TASKS, WELCOME, batch_panel, error_panel, result_panel, view_of
+from cmpf.web.guard import DiskQuota
+from cmpf.web.inputs import MAX_IMAGES, Limits, parse_classes, read_upload
+from cmpf.web.panel import TASKS, WELCOME, batch_panel, error_panel, make_view, result_panel
 
 logger = logging.getLogger(__name__)
 MIN_SCORE = Selection().min_score
 
 
 class Segmenter:
-    """What the button does: an uploaded image and words -> the HTML of the result panel, or of an error."""
+    """Segments an uploaded image; returns the HTML of the result or of an error."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor = predictor
@@ -42,19 +42,19 @@ class Segmenter:
     ) -> str:
         """
         Args:
-            path: of the uploaded file; None = there is no image yet.
-            chips: see class_words.
+            path: the uploaded file; None = no image yet.
+            chips: see parse_classes.
             task: one of TASKS.
-            ensemble: add SAM's own masks, where the model has them.
-            min_score: of segments and instances, 0..1.
+            ensemble: whether to use the mask ensemble, if the model has one.
+            min_score: minimum score of segments and instances, in [0, 1].
         """
         try:
             return self._segment(path, chips, task, ensemble, min_score)
         except Exception as error:
-            return _trouble(error)
+            return _error_html(error)
 
     def check(self, path: str | None) -> str:
-        """The panel after an upload: an error at once if the image cannot be used."""
+        """The HTML after an upload: an error if the image cannot be read, else the welcome text."""
         try:
             if path is not None:
                 read_upload(path, self.limits)
@@ -67,28 +67,28 @@ class Segmenter:
     ) -> str:
         if path is None:
             raise CMPFError("no image yet; drop one on the box at the left, or take an example")
-        words = _request(chips, task)
+        classes = _checked_classes(chips, task)
         upload = read_upload(path, self.limits)
         start = time.perf_counter()
-        with_sam = bool(ensemble) and self.predictor.mask_ensemble is not None
+        use_ensemble = bool(ensemble) and self.predictor.mask_ensemble is not None
         prediction = self.predictor.predict(
-            upload.pixels, words, task=task, ensemble=with_sam, min_score=min_score
+            upload.pixels, classes, task=task, ensemble=use_ensemble, min_score=min_score
         )
-        view = view_of(prediction, task, name=upload.name)
+        view = make_view(prediction, task, name=upload.name)
         return result_panel(view, upload, seconds=time.perf_counter() - start)
 
 
 class BatchSegmenter:
-    """What the button for several images does: uploads and words -> the HTML of a summary, and a ZIP.
+    """Segments several uploaded images; returns the HTML of a summary, and a ZIP.
 
     Args:
-        room: where the ZIP lies until it makes place for newer files.
+        quota: for the ZIP.
     """
 
-    def __init__(self, predictor: Predictor, limits: Limits, room: Room) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits, quota: DiskQuota) -> None:
         self.predictor = predictor
         self.limits = limits
-        self.room = room
+        self.quota = quota
 
     def __call__(
         self,
@@ -100,16 +100,17 @@ class BatchSegmenter:
     ) -> tuple[str, str | None]:
         """
         Args:
-            paths: of the uploaded files. task: that the overlays show; instances are always found.
+            paths: the uploaded files.
+            task: drawn in the overlays; instances.json is always written.
             chips, ensemble, min_score: see Segmenter.
         Returns:
-            The panel, and the path of the ZIP, None where there is none.
+            The HTML, and the path of the ZIP; None after an error.
         """
         try:
             with tempfile.TemporaryDirectory(prefix="cmpf-web-batch-") as folder:
                 return self._segment(Path(folder), list(paths or ()), chips, task, ensemble, min_score)
         except Exception as error:
-            return _trouble(error), None
+            return _error_html(error), None
 
     def _segment(
         self,
@@ -127,40 +128,41 @@ class BatchSegmenter:
                 f"{len(paths)} images; this page takes up to {MAX_IMAGES} at once (MAX_IMAGES); take fewer, or use "
                 "cmpf predict for a folder"
             )
-        words = self.predictor.vocabulary(_request(chips, task))
+        vocabulary = self.predictor.vocabulary(_checked_classes(chips, task))
         archive = Archive(folder, [Path(path).name for path in paths])
-        start, with_sam = time.perf_counter(), bool(ensemble) and self.predictor.mask_ensemble is not None
-        for number, path in enumerate(paths):
+        start = time.perf_counter()
+        use_ensemble = bool(ensemble) and self.predictor.mask_ensemble is not None
+        for index, path in enumerate(paths):
             try:
                 upload = read_upload(path, self.limits)
             except ImageError as error:
-                archive.refuse(number, str(error))
+                archive.add_error(index, str(error))
                 continue
             prediction = self.predictor.predict(
-                upload.pixels, words, task={task, INSTANCE}, ensemble=with_sam, min_score=min_score
+                upload.pixels, vocabulary, task={task, INSTANCE}, ensemble=use_ensemble, min_score=min_score
             )
-            archive.add(number, prediction, shrunk_from=upload.original_size)
-        content = archive.finish(Classes(tuple(words.names), tuple(words.is_thing)))
-        place = self.room.folder / secrets.token_hex(20) / "cmpf_results.zip"
-        self.room.make(content.stat().st_size)
-        place.parent.mkdir()
-        shutil.move(content, place)
-        return batch_panel(archive.lines, seconds=time.perf_counter() - start), str(place)
+            archive.add(index, prediction, original_size=upload.original_size)
+        zip_file = archive.finish(Classes(tuple(vocabulary.names), tuple(vocabulary.is_thing)))
+        target = self.quota.folder / secrets.token_hex(20) / "cmpf_results.zip"
+        self.quota.free(zip_file.stat().st_size)
+        target.parent.mkdir()
+        shutil.move(zip_file, target)
+        return batch_panel(archive.results, seconds=time.perf_counter() - start), str(target)
 
 
-def _request(chips: Sequence[str] | None, task: str) -> list[str]:
-    """The words.
+def _checked_classes(chips: Sequence[str] | None, task: str) -> list[str]:
+    """The classes of a request.
 
     Raises:
-        CMPFError: there are none or too many, or no such task.
+        CMPFError: there are none or too many, or the task is unknown.
     """
     if task not in TASKS:
         raise CMPFError(f"task {str(task)[:30]!r} is unknown; choose one of {', '.join(TASKS)}")
-    return class_words(chips)
+    return parse_classes(chips)
 
 
-def _trouble(error: Exception) -> str:
-    """The panel of an error; of a bug or a machine's trouble visitors get the kind, and the terminal the rest."""
+def _error_html(error: Exception) -> str:
+    """The HTML of an error. Unexpected exceptions are logged; visitors see only their type."""
     if isinstance(error, CMPFError):
         return error_panel(str(error))
     logger.error("a request of the web page failed", exc_info=error)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Runs the page on a port, with a private folder for uploads that is removed at the end."""
+"""Serves the page, with a private folder for uploads that is removed at the end."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any
 
 from cmpf.errors import CMPFError
 from cmpf.predictor import Predictor
-from cmpf.web.guard import Guard, Room, end_half_requests
+from cmpf.web.guard import DiskQuota, Guard, close_stalled_connections
 from cmpf.web.inputs import Limits, write_examples
 from cmpf.web.page import build_page, import_gradio
 
 HOST = "127.0.0.1"
-FOLDER, ANALYTICS = "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"  # environment variables of Gradio
+FOLDER_VARIABLE, ANALYTICS_VARIABLE = "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"
 ASSETS = files("cmpf") / "assets"
-# Visitors of whom Gradio keeps the last result, beside those in the queue; nothing of the page needs it. Where one that
-# waits is forgotten, Gradio's queue ends with a KeyError and nobody is served any more.
-REMEMBERED_SESSIONS = 16
+# Sessions whose last result Gradio keeps, besides those in the queue. The page does not need the results, but if a
+# waiting session is dropped, Gradio's queue stops with a KeyError.
+MAX_SESSIONS = 16
 
 
 @contextmanager
@@ -38,15 +38,15 @@ def running(
     note: str = "",
     trusted_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Serves the page from other threads while the block runs; one page per process at a time.
+    """Serves the page in background threads while the block runs; only one page per process at a time.
 
     Args:
         predictor, limits, note: see build_page.
-        host: address to listen on; 127.0.0.1 = this machine only, 0.0.0.0 = everyone who can reach it.
-        port: None = the first free one from 7860.
-        trusted_hosts: names under which the page may be reached, beside numbers, localhost and this machine's name.
+        host: address to listen on; 127.0.0.1 = this machine only, 0.0.0.0 = all network interfaces.
+        port: None = the first free port from 7860.
+        trusted_hosts: host names that requests may use, besides IP addresses, localhost and this machine's name.
     Yields:
-        The page's address.
+        The URL of the page.
     Raises:
         CMPFError: Gradio is not installed, or the port or host cannot be used.
     """
@@ -54,14 +54,14 @@ def running(
         gradio = import_gradio()
         limits = limits or Limits()
         examples = write_examples(folder)
-        room = Room(folder, limits)
-        page = build_page(predictor, limits=limits, examples=examples, note=note, room=room)
-        guard = partial(Guard, limits=limits, hosts=(host, *trusted_hosts), room=room)
+        quota = DiskQuota(folder, limits)
+        page = build_page(predictor, limits=limits, examples=examples, note=note, quota=quota)
+        guard = partial(Guard, limits=limits, hosts=(host, *trusted_hosts), quota=quota)
         stop = threading.Event()
         try:
-            address = _launch(gradio, page, limits, host, port, guard)
-            threading.Thread(target=end_half_requests, args=(page.server, stop), daemon=True).start()
-            yield address
+            url = _launch(gradio, page, limits, host, port, guard)
+            threading.Thread(target=close_stalled_connections, args=(page.server, stop), daemon=True).start()
+            yield url
         finally:
             stop.set()
             page.close(verbose=False)
@@ -77,9 +77,10 @@ def serve(
     trusted_hosts: Sequence[str] = (),
 ) -> None:
     """Serves the page until Ctrl-C; see running."""
-    options: dict[str, Any] = {"limits": limits, "host": host, "port": port, "note": note}
-    with running(predictor, trusted_hosts=trusted_hosts, **options) as address:
-        print(f"CMPF listens on {address} (Ctrl-C stops it)", flush=True)
+    with running(
+        predictor, limits=limits, host=host, port=port, note=note, trusted_hosts=trusted_hosts
+    ) as url:
+        print(f"CMPF listens on {url} (Ctrl-C stops it)", flush=True)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -88,14 +89,14 @@ def serve(
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder that only this user can read, as Gradio's place for uploads; Gradio's reports home are off."""
-    before = {name: os.environ.get(name) for name in (FOLDER, ANALYTICS)}
+    """Sets Gradio's upload folder to a temporary one that only this user can read, and disables Gradio's analytics."""
+    previous = {name: os.environ.get(name) for name in (FOLDER_VARIABLE, ANALYTICS_VARIABLE)}
     with tempfile.TemporaryDirectory(prefix="cmpf-web-", ignore_cleanup_errors=True) as folder:
-        os.environ.update({FOLDER: folder, ANALYTICS: "False"})
+        os.environ.update({FOLDER_VARIABLE: folder, ANALYTICS_VARIABLE: "False"})
         try:
             yield Path(folder)
         finally:
-            for name, value in before.items():
+            for name, value in previous.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
@@ -105,12 +106,13 @@ def _private_folder() -> Iterator[Path]:
 def _launch(
     gradio: Any, page: Any, limits: Limits, host: str, port: int | None, guard: Callable[..., Guard]
 ) -> str:
-    from starlette.middleware import Middleware  # comes with Gradio
+    """Starts the server in the background; returns the URL of the page."""
+    from starlette.middleware import Middleware  # a dependency of Gradio
 
-    _check_place(host, port)
-    # Gradio keeps results of 2,000 visitors that were never fetched, a megabyte each, and has no argument for that.
-    page._queue.pending_messages_per_session.max_size = REMEMBERED_SESSIONS + 2 * limits.queue
-    _, address, _ = page.launch(
+    _check_can_listen(host, port)
+    # By default Gradio keeps the unfetched results of 2,000 sessions, a megabyte each; there is no argument for that.
+    page._queue.pending_messages_per_session.max_size = MAX_SESSIONS + 2 * limits.queue
+    _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         max_file_size=limits.max_upload_mb * 2**20,
@@ -125,31 +127,31 @@ def _launch(
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        state_session_capacity=REMEMBERED_SESSIONS,
+        state_session_capacity=MAX_SESSIONS,
         app_kwargs={"middleware": [Middleware(guard)]},
         theme=_theme(gradio),
         css=(ASSETS / "web_page.css").read_text(encoding="utf-8"),
         head=f"<script>{(ASSETS / 'web_page.js').read_text(encoding='utf-8')}</script>",
     )
-    return str(address)
+    return str(url)
 
 
-def _check_place(host: str, port: int | None) -> None:
-    """Gradio itself tries a host that does not exist again and again.
+def _check_can_listen(host: str, port: int | None) -> None:
+    """Checks host and port, because Gradio retries forever if the host does not exist.
 
     Raises:
-        CMPFError: nobody can listen there.
+        CMPFError: the port or host cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port or 0), family=family).close()
-    except (OSError, OverflowError) as error:  # the second for ports beyond 65535
+    except (OSError, OverflowError) as error:  # OverflowError: port > 65535
         where = f"{host}, port {port}" if port else host
         raise CMPFError(f"cannot listen on {where}: {error}; choose another --port or --host") from error
 
 
 def _theme(gradio: Any) -> Any:
-    """Fonts of the visitor's system: the page loads nothing from elsewhere."""
+    """A theme with system fonts, so that the page loads nothing from other servers."""
     return gradio.themes.Default(
         primary_hue="indigo",
         neutral_hue="slate",
@@ -157,7 +159,7 @@ def _theme(gradio: Any) -> Any:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
-        # Of the theme's own colors on white the contrast is 2.56 and 4.46; 4.5 can be read by most people.
+        # The default colors have contrast ratios of 2.56 and 4.46; WCAG AA requires 4.5.
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_600",

@@ -116,7 +116,7 @@ def test_parallel_uses_the_whole_machine_unless_told_how_much(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(demo, "usable_cores", lambda: 8)
     arguments = argparse.Namespace(device=given[0], processes=given[1])
-    demo.spread(arguments)
+    demo.use_all_devices(arguments)
     assert (arguments.device, arguments.processes) == expected
 
 

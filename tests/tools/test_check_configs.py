@@ -192,13 +192,13 @@ def test_all_issues_are_told_and_the_other_files_checked(
 def test_issues_of_the_code_are_told_with_their_kind(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_configs, "_check_tag", lambda _: 1 // 0)
+    monkeypatch.setattr(check_configs, "_check_clip_weights", lambda _: 1 // 0)
     assert check_configs.main([str(check_configs.config_root() / "shapes" / "cmpf_tiny.yaml")]) == 1
     assert "cmpf_tiny.yaml: ZeroDivisionError: " in capsys.readouterr().err
 
 
 def test_networks_have_no_memory() -> None:
-    with check_configs.without_memory():
+    with check_configs.meta_device():
         assert torch.ones(10**12).device.type == "meta"
     assert torch.ones(1).device.type == "cpu"
 

@@ -18,8 +18,8 @@ import cmpf
 from cmpf.errors import CMPFError
 from cmpf.predictor import Predictor
 from cmpf.shapeworld.scene import generate_scene
-from cmpf.web.archive import distinct
-from cmpf.web.guard import Room
+from cmpf.web.archive import number_duplicates
+from cmpf.web.guard import DiskQuota
 from cmpf.web.inputs import MAX_IMAGES, SEEDS, Limits
 from cmpf.web.page import uploaded_paths
 from cmpf.web.segmenter import BatchSegmenter
@@ -33,9 +33,9 @@ def predictor() -> Predictor:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
-    (tmp_path / "room").mkdir()
-    return Room(tmp_path / "room", Limits())
+def quota(tmp_path: Path) -> DiskQuota:
+    (tmp_path / "quota").mkdir()
+    return DiskQuota(tmp_path / "quota", Limits())
 
 
 def upload(folder: Path, name: str, seed: int) -> str:
@@ -46,7 +46,7 @@ def upload(folder: Path, name: str, seed: int) -> str:
 
 
 def test_the_zip_has_an_overlay_of_each_image_one_dataset_and_what_could_not_be_read(
-    predictor: Predictor, room: Room, tmp_path: Path
+    predictor: Predictor, quota: DiskQuota, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     paths = [
@@ -55,12 +55,12 @@ def test_the_zip_has_an_overlay_of_each_image_one_dataset_and_what_could_not_be_
         upload(tmp_path / "2", "shapes.png", SEEDS[1]),
         str(tmp_path / "gone" / "removed.png"),
     ]
-    segment = BatchSegmenter(predictor, Limits(working_side=100), room)
+    segment = BatchSegmenter(predictor, Limits(working_side=100), quota)
     panel, path = segment(paths, WORDS, "panoptic", min_score=0.1)
     assert "2 of 4 images segmented" in panel
     assert "Large images were shrunk" in panel  # 128 pixels to 100
     assert path is not None
-    assert room.folder in Path(path).parents
+    assert quota.folder in Path(path).parents
     with zipfile.ZipFile(path) as content:
         names = content.namelist()
         images = {name: Image.open(io.BytesIO(content.read(name))) for name in names if name.endswith("jpg")}
@@ -82,11 +82,11 @@ def test_the_zip_has_an_overlay_of_each_image_one_dataset_and_what_could_not_be_
 
 
 def test_without_broken_images_there_is_no_list_of_errors(
-    predictor: Predictor, room: Room, tmp_path: Path
+    predictor: Predictor, quota: DiskQuota, tmp_path: Path
 ) -> None:
     paths = [upload(tmp_path / "1", "a.png", SEEDS[0]), upload(tmp_path / "2", "a.bmp", SEEDS[1])]
     for task in ("semantic", "instance"):
-        _, path = BatchSegmenter(predictor, Limits(), room)(paths, WORDS, task)
+        _, path = BatchSegmenter(predictor, Limits(), quota)(paths, WORDS, task)
         assert path is not None
         with zipfile.ZipFile(path) as content:
             assert sorted(content.namelist()) == ["a.jpg", "a_bmp.jpg", "instances.json"]
@@ -106,40 +106,40 @@ def test_without_broken_images_there_is_no_list_of_errors(
     ],
 )  # fmt: skip
 def test_what_visitors_do_wrong_is_told_as_text_and_leaves_no_file(
-    predictor: Predictor, room: Room, paths: list[str] | None, words: list[str], task: str, message: str
+    predictor: Predictor, quota: DiskQuota, paths: list[str] | None, words: list[str], task: str, message: str
 ) -> None:
-    panel, path = BatchSegmenter(predictor, Limits(), room)(paths, words, task)
+    panel, path = BatchSegmenter(predictor, Limits(), quota)(paths, words, task)
     assert panel.startswith("<div class='cmpf-error' role='alert'>")
     assert message in panel
     assert path is None
-    assert list(room.folder.iterdir()) == []
+    assert list(quota.folder.iterdir()) == []
 
 
-def test_results_share_the_room_of_uploads_and_the_oldest_go(
+def test_results_share_the_quota_of_uploads_and_the_oldest_go(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "room"
+    folder = tmp_path / "quota"
     example = folder / "example" / "a.png"
     example.parent.mkdir(parents=True)
     example.write_bytes(b"stays")
-    room = Room(folder, Limits(max_upload_mb=1, uploads_mb=1))
-    room.make(1)  # the first use tells what belongs to the page
+    quota = DiskQuota(folder, Limits(max_upload_mb=1, uploads_mb=1))
+    quota.free(1)  # the first use tells what belongs to the page
     old = folder / "old" / "b.png"
     old.parent.mkdir()
     old.write_bytes(bytes(2**20 - 10))
     path = upload(tmp_path / "1", "a.png", SEEDS[0])
-    _, zipped = BatchSegmenter(predictor, Limits(), room)([path], WORDS, "instance")
+    _, zipped = BatchSegmenter(predictor, Limits(), quota)([path], WORDS, "instance")
     assert zipped is not None
     assert Path(zipped).is_file()
     assert not old.exists()
     assert example.exists()
     with pytest.raises(CMPFError, match=r"start cmpf serve with a larger --uploads-mb"):
-        room.make(2**20 + 1)
+        quota.free(2**20 + 1)
 
 
 def test_equal_names_are_numbered_whatever_their_case() -> None:
     names = ["a.png", "A.png", "a_2.png", "a.png", "b"]
-    assert distinct(names) == ["a.png", "A_3.png", "a_2.png", "a_4.png", "b"]
+    assert number_duplicates(names) == ["a.png", "A_3.png", "a_2.png", "a_4.png", "b"]
 
 
 def test_paths_of_uploads_are_those_that_are_named() -> None:

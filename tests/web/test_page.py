@@ -19,14 +19,14 @@ from cmpf.inference.settings import Selection
 from cmpf.predictor import Predictor
 from cmpf.web import build_page
 from cmpf.web.inputs import (
-    MAX_CLASS_LETTERS,
+    EXAMPLE_SIZE,
+    MAX_CLASS_LENGTH,
     MAX_CLASSES,
     PHOTOGRAPHS,
     SEEDS,
-    SIZE,
     Example,
     Limits,
-    class_words,
+    parse_classes,
     read_upload,
     write_examples,
 )
@@ -218,31 +218,31 @@ def test_limits_below_one_are_refused(name: str) -> None:
 
 
 def test_chips_become_classes_and_lists_within_them_are_split() -> None:
-    assert class_words(["cat", " person,  pedestrian ", "grass; sky;\nroad"]) == [
+    assert parse_classes(["cat", " person,  pedestrian ", "grass; sky;\nroad"]) == [
         "cat", "person, pedestrian", "grass", "sky", "road"
     ]  # fmt: skip
-    assert class_words("cat; dog") == ["cat", "dog"]
+    assert parse_classes("cat; dog") == ["cat", "dog"]
 
 
 def test_what_is_said_twice_counts_once_and_the_first_spelling_stays() -> None:
-    assert class_words(["Cat", "dog", "cat", "DOG;bird"]) == ["Cat", "dog", "bird"]
+    assert parse_classes(["Cat", "dog", "cat", "DOG;bird"]) == ["Cat", "dog", "bird"]
 
 
 @pytest.mark.parametrize("chips", [None, [], "", [" ", ";", ","]])
 def test_no_words_are_an_error_with_an_example(chips: list[str] | str | None) -> None:
     with pytest.raises(VocabularyError, match="no words yet; type what to look for, such as: cat"):
-        class_words(chips)
+        parse_classes(chips)
 
 
 def test_too_many_and_too_long_words_are_refused() -> None:
-    assert len(class_words([f"word {i}" for i in range(MAX_CLASSES)])) == MAX_CLASSES
+    assert len(parse_classes([f"word {i}" for i in range(MAX_CLASSES)])) == MAX_CLASSES
     with pytest.raises(
         VocabularyError, match=f"{MAX_CLASSES + 1} classes; this page takes up to {MAX_CLASSES}"
     ):
-        class_words([f"word {i}" for i in range(MAX_CLASSES + 1)])
-    assert class_words(["x" * MAX_CLASS_LETTERS])
-    with pytest.raises(VocabularyError, match=f"{MAX_CLASS_LETTERS + 1} letters"):
-        class_words(["x" * (MAX_CLASS_LETTERS + 1)])
+        parse_classes([f"word {i}" for i in range(MAX_CLASSES + 1)])
+    assert parse_classes(["x" * MAX_CLASS_LENGTH])
+    with pytest.raises(VocabularyError, match=f"{MAX_CLASS_LENGTH + 1} letters"):
+        parse_classes(["x" * (MAX_CLASS_LENGTH + 1)])
 
 
 def test_each_example_is_an_image_with_words_and_a_task(tmp_path: Path) -> None:
@@ -252,9 +252,9 @@ def test_each_example_is_an_image_with_words_and_a_task(tmp_path: Path) -> None:
     for example in examples:
         assert example.path.parent == tmp_path
         assert min(Image.open(example.path).size) >= 300
-        assert class_words(example.words) == list(example.words)
+        assert parse_classes(example.words) == list(example.words)
         assert example.task in TASKS
-    assert Image.open(examples[0].path).size == (SIZE, SIZE)
+    assert Image.open(examples[0].path).size == (EXAMPLE_SIZE, EXAMPLE_SIZE)
 
 
 def test_without_scikit_image_the_generated_images_remain(

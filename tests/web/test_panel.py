@@ -15,7 +15,7 @@ from cmpf.inference import Instances, Prediction, Segment, Selection
 from cmpf.visualization import class_color
 from cmpf.visualization.palette import shade
 from cmpf.web.inputs import Upload
-from cmpf.web.panel import Row, View, error_panel, id_map, result_panel, view_of
+from cmpf.web.panel import Row, View, error_panel, id_map, make_view, result_panel
 
 H, W = 6, 8
 HOSTILE = "<img src=x onerror='alert(1)'>\"&"
@@ -40,7 +40,7 @@ def panoptic() -> Prediction:
 
 
 def test_panoptic_rows_come_largest_first_with_the_images_colors() -> None:
-    view = view_of(panoptic(), "panoptic", name="farm")
+    view = make_view(panoptic(), "panoptic", name="farm")
     assert [(row.id, row.name, row.kind, row.score) for row in view.rows] == [
         (1, "sky", "stuff", 0.8), (2, "cat", "thing", 0.9), (7, "cat", "thing", 0.6)
     ]  # fmt: skip
@@ -54,7 +54,7 @@ def test_panoptic_rows_come_largest_first_with_the_images_colors() -> None:
 
 
 def test_the_panoptic_file_belongs_to_the_id_map_that_is_downloaded_with_it() -> None:
-    view = view_of(panoptic(), "panoptic", name="farm")
+    view = make_view(panoptic(), "panoptic", name="farm")
     (annotation,) = view.coco["annotations"]
     assert annotation["file_name"] == "farm_ids.png"
     assert {info["id"] for info in annotation["segments_info"]} == {1, 2, 7}
@@ -70,7 +70,7 @@ def test_ids_beyond_a_byte_survive_the_id_map() -> None:
 def test_semantic_classes_are_rows_without_scores_and_masks_in_the_file() -> None:
     labels = np.zeros((H, W), dtype=np.uint16)
     labels[2:5, 1:3] = 2  # 6 of 48 pixels
-    view = view_of(prediction(semantic_result=labels), "semantic", name="farm")
+    view = make_view(prediction(semantic_result=labels), "semantic", name="farm")
     assert [(row.id, row.name, row.score, row.kind) for row in view.rows] == [
         (1, "sky", None, ""), (3, "dog", None, "")
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_instances_are_those_of_the_image_and_small_ones_lie_on_top() -> None:
         sources=np.array(["decoder", "sam", "decoder", "decoder"]),
     )
     chosen = Selection().filter_instances(found)
-    view = view_of(prediction(instances_result=chosen), "instance", name="farm")
+    view = make_view(prediction(instances_result=chosen), "instance", name="farm")
     # The third covers the same pixels as the first, and the fourth has less than 30 percent: both are left out.
     assert [(row.id, row.name) for row in view.rows] == [(1, "cat"), (2, "dog")]
     assert view.ids[2, 3] == 2
@@ -112,7 +112,7 @@ def test_a_result_without_segments_is_the_plain_image(task: str) -> None:
             np.zeros(0, dtype=np.int64), np.zeros(0, dtype=str),
         ),
     )  # fmt: skip
-    view = view_of(nothing, task, name="farm")
+    view = make_view(nothing, task, name="farm")
     assert view.rows == ()
     assert view.missing == ("sky", "cat", "dog")
     assert set(np.asarray(view.tinted).reshape(-1).tolist()) == {90}

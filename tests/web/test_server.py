@@ -31,7 +31,7 @@ from PIL import Image
 from cmpf.cli import main
 from cmpf.errors import CMPFError
 from cmpf.web import Limits, guard, running
-from cmpf.web.server import ANALYTICS, FOLDER, REMEMBERED_SESSIONS
+from cmpf.web.server import ANALYTICS_VARIABLE, FOLDER_VARIABLE, MAX_SESSIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")  # its use of pandas
 API = "gradio_api"
@@ -123,7 +123,7 @@ def test_an_upload_reaches_the_model_and_its_error_comes_back_as_text(page: tupl
     address, predictor = page
     predictor.go.set()
     visitor = Visitor(address)
-    example = sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0]
+    example = sorted(Path(os.environ[FOLDER_VARIABLE]).rglob("shapes_1.png"))[0]
     status, path = visitor.upload(example.read_bytes())
     assert status == 200
     visitor.join({"path": path})
@@ -148,7 +148,7 @@ def test_a_handmade_request_cannot_name_a_file_or_address(
     address, predictor = page
     predictor.go.set()
     visitor = Visitor(address)
-    path = image["path"].replace("{folder}", os.environ[FOLDER])
+    path = image["path"].replace("{folder}", os.environ[FOLDER_VARIABLE])
     status, _ = visitor.join({**image, "path": path})
     if status == 200:
         answer = visitor.result()
@@ -209,7 +209,7 @@ def test_images_that_are_chosen_together_come_in_one_request_of_four_times_the_s
 def test_who_finds_the_queue_full_is_told_so(page: tuple[str, Slow]) -> None:
     address, predictor = page
     first, second, third = (Visitor(address) for _ in range(3))
-    _, path = first.upload(sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes())
+    _, path = first.upload(sorted(Path(os.environ[FOLDER_VARIABLE]).rglob("shapes_1.png"))[0].read_bytes())
     assert first.join({"path": path})[0] == 200
     assert predictor.started.wait(20)  # the first is at work, the second waits, the third finds no place
     assert second.join({"path": path})[0] == 200
@@ -219,17 +219,17 @@ def test_who_finds_the_queue_full_is_told_so(page: tuple[str, Slow]) -> None:
 
 
 def test_the_folder_is_private_and_goes_with_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FOLDER, "/somewhere")
-    monkeypatch.delenv(ANALYTICS, raising=False)
+    monkeypatch.setenv(FOLDER_VARIABLE, "/somewhere")
+    monkeypatch.delenv(ANALYTICS_VARIABLE, raising=False)
     with running(Slow()) as address:  # type: ignore[arg-type]
-        folder = Path(os.environ[FOLDER])
+        folder = Path(os.environ[FOLDER_VARIABLE])
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert os.environ[ANALYTICS] == "False"
+        assert os.environ[ANALYTICS_VARIABLE] == "False"
         _, path = Visitor(address).upload(b"anything")
         assert folder in Path(path).parents
     assert not folder.exists()
-    assert os.environ[FOLDER] == "/somewhere"
-    assert ANALYTICS not in os.environ
+    assert os.environ[FOLDER_VARIABLE] == "/somewhere"
+    assert ANALYTICS_VARIABLE not in os.environ
     with pytest.raises(OSError, match="refused"):
         urlopen(address, timeout=5)
 
@@ -293,7 +293,9 @@ def served(visit: Callable[[str], object], *words: str) -> tuple[int, str]:
 
 def test_serve_shows_the_tiny_model_to_this_machine_until_it_is_told_to_end() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
-    code, out = served(lambda address: seen.append((address, Path(os.environ[FOLDER]), get(address))))
+    code, out = served(
+        lambda address: seen.append((address, Path(os.environ[FOLDER_VARIABLE]), get(address)))
+    )
     ((address, folder, (status, page)),) = seen
     assert (code, status) == (0, 200)
     assert address.startswith("http://127.0.0.1:")
@@ -413,7 +415,7 @@ def test_a_body_without_a_length_is_cut_at_the_limit(page: tuple[str, Slow]) -> 
     )
     answer = raw(page[0], head + f"{len(part):x}\r\n".encode() + part + b"\r\n0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413") or answer == b""
-    assert not list(Path(os.environ[FOLDER]).rglob("a.png"))
+    assert not list(Path(os.environ[FOLDER_VARIABLE]).rglob("a.png"))
 
 
 def test_requests_that_do_not_go_on_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,9 +430,9 @@ def test_requests_that_do_not_go_on_are_ended(monkeypatch: pytest.MonkeyPatch) -
         assert get(f"{address}config")[0] == 200  # the page goes on
 
 
-def test_uploads_take_no_more_than_their_room_and_the_oldest_go(page: tuple[str, Slow]) -> None:
+def test_uploads_take_no_more_than_their_quota_and_the_oldest_go(page: tuple[str, Slow]) -> None:
     with running(Slow(), limits=Limits(max_upload_mb=1, uploads_mb=3)) as address:  # type: ignore[arg-type]
-        folder = Path(os.environ[FOLDER])
+        folder = Path(os.environ[FOLDER_VARIABLE])
         examples = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         visitor, paths = Visitor(address), []
         for number in range(6):
@@ -455,7 +457,9 @@ def test_the_page_forgets_visitors() -> None:
 
     with running(Quick(), limits=Limits(max_upload_mb=1, queue=2)) as address:  # type: ignore[arg-type]
         visitor = Visitor(address)
-        _, path = visitor.upload(sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes())
+        _, path = visitor.upload(
+            sorted(Path(os.environ[FOLDER_VARIABLE]).rglob("shapes_1.png"))[0].read_bytes()
+        )
         for number in range(40):
             visitor.session = f"leaves-{number}"
             while visitor.join({"path": path})[0] == 503:  # the queue is full
@@ -467,8 +471,8 @@ def test_the_page_forgets_visitors() -> None:
         pages = [o for o in gc.get_objects() if isinstance(o, gradio.Blocks) and o.is_running]
         assert pages
         for found in pages:
-            assert len(found.app.state_holder.session_data) <= REMEMBERED_SESSIONS
-            assert len(found._queue.pending_messages_per_session) <= REMEMBERED_SESSIONS + 2 * 2
+            assert len(found.app.state_holder.session_data) <= MAX_SESSIONS
+            assert len(found._queue.pending_messages_per_session) <= MAX_SESSIONS + 2 * 2
 
 
 def test_a_full_queue_is_served_to_the_end() -> None:
@@ -476,7 +480,9 @@ def test_a_full_queue_is_served_to_the_end() -> None:
     slow = Slow()
     with running(slow, limits=Limits(max_upload_mb=1, queue=32)) as address:  # type: ignore[arg-type]
         visitors = [Visitor(address) for _ in range(30)]
-        _, path = visitors[0].upload(sorted(Path(os.environ[FOLDER]).rglob("shapes_1.png"))[0].read_bytes())
+        _, path = visitors[0].upload(
+            sorted(Path(os.environ[FOLDER_VARIABLE]).rglob("shapes_1.png"))[0].read_bytes()
+        )
         assert [visitor.join({"path": path})[0] for visitor in visitors] == [200] * 30
         slow.go.set()
         for visitor in visitors:
