@@ -185,14 +185,24 @@ def _expand(given: str) -> Iterator[str]:
         yield given
     elif "://" in given:
         yield from _supported_files(given, find_remote(given))
-    elif (file := list_file(given)) is not None:
-        for number, entry in read_list(file):
-            try:
-                yield from _expand(entry)
-            except ImageError as error:
-                raise ImageError(f"{file}, line {number}: {error}") from error
     else:
+        try:
+            yield from _expand_local(given)
+        except ImageError:
+            raise
+        except (OSError, ValueError) as error:  # an impossible path
+            raise ImageError(f"{given[:200]}: cannot be read ({error}); check the path") from error
+
+
+def _expand_local(given: str) -> Iterator[str]:
+    if (file := list_file(given)) is None:
         yield from _supported_files(given, _find_local(given))
+        return
+    for number, entry in read_list(file):
+        try:
+            yield from _expand(entry)
+        except ImageError as error:
+            raise ImageError(f"{file}, line {number}: {error}") from error
 
 
 def _find_local(given: str) -> list[str]:

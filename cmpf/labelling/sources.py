@@ -173,12 +173,11 @@ def _expand(given: str, found: FoundSources, recursive: bool, exclude: Path | No
         found.roots.append("")
         yield given
         return
-    if (file := list_file(given)) is not None:
-        yield from _expand_list(file, found, recursive, exclude)
-        return
     path = Path(given).expanduser()
     try:
-        if path.is_dir():
+        if (file := list_file(given)) is not None:
+            yield from _expand_list(file, found, recursive, exclude)
+        elif path.is_dir():
             if exclude is not None and _same_path(path, exclude):
                 raise ImageError(f"{path}: the results would lie among the images; give another --output")
             found.roots.append(os.path.abspath(path))

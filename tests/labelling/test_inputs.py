@@ -383,3 +383,9 @@ def test_an_error_of_one_image_does_not_stop_the_reading(
     errors = [item.error for item in read(photos)]
     assert "cannot be read (PermissionError" in errors[1]
     assert len(errors) == 4
+
+
+@pytest.mark.parametrize("given", ["n" * 300, "@" + "n" * 300, "n" * 300 + ".txt"])
+def test_a_path_that_no_file_can_have_is_refused_in_one_line(given: str) -> None:
+    with pytest.raises(ImageError, match="cannot be read"):
+        divide([given], count=1)

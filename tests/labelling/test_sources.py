@@ -78,6 +78,7 @@ def test_a_list_names_files_folders_and_addresses_a_line_each(folder: Path, form
         ("empty.txt", "empty.txt: an empty list; write one image per line"),
         ("nested.txt", "nested.txt, line 1: a list names no other list"),
         ("n" * 300, "cannot be read"),
+        ("n" * 300 + ".txt", "cannot be read"),
     ],
 )
 def test_what_names_no_image_is_refused(folder: Path, given: str, message: str) -> None:
