@@ -355,7 +355,7 @@ def _user_folder(tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     Path("demo").mkdir()
     with Image.open(ROOT / "demo/shapes.jpg") as image:
         small = image.convert("RGB").resize((160, 120))
-    for name in ("scene.jpg", "image.jpg", "a.jpg", "b.png", "photos/one.jpg", "demo/shapes.jpg"):
+    for name in ("photos/one.jpg", "demo/shapes.jpg"):
         small.save(name)
 
     def load(model: str, *, weights: str | None = None, **_: object) -> Predictor:
