@@ -151,10 +151,12 @@ class EmbeddingCache:
                 return entry
             try:
                 embeddings = compute()
-            finally:
+            except BaseException:
                 with self._lock:
                     self._in_progress.pop(key, None)
-            with self._lock:
+                raise
+            with self._lock:  # at once, so that other threads find either the lock or the entry
+                self._in_progress.pop(key, None)
                 if generation == self._generation:
                     self._entries[key] = embeddings
                     self._entries.move_to_end(key)

@@ -281,6 +281,32 @@ def test_a_vocabulary_that_cannot_be_encoded_blocks_nobody() -> None:
     assert memory.get("a", CPU, lambda: embeddings(2.0)).matrix[0, 0] == 2.0
 
 
+def test_between_the_encoding_and_the_entry_no_thread_encodes_again() -> None:
+    """Another thread gets its turn whenever the lock of the cache is released after the encoding."""
+    memory, made = EmbeddingCache(), []
+
+    class Lock:
+        lock, encoded = threading.Lock(), False
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+            if self.encoded:
+                self.encoded = False
+                memory.get("a", CPU, make)
+
+    def make() -> ClassEmbeddings:
+        made.append(1.0)
+        lock.encoded = len(made) == 1
+        return embeddings(1.0)
+
+    memory._lock = lock = Lock()  # type: ignore[assignment]
+    memory.get("a", CPU, make)
+    assert len(made) == 1
+
+
 def test_a_vocabulary_in_memory_leaves_no_lock_behind() -> None:
     memory = EmbeddingCache()
     for _ in range(2):
