@@ -1,2 +1,2 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Frozen encoders: CLIP image and text, SAM image, SAM mask proposals, and the tiny ones that CMPF ships."""
+"""CLIP and SAM encoders, SAM mask proposals, text embeddings, and the tiny encoders shipped with CMPF."""

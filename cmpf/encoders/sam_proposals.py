@@ -132,7 +132,7 @@ class SAMProposer(FrozenModule):
     def masks_at(
         self, embedding_1Shw: Tensor, points_N2: Tensor, *, min_iou: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Predicts three masks per point with SAM's mask decoder, unfiltered.
+        """Predicts three masks per point with SAM's mask decoder.
 
         Args:
             embedding_1Shw: image embedding.
