@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
+
+from cmpf.common import cpu
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
@@ -45,15 +45,10 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Free bytes on the device; sys.maxsize if unknown."""
+    """Free bytes on the device; see cmpf.common.cpu.available_memory for the CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return sys.maxsize
-    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(kilobytes[0]) * 1024 if kilobytes else sys.maxsize
+    return cpu.available_memory()
 
 
 def count_operators(run: Callable[[], Any]) -> Counter[str]:

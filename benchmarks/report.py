@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.harness import Measurement
 from cmpf.common.files import replacing
+from cmpf.engine.logs import processor_name
 from cmpf.visualization.labels import font_for, text_width
 from cmpf.visualization.palette import oklch_to_rgb
 
@@ -29,7 +30,7 @@ HEADERS = ("case", "ours", "published", "times as fast", "quartiles", "our MB", 
 def environment(device: torch.device) -> dict[str, Any]:
     """Machine, versions, and how memory is measured."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -86,16 +87,6 @@ def _row(name: str, result: Measurement | str) -> tuple[str, ...]:
 def seconds(value: float) -> str:
     """A time with three significant digits: "12.3 ms", "1.23 s"."""
     return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 HEIGHT, WIDTH = 340, 460  # of one panel, in pixels

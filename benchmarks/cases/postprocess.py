@@ -70,8 +70,8 @@ def instance(setting: Setting, size: Size) -> Pair:
 
     def ours() -> Any:
         rows = MaskRows(masks, **sizes._asdict())
-        found = instance_inference(mask_cls, rows, topk=100, is_thing=is_thing)
-        return {"scores": found.scores, "classes": found.pred_classes, "masks": found.pred_masks}
+        result = instance_inference(mask_cls, rows, topk=100, is_thing=is_thing)
+        return {"scores": result.scores, "classes": result.pred_classes, "masks": result.pred_masks}
 
     def plain() -> Any:
         restored = published.restore(masks, sizes)

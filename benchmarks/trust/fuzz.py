@@ -122,9 +122,9 @@ def _images(folder: Path, random: Random) -> Attempt:
 
     def attempt(trial: Trial, what: str) -> None:
         path.write_bytes(mutated_bytes(files[int(random.integers(len(files)))], random))
-        found = trial.attempt(what, lambda: read_image(path, max_pixels=10**7))
-        if found is not None and (found.dtype != np.uint8 or found.ndim != 3):  # type: ignore[attr-defined]
-            trial.findings.append(f"{what}: gives {found.dtype}")  # type: ignore[attr-defined]
+        image: Any = trial.attempt(what, lambda: read_image(path, max_pixels=10**7))
+        if image is not None and (image.dtype != np.uint8 or image.ndim != 3):
+            trial.findings.append(f"{what}: gives {image.dtype}")
         trial.attempt(what, lambda: read_image_size(path))
 
     return attempt
@@ -224,10 +224,10 @@ def _results(folder: Path, random: Random) -> Attempt:
         pred_json.write_text(
             json.dumps(results if wrong_truth else mutated_tree(results, random)), encoding="utf-8"
         )
-        found = trial.attempt(
+        scores: Any = trial.attempt(
             what, lambda: score_instances(gt_json=gt_json, pred_json=pred_json, iou_type="segm", lvis=False)
         )
-        for value in () if found is None else found["segm"].values():  # type: ignore[index]
+        for value in () if scores is None else scores["segm"].values():
             if not math.isnan(value) and not 0 <= value <= 100:
                 trial.findings.append(f"{what}: {value} percent")
 
@@ -239,11 +239,11 @@ def _masks(folder: Path, random: Random) -> Attempt:
         mask = random.random((12, 17)) < random.random()
         rle = encode_mask(mask)
         rle["counts"] = mutated_bytes(rle["counts"].encode(), random)
-        found = trial.attempt(what, lambda: to_rle(rle, height=12, width=17, where="x"))
-        if found is not None:
+        valid = trial.attempt(what, lambda: to_rle(rle, height=12, width=17, where="x"))
+        if valid is not None:
             from pycocotools import mask as coco_mask
 
-            if not set(np.unique(coco_mask.decode(found)).tolist()) <= {0, 1}:
+            if not set(np.unique(coco_mask.decode(valid)).tolist()) <= {0, 1}:
                 trial.findings.append(f"{what}: memory that is not the mask's")
 
     return attempt

@@ -89,7 +89,9 @@ def environment_report() -> str:
     rows = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": f"{_processor()}, {usable_cores()} of {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": (
+            f"{processor_name()}, {usable_cores()} of {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        ),
         "gpus": _gpus(),
         "torch": torch.__version__,
         **{package: _version(package) for package in PACKAGES},
@@ -132,11 +134,11 @@ def _gpus() -> str:
     return f"{', '.join(names)} (CUDA {torch.version.cuda})"
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's model name from /proc/cpuinfo, or what the platform module reports."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
+    return platform.processor() or platform.machine() or "unknown"

@@ -96,19 +96,19 @@ _OVRCOAT = """@inproceedings{ovrcoat2026,
 METHODS = {
     "cmpf": Method(
         "CMPF",
-        "FrozenSeg: two injectors and an ensemble bring in SAM's sense of where things end",
+        "FrozenSeg: two injectors and an ensemble add SAM's precise boundaries",
         "https://github.com/chenxi52/CMPF",
         _CMPF,
     ),
     "fcclip": Method(
         "FC-CLIP",
-        "the base of the others: one frozen CLIP, and a decoder",
+        "the base of the others: a single frozen CLIP and a decoder",
         "https://github.com/bytedance/fc-clip",
         _FCCLIP,
     ),
     "fcclip_coconut": Method(
         "FC-CLIP",
-        "trained on COCO with the better labels of COCONut",
+        "trained on COCO with the refined labels of COCONut",
         "https://github.com/bytedance/coconut_cvpr2024",
         f"{_FCCLIP}\n{_COCONUT}",
     ),
@@ -120,13 +120,13 @@ METHODS = {
     ),
     "maftp": Method(
         "MAFT+",
-        "a tuned CLIP, and text that looks at the image",
+        "a tuned CLIP, and text embeddings that attend to the image",
         "https://github.com/jiaosiyu1999/MAFT-Plus",
         _MAFTP,
     ),
     "ovrcoat": Method(
         "OVRCOAT",
-        "a tuned CLIP, whose certainty of a mask speaks against void",
+        "a tuned CLIP, whose confidence in a mask lowers its void probability",
         "https://github.com/nickormushev/OVRCOAT",
         f"{_OVRCOAT}\n{_FCCLIP}",
     ),
