@@ -211,7 +211,7 @@ Divisibility = Annotated[
 ]
 Level = Annotated[Literal[0, 1, 2], WHOLE, Allowed("0, 1 or 2 (strides 32, 16, 8)")]
 FlatLevels = Annotated[Literal[0, 3], WHOLE, Allowed("0 (correct attention) or 3 (published arithmetic)")]
-Version = Annotated[Literal[2], WHOLE, Allowed("2 (a larger one is of a newer CMPF: update)")]
+Version = Annotated[Literal[2], WHOLE, Allowed("2 (a higher version needs a newer CMPF)")]
 
 Positive = Annotated[float, Gt(0), NUMBER, Allowed("a number > 0")]
 Weight = Annotated[float, Ge(0), NUMBER, Allowed("a number >= 0")]

@@ -387,7 +387,7 @@ def test_unused_weights_are_left_out_where_that_is_asked_for(server: WeightsServ
          "fcclip_r50 was trained with a CLIP that computes QuickGELU, and MODEL.CMPF.CLIP.NAME RNsmall with "
          "MODEL.CMPF.CLIP.PRETRAINED '' computes GELU"),
         (["MODEL.CMPF.CLIP.PRETRAINED", "opanai"], WeightsError, "is neither a file nor one of OpenCLIP's tags"),
-        (["VERSION", 3], ConfigError, "VERSION: expected 2 (a larger one is of a newer CMPF: update), got 3"),
+        (["VERSION", 3], ConfigError, "VERSION: expected 2 (a higher version needs a newer CMPF), got 3"),
         (["MODEL.CMPF.CLIP.NAM", "RN50"], ConfigError, "did you mean MODEL.CMPF.CLIP.NAME?"),
     ],
 )  # fmt: skip
