@@ -187,8 +187,8 @@ def _example(
     views |= {"input": Image.fromarray(image), "decoder": decoder_only.plot("panoptic")}
     folder = output / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    for view, picture in views.items():
-        picture.save(folder / f"{name}_{view}.png")
+    for view, view_image in views.items():
+        view_image.save(folder / f"{name}_{view}.png")
     counts = ", ".join(f"{number} {word}" for word, number in prediction.summary().items())
     print(f"  {name}: {counts}", flush=True)
     unseen = frozenset(word for word in words if word not in seen)

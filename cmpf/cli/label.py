@@ -31,15 +31,10 @@ the output is a folder of Parquet files, one row per image; a file is whole or n
 where it was stopped. An image that cannot be read is a row with an error; then the exit code is 1.
 """
 EXPORT = "export"
-EXPORTS = (
-    "coco",
-    "coco-polygons",
-    "coco-panoptic",
-    "yolo",
-    "labelme",
-    "png",
-)  # as cmpf.labelling.export.EXPORTS
-TASKS = ("all", "panoptic", "instance")  # as cmpf.integrations.labeler.TASKS, here because that imports torch
+# Copies of cmpf.labelling.export.EXPORTS and cmpf.integrations.labeler.TASKS, so that the help text does not import
+# NumPy and torch.
+EXPORTS = ("coco", "coco-polygons", "coco-panoptic", "yolo", "labelme", "png")
+TASKS = ("all", "panoptic", "instance")
 
 
 def add_parser(commands: Commands) -> None:

@@ -15,6 +15,7 @@ from cmpf.cli.command import DONE, FAILED, TINY
 from cmpf.cli.models import warn_of_photographs
 from cmpf.cli.predict_options import split_names, tiling_options
 from cmpf.common.cpu import keep_freed_memory
+from cmpf.common.files import is_folder
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError
 from cmpf.factory import use_threads
@@ -64,7 +65,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
             inside = f"{arguments.output}/".startswith(f"{given.rstrip('/')}/")
         else:
             folder, output = Path(given).expanduser(), arguments.output.expanduser().absolute()
-            inside = folder.is_dir() and (folder.absolute() == output or folder.absolute() in output.parents)
+            inside = is_folder(given) and (folder.absolute() == output or folder.absolute() in output.parents)
         if inside:
             raise CMPFError(
                 f"{arguments.output}: the results would lie among the images of {given}; give another --output"
@@ -198,9 +199,8 @@ class _Report:
 
         self.finished = finished
         self.resumed = self.images = self.errors = 0
-        self.bar = tqdm(
-            total=total, unit="image", disable=None
-        )  # None = disabled unless stderr is a terminal
+        # disable=None: no bar unless stderr is a terminal.
+        self.bar = tqdm(total=total, unit="image", disable=None)
         self._start = time.perf_counter()
 
     def add(self, record: ImageRecord) -> None:

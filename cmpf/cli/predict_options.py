@@ -10,9 +10,10 @@ from typing import Any
 from cmpf.cli.command import add_debug, add_model_options, add_weights, fraction, positive
 
 TASKS = ("all", "panoptic", "semantic", "instance")
+# A copy of the keys of cmpf.labelling.writers.FORMATS, so that the help text does not import NumPy.
 FORMATS = (
     "overlay", "semantic", "instances", "coco", "coco-polygons", "coco-panoptic", "yolo", "labelme", "html", "parquet",
-)  # fmt: skip  # the keys of cmpf.labelling.writers.FORMATS, here because importing that module needs NumPy
+)  # fmt: skip
 AUTO = "auto"
 VOCABULARY_HELP = (
     'classes: "car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset'

@@ -98,9 +98,8 @@ def segment_video(
             frame_name = f"frame_{numbers.popleft():07d}"
             if frame_formats:
                 prediction.save(output / f"{name}_frames", frame_formats, name=frame_name)
-            _save_jpeg(
-                part / f"{frame_name}.jpg", prediction.plot()
-            )  # last, because it marks the frame as finished
+            # Last, because this file marks the frame as finished.
+            _save_jpeg(part / f"{frame_name}.jpg", prediction.plot())
             progress.update()
     return _join_frames(reader, path, part, target, expected)
 

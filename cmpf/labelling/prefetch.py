@@ -62,16 +62,15 @@ class Budget:
     def __init__(self, limit: int, cost: Callable[[Any], int], usage: BudgetUsage | None = None) -> None:
         self._limit, self._cost, self._usage = limit, cost, usage or BudgetUsage()
         self._held: dict[Any, int] = {}
-        self.releasing: deque[Future[Any]] = (
-            deque()
-        )  # their completion releases items; nobody need wait for it
+        # Futures that release items when they complete.
+        self.releasing: deque[Future[Any]] = deque()
 
     def acquire(self, item: Any, *, force: bool) -> bool:
         """Acquires the cost of an item; waits for the futures in `releasing` if necessary.
 
         Args:
-            force: the caller holds no result that it could hand on to free budget. Wait for other budgets, or exceed
-                the limit if items held by this budget wait for this one.
+            force: never return False. If this budget holds no items, wait until others release theirs; else exceed
+                the limit, because the consumer may wait for this item before it releases those.
         Returns:
             False if the item does not fit and `force` is False.
         """

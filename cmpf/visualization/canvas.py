@@ -146,9 +146,8 @@ class Canvas:
     def _resize_nearest(self, mask: Mask) -> Mask:
         height, width = self.size
         large = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-        return (
-            np.asarray(large) > 0
-        )  # of mode "L": mode "1" gives bools stored as 255, and fill_mask views bytes
+        # Not Pillow's mode "1", which gives bools stored as 255: fill_mask uses the bytes.
+        return np.asarray(large) > 0
 
 
 def reduce_image(image: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
@@ -203,9 +202,8 @@ def near_border(
     """
     steps = int(np.ceil(reach)) - 1
     far = (steps + 1) ** 2
-    dtype = (
-        np.uint8 if far + steps**2 < 2**8 else np.uint16
-    )  # small types are faster; no value exceeds 2 * far
+    # Small types are faster; no value exceeds far + steps**2.
+    dtype = np.uint8 if far + steps**2 < 2**8 else np.uint16
     flags: npt.NDArray[Any] = border.astype(dtype)
     closeness = flags * dtype(far)  # far - squared distance along the row
     for step in range(1, steps + 1):

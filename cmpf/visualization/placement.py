@@ -196,9 +196,8 @@ def _squared_depths(mask: Mask) -> Squares:
     Equals the square of scipy's distance transform, in a third of its time.
     """
     height, width = mask.shape
-    dtype = (
-        np.uint16 if (max(height, width) + 1) ** 2 < 2**17 else np.int32
-    )  # small types are faster; see below
+    # Small types are faster; for the largest value see the loop below.
+    dtype = np.uint16 if (max(height, width) + 1) ** 2 < 2**17 else np.int32
     columns = np.arange(1, width + 1, dtype=dtype)
     previous = np.maximum.accumulate(np.where(mask, dtype(0), columns), axis=1)
     following = np.minimum.accumulate(np.where(mask, dtype(width + 1), columns)[:, ::-1], axis=1)[:, ::-1]

@@ -220,6 +220,8 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
     line = ("--vocabulary", "cat", "--output", str(tmp_path / "out"), "--model", "nowhere")
     assert main(["label", "nowhere/", *line]) == 1
     assert capsys.readouterr().err.startswith("cmpf: nowhere/: no such file (looked at")
+    assert main(["label", "n" * 300, *line]) == 1
+    assert "File name too long" in capsys.readouterr().err.partition("cannot be read")[2]
     assert main(["label", str(tmp_path), *line]) == 1
     assert "the results would lie among the images of" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pyarrow", None)
