@@ -24,6 +24,9 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 BODY_SECONDS = 120.0  # timeout for the body of a request: 25 MiB at 1.7 Mbit/s, 100 MiB at 7
 HEAD_SECONDS = 20.0  # timeout for its head
+UPLOAD_ROUTE = (
+    "/gradio_api/upload"  # not "/upload", with which paths of other routes may end: /gradio_api/run/upload
+)
 MAX_OTHER_BYTES = 2**20  # size limit of a request that is not an upload
 _FORM_OVERHEAD = 2**16  # bytes that a multipart form adds to its files
 
@@ -99,7 +102,7 @@ class Guard:
         if not self._is_trusted(host):
             issue = f"this page does not answer to the name {host[:80]!r}; start cmpf serve with --trusted-host NAME"
             return await _respond(send, 400, issue)
-        is_upload = str(scope["path"]).endswith("/upload")
+        is_upload = str(scope["path"]).endswith(UPLOAD_ROUTE)
         max_bytes = self._max_upload_bytes + _FORM_OVERHEAD if is_upload else MAX_OTHER_BYTES
         length = headers.get(b"content-length", "0")
         if not (length.isascii() and length.isdecimal()):

@@ -165,7 +165,7 @@ def test_no_component_downloads_an_address(page: tuple[str, Slow]) -> None:
     request = json.dumps(
         {"data": [None, [file], "panoptic", False, 0.3], "fn_index": visitor.function, "session_hash": "a"}
     ).replace("http", "\\u0068ttp")
-    for path in ("queue/join", "run/predict", "api/x"):
+    for path in ("queue/join", "run/predict", "api/x", "run/upload", "api/upload"):
         status, answer = post(f"{page[0]}{API}/{path}", request.encode(), "application/json")
         assert (status, json.loads(answer)) == (
             400,
