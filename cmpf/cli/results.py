@@ -24,11 +24,30 @@ COLLECT_EXAMPLES = """examples:
 
 Each evaluation leaves results.json in its OUTPUT_DIR; this merges them by dataset.
 """
+PREDICTIONS = "evaluate-predictions"
+PREDICTIONS_EXAMPLES = """examples:
+  cmpf evaluate-predictions --task panoptic --gt-json gt.json --gt-dir gt --pred-json pred.json --pred-dir pred
+  cmpf evaluate-predictions --task semantic --gt-dir annotations --pred-dir labels --num-classes 150 --ignore-label 255
+  cmpf evaluate-predictions --task instance --gt-json instances_val2017.json --pred-json segm.json
+  cmpf evaluate-predictions --task lvis --gt-json lvis_v1_val.json --pred-json boxes.json --iou-type bbox
+"""
+REQUIRED = {
+    "panoptic": ("gt_json", "gt_dir", "pred_json", "pred_dir"),
+    "semantic": ("gt_dir", "pred_dir", "num_classes", "ignore_label"),
+    "instance": ("gt_json", "pred_json"),
+    "lvis": ("gt_json", "pred_json"),
+}
+OPTIONAL = {"panoptic": (), "semantic": ("names",), "instance": ("iou_type",), "lvis": ("iou_type",)}
 
 
 def collect_main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line of tools/collect_results.py and returns its exit code."""
     return run_script(add_parser, COLLECT, argv)
+
+
+def predictions_main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line of tools/evaluate_predictions.py and returns its exit code."""
+    return run_script(add_parser, PREDICTIONS, argv)
 
 
 def add_parser(commands: Commands) -> None:
@@ -120,27 +139,6 @@ def _read_json(path: Path, missing: str) -> Any:
 def _equal(one: Results, other: Results) -> bool:
     """Whether two results are equal; NaN equals NaN."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
-PREDICTIONS = "evaluate-predictions"
-PREDICTIONS_EXAMPLES = """examples:
-  cmpf evaluate-predictions --task panoptic --gt-json gt.json --gt-dir gt --pred-json pred.json --pred-dir pred
-  cmpf evaluate-predictions --task semantic --gt-dir annotations --pred-dir labels --num-classes 150 --ignore-label 255
-  cmpf evaluate-predictions --task instance --gt-json instances_val2017.json --pred-json segm.json
-  cmpf evaluate-predictions --task lvis --gt-json lvis_v1_val.json --pred-json boxes.json --iou-type bbox
-"""
-REQUIRED = {
-    "panoptic": ("gt_json", "gt_dir", "pred_json", "pred_dir"),
-    "semantic": ("gt_dir", "pred_dir", "num_classes", "ignore_label"),
-    "instance": ("gt_json", "pred_json"),
-    "lvis": ("gt_json", "pred_json"),
-}
-OPTIONAL = {"panoptic": (), "semantic": ("names",), "instance": ("iou_type",), "lvis": ("iou_type",)}
-
-
-def predictions_main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line of tools/evaluate_predictions.py and returns its exit code."""
-    return run_script(add_parser, PREDICTIONS, argv)
 
 
 def _add_predictions(commands: Commands) -> None:

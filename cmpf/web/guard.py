@@ -24,9 +24,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 BODY_SECONDS = 120.0  # timeout for the body of a request: 25 MiB at 1.7 Mbit/s, 100 MiB at 7
 HEAD_SECONDS = 20.0  # timeout for its head
-UPLOAD_ROUTE = (
-    "/gradio_api/upload"  # not "/upload", with which paths of other routes may end: /gradio_api/run/upload
-)
+# Not "/upload": the paths of other routes may end in it, such as /gradio_api/run/upload.
+UPLOAD_ROUTE = "/gradio_api/upload"
 MAX_OTHER_BYTES = 2**20  # size limit of a request that is not an upload
 _FORM_OVERHEAD = 2**16  # bytes that a multipart form adds to its files
 
