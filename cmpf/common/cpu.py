@@ -57,6 +57,15 @@ def available_memory() -> int:
     return max(0, min(limits))
 
 
+def let_threads_sleep() -> None:
+    """Lets OpenMP's threads sleep while they wait for one another, unless OMP_WAIT_POLICY says otherwise.
+
+    By default they spin, on a core that another process may need: where two share the cores, each step of PyTorch
+    then waits for the system to switch between them (docs/performance.md). To be called before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def keep_freed_memory() -> None:
     """Lets glibc keep up to 2 GiB of freed memory for later allocations; does nothing with other C libraries.
 

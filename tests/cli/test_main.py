@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import re
 import shlex
 import shutil
@@ -55,6 +56,24 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_openmp_sees_that_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    given: str | None, expected: str
+) -> None:
+    program = (
+        "from argparse import Namespace; from cmpf.cli.command import run_command\n"
+        "run_command(Namespace(run=lambda _: bool(__import__('torch').zeros(8).sum()), debug=True), prefix='cmpf')"
+    )
+    environment = os.environ | {"OMP_DISPLAY_ENV": "TRUE"}
+    environment.pop("OMP_WAIT_POLICY", None)
+    if given:
+        environment["OMP_WAIT_POLICY"] = given
+    told = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"OMP_WAIT_POLICY = '{expected}'" in told.stderr
 
 
 def test_the_commands_are_those_that_are_documented() -> None:
