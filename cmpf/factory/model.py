@@ -11,7 +11,7 @@ import torch
 from cmpf import weights
 from cmpf.config import Config
 from cmpf.data import DatasetSpec, Vocabulary
-from cmpf.data.datasets.published import USUAL_SIZE
+from cmpf.data.datasets.constants import USUAL_SIZE
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.linear import use_inference_linear
 from cmpf.encoders.sam import SAMEncoder

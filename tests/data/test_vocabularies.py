@@ -16,7 +16,6 @@ import pytest
 import cmpf
 from cmpf.data import dataset_names, get_spec, get_vocabulary
 from cmpf.data.datasets.published import (
-    Shipped,
     has_published_words,
     published_address,
     published_file,
@@ -24,6 +23,7 @@ from cmpf.data.datasets.published import (
     published_seen,
     published_words,
 )
+from cmpf.data.datasets.shipped import Shipped
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import VocabularyError
 

@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 
 from cmpf.cli import main
 from cmpf.data.datasets.catalog import get_vocabulary
-from cmpf.data.datasets.published import ADE20K_THINGS
+from cmpf.data.datasets.constants import ADE20K_THINGS
 from cmpf.data.preparation import get_preparation
 from cmpf.data.preparation.ade20k import CLASSES, read_instances
 from cmpf.data.preparation.ade20k_full import OBJECTS, downscaled_size, objects, resize_bilinear

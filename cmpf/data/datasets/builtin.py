@@ -21,7 +21,7 @@ from cmpf.data.datasets.builtin_semantic import (
     context,
     voc,
 )
-from cmpf.data.datasets.published import (
+from cmpf.data.datasets.constants import (
     ADE20K_THINGS,
     CITYSCAPES_IDS,
     COCO_IDS,
@@ -33,8 +33,6 @@ from cmpf.data.datasets.published import (
     USUAL_SIZE,
     index_by_id,
     prepare_command,
-    shipped_things,
-    shipped_vocabulary,
 )
 from cmpf.data.datasets.readers import (
     FileNames,
@@ -42,6 +40,7 @@ from cmpf.data.datasets.readers import (
     read_coco_panoptic,
     read_lvis,
 )
+from cmpf.data.datasets.shipped import shipped_things, shipped_vocabulary
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text

@@ -6,15 +6,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from cmpf.data.datasets.published import (
-    IGNORE_8_BIT,
-    IGNORE_16_BIT,
-    SPLITS,
-    USUAL_SIZE,
-    prepare_command,
-    shipped_vocabulary,
-)
+from cmpf.data.datasets.constants import IGNORE_8_BIT, IGNORE_16_BIT, SPLITS, USUAL_SIZE, prepare_command
 from cmpf.data.datasets.readers import read_semantic
+from cmpf.data.datasets.shipped import shipped_vocabulary
 from cmpf.data.datasets.spec import DatasetSpec
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
-from cmpf.data.datasets.published import ADE20K_THINGS, SPLITS
+from cmpf.data.datasets.constants import ADE20K_THINGS, SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import (
     files_by_stem,

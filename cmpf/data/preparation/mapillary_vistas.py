@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cmpf.data.datasets.catalog import get_spec
-from cmpf.data.datasets.published import SPLITS
+from cmpf.data.datasets.constants import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import files_by_stem, link_or_copy
 from cmpf.data.preparation.spec import Item, Preparation, Step, labels_part, panoptic_part

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpf.data.datasets.catalog import get_spec
-from cmpf.data.datasets.published import SPLITS
+from cmpf.data.datasets.constants import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.preparation.files import link_or_copy, read_uint8
 from cmpf.data.preparation.spec import Item, Preparation, Step

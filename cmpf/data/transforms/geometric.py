@@ -46,7 +46,7 @@ Augmentation: TypeAlias = Callable[[LabeledImage, np.random.Generator], LabeledI
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle in pixels: rows top to top + height, columns left to left + width, both exclusive."""
+    """A rectangle in pixels: rows [top, top + height), columns [left, left + width)."""
 
     top: int
     left: int
@@ -174,7 +174,7 @@ def _resize_nearest(labels: Labels, size: tuple[int, int], window: Window) -> La
 
 Sampling: TypeAlias = Literal["choice", "range"]
 CropType: TypeAlias = Literal["absolute", "absolute_range", "relative", "relative_range"]
-CROP_TRIES = 10  # as in Mask2Former
+CROP_TRIES = 10  # as in Detectron2's RandomCrop_CategoryAreaConstraint
 
 
 class RandomShortestEdge:

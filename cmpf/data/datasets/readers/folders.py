@@ -188,6 +188,10 @@ class Categories:
             self._unknown.setdefault(category_id, []).append(user)
         return index
 
+    def indices(self, category_ids: Iterable[Any], user: str) -> list[int]:
+        """Class indices of the categories that have one; see `index`."""
+        return [index for i in category_ids if (index := self.index(i, user)) is not None]
+
     def report(self, source: Path, issues: Issues) -> None:
         """Adds one issue for each category without a class; `source` is the JSON file."""
         kind = "thing class" if self._things_only else "class"
@@ -197,10 +201,6 @@ class Categories:
             times = "once" if len(users) == 1 else f"{len(users)} times"
             message = f"category id {category_id}, {name}, is no {kind} of the vocabulary; used {times}"
             issues.add(IssueKind.CATEGORY, source, f"{message}, in {first_few(dict.fromkeys(users))}")
-
-    def indices(self, category_ids: Iterable[Any], user: str) -> list[int]:
-        """Class indices of the categories that have one; see `index`."""
-        return [index for i in category_ids if (index := self.index(i, user)) is not None]
 
 
 def check_class_of_id(
