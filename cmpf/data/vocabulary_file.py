@@ -17,6 +17,7 @@ from cmpf.errors import VocabularyError
 
 FORM = "id:name,synonym,synonym"
 PLACEHOLDER = "invalid_class_id"
+_MAX_DIGITS = 18  # of an id; int() raises ValueError for thousands of digits
 _FLAGS = re.compile(r"#\s*isthing\s*:(.*)", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")  # as editors count lines; str.splitlines splits at more characters
 
@@ -93,6 +94,10 @@ def _parse_class(content: str, where: str) -> tuple[int, tuple[str, ...]]:
     class_id, colon, names = content.partition(":")
     if not colon or not class_id.strip().isdecimal():
         raise VocabularyError(f"{where}: {content!r} does not begin with a number and a colon; write {FORM}")
+    if len(class_id.strip()) > _MAX_DIGITS:
+        raise VocabularyError(
+            f"{where}: an id of {len(class_id.strip()):,} digits; write at most {_MAX_DIGITS}"
+        )
     words = tuple(" ".join(word.split()) for word in names.strip().removesuffix(",").split(","))
     if not all(words):
         raise VocabularyError(f"{where}: empty name or synonym in {content!r}; write {FORM}")

@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -251,3 +252,22 @@ def test_vocabulary_files_are_read_once() -> None:
 
 def test_commands_run_one_after_the_other() -> None:
     assert prepare_command("a", "b") == "cmpf datasets prepare a && cmpf datasets prepare b"
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_png_of_bdd100k_without_a_name_is_an_issue(tmp_path: Path, name: str) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 1, "file_name": name, "segments_info": []}],
+        "categories": [],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    spec = get_spec("bdd10k_40_panoptic_val")
+    with pytest.raises(DatasetError, match="no such image"):
+        spec.reader(
+            images=tmp_path,
+            annotations=tmp_path / "a.json",
+            panoptic=tmp_path,
+            vocabulary=spec.vocabulary(),
+            class_of_id=spec.class_of_id,
+        )

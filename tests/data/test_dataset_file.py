@@ -96,6 +96,16 @@ def test_a_panoptic_dataset_may_have_more(tmp_path: Path) -> None:
     assert [a["category_id"] for a in sample["annotations"]] == [0, 1]  # dog and cat by the map
 
 
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_a_folder_in_place_of_a_panoptic_file_is_told_when_samples_are_read(
+    tmp_path: Path, folder: str
+) -> None:
+    write_tiny_panoptic(tmp_path, count=1)
+    dataset = load(write(tmp_path, annotations=folder))
+    with pytest.raises(DatasetError, match="is a folder; expected a COCO panoptic JSON file"):
+        _ = dataset.samples
+
+
 def test_an_instance_dataset_is_read(tmp_path: Path) -> None:
     write_tiny_panoptic(tmp_path, count=1)
     dataset = load(write(tmp_path, task="instance", annotations="instances.json"))

@@ -103,6 +103,33 @@ def test_category_ids_become_class_indices_with_the_kind_of_the_vocabulary(tiny:
     assert all(s["area"] == (ids == s["id"]).sum() for s in sample["segments_info"])
 
 
+def swap_suffix(name: str) -> str:
+    return str(Path(name).with_suffix(".jpg"))
+
+
+@pytest.mark.parametrize("name", [5, None, ["1.png"]])
+def test_a_png_whose_name_is_no_text_is_an_issue_where_images_are_named_by_it(
+    tiny: TinyPanoptic, name: Any
+) -> None:
+    path = tiny.reader_arguments["annotations"]
+    content = edited(path)
+    content["annotations"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"entry 0 of annotations: file_name .* is not text"):
+        read(tiny, names=FileNames(image_of_png=swap_suffix))
+
+
+@pytest.mark.parametrize("segment_id", ["x", "5", -1, 2**24, 2**40])
+def test_a_segment_id_that_no_png_can_hold_is_an_issue(tiny: TinyPanoptic, segment_id: Any) -> None:
+    path = tiny.reader_arguments["annotations"]
+    content = edited(path)
+    content["annotations"][1]["segments_info"][0]["id"] = segment_id
+    path.write_text(json.dumps(content))
+    message = f"entry 1 of annotations: segment id {segment_id} is not a whole number from 0 to 16,777,215"
+    with pytest.raises(DatasetError, match=message):
+        read(tiny)
+
+
 def test_instances_come_with_class_indices_and_their_masks(tiny: TinyPanoptic) -> None:
     samples = read(tiny)
     for sample, ids in zip(samples, tiny.ids, strict=True):

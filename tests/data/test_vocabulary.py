@@ -363,6 +363,7 @@ def test_a_name_may_hold_a_colon_and_any_script(tmp_path: Path) -> None:
         ("1:a\nperson,child\n", r"f, line 2: 'person,child' does not begin with a number"),
         ("x:a\n", "f, line 1: 'x:a' does not begin with a number"),
         ("-1:a\n", "f, line 1: '-1:a' does not begin with a number"),
+        (f"{'9' * 5000}:a\n", "f, line 1: an id of 5,000 digits; write at most 18"),
         ("1:a\n2:\n", "f, line 2: empty name or synonym in '2:'"),
         ("1:a,,b\n", "f, line 1: empty name or synonym"),
         ("1:a,\n2: ,\n", "f, line 2: empty name or synonym in '2: ,'"),

@@ -163,7 +163,8 @@ def _mapillary(split: str) -> DatasetSpec:
 
 
 def _with_suffix(name: str, *, suffix: str) -> str:
-    return str(Path(name).with_suffix(suffix))
+    path = Path(name)
+    return str(path.parent / f"{path.stem}{suffix}")  # with_suffix refuses "." and "/"
 
 
 _BDD_PANOPTIC = _panoptic(

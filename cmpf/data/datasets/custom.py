@@ -194,10 +194,10 @@ def _custom_reader_parts(values: Mapping[str, Any]) -> _Parts:
 
 
 def _panoptic_parts(values: Mapping[str, Any]) -> _Parts:
-    annotations = values["annotations"]
+    annotations = Path(values["annotations"])
     truth = {
-        "annotations": annotations,
-        "panoptic": values.get("panoptic", str(Path(annotations).with_suffix(""))),
+        "annotations": values["annotations"],
+        "panoptic": values.get("panoptic", str(annotations.parent / annotations.stem)),
     }
     evaluators = ["panoptic"]
     for key, argument, evaluator in (

@@ -26,6 +26,7 @@ from cmpf.formats.coco_json import (
     read_json,
 )
 from cmpf.formats.image import read_image_size
+from cmpf.formats.label_map import MAX_ID
 from cmpf.formats.masks import segmentation_issue
 from cmpf.types import Sample, SegmentInfo
 
@@ -66,7 +67,7 @@ class FileNames:
         png_of = {
             e["image_id"]: e["file_name"]
             for e in annotations
-            if isinstance(e.get("image_id"), int | str) and "file_name" in e
+            if isinstance(e.get("image_id"), int | str) and isinstance(e.get("file_name"), str)
         }
         for image in images:
             if isinstance(image.get("id"), int | str) and image["id"] in png_of:
@@ -267,7 +268,10 @@ def _parse_panoptic(entry: Entry) -> tuple[int | str, str]:
     """Image id and PNG of a panoptic annotation; also validates its segments."""
     for segment in entry["segments_info"]:
         check_values(segment)
-        _id_and_category(segment)
+        segment_id, _ = _id_and_category(segment)
+        if type(segment_id) is not int or not 0 <= segment_id <= MAX_ID:
+            shown = str(segment_id)[:40]
+            raise TypeError(f"segment id {shown} is not a whole number from 0 to {MAX_ID:,}")
     return entry["image_id"], str(entry["file_name"])
 
 
