@@ -38,7 +38,7 @@ class Dropped:
 
 
 _FIXED = "fixed in CMPF"
-_FOLLOWS_CLIP = "follows the CLIP"
+_FOLLOWS_CLIP = "follows from the CLIP model"
 _DATASET = "follows the dataset"
 
 # Pattern of published keys -> rule. The first match is used; keys without a rule are kept if CMPF has the same key.
