@@ -89,6 +89,7 @@ def seconds(value: float) -> str:
     return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
 
 
+COLUMNS = 2  # panels per row
 HEIGHT, WIDTH = 340, 460  # of one panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 74, 20, 40, 46
 INK, GRID = (40, 40, 48), (222, 222, 228)
@@ -97,20 +98,19 @@ FONT = 14
 Points = Sequence[tuple[float, float]]
 
 
-def draw_panels(path: Path, panels: Mapping[str, Mapping[str, Points]], *, columns: int = 2) -> None:
+def draw_panels(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> None:
     """Draws line charts with logarithmic axes to a PNG.
 
     Args:
         path: the file.
         panels: {title: {name of a line: points (x, seconds)}}; at least two points per line, all above 0.
-        columns: panels per row.
     """
-    rows = -(-len(panels) // columns)
-    image = Image.new("RGB", (columns * WIDTH, rows * HEIGHT), (255, 255, 255))
+    rows = -(-len(panels) // COLUMNS)
+    image = Image.new("RGB", (COLUMNS * WIDTH, rows * HEIGHT), (255, 255, 255))
     for index, (title, lines) in enumerate(panels.items()):
         panel = Image.new("RGB", (WIDTH, HEIGHT), (255, 255, 255))
         _draw(ImageDraw.Draw(panel), title, lines)
-        image.paste(panel, (index % columns * WIDTH, index // columns * HEIGHT))
+        image.paste(panel, (index % COLUMNS * WIDTH, index // COLUMNS * HEIGHT))
     image.save(path)
 
 

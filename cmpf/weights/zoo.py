@@ -25,17 +25,14 @@ DRIVE_PAGE = "https://drive.google.com/file/d/{id}/view"
 ORIGIN = "zoo"  # key in the metadata of a small file: the entry and file that it was extracted from
 
 
-def zoo_weights(name: str, *, path: str | Path | None = None) -> Path:
+def zoo_weights(name: str) -> Path:
     """The file of an entry's trained weights: an asset, the small file of an earlier load, or a download.
 
-    Args:
-        name: name of the entry.
-        path: see zoo.
     Raises:
         ModelNameError: there is no such entry.
         WeightsError: the file is damaged or cannot be downloaded.
     """
-    entry = zoo_entry(name, path=path)
+    entry = zoo_entry(name)
     if entry.asset:
         return checked_asset(entry.asset)
     target, remote = published_file(name, entry), zoo_remote(name, entry)
@@ -141,16 +138,15 @@ def _is_current(small: Path, entry: ZooEntry, target: Path) -> bool:
     )
 
 
-def published_metrics(cfg: Config, *, path: str | Path | None = None) -> dict[str, dict[str, float]]:
+def published_metrics(cfg: Config) -> dict[str, dict[str, float]]:
     """Metrics that the authors report for the model of a configuration.
 
-    Args:
-        cfg: the configuration. With the OpenSeg Ensemble, its semantic metrics are those measured with the ensemble.
-        path: see zoo.
+    With the OpenSeg Ensemble, semantic metrics are those measured with the ensemble.
+
     Returns:
         {dataset: {"task/metric": percent}} of the first entry with the same architecture; {} if there is none.
     """
-    entry = published_entry(cfg, path=path)
+    entry = published_entry(cfg)
     if entry is None:
         return {}
     metrics = {dataset: dict(values) for dataset, values in entry.published.items()}
@@ -161,9 +157,9 @@ def published_metrics(cfg: Config, *, path: str | Path | None = None) -> dict[st
     return {dataset: values for dataset, values in metrics.items() if values}
 
 
-def published_entry(cfg: Config, *, path: str | Path | None = None) -> ZooEntry | None:
+def published_entry(cfg: Config) -> ZooEntry | None:
     """The first zoo entry with published metrics and a configuration's architecture; None if there is none."""
-    for entry in zoo(path).values():
+    for entry in zoo().values():
         if entry.published and _architecture(get_cfg(entry.config)) == _architecture(cfg):
             return entry
     return None

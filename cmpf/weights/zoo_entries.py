@@ -185,13 +185,13 @@ def _parse(path: Path, modified: int) -> dict[str, ZooEntry]:
     return {name: ZooEntry(**_without_null(entry)) for name, entry in content.items()}
 
 
-def zoo_entry(name: str, *, path: str | Path | None = None) -> ZooEntry:
+def zoo_entry(name: str) -> ZooEntry:
     """The entry of a name.
 
     Raises:
         ModelNameError: there is no such entry.
     """
-    entries = zoo(path)
+    entries = zoo()
     if name not in entries:
         raise ModelNameError(f"the zoo has no model {name!r}. It has {', '.join(entries)}")
     return entries[name]

@@ -21,6 +21,7 @@ from cmpf.config import Config, get_cfg, with_overrides
 from cmpf.data import dataset_names
 from cmpf.data.datasets import published
 from cmpf.errors import ConfigError, ModelNameError, VocabularyError, WeightsError
+from cmpf.weights import zoo_entries
 from cmpf.weights.download import cache_folder
 from cmpf.weights.vocabularies import fetch_vocabularies, is_available, published_text, vocabulary_path
 from cmpf.weights.zoo import published_metrics, zoo_weights
@@ -96,15 +97,19 @@ def test_results_with_the_ensemble_stand_beside_the_figures_with_it(
         assert (ensembled["panoptic/PQ"], ensembled["segm/AP"]) == (25.9, 16.5)
 
 
-def test_figures_are_found_by_the_encoders_of_a_configuration(tmp_path: Path) -> None:
+def test_figures_are_found_by_the_encoders_of_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, quality in (("convnext_large", 25.9), ("r50x64", 23.1)):
         figures = published_metrics(get_cfg(f"coco/cmpf/{name}_eval_ade20k.yaml"))
         assert figures[ADE]["panoptic/PQ"] == quality
-    assert published_metrics(get_cfg("cmpf_tiny"), path=write(tmp_path, f"{ENTRY}}}")) == {}
-    path = write(tmp_path, f"{ENTRY}, published: {{{ADE}: {{panoptic/PQ: 7}}}}}}")
-    assert published_metrics(get_cfg("cmpf_tiny"), path=path) == {ADE: {"panoptic/PQ": 7}}
-    assert published_metrics(config(), path=path) == {}
-    assert published_metrics(config("cmpf_tiny"), path=path) == {}  # the other SAM
+    monkeypatch.setattr(zoo_entries, "ZOO_FILE", str(tmp_path / "zoo.yaml"))
+    write(tmp_path, f"{ENTRY}}}")
+    assert published_metrics(get_cfg("cmpf_tiny")) == {}
+    write(tmp_path, f"{ENTRY}, published: {{{ADE}: {{panoptic/PQ: 7}}}}}}")
+    assert published_metrics(get_cfg("cmpf_tiny")) == {ADE: {"panoptic/PQ": 7}}
+    assert published_metrics(config()) == {}
+    assert published_metrics(config("cmpf_tiny")) == {}  # the other SAM
 
 
 @pytest.mark.parametrize(
@@ -144,14 +149,14 @@ def test_an_unknown_name_lists_what_there_is() -> None:
         zoo_weights("huge")
 
 
-def test_downloaded_weights_lie_in_the_cache(tmp_path: Path) -> None:
-    path = write(tmp_path, f"{ENTRY}}}")
+def test_downloaded_weights_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo_entries, "ZOO_FILE", str(write(tmp_path, f"{ENTRY}}}")))
     with pytest.raises(WeightsError, match=r"https://example\.org/models/big\.safetensors"):
-        zoo_weights("big", path=path)  # tests are offline
+        zoo_weights("big")  # tests are offline
     place = cache_folder() / "zoo" / "big" / "big.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)
     save_file({"void_embedding.weight": torch.ones(1)}, place)
-    assert zoo_weights("big", path=path) == place
+    assert zoo_weights("big") == place
 
 
 @pytest.mark.parametrize(
