@@ -68,10 +68,10 @@ class Checkpointer:
         Raises:
             TrainingError: a file cannot be written, e.g. because the disk is full; earlier checkpoints stay.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_temporary_files()
         weights = self.weights_path(iteration)
         with _write_errors(weights):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_temporary_files()
             self._save_weights(weights)
         with _write_errors(self.state_path(iteration)), replacing(self.state_path(iteration)) as temporary:
             torch.save({**state, "weights_sha256": file_sha256(weights)}, temporary)
@@ -82,9 +82,9 @@ class Checkpointer:
 
     def save_named(self, name: str) -> Path:
         """Writes only the weights, to model_NAME.safetensors; such files are never pruned."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"model_{name}.safetensors"
         with _write_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._save_weights(path)
         return path
 

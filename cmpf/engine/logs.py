@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cmpf.common import distributed
 from cmpf.common.cpu import usable_cores
+from cmpf.errors import ConfigError, summary
 
 FILE_ONLY = {"file_only": True}  # logger.info(..., extra=FILE_ONLY) keeps a message off the terminal
 LOG_FILE = "log.txt"
@@ -55,14 +56,22 @@ def logging_to(folder: Path) -> Iterator[logging.Logger]:
         folder: created if missing.
     Yields:
         The "cmpf" logger, at level INFO.
+    Raises:
+        ConfigError: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     terminal = _TerminalHandler()
     main = distributed.is_main()
     terminal.addFilter(lambda record: main and not getattr(record, "file_only", False))
     terminal.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))
     name = LOG_FILE if main else f"log_rank{distributed.rank()}.txt"
-    file = logging.FileHandler(folder / name, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / name, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR {folder}: {name} cannot be written ({summary(error)}); get the right to write there, or "
+            "choose another OUTPUT_DIR"
+        ) from error
     file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
 
     logger, warned = logging.getLogger("cmpf"), logging.getLogger("py.warnings")

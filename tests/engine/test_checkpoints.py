@@ -313,6 +313,14 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, monkeypatch
         saved(tmp_path, 1)
 
 
+def test_a_folder_that_cannot_be_made_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        TrainingError, match=r"model_0000001\.safetensors cannot be written .*Not a directory"
+    ):
+        saved(tmp_path / "file" / "run", 1)
+
+
 # One training a folder.
 
 

@@ -322,6 +322,13 @@ def test_messages_go_to_terminal_and_file(tmp_path: Path, capsys: pytest.Capture
     assert "WARNING from below" in written
 
 
+def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = rf"OUTPUT_DIR {tmp_path}/file/run: .*Not a directory.*choose another OUTPUT_DIR"
+    with pytest.raises(ConfigError, match=message), logging_to(tmp_path / "file" / "run"):
+        pass
+
+
 def test_file_only_messages_stay_off_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with logging_to(tmp_path) as logger:
         logger.info("quiet", extra=FILE_ONLY)
