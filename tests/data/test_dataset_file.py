@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import tracemalloc
 from collections.abc import Callable
@@ -104,6 +105,14 @@ def test_a_folder_in_place_of_a_panoptic_file_is_told_when_samples_are_read(
     dataset = load(write(tmp_path, annotations=folder))
     with pytest.raises(DatasetError, match="is a folder; expected a COCO panoptic JSON file"):
         _ = dataset.samples
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "panoptic", "label_files", "instances"])
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b", "\ud800", "ab/" * 2000])
+def test_a_path_that_no_file_system_allows_is_an_issue(tmp_path: Path, key: str, path: str) -> None:
+    content = json.dumps({**FRUIT, key: path})
+    (tmp_path / "fruit.yaml").write_text(content)
+    assert f"{key}: expected a path that a file system allows, got " in issues(tmp_path / "fruit.yaml")
 
 
 def test_an_instance_dataset_is_read(tmp_path: Path) -> None:

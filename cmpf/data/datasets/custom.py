@@ -26,6 +26,7 @@ from cmpf.data.datasets.custom_values import (
     parse_class_names,
     parse_label,
     parse_label_map,
+    parse_path,
     parse_test_size,
     parse_text,
     parse_vocabulary,
@@ -49,9 +50,9 @@ OPTIONAL: Mapping[str, tuple[tuple[Kind, ...], Callable[[Any], Any]]] = {
     "test_size": (TASKS, parse_test_size),  # [shorter side, maximum longer side]
     "label_map": (TASKS, parse_label_map),  # category id, or value in the label maps -> class index
     "ignore_label": (("panoptic", "semantic"), parse_label),  # value of unlabeled pixels; default 255
-    "panoptic": (("panoptic",), parse_text),  # folder of the PNGs; default: the JSON file without its suffix
-    "label_files": (("panoptic",), parse_text),  # folder of label maps, for mIoU
-    "instances": (("panoptic",), parse_text),  # COCO instances JSON, for AP
+    "panoptic": (("panoptic",), parse_path),  # folder of the PNGs; default: the JSON file without its suffix
+    "label_files": (("panoptic",), parse_path),  # folder of label maps, for mIoU
+    "instances": (("panoptic",), parse_path),  # COCO instances JSON, for AP
     "image_suffix": (("semantic",), parse_text),  # end of the image file names, such as _leftImg8bit
     "label_suffix": (("semantic",), parse_text),  # end of the label map file names
 }
@@ -135,8 +136,8 @@ def _parsers(known: Mapping[str, DatasetSpec], folder: Path) -> dict[str, Callab
     return {
         "name": partial(_parse_name, known),
         "task": _parse_task,
-        "images": parse_text,
-        "annotations": parse_text,
+        "images": parse_path,
+        "annotations": parse_path,
         "vocabulary": partial(parse_vocabulary, known=vocabularies, folder=folder),
         **{key: parse for key, (_, parse) in OPTIONAL.items()},
     }

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from cmpf.common.files import is_file
+from cmpf.common.files import MAX_NAME, is_file
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.formats.label_map import MAX_LABEL
+
+_MAX_PATH = 3000  # bytes; Linux allows 4,096 together with the folder of the YAML file
 
 
 class WrongValueError(ValueError):
@@ -22,6 +25,19 @@ def parse_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise WrongValueError(f"expected text, got {_shown(value)}")
     return value.strip()
+
+
+def parse_path(value: Any) -> str:
+    """A path that a file system can hold; the file need not exist."""
+    path = parse_text(value)
+    try:
+        lengths = [len(os.fsencode(name)) for name in Path(path).parts]
+        valid = "\0" not in path and max(lengths, default=0) <= MAX_NAME and sum(lengths) <= _MAX_PATH
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        raise WrongValueError(f"expected a path that a file system allows, got {_shown(value)}")
+    return path
 
 
 def parse_label(value: Any) -> int:
