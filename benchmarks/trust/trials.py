@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from cmpf.errors import MAX_LETTERS, CMPFError
+from cmpf.errors import MAX_LENGTH, CMPFError
 
 HANG_SECONDS = 10
 
@@ -45,7 +45,7 @@ class Trial:
                 return call()
         except CMPFError as error:
             self.refused += 1
-            if len(str(error)) > MAX_LETTERS + 100 or "\x1b" in str(error):
+            if len(str(error)) > MAX_LENGTH + 100 or "\x1b" in str(error):
                 self.findings.append(
                     f"{what}: an error of {len(str(error))} letters, or with control characters"
                 )
