@@ -160,7 +160,7 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
     for encoder in model.modules():
         if not isinstance(encoder, CLIP | SAMEncoder) or next(encoder.parameters()).is_meta:
             continue
-        if (dtype := encoder.computes_in) not in PRECISION_NAMES:
+        if (dtype := encoder.compute_dtype) not in PRECISION_NAMES:
             continue
         name, difference = PRECISION_NAMES[dtype], encoder.difference_in(dtype)
         if difference <= MOST_DIFFERENCE:
@@ -168,7 +168,7 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
                 "%s: %s; features differ by %.2g %% from float32's", encoder.name, name, 100 * difference
             )
         else:
-            encoder.compute_in(None)
+            encoder.set_compute_dtype(None)
             logger.warning(
                 "%s: float32, because features in %s differ by %.2g %% of the largest number; at most %.2g %% "
                 "is allowed",
@@ -247,7 +247,7 @@ def _build_sam(cfg: Config, name: str, checkpoint: str) -> SAMEncoder:
 
 def _set_speed(cfg: Config, encoder: FrozenModule) -> None:
     """What changes how fast a frozen encoder runs: its precision, and whether it is compiled."""
-    encoder.compute_in(build_precision(cfg))
+    encoder.set_compute_dtype(build_precision(cfg))
     if cfg.MODEL.CMPF.COMPILE:
         encoder.compile()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -92,17 +93,41 @@ def test_a_layer_computes_in_int8_where_it_is_asked_to_and_no_gradient_is() -> N
     torch.testing.assert_close(layer(x), exact)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_inputs_that_are_not_finite_give_nan(value: float) -> None:
+    x, weight = numbers(4, 16, seed=0), quantize_weight(numbers(8, 16, seed=1))
+    x[1, 2] = value
+    for gelu in (False, True):
+        assert int8_linear(x, weight, torch.ones(8), gelu=gelu).isnan().all()
+
+
+@torch.no_grad()
+def test_an_empty_input_gives_an_empty_output() -> None:
+    layer = InferenceLinear(nn.Linear(96, 64))
+    layer.int8 = True
+    assert layer(torch.empty(0, 96)).shape == (0, 64)
+
+
+@torch.no_grad()
+def test_a_layer_can_be_copied_after_a_prediction() -> None:
+    layer = InferenceLinear(nn.Linear(96, 64)).requires_grad_(False)
+    layer.int8 = True
+    x = numbers(100, 96, seed=0)
+    expected = layer(x)
+    assert torch.equal(copy.deepcopy(layer)(x), expected)
+
+
 def test_text_and_embeddings_of_masks_stay_in_float32() -> None:
     clip = build_clip(name="cmpf_tiny", pretrained="")
     image = numbers(1, 3, 64, 64, seed=0)
     exact, text = clip(image), clip.encode_text(["a red circle"])
     masks = numbers(1, 5, 16, 16, seed=1)
     embedded, _ = clip.embed_masks(exact.dense, masks)
-    clip.compute_in(torch.int8)
+    clip.set_compute_dtype(torch.int8)
     assert torch.equal(clip.encode_text(["a red circle"]), text)
     assert torch.equal(clip.embed_masks(exact.dense, masks)[0], embedded)
     assert not torch.equal(clip(image).dense, exact.dense)
-    clip.compute_in(None)
+    clip.set_compute_dtype(None)
     assert torch.equal(clip(image).dense, exact.dense)
 
 
@@ -112,7 +137,7 @@ def test_features_of_encoders_in_int8_are_within_what_is_allowed() -> None:
         build_sam(name="cmpf_tiny", checkpoint=""),
     ):
         assert 1e-3 < part.difference_in(torch.int8) < MOST_DIFFERENCE
-        assert part.computes_in is None  # as before
+        assert part.compute_dtype is None  # as before
 
 
 @pytest.mark.skipif(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from cmpf.encoders import linear as module
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.linear import (
-    LEAST_PRODUCTS,
+    MIN_MULTIPLICATIONS,
     InferenceLinear,
     has_amx,
     onednn_is_faster,
@@ -28,36 +29,36 @@ needs_onednn = pytest.mark.skipif(
 
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> InferenceLinear:
-    """Taken to be on a processor for which oneDNN is faster."""
-    for question in ("onednn_is_faster", "onednn_works"):
-        monkeypatch.setattr(module, question, lambda: True)
+    """A layer on a processor for which oneDNN is faster."""
+    for property_ in ("onednn_is_faster", "onednn_works"):
+        monkeypatch.setattr(module, property_, lambda: True)
     torch.manual_seed(0)
     return InferenceLinear(nn.Linear(96, 64))
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of what goes through F.linear, that is, not through oneDNN."""
-    found: list[tuple[int, ...]] = []
+    """Shapes of the inputs of F.linear, that is, of calls that do not use oneDNN."""
+    shapes: list[tuple[int, ...]] = []
     plain = F.linear
 
     def linear(x: Tensor, *args: Tensor) -> Tensor:
-        found.append(tuple(x.shape))
+        shapes.append(tuple(x.shape))
         return plain(x, *args)
 
     monkeypatch.setattr(F, "linear", linear)
-    return found
+    return shapes
 
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """What is asked of the processor is asked again, and afterwards too."""
-    questions = (onednn_is_faster, module.onednn_works, has_amx)
-    for question in questions:
-        question.cache_clear()
+    """Clears the cached properties of the processor before and after the test."""
+    properties = (onednn_is_faster, module.onednn_works, has_amx)
+    for property_ in properties:
+        property_.cache_clear()
     yield
-    for question in questions:
-        question.cache_clear()
+    for property_ in properties:
+        property_.cache_clear()
 
 
 def large(*leading: int) -> Tensor:
@@ -136,9 +137,10 @@ def test_weights_in_bfloat16_are_kept_until_the_weights_change(layer: InferenceL
             return layer(x)
 
     before = product()
-    kept = layer._converted
+    kept = layer._cache
     assert torch.equal(product(), before)
-    assert layer._converted is kept
+    assert layer._cache is kept
+    assert copy.deepcopy(layer)._cache is None
     if change == "written":
         layer.weight.mul_(2)
     elif change == "moved":
@@ -155,11 +157,11 @@ def test_weights_in_bfloat16_are_kept_until_the_weights_change(layer: InferenceL
 def test_weights_that_are_trained_are_not_kept_in_bfloat16(layer: InferenceLinear) -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         layer(large(1000))
-    assert layer._converted is None
+    assert layer._cache is None
 
 
-class Hidden(nn.Module):
-    """What timm and segment-anything call their parts, with a gelu of either."""
+class MLP(nn.Module):
+    """An MLP's first layer and activation, under timm's names."""
 
     def __init__(self, gelu: nn.Module) -> None:
         super().__init__()
@@ -177,7 +179,7 @@ def test_the_gelu_after_a_layer_is_part_of_it(
     gelu: nn.Module, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
-    network, x = Hidden(gelu), large(rows)
+    network, x = MLP(gelu), large(rows)
     expected = network(x)
     use_inference_linear(network)
     assert isinstance(network.act, nn.Identity)
@@ -192,7 +194,7 @@ def test_the_gelu_after_a_layer_is_part_of_it(
 @pytest.mark.parametrize("other", [nn.GELU("tanh"), nn.ReLU()])
 def test_another_activation_stays_where_it_is(other: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
-    network = Hidden(other)
+    network = MLP(other)
     use_inference_linear(network)
     assert network.act is other
     assert not network.fc1.gelu
@@ -202,7 +204,7 @@ def test_another_activation_stays_where_it_is(other: nn.Module, monkeypatch: pyt
 def test_where_oneDNN_cannot_or_should_not_it_is_a_linear_layer(
     layer: InferenceLinear, calls: list[tuple[int, ...]], case: str
 ) -> None:
-    rows = LEAST_PRODUCTS // (96 * 64)  # 682: one row less than the limit asks for
+    rows = MIN_MULTIPLICATIONS // (96 * 64)  # 682: one row less than the limit asks for
     x = large(rows if case == "small" else rows + 1)
     if case == "float64":
         layer, x = layer.double(), x.double()
@@ -255,20 +257,20 @@ def test_frozen_modules_take_it_and_stay_frozen(monkeypatch: pytest.MonkeyPatch)
 
 @needs_onednn
 @pytest.mark.parametrize(
-    ("maker", "capability", "faster"),
+    ("vendor", "capability", "faster"),
     [
         ("AuthenticAMD", "AVX512", True),
-        ("GenuineIntel", "AVX512", False),  # MKL's own maker
+        ("GenuineIntel", "AVX512", False),  # MKL's own vendor
         ("AuthenticAMD", "AVX2", False),  # MKL uses that
         ("", "AVX512", False),  # unknown
     ],
 )
 def test_it_is_for_processors_whose_wide_units_mkl_leaves_unused(
-    maker: str, capability: str, faster: bool, monkeypatch: pytest.MonkeyPatch, fresh: None
+    vendor: str, capability: str, faster: bool, monkeypatch: pytest.MonkeyPatch, fresh: None
 ) -> None:
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(module, "_maker", lambda: maker)
+    monkeypatch.setattr(module, "_cpu_vendor", lambda: vendor)
     assert onednn_is_faster() is faster
 
 
@@ -277,30 +279,30 @@ def test_an_operator_that_changed_is_not_used(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("expected 7 arguments")
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", other, raising=False)
-    assert not module._works()
+    assert not module._onednn_agrees()
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, w, *_: x @ w.T, raising=False)
-    assert not module._works()  # forgets the bias
+    assert not module._onednn_agrees()  # forgets the bias
 
 
 @needs_onednn
 @pytest.mark.parametrize("where", ["float64", "autocast", "inference"])
 def test_the_trial_is_the_same_wherever_the_first_model_is_built(where: str) -> None:
     """Its answer is kept for the whole process: with another one, two processes have results of other rounding."""
-    here = module._works()
+    here = module._onednn_agrees()
     torch.set_default_dtype(torch.float64 if where == "float64" else torch.float32)
     try:
         with (
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"),
             torch.inference_mode(where == "inference"),
         ):
-            assert module._works() is here is True
+            assert module._onednn_agrees() is here is True
     finally:
         torch.set_default_dtype(torch.float32)
 
 
 def test_the_trial_leaves_the_random_generator_alone() -> None:
     before = torch.get_rng_state()
-    module._works()
+    module._onednn_agrees()
     assert torch.equal(before, torch.get_rng_state())
 
 

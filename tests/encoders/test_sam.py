@@ -287,7 +287,7 @@ def test_masks_of_any_size_give_segment_anythings_result(
     monkeypatch: pytest.MonkeyPatch, numbers: int
 ) -> None:
     # 64 tokens in 8 rows of 8: one row at a time, two, one image, two images, all five.
-    monkeypatch.setitem(sam_attention.MASK_NUMBERS, "cpu", numbers)
+    monkeypatch.setitem(sam_attention.MAX_MASK_ELEMENTS, "cpu", numbers)
     reference, x = attention(), random_images(5, GRID, GRID, DIM)
     torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
 
@@ -313,7 +313,7 @@ def test_the_mask_never_has_more_numbers_than_allowed(
         assert attn_mask.is_contiguous()
         return original(q, k, v, attn_mask=attn_mask)
 
-    monkeypatch.setitem(sam_attention.MASK_NUMBERS, "cpu", numbers)
+    monkeypatch.setitem(sam_attention.MAX_MASK_ELEMENTS, "cpu", numbers)
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
     FusedAttention(attention())(random_images(2, GRID, GRID, DIM))
     assert seen == expected
@@ -325,7 +325,7 @@ def test_plain_products_give_segment_anythings_result_whatever_is_at_work(
     monkeypatch: pytest.MonkeyPatch, scores: int
 ) -> None:
     # 64 tokens in 8 rows of 8: one row of queries at a time, two, three (and two in the end), seven and one.
-    monkeypatch.setattr(sam_attention, "SCORES", scores)
+    monkeypatch.setattr(sam_attention, "MAX_SCORES", scores)
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)
     reference, x = attention(), random_images(3, GRID, GRID, DIM)
     torch.testing.assert_close(FusedAttention(reference)(x), reference(x), atol=1e-5, rtol=1e-5)
@@ -337,7 +337,7 @@ def test_plain_products_in_bfloat16_are_as_near_to_float32_as_segment_anythings(
     monkeypatch: pytest.MonkeyPatch, scores: int
 ) -> None:
     # One of 3 images x 2 heads at a time, four, all.
-    monkeypatch.setattr(sam_attention, "SCORES", scores)
+    monkeypatch.setattr(sam_attention, "MAX_SCORES", scores)
     monkeypatch.setattr(sam_attention, "has_amx", lambda: False)
     reference, x = attention(), random_images(3, GRID, GRID, DIM)
     expected = reference(x)
@@ -355,7 +355,7 @@ def test_positions_as_features_of_queries_and_keys_are_as_near_to_float32_as_seg
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(sam_attention, "has_amx", lambda: True)
-    monkeypatch.setattr(sam_attention, "_attend_by_products", None)
+    monkeypatch.setattr(sam_attention, "_attend_with_matmuls", None)
     reference, x = attention(), random_images(3, *size, DIM)
     expected = reference(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -468,7 +468,7 @@ def test_threads_share_one_module() -> None:
     inputs = [random_images(1, GRID + index, GRID, DIM) for index in range(6)]
     expected = [module(x) for x in inputs]
     found: dict[int, Tensor] = {}
-    sam_attention._distances.cache_clear()
+    sam_attention._distance_index.cache_clear()
 
     def work(index: int) -> None:
         with torch.no_grad():

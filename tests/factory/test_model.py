@@ -364,6 +364,8 @@ def test_features_that_are_no_numbers_differ_infinitely() -> None:
     sam = build_sam(name="cmpf_tiny", checkpoint="")
     sam.sam.image_encoder.neck[0].weight.fill_(torch.nan)
     assert sam.difference_in(torch.bfloat16) == float("inf")
+    if int8_works():
+        assert sam.difference_in(torch.int8) == float("inf")
 
 
 def test_an_encoder_that_bf16_spoils_goes_back_to_float32_with_a_warning_and_the_other_one_stays(
@@ -374,7 +376,7 @@ def test_an_encoder_that_bf16_spoils_goes_back_to_float32_with_a_warning_and_the
         model = build_model(tiny_config(overrides=["MODEL.CMPF.PRECISION", "bf16"]))
     found, _, _ = model.encoders([{"image": random_image()}], with_sam=True)
     for part in (model.encoders.clip, model.encoders.sam):
-        part.compute_in(torch.float32)
+        part.set_compute_dtype(torch.float32)
     exact, _, _ = model.encoders([{"image": random_image()}], with_sam=True)
     assert torch.equal(found.clip.dense, exact.clip.dense)
     assert not torch.equal(found.sam, exact.sam)
