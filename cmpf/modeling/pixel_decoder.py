@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Pixel decoder: CLIP's feature maps to multi-scale memories and per-pixel mask features."""
+"""Pixel decoder: computes multi-scale memories and per-pixel mask features from CLIP's feature maps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ENCODED_LEVELS = ("res5", "res4", "res3")
 
 @dataclass(frozen=True)
 class PixelDecoderOutput:
-    """What the transformer decoder reads.
+    """Inputs of the transformer decoder.
 
-    mask_features: (B, mask_dim, H/4, W/4); a mask is their product with a mask embedding.
+    mask_features: (B, mask_dim, H/4, W/4); their product with a mask embedding gives mask logits.
     multi_scale: three maps (B, dim, h, w) at strides 32, 16, 8.
     """
 
@@ -32,12 +32,13 @@ class PixelDecoder(nn.Module):
     """Deformable encoder over strides 32, 16 and 8, and one FPN step to stride 4 (Mask2Former; paper Sec. 3).
 
     Args:
-        in_channels: widths of "res2".."res5".
-        dim: width of the maps. mask_dim: width of the mask features.
-        heads, points, layers, dim_feedforward: of the deformable encoder.
-        norm_groups: groups of each GroupNorm, a divisor of dim.
-        attention_function: of the deformable encoder, see choose_deformable_attention.
-        gradient_checkpointing: of the deformable encoder: less memory in training for more time.
+        in_channels: channels of "res2".."res5".
+        dim: channels of the multi-scale maps.
+        mask_dim: channels of the mask features.
+        heads, points, layers, dim_feedforward: settings of the deformable encoder.
+        norm_groups: number of GroupNorm groups, a divisor of dim.
+        attention_function: implementation of deformable attention, see choose_deformable_attention.
+        gradient_checkpointing: see DeformableEncoder.
     """
 
     def __init__(
@@ -73,16 +74,16 @@ class PixelDecoder(nn.Module):
         self.mask_projection = conv_xavier(dim, mask_dim)
 
     def forward(self, levels: dict[str, Tensor]) -> PixelDecoderOutput:
-        """Runs in float32 whatever autocast says: half precision moves the sampling points by whole cells.
+        """Runs in float32 even under autocast: half precision would move the sampling points by whole cells.
 
         Args:
-            levels: CLIP's maps "res2".."res5", (B, C, h, w) at strides 4, 8, 16, 32.
+            levels: CLIP's maps "res2".."res5" at strides 4, 8, 16, 32, each (B, C, h, w).
         """
         with without_autocast(levels["res5"].device):
             projected = [self.input_projections[name](levels[name].float()) for name in ENCODED_LEVELS]
             multi_scale = self.encoder(projected)
             lateral = self.lateral(levels["res2"].float())
-            # Contiguous: channels that lie next to each other are resized three times as slowly on a CPU.
+            # Contiguous, because a CPU resizes channels-last maps three times as slowly.
             finest = multi_scale[-1].contiguous()
             fused = lateral + resize_bilinear(finest, (lateral.shape[-2], lateral.shape[-1]))
             mask_features = self.mask_projection(F.relu(self.output(fused)))

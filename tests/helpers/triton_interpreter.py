@@ -24,6 +24,6 @@ def interpreted_kernels() -> Iterator[None]:
         patch.setenv("TRITON_INTERPRET", "1")
         # Triton compiles its own library when it is imported: tl.sum cannot be interpreted later.
         patch.setattr(tl, "sum", interpreted_sum)
-        kernels.compiled.cache_clear()
+        kernels.autotuned.cache_clear()
         yield
-    kernels.compiled.cache_clear()
+    kernels.autotuned.cache_clear()

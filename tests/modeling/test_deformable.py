@@ -21,9 +21,9 @@ from cmpf.modeling.deformable.module import (
 from cmpf.modeling.deformable.ops import (
     AttentionFunction,
     deformable_attention,
+    embedding_attention,
     gather_attention,
     grid_sample_attention,
-    rows_attention,
 )
 from cmpf.modeling.layers import sine_position_encoding, softmax_of_few
 from cmpf.modeling.pixel_decoder import PixelDecoder
@@ -75,14 +75,14 @@ def inputs(
     return value, locations.to(dtype), weights.to(dtype)
 
 
-@pytest.mark.parametrize("attention", [gather_attention, grid_sample_attention, rows_attention])
+@pytest.mark.parametrize("attention", [gather_attention, grid_sample_attention, embedding_attention])
 def test_agrees_with_a_loop_over_every_sample(attention: AttentionFunction) -> None:
     value, locations, weights = inputs(SHAPES, queries=5, dtype=torch.float64)
     expected = naive_attention(value, SHAPES, locations, weights)
     torch.testing.assert_close(attention(value, SHAPES, locations, weights), expected)
 
 
-@pytest.mark.parametrize("attention", [gather_attention, grid_sample_attention, rows_attention])
+@pytest.mark.parametrize("attention", [gather_attention, grid_sample_attention, embedding_attention])
 def test_a_cell_center_reads_that_cell(attention: AttentionFunction) -> None:
     value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)  # [[1, 2], [3, 4]]
     # Center of the upper right cell; the middle of all four: (1 + 2 + 3 + 4) / 4 = 2.5; far outside.
@@ -299,7 +299,7 @@ def test_without_gradients_nothing_is_recomputed(monkeypatch: pytest.MonkeyPatch
         assert encoder([random("a", 1, 8, 3, 5)])[0].shape == (1, 8, 3, 5)
 
 
-def row_inputs(
+def embedding_inputs(
     *, images: int = 3, queries: int = 7, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor]:
     """2 heads of 4 numbers, 2 points; places uniform over -0.2..1.2."""
@@ -312,20 +312,20 @@ def row_inputs(
 @pytest.mark.parametrize("points", [1, 12 * 3, 12 * 7, 12 * 16, 1 << 17])
 def test_parts_of_any_size_give_the_same(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A query has 2 * 3 * 2 = 12 points: one query, 3 of 7, an image, 2 of 3 images, all at a time.
-    monkeypatch.setattr(ops, "POINTS", points)
-    value, locations, weights = row_inputs()
+    monkeypatch.setattr(ops, "MAX_POINTS", points)
+    value, locations, weights = embedding_inputs()
     expected = grid_sample_attention(value, SHAPES, locations, weights)
-    torch.testing.assert_close(rows_attention(value, SHAPES, locations, weights), expected)
+    torch.testing.assert_close(embedding_attention(value, SHAPES, locations, weights), expected)
 
 
 def test_float32_is_as_close_to_float64_as_grid_sample() -> None:
-    exact = grid_sample_attention(*_arguments(row_inputs(queries=300)))
-    tensors = _arguments(row_inputs(queries=300, dtype=torch.float32))
-    errors = [float((f(*tensors) - exact).abs().max()) for f in (rows_attention, grid_sample_attention)]
+    exact = grid_sample_attention(*_arguments(embedding_inputs(queries=300)))
+    tensors = _arguments(embedding_inputs(queries=300, dtype=torch.float32))
+    errors = [float((f(*tensors) - exact).abs().max()) for f in (embedding_attention, grid_sample_attention)]
     assert errors[0] <= 1.5 * errors[1] < 1e-5
 
 
-@pytest.mark.parametrize("attention", [gather_attention, rows_attention])
+@pytest.mark.parametrize("attention", [gather_attention, embedding_attention])
 def test_borders_corners_and_what_lies_outside_read_as_grid_sample_does(attention: AttentionFunction) -> None:
     value = random("value", 1, 6, 1, 4).double()
     axis = torch.tensor([-5.0, -0.25, -1e-9, 0.0, 1e-9, 0.1, 0.5, 0.9, 1.0, 1.0 + 1e-9, 1.25, 7.0, torch.inf])
@@ -337,10 +337,10 @@ def test_borders_corners_and_what_lies_outside_read_as_grid_sample_does(attentio
 
 
 def test_a_place_that_is_no_number_reads_zeros_and_spoils_nothing_else() -> None:
-    value, locations, weights = row_inputs()
-    expected = rows_attention(value, SHAPES, locations, weights)
+    value, locations, weights = embedding_inputs()
+    expected = embedding_attention(value, SHAPES, locations, weights)
     locations[1, 2] = torch.nan
-    found = rows_attention(value, SHAPES, locations, weights)
+    found = embedding_attention(value, SHAPES, locations, weights)
     assert found[1, 2].abs().max() == 0
     found[1, 2] = expected[1, 2]
     assert torch.equal(found, expected)
@@ -348,15 +348,15 @@ def test_a_place_that_is_no_number_reads_zeros_and_spoils_nothing_else() -> None
 
 def test_no_queries_and_no_images_give_nothing() -> None:
     for images, queries in ((2, 0), (0, 3)):
-        value, locations, weights = row_inputs(images=images, queries=queries)
-        assert rows_attention(value, SHAPES, locations, weights).shape == (images, queries, 8)
+        value, locations, weights = embedding_inputs(images=images, queries=queries)
+        assert embedding_attention(value, SHAPES, locations, weights).shape == (images, queries, 8)
 
 
-def test_rows_are_read_on_a_cpu_in_inference_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[str] = []
-    for name in ("rows_attention", "grid_sample_attention"):
-        monkeypatch.setattr(ops, name, lambda value, *_, name=name: taken.append(name) or value)
-    value, locations, weights = row_inputs(images=1, dtype=torch.float32)
+def test_embedding_bag_is_used_only_in_cpu_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name in ("embedding_attention", "grid_sample_attention"):
+        monkeypatch.setattr(ops, name, lambda value, *_, name=name: called.append(name) or value)
+    value, locations, weights = embedding_inputs(images=1, dtype=torch.float32)
     deformable_attention(value, SHAPES, locations, weights)
     weights.requires_grad_()
     with torch.no_grad():
@@ -365,17 +365,19 @@ def test_rows_are_read_on_a_cpu_in_inference_alone(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         deformable_attention(value.bfloat16(), SHAPES, locations, weights)
         deformable_attention(value.to("meta"), SHAPES, locations.to("meta"), weights.to("meta"))
-        monkeypatch.setattr(ops, "EXACT", 2 * ops._layout(tuple(SHAPES)).rows)
+        monkeypatch.setattr(ops, "MAX_ROWS", 2 * ops._table_layout(tuple(SHAPES)).num_cells)
         deformable_attention(value, SHAPES, locations, weights)
-    assert taken == ["rows_attention"] * 2 + ["grid_sample_attention"] * 4
+    assert called == ["embedding_attention"] * 2 + ["grid_sample_attention"] * 4
 
 
 def test_what_a_prediction_made_serves_training_too() -> None:
-    ops._constants.cache_clear()
-    value, locations, weights = row_inputs()
+    ops._level_constants.cache_clear()
+    value, locations, weights = embedding_inputs()
     with torch.inference_mode():
         deformable_attention(value, SHAPES, locations, weights)
-    assert not any(tensor.is_inference() for tensor in ops._constants(tuple(SHAPES), 2, 2, torch.float64))
+    assert not any(
+        tensor.is_inference() for tensor in ops._level_constants(tuple(SHAPES), 2, 2, torch.float64)
+    )
 
 
 def test_softmax_of_few_numbers_is_the_softmax() -> None:

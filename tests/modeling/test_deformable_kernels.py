@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The kernels compile without a GPU, and their configurations are few. What they compute: test_deformable_triton.py."""
+"""The kernels compile without a GPU and are tuned over few configurations. Results: test_deformable_triton.py."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import torch
 from helpers.modeling import random
 from helpers.triton_interpreter import interpreted_kernels
 
-from cmpf.modeling.deformable import kernels as kernels
+from cmpf.modeling.deformable import kernels
 from cmpf.modeling.deformable.ops import deformable_attention
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
-SIZES = ("queries", "places", "levels", "bucket")
+SIZES = ("num_queries", "num_cells", "num_levels", "bucket")
 
 
 def compile_for(kernel: Any, capability: int, *, dtype: str) -> dict[str, Any]:
-    """The stages of a kernel's translation for an NVIDIA GPU (80 = A100): "ptx", "cubin", ..."""
+    """The outputs of Triton's compiler for an NVIDIA GPU (80 = A100): "ptx", "cubin", ..."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     function = triton.jit(kernel, do_not_specialize=SIZES)
-    constants = {"M": 8, "P": 1, "D": 32, "BLOCK_D": 32, "SUM": triton.language.float32, "BLOCK_Q": 16}
+    constants = {"M": 8, "P": 1, "D": 32, "BLOCK_D": 32, "ACC": triton.language.float32, "BLOCK_Q": 16}
     signature = dict.fromkeys(function.arg_names, f"*{dtype}")
     signature |= dict.fromkeys(SIZES, "i32") | dict.fromkeys(constants, "constexpr")
-    signature |= {name: kind for name, kind in (("table_ptr", "*i32"), ("grad_value_ptr", "*fp32"))
+    signature |= {name: dtype_name for name, dtype_name in (("levels_ptr", "*i32"), ("grad_value_ptr", "*fp32"))
                   if name in signature}  # fmt: skip
     aligned = {(i,): [["tt.divisibility", 16]] for i, k in enumerate(signature.values()) if k[0] == "*"}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned)
@@ -57,17 +57,17 @@ def test_the_kernels_compile_to_machine_code_with_wide_reads_and_float32_sums(
 
 
 def test_a_new_size_of_image_compiles_nothing_anew() -> None:
-    inner = kernels.compiled().backward.fn
+    inner = kernels.autotuned().backward.fn
     assert [p.name for p in inner.params if p.do_not_specialize] == list(SIZES)
 
 
 def test_small_inputs_and_wide_heads_try_few_configurations() -> None:
-    configurations = kernels._configurations()
+    configurations = kernels._configs()
     assert [c.kwargs["BLOCK_Q"] for c in configurations] == [16, 32, 32, 64, 128]
 
     def tried(bucket: int, block_d: int) -> list[int]:
         given = {"bucket": bucket}, {"BLOCK_D": block_d}
-        return [c.kwargs["BLOCK_Q"] for c in kernels._prune(configurations, given[0], **given[1])]
+        return [c.kwargs["BLOCK_Q"] for c in kernels._prune_configs(configurations, given[0], **given[1])]
 
     assert tried(13, 32) == [16]
     assert tried(14, 32) == [16, 32, 32, 64, 128]  # 128 * 32 = 4096 numbers
@@ -77,23 +77,23 @@ def test_small_inputs_and_wide_heads_try_few_configurations() -> None:
 
 def test_the_interpreter_tries_no_configurations() -> None:
     with interpreted_kernels():
-        assert len(kernels._configurations()) == 1
+        assert len(kernels._configs()) == 1
     assert not kernels.interpreting()
 
 
-def test_the_table_of_levels_is_made_once() -> None:
-    like = torch.zeros(1)
-    table = kernels._table([2, 3, 4, 6], like)
-    assert table.tolist() == [[2, 3, 0], [4, 6, 6]]  # 2 * 3 = 6 places before the second level
-    assert kernels._table([2, 3, 4, 6], like) is table
+def test_the_table_of_levels_is_created_once() -> None:
+    device = torch.device("cpu")
+    table = kernels._level_table([2, 3, 4, 6], device)
+    assert table.tolist() == [[2, 3, 0], [4, 6, 6]]  # 2 * 3 = 6 cells before the second level
+    assert kernels._level_table([2, 3, 4, 6], device) is table
 
 
-def test_trying_configurations_leaves_nothing_in_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    several = kernels._configurations()[:3]
+def test_autotuning_does_not_change_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = kernels._configs()[:3]
     calls: list[Callable[[], None]] = []
 
     def clock(call: Callable[[], None], quantiles: tuple[float, ...]) -> list[float]:
-        """Runs a configuration twice, as a benchmark does; each seems faster than the one before."""
+        """Runs a configuration twice, like a benchmark, and reports a shorter time for each one."""
         call(), call()
         calls.append(call)
         return [1 / len(calls)] * 3
@@ -102,10 +102,10 @@ def test_trying_configurations_leaves_nothing_in_the_gradients(monkeypatch: pyte
     locations = random("locations", 1, 3, 1, 1, 2, 2).sigmoid()
     tensors = [t.requires_grad_() for t in (value, locations, weights)]
     expected = torch.autograd.grad(deformable_attention(value, [(2, 3)], locations, weights).sum(), tensors)
-    monkeypatch.setattr(kernels, "SMALL_BUCKET", 0)
-    monkeypatch.setattr(kernels, "_configurations", lambda: several)
+    monkeypatch.setattr(kernels, "MIN_TUNED_BUCKET", 0)
+    monkeypatch.setattr(kernels, "_configs", lambda: several)
     with interpreted_kernels():
-        tuner = kernels.compiled().backward
+        tuner = kernels.autotuned().backward
         tuner.do_bench = clock
         for _ in range(2):  # trying them, and remembering the best
             found = kernels.backward(

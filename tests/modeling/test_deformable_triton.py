@@ -21,7 +21,7 @@ from cmpf.modeling.deformable.triton import triton_deformable_attention, triton_
 
 SHAPES = [(2, 3), (4, 6), (5, 7)]  # 6 + 24 + 35 = 65 places
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-# Of one rounding in the type: bfloat16 keeps 8 bits, float16 11. Gradients of places grow with the map's size.
+# One rounding in the dtype: bfloat16 has 8 significant bits, float16 11. Gradients of locations grow with the map.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
@@ -32,7 +32,7 @@ def interpreter() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _new_trial() -> Iterator[None]:
+def _clear_cached_issue() -> Iterator[None]:
     triton_issue.cache_clear()
     yield
     triton_issue.cache_clear()
@@ -50,11 +50,11 @@ def inputs(
 
 
 def run(function: object, tensors: tuple[Tensor, ...], shapes: list[tuple[int, int]]) -> list[Tensor]:
-    """Result and the three gradients of a random linear function of it."""
+    """The output, and the three gradients for a random gradient of it."""
     value, locations, weights = (t.detach().requires_grad_() for t in tensors)
     result = function(value, shapes, locations, weights)  # type: ignore[operator]
-    of_result = random("of result", *result.shape).to(result)
-    return [result, *torch.autograd.grad(result, (value, locations, weights), of_result)]
+    grad = random("of result", *result.shape).to(result)
+    return [result, *torch.autograd.grad(result, (value, locations, weights), grad)]
 
 
 def assert_agrees(tensors: tuple[Tensor, ...], shapes: list[tuple[int, int]]) -> None:
@@ -93,25 +93,27 @@ def test_far_and_infinite_places_read_zeros_and_move_nothing(interpreter: None) 
     value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)  # [[1, 2], [3, 4]]
     # The middle of all four: (1 + 2 + 3 + 4) / 4 = 2.5; the others are outside.
     places = torch.tensor([[0.5, 0.5], [1e30, 0.5], [0.5, -1e30], [torch.inf, -torch.inf]])
-    result, of_value, of_places, of_weights = run(
+    result, grad_value, grad_locations, grad_weights = run(
         triton_deformable_attention,
         (value, places.view(1, 4, 1, 1, 1, 2), torch.ones(1, 4, 1, 1, 1)),
         [(2, 2)],
     )
     torch.testing.assert_close(result.flatten(), torch.tensor([2.5, 0.0, 0.0, 0.0]))
     slope = float(random("of result", 1, 4, 1)[0, 0, 0])
-    torch.testing.assert_close(of_value.flatten(), torch.full((4,), slope / 4))
+    torch.testing.assert_close(grad_value.flatten(), torch.full((4,), slope / 4))
     # One width to the right is two cells, each worth 1 here (2 - 1, 4 - 3); one height down two cells of 2.
-    torch.testing.assert_close(of_places.view(4, 2)[0], torch.tensor([2 * slope, 4 * slope]))
-    assert of_places.view(4, 2)[1:].abs().max() == 0
-    torch.testing.assert_close(of_weights.flatten(), torch.tensor([2.5 * slope, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(grad_locations.view(4, 2)[0], torch.tensor([2 * slope, 4 * slope]))
+    assert grad_locations.view(4, 2)[1:].abs().max() == 0
+    torch.testing.assert_close(grad_weights.flatten(), torch.tensor([2.5 * slope, 0.0, 0.0, 0.0]))
 
 
 def test_no_queries_give_no_results_and_gradients_of_zero(interpreter: None) -> None:
-    result, of_value, of_places, _ = run(triton_deformable_attention, inputs(SHAPES, queries=0), SHAPES)
+    result, grad_value, grad_locations, _ = run(
+        triton_deformable_attention, inputs(SHAPES, queries=0), SHAPES
+    )
     assert result.shape == (2, 0, 6)
-    assert of_places.shape == (2, 0, 2, 3, 2, 2)
-    assert of_value.abs().max() == 0
+    assert grad_locations.shape == (2, 0, 2, 3, 2, 2)
+    assert grad_value.abs().max() == 0
 
 
 def test_the_operators_are_registered_as_pytorch_wants_them(interpreter: None) -> None:
@@ -220,22 +222,22 @@ def test_deterministic_training_is_refused_or_warned_about(interpreter: None) ->
 
 
 def test_the_trial_agrees_with_pytorch(interpreter: None) -> None:
-    assert triton._trial(CPU) < 1e-5
+    assert triton._trial_error(CPU) < 1e-5
 
 
 def test_a_wrong_kernel_fails_the_trial(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     backward = kernels.backward
 
     def twice(*arguments: object) -> tuple[Tensor, ...]:
-        of_value, of_locations, of_weights = backward(*arguments)  # type: ignore[arg-type]
-        return of_value, 2 * of_locations, of_weights
+        grad_value, grad_locations, grad_weights = backward(*arguments)  # type: ignore[arg-type]
+        return grad_value, 2 * grad_locations, grad_weights
 
     monkeypatch.setattr(kernels, "backward", twice)
-    assert triton._trial(CPU) > 0.1
+    assert triton._trial_error(CPU) > 0.1
 
 
 def test_what_hinders_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def problem(device: torch.device) -> str | None:
+    def issue(device: torch.device) -> str | None:
         triton_issue.cache_clear()
         return triton_issue(device)
 
@@ -243,18 +245,18 @@ def test_what_hinders_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("Failed to find\n C compiler")
 
     monkeypatch.setattr(kernels, "installed", lambda: False)
-    assert problem(CUDA) == "Triton is not installed"
+    assert issue(CUDA) == "Triton is not installed"
     monkeypatch.setattr(kernels, "installed", lambda: True)
-    assert problem(CPU) == "it needs CUDA and the device is cpu"
+    assert issue(CPU) == "it needs CUDA and the device is cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert problem(CUDA) == "CUDA is not available"
+    assert issue(CUDA) == "CUDA is not available"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(triton, "_trial", broken)
-    assert problem(CUDA) == "a trial failed with RuntimeError: Failed to find C compiler"
-    monkeypatch.setattr(triton, "_trial", lambda device: 0.25)
-    assert problem(CUDA) == "a trial differs from PyTorch by 0.25"
-    monkeypatch.setattr(triton, "_trial", lambda device: 1e-6)
-    assert problem(CUDA) is None
+    monkeypatch.setattr(triton, "_trial_error", broken)
+    assert issue(CUDA) == "a trial failed with RuntimeError: Failed to find C compiler"
+    monkeypatch.setattr(triton, "_trial_error", lambda device: 0.25)
+    assert issue(CUDA) == "a trial differs from PyTorch by 0.25"
+    monkeypatch.setattr(triton, "_trial_error", lambda device: 1e-6)
+    assert issue(CUDA) is None
 
 
 def half_of_published(device: torch.device) -> tuple[tuple[Tensor, ...], list[tuple[int, int]]]:

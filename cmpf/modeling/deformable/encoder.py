@@ -16,7 +16,7 @@ from cmpf.modeling.layers import FeedForwardLayer, sine_position_encoding
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention, residual, LayerNorm; then the feed-forward layer."""
+    """Deformable self-attention with residual and LayerNorm, then a feed-forward layer."""
 
     def __init__(
         self,
@@ -46,29 +46,32 @@ class DeformableEncoderLayer(nn.Module):
     ) -> Tensor:
         """
         Args:
-            x_BSD: flattened levels. positions_1SD: added to the queries only.
+            x_BSD: flattened levels.
+            positions_1SD: position encodings, added to the queries only.
             references_1S2: reference points (x, y) in 0..1.
-            shapes: (h, w) of the levels; sizes_L2: their (w, h) as a tensor.
+            shapes: (h, w) of the levels.
+            sizes_L2: (w, h) of the levels, as a float tensor.
         Returns:
             (B, S, D).
         """
         attended = self.attention(x_BSD + positions_1SD, references_1S2, x_BSD, shapes, sizes_L2)
-        result: Tensor = self.feed_forward(self.norm(x_BSD + attended))
-        return result
+        output: Tensor = self.feed_forward(self.norm(x_BSD + attended))
+        return output
 
 
 class DeformableEncoder(nn.Module):
-    """Lets the cells of all levels exchange information (Mask2Former's pixel decoder; paper Sec. 3).
+    """Self-attention over the cells of all levels (Mask2Former's pixel decoder; paper Sec. 3).
 
     Args:
         dim: width, a multiple of heads and of 4.
-        heads, points, dim_feedforward: of each layer.
+        heads, points, dim_feedforward: settings of each layer.
         levels: number of feature maps.
-        layers: depth.
-        flat_levels: see MultiScaleDeformableAttention; then there are as many level embeddings, one in use.
-        function: what computes the attention, see choose_deformable_attention.
-        gradient_checkpointing: in training keep only what enters each layer, and compute its inside again in the
-            backward pass.
+        layers: number of layers.
+        flat_levels: see MultiScaleDeformableAttention; if > 0, also the number of level embeddings, of which only the
+            first is used.
+        function: implementation of the attention, see choose_deformable_attention.
+        gradient_checkpointing: whether training keeps only the inputs of each layer, and recomputes its activations in
+            the backward pass.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class DeformableEncoder(nn.Module):
         sizes = device_constant(tuple((w, h) for h, w in shapes), dtype=x.dtype, device=x.device)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                # Layers draw nothing at random, so there is no state of generators to keep.
+                # Layers have no dropout, so the state of the random generators need not be kept.
                 x = checkpoint(
                     layer, x, positions, references, shapes, sizes,
                     use_reentrant=False, preserve_rng_state=False,
@@ -125,21 +128,21 @@ class DeformableEncoder(nn.Module):
         return [part.reshape(*part.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _positions(self, shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-        """(1, S, D): sine encoding of each cell plus the embedding of its level."""
-        encoded = [
+        """(1, S, D): sine position encoding of each cell plus the embedding of its level."""
+        positions = [
             sine_position_encoding(h, w, like.shape[-1], device=like.device, dtype=like.dtype)
             .flatten(2)
             .transpose(1, 2)
             + self.level_embedding[level]
             for level, (h, w) in enumerate(shapes)
         ]
-        return torch.cat(encoded, dim=1)
+        return torch.cat(positions, dim=1)
 
 
 def pixel_centers(
     height: int, width: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """(height * width, 2) centers (x, y) of a map's cells, row by row, in 0..1 of its width and height."""
+    """(height * width, 2) centers (x, y) of a map's cells, row by row, relative to its size (0..1)."""
     y = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
     return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1)

@@ -1,10 +1,10 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 """Triton kernels of multi-scale deformable attention, forward and backward, and their launches.
 
-A program computes BLOCK_Q queries of one head of one image. All tensors are contiguous; sums are kept in SUM
-(float32; float64 for float64 values) whatever the tensors hold. The kernels are plain functions and use nothing of
-Triton's own library but its builtins and `tl.sum`, so that they compile when they are first needed and the tests can
-interpret them on a CPU.
+A program computes BLOCK_Q queries of one head of one image. All tensors are contiguous. Sums are accumulated in
+ACC (float32; float64 for float64 values), whatever the dtypes of the tensors. The kernels are plain functions
+that use only Triton's builtins and `tl.sum`, so that they are compiled on first use and tests can interpret them on a
+CPU.
 """
 
 from __future__ import annotations
@@ -22,170 +22,184 @@ from cmpf.common.tensors import device_constant
 try:
     import triton
     import triton.language as tl
-except ImportError:  # CPU builds of PyTorch bring no Triton; cmpf.modeling.deformable.triton tells the user
+except ImportError:  # not part of PyTorch's CPU builds; cmpf.modeling.deformable.triton tells the user
     triton = tl = None
 
-SMALL_BUCKET = 14  # fewer than 2^14 results of a head are not worth trying configurations for
-MAX_TILE = 8192  # numbers that a program holds of each array at most
+MIN_TUNED_BUCKET = 14  # inputs with fewer than 2^14 (image, query, head) triples are not autotuned
+MAX_TILE = 8192  # elements of each array that a program holds at most
 
 
 def forward_kernel(
-    value_ptr: tl.tensor, table_ptr: tl.tensor, locations_ptr: tl.tensor, weights_ptr: tl.tensor, output_ptr: tl.tensor,
-    queries: tl.tensor, places: tl.tensor, levels: tl.tensor, bucket: tl.tensor,
+    value_ptr: tl.tensor, levels_ptr: tl.tensor, locations_ptr: tl.tensor, weights_ptr: tl.tensor,
+    output_ptr: tl.tensor,
+    num_queries: tl.tensor, num_cells: tl.tensor, num_levels: tl.tensor, bucket: tl.tensor,
     M: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
-    BLOCK_D: tl.constexpr, SUM: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr, ACC: tl.constexpr, BLOCK_Q: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Weighted sums of bilinear reads; `table` holds (h, w, first place) of each level. `bucket` only picks BLOCK_Q."""
+    """Weighted sums of bilinear samples.
+
+    `levels_ptr` points to (height, width, first cell) of each level; `bucket` is only a key of the autotuner.
+    """
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     d = tl.arange(0, BLOCK_D)
-    row = (image * queries + q) * M + head
-    values = value_ptr + image * places * (M * D) + head * D
-    total = tl.full((BLOCK_Q, BLOCK_D), 0, SUM)
-    for level in range(levels):
-        height, width = tl.load(table_ptr + 3 * level), tl.load(table_ptr + 3 * level + 1)
-        start = tl.load(table_ptr + 3 * level + 2)
+    valid = q < num_queries
+    output_row = (image * num_queries + q) * M + head
+    values = value_ptr + image * num_cells * (M * D) + head * D
+    output = tl.full((BLOCK_Q, BLOCK_D), 0, ACC)
+    for level in range(num_levels):
+        height, width = tl.load(levels_ptr + 3 * level), tl.load(levels_ptr + 3 * level + 1)
+        start = tl.load(levels_ptr + 3 * level + 2)
         for point in tl.static_range(P):
-            place = (row * levels + level) * P + point
-            weight = tl.load(weights_ptr + place, mask=q < queries, other=0).to(SUM)
-            x = tl.load(locations_ptr + 2 * place, mask=q < queries, other=0).to(SUM) * width - 0.5
-            y = tl.load(locations_ptr + 2 * place + 1, mask=q < queries, other=0).to(SUM) * height - 0.5
-            # Far places would leave the range of int32; two cells outside reads zeros just as well.
+            sample = (output_row * num_levels + level) * P + point
+            weight = tl.load(weights_ptr + sample, mask=valid, other=0).to(ACC)
+            x = tl.load(locations_ptr + 2 * sample, mask=valid, other=0).to(ACC) * width - 0.5
+            y = tl.load(locations_ptr + 2 * sample + 1, mask=valid, other=0).to(ACC) * height - 0.5
+            # Clamped against int32 overflow; samples two cells outside are zero as well.
             x, y = tl.minimum(tl.maximum(x, -2.0), width + 1.0), tl.minimum(tl.maximum(y, -2.0), height + 1.0)
             left, top = tl.floor(x), tl.floor(y)
             for corner in tl.static_range(4):
-                column, line = left.to(tl.int32) + corner % 2, top.to(tl.int32) + corner // 2
-                inside = (q < queries) & (column >= 0) & (column < width) & (line >= 0) & (line < height)
-                share_x = x - left if corner % 2 == 1 else left + 1 - x
-                share_y = y - top if corner // 2 == 1 else top + 1 - y
-                cell = (start + line * width + column) * (M * D)
+                cell_x, cell_y = left.to(tl.int32) + corner % 2, top.to(tl.int32) + corner // 2
+                inside = valid & (cell_x >= 0) & (cell_x < width) & (cell_y >= 0) & (cell_y < height)
+                weight_x = x - left if corner % 2 == 1 else left + 1 - x
+                weight_y = y - top if corner // 2 == 1 else top + 1 - y
+                cell = (start + cell_y * width + cell_x) * (M * D)
                 mask = inside[:, None] & (d < D)[None, :]
-                read = tl.load(values + cell[:, None] + d[None, :], mask=mask, other=0).to(SUM)
-                total += (weight * share_x * share_y)[:, None] * read
-    mask = (q < queries)[:, None] & (d < D)[None, :]
-    tl.store(output_ptr + row[:, None] * D + d[None, :], total.to(output_ptr.dtype.element_ty), mask=mask)
+                value = tl.load(values + cell[:, None] + d[None, :], mask=mask, other=0).to(ACC)
+                output += (weight * weight_x * weight_y)[:, None] * value
+    mask = valid[:, None] & (d < D)[None, :]
+    output = output.to(output_ptr.dtype.element_ty)
+    tl.store(output_ptr + output_row[:, None] * D + d[None, :], output, mask=mask)
 
 
 def backward_kernel(
-    grad_ptr: tl.tensor, value_ptr: tl.tensor, table_ptr: tl.tensor, locations_ptr: tl.tensor, weights_ptr: tl.tensor,
+    grad_ptr: tl.tensor, value_ptr: tl.tensor, levels_ptr: tl.tensor, locations_ptr: tl.tensor, weights_ptr: tl.tensor,
     grad_value_ptr: tl.tensor, grad_locations_ptr: tl.tensor, grad_weights_ptr: tl.tensor,
-    queries: tl.tensor, places: tl.tensor, levels: tl.tensor, bucket: tl.tensor,
+    num_queries: tl.tensor, num_cells: tl.tensor, num_levels: tl.tensor, bucket: tl.tensor,
     M: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
-    BLOCK_D: tl.constexpr, SUM: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr, ACC: tl.constexpr, BLOCK_Q: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Gradients; `grad_value` (of type SUM) starts at zero and is added to atomically, in no fixed order."""
+    """Gradients. `grad_value`, in ACC, must be zero; it is accumulated atomically, in no fixed order."""
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     d = tl.arange(0, BLOCK_D)
-    row = (image * queries + q) * M + head
-    map_offset = image * places * (M * D) + head * D
-    mask = (q < queries)[:, None] & (d < D)[None, :]
-    grad = tl.load(grad_ptr + row[:, None] * D + d[None, :], mask=mask, other=0).to(SUM)
-    for level in range(levels):
-        height, width = tl.load(table_ptr + 3 * level), tl.load(table_ptr + 3 * level + 1)
-        start = tl.load(table_ptr + 3 * level + 2)
+    valid = q < num_queries
+    output_row = (image * num_queries + q) * M + head
+    map_offset = image * num_cells * (M * D) + head * D
+    mask = valid[:, None] & (d < D)[None, :]
+    grad = tl.load(grad_ptr + output_row[:, None] * D + d[None, :], mask=mask, other=0).to(ACC)
+    for level in range(num_levels):
+        height, width = tl.load(levels_ptr + 3 * level), tl.load(levels_ptr + 3 * level + 1)
+        start = tl.load(levels_ptr + 3 * level + 2)
         for point in tl.static_range(P):
-            place = (row * levels + level) * P + point
-            weight = tl.load(weights_ptr + place, mask=q < queries, other=0).to(SUM)
-            x = tl.load(locations_ptr + 2 * place, mask=q < queries, other=0).to(SUM) * width - 0.5
-            y = tl.load(locations_ptr + 2 * place + 1, mask=q < queries, other=0).to(SUM) * height - 0.5
+            sample = (output_row * num_levels + level) * P + point
+            weight = tl.load(weights_ptr + sample, mask=valid, other=0).to(ACC)
+            x = tl.load(locations_ptr + 2 * sample, mask=valid, other=0).to(ACC) * width - 0.5
+            y = tl.load(locations_ptr + 2 * sample + 1, mask=valid, other=0).to(ACC) * height - 0.5
             x, y = tl.minimum(tl.maximum(x, -2.0), width + 1.0), tl.minimum(tl.maximum(y, -2.0), height + 1.0)
             left, top = tl.floor(x), tl.floor(y)
-            grad_x, grad_y = tl.full((BLOCK_Q,), 0, SUM), tl.full((BLOCK_Q,), 0, SUM)
-            grad_weight = tl.full((BLOCK_Q,), 0, SUM)
+            grad_x, grad_y = tl.full((BLOCK_Q,), 0, ACC), tl.full((BLOCK_Q,), 0, ACC)
+            grad_weight = tl.full((BLOCK_Q,), 0, ACC)
             for corner in tl.static_range(4):
-                column, line = left.to(tl.int32) + corner % 2, top.to(tl.int32) + corner // 2
-                inside = (q < queries) & (column >= 0) & (column < width) & (line >= 0) & (line < height)
-                share_x = x - left if corner % 2 == 1 else left + 1 - x
-                share_y = y - top if corner // 2 == 1 else top + 1 - y
-                cell = map_offset + (start + line * width + column) * (M * D)
+                cell_x, cell_y = left.to(tl.int32) + corner % 2, top.to(tl.int32) + corner // 2
+                inside = valid & (cell_x >= 0) & (cell_x < width) & (cell_y >= 0) & (cell_y < height)
+                weight_x = x - left if corner % 2 == 1 else left + 1 - x
+                weight_y = y - top if corner // 2 == 1 else top + 1 - y
+                cell = map_offset + (start + cell_y * width + cell_x) * (M * D)
                 mask = inside[:, None] & (d < D)[None, :]
-                read = tl.load(value_ptr + cell[:, None] + d[None, :], mask=mask, other=0).to(SUM)
-                along = tl.sum(read * grad, 1)  # how much more of this corner helps
-                grad_weight += share_x * share_y * along
-                grad_x += (2 * (corner % 2) - 1) * share_y * along
-                grad_y += (2 * (corner // 2) - 1) * share_x * along
-                added = (weight * share_x * share_y)[:, None] * grad
+                value = tl.load(value_ptr + cell[:, None] + d[None, :], mask=mask, other=0).to(ACC)
+                dot = tl.sum(value * grad, 1)  # gradient of the corner's total weight
+                grad_weight += weight_x * weight_y * dot
+                grad_x += (2 * (corner % 2) - 1) * weight_y * dot
+                grad_y += (2 * (corner // 2) - 1) * weight_x * dot
+                added = (weight * weight_x * weight_y)[:, None] * grad
                 tl.atomic_add(grad_value_ptr + cell[:, None] + d[None, :], added, mask=mask, sem="relaxed")
-            stored = grad_weights_ptr.dtype.element_ty
-            tl.store(grad_weights_ptr + place, grad_weight.to(stored), mask=q < queries)
-            stored = grad_locations_ptr.dtype.element_ty
+            dtype = grad_weights_ptr.dtype.element_ty
+            tl.store(grad_weights_ptr + sample, grad_weight.to(dtype), mask=valid)
+            dtype = grad_locations_ptr.dtype.element_ty
             grad_x, grad_y = weight * grad_x * width, weight * grad_y * height
-            tl.store(grad_locations_ptr + 2 * place, grad_x.to(stored), mask=q < queries)
-            tl.store(grad_locations_ptr + 2 * place + 1, grad_y.to(stored), mask=q < queries)
+            tl.store(grad_locations_ptr + 2 * sample, grad_x.to(dtype), mask=valid)
+            tl.store(grad_locations_ptr + 2 * sample + 1, grad_y.to(dtype), mask=valid)
 
 
 def installed() -> bool:
-    """Whether there is a Triton at all."""
+    """Whether Triton can be imported."""
     return triton is not None
 
 
 def interpreting() -> bool:
-    """Whether Triton runs kernels on the CPU by its interpreter (TRITON_INTERPRET=1), for tests."""
+    """Whether Triton interprets kernels on the CPU (TRITON_INTERPRET=1), for tests."""
     return installed() and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Kernels(NamedTuple):
-    """Both kernels, compiled for each kind of input when it first comes."""
+    """Both kernels; Triton compiles them on the first call with each combination of dtypes and constants."""
 
     forward: Any
     backward: Any
 
 
 @lru_cache(maxsize=1)
-def compiled() -> Kernels:
-    """The kernels, with the configuration that was fastest for a kind and size of input.
+def autotuned() -> Kernels:
+    """The kernels, autotuned by bucket, heads, points and head width.
 
-    The trial of configurations takes seconds for each power of two of results; Triton versions that can keep its
-    outcome on disk do (in TRITON_CACHE_DIR, like the compiled kernels).
+    Autotuning takes seconds for each power of two of outputs. Triton versions that can keep its result on disk do so
+    (in TRITON_CACHE_DIR, like the compiled kernels).
     """
-    sizes = ["queries", "places", "levels", "bucket"]  # a new size of image compiles nothing
+    sizes = ["num_queries", "num_cells", "num_levels", "bucket"]  # other image sizes do not recompile
     options: dict[str, Any] = {
         "key": ["bucket", "M", "P", "D"],
-        "prune_configs_by": {"early_config_prune": _prune},
+        "prune_configs_by": {"early_config_prune": _prune_configs},
     }
     if "cache_results" in inspect.signature(triton.autotune).parameters:
         options["cache_results"] = True
-    made = (
-        triton.autotune(_configurations(), **options, **more)(triton.jit(kernel, do_not_specialize=sizes))
-        for kernel, more in ((forward_kernel, {}), (backward_kernel, {"reset_to_zero": ["grad_value_ptr"]}))
-    )
-    return Kernels(*made)
+
+    def autotune(kernel: Any, **more_options: Any) -> Any:
+        return triton.autotune(_configs(), **options, **more_options)(
+            triton.jit(kernel, do_not_specialize=sizes)
+        )
+
+    return Kernels(autotune(forward_kernel), autotune(backward_kernel, reset_to_zero=["grad_value_ptr"]))
 
 
-def _configurations() -> list[Any]:
-    """The first serves small inputs and the interpreter, which tries none."""
-    tried = [(16, 2), (32, 2), (32, 4), (64, 4), (128, 8)]
-    configurations = [triton.Config({"BLOCK_Q": block}, num_warps=warps) for block, warps in tried]
-    return configurations[:1] if interpreting() else configurations
+def _configs() -> list[Any]:
+    """Configurations to try; small inputs and the interpreter use the first."""
+    blocks_and_warps = [(16, 2), (32, 2), (32, 4), (64, 4), (128, 8)]
+    configs = [triton.Config({"BLOCK_Q": block}, num_warps=warps) for block, warps in blocks_and_warps]
+    return configs[:1] if interpreting() else configs
 
 
-def _prune(configurations: list[Any], given: dict[str, Any], **more: Any) -> list[Any]:
-    """The configurations worth trying: one for small inputs, no huge tiles for wide heads."""
-    known = {**given, **more}
-    fitting = [c for c in configurations if c.kwargs["BLOCK_Q"] * known["BLOCK_D"] <= MAX_TILE]
-    return configurations[:1] if known["bucket"] < SMALL_BUCKET else fitting or configurations[:1]
+def _prune_configs(configs: list[Any], named_args: dict[str, Any], **constants: Any) -> list[Any]:
+    """Configurations worth trying: the first for small inputs, otherwise those whose tiles are not too large."""
+    arguments = {**named_args, **constants}
+    fitting = [c for c in configs if c.kwargs["BLOCK_Q"] * arguments["BLOCK_D"] <= MAX_TILE]
+    return configs[:1] if arguments["bucket"] < MIN_TUNED_BUCKET else fitting or configs[:1]
 
 
 def forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
-    """(B, Q, M * D) in the type of the values; sizes are not checked here."""
+    """(B, Q, M * D) in the dtype of the values; sizes are not checked here."""
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     B, _, M, D = value.shape
     output = value.new_empty(B, locations.shape[1], M * D)
-    _launch(compiled().forward, (value, _table(shapes, value), locations, weights, output), value, locations)
+    _launch(
+        autotuned().forward,
+        (value, _level_table(shapes, value.device), locations, weights, output),
+        value,
+        locations,
+    )
     return output
 
 
 def backward(
     grad: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of values, locations and weights, each in the type of its tensor."""
+    """Gradients of values, locations and weights, each in the dtype of its tensor."""
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
-    grad_value = torch.zeros_like(value, dtype=_sum_type(value))
+    grad_value = torch.zeros_like(value, dtype=_accumulation_dtype(value))
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
-    read = grad.contiguous(), value, _table(shapes, value), locations, weights
-    written = grad_value, grad_locations, grad_weights
-    _launch(compiled().backward, (*read, *written), value, locations)
+    inputs = grad.contiguous(), value, _level_table(shapes, value.device), locations, weights
+    outputs = grad_value, grad_locations, grad_weights
+    _launch(autotuned().backward, (*inputs, *outputs), value, locations)
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
@@ -194,24 +208,24 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], value: Tensor, locations: 
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
     if B * Q * M * D == 0:
         return  # CUDA refuses an empty grid
-    # Triton launches on the current device; -1 leaves it as it is.
+    # Triton launches on the current device; -1 does not change it.
     with torch.cuda.device(value.device.index if value.is_cuda else -1):
         kernel[lambda meta: (triton.cdiv(Q, meta["BLOCK_Q"]), M, B)](
             *tensors, Q, S, L, (B * Q * M).bit_length(),
             M=M, P=P, D=D, BLOCK_D=triton.next_power_of_2(D),
-            SUM=tl.float64 if value.dtype == torch.float64 else tl.float32,
-            enable_fp_fusion=True,  # said aloud, else Triton warns that its default will change
+            ACC=tl.float64 if value.dtype == torch.float64 else tl.float32,
+            enable_fp_fusion=True,  # explicit, because Triton warns that the default will change
         )  # fmt: skip
 
 
-def _sum_type(value: Tensor) -> torch.dtype:
+def _accumulation_dtype(value: Tensor) -> torch.dtype:
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
-def _table(shapes: list[int], like: Tensor) -> Tensor:
-    """(L, 3) int32: height, width and first place of each level."""
+def _level_table(shapes: list[int], device: torch.device) -> Tensor:
+    """(L, 3) int32: height, width and first cell of each level."""
     rows, start = [], 0
     for h, w in zip(shapes[::2], shapes[1::2], strict=True):
         rows.append((h, w, start))
         start += h * w
-    return device_constant(tuple(rows), dtype=torch.int32, device=like.device)
+    return device_constant(tuple(rows), dtype=torch.int32, device=device)

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The deformable attention layer, and the choice of what computes it."""
+"""The deformable attention layer and the selection of its implementation."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ IMPLEMENTATIONS = ("auto", "torch", "triton")
 
 
 def choose_deformable_attention(name: str, device: torch.device) -> AttentionFunction:
-    """The implementation for a device; the log says which one, and why not Triton's where "auto" could not take it.
+    """Selects the implementation for a device and logs it, with the reason if "auto" cannot use Triton on CUDA.
 
     Args:
-        name: "torch"; "triton"; "auto" = Triton's on CUDA where it runs, else PyTorch's.
-        device: where the model will run.
+        name: "torch"; "triton"; "auto" = Triton on CUDA if its kernels run there, otherwise PyTorch.
+        device: the model's device.
     Raises:
-        ConfigError: no such name, or "triton" where its kernels cannot run.
+        ConfigError: unknown name, or "triton" where its kernels cannot run.
     """
     if name not in IMPLEMENTATIONS:
         raise ConfigError(f'deformable attention "{name}": expected one of {", ".join(IMPLEMENTATIONS)}')
     if name == "torch" or (name == "auto" and device.type != "cuda"):
         logger.info("deformable attention: PyTorch")
         return deformable_attention
-    # Imported here, because CPU users need no Triton.
+    # Imported here, because CPU users do not need Triton.
     from cmpf.modeling.deformable import triton
 
     issue = triton.triton_issue(device)
@@ -49,20 +49,20 @@ def choose_deformable_attention(name: str, device: torch.device) -> AttentionFun
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Each query reads a few learned points around its reference point on every level.
+    """Attention in which each query samples a few learned points around its reference point on every level.
 
     Args:
         dim: width of queries and values.
-        heads: a divisor of dim.
-        points: that a head reads on one level.
-        levels: feature levels.
-        flat_levels: 0 = Deformable DETR's method. N > 0 (with levels = 1) = the arithmetic of the published
-            weights: parameters for N levels, whose locations and weights, flat in (position, head, N, point),
-            were read with the stride of one level. The output of flat (position, head) index s takes those at
-            flat positions points * s .. points * s + points - 1; all but the first 1 / N go unread.
-        function: what computes, see choose_deformable_attention.
+        heads: number of heads, a divisor of dim.
+        points: sampling points per head and level.
+        levels: number of feature levels.
+        flat_levels: 0 = Deformable DETR's method. N > 0 (with levels = 1) = the arithmetic of the published weights:
+            parameters for N levels, whose locations and weights, flattened in the order (position, head, N, point), are
+            read with the stride of one level. The output of flat (position, head) index s uses those at flat indices
+            points * s .. points * s + points - 1; only the first 1 / N of them are used.
+        function: implementation of the attention, see choose_deformable_attention.
     Raises:
-        ConfigError: dim is not a multiple of heads, or flat_levels with more than one level.
+        ConfigError: dim is not a multiple of heads, or flat_levels is set with more than one level.
     """
 
     def __init__(
@@ -103,38 +103,38 @@ class MultiScaleDeformableAttention(nn.Module):
     ) -> Tensor:
         """
         Args:
-            query_BQD: queries, positions added. With flat_levels, Q = S: one query per cell of the map.
-            references_BQ2: reference points (x, y) in 0..1; a batch of 1 serves all images.
-            value_BSD: flattened levels, without positions.
+            query_BQD: queries with position encodings. With flat_levels, Q = S: one query per cell of the map.
+            references_BQ2: reference points (x, y) in 0..1; a batch of 1 is broadcast.
+            value_BSD: flattened levels, without position encodings.
             shapes: (h, w) of the levels.
-            sizes_L2: the same as a float tensor of (w, h) on the device; offsets count in cells.
+            sizes_L2: (w, h) of the levels, as a float tensor on the device; offsets are in cells.
         Returns:
             (B, Q, D).
         """
         B, Q, _ = query_BQD.shape
         value = self.value_projection(value_BSD).view(B, value_BSD.shape[1], self.heads, -1)
-        if self.flat_levels:  # what the later queries ask for is never read
-            used = -(-Q // self.flat_levels)
-            query_BQD, references_BQ2 = query_BQD[:, :used], references_BQ2[:, :used]
+        if self.flat_levels:  # only the locations and weights of the first queries are used
+            num_used = math.ceil(Q / self.flat_levels)
+            query_BQD, references_BQ2 = query_BQD[:, :num_used], references_BQ2[:, :num_used]
         levels = self.flat_levels or self.levels
         offsets = self.sampling_offsets(query_BQD).view(B, -1, self.heads, levels, self.points, 2)
         scores = self.attention_weights(query_BQD).view(B, -1, self.heads, levels * self.points)
         weights = softmax_of_few(scores).view(B, -1, self.heads, levels, self.points)
-        # In the shape of the offsets: along an axis of two numbers a CPU takes 14 times as long to divide.
-        cells = sizes_L2[:, None].expand(self.heads, -1, self.points, -1).contiguous()
-        locations = references_BQ2[:, :, None, None, None] + offsets / cells
+        # Expanded to the shape of the offsets: broadcasting over an axis of length 2 takes 14 times as long on a CPU.
+        sizes = sizes_L2[:, None].expand(self.heads, -1, self.points, -1).contiguous()
+        locations = references_BQ2[:, :, None, None, None] + offsets / sizes
         if self.flat_levels:
-            locations, weights = self._reread(locations, Q), self._reread(weights, Q)
-        result: Tensor = self.output_projection(self.function(value, shapes, locations, weights))
-        return result
+            locations, weights = self._as_single_level(locations, Q), self._as_single_level(weights, Q)
+        output: Tensor = self.output_projection(self.function(value, shapes, locations, weights))
+        return output
 
-    def _reread(self, x: Tensor, queries: int) -> Tensor:
-        """(B, U, M, N, P, ...) for N levels, read flat as (B, Q, M, 1, P, ...) for one level."""
-        groups = x.flatten(1, 3)[:, : queries * self.heads]
-        return groups.reshape(x.shape[0], queries, self.heads, 1, *x.shape[4:])
+    def _as_single_level(self, x: Tensor, num_queries: int) -> Tensor:
+        """Reinterprets (B, U, M, N, P, ...) for N levels as (B, Q, M, 1, P, ...) for one level, in flat order."""
+        groups = x.flatten(1, 3)[:, : num_queries * self.heads]
+        return groups.reshape(x.shape[0], num_queries, self.heads, 1, *x.shape[4:])
 
     def _initialize(self) -> None:
-        """Offsets start as a ring: one direction per head, one step farther for each point. Weights start equal."""
+        """Offsets start as a ring: one direction per head, one cell farther for each point. Weights start equal."""
         angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         ring = torch.stack([angles.cos(), angles.sin()], dim=-1)
         ring = ring / ring.abs().amax(dim=-1, keepdim=True)
