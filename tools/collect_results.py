@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Puts the results of several evaluation runs into one table, like `cmpf collect-results`.
+"""Merges the results of several evaluations into one table, like `cmpf collect-results`.
 
 Exit codes: 0 done; 1 error (one line; --debug shows the traceback); 2 usage.
 """

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Scores predictions of any model that lie on disk, like `cmpf evaluate-predictions`.
+"""Scores prediction files of any model, like `cmpf evaluate-predictions`.
 
 Exit codes: 0 done; 1 error (one line; --debug shows the traceback); 2 usage.
 """

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Makes SAM's mask proposals, like `cmpf save-sam-masks`.
+"""Computes and saves SAM's mask proposals, like `cmpf save-sam-masks`.
 
 Exit codes: 0 done; 1 error (one line; --debug shows the traceback); 2 usage.
 """

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""cmpf label: labels for millions of images, on one machine, in the arrays of a cluster, or with Ray."""
+"""cmpf label: labels millions of images on one machine, in the job arrays of a cluster, or with Ray."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ finished is not done again. Images that cannot be read are named at the end and 
 the exit code is 1. A video becomes NAME_overlay.mp4, without sound; videos and --webcam need: pip install "cmpf[video]"
 """
 MAX_FILES = 2  # shown per image
-MAX_LINES = 20  # for up to so many images, each gets a line; up to so many errors are shown
+MAX_LINES = 20  # images are listed if there are at most so many; also the maximum number of errors shown
 
 
 def add_parser(commands: Commands) -> None:
