@@ -95,7 +95,7 @@ def small_zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> N
     resnet, convnext = register_resnet(monkeypatch, tmp_path), register_convnext(monkeypatch, tmp_path)
     monkeypatch.setitem(pretrained._PRETRAINED, convnext, {"laion": {"hf_hub": "someone/convnext/"}})
     monkeypatch.setattr(sam_module, "_architecture", lambda _: small_sam().sam)
-    monkeypatch.setattr(sam_module, "_published_digits", lambda _: None)
+    monkeypatch.setattr(sam_module, "_hash_prefix", lambda _: None)
     entries = {}
     for name in METHODS:
         entry = zoo()[name]
