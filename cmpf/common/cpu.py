@@ -15,10 +15,10 @@ from typing import Any
 
 _QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")  # "QUOTA PERIOD" in microseconds, or "max PERIOD"
 _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # microseconds, -1 = no limit
-_MEMORY = Path("/proc/meminfo")
-_MEMORY_V2 = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 _PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's numbers of options of mallopt
+_MEMORY_INFO = Path("/proc/meminfo")
+_CGROUP_V2 = Path("/sys/fs/cgroup")  # folder of memory.max, memory.current and memory.stat
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt
 
 
 def usable_cores() -> int:
@@ -32,36 +32,27 @@ def usable_cores() -> int:
     return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 
 
-def _container_quota() -> float | None:
-    """The container's CPU quota, in cores; None = no limit, or no container."""
-    try:
-        if _QUOTA_V2.is_file():
-            limit, period = _QUOTA_V2.read_text(encoding="ascii").split()
-        else:
-            limit, period = _QUOTA_V1.read_text(encoding="ascii"), _PERIOD_V1.read_text(encoding="ascii")
-        quota = float(limit) / float(period)  # "max" raises a ValueError
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-    return quota if quota > 0 else None
-
-
 def available_memory() -> int:
-    """Available memory in bytes, limited by the container's quota; 2**62 if unknown."""
+    """Available memory in bytes, limited by the container's quota; 2**62 if unknown.
+
+    A container's inactive page cache counts as available, as the kernel reclaims it first.
+    """
     limits = [2**62]
-    with suppress(OSError, ValueError, IndexError):
-        lines = _MEMORY.read_text(encoding="ascii").splitlines()
-        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    with suppress(OSError, ValueError):  # a container's limit may be "max"
-        limit, used = (int(path.read_text(encoding="ascii")) for path in _MEMORY_V2)
-        limits.append(limit - used)
+    with suppress(OSError, ValueError, LookupError):
+        limits.append(1024 * _read_fields(_MEMORY_INFO)["MemAvailable:"])
+    with suppress(OSError, ValueError, LookupError):  # a container's limit may be "max"
+        limit, used = (
+            int((_CGROUP_V2 / name).read_text("ascii")) for name in ("memory.max", "memory.current")
+        )
+        limits.append(limit - used + _read_fields(_CGROUP_V2 / "memory.stat")["inactive_file"])
     return max(0, min(limits))
 
 
 def let_threads_sleep() -> None:
-    """Lets OpenMP's threads sleep while they wait for one another, unless OMP_WAIT_POLICY says otherwise.
+    """Makes waiting OpenMP threads sleep, unless OMP_WAIT_POLICY is set; must be called before torch is imported.
 
-    By default they spin, on a core that another process may need: where two share the cores, each step of PyTorch
-    then waits for the system to switch between them (docs/performance.md). To be called before torch is imported.
+    By default they spin. If two processes share the cores, each PyTorch operator then waits until the system switches
+    between them (docs/performance.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -85,11 +76,6 @@ def release_memory() -> None:
         malloc_trim(0)
 
 
-def _c_function(name: str) -> Any:
-    """A function of the C library; None if it has no such function or the system is not Linux."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-
-
 @contextmanager
 def gc_disabled() -> Iterator[None]:
     """Disables garbage collection within the block, and freezes the objects that exist at its end.
@@ -105,3 +91,27 @@ def gc_disabled() -> Iterator[None]:
         gc.freeze()
         if enabled:
             gc.enable()
+
+
+def _container_quota() -> float | None:
+    """The container's CPU quota, in cores; None = no limit, or no container."""
+    try:
+        if _QUOTA_V2.is_file():
+            limit, period = _QUOTA_V2.read_text(encoding="ascii").split()
+        else:
+            limit, period = _QUOTA_V1.read_text(encoding="ascii"), _PERIOD_V1.read_text(encoding="ascii")
+        quota = float(limit) / float(period)  # "max" raises a ValueError
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return quota if quota > 0 else None
+
+
+def _read_fields(path: Path) -> dict[str, int]:
+    """Numbers by name, from lines of the form "NAME NUMBER [UNIT]"."""
+    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return {fields[0]: int(fields[1]) for fields in lines}
+
+
+def _c_function(name: str) -> Any:
+    """A function of the C library; None if it has no such function or the system is not Linux."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -256,23 +256,29 @@ def test_without_affinity_and_container_all_cores_count(
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "available"),
-    [("max", "0", 3 * 2**20), ("5000000", "4000000", 1_000_000), ("5000000", "6000000", 0)],
+    ("limit", "used", "cached", "available"),
+    [
+        ("max", "0", 0, 3 * 2**20),
+        ("5000000", "4000000", 0, 1_000_000),
+        ("5000000", "6000000", 0, 0),
+        ("5000000", "4900000", 2_000_000, 2_100_000),  # the page cache fills a container's memory
+    ],
 )
 def test_available_memory_is_what_the_system_and_the_container_leave(
-    limit: str, used: str, available: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    limit: str, used: str, cached: int, available: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, content in (
-        ("meminfo", "MemTotal: 9000 kB\nMemAvailable: 3072 kB\n"),
-        ("max", limit),
-        ("now", used),
+        ("meminfo", "MemTotal: 9000 kB\nMemAvailable: 3072 kB\nHugePages_Total: 0\n"),
+        ("memory.max", limit),
+        ("memory.current", used),
+        ("memory.stat", f"file 3000000\ninactive_file {cached}\n"),
     ):
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(cpu, "_MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(cpu, "_MEMORY_V2", (tmp_path / "max", tmp_path / "now"))
+    monkeypatch.setattr(cpu, "_MEMORY_INFO", tmp_path / "meminfo")
+    monkeypatch.setattr(cpu, "_CGROUP_V2", tmp_path)
     assert available_memory() == available
-    monkeypatch.setattr(cpu, "_MEMORY", tmp_path / "absent")
-    monkeypatch.setattr(cpu, "_MEMORY_V2", (tmp_path / "absent", tmp_path / "absent"))
+    monkeypatch.setattr(cpu, "_MEMORY_INFO", tmp_path / "absent")
+    monkeypatch.setattr(cpu, "_CGROUP_V2", tmp_path / "absent")
     assert available_memory() == 2**62
 
 
