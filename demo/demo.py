@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""`cmpf predict` with the flags of Detectron2's demo: segments images, a video or a webcam into classes you name."""
+"""Segments images, a video or a webcam into classes that you name: cmpf predict with the flags of Detectron2's demo."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cmpf.inference import Prediction
 
 FOLDER = "output/demo_predictions"
+MIN_SCORE = 0.5
 
 EXAMPLES = """examples:
   python demo/demo.py --input demo/shapes.jpg --vocabulary "red triangle; green star; blue bolt; brick; tiles; road"
@@ -37,9 +38,9 @@ EXAMPLES = """examples:
   python demo/demo.py --config-file configs/coco/cmpf/convnext_large_eval_ade20k.yaml --input a.jpg \\
       --vocabulary "cat; dog" --opts MODEL.WEIGHTS cmpf_convnext_large.pth MODEL.DEVICE cpu
 
-Without --config-file the tiny model runs, which knows generated images only, such as demo/shapes.jpg. Without --output
-images are shown in a window where there is a display; --output FILE.png writes that file. Without --vocabulary a model
-trained on COCO looks for the classes of COCO, ADE20K and LVIS.
+The default model, cmpf_tiny, only knows generated images such as demo/shapes.jpg. Without --output, images are shown in
+a window if there is a display; --output FILE.png writes a single image. Without --vocabulary, a model trained on COCO
+uses the classes of COCO, ADE20K and LVIS.
 See cmpf predict --help for more."""
 
 
@@ -55,19 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources.add_argument(
         "--input", nargs="+", metavar="IMAGE", help='files, folders or quoted patterns such as "photos/*.jpg"'
     )
-    sources.add_argument("--video-input", metavar="FILE", help="a video; its sound is not copied")
+    sources.add_argument("--video-input", metavar="FILE", help="video file; the result has no sound")
     add_webcam(sources)
     parser.add_argument(
         "--config-file",
         default="cmpf_tiny",
         metavar="FILE",
-        help="config, or what cmpf.load takes: zoo name, folder, Hub repository [%(default)s]",
+        help="config file, model zoo name, model folder or Hub repository [%(default)s]",
     )
     parser.add_argument(
-        "--parallel", action="store_true", help="a model on each GPU, or two cores for each on the CPU"
+        "--parallel", action="store_true", help="use one model per GPU, or one per two cores on the CPU"
     )
-    add_options(parser, output=FOLDER, vocabulary_required=False)
-    parser.set_defaults(run=run, output=None, min_score=0.5, overwrite=True)
+    add_options(parser, output=FOLDER, min_score=MIN_SCORE, vocabulary_required=False)
+    parser.set_defaults(run=run, output=None, min_score=MIN_SCORE, overwrite=True)
     return run_command(parser.parse_args(argv), prefix="demo.py")
 
 

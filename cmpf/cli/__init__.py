@@ -48,15 +48,15 @@ COMMANDS = (
 )
 SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLES = """examples:
-  cmpf doctor                                            what is installed, what is missing, does it work
-  cmpf predict photo.jpg --vocabulary "cat; dog; grass"  images with their segments, in output/predict
-  cmpf models                                            trained models by name
-  cmpf serve                                             the same in a browser
-  cmpf train --config-file configs/shapes/cmpf_tiny.yaml
-  cmpf eval --model cmpf_tiny
+  cmpf doctor                                             check the installation
+  cmpf predict photo.jpg --vocabulary "cat; dog; grass"   segment an image; results in output/predict
+  cmpf models                                             list trained models
+  cmpf serve                                              segment images in a browser
+  cmpf train --config-file configs/shapes/cmpf_tiny.yaml  train a model
+  cmpf eval --model cmpf_tiny                             evaluate a model
 
-cmpf COMMAND --help shows the options and examples of a command.
-exit codes: 0 done, 1 error (one line; --debug shows the traceback), 2 wrong usage
+Run cmpf COMMAND --help for the options and examples of a command.
+exit codes: 0 success, 1 error (one line; --debug shows the traceback), 2 usage error
 """
 
 
@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         action=_PrintCompletion,
         choices=SHELLS,
         default=argparse.SUPPRESS,
-        help="print what makes Tab complete commands and options, and exit (extra: completion)",
+        help="print a shell completion script and exit (extra: completion)",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:

@@ -109,18 +109,20 @@ def add_model(container: argparse._ActionsContainer) -> None:
         "--model",
         default=TINY,
         metavar="NAME",
-        help="zoo name, config path, model folder or Hub repository [%(default)s]",
+        help="model zoo name, config file, model folder or Hub repository [%(default)s]",
     )
 
 
 def add_weights(container: argparse._ActionsContainer) -> None:
     """Adds --weights, which `load_model` reads."""
-    container.add_argument("--weights", metavar="FILE", help="trained weights that replace the model's own")
+    container.add_argument(
+        "--weights", metavar="FILE", help="trained weights to load instead of the model's own"
+    )
 
 
 def add_device(container: argparse._ActionsContainer) -> None:
     """Adds --device."""
-    container.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps [a CUDA device if there is one]")
+    container.add_argument("--device", help="cpu, cuda, cuda:1, xpu or mps [CUDA if available, else CPU]")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +135,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY VALUE",
-        help="changes to the model's configuration, such as TEST.ENSEMBLE.ENABLED True",
+        help="override configuration keys, for example TEST.ENSEMBLE.ENABLED True",
     )
 
 
@@ -173,7 +175,7 @@ def add_allow_unused(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unused-weights",
         action="store_true",
-        help="take a file with weights that the model does not have, and leave those out",
+        help="ignore weights in the file that the model does not have",
     )
 
 
@@ -184,7 +186,7 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="import parts of your own from a module or a .py file, beside MODEL.CMPF.PLUGINS; may be given again",
+        help="module or .py file with custom components to import, in addition to MODEL.CMPF.PLUGINS; can be repeated",
     )
 
 

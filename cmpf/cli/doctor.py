@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   cmpf doctor
   cmpf doctor --json > doctor.json
 
-exit code 1 if the self-test fails, or a package that CMPF cannot do without is missing or too old
+The exit code is 1 if the self-test fails or a required package is missing or too old.
 """
 OK, MISSING, FAILED = "ok", "missing", "failed"
 VERSIONS, DEVICES, PARTS, WEIGHTS, DATASETS, SELF_TEST = GROUPS = (
@@ -97,9 +97,9 @@ def add_parser(commands: command.Commands) -> None:
     parser = command.add_command(
         commands,
         "doctor",
-        help="say what is installed, what is missing, and test it",
-        description="Lists versions, devices, optional parts with the commands that install them, weights and "
-        "datasets that are here, and segments an image with the tiny model. Downloads nothing.",
+        help="check the installation and run a self-test",
+        description="Lists versions, devices, optional packages with the commands that install them, weights and\n"
+        "datasets, and segments an image with the tiny model. Downloads nothing.",
         examples=EXAMPLES,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")

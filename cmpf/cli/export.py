@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   cmpf export --format onnx --output tiny.onnx --vocabulary "cat; dog, puppy; grass"
   cmpf export --format onnx --output tiny.onnx --no-dynamic --image-size 640 864
 
-the file predicts like the model with ensemble=False:
+The file gives the same predictions as the model with ensemble=False:
   cmpf.export.load_exported("tiny.onnx").predict("photo.jpg", ["cat", "dog, puppy"]).save("out/")
 """
 # Not supported in exported programs: the mask ensemble, which needs a second SAM, torch.compile and autocast.
@@ -36,27 +36,27 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "export",
-        help="write the network as a torch.export or ONNX program",
-        description="Writes the network, with text embeddings as an input, as a program that needs no CMPF; "
-        "compares it with the model before it leaves the file.",
+        help="export the network with torch.export or to ONNX",
+        description="Exports the network, with text embeddings as an input, to a file that runs without CMPF,\n"
+        "and checks it against the model.",
         examples=EXAMPLES,
     )
     add_model(parser)
     add_weights(parser)
-    parser.add_argument("--format", required=True, choices=("torch-export", "onnx"), help="kind of program")
-    parser.add_argument("--output", required=True, metavar="FILE", help="NAME.pt2 or NAME.onnx")
+    parser.add_argument("--format", required=True, choices=("torch-export", "onnx"), help="export format")
+    parser.add_argument("--output", required=True, metavar="FILE", help="output file: NAME.pt2 or NAME.onnx")
     parser.add_argument(
         "--image-size",
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help="multiples of 32; needed with --no-dynamic",
+        help="image height and width, multiples of 32; required with --no-dynamic",
     )
-    parser.add_argument("--no-dynamic", action="store_true", help="images of one size only")
+    parser.add_argument("--no-dynamic", action="store_true", help="fix the image size")
     parser.add_argument(
         "--vocabulary",
         metavar="WORDS",
-        help="also write the text embeddings of these words (as in cmpf predict), to NAME.words.safetensors, for "
+        help="also write the text embeddings of these classes (as in cmpf predict) to NAME.words.safetensors, for "
         "machines without CLIP",
     )
     add_model_options(parser)

@@ -27,8 +27,8 @@ EXAMPLES = """examples:
   cmpf label export labels/ --format coco --output coco/
   cmpf label 'tars/train-*.tar' more.parquet --vocabulary words.txt --output labels/
 
-the output is a folder of Parquet files, one row per image; a file is whole or not there. The same command again goes on
-where it was stopped. An image that cannot be read is a row with an error; then the exit code is 1.
+The output is a folder of Parquet files with one row per image; files are written atomically. To resume an interrupted
+run, repeat its command. The row of an unreadable image contains the error; the exit code is then 1.
 """
 EXPORT = "export"
 # Copies of cmpf.labelling.export.EXPORTS and cmpf.integrations.labeler.TASKS, so that the help text does not import
@@ -42,9 +42,9 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "label",
-        help="label many images: buckets, tars and tables in, Parquet out; on a cluster, too",
-        description="Labels folders, buckets, tars and tables of images, in shards, into Parquet files; or makes a "
-        "dataset of these.",
+        help="label many images from folders, buckets, tars or tables, also on a cluster; writes Parquet",
+        description="Labels images from folders, buckets, tars and tables, in shards, and writes Parquet files;\n"
+        "or exports these files as a dataset.",
         usage="cmpf label INPUT ... --vocabulary WORDS --output DIR [options]\n"
         "       cmpf label export DIR --format FORMAT --output DIR",
         examples=EXAMPLES,
@@ -54,25 +54,25 @@ def add_parser(commands: Commands) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="images, folders with all below them, quoted patterns, .tar files as WebDataset has them, .parquet and "
-        ".arrow files with a column of images or addresses; paths, or addresses such as s3://bucket/folder/",
+        help="images, folders including subfolders, quoted patterns, .tar files in the WebDataset layout, or .parquet "
+        "and .arrow files with a column of images or URLs; local paths, or URLs such as s3://bucket/folder/",
     )
     add(
         "--output",
         required=True,
         type=_folder_or_address,
         metavar="DIR",
-        help="folder for the results, or an address such as s3://bucket/labels/, where each shard appears whole",
+        help="output folder, or a URL such as s3://bucket/labels/; shards are written atomically",
     )
-    _add_labelling(parser.add_argument_group("what is looked for"))
-    add_selection(parser.add_argument_group("which results"))
+    _add_labelling(parser.add_argument_group("model and classes"))
+    add_selection(parser.add_argument_group("filtering"))
     add_large(parser.add_argument_group("large images"))
-    _add_reading(parser.add_argument_group("reading"))
+    _add_reading(parser.add_argument_group("inputs"))
     _add_shards(parser.add_argument_group("shards and clusters"))
     parser.add_argument_group("export").add_argument(
         "--format",
         choices=EXPORTS,
-        help="the dataset to make of labels; png: class maps of 16 bits, 65535 = no class",
+        help="dataset format to export the labels to; png: 16-bit class maps, 65535 = unlabeled",
     )
     add_model_options(parser)
     add_debug(parser)
@@ -83,12 +83,12 @@ def _add_labelling(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--vocabulary", metavar="WORDS", help=VOCABULARY_HELP)
     add_things_and_stuff(group)
-    add("--task", default=TASKS[0], choices=TASKS, help="which segments a row has [%(default)s: both]")
-    add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
+    add("--task", default=TASKS[0], choices=TASKS, help="segments to store in a row [%(default)s: both]")
+    add("--ensemble", action="store_true", help="add SAM's masks for classes not seen in training")
     add_model(group)
     add_weights(group)
     add_device(group)
-    add("--batch-size", type=positive, default=1, metavar="N", help="images in one pass [1]")
+    add("--batch-size", type=positive, default=1, metavar="N", help="images per forward pass [1]")
 
 
 def _add_reading(group: argparse._ArgumentGroup) -> None:
@@ -96,9 +96,9 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
     add(
         "--column",
         metavar="NAME",
-        help="of a table: which column holds the images or their addresses [the one that can]",
+        help="table column with the images or their URLs [detected]",
     )
-    add("--allow-urls", action="store_true", help="download http(s) addresses")
+    add("--allow-urls", action="store_true", help="allow http(s) URLs as inputs")
 
 
 def _add_shards(group: argparse._ArgumentGroup) -> None:
@@ -108,31 +108,31 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
         "--shard",
         type=shard,
         metavar="I/N",
-        help="do shard I, from 0, of N only: a task of a SLURM or Kubernetes array",
+        help="label only shard I of N, counted from 0, for SLURM or Kubernetes job arrays",
     )
     shards.add_argument(
         "--shards",
         type=positive,
         metavar="N",
-        help="make N files, all of them [1; with --ray one per 1,000 images or tar]",
+        help="split the output into N shards, and label all of them [1; with --ray: one per 1,000 images or per tar]",
     )
     add(
         "--ray",
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="label with Ray: on the cluster at ADDRESS, or the one that runs here, or on this machine",
+        help="label with Ray: on the cluster at ADDRESS [a running local cluster, else this machine]",
     )
     add(
         "--workers",
         type=positive,
         metavar="N",
-        help="with --ray: models at a time [one per GPU, without GPUs one per CPU]",
+        help="with --ray: number of parallel models [one per GPU; without GPUs, one per CPU]",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="remove what an earlier run has left in the output, and begin anew",
+        help="delete the results of earlier runs in the output folder and start over",
     )
 
 

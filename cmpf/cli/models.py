@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from cmpf.weights.zoo_entries import ZooEntry
 
 EXAMPLES = """examples:
-  cmpf models                                 all of them
-  cmpf models fcclip_convnext_large           one: files, published figures, license, how to cite it
-  cmpf models pull fcclip_convnext_large      download it now, and check that it loads
+  cmpf models                                 list all models
+  cmpf models fcclip_convnext_large           show a model's files, published metrics, license and citation
+  cmpf models pull fcclip_convnext_large      download a model and check that it loads
 """
 PULL = "pull"
 ADE = "openvocab_ade20k_panoptic_val"
@@ -52,12 +52,14 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "models",
-        help="list trained models, download one, show how to cite it",
-        description="Lists the models that can be loaded by name, tells about one, or downloads some.",
+        help="list, describe and download trained models",
+        description="Lists the models of the zoo, describes one, or downloads some.",
         usage="cmpf models [NAME | pull NAME ...]",
         examples=EXAMPLES,
     )
-    parser.add_argument("words", nargs="*", metavar="NAME | pull NAME", help="what to tell about, or to get")
+    parser.add_argument(
+        "words", nargs="*", metavar="NAME | pull NAME", help="model to describe, or models to download"
+    )
     add_debug(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 

@@ -32,9 +32,9 @@ EXAMPLES = """examples:
   cmpf predict --webcam --vocabulary "person; cup"
   cmpf predict street.jpg --vocabulary "car; road" --ensemble --opts TEST.ENSEMBLE.ALPHA 0.3 INPUT.MIN_SIZE_TEST 640
 
-classes are separated by ";", synonyms of a class by ",". A run that was stopped goes on with the same command; what is
-finished is not done again. Images that cannot be read are named at the end and in errors.csv, the others are done, and
-the exit code is 1. A video becomes NAME_overlay.mp4, without sound; videos and --webcam need: pip install "cmpf[video]"
+Separate classes with ";" and synonyms of a class with ",". To resume an interrupted run, repeat its command: finished
+images are skipped. Unreadable images are skipped and listed at the end and in errors.csv; the exit code is then 1.
+A video is written to NAME_overlay.mp4, without sound; videos and --webcam need: pip install "cmpf[video]"
 """
 MAX_FILES = 2  # shown per image
 MAX_LINES = 20  # images are listed if there are at most so many; also the maximum number of errors shown
@@ -46,7 +46,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "predict",
         help="segment images and videos into classes that you name",
-        description="Segments images, videos or what a camera sees into classes that you name.",
+        description="Segments images, videos or a webcam into classes that you name.",
         examples=EXAMPLES,
     )
     sources = parser.add_mutually_exclusive_group(required=True)
@@ -55,8 +55,8 @@ def add_parser(commands: Commands) -> None:
         nargs="*",
         default=[],
         metavar="IMAGE",
-        help="images and videos: files, folders, quoted patterns such as 'photos/*.jpg', @FILE or a .txt with one a "
-        "line, http(s) addresses with --allow-urls",
+        help="images and videos: files, folders, quoted patterns such as 'photos/*.jpg', lists (@FILE or a .txt file "
+        "with one input per line), or, with --allow-urls, http(s) URLs",
     )
     add_webcam(sources)
     add_model(parser)

@@ -16,7 +16,7 @@ FORMATS = (
 )  # fmt: skip
 AUTO = "auto"
 VOCABULARY_HELP = (
-    'classes: "car; person, pedestrian; sky", a vocabulary .txt file, or the name or YAML file of a dataset'
+    'classes: "car; person, pedestrian; sky", a vocabulary .txt file, or a dataset (name or YAML file)'
 )
 
 
@@ -28,22 +28,25 @@ def add_webcam(sources: argparse._ActionsContainer) -> None:
         nargs="?",
         const=0,
         metavar="N",
-        help="camera number N [0]; the latest image is webcam_latest.jpg in the output folder, Ctrl-C ends",
+        help="segment camera number N [0] until Ctrl-C; the latest result is webcam_latest.jpg in the output folder",
     )
 
 
 def add_things_and_stuff(options: argparse._ActionsContainer) -> None:
     """Adds --stuff and --things."""
     group = options.add_mutually_exclusive_group()
-    group.add_argument("--stuff", metavar="WORDS", help='classes not counted one by one: "road; sky"')
-    group.add_argument("--things", metavar="WORDS", help="classes counted one by one; all others are stuff")
+    group.add_argument("--stuff", metavar="WORDS", help='classes without instances: "road; sky"')
+    group.add_argument("--things", metavar="WORDS", help="classes with instances; all others are stuff")
 
 
-def add_options(parser: argparse.ArgumentParser, *, output: str, vocabulary_required: bool = True) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, *, output: str, min_score: float = 0.3, vocabulary_required: bool = True
+) -> None:
     """Adds all options but those that name the inputs and the model.
 
     Args:
         output: default output folder.
+        min_score: default of --min-score that the help text shows.
         vocabulary_required: whether --vocabulary is required, or defaults to the model's training classes.
     """
     add = parser.add_argument
@@ -55,40 +58,41 @@ def add_options(parser: argparse.ArgumentParser, *, output: str, vocabulary_requ
         + (
             ""
             if vocabulary_required
-            else " [those that the model was trained on; of COCO, with ADE20K's and LVIS's]"
+            else " [the model's training classes; for COCO, also those of ADE20K and LVIS]"
         ),
     )
     add_things_and_stuff(parser)
-    add("--recursive", action="store_true", help="enter the folders of folders")
-    add("--allow-urls", action="store_true", help="download http(s) addresses")
+    add("--recursive", action="store_true", help="also search subfolders")
+    add("--allow-urls", action="store_true", help="allow http(s) URLs as inputs")
     add_large(parser.add_argument_group("large images"))
     _add_results(parser.add_argument_group("results"), output)
-    selection = parser.add_argument_group("which results")
-    add_selection(selection)
+    selection = parser.add_argument_group("filtering")
+    add_selection(selection, min_score)
     _add_background(selection)
     _add_speed(parser.add_argument_group("speed"))
     add_weights(parser)
-    add("--ensemble", action="store_true", help="add SAM's own masks for what was never trained")
+    add("--ensemble", action="store_true", help="add SAM's masks for classes not seen in training")
     add_model_options(parser)
     add_debug(parser)
 
 
 def _add_results(group: argparse._ArgumentGroup, output: str) -> None:
     add = group.add_argument
-    add("--output", default=output, type=Path, metavar="DIR", help="folder for the results [%(default)s]")
+    add("--output", default=output, type=Path, metavar="DIR", help=f"output folder [{output}]")
     add(
         "--formats",
         nargs="+",
         default=["overlay"],
         choices=FORMATS,
         metavar="FORMAT",
-        help="overlay: images with what was found; html: a page of them; coco, coco-polygons, coco-panoptic, yolo, "
-        "labelme, parquet: datasets; semantic: 16-bit PNG of class indices; instances: NPZ of masks [overlay]",
+        help="one or more of: overlay (images with segments drawn), html (a page of overlays), semantic (16-bit PNG of "
+        "class indices), instances (NPZ of masks), coco, coco-polygons, coco-panoptic, yolo, labelme, parquet "
+        "(datasets) [overlay]",
     )
-    add("--task", choices=TASKS, help="what to compute [what the formats need; overlay: panoptic]")
-    add("--overwrite", action="store_true", help="remove what an earlier run has left in the output")
+    add("--task", choices=TASKS, help="results to compute [those that the formats need; overlay: panoptic]")
+    add("--overwrite", action="store_true", help="delete the results of earlier runs in the output folder")
     add("--json", action="store_true", help="print one JSON object per image or video")
-    add("--max-frames", type=positive, metavar="N", help="of a video or webcam [all]")
+    add("--max-frames", type=positive, metavar="N", help="maximum number of video or webcam frames [all]")
 
 
 def add_large(group: argparse._ArgumentGroup) -> None:
@@ -98,10 +102,16 @@ def add_large(group: argparse._ArgumentGroup) -> None:
         "--tile",
         type=positive,
         metavar="N",
-        help="segment tiles of N pixels and join them: small objects [no tiles]",
+        help="segment tiles of N x N pixels and merge the results, for small objects [off]",
     )
-    add("--overlap", type=fraction, default=0.25, metavar="S", help="share of a tile, 0 to 0.5 [%(default)s]")
-    add("--max-pixels", type=positive, metavar="N", help="larger images are refused [89 million]")
+    add(
+        "--overlap",
+        type=fraction,
+        default=0.25,
+        metavar="S",
+        help="overlap of neighboring tiles as a fraction of the tile size, 0 to 0.5 [%(default)s]",
+    )
+    add("--max-pixels", type=positive, metavar="N", help="reject images with more pixels [89 million]")
 
 
 def tiling_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -114,39 +124,64 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in text.split(";") if name.strip()]
 
 
-def add_selection(group: argparse._ArgumentGroup) -> None:
-    """Adds the options that filter segments and instances; see cmpf.inference.settings.SelectionOptions."""
+def add_selection(group: argparse._ArgumentGroup, min_score: float = 0.3) -> None:
+    """Adds the options that filter segments and instances; see cmpf.inference.settings.SelectionOptions.
+
+    Args:
+        min_score: default of --min-score that the help text shows.
+    """
     add = group.add_argument
-    add("--min-score", type=fraction, metavar="S", help="least score of instances and segments, 0 to 1 [0.3]")
+    add(
+        "--min-score",
+        type=fraction,
+        metavar="S",
+        help=f"minimum score of segments and instances, 0 to 1 [{min_score}]",
+    )
     add("--confidence-threshold", type=fraction, dest="min_score", default=argparse.SUPPRESS,
         help=argparse.SUPPRESS)  # fmt: skip  # the name in Detectron2's demo
-    add("--max-instances", type=positive, metavar="N", help="the best of an image [as the config says]")
+    add(
+        "--max-instances",
+        type=positive,
+        metavar="N",
+        help="maximum number of instances per image [from config]",
+    )
     add(
         "--nms",
         type=fraction,
         metavar="IOU",
-        help="of instances that overlap more, the better one stays [0.7]",
+        help="drop an instance if its IoU with a higher-scoring one is larger; 1 = off [0.7]",
     )
-    add("--multi-label", action="store_true", help="a mask may be an instance of several classes")
+    add("--multi-label", action="store_true", help="allow one mask to be an instance of several classes")
 
 
 def _add_background(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--background", action="store_true", help="semantic: pixels of no sure class are unlabeled, 65535")
-    add("--min-semantic-score", type=fraction, metavar="S", help="what is sure for --background [0.3]")
+    add("--background", action="store_true", help="semantic: label low-scoring pixels as unlabeled (65535)")
+    add(
+        "--min-semantic-score",
+        type=fraction,
+        metavar="S",
+        help="minimum score of a labeled pixel; implies --background [0.3]",
+    )
 
 
 def _add_speed(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--device",
-        help="cpu, cuda, cuda:1, xpu, mps; cuda:0,1 for a model on each [a CUDA device if there is one]",
+        help="cpu, cuda, cuda:1, xpu or mps; cuda:0,1 = one model per GPU [CUDA if available, else CPU]",
     )
     add("--processes", type=positive, metavar="N",
-        help="models side by side, on the CPU [auto: one a core, as far as there are images and memory]")  # fmt: skip
+        help="parallel models on the CPU [auto: one per core, limited by images and memory]")  # fmt: skip
     add("--batch-size", type=_batch_size, default=AUTO, metavar="N",
-        help="images or frames in one pass [auto: 8 on CUDA, fewer where memory is short; 1 on a CPU]")  # fmt: skip
-    add("--workers", type=positive, default=2, metavar="N", help="threads that read, and that write [2]")
+        help="images or frames per forward pass [auto: 8 on CUDA, fewer if memory is short; 1 on CPU]")  # fmt: skip
+    add(
+        "--workers",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="number of reader threads, and of writer threads [2]",
+    )
 
 
 def _batch_size(text: str) -> int | None:

@@ -32,11 +32,10 @@ EXAMPLES = """examples:
   cmpf save-sam-masks --config-file coco/cmpf/convnext_large_eval_lvis --output masks --shard 2/8
   cmpf save-sam-masks --config-file my.yaml --images images --output masks TEST.ENSEMBLE.SAM_NAME vit_b
 
-What is there already is kept, so an interrupted run goes on with the same command, and several machines may work
-in one folder, each with its --shard. Damaged images are named at the end, the others being done; then the exit
-code is 1. An evaluation reads the masks with TEST.ENSEMBLE.ENABLED True TEST.ENSEMBLE.SOURCE cache
-TEST.ENSEMBLE.CACHE_DIR DIR; its results are those of online masks. For results that agree to the last bit use the
-same device, and on a CPU the same NUM_THREADS.
+Existing masks are kept: to resume an interrupted run, repeat its command. Several machines can share an output folder,
+each with its own --shard. Damaged images are skipped and listed at the end; the exit code is then 1. To evaluate with
+the masks, set TEST.ENSEMBLE.ENABLED True TEST.ENSEMBLE.SOURCE cache TEST.ENSEMBLE.CACHE_DIR DIR; the results equal
+those of online masks. For bitwise equal results use the same device and, on a CPU, the same NUM_THREADS.
 """
 
 
@@ -50,8 +49,8 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         COMMAND,
-        help="make SAM's masks once, for evaluations with the OpenSeg Ensemble",
-        description="Makes SAM's mask proposals of datasets or of a folder of images, for evaluations with the "
+        help="compute SAM's masks once for evaluations with the OpenSeg Ensemble",
+        description="Computes SAM's mask proposals for datasets or a folder of images, for evaluations with the "
         "OpenSeg Ensemble.",
         examples=EXAMPLES,
     )
@@ -59,27 +58,29 @@ def add_parser(commands: Commands) -> None:
         "--config-file",
         required=True,
         metavar="FILE",
-        help="that of the evaluation: SAM, thresholds, test size",
+        help="config file of the evaluation: sets SAM, thresholds and test size",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", nargs="+", metavar="NAME", help="[DATASETS.TEST]")
-    source.add_argument("--images", metavar="DIR", help="a folder of images, with the folders inside it")
-    parser.add_argument("--output", metavar="DIR", help="folder of the masks [TEST.ENSEMBLE.CACHE_DIR]")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="processes [one per GPU]")
+    source.add_argument("--dataset", nargs="+", metavar="NAME", help="datasets [DATASETS.TEST]")
+    source.add_argument("--images", metavar="DIR", help="folder of images, including subfolders")
+    parser.add_argument(
+        "--output", metavar="DIR", help="output folder for the masks [TEST.ENSEMBLE.CACHE_DIR]"
+    )
+    parser.add_argument("--jobs", type=positive, metavar="N", help="number of processes [one per GPU]")
     parser.add_argument(
         "--num-gpus",
         type=not_negative,
         metavar="N",
-        help="GPUs that the processes share out, 0 = CPU [MODEL.DEVICE]",
+        help="number of GPUs to use, 0 = CPU [MODEL.DEVICE]",
     )
     parser.add_argument(
         "--shard",
         type=shard,
         default=(0, 1),
         metavar="I/N",
-        help="only share I, from 0, of N [0/1, all of them]",
+        help="process only shard I of N, counted from 0 [0/1: all images]",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration keys to override")
     add_debug(parser)
     parser.set_defaults(run=run)
 

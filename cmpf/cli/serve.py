@@ -36,31 +36,38 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "serve",
-        help="open a web page for images and words (extra: web)",
-        description="Serves a web page: drop an image, type words, see and download the segments.",
+        help="serve a web page that segments images (extra: web)",
+        description="Serves a web page: upload an image, type class names, view and download the segments.",
         examples=EXAMPLES,
     )
     add_model(parser)
     add_weights(parser)
     add_device(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = every network [127.0.0.1]"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 = all network interfaces [127.0.0.1]",
     )
-    parser.add_argument("--port", type=int, help="[the first free one from 7860]")
+    parser.add_argument("--port", type=int, help="port to listen on [first free port from 7860]")
     parser.add_argument(
-        "--max-side", type=int, default=4096, help="longer side in pixels that an image may have [4096]"
+        "--max-side", type=int, default=4096, help="maximum length of an image's longer side in pixels [4096]"
     )
-    parser.add_argument("--max-upload-mb", type=int, default=25, help="MiB that a file may have [25]")
-    parser.add_argument("--queue", type=int, default=32, help="visitors that may wait for their turn [32]")
     parser.add_argument(
-        "--uploads-mb", type=int, default=512, help="MiB that all uploads may take; the oldest go first [512]"
+        "--max-upload-mb", type=int, default=25, help="maximum size of an uploaded file in MiB [25]"
+    )
+    parser.add_argument("--queue", type=int, default=32, help="maximum number of waiting requests [32]")
+    parser.add_argument(
+        "--uploads-mb",
+        type=int,
+        default=512,
+        help="maximum total size of uploads in MiB; the oldest are deleted first [512]",
     )
     parser.add_argument(
         "--trusted-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="name under which the page may be reached, such as that of a proxy; again for more",
+        help="additional host name to accept requests for, such as a proxy's; can be repeated",
     )
     add_model_options(parser)
     add_debug(parser)
