@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""ADE20K, 150 classes: label maps that count from 0."""
+"""ADE20K, 150 classes: label maps with classes numbered from 0."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""BDD100K semantic, 19 classes: verifies the released masks, and makes those that are missing from the bitmasks."""
+"""BDD100K semantic, 19 classes: verifies the released masks, and creates missing ones from the bitmasks."""
 
 import sys
 from pathlib import Path

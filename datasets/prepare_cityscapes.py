@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Cityscapes: train-id label maps, and COCO panoptic JSON and PNGs, as the official scripts make them."""
+"""Cityscapes: train-id label maps, and COCO panoptic JSON and PNGs, as created by the official scripts."""
 
 import sys
 from pathlib import Path

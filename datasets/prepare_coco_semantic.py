@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""COCO panoptic: label maps of all 133 classes, made from the panoptic PNGs."""
+"""COCO panoptic: label maps of all 133 classes, created from the panoptic PNGs."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""COCO-Stuff 164k: the stuff-and-things maps with contiguous classes."""
+"""COCO-Stuff 164k: stuff-and-things label maps with contiguous classes."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""LVIS v1: verifies the released JSON file; nothing has to be made."""
+"""LVIS v1: verifies the released JSON file; no preparation is needed."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Mapillary Vistas v1.2: verifies the release; puts the v1.2 part of a v2.0 package where v1.2 has it."""
+"""Mapillary Vistas v1.2: verifies the release; links the v1.2 files of a v2.0 package to their v1.2 paths."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL Context, all 459 classes (PC-459): 16-bit label maps, and the images of each split in a folder."""
+"""PASCAL Context, all 459 classes (PC-459): 16-bit label maps; one image folder per split."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL Context, the 59 most frequent classes (PC-59): label maps, and the images of each split in a folder."""
+"""PASCAL Context, the 59 most frequent classes (PC-59): label maps; one image folder per split."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""PASCAL VOC 2012: label maps of 21 classes (with background) and of 20; the images of each split in a folder."""
+"""PASCAL VOC 2012: label maps of 21 classes (with background) and of 20 classes; one image folder per split."""
 
 import sys
 from pathlib import Path

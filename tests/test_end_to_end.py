@@ -81,7 +81,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "SIGTERM: stopped after iteration" in out
-    assert "Go on with: cmpf train --config-file shapes/cmpf_tiny --resume" in out
+    assert "Resume with: cmpf train --config-file shapes/cmpf_tiny --resume" in out
     assert not (folder / "output/mine/model_final.safetensors").exists()
     run(folder, *train, "--resume", *settings)
     return folder

@@ -42,7 +42,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "cmpf: " not in shown
     expected = {
         "segment_your_own_words": ["blue triangle", "with SAM:", "results/image_0_panoptic.json"],
-        "train_an_injector": ["| my_idea |", "query_injector.gate", "done: my_idea, seed 0"],
+        "train_an_injector": ["| my_idea |", "query_injector.gate", "finished: my_idea, seed 0"],
     }
     assert [text for text in expected[path.stem] if text not in shown] == []
 

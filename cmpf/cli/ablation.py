@@ -202,7 +202,7 @@ class Pool:
                 processes have saved their state and stopped).
         """
         pending = [run for run in runs if not run.finished()]
-        print(f"{len(runs) - len(pending)} of {len(runs)} runs are there already", flush=True)
+        print(f"{len(runs) - len(pending)} of {len(runs)} runs are already finished", flush=True)
         issues: list[str] = []
         with StopRequest() as stop, ThreadPoolExecutor(self._jobs) as pool:
             while self._running or (pending and not issues):
@@ -216,7 +216,7 @@ class Pool:
                 issues += [issue for future in done if (issue := self._finish(future))]
                 self._report(len(pending))
         if stop.requested:
-            raise CMPFError(f"stopped by {stop.signal_name}; the same command goes on where it was")
+            raise CMPFError(f"stopped by {stop.signal_name}; run the same command again to resume")
         if issues:
             raise CMPFError("; ".join(issues))
 
@@ -225,7 +225,7 @@ class Pool:
         for run in list(pending):
             if run.ready() and len(self._running) < self._jobs:
                 pending.remove(run)
-                print(f"begun: {run.title}", flush=True)
+                print(f"started: {run.title}", flush=True)
                 process = self._start(run)
                 self._running[pool.submit(process.wait)] = run, process
 
@@ -233,7 +233,7 @@ class Pool:
         """Removes a run that has ended; returns an error message, or "" if it succeeded."""
         run, _ = self._running.pop(future)
         if future.result() == 0 and run.finished():
-            print(f"done: {run.title}", flush=True)
+            print(f"finished: {run.title}", flush=True)
             return ""
         lines = _console(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         issue = f"{run.title} failed: {lines[-1] if lines else 'no output'} (see {_console(run)})"

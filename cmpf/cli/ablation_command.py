@@ -20,8 +20,8 @@ EXAMPLES = """examples:
   cmpf ablation --configs shapes/fcclip_tiny shapes/query_injector_only --seeds 2 --iterations 100
   cmpf ablation --configs shapes/no_ensemble my_idea.yaml --output output/my_idea --opts SOLVER.BASE_LR 0.0002
 
-Finished runs are reused, interrupted ones go on where they were; configurations that differ only at test time share
-one training. The datasets are those of the configurations: python -m cmpf.shapeworld makes ShapeWorld.
+Finished runs are reused and interrupted runs are resumed. Configurations that differ only at test time share one
+training. The datasets are those of the configurations; python -m cmpf.shapeworld generates ShapeWorld.
 """
 CONFIGS = (
     "fcclip_tiny",
@@ -54,26 +54,34 @@ def add_parser(commands: Commands) -> None:
         commands,
         COMMAND,
         help="train configurations with several seeds and compare them in a table",
-        description="Trains and compares configurations with several seeds, by default the ablation on ShapeWorld.",
+        description="Trains configurations with several seeds and compares them [the ablation on ShapeWorld].",
         examples=EXAMPLES,
     )
     parser.add_argument(
-        "--seeds", type=positive, default=3, metavar="N", help="seeds for each configuration [3]"
+        "--seeds", type=positive, default=3, metavar="N", help="number of seeds per configuration [3]"
     )
-    parser.add_argument("--iterations", type=positive, metavar="N", help="of training [as configured]")
     parser.add_argument(
-        "--jobs", type=positive, default=2, metavar="N", help="processes of one thread each [2]"
+        "--iterations", type=positive, metavar="N", help="training iterations [as configured]"
     )
-    parser.add_argument("--output", default="output/ablation", metavar="DIR", help="[output/ablation]")
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="number of parallel runs, with one thread each [2]",
+    )
+    parser.add_argument(
+        "--output", default="output/ablation", metavar="DIR", help="output folder [output/ablation]"
+    )
     parser.add_argument(
         "--configs",
         nargs="+",
         default=[f"shapes/{name}" for name in CONFIGS],
         metavar="FILE",
-        help="[those of the ablation, shapes/*]",
+        help="configurations to compare [those of the ablation, shapes/*]",
     )
     parser.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to all configurations"
+        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides for all configurations"
     )
     add_debug(parser)
     parser.set_defaults(run=run)
@@ -93,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     Pool(jobs=arguments.jobs).run_all(runs)
     text = write_tables(runs, output, names=[Path(config).stem for config in arguments.configs])
-    print(f"\n{text}\nalso in {output / 'ablation.md'} and {output / 'ablation.json'}")
+    print(f"\n{text}\nalso written to {output / 'ablation.md'} and {output / 'ablation.json'}")
     return DONE
 
 

@@ -10,12 +10,12 @@ import shutil
 from cmpf.cli.command import DONE, Commands, add_command, add_debug
 
 EXAMPLES = """examples:
-  cmpf config show configs/shapes/cmpf_tiny.yaml                     every value, and where it comes from
-  cmpf config show shapes/cmpf_tiny SOLVER.MAX_ITER 300              with changes
-  cmpf config keys                                                   all keys: default, what they may hold, meaning
-  cmpf config keys 'MODEL.*INJECTOR*'                                some of them
+  cmpf config show configs/shapes/cmpf_tiny.yaml                     all values and where they come from
+  cmpf config show shapes/cmpf_tiny SOLVER.MAX_ITER 300              with overrides
+  cmpf config keys                                                   all keys: default, allowed values, meaning
+  cmpf config keys 'MODEL.*INJECTOR*'                                matching keys
   cmpf config schema > cmpf.schema.json                              JSON Schema, for editors
-  cmpf config keys --markdown > docs/configuration.md                the page of the documentation
+  cmpf config keys --markdown > docs/configuration.md                documentation page
 """
 SHOW, KEYS, SCHEMA = ACTIONS = ("show", "keys", "schema")
 
@@ -35,9 +35,9 @@ def add_parser(commands: Commands) -> None:
         "words",
         nargs="*",
         metavar="FILE [KEY VALUE ...] | PATTERN",
-        help="show: a YAML file or its name under configs/, and changes; keys: a part of names, or a pattern with *",
+        help="show: YAML file, or its name under configs/, and overrides; keys: part of a key, or a pattern with *",
     )
-    parser.add_argument("--markdown", action="store_true", help="keys: as a page of the documentation")
+    parser.add_argument("--markdown", action="store_true", help="keys: print as a documentation page")
     add_debug(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 

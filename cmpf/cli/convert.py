@@ -18,8 +18,8 @@ CHECKPOINT_EXAMPLES = """examples:
   cmpf convert-checkpoint theirs.pth mine.safetensors --config-file my.yaml --opts MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS 3
   cmpf convert-checkpoint cmpf.safetensors published.pth --to published
 
-With --config-file the weights are loaded into that model first, which shows whether they fit, and the file records
-the names of the encoders. Without it the encoders inside the input are recorded as "clip" and "sam".
+With --config-file, the weights are first loaded into that model to check that they fit, and the output records the
+names of its encoders. Without it, encoders found in the input are recorded as "clip" and "sam".
 """
 MASKS_EXAMPLES = """examples:
   cmpf convert-masks output/sam_masks
@@ -33,7 +33,7 @@ CONFIG_EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line of tools/convert_checkpoint.py, which also takes trailing KEY VALUE."""
     parser = command_parser(add_parser, CHECKPOINT)
-    parser.add_argument("trailing", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
+    parser.add_argument("trailing", nargs="*", metavar="KEY VALUE", help="configuration overrides")
     arguments = parser.parse_intermixed_args(argv)
     arguments.opts = [*arguments.opts, *arguments.trailing]
     return run_command(arguments, prefix="error")
@@ -45,23 +45,25 @@ def add_parser(commands: Commands) -> None:
     config = add_command(
         commands,
         "convert-config",
-        help="a YAML file of FC-CLIP, FrozenSeg, Mask-Adapter, MAFT+ or OVRCOAT in CMPF's keys",
-        description="Prints a configuration of a published project in CMPF's keys, and on stderr what has no effect.",
+        help="convert a YAML file of FC-CLIP, FrozenSeg, Mask-Adapter, MAFT+ or OVRCOAT to CMPF's keys",
+        description="Converts a configuration of a published project to CMPF's keys; stderr lists keys without effect.",
         examples=CONFIG_EXAMPLES,
     )
-    config.add_argument("file", type=Path, help="YAML file of theirs; its _BASE_ files are read, too")
-    config.add_argument("--output", type=Path, metavar="FILE", help="write there [print]")
-    config.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+    config.add_argument(
+        "file", type=Path, help="YAML file of the published project; its _BASE_ files are read too"
+    )
+    config.add_argument("--output", type=Path, metavar="FILE", help="output file [stdout]")
+    config.add_argument("--overwrite", action="store_true", help="overwrite an existing output file")
     add_debug(config)
     config.set_defaults(run=run_config)
     masks = add_command(
         commands,
         "convert-masks",
-        help="why SAM masks of the published tool are not read, and the command that makes CMPF's",
+        help="explain why SAM masks of the published tool are not read, and how to create them with CMPF",
         description="SAM masks of the published tool are Python pickles, which CMPF does not open.",
         examples=MASKS_EXAMPLES,
     )
-    masks.add_argument("file", type=Path, help="a file of masks, or a folder of them")
+    masks.add_argument("file", type=Path, help="mask file, or folder of mask files")
     add_debug(masks)
     masks.set_defaults(run=run_masks)
 
@@ -70,23 +72,24 @@ def _add_checkpoint(commands: Commands) -> None:
     parser = add_command(
         commands,
         CHECKPOINT,
-        help="a checkpoint of a published project as CMPF's small file, or back",
-        description="Converts checkpoints: published ones (FrozenSeg, FC-CLIP and its kin) to CMPF's small "
+        help="convert a checkpoint of a published project to CMPF's small file, or back",
+        description="Converts checkpoints of published projects (FrozenSeg, FC-CLIP and derivatives) to CMPF's small "
         "safetensors files, or back.",
         examples=CHECKPOINT_EXAMPLES,
     )
-    parser.add_argument("input", help="checkpoint of CMPF, FrozenSeg or FC-CLIP: .safetensors, .pth or .pt")
-    parser.add_argument("output", help="file to write; for --to published .pth, .pt or .safetensors")
+    parser.add_argument("input", help="checkpoint of CMPF or a published project: .safetensors, .pth or .pt")
+    parser.add_argument("output", help="output file: .safetensors; with --to published also .pth or .pt")
     parser.add_argument(
-        "--to", choices=("cmpf", "published"), default="cmpf", help="whose names to write [cmpf]"
+        "--to",
+        choices=("cmpf", "published"),
+        default="cmpf",
+        help="format of the output, CMPF's or the published one [cmpf]",
     )
     parser.add_argument(
         "--config-file", metavar="FILE", help="configuration of the model that the weights belong to"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
-    parser.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to the configuration"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing output file")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="configuration overrides")
     add_debug(parser)
     parser.set_defaults(run=run_checkpoint, usage_error=parser.error)
 
@@ -114,7 +117,7 @@ def run_config(arguments: argparse.Namespace) -> int:
 
     source, target = arguments.file.expanduser(), arguments.output
     if not source.is_file():
-        raise ConfigError(f"{source}: no such file; give a YAML file of FC-CLIP or one of its kin")
+        raise ConfigError(f"{source}: no such file; give a YAML file of FC-CLIP or a derived project")
     if target is not None and target.exists() and not arguments.overwrite:
         raise ConfigError(f"{target} exists; give another name, or --overwrite to replace it")
     converted = convert(source)
@@ -136,6 +139,6 @@ def run_masks(arguments: argparse.Namespace) -> int:
 
     raise EvaluationError(
         f"{arguments.file}: SAM masks of the published tool are Python pickles, which can run any code when they are "
-        "read; CMPF does not open them. Make the masks with: cmpf save-sam-masks --config-file CONFIG "
+        "read; CMPF does not open them. Create the masks with: cmpf save-sam-masks --config-file CONFIG "
         "--dataset NAME --output FOLDER, and evaluate with TEST.ENSEMBLE.SOURCE cache TEST.ENSEMBLE.CACHE_DIR FOLDER"
     )

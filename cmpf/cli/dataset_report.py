@@ -46,7 +46,7 @@ def table(*, as_json: bool) -> str:
         exists = [path.exists() for path in dataset.paths]
         state = "yes" if all(exists) else f"{sum(exists)} of {len(exists)} paths" if any(exists) else "no"
         if dataset.spec.alias_of and not as_json:
-            state += f" (the same as {dataset.spec.alias_of})"
+            state += f" (same as {dataset.spec.alias_of})"
         rows.append((name, dataset.spec.kind, str(dataset.vocabulary.num_classes), state))
     if as_json:
         keys = ("name", "kind", "classes", "on_disk")
@@ -64,8 +64,8 @@ def vocabulary_table(*, as_json: bool) -> str:
     if as_json:
         return json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1)
     missing = [row for row in rows if row[1] == "no"]
-    fix = f"\n\n{len(missing)} are not there, get them with: {FETCH}" if missing else ""
-    return align_columns([("words of", "there", "file"), *rows]) + fix
+    fix = f"\n\n{len(missing)} missing; download them with: {FETCH}" if missing else ""
+    return align_columns([("vocabulary", "on disk", "file"), *rows]) + fix
 
 
 def description_json(summary: DatasetSummary) -> str:
@@ -92,15 +92,15 @@ def description(summary: DatasetSummary, *, against: str, classes: bool) -> str:
     """
     size = summary.test_size
     facts = [
-        ("images", "not there, or not whole" if summary.images is None else f"{summary.images:,}"),
+        ("images", "missing or incomplete" if summary.images is None else f"{summary.images:,}"),
         ("folder", str(summary.folder)),
         ("kind", summary.kind),
-        ("evaluation", ", ".join(METRICS[name] for name in summary.evaluators) or "by a test server alone"),
+        ("evaluation", ", ".join(METRICS[name] for name in summary.evaluators) or "only by the test server"),
         (
             "test size",
             f"shorter side {size[0]}, longer side at most {size[1]}"
             if size
-            else "the usual: shorter side 800, longer side at most 1333",
+            else "default: shorter side 800, longer side at most 1333",
         ),
         ("classes", f"{len(summary.classes)}: {len(summary.things)} things, {len(summary.stuff)} stuff"),
         (

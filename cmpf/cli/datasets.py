@@ -11,13 +11,13 @@ from cmpf.cli.command import DONE, FAILED, Commands, add_command, add_debug, add
 from cmpf.registry import import_plugins
 
 EXAMPLES = """examples:
-  cmpf datasets                                     all datasets that have a name
-  cmpf datasets openvocab_ade20k_panoptic_val       one of them: paths, sizes, classes
-  cmpf datasets fruit_val.yaml --classes            your own, with the names of its classes
-  cmpf datasets check fruit_val.yaml                open every file and tell what is wrong; exit code 1 if so
-  cmpf datasets prepare                             what can be made of a release
-  cmpf datasets prepare ade20k_panoptic --check     verify what was made; without --check make it
-  cmpf datasets vocabularies --fetch                download the words that the papers used
+  cmpf datasets                                     list the built-in datasets
+  cmpf datasets openvocab_ade20k_panoptic_val       describe one: paths, sizes, classes
+  cmpf datasets fruit_val.yaml --classes            describe your own, with its class names
+  cmpf datasets check fruit_val.yaml                open every file and list issues; exit code 1 if any
+  cmpf datasets prepare                             list the datasets that can be prepared
+  cmpf datasets prepare ade20k_panoptic --check     verify prepared files; without --check, prepare them
+  cmpf datasets vocabularies --fetch                download the vocabularies of the papers
   cmpf datasets show fruit_val.yaml --n 8 --output images/        draw ground truth
   cmpf datasets show fruit_train.yaml --augmented --config-file configs/shapes/cmpf_tiny.yaml
 """
@@ -34,36 +34,40 @@ def add_parser(commands: Commands) -> None:
         commands,
         "datasets",
         help="list, check, show and prepare datasets",
-        description="Lists datasets, describes one, checks its files, draws its ground truth, or makes it.",
+        description="Lists datasets, describes one, checks its files, draws its ground truth, or prepares it.",
         usage="cmpf datasets [check | show | prepare | vocabularies] [NAME | FILE.yaml] [options]",
         examples=EXAMPLES,
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--classes", action="store_true", help="list the names of the classes")
+    parser.add_argument("--classes", action="store_true", help="list the class names")
     parser.add_argument(
-        "--against", default=COCO, metavar="NAME", help=f"dataset whose classes are the seen ones [{COCO}]"
+        "--against", default=COCO, metavar="NAME", help=f"training dataset, whose classes are seen [{COCO}]"
     )
     parser.add_argument(
         "--seen",
         choices=(PUBLISHED, "words"),
         default=PUBLISHED,
-        help="which classes are seen: as in the papers where that is known, or those with equal words [%(default)s]",
+        help="how seen classes are determined: as in the papers where known, or by equal words [%(default)s]",
     )
     parser.add_argument("--json", action="store_true", help="print JSON (list, description and issues)")
     checking = parser.add_argument_group("check and prepare")
     checking.add_argument("--all", action="store_true", help=prepare.ALL_HELP)
     checking.add_argument("--jobs", type=positive, metavar="N", help=prepare.JOBS_HELP)
     showing = parser.add_argument_group("show")
-    showing.add_argument("--n", type=positive, default=8, help="how many images, chosen at random [8]")
-    showing.add_argument("--seed", type=int, default=0, help="other images and augmentations [0]")
-    showing.add_argument("--output", metavar="DIR", help="folder for the images [output/datasets/NAME]")
-    showing.add_argument("--augmented", action="store_true", help="what training sees of them")
+    showing.add_argument("--n", type=positive, default=8, help="number of images, chosen at random [8]")
+    showing.add_argument("--seed", type=int, default=0, help="random seed of images and augmentations [0]")
+    showing.add_argument("--output", metavar="DIR", help="output folder [output/datasets/NAME]")
     showing.add_argument(
-        "--config-file", metavar="FILE", help="whose augmentations; a YAML file or its name [the defaults]"
+        "--augmented", action="store_true", help="draw augmented images, as used in training"
+    )
+    showing.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="configuration of the augmentations: YAML file, or its name under configs/ [the defaults]",
     )
     prepare.add_options(parser.add_argument_group("prepare"))
     parser.add_argument_group("vocabularies").add_argument(
-        "--fetch", action="store_true", help="download what is not there; each file is checked by its SHA-256"
+        "--fetch", action="store_true", help="download missing files; each is verified by its SHA-256"
     )
     add_plugin(parser)
     add_debug(parser)
@@ -80,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     if action == VOCABULARIES:
         return _vocabularies(arguments, words)
     if arguments.fetch:
-        arguments.usage_error("--fetch: an option of cmpf datasets vocabularies alone")
+        arguments.usage_error("--fetch: only an option of cmpf datasets vocabularies")
     if action == PREPARE:
         return _prepare(words[0] if words else None, arguments)
     if not words:
@@ -164,7 +168,7 @@ def _prepare(name: str | None, arguments: argparse.Namespace) -> int:
         arguments.usage_error(f"--split {arguments.split}: {name} has {', '.join(preparation.images)}")
     for option, (owner, _) in prepare.OWN_OPTIONS.items():
         if getattr(arguments, option) and name != owner:
-            arguments.usage_error(f"--{option.replace('_', '-')}: an option of {owner} alone, not of {name}")
+            arguments.usage_error(f"--{option.replace('_', '-')}: only an option of {owner}, not of {name}")
     return prepare.run(name, arguments)
 
 
@@ -195,5 +199,7 @@ def _show(name: str, arguments: argparse.Namespace) -> int:
             images[-1].save(path)
     with replacing(folder / OVERVIEW) as path:
         contact_sheet(images, names).save(path)
-    print(f"{dataset.name}: {len(images)} of {len(dataset.samples):,} images in {folder}, all on {OVERVIEW}")
+    print(
+        f"{dataset.name}: {len(images)} of {len(dataset.samples):,} images in {folder}, with an overview in {OVERVIEW}"
+    )
     return DONE

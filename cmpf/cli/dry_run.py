@@ -24,8 +24,8 @@ from cmpf.weights.vocabularies import FETCH, is_available, vocabulary_path
 from cmpf.weights.zoo import zoo_path, zoo_remote
 from cmpf.weights.zoo_entries import zoo
 
-PRESENT, MISSING = "there", "MISSING"
-_DOWNLOADED = "downloaded when needed; without network save"
+PRESENT, MISSING = "found", "MISSING"
+_DOWNLOADED = "downloaded when needed; without a network, save"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def run(cfg: Config, *, eval_only: bool) -> int:
         print(f"protocol of {dataset}: {stated['protocol']}")
     for line in dict.fromkeys(f"missing {item.kind} {item.name}: {item.fix}" for item in missing):
         print(line)
-    print(f"{len(missing)} of {len(required)} missing" if missing else "everything is there; nothing was run")
+    print(f"{len(missing)} of {len(required)} missing" if missing else "nothing is missing; nothing was run")
     return FAILED if missing else DONE
 
 
@@ -85,7 +85,7 @@ def requirements(cfg: Config, *, eval_only: bool) -> Iterator[Requirement]:
     if ensemble.ENABLED and ensemble.SOURCE == "online":
         yield from _sam("SAM of the ensemble", *mask_sam(cfg))
     elif ensemble.ENABLED:
-        fix = "make it with: cmpf save-sam-masks"
+        fix = "create it with: cmpf save-sam-masks"
         yield _file("SAM's masks", "TEST.ENSEMBLE.CACHE_DIR", Path(ensemble.CACHE_DIR), fix)
 
 
@@ -101,15 +101,15 @@ def _vocabulary(cfg: Config, name: str) -> Iterator[Requirement]:
     spec = locate_dataset(name).spec
     source, key = words_of(cfg, spec), published_file(spec)
     if source == "published" and key:
-        yield Requirement("published words", key, str(vocabulary_path(key)), is_available(key), FETCH)
+        yield Requirement("published vocabulary", key, str(vocabulary_path(key)), is_available(key), FETCH)
     elif source not in ("published", "own"):
-        yield _file("words", spec.name, Path(source), "correct DATASETS.VOCABULARIES")
+        yield _file("vocabulary", spec.name, Path(source), "correct DATASETS.VOCABULARIES")
 
 
 def _trained_weights(path: Path) -> Requirement:
     entry = zoo().get(path.parent.name)
     if entry is None or entry.asset or path != zoo_path(path.parent.name):
-        fix = "correct the path, or take a model by its name: cmpf models"
+        fix = "correct the path, or give the name of a model: cmpf models"
     else:
         remote = zoo_remote(path.parent.name, entry)
         fix = f"{_DOWNLOADED} {remote.page or remote.url} as {path}"

@@ -60,7 +60,7 @@ def run_process(arguments: argparse.Namespace, cfg: Config) -> int:
         try:
             return _run(arguments, cfg, logger)
         except Exception:
-            logger.exception("the run ended with an error", extra=FILE_ONLY)
+            logger.exception("the run failed", extra=FILE_ONLY)
             raise
 
 
@@ -121,7 +121,7 @@ def _no_weights(program: str) -> str:
             f"{program} needs trained weights: give --weights FILE, or --model NAME instead of --config-file"
         )
     return (
-        "--eval-only needs trained weights: give MODEL.WEIGHTS FILE, or --resume for the newest of OUTPUT_DIR"
+        "--eval-only needs trained weights: give MODEL.WEIGHTS FILE, or --resume for the latest of OUTPUT_DIR"
     )
 
 
@@ -189,7 +189,7 @@ def _run_unlocked(arguments: argparse.Namespace, cfg: Config, logger: logging.Lo
         published, protocols = published_metrics(cfg), factory.protocols_of(cfg)
         save_results(results, folder, published=published, protocols=protocols)
         table = format_results(results, published=published, protocols=protocols)
-        logger.info("results, also in %s:\n%s", folder / "results.md", table)
+        logger.info("results, also written to %s:\n%s", folder / "results.md", table)
         verify_results(results, cfg.TEST.EXPECTED_RESULTS)
     return 0
 
@@ -227,11 +227,11 @@ def _train(arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logg
         _log_profile(profile, folder, logger)
         return None
     if arguments.resume and not trainer.resume():
-        logger.info("no checkpoint in %s yet: starting at the beginning", folder)
+        logger.info("no checkpoint in %s: starting from the beginning", folder)
     outcome = trainer.train()
     if not outcome.finished:
         logger.info(
-            "%s: stopped after iteration %d, everything is saved. Go on with: %s",
+            "%s: stopped after iteration %d, everything is saved. Resume with: %s",
             outcome.stopped_by,
             outcome.iteration,
             _resume_command(arguments),
@@ -274,7 +274,7 @@ def _trace_folder(folder: Path) -> Path | None:
 
 def _log_profile(profile: Profile, folder: Path, logger: logging.Logger) -> None:
     logger.info(
-        "%s\ntrace, for chrome://tracing or ui.perfetto.dev: %s", profile.table(), folder / TRACE_FILE
+        "%s\ntrace, to open in chrome://tracing or ui.perfetto.dev: %s", profile.table(), folder / TRACE_FILE
     )
 
 

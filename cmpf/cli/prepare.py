@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from cmpf.data.preparation.spec import Preparation
 
 SPLITS = ("train", "val")
-JOBS_HELP = "processes [one a core, at most 16]"
+JOBS_HELP = "number of processes [one per core, at most 16]"
 JSON_HELP = "print issues as JSON"
-ALL_HELP = "name every issue that was found, not the first of each kind"
+ALL_HELP = "list all issues, not only the first 20 of each kind"
 # Option of a single preparation -> name of the preparation, help text.
 OWN_OPTIONS = {
-    "full_size": ("ade20k_full", "images as large as released [shorter side at most 512, as published]"),
+    "full_size": ("ade20k_full", "keep the released image sizes [shorter side at most 512, as published]"),
     "exact_areas": (
         "ade20k_panoptic",
-        "areas of stuff as in the PNGs [before things are pasted, as published]",
+        "compute areas of stuff from the PNGs [before things are pasted, as published]",
     ),
 }
 
@@ -58,22 +58,24 @@ def add_options(parser: Any, *, splits: Sequence[str] = SPLITS, name: str = "") 
         splits: choices of --split besides "all".
         name: name of the preparation, which selects its own options; "" = the options of all preparations.
     """
-    parser.add_argument("--root", help="folder of all datasets [$DETECTRON2_DATASETS, else ./datasets]")
-    parser.add_argument("--split", default="all", choices=["all", *splits], help="[all]")
-    parser.add_argument("--overwrite", action="store_true", help="make again what is there")
+    parser.add_argument("--root", help="root folder of the datasets [$DETECTRON2_DATASETS, or ./datasets]")
     parser.add_argument(
-        "--force", action="store_true", help="make again what is there, JSON files of other programs, too"
+        "--split", default="all", choices=["all", *splits], help="split to prepare or check [all]"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="recreate existing files")
+    parser.add_argument(
+        "--force", action="store_true", help="recreate existing files, even JSON files from other programs"
     )
     for option, (owner, text) in OWN_OPTIONS.items():
         if name in ("", owner):
             prefix = "" if name else f"{owner}: "
             parser.add_argument(f"--{option.replace('_', '-')}", action="store_true", help=f"{prefix}{text}")
-    parser.add_argument("--check", action="store_true", help="make nothing, verify the prepared tree")
+    parser.add_argument("--check", action="store_true", help="only verify the prepared files")
     parser.add_argument(
         "--images",
         type=not_negative,
         metavar="N",
-        help="with --check: images that each split must have [as in the release; 0: any number]",
+        help="with --check: expected number of images per split [as in the release; 0 = any number]",
     )
 
 
@@ -105,7 +107,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
             preparation, root, splits, jobs=jobs, overwrite=arguments.overwrite, force=arguments.force
         )
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("stopped; run the same command again to continue", file=sys.stderr)
         return FAILED
 
 
@@ -117,20 +119,20 @@ def _make(
     _require(
         [path for split in splits for path in preparation.raw(root, split)],
         f"{preparation.title}: raw data are missing",
-        f"Get them from {preparation.download}, or choose with --root and --split",
+        f"Download them from {preparation.download}, or choose with --root and --split",
     )
     steps = [step for split in splits for step in preparation.plan(root, split)]
     if not steps:
-        print(f"{preparation.title}: the release is used as it is; verify it with --check")
+        print(f"{preparation.title}: the release is used unchanged; verify it with --check")
     if not force:
         check_replaceable(steps, overwrite=overwrite)
     overwrite = overwrite or force
     issues = [issue for step in steps for issue in run_step(step, jobs=jobs, overwrite=overwrite)]
     if issues:
-        print(f"error: {len(issues)} of the items could not be made:", file=sys.stderr)
+        print(f"error: {len(issues)} of the items could not be created:", file=sys.stderr)
         for issue in issues:
             print(f"  {issue}", file=sys.stderr)
-        print("Replace these files and run the same command again; all others are done.", file=sys.stderr)
+        print("Replace these files and run the same command again. All others are done.", file=sys.stderr)
     return FAILED if issues else DONE
 
 
@@ -147,7 +149,7 @@ def _check(
     _require(
         [path for split in splits for path in preparation.prepared(root, split)],
         f"{preparation.title}: not prepared",
-        f"Make it with: cmpf datasets prepare {name}. Raw data: {preparation.download}",
+        f"Prepare it with: cmpf datasets prepare {name}. Raw data: {preparation.download}",
     )
     issues = []
     for split in splits:
@@ -184,6 +186,4 @@ def table() -> str:
         preparation = get_preparation(name)
         sizes = ", ".join(f"{split} {images:,}" for split, images in preparation.images.items())
         lines.append(f"  {name.ljust(width)}  {preparation.title}: {sizes}")
-    return "\n".join(
-        ["cmpf datasets prepare NAME makes what training and evaluation read of a release:", *lines]
-    )
+    return "\n".join(["cmpf datasets prepare NAME prepares a release for training and evaluation:", *lines])

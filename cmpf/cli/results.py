@@ -22,7 +22,7 @@ COLLECT_EXAMPLES = """examples:
   cmpf collect-results output/ade20k output/cityscapes
   cmpf collect-results output/ade20k output/a847 --output output/table --published published.json
 
-Each evaluation leaves results.json in its OUTPUT_DIR; this merges them by dataset.
+Each evaluation writes results.json to its OUTPUT_DIR; this command merges these files by dataset.
 """
 PREDICTIONS = "evaluate-predictions"
 PREDICTIONS_EXAMPLES = """examples:
@@ -65,12 +65,19 @@ def _add_collect(commands: Commands) -> None:
         description="Puts the results of several evaluation runs into one table.",
         examples=COLLECT_EXAMPLES,
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="OUTPUT_DIR of a run")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="OUTPUT_DIR of an evaluation")
     parser.add_argument(
-        "--output", type=Path, default=Path("output/results"), metavar="DIR", help="[output/results]"
+        "--output",
+        type=Path,
+        default=Path("output/results"),
+        metavar="DIR",
+        help="output folder [output/results]",
     )
     parser.add_argument(
-        "--published", type=Path, metavar="FILE", help='JSON: {dataset: {"task/metric": percent}}'
+        "--published",
+        type=Path,
+        metavar="FILE",
+        help='JSON file of published values: {dataset: {"task/metric": percent}}',
     )
     add_debug(parser)
     parser.set_defaults(run=run_collect)
@@ -84,7 +91,7 @@ def run_collect(arguments: argparse.Namespace) -> int:
     published = None if arguments.published is None else read_published(arguments.published)
     save_results(results, arguments.output, published=published, protocols=protocols)
     print(format_results(results, published=published, protocols=protocols))
-    print(f"also in {arguments.output / 'results.md'} and {arguments.output / FILE}")
+    print(f"also written to {arguments.output / 'results.md'} and {arguments.output / FILE}")
     return DONE
 
 
@@ -146,26 +153,31 @@ def _add_predictions(commands: Commands) -> None:
     parser = add_command(
         commands,
         PREDICTIONS,
-        help="score predictions of any model that lie on disk",
-        description="Scores predictions of any model that lie on disk, with the numbers of the official tools.",
+        help="score prediction files of any model",
+        description="Scores prediction files of any model, with the same results as the official tools.",
         examples=PREDICTIONS_EXAMPLES,
     )
-    parser.add_argument("--task", required=True, choices=tuple(REQUIRED), help="what the predictions are")
+    parser.add_argument("--task", required=True, choices=tuple(REQUIRED), help="type of the predictions")
     parser.add_argument("--gt-json", type=Path, metavar="FILE", help="ground truth: COCO or LVIS JSON")
     parser.add_argument("--gt-dir", type=Path, metavar="DIR", help="ground truth: panoptic or label maps")
     parser.add_argument("--pred-json", type=Path, metavar="FILE", help="predictions: COCO JSON")
     parser.add_argument("--pred-dir", type=Path, metavar="DIR", help="predictions: panoptic or label maps")
     parser.add_argument(
-        "--num-classes", type=partial(_label, minimum=1), metavar="K", help="labels are 0..K-1 (semantic)"
+        "--num-classes",
+        type=partial(_label, minimum=1),
+        metavar="K",
+        help="number of classes; labels are 0..K-1 (semantic)",
     )
     parser.add_argument(
-        "--ignore-label", type=_label, metavar="N", help="true label that does not count (semantic)"
+        "--ignore-label", type=_label, metavar="N", help="ground-truth label to ignore (semantic)"
     )
     parser.add_argument(
-        "--names", type=Path, metavar="FILE", help="names of the classes, one per line (semantic)"
+        "--names", type=Path, metavar="FILE", help="file of class names, one per line (semantic)"
     )
-    parser.add_argument("--iou-type", choices=("segm", "bbox"), help="masks or boxes (instance, lvis) [segm]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to this file")
+    parser.add_argument(
+        "--iou-type", choices=("segm", "bbox"), help="compare masks or boxes (instance, lvis) [segm]"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all metrics to this JSON file")
     add_debug(parser)
     parser.set_defaults(run=run_predictions, usage_error=parser.error)
 

@@ -49,7 +49,9 @@ def script_parser() -> argparse.ArgumentParser:
     )
     _add_train_arguments(parser)
     parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or with --resume the newest"
+        "--eval-only",
+        action="store_true",
+        help="only evaluate MODEL.WEIGHTS, or the latest checkpoint with --resume",
     )
     _add_common_arguments(parser)
     parser.set_defaults(run=run, program=SCRIPT)
@@ -62,7 +64,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "train",
         help="train a model from a configuration file",
-        description="Trains a model, and evaluates it.",
+        description="Trains a model and evaluates it.",
         examples=TRAIN_EXAMPLES.format(program=TRAIN),
     )
     _add_train_arguments(train)
@@ -103,7 +105,7 @@ def _add_config_file(parser: argparse.ArgumentParser | argparse._ActionsContaine
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     _add_config_file(parser, required=True)
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest whole checkpoint in OUTPUT_DIR"
+        "--resume", action="store_true", help="resume from the latest complete checkpoint in OUTPUT_DIR"
     )
 
 
@@ -115,28 +117,31 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-gpus",
         type=int,
         metavar="N",
-        help="GPUs of this machine, one per process; 0 = CPU [MODEL.DEVICE]",
+        help="number of GPUs to use on this machine, one process per GPU; 0 = CPU [MODEL.DEVICE]",
     )
-    add("--num-processes", type=int, metavar="N", help="on the CPU: processes of this machine [1]")
-    add("--num-machines", type=int, default=1, metavar="N", help="machines that share the work [1]")
-    add("--machine-rank", type=int, default=0, metavar="I", help="number of this machine, from 0")
+    add("--num-processes", type=int, metavar="N", help="number of CPU processes on this machine [1]")
+    add("--num-machines", type=int, default=1, metavar="N", help="number of machines [1]")
+    add("--machine-rank", type=int, default=0, metavar="I", help="rank of this machine, from 0 [0]")
     add(
-        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0, for several machines"
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="tcp://HOST:PORT of machine 0, with several machines",
     )
 
 
 def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--model", metavar="NAME", help="zoo name, or folder that a training wrote")
+    group.add_argument("--model", metavar="NAME", help="zoo name, or output folder of a training")
     _add_config_file(group, required=False)
-    parser.add_argument("--weights", metavar="FILE", help="trained weights [those of the model]")
+    parser.add_argument("--weights", metavar="FILE", help="trained weights [the model's own]")
     parser.add_argument(
-        "--output", metavar="DIR", help="folder for the results [OUTPUT_DIR; with --model output/eval/NAME]"
+        "--output", metavar="DIR", help="output folder [OUTPUT_DIR, or output/eval/NAME with --model]"
     )
     parser.add_argument(
         "--tta",
         action="store_true",
-        help="test-time augmentation of semantic results: the mean over the sizes and the mirror image of TEST.AUG",
+        help="test-time augmentation of semantic segmentation: average over the image sizes and the flip of TEST.AUG",
     )
 
 
@@ -145,34 +150,34 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         action="append",
         metavar="FILE",
-        help="your dataset, as a YAML file or by name, in place of DATASETS.TRAIN and DATASETS.TEST; given "
-        "again, the first is trained on and the others are tested on. An evaluation tests on all of them",
+        help="dataset name or YAML file to use instead of DATASETS.TRAIN and DATASETS.TEST; can be repeated: training "
+        "uses the first and tests on the others, evaluation tests on all",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say which data, words and weights are there or missing, and run nothing; exit code 1 if any is missing",
+        help="list found and missing data, vocabularies and weights, and exit; exit code 1 if any is missing",
     )
     parser.add_argument(
         "--protocol",
         choices=("published",),
-        help="words, seen classes, precision, thresholds and ensemble as in the papers; KEY VALUE go before it",
+        help="use vocabularies, seen classes, precision, thresholds and ensemble of the papers; KEY VALUE has priority",
     )
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         default=NATIVE,
-        help="whose loop runs: CMPF's own, or that of an installed Detectron2 [%(default)s]",
+        help="training and evaluation loop: CMPF's own, or that of an installed Detectron2 [%(default)s]",
     )
     parser.add_argument(
         "--profile",
         type=int,
         default=0,
         metavar="N",
-        help="measure N steps by section, write profile_trace.json to OUTPUT_DIR, and stop",
+        help="time the sections of N steps, write profile_trace.json to OUTPUT_DIR, and exit",
     )
     add_plugin(parser)
     add_allow_unused(parser)
     _add_process_arguments(parser)
     add_debug(parser)
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")

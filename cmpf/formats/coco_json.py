@@ -115,7 +115,7 @@ def coco_form(where: object) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError) as error:
         issue = entry_issue(error, "an entry ")
-        raise DatasetError(f"{where}: not in COCO's form: {issue}; make it again") from error
+        raise DatasetError(f"{where}: not in COCO format: {issue}; make it again") from error
 
 
 def entry_issue(error: Exception, subject: str = "") -> str:

@@ -172,9 +172,9 @@ def test_all_runs_are_worked_off_and_their_progress_is_shown(
     assert fake.begun == ["no_ensemble", "fcclip_tiny", "cmpf_tiny"]
     assert fake.most_at_a_time == 1
     shown = capsys.readouterr().out
-    assert "0 of 3 runs are there already" in shown
+    assert "0 of 3 runs are already finished" in shown
     assert "no_ensemble, seed 0: starting; 2 waiting" in shown
-    assert "done: cmpf_tiny, seed 0" in shown
+    assert "finished: cmpf_tiny, seed 0" in shown
 
 
 def test_so_many_processes_run_at_a_time(runs: list[Run]) -> None:
@@ -189,7 +189,7 @@ def test_finished_runs_are_not_begun_again(runs: list[Run], capsys: pytest.Captu
     fake = Fake()
     Pool(jobs=2, start=fake).run_all(runs)
     assert fake.begun == ["cmpf_tiny"]
-    assert "2 of 3 runs are there already" in capsys.readouterr().out
+    assert "2 of 3 runs are already finished" in capsys.readouterr().out
 
 
 def test_after_a_failure_nothing_is_begun_and_its_last_line_is_told(runs: list[Run]) -> None:
@@ -221,7 +221,7 @@ def test_a_signal_stops_all_processes_in_order(runs: list[Run]) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return process
 
-    with pytest.raises(CMPFError, match="stopped by SIGINT; the same command goes on"):
+    with pytest.raises(CMPFError, match="stopped by SIGINT; run the same command again to resume"):
         Pool(jobs=2, start=begin).run_all(runs)
     assert [process.returncode for process in fake.processes] == [-signal.SIGTERM] * 2
 

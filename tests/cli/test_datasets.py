@@ -48,7 +48,7 @@ def test_a_dataset_that_is_not_there_is_described_all_the_same(
 ) -> None:
     assert main(["datasets", "openvocab_pascal20_sem_seg_val"]) == 0
     out = capsys.readouterr().out
-    assert "  images        not there, or not whole\n" in out
+    assert "  images        missing or incomplete\n" in out
     assert "  test size     shorter side 800, longer side at most 1333\n" in out
     assert "    images/validation                MISSING\n" in out
     assert out.endswith("fix: cmpf datasets prepare pascal_voc\n")
@@ -84,7 +84,7 @@ def test_an_own_dataset_is_described_with_its_classes_against_another_dataset(
 
 def test_checking_a_whole_dataset_is_exit_code_0(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "check", "own_dataset/fruit_val.yaml"]) == 0
-    assert capsys.readouterr().out == "fruit_val: every file was opened, nothing is wrong\n"
+    assert capsys.readouterr().out == "fruit_val: opened every file, no issues\n"
 
 
 def test_issues_are_printed_by_kind_with_a_fix_and_are_exit_code_1(
@@ -98,9 +98,9 @@ def test_issues_are_printed_by_kind_with_a_fix_and_are_exit_code_1(
     out = capsys.readouterr().out
     assert out.splitlines() == [
         "fruit_val: 2 issues",
-        "given twice (1): keep one of them",
+        "duplicate (1): keep one of them",
         f"  {own}/images/val/bowl_02.jpg: panoptic_val.json lists it twice, as images 2 and 9",
-        "missing file (1): put the file there, or correct the path or the name that leads to it",
+        "missing file (1): put the file there, or correct its path or name",
         f"  {own}/images/val/bowl_01.jpg: no such image, but panoptic_val.json lists it",
     ]
 
@@ -110,7 +110,7 @@ def test_ground_truth_of_each_kind_is_drawn_for_so_many_images(
     own: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert main(["datasets", "show", f"own_dataset/{name}.yaml", "--n", "2", "--output", "out"]) == 0
-    assert capsys.readouterr().out == f"{name}: 2 of 4 images in out, all on overview.png\n"
+    assert capsys.readouterr().out == f"{name}: 2 of 4 images in out, with an overview in overview.png\n"
     made = sorted(path.name for path in Path("out").iterdir())
     assert len(made) == 3
     assert made[-1] == "overview.png"
@@ -218,7 +218,7 @@ def test_prepare_without_a_name_lists_what_can_be_prepared(capsys: pytest.Captur
 def test_an_unknown_preparation_is_an_error_that_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "prepare", "ade20k_panoptics"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("cmpf: ade20k_panoptics: not known; did you mean ade20k_panoptic?")
+    assert error.startswith("cmpf: ade20k_panoptics: unknown; did you mean ade20k_panoptic?")
     assert "mapillary_vistas, lvis" in error
 
 
@@ -226,12 +226,12 @@ def test_a_dataset_is_prepared_and_checked(tmp_path: Path, capsys: pytest.Captur
     make_ade20k(tmp_path)
     command = ["datasets", "prepare", "ade20k_semantic", "--root", str(tmp_path), "--split", "val"]
     assert main(command) == 0
-    assert capsys.readouterr().out == "labels of val: 3 made, 0 were there, 0 failed\n"
+    assert capsys.readouterr().out == "labels of val: 3 created, 0 already existed, 0 failed\n"
     assert main([*command, "--check", "--images", "3"]) == 0
     assert main([*command, "--check"]) == 1
     captured = capsys.readouterr()
     name = "openvocab_ade20k_panoptic_val, labels, 3 images"
-    assert captured.out.startswith(f"{name}: every file was opened, nothing is wrong\n{name}: 1 issue\n")
+    assert captured.out.startswith(f"{name}: opened every file, no issues\n{name}: 1 issue\n")
     assert captured.err == "ADE20K semantic: 1 issue\n"
     assert main([*command, "--check", "--json"]) == 1
     (issue,) = json.loads(capsys.readouterr().out)

@@ -37,8 +37,8 @@ def _nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(output: str) -> dict[str, str]:
-    """Kind and name -> there or MISSING."""
-    lines = [line.split("  ") for line in output.splitlines() if line.startswith(("there ", "MISSING "))]
+    """Kind and name -> found or MISSING."""
+    lines = [line.split("  ") for line in output.splitlines() if line.startswith(("found ", "MISSING "))]
     rows = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     return {f"{row[1]} {row[2]}": row[0] for row in rows}
 
@@ -48,8 +48,8 @@ def test_everything_is_missing_on_a_new_machine(tmp_path: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert states(out) == {
         "dataset openvocab_ade20k_panoptic_val": "MISSING",
-        "published words coco_panoptic": "MISSING",
-        "published words ade20k_150": "MISSING",
+        "published vocabulary coco_panoptic": "MISSING",
+        "published vocabulary ade20k_150": "MISSING",
         "trained weights cmpf_convnext_large.pth": "MISSING",
         "CLIP convnext_large_d_320 laion2b_s29b_b131k_ft_soup": "MISSING",
         "SAM vit_b": "MISSING",
@@ -60,7 +60,7 @@ def test_everything_is_missing_on_a_new_machine(tmp_path: Path, capsys: pytest.C
         rf"missing trained weights {place.name}: downloaded when needed; .* save https://\S+ as {place}\n",
         out,
     )
-    assert "missing published words ade20k_150: cmpf datasets vocabularies --fetch\n" in out
+    assert "missing published vocabulary ade20k_150: cmpf datasets vocabularies --fetch\n" in out
     assert "protocol of openvocab_ade20k_panoptic_val: published\n" in out
     assert out.endswith("11 of 11 missing\n")
     assert not Path("output").exists()
@@ -71,7 +71,7 @@ def test_a_weight_file_of_ones_own_that_is_missing_is_not_said_to_be_downloaded(
 ) -> None:
     config = "coco/fcclip/convnext_large_eval_ade20k"
     assert main(["eval", "--config-file", config, "--weights", "mine.pth", "--dry-run"]) == 1
-    told = "missing trained weights mine.pth: correct the path, or take a model by its name: cmpf models\n"
+    told = "missing trained weights mine.pth: correct the path, or give the name of a model: cmpf models\n"
     assert told in capsys.readouterr().out
 
 
@@ -93,15 +93,15 @@ def test_what_is_there_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     assert main([*command, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert set(states(out).values()) == {"there"}
+    assert set(states(out).values()) == {"found"}
     assert f"protocol of {VOC}: own words: not comparable\n" in out
-    assert out.endswith("everything is there; nothing was run\n")
+    assert out.endswith("nothing is missing; nothing was run\n")
     assert main([*command, "--dry-run", "--protocol", "published"]) == 1
     found = states(capsys.readouterr().out)
     # A file of this name with other bytes is not the published one.
     assert {what for what, state in found.items() if state == "MISSING"} == {
-        "published words coco_panoptic",
-        "published words pascal_voc_21",
+        "published vocabulary coco_panoptic",
+        "published vocabulary pascal_voc_21",
     }
 
 
@@ -134,4 +134,4 @@ def test_masks_in_a_folder_need_no_second_sam(tmp_path: Path, capsys: pytest.Cap
     assert train_net(command) == 0
     words = ["DATASETS.VOCABULARIES", "{'shapes_val': 'mine.txt'}"]
     assert train_net([*command, *words]) == 1
-    assert states(capsys.readouterr().out)["words shapes_val"] == "MISSING"
+    assert states(capsys.readouterr().out)["vocabulary shapes_val"] == "MISSING"

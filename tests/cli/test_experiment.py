@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_training_leaves_weights_results_log_and_configuration(trained: Run) -> None:
     assert trained.code == 0
-    assert f"no checkpoint in {trained.folder} yet: starting at the beginning" in trained.out
+    assert f"no checkpoint in {trained.folder}: starting from the beginning" in trained.out
     tasks = trained.results()
     assert set(tasks) == {"panoptic", "segm", "bbox", "sem_seg", "mask_recall"}
     assert {"PQ", "S_PQ", "U_PQ"} <= set(tasks["panoptic"])
@@ -100,7 +100,7 @@ def test_training_leaves_weights_results_log_and_configuration(trained: Run) -> 
         < log.index(CONFIG)
         < log.index("engine: native")
         < log.index("iter 2/2")
-        < log.index("results, also in")
+        < log.index("results, also written to")
     )
     lines = [json.loads(line) for line in (trained.folder / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "loss_ce" in line] == [2]
@@ -116,7 +116,7 @@ def test_a_stopped_and_resumed_training_is_the_uninterrupted_one_bit_for_bit(
         patched.setattr(experiment, "build_writers", lambda *a, **k: [*build_writers(*a, **k), StopAt(1)])
         stopped = run(tmp_path, *DATASETS)
     assert stopped.code == 0
-    assert "SIGTERM: stopped after iteration 1, everything is saved. Go on with: " in stopped.out
+    assert "SIGTERM: stopped after iteration 1, everything is saved. Resume with: " in stopped.out
     again = f"tools/train_net.py {' '.join(DATASETS)} --config-file {CONFIG} --resume OUTPUT_DIR {tmp_path} SOLVER.MAX_"
     assert again in stopped.out
     assert not (tmp_path / "model_final.safetensors").exists()

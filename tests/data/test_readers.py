@@ -254,7 +254,7 @@ def test_instances_of_other_images_and_doubled_ids_are_refused(tiny: TinyPanopti
         ),
         (
             '{"images": [{"id": 1}, 3], "annotations": [{"segments_info": []}, 4], "categories": []}',
-            r"not in COCO's form \(4\): entry 0 of images: has no 'file_name', "
+            r"not in COCO format \(4\): entry 0 of images: has no 'file_name', "
             "entry 1 of images: 3 is no JSON object, entry 0 of annotations: has no 'image_id', ",
         ),
     ],
@@ -275,7 +275,7 @@ def test_damaged_instance_files_are_named(tiny: TinyPanoptic) -> None:
         ),
         (
             '{"images": [], "annotations": [{"id": 1, "image_id": 1, "segmentation": []}], "categories": []}',
-            r"not in COCO's form \(1\): .*instances\.json: entry 0 of annotations: has no 'category_id'",
+            r"not in COCO format \(1\): .*instances\.json: entry 0 of annotations: has no 'category_id'",
         ),
     ):
         path.write_text(text)
@@ -400,10 +400,10 @@ def test_all_issues_come_in_one_message(tmp_path: Path) -> None:
     for part in (
         f"{arguments['annotations']}: ",
         "image id 2 is given twice: 2.jpg and 2.jpg",
-        "without partner (1): annotation 11 is of image 9, not in images",
+        "without counterpart (1): annotation 11 is of image 9, not in images",
         "category id 4, which categories does not list, is no class of the vocabulary; used once, in 1.jpg",
-        "form (1): mask of annotation 13 in 1.jpg: a polygon needs three points, x and y of each",
-        "differ (1): mask of annotation 14 in 1.jpg: run lengths of size [6, 5] in an image of [5, 6]",
+        "format (1): mask of annotation 13 in 1.jpg: a polygon needs three points, x and y of each",
+        "different sizes (1): mask of annotation 14 in 1.jpg: run lengths of size [6, 5] in an image of [5, 6]",
         "annotation id 13 is given twice",
         f"missing file (1): {tmp_path / '2.jpg'}: no such image",
     ):
@@ -426,7 +426,7 @@ def test_damaged_entries_are_told(
     tmp_path: Path, images: list[Any], annotations: list[Any], message: str
 ) -> None:
     arguments = write(tmp_path, images, annotations, names=("1.jpg",))
-    with pytest.raises(DatasetError, match=rf"instances\.json: not in COCO's form {message}"):
+    with pytest.raises(DatasetError, match=rf"instances\.json: not in COCO format {message}"):
         read_coco_instances(**arguments)
 
 
@@ -453,7 +453,7 @@ def test_lvis_without_its_lists_is_refused(tmp_path: Path) -> None:
     ):
         read_lvis(**arguments)
     with pytest.raises(
-        DatasetError, match=r"not in COCO's form \(1\): entry 0 of images: 'int' object has no"
+        DatasetError, match=r"not in COCO format \(1\): entry 0 of images: 'int' object has no"
     ):
         read_lvis(**write(tmp_path, [image(1, coco_url=5)], []))
 

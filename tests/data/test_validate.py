@@ -296,8 +296,8 @@ def test_of_many_issues_the_first_twenty_of_a_kind_are_first_few() -> None:
     assert lines[0] == "fruit: 23 issues"
     assert lines[1].startswith("missing file (22): put the file there")
     assert lines[21] == "  19.jpg: no such image"
-    assert lines[22] == "  and 2 more; --all names them"
-    assert lines[23].startswith("sizes that differ (1): ")
+    assert lines[22] == "  and 2 more; --all lists them"
+    assert lines[23].startswith("different sizes (1): ")
     assert len(issues_text("fruit", issues, everything=True).splitlines()) == 3 + 23
 
 
@@ -310,7 +310,7 @@ def test_one_message_tells_the_first_of_each_kind() -> None:
         issues.raise_any(Path("a.json"))
     assert str(caught.value) == (
         "a.json: missing file (4): a.png: no such image, b.png: no such image, c.png: no such image, ...; "
-        "given twice (1): image id 5 is given twice: a.png and b.png. Repair the dataset or prepare it again"
+        "duplicate (1): image id 5 is given twice: a.png and b.png. Repair the dataset or prepare it again"
     )
     Issues().raise_any(Path("a.json"))  # nothing is raised
 

@@ -330,7 +330,9 @@ def test_numbers_that_cannot_be_are_named_by_the_check_and_stop_the_reader(
     assert f"FORM instances_val.json: entry 0 of annotations: {message}" in found
     truth = json.loads((own / "instances_val.json").read_text())
     words = Vocabulary(classes=[[category["name"]] for category in truth["categories"]])
-    with pytest.raises(DatasetError, match=re.escape(f"form (1): entry 0 of annotations: {message}. Repair")):
+    with pytest.raises(
+        DatasetError, match=re.escape(f"format (1): entry 0 of annotations: {message}. Repair")
+    ):
         read_coco_instances(
             images=own / "images/val", annotations=own / "instances_val.json", vocabulary=words
         )

@@ -163,7 +163,7 @@ def test_labels_and_instances_that_disagree_are_a_warning(
         rewrite(path, lambda values: np.where(values[..., :1] > 0, values + np.uint8([5, 0, 0]), values))
     assert PANOPTIC.run(root, "--split", "val") == 0
     expected = (
-        "annotations and annotations_instance agree on 0 of 6,240 pixels of instances"  # 3 x (2 x 704 + 672)
+        "annotations and annotations_instance agree on 0 of 6,240 instance pixels"  # 3 x (2 x 704 + 672)
     )
     assert [record.getMessage()[: len(expected)] for record in caplog.records] == [expected]
     assert (root / FOLDER / "ade20k_panoptic_val.json").exists()
@@ -237,7 +237,7 @@ def test_the_check_of_datasets_takes_both_forms_and_says_which_it_is(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     assert main(["datasets", "check", "openvocab_ade20k_panoptic_val", "--jobs", "1"]) == 0
     title, note = capsys.readouterr().out.splitlines()
-    assert title == "openvocab_ade20k_panoptic_val: every file was opened, nothing is wrong"
+    assert title == "openvocab_ade20k_panoptic_val: opened every file, no issues"
     assert note.startswith("  areas of stuff are exact" if options else "  areas of stuff are as published")
 
 
@@ -343,7 +343,7 @@ def test_the_file_is_written_only_when_every_image_is_whole(
     assert (root / FOLDER / "ade20k_instance_train.json").exists()
     path.write_bytes(whole)
     assert INSTANCES.run(root) == 0
-    assert f"{FOLDER}/ade20k_instance_train.json: was there" in capsys.readouterr().out
+    assert f"{FOLDER}/ade20k_instance_train.json: already exists" in capsys.readouterr().out
     assert (root / JSON).exists()
 
 
@@ -537,5 +537,5 @@ def test_pngs_of_another_program_are_not_described_as_ones_own(
     png = root / FOLDER / "ade20k_panoptic_val" / PANOPTIC_NAME
     rewrite(png, lambda values: values + np.uint8(1))
     assert PANOPTIC.run(root, "--split", "val") == 1
-    assert f"{png}: not what this command makes of " in capsys.readouterr().err
+    assert f"{png}: differs from what this command creates from " in capsys.readouterr().err
     assert not json_file.exists()

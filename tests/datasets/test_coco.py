@@ -62,7 +62,7 @@ def test_a_json_file_of_another_kind_is_refused(
     edit(panoptic_root / PANOPTIC_JSON, lambda content: content["annotations"][0].pop("segments_info"))
     assert PANOPTIC.run(panoptic_root) == 1
     assert (
-        f"{panoptic_root / PANOPTIC_JSON}: not in COCO's form: an entry has no 'segments_info'"
+        f"{panoptic_root / PANOPTIC_JSON}: not in COCO format: an entry has no 'segments_info'"
         in capsys.readouterr().err
     )
 
@@ -131,7 +131,7 @@ def test_values_in_the_gaps_are_refused_by_name(tmp_path: Path, capsys: pytest.C
     path = tmp_path / "coco/stuffthingmaps/val2017/000000000285.png"
     rewrite(path, lambda values: np.where(values == 2, 11, values).astype(np.uint8))
     assert STUFF.run(tmp_path) == 1
-    assert f"{path}: values [11] are of no category of COCO-Stuff" in capsys.readouterr().err
+    assert f"{path}: values [11] are not categories of COCO-Stuff" in capsys.readouterr().err
 
 
 def test_maps_of_16_bits_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,11 +154,9 @@ def lvis_root(tmp_path: Path) -> Path:
 
 def test_the_release_is_used_as_it_is(lvis_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert LVIS.run(lvis_root) == 0
-    assert "the release is used as it is; verify it with --check" in capsys.readouterr().out
+    assert "the release is used unchanged; verify it with --check" in capsys.readouterr().out
     assert LVIS.check(lvis_root, "--jobs", "2") == 0
-    assert (
-        "openvocab_lvis_v1_val, 3 images: every file was opened, nothing is wrong" in capsys.readouterr().out
-    )
+    assert "openvocab_lvis_v1_val, 3 images: opened every file, no issues" in capsys.readouterr().out
 
 
 def test_images_are_looked_for_where_their_address_says(

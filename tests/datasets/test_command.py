@@ -118,9 +118,9 @@ def test_the_root_is_the_option_then_the_variable_then_the_folder_datasets(
 
 def test_counts_are_printed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--root", str(root), "--split", "val", "--jobs", "1"]) == 0
-    assert capsys.readouterr().out == "labels of val: 3 made, 0 were there, 0 failed\n"
+    assert capsys.readouterr().out == "labels of val: 3 created, 0 already existed, 0 failed\n"
     assert run(["--root", str(root), "--split", "val", "--check"]) == 0
-    assert capsys.readouterr().out == "zoo_val, 3 images: every file was opened, nothing is wrong\n"
+    assert capsys.readouterr().out == "zoo_val, 3 images: opened every file, no issues\n"
 
 
 def test_the_number_of_images_is_compared_with_the_release_or_the_option(
@@ -131,7 +131,8 @@ def test_the_number_of_images_is_compared_with_the_release_or_the_option(
     assert run([*arguments, "--check"], "LargerZoo") == 1
     captured = capsys.readouterr()
     assert (
-        "number of images (1): unpack or make what is missing; --images 0 accepts any number" in captured.out
+        "wrong number of images (1): unpack or prepare what is missing; --images 0 accepts any number"
+        in captured.out
     )
     assert f"  {root}/zoo/images/train: 3 images found, 4 expected\n" in captured.out
     assert captured.err == "Zoo: 1 issue\n"
@@ -195,10 +196,10 @@ def test_what_a_killed_run_left_is_swept_but_not_what_another_run_is_writing(roo
 def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--root", str(root), "--split", "val", "--jobs", "1"]
     assert run(arguments, "StoppingZoo") == 1
-    assert "stopped; the same command goes on where it was" in capsys.readouterr().err
+    assert "stopped; run the same command again to continue" in capsys.readouterr().err
     assert [path.name for path in (root / "zoo/labels/val").iterdir()] == ["ant.png"]
     assert run(arguments) == 0
-    assert "2 made, 1 were there" in capsys.readouterr().out
+    assert "2 created, 1 already existed" in capsys.readouterr().out
 
 
 def test_of_many_issues_of_a_kind_twenty_are_named_or_all(
@@ -212,10 +213,10 @@ def test_of_many_issues_of_a_kind_twenty_are_named_or_all(
     assert run(arguments) == 1
     out = capsys.readouterr().out
     assert "zoo_val, 3 images: 23 issues" in out
-    assert "without partner (23): " in out
+    assert "without counterpart (23): " in out
     assert "extra19.png" in out
     assert "extra20.png" not in out
-    assert "and 3 more; --all names them" in out
+    assert "and 3 more; --all lists them" in out
     assert run([*arguments, "--all"]) == 1
     assert "extra22.png" in capsys.readouterr().out
 
@@ -226,7 +227,7 @@ def test_a_script_runs_from_any_folder_with_several_processes(tmp_path: Path) ->
     command = [sys.executable, str(script), "--root", ".", "--jobs", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "labels of val: 3 made" in done.stdout
+    assert "labels of val: 3 created" in done.stdout
     labels = tmp_path / "ADEChallengeData2016/annotations_detectron2/validation/ADE_val_00000003.png"
     assert np.array(Image.open(labels))[0, 0] == 0
 

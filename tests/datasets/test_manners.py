@@ -132,7 +132,7 @@ def test_after_the_loss_of_one_target_only_that_one_is_made(
     before, times = files(prepared), written(prepared)
     (prepared / case.target).unlink()
     assert case.run(prepared) == 0
-    assert "1 made" in capsys.readouterr().out
+    assert "1 created" in capsys.readouterr().out
     assert files(prepared) == before
     changed = {name for name, time in written(prepared).items() if times[name] != time}
     assert changed == {case.target, *case.made}
@@ -197,7 +197,7 @@ def test_a_target_of_another_size_is_named(
     rewrite(prepared / case.target, lambda values: values[:-1])
     assert case.check(prepared) == 1
     out = capsys.readouterr().out
-    assert "sizes that differ (1): " in out
+    assert "different sizes (1): " in out
     assert f"{prepared / case.target}: has (63, 96) (H, W), the image has (64, 96)" in out
 
 

@@ -93,7 +93,7 @@ def test_a_listed_image_without_labels_is_named_and_the_rest_done(
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", "names no image"), ("a\nb\na\n", "names an image twice")]
+    ("text", "expected"), [("", "lists no image"), ("a\nb\na\n", "lists an image twice")]
 )
 def test_a_spoilt_list_is_refused(
     root: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
@@ -111,7 +111,7 @@ def test_the_check_looks_at_both_kinds_of_labels(root: Path, capsys: pytest.Capt
     rewrite(path, lambda values: np.where(values == 19, 20, values).astype(np.uint8))
     assert VOC.check(root) == 1
     out = capsys.readouterr().out
-    assert "openvocab_pascal21_sem_seg_val, 2 images: every file was opened, nothing is wrong" in out
+    assert "openvocab_pascal21_sem_seg_val, 2 images: opened every file, no issues" in out
     assert f"  {path}: label 20 in " in out
 
 
@@ -174,7 +174,7 @@ def test_a_json_file_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.C
     DETAIL.write(tmp_path)
     edit(tmp_path, lambda content: content["images"][0].pop("phase"))
     assert DETAIL.run(tmp_path) == 1
-    assert f"error: {tmp_path / JSON}: not in COCO's form: an entry has no 'phase'" in capsys.readouterr().err
+    assert f"error: {tmp_path / JSON}: not in COCO format: an entry has no 'phase'" in capsys.readouterr().err
     edit(tmp_path, lambda content: content.update(images=[]))
     assert DETAIL.run(tmp_path) == 1
     assert f"error: {tmp_path / JSON}: no image of phase 'train'" in capsys.readouterr().err
@@ -308,7 +308,7 @@ def test_459_classes_refuse_a_spoilt_json_file_in_one_line(
     make_pascal_in_detail(tmp_path)
     edit(tmp_path, lambda content: content["images"][0].pop(key))
     assert FULL.run(tmp_path) == 1
-    assert f"error: {tmp_path / JSON}: not in COCO's form: an entry has no '{key}'" in capsys.readouterr().err
+    assert f"error: {tmp_path / JSON}: not in COCO format: an entry has no '{key}'" in capsys.readouterr().err
 
 
 def test_a_stopped_run_of_459_classes_goes_on_with_all_images(tmp_path: Path) -> None:

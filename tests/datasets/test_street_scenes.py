@@ -163,7 +163,7 @@ def test_what_another_program_made_is_replaced_only_by_force(
         assert PANOPTIC.run(tmp_path, *options) == 1
         error = capsys.readouterr().err
         assert error.startswith(
-            f"error: {downloaded}: not known to be of this command (a download, or of an earlier version), so kept"
+            f"error: {downloaded}: not written by this version of the command (perhaps a download), so it is kept"
         )
         assert "--force" in error
         assert error.count("\n") == 1
@@ -184,7 +184,10 @@ def test_pngs_of_another_program_are_not_described_as_ones_own(
     make_converted_bdd100k(tmp_path).unlink()
     before = files(tmp_path)
     assert PANOPTIC.run(tmp_path) == 1
-    assert f"{tmp_path / PNG}: not what this command makes of {tmp_path / BITMASK}" in capsys.readouterr().err
+    assert (
+        f"{tmp_path / PNG}: differs from what this command creates from {tmp_path / BITMASK}"
+        in capsys.readouterr().err
+    )
     assert files(tmp_path) == before
     assert PANOPTIC.run(tmp_path, "--overwrite") == 0
     assert PANOPTIC.check(tmp_path) == 0
@@ -214,7 +217,7 @@ def test_only_masks_that_are_missing_are_made(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / MASK).unlink()
     assert SEMANTIC.check(tmp_path) == 1
     assert SEMANTIC.run(tmp_path) == 0
-    assert "masks of val: 1 made, 1 were there, 0 failed" in capsys.readouterr().out
+    assert "masks of val: 1 created, 1 already existed, 0 failed" in capsys.readouterr().out
     assert set(files(tmp_path)) == set(before)
     assert SEMANTIC.check(tmp_path) == 0
 
@@ -249,7 +252,7 @@ def test_released_labels_are_used_as_they_are(
     case.write(tmp_path)
     before = files(tmp_path)
     assert case.run(tmp_path) == 0
-    assert "the release is used as it is" in capsys.readouterr().out
+    assert "the release is used unchanged" in capsys.readouterr().out
     assert files(tmp_path) == before
     assert case.check(tmp_path) == 0
 

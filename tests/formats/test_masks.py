@@ -273,11 +273,11 @@ def test_keypoints_have_masks_too_and_no_object_may_be_marked_where_that_is_allo
 
 def test_entries_of_another_form_are_named() -> None:
     with (
-        pytest.raises(DatasetError, match=r"a\.json: not in COCO's form: an entry has no 'width'"),
+        pytest.raises(DatasetError, match=r"a\.json: not in COCO format: an entry has no 'width'"),
         coco_form("a.json"),
     ):
         {}["width"]
-    with pytest.raises(DatasetError, match="in COCO's form: 'int' object is not"), coco_form("a.json"):
+    with pytest.raises(DatasetError, match="in COCO format: 'int' object is not"), coco_form("a.json"):
         list(3)  # type: ignore[call-overload]
 
 

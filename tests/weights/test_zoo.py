@@ -299,7 +299,7 @@ def test_offline_says_where_to_put_what(server: Server, monkeypatch: pytest.Monk
 
 def test_the_command_fetches_and_lists(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "vocabularies"]) == 0
-    assert "2 are not there, get them with: cmpf datasets vocabularies --fetch" in capsys.readouterr().out
+    assert "2 missing; download them with: cmpf datasets vocabularies --fetch" in capsys.readouterr().out
     assert main(["datasets", "vocabularies", "--fetch", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["on_disk"], row["path"]) for row in rows] == [

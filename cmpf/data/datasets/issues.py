@@ -18,21 +18,21 @@ _MAX_IN_ERROR = 3  # issues of each kind
 class IssueKind(Enum):
     """Kinds of issues; each value is (title, fix)."""
 
-    MISSING = "missing file", "put the file there, or correct the path or the name that leads to it"
-    DAMAGED = "damaged file", "fetch or make the file again"
+    MISSING = "missing file", "put the file there, or correct its path or name"
+    DAMAGED = "damaged file", "download or create the file again"
     JSON_KIND = "wrong kind of JSON file", "give the file of the dataset's task, or change the task"
-    FORM = "not in COCO's form", "repair the entry, or take it out"
-    TWICE = "given twice", "keep one of them"
-    UNPAIRED = "without partner", "add what is missing, or take the other one out"
-    COUNT = "number of images", "unpack or make what is missing; --images 0 accepts any number"
-    CATEGORY = "category that is no class", "add the class to the vocabulary, or map the id by label_map"
-    LABEL = "label out of range", "correct the pixels, or name the values by label_map or ignore_label"
-    IDS = "segment ids that do not agree", "make the PNG and the JSON file from one source again"
+    FORM = "not in COCO format", "correct the entry, or remove it"
+    TWICE = "duplicate", "keep one of them"
+    UNPAIRED = "without counterpart", "add the missing one, or remove the other"
+    COUNT = "wrong number of images", "unpack or prepare what is missing; --images 0 accepts any number"
+    CATEGORY = "category without a class", "add the class to the vocabulary, or map the id with label_map"
+    LABEL = "label out of range", "correct the pixels, or map the values with label_map or ignore_label"
+    IDS = "segment ids that do not match", "create the PNG and the JSON file again from one source"
     BIT_DEPTH = "wrong bit depth", "save one channel of 8 or 16 bits, as PNG or TIFF"
-    NOT_RGB = "no RGB PNG", "save PNGs of 3 x 8 bits, with id = R + 256 G + 65536 B"
-    SIZE = "sizes that differ", "make all from one version of the image"
-    EMPTY = "empty mask", "take the entry out, or draw its mask"
-    OTHER = "refused by the reader", "see the message"
+    NOT_RGB = "not an RGB PNG", "save PNGs of 3 x 8 bits, with id = R + 256 G + 65536 B"
+    SIZE = "different sizes", "create all files from one version of the image"
+    EMPTY = "empty mask", "remove the entry, or draw its mask"
+    OTHER = "rejected by the reader", "see the message"
 
     @property
     def title(self) -> str:
@@ -119,16 +119,14 @@ def issues_text(
         everything: list all issues instead of the first 20 of each kind.
     """
     if not issues:
-        return "\n".join(
-            [f"{name}: every file was opened, nothing is wrong", *(f"  {note}" for note in notes)]
-        )
+        return "\n".join([f"{name}: opened every file, no issues", *(f"  {note}" for note in notes)])
     parts = [f"{name}: {len(issues):,} issue{'s' if len(issues) > 1 else ''}"]
     for kind, group in by_kind(issues).items():
         shown = group if everything else group[:_MAX_IN_REPORT]
         parts.append(f"{kind.title} ({len(group):,}): {kind.fix}")
         parts += [f"  {issue}" for issue in shown]
         if len(shown) < len(group):
-            parts.append(f"  and {len(group) - len(shown):,} more; --all names them")
+            parts.append(f"  and {len(group) - len(shown):,} more; --all lists them")
     return "\n".join([*parts, *notes])
 
 

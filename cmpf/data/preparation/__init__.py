@@ -5,7 +5,7 @@ A subclass of `Preparation` describes a release; multiprocessing, progress bars,
 complete example, to be added to PREPARATIONS and, as a script, to datasets/prepare_NAME.py:
 
     class Zoo(Preparation):
-        \"\"\"Zoo: label maps of 9 classes. Raw: zoo.zip of zoo.example. The new label is one less.\"\"\"
+        \"\"\"Zoo: label maps of 9 classes. Raw data: zoo.zip from zoo.example. New labels are one less.\"\"\"
 
         title, download, images = "Zoo", "https://zoo.example/download", {"train": 900, "val": 100}
 
@@ -65,7 +65,7 @@ def get_preparation(name: str, **options: bool) -> Preparation:
     if name not in PREPARATIONS:
         near = get_close_matches(name, PREPARATIONS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise DatasetError(f"{name}: not known; {hint}can be prepared: {', '.join(PREPARATIONS)}")
+        raise DatasetError(f"{name}: unknown; {hint}datasets that can be prepared: {', '.join(PREPARATIONS)}")
     module, class_name = PREPARATIONS[name]
     preparation: Preparation = getattr(import_module(f"{__name__}.{module}"), class_name)(**options)
     return preparation

@@ -39,10 +39,10 @@ MIN_AGREEMENT = 0.9  # share of instance pixels whose label has the same class; 
 
 
 class Semantic(Preparation):
-    """ADE20K, 150 classes: label maps that count from 0.
+    """ADE20K, 150 classes: label maps with classes numbered from 0.
 
-    Raw: ADEChallengeData2016.zip of sceneparsing.csail.mit.edu. A pixel of annotations/ is 1..150, or 0 for
-    everything else. The new label is one less; 0 becomes 255.
+    Raw data: ADEChallengeData2016.zip from sceneparsing.csail.mit.edu. The label maps in annotations/ hold 1..150, or
+    0 for everything else. New labels are one less; 0 becomes 255.
     """
 
     title, download, images = "ADE20K semantic", DOWNLOAD, IMAGES
@@ -64,12 +64,12 @@ class Semantic(Preparation):
 class Panoptic(Preparation):
     """ADE20K, 150 classes: COCO panoptic JSON and PNGs from the released labels and instances.
 
-    Raw: annotations/ of ADEChallengeData2016.zip (0 = other, 1..150) and annotations_instance/ of
-    annotations_instance.tar (R = class 1..100 of the instance benchmark, G = number of the instance). Each instance
-    is a segment; of the other pixels, those of a stuff class make one segment per class, and the rest is void.
-    Category ids are the class indices 0..149; a segment's id is 256 (category + 1) + number of the instance, so that
-    each PNG can be read alone. Area and box of stuff are taken before instances are pasted over it, and stuff stays
-    listed where no pixel of it is left, as in published results; --exact-areas takes them from the PNG.
+    Raw data: annotations/ from ADEChallengeData2016.zip (0 = other, 1..150) and annotations_instance/ from
+    annotations_instance.tar (R = class 1..100 of the instance benchmark, G = instance number). Each instance is a
+    segment. Among the other pixels, each stuff class is one segment, and the rest is void. Category ids are the class
+    indices 0..149; a segment id is 256 (category + 1) + instance number, so that each PNG can be read without the JSON
+    file. As in published results, areas and boxes of stuff are computed before instances are pasted over it, and stuff
+    without a remaining pixel stays listed; --exact-areas computes them from the PNG.
     """
 
     title, download, images = "ADE20K panoptic", f"{DOWNLOAD} and {DOWNLOAD_INSTANCES}", IMAGES
@@ -112,9 +112,9 @@ class Panoptic(Preparation):
 class Instances(Preparation):
     """ADE20K, 100 things: COCO instances JSON from the released instance images.
 
-    Raw: annotations_instance/ of annotations_instance.tar (R = class 1..100 of the instance benchmark, G = number of
-    the instance, unique in its image). Category ids are the indices of the 150 classes (bed is 7), as in the panoptic
-    file; masks are RLE.
+    Raw data: annotations_instance/ from annotations_instance.tar (R = class 1..100 of the instance benchmark, G =
+    instance number, unique in its image). Category ids are the indices of the 150 classes (bed is 7), as in the
+    panoptic file; masks are RLE.
     """
 
     title, download, images = "ADE20K instances", DOWNLOAD_INSTANCES, IMAGES
@@ -249,8 +249,8 @@ def panoptic_file(records: list[dict[str, Any]]) -> dict[str, Any]:
     total, agreeing = (sum(r[key] for r in records) for key in ("instance_pixels", "agreeing_pixels"))
     if agreeing < MIN_AGREEMENT * total:
         logger.warning(
-            "annotations and annotations_instance agree on %s of %s pixels of instances, fewer than %d in 100: they "
-            "may be of different releases; fetch both again if so",
+            "annotations and annotations_instance agree on %s of %s instance pixels, less than %d %%: they may be "
+            "from different releases; if so, download both again",
             *(f"{agreeing:,}", f"{total:,}", round(100 * MIN_AGREEMENT)),
         )
     return {

@@ -30,10 +30,11 @@ INDEX_FILE = Path(__file__).resolve().parents[2] / "assets" / "ade20k_full_index
 class Full(Preparation):
     """ADE20K full (A-847): 16-bit label maps of the 847 most frequent classes, and all images in one folder per split.
 
-    Raw: the release ADE20K_2021_17_01 of groups.csail.mit.edu/vision/datasets/ADE20K, images/ADE/{training,validation}/
-    PLACE/SCENE/ADE_*.jpg with *_seg.png beside them. The object of a pixel is R / 10 * 256 + G (whole-number division).
-    The label is the train id of that object, 65535 for all other objects. Images whose shorter side is above 512 are
-    made that small, as in published results (image bilinear, saved as JPEG, label nearest); --full-size keeps them.
+    Raw data: the release ADE20K_2021_17_01 from groups.csail.mit.edu/vision/datasets/ADE20K, with images/ADE/
+    {training,validation}/PLACE/SCENE/ADE_*.jpg and *_seg.png. The object id of a pixel is R / 10 * 256 + G (integer
+    division). The label is the train id of the object, or 65535 for objects without one. As in published results,
+    images whose shorter side is above 512 are downscaled to 512 (images bilinear, saved as JPEG; labels nearest);
+    --full-size keeps their size.
     """
 
     title = "ADE20K full (A-847)"

@@ -45,11 +45,11 @@ TRAIN_IDS = lookup_table(
 class Panoptic(Preparation):
     """BDD100K panoptic, 40 classes: COCO panoptic JSON and PNGs from the released bitmasks.
 
-    Raw: bdd100k/images/10k/val/*.jpg and bdd100k/labels/pan_seg/bitmasks/val/*.png. Red is the category 1..40, green
-    the attributes (bit 1 crowd, bit 0 ignored), blue and alpha the high and low byte of the object's number. All
-    pixels of a stuff class (1..30) are one segment; each object of a thing class (31..40) is one, and a crowd if the
-    bitmask says crowd or ignored. A segment's id is category + 256 number (0 for stuff), so that each PNG can be read
-    alone.
+    Raw data: bdd100k/images/10k/val/*.jpg and bdd100k/labels/pan_seg/bitmasks/val/*.png. Red is the category 1..40,
+    green the attributes (bit 1 crowd, bit 0 ignored), blue and alpha the high and low byte of the object number. Each
+    stuff class (1..30) of an image is one segment. Each object of a thing class (31..40) is one segment, and a crowd if
+    the bitmask marks it as crowd or ignored. A segment id is category + 256 * object number (0 for stuff), so that each
+    PNG can be read without the JSON file.
     """
 
     title, download, images = "BDD100K panoptic", DOWNLOAD, IMAGES
@@ -78,11 +78,11 @@ class Panoptic(Preparation):
 
 
 class Semantic(Preparation):
-    """BDD100K semantic, 19 classes: verifies the released masks, and makes those that are missing from the bitmasks.
+    """BDD100K semantic, 19 classes: verifies the released masks, and creates missing ones from the bitmasks.
 
-    Raw: bdd100k/images/10k/val/*.jpg and bdd100k/labels/sem_seg/masks/val/*.png, whose values are the train ids 0..18
-    and 255. Where labels/pan_seg/bitmasks/val/*.png lie, a missing mask is made from the category of each pixel: 19
-    of the 40 categories have a train id, all others and unlabeled pixels become 255.
+    Raw data: bdd100k/images/10k/val/*.jpg and bdd100k/labels/sem_seg/masks/val/*.png, whose values are the train ids
+    0..18 and 255. If labels/pan_seg/bitmasks/val/*.png exist, missing masks are created from the category of each
+    pixel: 19 of the 40 categories have a train id; the others and unlabeled pixels become 255.
     """
 
     title, download, images = "BDD100K semantic", DOWNLOAD, IMAGES

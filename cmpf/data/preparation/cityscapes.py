@@ -30,12 +30,12 @@ TRAIN_IDS, PANOPTIC_PNG = "_gtFine_labelTrainIds", "_gtFine_panoptic.png"
 
 
 class Cityscapes(Preparation):
-    """Cityscapes: train-id label maps, and COCO panoptic JSON and PNGs, as the official scripts make them.
+    """Cityscapes: train-id label maps, and COCO panoptic JSON and PNGs, as created by the official scripts.
 
-    Raw: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, unpacked in cityscapes/. The package
-    cityscapesscripts makes *_gtFine_labelTrainIds.png (createTrainIdLabelImgs) and cityscapes_panoptic_{split}
-    (createPanopticImgs), here image by image, so that several processes share the work and a stopped run goes on.
-    Evaluation also reads the released *_labelIds.png and *_instanceIds.png.
+    Raw data: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, unpacked in cityscapes/. The package
+    cityscapesscripts creates *_gtFine_labelTrainIds.png (createTrainIdLabelImgs) and cityscapes_panoptic_{split}
+    (createPanopticImgs). It is called for each image, so that several processes share the work and an interrupted run
+    can continue. Evaluation also reads the released *_labelIds.png and *_instanceIds.png.
     """
 
     title = "Cityscapes"

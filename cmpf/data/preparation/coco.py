@@ -41,11 +41,11 @@ STUFF_CLASSES = lookup_table(
 
 
 class CocoPanoptic(Preparation):
-    """COCO panoptic: label maps of all 133 classes, made from the panoptic PNGs.
+    """COCO panoptic: label maps of all 133 classes, created from the panoptic PNGs.
 
-    Raw: the 2017 panoptic release of cocodataset.org. panoptic_{split}2017.json lists for every PNG its segments; the
-    PNG holds their ids as R + 256 G + 65536 B, 0 where nothing is annotated. The label is the rank of the segment's
-    category among the 133 ids, crowd regions included, and 255 where nothing is annotated.
+    Raw data: the 2017 panoptic release from cocodataset.org. panoptic_{split}2017.json lists the segments of each PNG;
+    the PNG holds their ids as R + 256 G + 65536 B, with 0 = unlabeled. The label is the rank of the segment's category
+    among the 133 category ids, also for crowd regions, and 255 for unlabeled pixels.
     """
 
     title, download, images = "COCO panoptic", "https://cocodataset.org/#download", IMAGES
@@ -81,12 +81,11 @@ class CocoPanoptic(Preparation):
 
 
 class CocoStuff(Preparation):
-    """COCO-Stuff 164k: the stuff-and-things maps with contiguous classes.
+    """COCO-Stuff 164k: stuff-and-things label maps with contiguous classes.
 
-    Raw: stuffthingmaps_trainval2017.zip of github.com/nightrome/cocostuff, unpacked as
-    coco/stuffthingmaps/{split}2017/. A pixel is the category id less one, 0..181 with 11 gaps (ids that no image
-    uses), 255 where nothing is annotated. The new label is the rank of the category among the 171 that are used, 255
-    stays.
+    Raw data: stuffthingmaps_trainval2017.zip from github.com/nightrome/cocostuff, unpacked as
+    coco/stuffthingmaps/{split}2017/. Pixels hold category id - 1, which is 0..181 with 11 gaps (ids that no image
+    uses), and 255 = unlabeled. The new label is the rank of the category among the 171 that are used; 255 stays.
     """
 
     title, download, images = "COCO-Stuff 164k", "https://github.com/nightrome/cocostuff#downloads", IMAGES
@@ -109,10 +108,10 @@ class CocoStuff(Preparation):
 
 
 class Lvis(Preparation):
-    """LVIS v1: verifies the released JSON file; nothing has to be made.
+    """LVIS v1: verifies the released JSON file; no preparation is needed.
 
-    Raw: lvis_v1_{train,val}.json of lvisdataset.org in lvis/, and COCO's images of 2017. An image of LVIS' validation
-    split may lie in COCO's train2017/ or val2017/; the end of its `coco_url` says in which.
+    Raw data: lvis_v1_{train,val}.json from lvisdataset.org in lvis/, and the images of COCO 2017. Images of the LVIS
+    validation split may be in COCO's train2017/ or val2017/; the end of `coco_url` gives the folder.
     """
 
     title = "LVIS v1"
@@ -158,5 +157,5 @@ def close_gaps(item: Item) -> None:
     labels = STUFF_CLASSES[values]
     if (labels == UNKNOWN).any():
         wrong = np.unique(values[labels == UNKNOWN]).tolist()
-        raise DatasetError(f"{item.source}: values {wrong[:5]} are of no category of COCO-Stuff")
+        raise DatasetError(f"{item.source}: values {wrong[:5]} are not categories of COCO-Stuff")
     write_labels(item.target, labels)

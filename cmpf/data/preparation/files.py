@@ -120,8 +120,8 @@ def read_expected_ids(item: Item, expected: NDArray[np.integer[Any]]) -> Segment
     ids = read_panoptic_ids(item.target)
     if not np.array_equal(ids, expected):
         raise DatasetError(
-            f"{item.target}: not what this command makes of {item.source}; make it again with --overwrite, or keep it "
-            "with the JSON file that belongs to it"
+            f"{item.target}: differs from what this command creates from {item.source}; recreate it with --overwrite, "
+            "or keep it with its own JSON file"
         )
     return ids
 
@@ -159,8 +159,8 @@ def check_replaceable(steps: Sequence[Step], *, overwrite: bool) -> None:
     ]
     if foreign:
         raise DatasetError(
-            f"{', '.join(map(str, foreign))}: not known to be of this command (a download, or of an earlier version), "
-            "so kept, and nothing was made; verify it with --check, or replace it and its PNGs with --force"
+            f"{', '.join(map(str, foreign))}: not written by this version of the command (perhaps a download), so "
+            "it is kept and nothing was prepared; verify it with --check, or replace it and its PNGs with --force"
         )
 
 
@@ -185,9 +185,9 @@ def run_step(step: Step, *, jobs: int, overwrite: bool) -> list[str]:
         results = map_items(step.convert, pending, jobs=jobs, title=step.title, damaged=DAMAGED)
         issues = _errors(pending, results)
         made, there = len(pending) - len(issues), len(step.items) - len(pending)
-        print(f"{step.title}: {made:,} made, {there:,} were there, {len(issues):,} failed")
+        print(f"{step.title}: {made:,} created, {there:,} already existed, {len(issues):,} failed")
     if issues and step.json is not None:
-        print(f"{step.json}: not written before all images of it are whole")
+        print(f"{step.json}: not written, because some of its images failed")
     return issues or _write_json(step, jobs=jobs)
 
 
@@ -196,7 +196,7 @@ def _write_json(step: Step, *, jobs: int) -> list[str]:
     if step.json is None or step.describe is None or step.assemble is None:
         return []
     if step.json.exists():
-        print(f"{step.json}: was there")
+        print(f"{step.json}: already exists")
         return []
     results = map_items(step.describe, step.items, jobs=jobs, title=step.json.name, damaged=DAMAGED)
     issues = _errors(step.items, results)

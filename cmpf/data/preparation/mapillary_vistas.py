@@ -18,11 +18,11 @@ JSON = Path("panoptic", "panoptic_2018.json")
 
 
 class MapillaryVistas(Preparation):
-    """Mapillary Vistas v1.2: verifies the release; puts the v1.2 part of a v2.0 package where v1.2 has it.
+    """Mapillary Vistas v1.2: verifies the release; links the v1.2 files of a v2.0 package to their v1.2 paths.
 
-    Raw: {training,validation}/images/*.jpg, labels/*.png (category id less one, 65 = unlabeled) and panoptic/ with
-    panoptic_2018.json, of www.mapillary.com/dataset/vistas. The package of v2.0 keeps the same files in
-    {training,validation}/v1.2/; they are linked, which takes no room, or copied where links cannot be made.
+    Raw data: {training,validation}/images/*.jpg, labels/*.png (category id - 1, 65 = unlabeled) and panoptic/ with
+    panoptic_2018.json, from www.mapillary.com/dataset/vistas. The v2.0 package has the same files in
+    {training,validation}/v1.2/; they are hard-linked, which takes no disk space, or copied if links are not possible.
     """
 
     title = "Mapillary Vistas v1.2"

@@ -24,12 +24,12 @@ VOC_CLASSES = 20  # without background
 
 
 class Voc(Preparation):
-    """PASCAL VOC 2012: label maps of 21 classes (with background) and of 20; the images of each split in a folder.
+    """PASCAL VOC 2012: label maps of 21 classes (with background) and of 20 classes; one image folder per split.
 
-    Raw: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012 (or VOC2012): SegmentationClass/*.png with palette
-    indices 0 = background, 1..20, 255 = border, and ImageSets/Segmentation/{train,val}.txt. The larger training set
-    of SBD is not used. Labels of 21 classes are the indices as they are; of 20 classes index - 1, and 255 for
-    background.
+    Raw data: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012 (or VOC2012): SegmentationClass/*.png with
+    palette indices 0 = background, 1..20, 255 = border, and ImageSets/Segmentation/{train,val}.txt. The larger training
+    set of SBD is not used. With 21 classes, labels are the unchanged indices; with 20 classes, they are index - 1, and
+    255 for background.
     """
 
     title = "PASCAL VOC 2012"
@@ -88,9 +88,9 @@ def listed_names(path: Path) -> list[str]:
     """
     names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
-        raise DatasetError(f"{path}: names no image; unpack the release again")
+        raise DatasetError(f"{path}: lists no image; unpack the release again")
     if len(set(names)) != len(names):
-        raise DatasetError(f"{path}: names an image twice; unpack the release again")
+        raise DatasetError(f"{path}: lists an image twice; unpack the release again")
     return names
 
 

@@ -48,13 +48,12 @@ CLASSES_59 = lookup_table(
 
 
 class Context459(Preparation):
-    """PASCAL Context, all 459 classes (PC-459): 16-bit label maps, and the images of each split in a folder.
+    """PASCAL Context, all 459 classes (PC-459): 16-bit label maps; one image folder per split.
 
-    Raw: VOCdevkit/VOC2010 (or VOC2010) of VOCtrainval_03-May-2010.tar with JPEGImages/ and ImageSets/Main/
-    {train,val}.txt, and in it trainval/*.mat of trainval.tar.gz. A pixel of LabelMap is a line number of labels.txt,
-    1..459. The label is that number - 1, and 65535 where nothing is annotated. PC-59 has the same folder of images, so
-    images are those of PC-59: of trainval_merged.json where it is there, else those that have labels of 59 classes,
-    else those of the lists.
+    Raw data: VOCdevkit/VOC2010 (or VOC2010) from VOCtrainval_03-May-2010.tar with JPEGImages/ and ImageSets/Main/
+    {train,val}.txt, and in it trainval/*.mat from trainval.tar.gz. LabelMap holds line numbers of labels.txt, 1..459.
+    Labels are one less, and 65535 for unlabeled pixels. PC-59 uses the same image folder, so the images are those of
+    PC-59: those of trainval_merged.json if it exists, else those with labels of 59 classes, else those of the lists.
     """
 
     title, download, images = "PASCAL Context, 459 classes", CONTEXT_DOWNLOAD, CONTEXT_IMAGES
@@ -116,13 +115,13 @@ class Context459(Preparation):
 
 
 class Context59(Context459):
-    """PASCAL Context, the 59 most frequent classes (PC-59): label maps, and the images of each split in a folder.
+    """PASCAL Context, the 59 most frequent classes (PC-59): label maps; one image folder per split.
 
-    Raw: VOCdevkit/VOC2010 (or VOC2010) of VOCtrainval_03-May-2010.tar with JPEGImages/, and in it one of
-      trainval_merged.json   of PASCAL in Detail, of published results; says which image is in which split
-      trainval/*.mat         of trainval.tar.gz; splits are those of ImageSets/Main/{train,val}.txt
-    The first is taken where both are there. Both number the classes 1..459. The label is the place of a class among
-    the 59, and 255 for all other classes and where nothing is annotated.
+    Raw data: VOCdevkit/VOC2010 (or VOC2010) from VOCtrainval_03-May-2010.tar with JPEGImages/, and in it one of
+      trainval_merged.json   from PASCAL in Detail, used for published results; contains the splits
+      trainval/*.mat         from trainval.tar.gz; splits are those of ImageSets/Main/{train,val}.txt
+    If both exist, the first is used. Both number the classes 1..459. The label is the index of the class among the 59,
+    and 255 for other classes and unlabeled pixels.
     """
 
     title = "PASCAL Context, 59 classes"
@@ -169,7 +168,7 @@ def images_of(json: Path, content: Mapping[str, Any], split: str) -> list[dict[s
     with coco_form(json):
         images = [image for image in content["images"] if image["phase"] == split]
     if not images:
-        raise DatasetError(f"{json}: no image of phase {split!r}; fetch it again")
+        raise DatasetError(f"{json}: no image of phase {split!r}; download it again")
     return images
 
 
