@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         near = difflib.get_close_matches(unknown[0], CASES, n=1)
         hint = f", did you mean {near[0]}?" if near else "."
-        print(f"no case is called {unknown[0]!r}{hint} There are: {', '.join(CASES)}", file=sys.stderr)
+        print(f"unknown case {unknown[0]!r}{hint} Choose from: {', '.join(CASES)}", file=sys.stderr)
         return 2
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("--device cuda: torch sees no CUDA device here; run with --device cpu", file=sys.stderr)
+        print("--device cuda: torch finds no CUDA device; use --device cpu", file=sys.stderr)
         return 2
     keep_freed_memory()  # as CMPF's commands do; it speeds up both formulations
     setting = Setting(torch.device(arguments.device), arguments.quick)
@@ -89,22 +89,22 @@ def _matching_cases(name: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Times CMPF beside a plain statement of the published formulation, and checks that both agree.",
+        description="Compares CMPF with a plain implementation of the published formulation: time, memory, results.",
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="[cpu]")
     parser.add_argument(
         "--only",
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"cases, or what their names begin with: {', '.join(CASES)}",
+        help=f"cases, or prefixes of their names [all]: {', '.join(CASES)}",
     )
-    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes: whether everything runs, in a minute"
+        "--quick", action="store_true", help="small sizes, to test in a minute that all cases run"
     )
     parser.add_argument(
-        "--seconds", type=float, help=f"time for a case's rounds after the first three [{SECONDS:g}]"
+        "--seconds", type=float, help=f"time limit of a case after its first three rounds [{SECONDS:g}]"
     )
     return parser
 

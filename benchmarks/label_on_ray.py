@@ -30,17 +30,23 @@ SHARD_IMAGES = 100
 def main() -> None:
     """Prints a table with one row per combination."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.label_on_ray",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--images", type=int, nargs="+", default=[500, 5000])
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[500, 5000], help="numbers of images [500 5000]"
+    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers [1 2]")
+    parser.add_argument(
+        "--side", type=int, default=64, help="shorter side of the model input, in pixels [64]"
+    )
     arguments = parser.parse_args()
     if len(arguments.images) == len(arguments.workers) == 1:
         measure(arguments.images[0], arguments.workers[0], arguments.side)
         return
     print(
-        "| images | workers | seconds | images a second | peak memory of this process, MB |\n|---|---|---|---|---|",
+        "| images | workers | seconds | images per second | peak memory of this process, MB |\n|---|---|---|---|---|",
         flush=True,
     )
     for images in arguments.images:

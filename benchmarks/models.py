@@ -6,6 +6,7 @@ Weights are random, which does not affect the cost. Each model runs in a separat
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -22,15 +23,22 @@ WORDS = "cup; spoon; table; plate; person; window; floor; wall; lamp; plant"
 RANDOM = {"MODEL.CMPF.CLIP.PRETRAINED": "", "MODEL.CMPF.SAM.CHECKPOINT": "random", "MODEL.DEVICE": "cpu"}
 
 
-def main(names: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Prints one row per model as soon as it is measured."""
     from cmpf.weights.zoo_entries import zoo
 
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="zoo names [all models of the zoo]")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.one:
+        print(json.dumps(measure(arguments.names[0])))
+        return 0
     print(
         "| model | disk, GB | seconds | peak memory, GB |\n|---|---:|---:|---:|",
         flush=True,
     )
-    for name in names or zoo():
+    for name in arguments.names or zoo():
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.models", "--one", name],
             stdout=subprocess.PIPE,
@@ -73,7 +81,4 @@ def measure(name: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(measure(sys.argv[2])))
-    else:
-        sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

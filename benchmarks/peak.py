@@ -51,11 +51,13 @@ class Peak:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures the cases and prints one line for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peak", description=__doc__)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch", type=int, default=4, help="images of the training step [%(default)s]")
-    parser.add_argument("--only", choices=list(CASES), nargs="+", default=list(CASES))
-    parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs")
-    parser.add_argument("--json", type=Path, help="file for the numbers, in bytes and seconds")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="[cpu]")
+    parser.add_argument(
+        "--batch", type=int, default=4, help="number of images in the training step [%(default)s]"
+    )
+    parser.add_argument("--only", choices=list(CASES), nargs="+", default=list(CASES), help="cases [all]")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to test that everything runs")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file, in bytes and seconds")
     arguments = parser.parse_args(argv)
     setting = Setting(torch.device(arguments.device), arguments.quick)
     peaks: dict[str, Peak] = {}

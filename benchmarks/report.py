@@ -24,7 +24,7 @@ MEMORY = {
     "cpu": "torch's CPU allocator (profiler); NumPy, Pillow and scratch memory inside libraries are not counted",
     "cuda": "torch.cuda.max_memory_allocated",
 }
-HEADERS = ("case", "ours", "published", "times as fast", "quartiles", "our MB", "their MB", "difference")
+HEADERS = ("case", "CMPF", "published", "speedup", "quartiles", "CMPF MB", "published MB", "difference")
 
 
 def environment(device: torch.device) -> dict[str, Any]:

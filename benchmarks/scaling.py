@@ -57,9 +57,11 @@ AXES: dict[str, tuple[str, tuple[float, ...]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes scaling.png and scaling.json, and prints the exponents."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("output/scaling"))
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--quick", action="store_true", help="small sizes: whether everything runs")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/scaling"), help="output folder [output/scaling]"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="[cpu]")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to test that everything runs")
     arguments = parser.parse_args(argv)
     keep_freed_memory()  # as CMPF's commands do; it speeds up both formulations
     setting = Setting(torch.device(arguments.device), arguments.quick)
@@ -78,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for axis, powers in content["powers"].items():
         print(
-            f"{axis}: " + ", ".join(f"{name} grows with power {power:.2f}" for name, power in powers.items())
+            f"{axis}: exponent of the time: "
+            + ", ".join(f"{name} {power:.2f}" for name, power in powers.items())
         )
     return 0
 

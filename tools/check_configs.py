@@ -39,8 +39,12 @@ RANDOM_ENCODERS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
-    parser = argparse.ArgumentParser(description="Checks configuration files.")
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="[all under configs/]")
+    parser = argparse.ArgumentParser(
+        description="Checks that configuration files load and that their networks can be built."
+    )
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="configuration files [all under configs/]"
+    )
     files = parser.parse_args(argv).files or shipped_configs()
     checker = Checker()
     issues = 0

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("weights", type=Path, help="model_final.safetensors of a run of cmpf_tiny.yaml")
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder of the assets [cmpf/assets]")
+    parser.add_argument("weights", type=Path, help="model_final.safetensors of a training of cmpf_tiny.yaml")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="output folder [cmpf/assets]")
     arguments = parser.parse_args(argv)
     try:
         ship(arguments.weights, arguments.out)

@@ -33,21 +33,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for weights, tokenizer and hashes.json"
+        "--out", type=Path, required=True, help="output folder for weights, tokenizer and hashes.json"
     )
     parser.add_argument("--only", choices=("clip", "sam"), help="train one of the two")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, scenes, batches (default 0)")
-    parser.add_argument("--scenes", type=int, default=16000, help="training scenes (default 16000)")
-    parser.add_argument("--validation", type=int, default=1000, help="validation scenes (default 1000)")
-    parser.add_argument("--clip-steps", type=int, default=1500, help="updates of CLIP (default 1500)")
-    parser.add_argument("--clip-batch", type=int, default=24, help="scenes an update of CLIP (default 24)")
-    parser.add_argument("--sam-steps", type=int, default=3500, help="updates of SAM (default 3500)")
-    parser.add_argument("--sam-batch", type=int, default=8, help="scenes an update of SAM (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of weights, scenes and batches [0]")
+    parser.add_argument("--scenes", type=int, default=16000, help="number of training scenes [16000]")
+    parser.add_argument("--validation", type=int, default=1000, help="number of validation scenes [1000]")
+    parser.add_argument("--clip-steps", type=int, default=1500, help="training steps of CLIP [1500]")
+    parser.add_argument("--clip-batch", type=int, default=24, help="batch size of CLIP, in scenes [24]")
+    parser.add_argument("--sam-steps", type=int, default=3500, help="training steps of SAM [3500]")
+    parser.add_argument("--sam-batch", type=int, default=8, help="batch size of SAM, in scenes [8]")
     parser.add_argument(
-        "--every", type=int, default=0, help="updates between snapshots, written to --out (default: none)"
+        "--every", type=int, default=0, help="steps between snapshots, written to --out [none]"
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads (default 1; another number changes roundings)"
+        "--threads", type=int, default=1, help="number of CPU threads; other numbers change the rounding [1]"
     )
     return parser.parse_args(arguments)
 
@@ -67,14 +67,14 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, CLIP_WEIGHTS)
         part = validation.first(300)
-        print_table(f"tiny CLIP after {step} updates", accuracy_table(classify_regions(model, part)))
+        print_table(f"tiny CLIP after {step} steps", accuracy_table(classify_regions(model, part)))
 
     save_merges(options.out, CLIP_MERGES)
     plan = Plan(options.clip_steps, options.clip_batch, 2e-3, options.seed, options.every, store)
     model = train_clip(training, plan)
     save_weights(model, options.out, CLIP_WEIGHTS)
     rows = accuracy_table(classify_regions(load_tiny_clip(folder=options.out), validation))
-    print_table(f"tiny CLIP: % of ground-truth regions named rightly, {len(validation)} scenes", rows)
+    print_table(f"tiny CLIP: % of ground-truth regions classified correctly, {len(validation)} scenes", rows)
     return rows
 
 
@@ -88,7 +88,7 @@ def run_sam(options: argparse.Namespace, training: ScenePool, validation: SceneP
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, SAM_WEIGHTS)
         print_table(
-            f"tiny SAM after {step} updates", evaluate_sam(model, validation.first(100), seed=options.seed)
+            f"tiny SAM after {step} steps", evaluate_sam(model, validation.first(100), seed=options.seed)
         )
 
     plan = Plan(options.sam_steps, options.sam_batch, 1e-3, options.seed, options.every, store)

@@ -19,11 +19,16 @@ MAX_LISTED_FINDINGS = 20
 
 def main() -> int:
     """Runs the selected trials and prints their table; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Faults, hostile files and load.")
-    parser.add_argument("--only", nargs="*", choices=[*TRIALS, "fuzz"], default=[*TRIALS, "fuzz"])
-    parser.add_argument("--inputs", type=int, default=20_000, help="fuzzed inputs [20000]")
-    parser.add_argument("--seed", type=int, default=0, help="of the fuzzed inputs [0]")
-    parser.add_argument("--output", type=Path, help="also write the table here")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.trust",
+        description="Tests CMPF with crashes, full disks, hostile files and load. Exit code 1 if there are findings.",
+    )
+    parser.add_argument(
+        "--only", nargs="*", choices=[*TRIALS, "fuzz"], default=[*TRIALS, "fuzz"], help="tests to run [all]"
+    )
+    parser.add_argument("--inputs", type=int, default=20_000, help="number of fuzzed inputs [20000]")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the fuzzed inputs [0]")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     results = []
     for name in arguments.only:
@@ -31,7 +36,7 @@ def main() -> int:
         for trial in trials:
             results.append(trial)
             print(
-                f"{trial.name}: {len(trial.findings)} findings in {trial.tried:,}, {trial.seconds:.0f} s",
+                f"{trial.name}: {len(trial.findings)} findings in {trial.tried:,} inputs, {trial.seconds:.0f} s",
                 flush=True,
             )
             for finding in trial.findings[:MAX_LISTED_FINDINGS]:

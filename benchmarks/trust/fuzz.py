@@ -244,7 +244,7 @@ def _masks(folder: Path, random: Random) -> Attempt:
             from pycocotools import mask as coco_mask
 
             if not set(np.unique(coco_mask.decode(valid)).tolist()) <= {0, 1}:
-                trial.findings.append(f"{what}: memory that is not the mask's")
+                trial.findings.append(f"{what}: pixels other than 0 and 1")
 
     return attempt
 
@@ -274,7 +274,7 @@ def _weights(folder: Path, random: Random) -> Attempt:
         path.write_bytes(mutated_bytes(files[place], random))
         trial.attempt(what, lambda: weights.load(model, path))
         if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
-            trial.findings.append(f"{what}: weights that are no numbers were taken")
+            trial.findings.append(f"{what}: weights that are not finite were accepted")
             model.load_state_dict(_Toy().state_dict())
 
     return attempt

@@ -20,6 +20,11 @@ from cmpf.engine.checkpoints import Checkpointer
 from cmpf.errors import CMPFError
 
 OPERATIONS = ("open", "replace", "rename", "fsync", "unlink", "close", "chmod", "mkdir")
+SAVES = {
+    0: "first save",
+    1: "second",
+    3: "fourth",
+}  # number of earlier saves -> name of the save with the fault
 
 
 class _Toy(nn.Module):
@@ -78,9 +83,9 @@ def _disk_full() -> None:
 def kills() -> Trial:
     """Kills or fills the disk at every file operation of a first save, a second one, and one that prunes."""
     trial = Trial("kill -9 and full disk at every file operation of a save")
-    operations: dict[str, int] = {}
+    operations = dict.fromkeys(SAVES, 0)
     with timed(trial), tempfile.TemporaryDirectory() as root:
-        for earlier in (0, 1, 3):
+        for earlier in SAVES:
             for name, fault in (("killed", _kill), ("full", _disk_full)):
                 for number in range(1, 200):
                     folder = Path(root, f"{earlier}_{name}_{number}")
@@ -89,9 +94,10 @@ def kills() -> Trial:
                     if not _save_with_fault(folder, earlier + 1, number, fault):
                         break
                     trial.tried += 1
-                    operations[f"after {earlier} saves"] = number
+                    operations[earlier] = number
                     _check(trial, folder, earlier, f"after {earlier} saves, {name} at operation {number}")
-    trial.figures = {f"operations {name}": str(count) for name, count in operations.items()}
+    counts = [f"of the {SAVES[earlier]} {count}" for earlier, count in operations.items()]
+    trial.figures = [f"file operations {', '.join(counts)}"]
     return trial
 
 
@@ -118,9 +124,9 @@ def _check(trial: Trial, folder: Path, earlier: int, what: str) -> None:
         state = checkpointer.load_newest()
         reached = 0 if state is None else int(state["iteration"])
         if reached not in (earlier, earlier + 1):
-            trial.findings.append(f"{what}: goes on from {reached}")
+            trial.findings.append(f"{what}: resumes from {reached}")
         if reached and float(model.layer.weight[0, 0]) != reached:
             trial.findings.append(f"{what}: weights of another iteration")
         checkpointer.save(reached + 1, {"iteration": reached + 1})
     except CMPFError as error:
-        trial.findings.append(f"{what}: cannot go on: {error}")
+        trial.findings.append(f"{what}: cannot resume: {error}")

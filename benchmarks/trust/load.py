@@ -44,7 +44,7 @@ class _Code:
 
 def hostile() -> Trial:
     """Files that try to exhaust memory, hang, mislead or run code: each must be rejected."""
-    trial = Trial("hostile files, each refused")
+    trial = Trial("hostile files")
     with timed(trial), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         before = Path.cwd()
@@ -57,7 +57,7 @@ def hostile() -> Trial:
         finally:
             os.chdir(before)
     if trial.refused != trial.tried:
-        trial.findings.append(f"{trial.tried - trial.refused} were taken")
+        trial.findings.append(f"{trial.tried - trial.refused} were accepted")
     return trial
 
 
@@ -132,7 +132,7 @@ def _inflate(path: Path) -> None:
 
 def predictions() -> Trial:
     """A thousand predictions of the tiny model: results must be equal and memory must not grow."""
-    trial = Trial("predictions one after the other")
+    trial = Trial(f"{PREDICTIONS:,} predictions in sequence")
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
     with timed(trial):
@@ -145,7 +145,7 @@ def predictions() -> Trial:
             if number == PREDICTIONS // 10:
                 before = resident_mib()
     grown = resident_mib() - before
-    trial.figures["memory grown, MiB"] = f"{grown:.0f}"
+    trial.figures.append(f"memory growth {grown:.0f} MiB")
     if grown > 50:
         trial.findings.append(f"memory grew by {grown:.0f} MiB")
     return trial
@@ -169,7 +169,7 @@ def page(clients: int = CLIENTS, visitors: int = VISITORS) -> Trial:
     from cmpf.web import Limits, running
     from cmpf.web.server import FOLDER_VARIABLE
 
-    trial = Trial(f"the page under {clients} clients at once and {visitors:,} visitors")
+    trial = Trial(f"the web page with {clients} simultaneous clients, then {visitors:,} visitors")
     seg = cmpf.load("cmpf_tiny", device="cpu", overrides=["TEST.ENSEMBLE.ENABLED", False])
     image = np.random.default_rng(0).integers(0, 255, (256, 320, 3), np.uint8)
     fixed = _FixedPredictor(seg.predict(image, WORDS))
@@ -184,7 +184,9 @@ def page(clients: int = CLIENTS, visitors: int = VISITORS) -> Trial:
         for thread in threads:
             thread.join(120)
         trial.tried += clients
-        trial.figures |= {f"at once, {kind}": str(count) for kind, count in answers.items()}
+        trial.figures.append(
+            f"simultaneous: {', '.join(f'{kind} {n}' for kind, n in sorted(answers.items()))}"
+        )
         before = 0.0
         for number in range(visitors):
             answer = _visit(address, path)
@@ -195,7 +197,7 @@ def page(clients: int = CLIENTS, visitors: int = VISITORS) -> Trial:
         grown = resident_mib() - before
     odd = {kind: count for kind, count in answers.items() if kind not in ("served", "told to wait")}
     trial.findings += [f"{count} visitors: {kind}" for kind, count in odd.items()]
-    trial.figures["memory grown, MiB"] = f"{grown:.0f}"
+    trial.figures.append(f"memory growth {grown:.0f} MiB")
     if grown > 50:
         trial.findings.append(f"memory grew by {grown:.0f} MiB")
     return trial
@@ -220,7 +222,7 @@ def _visit(address: str, path: str) -> str:
             for line in stream:
                 message = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
                 if message.get("msg") == "process_completed":
-                    return "served" if "cmpf-result" in str(message["output"]) else "an error as result"
+                    return "served" if "cmpf-result" in str(message["output"]) else "an error as the result"
     except HTTPError as error:
         return "told to wait" if error.code == 503 else f"HTTP {error.code}"
     except OSError as error:

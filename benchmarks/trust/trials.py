@@ -25,7 +25,7 @@ class Trial:
         name: title of the row.
         tried: number of attempts.
         refused: attempts that raised one of CMPF's errors.
-        figures: measured values by name.
+        figures: measured values, as text.
         findings: unexpected behavior.
         seconds: duration.
     """
@@ -33,7 +33,7 @@ class Trial:
     name: str
     tried: int = 0
     refused: int = 0
-    figures: dict[str, str] = field(default_factory=dict)
+    figures: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -47,7 +47,7 @@ class Trial:
             self.refused += 1
             if len(str(error)) > MAX_LENGTH + 100 or "\x1b" in str(error):
                 self.findings.append(
-                    f"{what}: an error of {len(str(error))} letters, or with control characters"
+                    f"{what}: an error message of {len(str(error))} characters, or with control characters"
                 )
         except _HangError:
             self.findings.append(f"{what}: more than {HANG_SECONDS} s")
@@ -91,17 +91,16 @@ def resident_mib() -> float:
 def table(trials: list[Trial]) -> str:
     """The trials as a Markdown table."""
     lines = [
-        "| trial | tried | refused with an own error | findings | figures | seconds |",
+        "| test | inputs | rejected with a CMPF error | findings | figures | seconds |",
         "|---|---:|---:|---:|---|---:|",
     ]
     for trial in trials:
-        figures = ", ".join(f"{name} {value}" for name, value in trial.figures.items())
         row = (
             trial.name,
             f"{trial.tried:,}",
             f"{trial.refused:,}",
             str(len(trial.findings)),
-            figures,
+            "; ".join(trial.figures),
             f"{trial.seconds:.0f}",
         )
         lines.append(f"| {' | '.join(row)} |")

@@ -90,7 +90,7 @@ class SkippedImages:
                 f"{error}. This is image {len(self._skipped)} of {self._count:,} that cannot be read, more than "
                 f"{MAX_SKIPPED_FRACTION:.1%}: the dataset is damaged; cmpf datasets check lists them all"
             ) from error
-        logger.warning("left out, number %d: %s", len(self._skipped), error)
+        logger.warning("skipped an image (%d so far): %s", len(self._skipped), error)
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class TrainLoader:
         for key in ("seed", "num_samples"):
             if state[key] != current[key]:
                 logger.warning(
-                    "the checkpoint was trained with %s %s, now it is %s: other images will follow than in "
-                    "the interrupted run",
+                    "the checkpoint was trained with %s %s, now it is %s: the next images will differ "
+                    "from those of the interrupted run",
                     key,
                     state[key],
                     current[key],

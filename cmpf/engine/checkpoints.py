@@ -104,7 +104,7 @@ class Checkpointer:
             try:
                 state = self._read(iteration)
             except TrainingError as issue:
-                logger.warning("skipped a checkpoint that is not whole: %s", issue)
+                logger.warning("skipped an incomplete checkpoint: %s", issue)
                 issues.append(str(issue))
                 continue
             self._load_weights(self.weights_path(iteration))
@@ -131,8 +131,8 @@ class Checkpointer:
         target = weights.with_name(f"{UNFINISHED}{weights.name}")
         weights.replace(target)
         logger.warning(
-            "the first save in %s did not end (killed, or the disk was full): its weights are now %s, and training "
-            "starts at the beginning",
+            "the first save in %s was not completed (process killed, or disk full): its weights were moved to %s, "
+            "and training starts from the beginning",
             self.folder,
             target.name,
         )

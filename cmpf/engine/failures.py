@@ -94,7 +94,7 @@ class IssueCounter:
         if not issue:
             return False
         logger.warning(
-            "iteration %d: %s; step left out (%d of %d in a row). Images: %s",
+            "iteration %d: %s; step skipped (%d of %d in a row). Images: %s",
             iteration,
             issue,
             self.in_a_row,

@@ -60,7 +60,7 @@ class StopRequest:
             # raise an error wherever the main process is; the iteration must finish first.
             self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # print() is not reentrant: the signal may have interrupted one.
-        os.write(2, f"\n{self.signal_name}: saving and stopping (once more to stop at once)\n".encode())
+        os.write(2, f"\n{self.signal_name}: saving and stopping (repeat to stop immediately)\n".encode())
         if self._at_once:
             raise Interrupted
 

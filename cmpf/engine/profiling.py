@@ -57,7 +57,7 @@ class Profile:
     def table(self) -> str:
         """A table with one line per section: milliseconds and share of the step."""
         lines = [
-            f"mean of {self.iterations} steps, {self.images / self.total:.3g} images a second",
+            f"mean of {self.iterations} steps, {self.images / self.total:.3g} images per second",
             f"{'section':<16} {'ms':>9} {'share':>7}",
         ]
         for name, seconds in self.seconds.items():

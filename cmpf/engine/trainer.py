@@ -136,7 +136,7 @@ class Trainer:
             dtype = self.step.precision.dtype
             logger.info("training from iteration %d to %d in %s", self.iteration, self.max_iter, dtype)
         else:
-            logger.info("iteration %d of %d: nothing is left to train", self.iteration, self.max_iter)
+            logger.info("iteration %d of %d: training is already complete", self.iteration, self.max_iter)
         self.model.train()
         self._reporter.start(self.iteration, self.max_iter)
         try:

@@ -170,7 +170,7 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
         else:
             encoder.set_compute_dtype(None)
             logger.warning(
-                "%s: float32, because features in %s differ by %.2g %% of the largest number; at most %.2g %% "
+                "%s: float32, because features in %s differ by %.2g %% of the largest value; at most %.2g %% "
                 "is allowed",
                 encoder.name, name, 100 * difference, 100 * MOST_DIFFERENCE,
             )  # fmt: skip

@@ -227,7 +227,7 @@ def _evaluate(cfg: Config, model: CMPF, dataset: Dataset, evaluators: Sequence[E
     seconds = time.perf_counter() - started
     count = len(dataset.samples_for(*truth_readers(cfg, dataset)))
     logger.info(
-        "%s: %d images in %.1f s, %.3g a second, evaluators included",
+        "%s: %d images in %.1f s, %.3g per second including evaluators",
         dataset.name,
         count,
         seconds,

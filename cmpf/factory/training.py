@@ -194,7 +194,7 @@ def log_changed_settings(cfg: Config, checkpoint_config: str) -> None:
     old, new = (_solver_keys(text) for text in (checkpoint_config, cfg.dump()))
     changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old.get(key, new[key]) != new[key]]
     if changed:
-        logger.warning("resumed with other settings than before: %s", ", ".join(changed))
+        logger.warning("resumed with different settings: %s", ", ".join(changed))
 
 
 def _solver_keys(text: str) -> dict[str, Any]:

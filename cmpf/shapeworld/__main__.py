@@ -24,17 +24,23 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser(
-        prog=_PROGRAM, description="Writes ShapeWorld as a COCO panoptic dataset.", allow_abbrev=False
+        prog=_PROGRAM, description="Generates ShapeWorld as a COCO panoptic dataset.", allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder, e.g. datasets/shapeworld")
-    parser.add_argument("--train", type=int, required=True, help="training images (seen categories only)")
-    parser.add_argument("--val", type=int, required=True, help="validation images (all categories)")
-    parser.add_argument("--hard-val", type=int, default=0, help="crowded validation images (default 0)")
-    parser.add_argument("--tune", type=int, default=0, help="images to choose thresholds on (default 0)")
-    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images (default 0)")
-    parser.add_argument("--size", type=int, default=128, help="side of the images in pixels (default 128)")
-    parser.add_argument("--jobs", type=int, default=None, help="processes (default: all processors)")
-    parser.add_argument("--force", action="store_true", help="replace another ShapeWorld in the folder")
+    parser.add_argument("--out", type=Path, required=True, help="output folder, e.g. datasets/shapeworld")
+    parser.add_argument(
+        "--train", type=int, required=True, help="number of training images (seen categories only)"
+    )
+    parser.add_argument("--val", type=int, required=True, help="number of validation images (all categories)")
+    parser.add_argument("--hard-val", type=int, default=0, help="number of crowded validation images [0]")
+    parser.add_argument("--tune", type=int, default=0, help="number of images for choosing thresholds [0]")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed; the same seed gives the same images [0]"
+    )
+    parser.add_argument(
+        "--size", type=int, default=128, help="height and width of the images in pixels [128]"
+    )
+    parser.add_argument("--jobs", type=int, default=None, help="number of processes [one per core]")
+    parser.add_argument("--force", action="store_true", help="replace a different ShapeWorld in the folder")
     return parser
 
 
@@ -62,12 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{_PROGRAM}: stopped; the same command starts again", file=sys.stderr)
+        print(f"{_PROGRAM}: stopped; run the same command to start again", file=sys.stderr)
         return 1
     total = sum(spec.counts.values())
-    print(
-        f"{arguments.out}: {total} images " + ("written" if written else "are already there, nothing to do")
-    )
+    print(f"{arguments.out}: {total} images " + ("written" if written else "already exist, nothing to do"))
     return 0
 
 

@@ -134,7 +134,7 @@ def test_every_axis_is_moved_alone_and_drawn(tmp_path, monkeypatch, capsys):
         sum(a != b for a, b in zip(vars(p).values(), vars(scaling.QUICK).values(), strict=True)) <= 1
         for p in measured
     )
-    assert "pixels: ours grows with power 1.00, published grows with power 2.00" in capsys.readouterr().out
+    assert "pixels: exponent of the time: ours 1.00, published 2.00" in capsys.readouterr().out
     with Image.open(tmp_path / "scaling.png") as image:
         assert image.size == (920, 680)
         assert len(image.getcolors(maxcolors=10**6)) > 10

@@ -47,4 +47,4 @@ def test_the_page_serves_the_visitors_of_its_trial() -> None:
     pytest.importorskip("gradio", reason="the page needs Gradio (extra: web)")
     trial = page(clients=2, visitors=3)
     assert trial.findings == []
-    assert (trial.tried, trial.figures["at once, served"]) == (5, "2")
+    assert (trial.tried, trial.figures[0]) == (5, "simultaneous: served 2")

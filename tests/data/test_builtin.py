@@ -138,7 +138,7 @@ def test_images_of_coco_stuff_without_a_label_map_are_left_out_with_a_line_in_th
     finally:
         extra.unlink()
     assert found == ["000000000139", "000000000285"]
-    expected = f"{extra.parent}: 1 of 3 images have no label map in {labels} and are left out: 000000000632"
+    expected = f"{extra.parent}: 1 of 3 images have no label map in {labels} and are skipped: 000000000632"
     assert {record.getMessage() for record in caplog.records} == {expected}
     assert issues == []
     orphan = labels / "000000000999.png"

@@ -362,7 +362,7 @@ def test_an_unreadable_image_is_skipped_for_the_next_one_and_named_once(
     names = [sorted(sample["file_name"] for sample in batch) for batch in batches]
     # Each of the five images is drawn once an epoch; number 3 stands in for number 2.
     assert names == [sorted(samples[i]["file_name"] for i in (0, 1, 3, 3, 4))] * 3
-    assert [r.getMessage() for r in caplog.records if "left out, number 1" in r.getMessage()] != []
+    assert [r.getMessage() for r in caplog.records if "skipped an image (1 so far)" in r.getMessage()] != []
     assert caplog.text.count(samples[2]["file_name"]) == 1
 
 

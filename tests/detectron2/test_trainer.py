@@ -127,7 +127,7 @@ def test_other_settings_of_a_resumed_training_are_said(
     trained(tmp_path, "DATASETS.TEST", (), steps=2)
     assert "other settings" not in caplog.text
     trained(tmp_path, "DATASETS.TEST", (), "SOLVER.IMS_PER_BATCH", 1, resume=True, steps=2)
-    assert "resumed with other settings than before: SOLVER.IMS_PER_BATCH 2 -> 1" in caplog.text
+    assert "resumed with different settings: SOLVER.IMS_PER_BATCH 2 -> 1" in caplog.text
 
 
 def test_a_stopped_training_goes_on_where_it_was(shapeworld: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_only_issues_in_a_row_count(caplog: pytest.LogCaptureFixture) -> None:
             for i, issue in enumerate(("a", "b", "", "c", "d", "e"))
         ]
     assert answers == [False, False, False, False, False, True]
-    assert "iteration 4: d; step left out (2 of 3 in a row). Images: a.jpg, 7, (no name)" in caplog.text
+    assert "iteration 4: d; step skipped (2 of 3 in a row). Images: a.jpg, 7, (no name)" in caplog.text
     assert len(caplog.records) == 5
 
 

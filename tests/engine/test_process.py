@@ -180,7 +180,7 @@ def test_an_evaluation_is_split_into_sections_and_goes_round_a_small_dataset(tmp
 def test_the_table_has_a_line_a_section() -> None:
     table = Profile(iterations=4, seconds={"data": 0.03, "backward": 0.07}, total=0.1, images=2).table()
     assert [line.split() for line in table.splitlines()] == [
-        ["mean", "of", "4", "steps,", "20", "images", "a", "second"],  # 2 images in 0.1 s
+        ["mean", "of", "4", "steps,", "20", "images", "per", "second"],  # 2 images in 0.1 s
         ["section", "ms", "share"],
         ["data", "30.00", "30.0%"],
         ["backward", "70.00", "70.0%"],

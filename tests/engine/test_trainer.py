@@ -244,8 +244,7 @@ def test_a_step_with_a_loss_that_is_not_finite_is_left_out(
     with caplog.at_level(logging.WARNING):
         assert trainer.train().finished
     assert (
-        "iteration 2: loss_ce = nan; step left out (1 of 10 in a row). Images: 1_0.jpg, 1_1.jpg"
-        in caplog.text
+        "iteration 2: loss_ce = nan; step skipped (1 of 10 in a row). Images: 1_0.jpg, 1_1.jpg" in caplog.text
     )
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
     steps = [state["step"].item() for state in trainer.optimizer.state_dict()["state"].values()]
@@ -474,5 +473,5 @@ def test_nothing_left_to_train_is_said(tmp_path: Path, caplog: pytest.LogCapture
     assert again.resume()
     with caplog.at_level(logging.INFO):
         again.train()
-    assert "iteration 6 of 4: nothing is left to train" in caplog.text
+    assert "iteration 6 of 4: training is already complete" in caplog.text
     assert "from iteration 6 to 4" not in caplog.text

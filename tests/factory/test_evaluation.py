@@ -73,7 +73,7 @@ def test_every_task_of_shapeworld_is_evaluated_and_the_mode_restored(
         assert 0 <= results["shapes_val"]["panoptic"][name] <= 100
     assert model.training
     assert not model.encoders.clip.training
-    assert re.search(r"shapes_val: 3 images in [\d.]+ s, [\d.]+ a second, evaluators included", caplog.text)
+    assert re.search(r"shapes_val: 3 images in [\d.]+ s, [\d.]+ per second including evaluators", caplog.text)
 
 
 def test_only_the_tasks_that_are_on_are_evaluated(shapes: Path) -> None:

@@ -382,7 +382,7 @@ def test_an_encoder_that_bf16_spoils_goes_back_to_float32_with_a_warning_and_the
     assert not torch.equal(found.sam, exact.sam)
     told = [record.getMessage() for record in caplog.records if "float32" in record.getMessage()]
     assert told[0] == (
-        "clip/cmpf_tiny: float32, because features in bfloat16 differ by 50 % of the largest number; at most 3 % "
+        "clip/cmpf_tiny: float32, because features in bfloat16 differ by 50 % of the largest value; at most 3 % "
         "is allowed"
     )
     assert told[1].startswith("sam/cmpf_tiny: bfloat16; features differ by ")

@@ -257,7 +257,7 @@ def test_a_resumed_training_says_which_settings_are_others_than_before(
     assert "IMS_PER_BATCH" not in caplog.text
     torch.manual_seed(0)
     assert trainer("SOLVER.IMS_PER_BATCH", 3, "SOLVER.MAX_ITER", 9).resume()
-    assert "other settings than before: " in caplog.text
+    assert "different settings: " in caplog.text
     assert "SOLVER.IMS_PER_BATCH 2 -> 3" in caplog.text
     assert "SOLVER.MAX_ITER 300 -> 9" in caplog.text
 

@@ -349,7 +349,7 @@ def test_it_writes_and_then_finds_what_is_there(tmp_path, capsys):
     assert command.main(arguments) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'world'}: 2 images written\n"
     assert command.main(arguments) == 0
-    assert "already there, nothing to do" in capsys.readouterr().out
+    assert "already exist, nothing to do" in capsys.readouterr().out
 
 
 def test_another_world_in_the_folder_is_an_error_of_one_line(tmp_path, capsys):
@@ -384,7 +384,7 @@ def test_an_interruption_is_told_in_one_line(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(command, "write_dataset", interrupted)
     assert command.main(["--out", str(tmp_path), *ARGUMENTS]) == 1
-    assert "stopped; the same command starts again" in capsys.readouterr().err
+    assert "stopped; run the same command to start again" in capsys.readouterr().err
 
 
 def test_the_module_runs_as_a_program():

@@ -42,7 +42,7 @@ def test_a_short_run_writes_loadable_assets_and_prints_the_figures(
     load_tiny_sam(folder=tmp_path)
     assert len(json.loads((tmp_path / "hashes.json").read_text())) == 3
     shown = capsys.readouterr().out
-    assert "tiny CLIP: % of ground-truth regions named rightly, 2 scenes" in shown
+    assert "tiny CLIP: % of ground-truth regions classified correctly, 2 scenes" in shown
     assert "found by proposals, things" in shown
 
 

@@ -142,7 +142,7 @@ def read_semantic(
     unlabeled = [sample["image_id"] for sample in samples if "sem_seg_file_name" not in sample]
     if unlabeled:
         logger.warning(
-            "%s: %d of %d images have no label map in %s and are left out: %s",
+            "%s: %d of %d images have no label map in %s and are skipped: %s",
             *(images, len(unlabeled), len(samples), labels, first_few(unlabeled)),
         )
     return [sample for sample in samples if "sem_seg_file_name" in sample]
