@@ -140,7 +140,7 @@ def _read_json(path: Path, missing: str) -> Any:
     except OSError as error:
         raise EvaluationError(f"{missing} ({error.strerror})") from error
     except ValueError as error:
-        raise EvaluationError(f"{path}: no whole JSON file ({error})") from error
+        raise EvaluationError(f"{path}: not a complete JSON file ({error})") from error
 
 
 def _equal(one: Results, other: Results) -> bool:

@@ -104,10 +104,10 @@ def read_results(path: str | Path) -> tuple[dict[str, Results], dict[str, dict[s
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise EvaluationError(
-            f"{path}: no results; the evaluation has not ended, or was another folder's ({error.strerror})"
+            f"{path}: no results; the evaluation has not finished, or wrote to another folder ({error.strerror})"
         ) from error
     except ValueError as error:
-        raise EvaluationError(f"{path}: no whole JSON file ({error})") from error
+        raise EvaluationError(f"{path}: not a complete JSON file ({error})") from error
     return parse_results(content, source=str(path))
 
 

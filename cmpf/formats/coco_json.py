@@ -45,9 +45,13 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(read_text(path, limit=MAX_BYTES))
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); make or fetch it again") from error
+        raise DatasetError(
+            f"{path}: cannot be read ({error.strerror}); create or download it again"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: no whole JSON file ({error}); make or fetch it again") from error
+        raise DatasetError(
+            f"{path}: not a complete JSON file ({error}); create or download it again"
+        ) from error
 
 
 def read_coco(path: str | Path, lists: Sequence[str] = LISTS) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) ->
         with open_image(path) as image:
             pixels = np.asarray(image.convert("RGB") if palette_colors and image.mode == "P" else image)
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such {what}; make or fetch it again") from error
+        raise DatasetError(f"{path}: no such {what}; create or download it again") from error
     except DAMAGED as error:
-        raise DatasetError(f"{path}: damaged {what} ({error}); make or fetch it again") from error
+        raise DatasetError(f"{path}: damaged {what} ({error}); create or download it again") from error
     if not (np.issubdtype(pixels.dtype, np.integer) or pixels.dtype == np.bool_):
         raise DatasetError(f"{path}: {what} of type {pixels.dtype}; save whole numbers of 8 or 16 bits")
     return pixels

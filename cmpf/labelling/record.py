@@ -169,7 +169,7 @@ def from_json(line: str, where: str = "a record") -> ImageRecord:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where}: no whole JSON object ({error}); make it again") from error
+        raise DatasetError(f"{where}: not a complete JSON object ({error}); make it again") from error
     return record_from_dict(content, where)
 
 

@@ -242,8 +242,8 @@ def test_instances_of_other_images_and_doubled_ids_are_refused(tiny: TinyPanopti
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"panoptic\.json: damaged file \(1\): no whole JSON file"),
-        ('{"images": [', r"panoptic\.json: damaged file \(1\): no whole JSON file"),
+        ("", r"panoptic\.json: damaged file \(1\): not a complete JSON file"),
+        ('{"images": [', r"panoptic\.json: damaged file \(1\): not a complete JSON file"),
         (
             "[]",
             r"panoptic\.json: wrong kind of JSON file \(1\): holds a list, as results of a model do; expected",

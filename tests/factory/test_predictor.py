@@ -336,7 +336,7 @@ def test_metrics_come_from_a_mapping_or_the_file_of_an_evaluation(tmp_path: Path
 @pytest.mark.parametrize("content", ["[]", "{", '{"a": 3}', '{"a": {"b": {"c": "many"}}}'])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(EvaluationError, match=r"results\.json: (no whole JSON|not of the form)"):
+    with pytest.raises(EvaluationError, match=r"results\.json: (not a complete JSON|not of the form)"):
         card(metrics=tmp_path / "results.json")
 
 

@@ -101,7 +101,7 @@ def test_colors_and_other_numbers_are_refused(tmp_path: Path) -> None:
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 9, (40, 40)).tolist())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DatasetError, match=r"a\.png: damaged label map .*make or fetch it again"):
+    with pytest.raises(DatasetError, match=r"a\.png: damaged label map .*create or download it again"):
         read_labels(path)
     with pytest.raises(DatasetError, match=r"none\.png: no such label map"):
         read_labels(tmp_path / "none.png")

@@ -231,7 +231,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         read_json(path)
     for content in (b"", b'{"images": [', b"\xff\xfe"):
         path.write_bytes(content)
-        with pytest.raises(DatasetError, match=r"a\.json: no whole JSON file"):
+        with pytest.raises(DatasetError, match=r"a\.json: not a complete JSON file"):
             read_coco(path)
 
 
@@ -304,5 +304,5 @@ def test_entries_tell_what_is_drawn() -> None:
 
 def test_a_file_of_brackets_alone_is_an_error_of_the_dataset(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 200_000, encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"deep\.json: no whole JSON file"):
+    with pytest.raises(DatasetError, match=r"deep\.json: not a complete JSON file"):
         read_json(tmp_path / "deep.json")

@@ -83,7 +83,7 @@ def test_damaged_segments_are_refused(record: ImageRecord, changes: dict[str, An
 
 
 def test_a_cut_line_is_refused(record: ImageRecord) -> None:
-    with pytest.raises(DatasetError, match="a record: no whole JSON object"):
+    with pytest.raises(DatasetError, match="a record: not a complete JSON object"):
         from_json(to_json(record)[:-9])
     content = json.loads(to_json(record))
     del content["sha256"]

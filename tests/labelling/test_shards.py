@@ -64,7 +64,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
         writer.add(record("a"))
     writer.journal.write_text("no JSON\n")
     with (
-        pytest.raises(DatasetError, match=r"part-00000-of-00002.jsonl: no whole JSON object"),
+        pytest.raises(DatasetError, match=r"part-00000-of-00002.jsonl: not a complete JSON object"),
         folder(tmp_path).shard(0),
     ):
         pass

@@ -193,8 +193,8 @@ def test_a_dataset_twice_with_other_numbers_is_an_error_that_names_both(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no results; the evaluation has not ended"),
-        ('{"ade": {"panop', "no whole JSON file"),
+        (None, "no results; the evaluation has not finished"),
+        ('{"ade": {"panop', "not a complete JSON file"),
         ('{"ade": 3}', "not of the form dataset: task: metric: number"),
         ("[]", "not of the form"),
     ],
