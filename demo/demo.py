@@ -106,7 +106,7 @@ def write(file: Path, prediction: Prediction) -> list[Path]:
     """Writes the overlay to a file, in the format given by its suffix."""
     format_ = Image.registered_extensions().get(file.suffix.lower())
     if format_ not in Image.SAVE:
-        raise ImageError(f"--output {file}: no image format ends so; use .png or .jpg, or a folder")
+        raise ImageError(f"--output {file}: unknown image format; use .png or .jpg, or a folder")
     file.parent.mkdir(parents=True, exist_ok=True)
     with overlay(prediction) as image, replacing(file) as temporary:
         image.convert("RGB").save(temporary, format=format_)

@@ -128,7 +128,7 @@ def test_the_exported_model_predicts_with_the_words_that_were_written_beside_it(
         *("--no-dynamic", "--image-size", "64", "96", "--vocabulary", WORDS),
     )
     assert (
-        out.index("not in the file, or fixed in it:\n")
+        out.index("not in the exported file, or fixed:\n")
         < out.index("OpenSeg Ensemble")
         < out.index("mine.pt2 (")
     )

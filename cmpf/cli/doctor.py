@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=1))
     else:
-        well = "All is well. CMPF works without what is missing."
-        verdict = f"Not well: {', '.join(failed)}" if failed else well
+        passed = "All checks passed. Missing items are optional."
+        verdict = f"Failed: {', '.join(failed)}" if failed else passed
         print(f"{text(checks)}\n\n{verdict}")
     return command.FAILED if failed else command.DONE
 
@@ -139,8 +139,8 @@ def _merge_absent_datasets(checks: Sequence[Check]) -> list[Check]:
     """Replaces the datasets without any file by one line: most users have only a few of them."""
     present = [check for check in checks if check.state != MISSING or not check.detail.startswith("0 of ")]
     if absent := len(checks) - len(present):
-        how = "cmpf datasets lists all, cmpf datasets NAME says how to get one"
-        present.append(Check(DATASETS, "others", MISSING, f"{absent} more have a name; {how}"))
+        how = "cmpf datasets lists all, cmpf datasets NAME shows how to get one"
+        present.append(Check(DATASETS, "others", MISSING, f"{absent} more datasets; {how}"))
     return present
 
 
@@ -230,7 +230,7 @@ def datasets() -> Iterator[Check]:
 
     root = dataset_root()
     note = "" if os.environ.get(ROOT_VARIABLE) else f" ({ROOT_VARIABLE} is not set)"
-    fix = f"export {ROOT_VARIABLE}=/the/folder/of/datasets"
+    fix = f"export {ROOT_VARIABLE}=/path/to/datasets"
     if root.is_dir():
         yield Check(DATASETS, ROOT_VARIABLE, OK, f"{root.absolute()}{note}")
     else:
@@ -257,9 +257,9 @@ def self_test() -> Iterator[Check]:
     predictor = cmpf.load(command.TINY)
     loaded = time.perf_counter()
     segments = predictor.predict(scene.image, names).segments
-    took = f"{time.perf_counter() - loaded:.2f} s, after {loaded - start:.2f} s of loading"
+    took = f"{time.perf_counter() - loaded:.2f} s (model loaded in {loaded - start:.2f} s)"
     image = f"a {IMAGE_SIZE} x {IMAGE_SIZE} image on {next(predictor.model.parameters()).device}"
-    detail = f"{len(segments)} segments of {len(scene.segments)} in {image} in {took}"
+    detail = f"found {len(segments)} of {len(scene.segments)} segments in {image} in {took}"
     yield Check(SELF_TEST, command.TINY, OK if segments else FAILED, detail)
 
 

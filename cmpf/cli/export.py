@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
     predictor = load_model(arguments, device="cpu", overrides=OVERRIDES)
     vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
-    print("not in the file, or fixed in it:")
+    print("not in the exported file, or fixed:")
     print("\n".join(f"  {part}" for part in left_out(predictor, dynamic=dynamic)), flush=True)
     report = export_model(
         predictor,

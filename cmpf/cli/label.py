@@ -138,7 +138,7 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
 
 def _folder_or_address(text: str) -> Path | str:
     if text.lower().startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"{text}: the web is not written to; give a folder or a bucket")
+        raise argparse.ArgumentTypeError(f"cannot write to {text}; give a folder or a bucket")
     return text.rstrip("/") if "://" in text else Path(text)
 
 
@@ -147,13 +147,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.inputs[0] == EXPORT:
         return _export(arguments)
     if arguments.format:
-        arguments.usage_error("--format: an option of cmpf label export alone")
+        arguments.usage_error("--format is only valid with cmpf label export")
     if not arguments.vocabulary:
         arguments.usage_error("the following arguments are required: --vocabulary")
     if arguments.shard and arguments.ray is not None:
-        arguments.usage_error("--shard is for tasks without a cluster's engine: with --ray, give --shards N")
+        arguments.usage_error("--shard cannot be combined with --ray; use --shards N")
     if arguments.workers and arguments.ray is None:
-        arguments.usage_error("--workers: an option of --ray alone")
+        arguments.usage_error("--workers requires --ray")
     from cmpf.cli.label_run import label
 
     return label(arguments)

@@ -53,7 +53,7 @@ def label(arguments: argparse.Namespace) -> int:
                 _label_shard(shard, folder, labeler, arguments, report)
     except KeyboardInterrupt:
         report.bar.close()
-        print(f"stopped after {report.images} images; the same command goes on", file=sys.stderr)
+        print(f"stopped after {report.images} images; run the same command again to resume", file=sys.stderr)
         return FAILED
     return report.end(arguments.output)
 
@@ -68,7 +68,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
             inside = is_folder(given) and (folder.absolute() == output or folder.absolute() in output.parents)
         if inside:
             raise CMPFError(
-                f"{arguments.output}: the results would lie among the images of {given}; give another --output"
+                f"{arguments.output}: the output is inside the input {given}; give another --output"
             )
 
 
@@ -220,10 +220,10 @@ class _Report:
         if self.images:
             parts.append(f"{seconds:.2f} s each")
         if self.resumed:
-            parts.append(f"{self.resumed:,} of an earlier run")
+            parts.append(f"{self.resumed:,} from an earlier run")
         if self.finished:
-            parts.append(f"{self.finished:,} {'shard was' if self.finished == 1 else 'shards were'} there")
+            parts.append(f"{self.finished:,} {'shard' if self.finished == 1 else 'shards'} already finished")
         if self.errors:
-            parts.append(f"{self.errors:,} cannot be read: see the column error")
+            parts.append(f"{self.errors:,} unreadable (see column error)")
         print(f"{', '.join(parts)} -> {output}")
         return FAILED if self.errors else DONE

@@ -25,11 +25,11 @@ ADE = "openvocab_ade20k_panoptic_val"
 CLIP_TITLES = {"convnext_large_d_320": "ConvNeXt-L", "convnext_base_w_320": "ConvNeXt-B", "cmpf_tiny": "tiny"}
 HEADER = ("name", "method", "CLIP", "GB", "speed", "PQ", "mIoU", "license", "here")
 NOTES = """
-GB: trained part and frozen encoders together. speed: see docs/models.md. license: of the weights.
-PQ, mIoU: on ADE20K, as the authors publish them. Weights are downloaded from where they host them.
-cmpf models NAME tells more, cmpf models pull NAME downloads."""
+GB: size of trained part and frozen encoders. speed: see docs/models.md. license: of the weights.
+PQ, mIoU: on ADE20K, as published by the authors. Weights are downloaded from the authors' servers.
+Run cmpf models NAME for details, cmpf models pull NAME to download."""
 
-SHAPES_ONLY = f"""note: {TINY} was trained on generated shapes and knows nothing else. For photographs, with network:
+SHAPES_ONLY = f"""note: {TINY} was trained on generated shapes only. For photographs, download a full-size model:
   cmpf predict photo.jpg --model fcclip_convnext_large --vocabulary "cup; spoon; table"   (others: cmpf models)"""
 
 
@@ -149,8 +149,8 @@ def _description(name: str) -> Iterator[str]:
     if not entry.asset:
         target, remote = published_file(name, entry), zoo_remote(name, entry)
         yield f"  address    {remote.page or remote.url}"
-        yield f"  file       {target} ({'here' if target.is_file() else 'not here'})"
-        yield f"  small file {small_file(name)} ({'here' if small_file(name).is_file() else 'made by the first load'})"
+        yield f"  file       {target} ({'downloaded' if target.is_file() else 'not downloaded'})"
+        yield f"  small file {small_file(name)} ({'created' if small_file(name).is_file() else 'not created yet'})"
         yield f"  SHA-256    {_hash(name, entry)}"
     for dataset, figures in entry.published.items():
         yield f"  published  {dataset}: {', '.join(f'{metric} {value}' for metric, value in figures.items())}"
@@ -168,4 +168,4 @@ def _hash(name: str, entry: ZooEntry) -> str:
     record = hash_record_path(published_file(name, entry))
     if record.is_file():
         return f"{record.read_text(encoding='utf-8').split()[0]} (of the first download)"
-    return "none is published; that of the first download is recorded"
+    return "none is published; the first download's is recorded"

@@ -181,7 +181,7 @@ def _line(image: str, files: Sequence[Path], class_counts: Mapping[str, int], as
     counts = ", ".join(f"{count} {name}" for name, count in class_counts.items())
     more = f" and {len(names) - MAX_FILES} more" if len(names) > MAX_FILES else ""
     where = f" -> {', '.join(names[:MAX_FILES])}{more}" if names else ""
-    return f"{image}: {counts or 'nothing'}{where}"
+    return f"{image}: {counts or 'nothing found'}{where}"
 
 
 def _report(summary: Summary, found: FoundSources, output: Path, *, many: bool) -> None:
@@ -192,15 +192,15 @@ def _report(summary: Summary, found: FoundSources, output: Path, *, many: bool) 
     if len(summary.errors) > MAX_LINES:
         say(f"cmpf: ... and {len(summary.errors) - MAX_LINES} more, see {output / 'errors.csv'}")
     for line in found.describe_skipped():
-        say(f"left out: {line}")
+        say(f"skipped {line}")
     if many or summary.resumed or summary.remaining:
         count = summary.done + summary.failed
         each = f" in {summary.seconds:.0f} s, {summary.seconds / max(1, count):.2f} s each"
         parts = [f"{summary.done} images{each}"] if count else []
-        for number, what in ((summary.failed, "failed"), (summary.resumed, "images were finished before")):
+        for number, what in ((summary.failed, "failed"), (summary.resumed, "images already finished")):
             parts += [f"{number} {what}"] if number else []
         if summary.remaining:
-            parts.append(f"stopped with {summary.remaining} to go: the same command goes on")
-        say(f"{'; '.join(parts)}. Results: {output}")
+            parts.append(f"stopped with {summary.remaining} left; run the same command again to resume")
+        say(f"{'; '.join(parts)}. Results saved to {output}")
     for file in summary.files:
         say(f"  {file}")

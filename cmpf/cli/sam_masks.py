@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             damaged += [result] if result.status == sam_masks.DAMAGED else []
             bar.update()
     print(
-        f"{len(todo)} images: {counts[sam_masks.GENERATED]} made, {counts[sam_masks.CACHED]} kept -> {output}"
+        f"{len(todo)} images: {counts[sam_masks.GENERATED]} generated, {counts[sam_masks.CACHED]} cached -> {output}"
     )
     for result in damaged:
         print(f"damaged: {result.message}", file=sys.stderr)

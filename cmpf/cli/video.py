@@ -82,7 +82,7 @@ def segment_video(
     part = _prepare_part(target, {"video": [str(path.absolute()), state.st_size, state.st_mtime], **settings})
     done = {int(file.stem.removeprefix("frame_")) for file in part.glob("frame_*.jpg")}
     if done:
-        tqdm.write(f"going on: {len(done)} frames are done", file=sys.stderr)
+        tqdm.write(f"resuming: {len(done)} frames already finished", file=sys.stderr)
     numbers: deque[int] = deque()
 
     def unfinished_frames() -> Iterator[Frame]:
@@ -182,7 +182,7 @@ class Videos:
             line = {"video": str(path), "files": [str(report.file)], "frames": report.frames}
             print(json.dumps(line, ensure_ascii=False))
         else:
-            rate = f"{float(report.rate):g} a second, without sound"
+            rate = f"{float(report.rate):g} fps, without sound"
             print(f"{path}: {report.frames} frames at {rate} -> {report.file}")
 
 
@@ -207,11 +207,11 @@ def _join_frames(reader: VideoReader, path: Path, part: Path, target: Path, expe
     """Encodes the finished frames as a video and removes them."""
     frames = sorted(part.glob("frame_*.jpg"))
     if not frames:
-        raise ImageError(f"{path}: not one frame could be read; is it a whole video?")
+        raise ImageError(f"{path}: no frame could be read; is the video complete?")
     write_video(target, (np.asarray(open_image(frame)) for frame in frames), rate=reader.rate)
     _clear_part(part)
     incomplete = reader.count and len(frames) < expected * 0.99
-    warning = f"{path} says it has {reader.count} frames, {len(frames)} could be read" if incomplete else ""
+    warning = f"{path}: only {len(frames)} of {reader.count} frames could be read" if incomplete else ""
     return VideoReport(target, len(frames), reader.rate, warning)
 
 

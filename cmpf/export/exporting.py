@@ -45,7 +45,7 @@ class ExportReport:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in self.files)
-        lines = [f"{sizes}, made and checked in {self.seconds:.0f} s", "agreement with the model:"]
+        lines = [f"{sizes}, exported and checked in {self.seconds:.0f} s", "differences from the model:"]
         return "\n".join([*lines, *(f"  {agreement}" for agreement in self.agreements)])
 
 
@@ -53,16 +53,16 @@ def left_out(predictor: Predictor, *, dynamic: bool) -> tuple[str, ...]:
     """Descriptions of what the file does not contain or does not allow to change."""
     settings = predictor.model.settings
     fixed = [
-        f"the weights of CLIP's opinion are constants: alpha {settings.alpha}, beta {settings.beta}, "
+        f"the weights of the class ensemble are constants: alpha {settings.alpha}, beta {settings.beta}, "
         f"objectness {settings.clip_objectness}",
         "one image per call",
     ]
     if not dynamic:
-        fixed.append("one image size; load_exported makes images fit")
+        fixed.append("one image size; load_exported fits images to it")
     return (
         "SAM's own masks (the OpenSeg Ensemble, TEST.ENSEMBLE): results are those of predict(..., ensemble=False)",
-        "CLIP's text tower: text embeddings are an input, from CLIP or from a file of words",
-        "reading, resizing and padding of images, and post-processing to segments: load_exported does both",
+        "CLIP's text tower: text embeddings are an input, computed by CLIP or read from a file",
+        "image reading, resizing and padding, and post-processing: load_exported does them",
         *fixed,
     )
 
@@ -205,7 +205,7 @@ class Agreement:
     def __str__(self) -> str:
         parts = [
             f"{name}: largest difference {self.largest[name]:.1e}, "
-            f"{self.largest[name] / max(self.spread[name], 1e-30):.1e} of the spread"
+            f"{self.largest[name] / max(self.spread[name], 1e-30):.1e} of the value range"
             for name in OUTPUTS
         ]
         height, width = self.size

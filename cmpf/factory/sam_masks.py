@@ -168,7 +168,7 @@ def generate_masks(jobs: Sequence[Job], images: Sequence[SourceImage]) -> Iterat
             yield from pool.map(_generate, images)
     except BrokenProcessPool as error:
         raise CMPFError(
-            "a process died, out of memory? Use fewer --jobs; the same command goes on where it was"
+            "a process died, possibly out of memory; run the same command again with fewer --jobs to resume"
         ) from error
 
 

@@ -260,7 +260,7 @@ def work_in_tiles(
             first = tile.stop
             continue
         rows = len(tile) // 2
-        logger.warning("out of memory with %d rows of an image at once; going on with %d", len(tile), rows)
+        logger.warning("out of memory with %d rows of an image at once; retrying with %d", len(tile), rows)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -71,7 +71,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path, limit=MAX_BYTES)
     except (OSError, ValueError) as error:
-        raise CMPFError(f"{path}: cannot be read ({error}); give another folder, or begin anew") from error
+        raise CMPFError(f"{path}: cannot be read ({error}); give another folder, or start over") from error
     return parse_configuration(text, str(path))
 
 
@@ -80,9 +80,9 @@ def parse_configuration(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         configuration = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CMPFError(f"{where}: cannot be read ({error}); give another folder, or begin anew") from error
+        raise CMPFError(f"{where}: cannot be read ({error}); give another folder, or start over") from error
     if not isinstance(configuration, dict):
-        raise CMPFError(f"{where}: no JSON object; give another folder, or begin anew")
+        raise CMPFError(f"{where}: no JSON object; give another folder, or start over")
     return configuration
 
 

@@ -95,7 +95,7 @@ class ResultsFolder:
         Raises:
             CMPFError: the folder has another configuration; says what differs.
         """
-        fix = "give another --output, or --overwrite to begin anew"
+        fix = "give another --output, or --overwrite to start over"
         save_or_compare_configuration(self.hidden / MANIFEST, configuration, fix=fix, folder=self.folder)
         write_text(self.hidden / REQUEST, json.dumps(request, ensure_ascii=False))
 
@@ -209,8 +209,8 @@ class JournalFile:
             if self.path.exists():
                 os.truncate(self.path, old_size)
             raise CMPFError(
-                f"{self.path}: cannot be written ({error.strerror}); make room, and run the same command again: "
-                "it goes on"
+                f"{self.path}: cannot be written ({error.strerror}); free disk space and run the same command "
+                "again to resume"
             ) from error
 
     def complete_lines(self) -> Iterator[bytes]:

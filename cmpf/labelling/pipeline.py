@@ -177,8 +177,8 @@ class Replica:
                     files += format_.write_record(entry, job.folder)
         except OSError as error:
             raise CMPFError(
-                f"{job.folder}: the results of {source.location} cannot be written ({summary(error)}); make room, or "
-                "allow to write there, and run the same command again: it goes on"
+                f"{job.folder}: the results of {source.location} cannot be written ({summary(error)}); free disk "
+                "space or make the folder writable, and run the same command again to resume"
             ) from error
         return FinishedImage(source, entry, files, prediction.summary())
 

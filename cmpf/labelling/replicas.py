@@ -211,6 +211,5 @@ def _translate_broken_pool() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise CMPFError(
-            "a process with a model died, perhaps for lack of memory; run the same command again with fewer "
-            "--processes: it goes on"
+            "a model process died, possibly out of memory; run the same command again with fewer --processes to resume"
         ) from error

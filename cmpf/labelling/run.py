@@ -147,8 +147,8 @@ def _update_datasets(results: ResultsFolder, job: Job) -> Iterator[Path]:
                 write_text(stamp, "\n".join([journal_size, *paths]) + "\n")
             except OSError as error:
                 raise CMPFError(
-                    f"{job.folder}: {name} cannot be written ({summary(error)}); make room, and run the same command "
-                    "again: it goes on"
+                    f"{job.folder}: {name} cannot be written ({summary(error)}); free disk space and run the same "
+                    "command again to resume"
                 ) from error
         yield from files
 

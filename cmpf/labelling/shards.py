@@ -111,7 +111,7 @@ class LabelFolder:
             save_or_compare_configuration(
                 self.folder / CONFIGURATION,
                 self.configuration,
-                fix="give another --output, or --overwrite to begin anew",
+                fix="give another --output, or --overwrite to start over",
                 folder=self.output,
             )
         except OSError as error:
@@ -226,8 +226,8 @@ class ShardWriter:
             write_parquet(self.path, records, {"cmpf": __version__, **self.configuration})
         except OSError as error:
             raise CMPFError(
-                f"{self.path}: cannot be written ({summary(error)}); make room, and run the same command again: it "
-                "goes on"
+                f"{self.path}: cannot be written ({summary(error)}); free disk space and run the same command "
+                "again to resume"
             ) from error
         self.journal.unlink(missing_ok=True)
         self._publish(self.path)

@@ -66,11 +66,11 @@ class FoundSources:
         lines = []
         if self.skipped:
             suffixes = ", ".join(
-                f"{count} {suffix or 'without an ending'}" for suffix, count in self.skipped.most_common()
+                f"{count} {suffix or 'without extension'}" for suffix, count in self.skipped.most_common()
             )
-            lines.append(f"files that are no images: {suffixes}")
+            lines.append(f"files that are not images: {suffixes}")
         if self.skipped_folders:
-            lines.append(f"{self.skipped_folders} folders in folders: --recursive enters them")
+            lines.append(f"subfolders: {self.skipped_folders} (use --recursive to search them)")
         return lines
 
 
@@ -179,7 +179,9 @@ def _expand(given: str, found: FoundSources, recursive: bool, exclude: Path | No
             yield from _expand_list(file, found, recursive, exclude)
         elif path.is_dir():
             if exclude is not None and _same_path(path, exclude):
-                raise ImageError(f"{path}: the results would lie among the images; give another --output")
+                raise ImageError(
+                    f"{path}: the output folder is among the input folders; give another --output"
+                )
             found.roots.append(os.path.abspath(path))
             yield from _expand_folder(path, found, recursive, exclude)
         elif path.exists():

@@ -164,11 +164,11 @@ def check_content(path: Path, target: Path, remote: Remote) -> None:
     if remote.sha256 is not None:
         if not sha256.startswith(remote.sha256.lower()):
             raise WeightsError(f"{message}, expected {remote.sha256}")
-        logger.info("%s, which is the published one", message)
+        logger.info("%s, as published", message)
     elif not recorded:
         write_text(record, f"{sha256}  {target.name}\n")
         logger.warning(
-            "%s. None is published: this one is recorded in %s and checked from now on", message, record
+            "%s. No hash is published; this one is recorded in %s and checked from now on", message, record
         )
     elif sha256 != recorded[0]:
         raise WeightsError(
@@ -176,7 +176,7 @@ def check_content(path: Path, target: Path, remote: Remote) -> None:
             "replaced the file and you trust it)"
         )
     else:
-        logger.info("%s, which is that of the first download", message)
+        logger.info("%s, as at the first download", message)
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def _download(remote: Remote, target: Path) -> None:
         except _TRANSIENT as error:
             if attempt == ATTEMPTS:
                 raise
-            logger.warning("%s: %s, trying again", remote.title, summary(error))
+            logger.warning("%s: %s; retrying", remote.title, summary(error))
             time.sleep(PAUSE)
     try:
         _check_not_a_page(part, target, remote)

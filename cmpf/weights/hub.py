@@ -170,7 +170,7 @@ def _portable(cfg: Config) -> Config:
     """The configuration without settings that only hold on this machine."""
     for key, value in _encoder_files(cfg).items():
         if Path(value).is_file():
-            logger.warning("%s is the file %s: others need it too, and at this place", key, value)
+            logger.warning("%s is the local file %s: other users need a copy at the same path", key, value)
     defaults = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": "auto", "NUM_THREADS": 0, "OUTPUT_DIR": "./output"}
     masks = {"TEST.ENSEMBLE.SOURCE": "online", "TEST.ENSEMBLE.CACHE_DIR": ""}
     if cfg.MODEL.CMPF.DEFORMABLE_ATTENTION == "triton":  # would be an error on machines without it

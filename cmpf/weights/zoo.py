@@ -102,9 +102,9 @@ def save_small_file(name: str, model: TrainedModel, weights: Path) -> None:
         metadata = {ORIGIN: _origin(entry, weights), ENCODER_FILES_KEY: encoder_files}
         save(model, small_file(name), metadata=metadata)
     except OSError as error:
-        logger.warning("%s cannot be written, each load reads %s: %s", small_file(name), weights, error)
+        logger.warning("%s cannot be written, so every load reads %s: %s", small_file(name), weights, error)
         return
-    logger.info("%s: the trained part of %s, read from now on", small_file(name), weights.name)
+    logger.info("saved the trained part of %s as %s for later loads", weights.name, small_file(name))
 
 
 def _folder(name: str) -> Path:
@@ -130,7 +130,7 @@ def _is_current(small: Path, entry: ZooEntry, target: Path) -> bool:
     try:
         saved = read_metadata(small)
     except WeightsError as error:
-        logger.warning("%s is made again: %s", small, error)
+        logger.warning("recreating %s: %s", small, error)
         return False
     encoder_files = saved.get(ENCODER_FILES_KEY, {}).values()
     return saved.get(ORIGIN) == _origin(entry, target) and all(

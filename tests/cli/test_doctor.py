@@ -204,7 +204,9 @@ def test_a_root_that_is_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_the_self_test_segments_a_generated_image() -> None:
     (check,) = doctor.self_test()
     assert check.state == OK
-    found = re.match(r"(\d+) segments of 6 in a 256 x 256 image on \S+ in \d+\.\d\d s, after", check.detail)
+    found = re.match(
+        r"found (\d+) of 6 segments in a 256 x 256 image on \S+ in \d+\.\d\d s \(model", check.detail
+    )
     assert found is not None, check.detail
     assert int(found[1]) >= 1
 
@@ -217,7 +219,7 @@ def test_a_model_that_finds_nothing_fails_the_self_test(monkeypatch: pytest.Monk
     model = torch.nn.Linear(1, 1)
     monkeypatch.setattr(cmpf, "load", lambda name: SimpleNamespace(predict=predict, model=model))
     (check,) = doctor.self_test()
-    assert (check.state, check.detail.split(" of ")[0]) == (FAILED, "0 segments")
+    assert (check.state, check.detail.split(" of ")[0]) == (FAILED, "found 0")
 
 
 def test_a_group_that_breaks_is_a_failed_check_and_the_others_are_still_looked_at(
@@ -260,12 +262,12 @@ datasets
   ok       shapes_val           /data/shapeworld
   missing  a_part               1 of 3 paths in /data/a
            -> python datasets/prepare_a.py
-  missing  others               2 more have a name; cmpf datasets lists all, cmpf datasets NAME says how to get one
+  missing  others               2 more datasets; cmpf datasets lists all, cmpf datasets NAME shows how to get one
 
 self-test
   ok       cmpf_tiny  6 segments
 
-All is well. CMPF works without what is missing.
+All checks passed. Missing items are optional.
 """
 
 
@@ -289,7 +291,7 @@ def test_a_failed_self_test_is_exit_code_1(
     if options:
         assert json.loads(said)["ok"] is False
     else:
-        assert said.endswith("  failed   cmpf_tiny  0 segments\n\nNot well: cmpf_tiny (self-test)\n")
+        assert said.endswith("  failed   cmpf_tiny  0 segments\n\nFailed: cmpf_tiny (self-test)\n")
 
 
 def test_json_holds_every_check_with_its_fix(

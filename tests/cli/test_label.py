@@ -80,7 +80,7 @@ def test_shards_hold_what_one_run_finds_and_done_ones_are_skipped(
     times = [part.stat().st_mtime_ns for part in find_parts(out)]
     capsys.readouterr()
     assert label(photos, "--vocabulary", WORDS, "--output", out, "--shard", "1/3") == 0
-    assert capsys.readouterr().out == f"0 images, 1 shard was there -> {out}\n"
+    assert capsys.readouterr().out == f"0 images, 1 shard already finished -> {out}\n"
     assert [part.stat().st_mtime_ns for part in find_parts(out)] == times
 
 
@@ -95,7 +95,7 @@ def test_images_that_cannot_be_read_are_rows_and_the_exit_code_is_1(
     assert [bool(record.error) for record in records(out)] == [False, True, True, False]
     said = capsys.readouterr()
     assert "4 images, " in said.out
-    assert "2 cannot be read: see the column error" in said.out
+    assert "2 unreadable (see column error)" in said.out
     assert [
         line.partition(": ")[2].split(":")[0]
         for line in said.err.removeprefix(f"{SHAPES_ONLY}\n").splitlines()
@@ -120,7 +120,9 @@ def test_after_a_stop_the_same_command_goes_on(
 
     monkeypatch.setattr(type(labeler()), "records", stopped)
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
-    assert capsys.readouterr().err.endswith("\nstopped after 2 images; the same command goes on\n")
+    assert capsys.readouterr().err.endswith(
+        "\nstopped after 2 images; run the same command again to resume\n"
+    )
     assert not list(out.glob("*.parquet"))
     monkeypatch.setattr(type(labeler()), "records", whole)
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 0
@@ -143,11 +145,11 @@ def test_a_shard_that_the_disk_has_no_room_for_is_one_line_and_its_bad_images_co
         assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"cmpf: {out / 'part-00000-of-00001.parquet'}: cannot be written (")
-    assert error.endswith("make room, and run the same command again: it goes on")
+    assert error.endswith("free disk space and run the same command again to resume")
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
     assert (
         capsys.readouterr().out
-        == f"0 images, 2 of an earlier run, 1 cannot be read: see the column error -> {out}\n"
+        == f"0 images, 2 from an earlier run, 1 unreadable (see column error) -> {out}\n"
     )
     assert [bool(record.error) for record in records(out)] == [False, True]
 
@@ -163,7 +165,7 @@ def test_another_task_into_the_same_folder_is_an_error_unless_it_is_overwritten(
     assert label(*words, "--task", "panoptic") == 1
     assert capsys.readouterr().err == (
         f'cmpf: {out} holds results of another configuration: task "all" there, "panoptic" now; '
-        "give another --output, or --overwrite to begin anew\n"
+        "give another --output, or --overwrite to start over\n"
     )
     assert label(*words, "--shard", "0/2") == 1
     assert "shards 1 there, 2 now" in capsys.readouterr().err
@@ -191,15 +193,15 @@ def test_a_bucket_is_labelled(tmp_path: Path) -> None:
         ),
         (
             ["x", "--vocabulary", "cat", "--output", "o", "--shard", "0/2", "--ray"],
-            "with --ray, give --shards N",
+            "--shard cannot be combined with --ray; use --shards N",
         ),
         (
             ["x", "--vocabulary", "cat", "--output", "out", "--workers", "2"],
-            "--workers: an option of --ray alone",
+            "--workers requires --ray",
         ),
         (
             ["x", "--vocabulary", "cat", "--output", "out", "--format", "coco"],
-            "an option of cmpf label export alone",
+            "--format is only valid with cmpf label export",
         ),
         (["x", "--vocabulary", "cat", "--output", "out", "--shard", "a"], "such as 0/8, got a"),
         (
@@ -223,7 +225,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
     assert main(["label", "n" * 300, *line]) == 1
     assert "File name too long" in capsys.readouterr().err.partition("cannot be read")[2]
     assert main(["label", str(tmp_path), *line]) == 1
-    assert "the results would lie among the images of" in capsys.readouterr().err
+    assert "the output is inside the input" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["label", str(tmp_path), *line]) == 1
     assert capsys.readouterr().err == 'cmpf: Parquet files need pyarrow: pip install "cmpf[label]"\n'

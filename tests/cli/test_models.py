@@ -108,7 +108,7 @@ def test_images_that_are_not_generated_are_told_which_model_knows_photographs(
     scene, photo = tmp_path / "val" / "images" / "000001.png", tmp_path / "photo.png"
     scene.parent.mkdir(parents=True)
     note = (
-        "note: cmpf_tiny was trained on generated shapes and knows nothing else. For photographs, with network:\n"
+        "note: cmpf_tiny was trained on generated shapes only. For photographs, download a full-size model:\n"
         '  cmpf predict photo.jpg --model fcclip_convnext_large --vocabulary "cup; spoon; table"'
     )
     for name in ("complete.json", "vocabulary_all.txt", "vocabulary_seen.txt"):

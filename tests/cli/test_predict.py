@@ -100,7 +100,7 @@ def test_images_of_one_name_in_two_folders_do_not_replace_each_other(
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 2
     assert said.err.startswith("2 images in ")  # no progress bar where there is no terminal
-    assert said.err.endswith(f" s each. Results: {out}\n{SHAPES_ONLY}\n")
+    assert said.err.endswith(f" s each. Results saved to {out}\n{SHAPES_ONLY}\n")
 
 
 @pytest.mark.parametrize("batch", ["1", "2"])
@@ -115,7 +115,7 @@ def test_a_damaged_image_is_named_and_the_others_are_done(
     said = capsys.readouterr()
     assert [json.loads(line)["image"] for line in said.out.splitlines()] == [str(photo)]
     assert said.err.startswith(f"cmpf: {photo.parent / 'broken.png'}")
-    assert "; 1 failed. Results: " in said.err
+    assert "; 1 failed. Results saved to " in said.err
     assert shown(out) == ["errors.csv", "photo.jpg"]
     with (out / "errors.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

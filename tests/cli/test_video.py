@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     report = run(clip, noted)
     assert numbers(seen) == [3, 4, 5, 6]
     assert numbers(frames_of(report.file)) == list(range(FRAMES))
-    assert "going on: 3 frames are done" in capsys.readouterr().err
+    assert "resuming: 3 frames already finished" in capsys.readouterr().err
 
 
 def test_other_words_start_anew(clip: Path, plain: Any) -> None:
@@ -144,8 +144,8 @@ def test_a_video_that_is_cut_off_is_told(tmp_path: Path, plain: Any) -> None:
     empty.write_bytes(content[:data])
     report = run(cut, plain)
     assert 1 <= report.frames <= 5
-    assert report.warning == f"{cut} says it has 8 frames, {report.frames} could be read"
-    with pytest.raises(ImageError, match=r"empty\.mp4: not one frame could be read"):
+    assert report.warning == f"{cut}: only {report.frames} of 8 frames could be read"
+    with pytest.raises(ImageError, match=r"empty\.mp4: no frame could be read"):
         run(empty, plain)
 
 

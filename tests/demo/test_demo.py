@@ -58,7 +58,7 @@ def test_output_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert demo.main(["--input", source, source, "--output", str(target), *SETTINGS]) == 1
     assert "a file holds the result of one image; give a folder for several" in capsys.readouterr().err
     assert demo.main(["--input", source, "--output", str(tmp_path / "b.xyz"), *SETTINGS]) == 1
-    assert "no image format ends so; use .png or .jpg" in capsys.readouterr().err
+    assert "unknown image format; use .png or .jpg" in capsys.readouterr().err
     assert not (tmp_path / "b.xyz").exists()
 
 
@@ -94,7 +94,7 @@ def test_a_video_becomes_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_video(clip, [np.full((40, 58, 3), 90, np.uint8)] * 3, rate=Fraction(10))
     line = ["--video-input", str(clip), "--vocabulary", "red circle; sky", "--output", str(out)]
     assert demo.main([*line, *SETTINGS]) == 0
-    assert "3 frames at 10 a second, without sound" in capsys.readouterr().out
+    assert "3 frames at 10 fps, without sound" in capsys.readouterr().out
     assert VideoReader(out / "clip_overlay.mp4").count == 3
 
 

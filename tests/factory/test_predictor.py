@@ -261,7 +261,7 @@ def test_a_path_of_encoders_is_told(tmp_path: Path, caplog: pytest.LogCaptureFix
 
     file = checked_asset(CLIP_WEIGHTS)
     predictor("MODEL.CMPF.CLIP.PRETRAINED", str(file)).save_pretrained(tmp_path)
-    assert f"MODEL.CMPF.CLIP.PRETRAINED is the file {file}: others need it too" in caplog.text
+    assert f"MODEL.CMPF.CLIP.PRETRAINED is the local file {file}: other users need a copy" in caplog.text
 
 
 def test_wrong_metrics_leave_no_folder(tmp_path: Path) -> None:

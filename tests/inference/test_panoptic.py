@@ -167,4 +167,4 @@ def test_where_memory_runs_out_once_the_image_is_the_same(monkeypatch, caplog):
     monkeypatch.setattr(MaskRows, "rows", rows)
     assert infer(mask_cls, masks) == wanted
     assert calls == [range(0, 4), range(0, 2), range(2, 4)]
-    assert caplog.messages == ["out of memory with 4 rows of an image at once; going on with 2"]
+    assert caplog.messages == ["out of memory with 4 rows of an image at once; retrying with 2"]

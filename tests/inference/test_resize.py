@@ -153,7 +153,7 @@ def test_where_memory_runs_out_the_same_rows_come_again_in_smaller_tiles(error, 
     # 20 rows, 10, 5 do not fit; 5 // 2 = 2 do.
     assert memory.done == [range(first, first + 2) for first in range(0, 20, 2)]
     assert caplog.messages == [
-        f"out of memory with {rows} rows of an image at once; going on with {rows // 2}"
+        f"out of memory with {rows} rows of an image at once; retrying with {rows // 2}"
         for rows in (20, 10, 5)
     ]
 

@@ -129,7 +129,7 @@ def test_where_memory_runs_out_once_the_result_is_the_same(monkeypatch, caplog):
     monkeypatch.setattr(MaskRows, "rows", rows)
     result = instance_inference(mask_cls, masks, topk=10)
     assert calls == [range(0, 9), range(0, 4), range(4, 8), range(8, 9)]
-    assert caplog.messages == ["out of memory with 9 rows of an image at once; going on with 4"]
+    assert caplog.messages == ["out of memory with 9 rows of an image at once; retrying with 4"]
     assert torch.equal(result.pred_masks, wanted.pred_masks)
     torch.testing.assert_close(result.scores, wanted.scores)
 

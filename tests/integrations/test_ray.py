@@ -88,9 +88,9 @@ def test_the_command_gives_the_rows_of_one_process_and_goes_on_where_it_was_stop
     assert records(Path("out")) == alone
     assert first.stat().st_mtime_ns == time_of_first
     said = capsys.readouterr().out
-    (line,) = [line for line in said.splitlines() if "shards were there" in line]  # Ray may say more
+    (line,) = [line for line in said.splitlines() if "shards already finished" in line]  # Ray may say more
     assert line.startswith(f"{left} images, ")
-    assert "2 shards were there" in line
+    assert "2 shards already finished" in line
 
 
 @pytest.mark.parametrize(

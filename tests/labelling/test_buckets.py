@@ -83,11 +83,11 @@ def test_shards_go_into_a_bucket_and_done_ones_are_skipped(
     assert files(bucket) == ["_label.json", "part-00001-of-00002.parquet"]
     assert label(photos, "--output", f"{bucket}/") == 0  # the other one
     said = capsys.readouterr().out
-    assert f"1 shard was there -> {bucket}\n" in said
+    assert f"1 shard already finished -> {bucket}\n" in said
     assert records(bucket) == expected(photos)
     assert left_here() == []
     assert label(photos, "--output", bucket) == 0
-    assert capsys.readouterr().out == f"0 images, 2 shards were there -> {bucket}\n"
+    assert capsys.readouterr().out == f"0 images, 2 shards already finished -> {bucket}\n"
     assert label(photos, "--output", bucket, "--min-score", "0.9") == 1
     error = capsys.readouterr().err
     assert f"{bucket} holds results of another configuration: min_score null there, 0.9 now" in error
@@ -115,7 +115,7 @@ def test_a_shard_that_could_not_be_brought_there_is_brought_by_the_next_run(
     (killed,) = (cache_folder() / "label").glob("*/part-*.parquet")
     killed.with_name(".tmp-1-2-part-00000-of-00001.parquet").write_bytes(b"PAR1")  # as after kill -9
     assert label(photos, "--output", bucket) == 0
-    assert capsys.readouterr().out == f"0 images, 1 shard was there -> {bucket}\n"
+    assert capsys.readouterr().out == f"0 images, 1 shard already finished -> {bucket}\n"
     assert records(bucket) == expected(photos)
     assert files(bucket) == ["_label.json", "part-00000-of-00001.parquet"]
 
@@ -144,10 +144,10 @@ def test_results_do_not_go_among_the_images_nor_into_the_web(
     tmp_path: Path, bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert label("memory://photos/", "--output", "memory://photos/labels") == 1
-    assert "the results would lie among the images" in capsys.readouterr().err
+    assert "the output is inside the input" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         label(tmp_path, "--output", "https://example.com/labels")
-    assert "the web is not written to" in capsys.readouterr().err
+    assert "give a folder or a bucket" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["label", "export", str(tmp_path), "--format", "coco", "--output", bucket])
     assert "a dataset is written into a folder" in capsys.readouterr().err
@@ -185,7 +185,7 @@ def test_a_server_that_speaks_s3_has_the_images_and_gets_the_labels(
     assert [record.segments for record in found] == [record.segments for record in expected(photos)]
     capsys.readouterr()
     assert label("s3://bucket/photos/", "--output", address) == 0
-    assert capsys.readouterr().out == f"0 images, 2 shards were there -> {address}\n"
+    assert capsys.readouterr().out == f"0 images, 2 shards already finished -> {address}\n"
     assert label(photos, "--output", "s3://nowhere/labels") == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmpf: ")]
     assert error.startswith("cmpf: s3://nowhere/labels: cannot be written")

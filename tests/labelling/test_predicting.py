@@ -79,7 +79,7 @@ def test_a_second_run_does_what_is_new_and_the_dataset_has_all(
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.out.splitlines()] == [str(late)]
     assert "1 images in " in said.err
-    assert "3 images were finished before" in said.err
+    assert "3 images already finished" in said.err
     assert (photos.parent / "out/scene_0.jpg").stat().st_mtime_ns == changed
     found = coco(photos)
     assert sorted(image["file_name"] for image in found["images"]) == [f"scene_{n}.png" for n in range(4)]
@@ -97,7 +97,7 @@ def test_a_finished_run_is_known_without_the_model(photos: Path) -> None:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "0 False\n", done.stderr
-    assert "4 images were finished before" in done.stderr
+    assert "4 images already finished" in done.stderr
     assert time.perf_counter() - start < 20  # on a busy machine; 0.5 s of one core
     assert len(coco(photos)["images"]) == 4
 
@@ -109,7 +109,7 @@ def test_other_options_are_refused_unless_the_old_results_go(
     assert main(command(photos, "--min-score", "0.9")) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert "min_score null there, 0.9 now" in error
-    assert "--overwrite to begin anew" in error
+    assert "--overwrite to start over" in error
     assert main(command(photos, "--min-score", "0.9", "--overwrite")) == 0
     assert min([a["score"] for a in coco(photos)["annotations"]], default=1) >= 0.9
     # A format that is made of what is there needs no new folder.
@@ -146,7 +146,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_what_is_done_stays(
         assert main(command(photos, "--workers", "1")) == 1
     (error,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in error
-    assert "run the same command again: it goes on" in error
+    assert "run the same command again to resume" in error
     assert finished(photos) == ["scene_0", "scene_1"]
     assert len(coco(photos)["images"]) == 2
     assert main(command(photos)) == 0

@@ -36,7 +36,7 @@ def test_a_folder_means_its_images_by_name_and_what_is_left_out_is_counted(folde
     found = find_sources([folder])
     assert names(found, folder) == ["a.JPG", "b.png"]
     assert found.describe_skipped() == [
-        "files that are no images: 1 .txt, 1 .pdf", "1 folders in folders: --recursive enters them",
+        "files that are not images: 1 .txt, 1 .pdf", "subfolders: 1 (use --recursive to search them)",
     ]  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_recursive_enters_folders_but_that_of_the_results_and_hidden_ones(folder
     found = find_sources([folder], recursive=True, exclude=folder / "deep/er")
     assert names(found, folder) == ["a.JPG", "b.png", "deep/c.webp"]
     assert [source.name for source in found.sources(found.images)] == ["a", "b", "deep/c"]
-    with pytest.raises(ImageError, match="the results would lie among the images"):
+    with pytest.raises(ImageError, match="the output folder is among the input folders"):
         find_sources([folder], exclude=folder)
 
 

@@ -107,7 +107,7 @@ def test_two_processes_make_the_files_of_one(
     assert run(tmp_path, "--jobs", "2") == 0
     assert contents(tmp_path) == contents(masks)
     assert len(contents(masks)) == IMAGES
-    assert "4 images: 4 made, 0 kept" in capsys.readouterr().out
+    assert "4 images: 4 generated, 0 cached" in capsys.readouterr().out
 
 
 def test_shards_make_the_whole_together(
@@ -129,7 +129,7 @@ def test_whole_files_are_kept_and_damaged_ones_made_again(
     second.write_bytes(second.read_bytes()[:1000])
     before = {path: path.stat().st_mtime_ns for path in others}
     assert run(copy) == 0
-    assert "4 images: 2 made, 2 kept" in capsys.readouterr().out
+    assert "4 images: 2 generated, 2 cached" in capsys.readouterr().out
     assert contents(copy) == contents(masks)
     assert {path: path.stat().st_mtime_ns for path in others} == before
 
@@ -172,7 +172,7 @@ def test_damaged_images_are_named_at_the_end_and_the_others_done(
     (folder / "notes.txt").write_text("not looked at")
     assert run(tmp_path / "masks", "--images", str(folder)) == 1
     captured = capsys.readouterr()
-    assert "3 images: 1 made, 0 kept" in captured.out
+    assert "3 images: 1 generated, 0 cached" in captured.out
     lines = [line for line in captured.err.splitlines() if line.startswith("damaged: ")]
     assert len(lines) == 2
     assert str(folder / "a.jpg") in lines[0]
@@ -185,7 +185,7 @@ def test_a_process_that_dies_is_told_with_what_to_do(
 ) -> None:
     monkeypatch.setattr(sam_masks, "_initialize", os.abort)  # each process ends as it begins
     assert run(tmp_path, "--jobs", "2") == 1
-    assert "error: a process died, out of memory? Use fewer --jobs" in capfd.readouterr().err
+    assert "error: a process died, possibly out of memory; run" in capfd.readouterr().err
 
 
 def test_masks_of_a_folder_serve_a_dataset_with_the_same_images(

@@ -221,7 +221,7 @@ def test_the_first_hash_is_recorded_where_none_is_published_and_checked_from_the
     target = tmp_path / "weights.bin"
     fetch(server, target, sha256=None)
     assert (
-        f"has SHA-256 {SHA256}. None is published: this one is recorded in {hash_record_path(target)}"
+        f"has SHA-256 {SHA256}. No hash is published; this one is recorded in {hash_record_path(target)}"
         in caplog.text
     )
     subprocess.run(
@@ -230,7 +230,7 @@ def test_the_first_hash_is_recorded_where_none_is_published_and_checked_from_the
     target.unlink()
     with caplog.at_level(logging.INFO):
         fetch(server, target, sha256=None)
-    assert "which is that of the first download" in caplog.text
+    assert "as at the first download" in caplog.text
     target.unlink()
     server.content = CONTENT[::-1]
     with pytest.raises(
