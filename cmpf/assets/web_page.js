@@ -150,7 +150,7 @@
     // Gradio gives its thumbnails no names.
     document.querySelectorAll("#cmpf-examples button.gallery-item:not([aria-label])").forEach((button) => {
       const place = [...button.parentElement.children].indexOf(button) + 1;
-      button.setAttribute("aria-label", `Example ${place}: use this image and its words`);
+      button.setAttribute("aria-label", `Example ${place}: use this image and its classes`);
     });
     const adding = document.querySelector(ADD);
     if (adding && adding.title !== "Add images") {

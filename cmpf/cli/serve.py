@@ -25,8 +25,8 @@ EXAMPLES = """examples:
   cmpf serve --host 0.0.0.0 --port 8080 --queue 16 --max-upload-mb 10
 """
 TINY_NOTE = (
-    f"Model: {TINY}, trained on generated shapes only. It shows that everything works; for photographs start "
-    "cmpf serve with a full-size --model."
+    f"Model: {TINY}, a demonstration model trained on generated shapes only. For photographs, start cmpf serve with a "
+    "full-size --model."
 )
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -89,9 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     tiny = arguments.model == TINY and arguments.weights is None
     note = TINY_NOTE if tiny else f"Model: {arguments.model}"
     if arguments.host not in LOOPBACK:
-        print(
-            f"Everyone who can reach {arguments.host} can use this page; it asks for no password.", flush=True
-        )
+        print(f"Anyone who can reach {arguments.host} can use this page; it has no password.", flush=True)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         web.serve(

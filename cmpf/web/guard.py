@@ -52,7 +52,7 @@ class DiskQuota:
         """
         if size > self._max_bytes:
             raise CMPFError(
-                f"{size:,} bytes, and all files of this page may take {self._max_bytes:,}; take fewer or smaller "
+                f"{size:,} bytes exceed this page's limit of {self._max_bytes:,} for all files; use fewer or smaller "
                 "images, or start cmpf serve with a larger --uploads-mb"
             )
         entries = {path.name: path for path in self.folder.iterdir()} if self.folder.is_dir() else {}
@@ -99,13 +99,13 @@ class Guard:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
         if not self._is_trusted(host):
-            issue = f"this page does not answer to the name {host[:80]!r}; start cmpf serve with --trusted-host NAME"
+            issue = f"host {host[:80]!r} is not trusted; start cmpf serve with --trusted-host NAME"
             return await _respond(send, 400, issue)
         is_upload = str(scope["path"]).endswith(UPLOAD_ROUTE)
         max_bytes = self._max_upload_bytes + _FORM_OVERHEAD if is_upload else MAX_OTHER_BYTES
         length = headers.get(b"content-length", "0")
         if not (length.isascii() and length.isdecimal()):
-            return await _respond(send, 400, "Content-Length is no number")
+            return await _respond(send, 400, "Content-Length is not a number")
         if int(length) > max_bytes:
             return await _respond(send, 413, f"request exceeded maximum allowed size of {max_bytes:,} bytes")
         if is_upload:
@@ -148,7 +148,7 @@ class Guard:
             if check_urls:
                 content += message.get("body", b"")
                 if complete and _has_url(content):
-                    rejection = 400, "Addresses are not downloaded; upload the image."
+                    rejection = 400, "URLs are not downloaded; upload the image."
                     return {"type": "http.disconnect"}
             return message
 

@@ -64,7 +64,7 @@ class Limits:
                 raise CMPFError(f"{name} must be at least 1, got {value}")
         if self.uploads_mb < self.max_upload_mb:
             raise CMPFError(
-                f"uploads_mb {self.uploads_mb} holds no upload of {self.max_upload_mb} MiB; raise it, or lower "
+                f"uploads_mb {self.uploads_mb} is less than max_upload_mb {self.max_upload_mb}; raise it, or lower "
                 "max_upload_mb"
             )
 
@@ -130,13 +130,13 @@ def parse_classes(chips: Iterable[str] | str | None) -> list[str]:
             unique.setdefault(part.casefold(), part)
     classes = list(unique.values())
     if not classes:
-        raise VocabularyError("no words yet; type what to look for, such as: cat, grass, sky")
+        raise VocabularyError("no classes; enter the names of what to find, such as cat")
     if len(classes) > MAX_CLASSES:
         raise VocabularyError(f"{len(classes)} classes; this page takes up to {MAX_CLASSES} at once")
     for name in classes:
         if len(name) > MAX_CLASS_LENGTH:
             raise VocabularyError(
-                f"{name[:30]}...: {len(name)} letters; a class with its synonyms may have {MAX_CLASS_LENGTH}"
+                f"{name[:30]}...: {len(name)} characters; a class with its synonyms may have {MAX_CLASS_LENGTH}"
             )
     return classes
 

@@ -17,8 +17,8 @@ from cmpf.web.segmenter import MIN_SCORE, BatchSegmenter, Segmenter
 
 UPLOAD_LIFETIME = 3600  # seconds after which uploaded images are removed
 LEAD = (
-    "Segments any image into the words that you type: frozen CLIP says what things are, "
-    "frozen SAM says where they end."
+    "Segments any image into the classes that you type: a frozen CLIP classifies masks, "
+    "a frozen SAM knows object boundaries."
 )
 
 
@@ -149,8 +149,8 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
     words = gradio.Dropdown(
         _suggestions(predictor),
         value=list(first.words) if first else [],
-        label="Words",
-        info="Enter adds a word. Synonyms by comma: person, pedestrian",
+        label="Classes",
+        info="Press Enter to add a class. Separate synonyms with commas: person, pedestrian",
         multiselect=True,
         allow_custom_value=True,
         num_choices_shown=8,
@@ -164,7 +164,7 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
     )
     ensemble = gradio.Checkbox(
         value=predictor.mask_ensemble is not None,
-        label="Add SAM's own masks for what was never trained",
+        label="Add SAM's masks for classes not seen in training",
         visible=predictor.mask_ensemble is not None,
         elem_id="cmpf-ensemble",
     )
@@ -173,8 +173,8 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
         1,
         value=MIN_SCORE,
         step=0.05,
-        label="Least score",
-        info="Segments and instances that the model is less sure of are left out",
+        label="Minimum score",
+        info="Segments and instances with a lower score are hidden",
         elem_id="cmpf-score",
     )
     button = gradio.Button("Segment", variant="primary", size="lg", elem_id="cmpf-segment")
@@ -185,7 +185,7 @@ def _form(gradio: Any, predictor: Predictor, examples: Sequence[Example]) -> tup
 
 def _batch_form(gradio: Any) -> tuple[Any, Any]:
     """The upload box for several images, and its button."""
-    with gradio.Accordion("Several images, one ZIP of results", open=False, elem_id="cmpf-batch"):
+    with gradio.Accordion("Multiple images (results as a ZIP file)", open=False, elem_id="cmpf-batch"):
         files = files_box(gradio)
         button = gradio.Button("Segment all", elem_id="cmpf-segment-all")
     return files, button

@@ -31,8 +31,8 @@ MAX_MISSING = 12  # classes that were not found and are listed; the others are c
 JPEG = {"quality": 93, "subsampling": 0}
 MASK_NAMES = {"decoder": "decoder", "sam": "SAM"}
 WELCOME = (
-    "<div class='cmpf-empty'><p><strong>The result appears here.</strong></p>"
-    "<p>Drop an image, name what to look for, press Segment.</p></div>"
+    "<div class='cmpf-empty'><p><strong>Results appear here.</strong></p>"
+    "<p>Upload an image, enter class names, and press Segment.</p></div>"
 )
 
 
@@ -181,7 +181,7 @@ def id_map(ids: NDArray[np.int32]) -> Image.Image:
 
 def error_panel(message: str) -> str:
     """The HTML of an error message."""
-    return f"<div class='cmpf-error' role='alert'><strong>That did not work.</strong><p>{escape(message)}</p></div>"
+    return f"<div class='cmpf-error' role='alert'><strong>Error</strong><p>{escape(message)}</p></div>"
 
 
 def result_panel(view: View, upload: Upload, *, seconds: float) -> str:
@@ -226,12 +226,14 @@ def batch_panel(results: Sequence[ImageResult], *, seconds: float) -> str:
 
 def _findings(result: ImageResult) -> str:
     if result.error:
-        return f"<strong>not read:</strong> {escape(result.error.removeprefix(f'{result.name}: '))}"
-    return escape(", ".join(f"{count} {name}" for name, count in result.class_counts.items())) or "nothing"
+        return f"<strong>failed:</strong> {escape(result.error.removeprefix(f'{result.name}: '))}"
+    return (
+        escape(", ".join(f"{count} {name}" for name, count in result.class_counts.items())) or "nothing found"
+    )
 
 
 def _toolbar() -> str:
-    buttons = [("image", "Image"), ("coco", "COCO JSON"), ("ids", "Id map")]
+    buttons = [("image", "Image"), ("coco", "COCO JSON"), ("ids", "ID map")]
     downloads = "".join(f"<button type='button' data-save='{key}'>{text}</button>" for key, text in buttons)
     return (
         "<div class='cmpf-bar'><label>Opacity <input class='cmpf-opacity' type='range' min='0' max='100' "

@@ -66,7 +66,7 @@ class Segmenter:
         self, path: str | None, chips: Sequence[str] | None, task: str, ensemble: bool, min_score: float
     ) -> str:
         if path is None:
-            raise CMPFError("no image yet; drop one on the box at the left, or take an example")
+            raise CMPFError("no image; upload one, or choose an example")
         classes = _checked_classes(chips, task)
         upload = read_upload(path, self.limits)
         start = time.perf_counter()
@@ -122,10 +122,10 @@ class BatchSegmenter:
         min_score: float,
     ) -> tuple[str, str]:
         if not paths:
-            raise CMPFError("no images yet; drop some on the box for several images")
+            raise CMPFError("no images; upload some under Multiple images")
         if len(paths) > MAX_IMAGES:
             raise CMPFError(
-                f"{len(paths)} images; this page takes up to {MAX_IMAGES} at once (MAX_IMAGES); take fewer, or use "
+                f"{len(paths)} images; this page takes up to {MAX_IMAGES} at once (MAX_IMAGES); upload fewer, or use "
                 "cmpf predict for a folder"
             )
         vocabulary = self.predictor.vocabulary(_checked_classes(chips, task))
@@ -166,6 +166,4 @@ def _error_html(error: Exception) -> str:
     if isinstance(error, CMPFError):
         return error_panel(str(error))
     logger.error("a request of the web page failed", exc_info=error)
-    return error_panel(
-        f"The server had trouble ({type(error).__name__}); the terminal of cmpf serve says more."
-    )
+    return error_panel(f"Internal server error ({type(error).__name__}); see the terminal of cmpf serve.")

@@ -80,7 +80,7 @@ def serve(
     with running(
         predictor, limits=limits, host=host, port=port, note=note, trusted_hosts=trusted_hosts
     ) as url:
-        print(f"CMPF listens on {url} (Ctrl-C stops it)", flush=True)
+        print(f"CMPF is serving on {url} (press Ctrl-C to stop)", flush=True)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

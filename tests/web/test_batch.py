@@ -97,10 +97,10 @@ def test_without_broken_images_there_is_no_list_of_errors(
 @pytest.mark.parametrize(
     ("paths", "words", "task", "message"),
     [
-        ([], WORDS, "panoptic", "no images yet"),
-        (None, WORDS, "panoptic", "no images yet"),
+        ([], WORDS, "panoptic", "no images; upload"),
+        (None, WORDS, "panoptic", "no images; upload"),
         (["a.png"] * (MAX_IMAGES + 1), WORDS, "panoptic", f"21 images; this page takes up to {MAX_IMAGES} at"),
-        (["a.png"], [], "panoptic", "no words yet"),
+        (["a.png"], [], "panoptic", "no classes; enter"),
         (["a.png"], WORDS, "depth", "is unknown; choose one of panoptic"),
         (["<b>.png", "b.png"], WORDS, "panoptic", "none of the images can be read. &lt;b&gt;.png"),
     ],

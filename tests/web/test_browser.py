@@ -205,7 +205,7 @@ def test_words_cannot_bring_markup_into_the_page(page: Page, shapes: Path) -> No
 
 def test_without_words_the_page_says_what_to_do(page: Page) -> None:
     page.words()
-    assert "no words yet" in page.segment().text
+    assert "no classes; enter" in page.segment().text
 
 
 def test_ten_users_at_once_get_their_own_results(page: Page, address: str) -> None:

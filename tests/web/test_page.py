@@ -84,8 +84,8 @@ def test_words_that_name_files_and_datasets_stay_words(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": None}, "no image yet; drop one on the box"),
-        ({"chips": []}, "no words yet"),
+        ({"path": None}, "no image; upload one"),
+        ({"chips": []}, "no classes; enter"),
         ({"min_score": 1.5}, "min_score must be a number from 0 to 1, got 1.5"),
         ({"task": "depth"}, "task &#x27;depth&#x27; is unknown; choose one of panoptic, semantic, instance"),
     ],
@@ -230,7 +230,7 @@ def test_what_is_said_twice_counts_once_and_the_first_spelling_stays() -> None:
 
 @pytest.mark.parametrize("chips", [None, [], "", [" ", ";", ","]])
 def test_no_words_are_an_error_with_an_example(chips: list[str] | str | None) -> None:
-    with pytest.raises(VocabularyError, match="no words yet; type what to look for, such as: cat"):
+    with pytest.raises(VocabularyError, match="no classes; enter the names of what to find, such as cat"):
         parse_classes(chips)
 
 
@@ -241,7 +241,7 @@ def test_too_many_and_too_long_words_are_refused() -> None:
     ):
         parse_classes([f"word {i}" for i in range(MAX_CLASSES + 1)])
     assert parse_classes(["x" * MAX_CLASS_LENGTH])
-    with pytest.raises(VocabularyError, match=f"{MAX_CLASS_LENGTH + 1} letters"):
+    with pytest.raises(VocabularyError, match=f"{MAX_CLASS_LENGTH + 1} characters"):
         parse_classes(["x" * (MAX_CLASS_LENGTH + 1)])
 
 

@@ -169,7 +169,7 @@ def test_no_component_downloads_an_address(page: tuple[str, Slow]) -> None:
         status, answer = post(f"{page[0]}{API}/{path}", request.encode(), "application/json")
         assert (status, json.loads(answer)) == (
             400,
-            {"detail": "Addresses are not downloaded; upload the image."},
+            {"detail": "URLs are not downloaded; upload the image."},
         )
 
 
@@ -274,10 +274,10 @@ def served(visit: Callable[[str], object], *words: str) -> tuple[int, str]:
     out, ended = io.StringIO(), threading.Event()
 
     def visitor() -> None:
-        while " (Ctrl-C stops it)" not in out.getvalue():
+        while " (press Ctrl-C to stop)" not in out.getvalue():
             assert not ended.wait(0.1), "the command ended before its page was there"
         try:
-            visit(out.getvalue().split(" listens on ")[1].split()[0])
+            visit(out.getvalue().split(" serving on ")[1].split()[0])
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -299,8 +299,8 @@ def test_serve_shows_the_tiny_model_to_this_machine_until_it_is_told_to_end() ->
     ((address, folder, (status, page)),) = seen
     assert (code, status) == (0, 200)
     assert address.startswith("http://127.0.0.1:")
-    assert b"for photographs start cmpf serve with a full-size --model" in page
-    assert out == f"CMPF listens on {address} (Ctrl-C stops it)\nstopped\n"
+    assert b"For photographs, start cmpf serve with a full-size --model" in page
+    assert out == f"CMPF is serving on {address} (press Ctrl-C to stop)\nstopped\n"
     assert not folder.exists()
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -321,7 +321,7 @@ def test_the_options_of_serve_reach_model_page_and_server(tmp_path: Path) -> Non
 
     code, out = served(visit, *options, *limits)
     assert code == 0
-    assert "Everyone who can reach 0.0.0.0 can use this page" in out
+    assert "Anyone who can reach 0.0.0.0 can use this page" in out
     assert "Model: shapes/cmpf_tiny.yaml" in found["page"]
     assert found["large"] == 413
     assert "wide.png: its longer side has 100 pixels and this page takes up to 99" in found["panel"]
