@@ -259,7 +259,7 @@ class Cmpf(Section):
     )
     PRECISION: v.Choice[Literal["auto", "fp32", "bf16", "int8"]] = Field(
         "auto",
-        description="of the frozen encoders: auto = bf16 on a GPU that has it, fp32 on a CPU; int8 is for a CPU",
+        description="of the frozen encoders; auto = bf16 on GPUs that support it, fp32 on a CPU; int8 only on a CPU",
     )
     COMPILE: v.Flag = Field(False, description="compile the frozen encoders with torch.compile")
     GRADIENT_CHECKPOINTING: v.Flag = Field(

@@ -32,11 +32,11 @@ MAX_WORKERS = 8
 DEFAULT_MASK_SAM = "vit_b"  # makes the masks of a model that has no SAM
 logger = logging.getLogger(__name__)
 
-# Types that features are less exact in, with the names that messages and results give them.
+# The reduced precisions, and their names in messages and results.
 PRECISION_NAMES = {torch.bfloat16: "bfloat16", torch.int8: "int8"}
-# Of such features from float32's, as a share of the largest number. ConvNeXt-Large and ViT-B differ by 1 % in bfloat16:
-# sums are rounded to 8 bits in some dozen layers.
-MOST_DIFFERENCE = 0.03
+# Largest allowed difference of such features from float32's, relative to their largest magnitude. It is 1 % for
+# ConvNeXt-Large and ViT-B in bfloat16, which rounds the outputs of some dozen layers to 8 bits.
+MAX_DIFFERENCE = 0.03
 # Keys of TEST.ENSEMBLE that SAM's masks depend on, besides SAM itself.
 PROPOSAL_KEYS = (
     "POINTS_PER_SIDE",
@@ -112,12 +112,12 @@ def build_sam_encoder(cfg: Config) -> SAMEncoder | None:
 
 
 def build_precision(cfg: Config) -> torch.dtype | None:
-    """Type of a frozen encoder's arithmetic (MODEL.CMPF.PRECISION); None = that of the rest of the network.
+    """The compute dtype of the frozen encoders (MODEL.CMPF.PRECISION); None = that of the rest of the network.
 
-    On a CPU "auto" is float32: results that are compared with published ones are the same on every machine.
+    "auto" is float32 on a CPU, so that results match the published arithmetic on every machine.
 
     Raises:
-        ConfigError: bf16 on a GPU that has no bfloat16, int8 elsewhere than on a CPU with instructions for it.
+        ConfigError: bf16 on a GPU without bfloat16; int8 on another device than a CPU with VNNI instructions.
     """
     wanted, device = cfg.MODEL.CMPF.PRECISION, build_device(cfg)
     if wanted == "fp32":
@@ -134,26 +134,26 @@ def build_precision(cfg: Config) -> torch.dtype | None:
 
 
 def precision_name(cfg: Config) -> str:
-    """The name of that type: "float32", "bfloat16" or "int8"."""
+    """The name of build_precision's dtype: "float32", "bfloat16" or "int8"."""
     return PRECISION_NAMES.get(build_precision(cfg) or torch.float32, "float32")
 
 
 def _check_int8(device: torch.device) -> None:
     if device.type != "cpu":
         raise ConfigError(
-            f"MODEL.CMPF.PRECISION int8: it is for a CPU, not for {device}; use auto, bf16 or fp32"
+            f"MODEL.CMPF.PRECISION int8: only CPUs support it, not {device}; use auto, bf16 or fp32"
         )
     if not int8_works():
         raise ConfigError(
-            "MODEL.CMPF.PRECISION int8: this processor has no instructions that add int8 products exactly "
+            "MODEL.CMPF.PRECISION int8: this processor has no instructions that sum int8 products exactly "
             "(AVX512-VNNI, AVX-VNNI or AMX); use auto or fp32"
         )
 
 
 def check_precision(cfg: Config, model: nn.Module) -> None:
-    """Takes float32 again for encoders whose features bfloat16 or int8 would spoil on a CPU.
+    """Resets encoders on a CPU to float32 if bfloat16 or int8 changes their features too much (MAX_DIFFERENCE).
 
-    Each sees a small image in both; on the meta device, which computes nothing, all is left as it is.
+    Compares the features of a small image; encoders on the meta device are left as they are.
     """
     if build_device(cfg).type != "cpu":
         return
@@ -163,7 +163,7 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
         if (dtype := encoder.compute_dtype) not in PRECISION_NAMES:
             continue
         name, difference = PRECISION_NAMES[dtype], encoder.difference_in(dtype)
-        if difference <= MOST_DIFFERENCE:
+        if difference <= MAX_DIFFERENCE:
             logger.info(
                 "%s: %s; features differ by %.2g %% from float32's", encoder.name, name, 100 * difference
             )
@@ -172,7 +172,7 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
             logger.warning(
                 "%s: float32, because features in %s differ by %.2g %% of the largest value; at most %.2g %% "
                 "is allowed",
-                encoder.name, name, 100 * difference, 100 * MOST_DIFFERENCE,
+                encoder.name, name, 100 * difference, 100 * MAX_DIFFERENCE,
             )  # fmt: skip
 
 

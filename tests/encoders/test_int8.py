@@ -17,7 +17,7 @@ from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.int8 import int8_linear, int8_works, quantize_weight
 from cmpf.encoders.linear import InferenceLinear
 from cmpf.encoders.sam import build_sam
-from cmpf.factory.encoders import MOST_DIFFERENCE
+from cmpf.factory.encoders import MAX_DIFFERENCE
 
 pytestmark = pytest.mark.skipif(
     not int8_works(), reason="this processor has no VNNI instructions, or PyTorch no oneDNN"
@@ -136,7 +136,7 @@ def test_features_of_encoders_in_int8_are_within_what_is_allowed() -> None:
         build_clip(name="cmpf_tiny", pretrained=""),
         build_sam(name="cmpf_tiny", checkpoint=""),
     ):
-        assert 1e-3 < part.difference_in(torch.int8) < MOST_DIFFERENCE
+        assert 1e-3 < part.difference_in(torch.int8) < MAX_DIFFERENCE
         assert part.compute_dtype is None  # as before
 
 
@@ -157,6 +157,6 @@ def test_a_processor_without_such_instructions_is_refused_in_one_line() -> None:
         check=True,
     ).stdout
     assert told.strip() == (
-        "MODEL.CMPF.PRECISION int8: this processor has no instructions that add int8 products exactly (AVX512-VNNI, "
+        "MODEL.CMPF.PRECISION int8: this processor has no instructions that sum int8 products exactly (AVX512-VNNI, "
         "AVX-VNNI or AMX); use auto or fp32"
     )

@@ -19,7 +19,7 @@ from cmpf.encoders.int8 import int8_works
 from cmpf.encoders.sam import build_sam
 from cmpf.errors import ConfigError, ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings, use_threads
-from cmpf.factory.encoders import MOST_DIFFERENCE, build_device, build_encoders, build_precision, mask_sam
+from cmpf.factory.encoders import MAX_DIFFERENCE, build_device, build_encoders, build_precision, mask_sam
 from cmpf.factory.model import build_pixel_decoder, build_sam_branch, evaluation_size
 from cmpf.inference.mask_proposals import CachedMasks
 from cmpf.inference.proposal_cache import ProposalCache
@@ -245,7 +245,7 @@ def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_int8_on_a_gpu_is_refused() -> None:
     cfg = tiny_config(overrides=["MODEL.CMPF.PRECISION", "int8", "MODEL.DEVICE", "cuda"])
     with pytest.raises(
-        ConfigError, match="PRECISION int8: it is for a CPU, not for cuda; use auto, bf16 or fp32"
+        ConfigError, match="PRECISION int8: only CPUs support it, not cuda; use auto, bf16 or fp32"
     ):
         build_precision(cfg)
 
@@ -357,7 +357,7 @@ def test_features_of_the_shipped_encoders_in_bf16_are_within_what_is_allowed() -
         build_sam(name="cmpf_tiny", checkpoint=""),
         build_sam(name="vit_t", checkpoint="random"),
     ):
-        assert 1e-4 < part.difference_in(torch.bfloat16) < MOST_DIFFERENCE
+        assert 1e-4 < part.difference_in(torch.bfloat16) < MAX_DIFFERENCE
 
 
 def test_features_that_are_no_numbers_differ_infinitely() -> None:
