@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.photo and not arguments.words:
         parser.error('--photo needs words to look for: --words "cup; spoon; table"')
-    from cmpf.common.cpu import let_threads_sleep
+    from cmpf.common.cpu import limit_spinning
 
-    let_threads_sleep()
+    limit_spinning()
     start = time.monotonic()
     make_data()
     train_and_evaluate(arguments.output, arguments.overrides)

@@ -13,7 +13,6 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # what commands set, for tests that run them in this process
 OURS = (
     "CMPF",
     "DETECTRON2_DATASETS",

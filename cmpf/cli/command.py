@@ -16,7 +16,7 @@ from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cmpf.common.cpu import gc_disabled, keep_freed_memory, let_threads_sleep
+from cmpf.common.cpu import gc_disabled, keep_freed_memory, limit_spinning
 from cmpf.errors import CMPFError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
     Returns:
         The exit code of `run`; 1 after an error, Ctrl-C or a closed pipe (`cmpf datasets | head`).
     """
-    let_threads_sleep()
+    limit_spinning()
     # Pillow's warning; images that are too large raise an error of CMPF.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     try:

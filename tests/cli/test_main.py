@@ -24,6 +24,7 @@ from cmpf import __version__
 from cmpf.cli import SHELLS, main, make_parser
 from cmpf.cli import command as starting
 from cmpf.cli.command import run_command
+from cmpf.common import cpu
 from cmpf.errors import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,22 +59,31 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_openmp_sees_that_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
-    given: str | None, expected: str
+@pytest.mark.skipif(sys.platform != "linux", reason="a variable of GNU OpenMP, which PyTorch uses on Linux")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, cpu.SPIN_COUNT),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
+    ],
+)
+def test_waiting_openmp_threads_spin_briefly_unless_the_user_says_otherwise(
+    given: dict[str, str], expected: str
 ) -> None:
     program = (
         "from argparse import Namespace; from cmpf.cli.command import run_command\n"
         "run_command(Namespace(run=lambda _: bool(__import__('torch').zeros(8).sum()), debug=True), prefix='cmpf')"
     )
-    environment = os.environ | {"OMP_DISPLAY_ENV": "TRUE"}
-    environment.pop("OMP_WAIT_POLICY", None)
-    if given:
-        environment["OMP_WAIT_POLICY"] = given
-    told = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    assert f"OMP_WAIT_POLICY = '{expected}'" in told.stderr
+    unset = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_WAIT", "GOMP_"))}
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        env=unset | {"OMP_DISPLAY_ENV": "VERBOSE"} | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert f"GOMP_SPINCOUNT = '{expected}'" in shown
 
 
 def test_the_commands_are_those_that_are_documented() -> None:
