@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers.tiny_model import training_sample
 
-from benchmarks.cases.training import same_places
+from benchmarks.cases.training import fixed_random_points
 from cmpf.cli import main
 from cmpf.config import get_cfg
 from cmpf.engine.forward import CMPFForward
@@ -130,7 +130,7 @@ def test_losses_and_gradients_agree_with_the_cpu(cpu: CMPF, exact: CMPF) -> None
     found = []
     for model in (exact, cpu):
         model.zero_grad()
-        with same_places():  # instead of random ones, which devices draw differently
+        with fixed_random_points():  # instead of random ones, which devices draw differently
             losses = model.losses(samples)
         sum(losses.values()).backward()  # type: ignore[union-attr]
         gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])

@@ -110,7 +110,9 @@ def test_a_full_disk_takes_back_the_line_and_says_so(tmp_path: Path, monkeypatch
             def close(self) -> None: ...
 
         results._file._file = Full()  # type: ignore[assignment]
-        with pytest.raises(CMPFError, match=r"cannot be written \(No space left on device\); make room"):
+        with pytest.raises(
+            CMPFError, match=r"cannot be written \(No space left on device\); free disk space"
+        ):
             results.add(entry("b"), [])
     with ResultsFolder.opened(tmp_path) as results:
         assert list(results.done) == ["/photos/a.jpg"]

@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_line_and_what_was_kept_stays(
     monkeypatch.setattr(Path, "open", lambda self, *arguments, **options: Full())
     with (
         pytest.raises(
-            CMPFError, match=r"00002.jsonl: cannot be written .No space left on device.; make room"
+            CMPFError, match=r"00002.jsonl: cannot be written .No space left on device.; free disk space"
         ),
         output.shard(1) as writer,
     ):

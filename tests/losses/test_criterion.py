@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.cases.training import fixed_places, same_places
+from benchmarks.cases.training import fixed_points, fixed_random_points
 from benchmarks.published import training as published
 from cmpf.common import distributed
 from cmpf.errors import TrainingError
@@ -61,9 +61,9 @@ def targets_of(*sizes: tuple[int, int, int], classes: int = 4) -> list[Targets]:
 def test_all_heads_agree_with_the_published_loops() -> None:
     outputs = outputs_of(heads=4, images=3, queries=6, classes=4)
     targets = targets_of((3, 20, 16), (0, 20, 16), (8, 20, 16))  # more targets than queries in the last image
-    with same_places():
+    with fixed_random_points():
         losses = build(4)(outputs, targets)
-    wanted = published.losses(build(4), outputs, targets, draw=fixed_places)
+    wanted = published.losses(build(4), outputs, targets, draw=fixed_points)
     assert losses.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=0.0)
