@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cmpf.common.tensors import without_autocast
 from cmpf.encoders.linear import InferenceLinear, use_inference_linear
 from cmpf.weights.saving import hash_weights
 
@@ -113,10 +114,10 @@ class FrozenModule(nn.Module):
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.compute_dtype is None:
             return nullcontext()
-        device = next(self.parameters()).device.type
+        device = next(self.parameters()).device
         if self.compute_dtype is torch.bfloat16:
-            return torch.autocast(device, dtype=torch.bfloat16)
-        return torch.autocast(device, enabled=False)
+            return torch.autocast(device.type, dtype=torch.bfloat16)
+        return without_autocast(device)
 
 
 def _trial_image() -> Tensor:
