@@ -156,6 +156,10 @@ def _is_non_negative(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
 
 
+def _is_area(value: object) -> bool:
+    return _is_non_negative(value) and value <= MAX_SIDE**2  # type: ignore[operator]
+
+
 def _is_finite(value: object) -> bool:
     return type(value) in (int, float) and -math.inf < value < math.inf  # type: ignore[operator]
 
@@ -178,7 +182,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "category_id": (lambda value: type(value) is int, "a whole number"),
     "file_name": (lambda value: type(value) is str, "text"),
     "iscrowd": (_is_flag, "0 or 1"),
-    "area": (_is_non_negative, "a number of 0 or more"),
+    "area": (_is_area, f"a number from 0 to {MAX_SIDE**2:,}"),
     "bbox": (_is_box, "four numbers: x, y, width, height"),
     "height": (_is_side, f"a whole number from 1 to {MAX_SIDE:,}"),
     "width": (_is_side, f"a whole number from 1 to {MAX_SIDE:,}"),

@@ -20,22 +20,34 @@ NO_CLASS = -1
 MAX_LABEL = 65535  # label maps have at most 16 bits
 VOID_ID = 0
 MAX_ID = (1 << 24) - 1  # segment ids have three bytes
+# Modes of Pillow that hold segment ids; the channels of other color spaces (CMYK, LAB, ...) are no bytes of an id.
+PANOPTIC_MODES = ("RGB", "RGBA", "P", "L", "I", "I;16", "I;16B")
 _MAX_LISTED = 5  # values in an error message
 _TILE_ROWS = 256
 
 
-def read_pixels(path: str | Path, what: str, *, palette_colors: bool = False) -> NDArray[Any]:
+def is_jpeg(image: Image.Image) -> bool:
+    """Whether an image is compressed as JPEG (also inside a TIFF), which changes class numbers and segment ids."""
+    return image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg"
+
+
+def read_pixels(path: str | Path, what: str, *, panoptic: bool = False) -> NDArray[Any]:
     """Reads a ground-truth image unconverted, as (H, W) or (H, W, C).
 
     Args:
         what: what error messages call the file, such as "label map".
-        palette_colors: read a palette file as colors (H, W, 3) instead of palette indices (H, W).
+        panoptic: require one of PANOPTIC_MODES, and read a palette file as colors (H, W, 3) instead of palette
+            indices (H, W).
     Raises:
-        DatasetError: the file is missing or damaged, or does not hold integers; names the file.
+        DatasetError: the file is missing, damaged, a JPEG, or does not hold integers; names the file.
     """
     try:
         with open_image(path) as image:
-            pixels = np.asarray(image.convert("RGB") if palette_colors and image.mode == "P" else image)
+            if is_jpeg(image):
+                raise DatasetError(f"{path}: {what} saved as JPEG, which changes its numbers; save it as PNG")
+            if panoptic and image.mode not in PANOPTIC_MODES:
+                raise DatasetError(f"{path}: {what} of mode {image.mode}, expected RGB; make it again")
+            pixels = np.asarray(image.convert("RGB") if panoptic and image.mode == "P" else image)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such {what}; create or download it again") from error
     except DAMAGED as error:
@@ -49,7 +61,8 @@ def read_labels(path: str | Path) -> NDArray[np.int32]:
     """Reads the raw values (H, W) of a label map: 8 or 16 bits, PNG or TIFF, gray or palette indices.
 
     Raises:
-        DatasetError: the file is missing, damaged, has several channels, or holds values other than integers 0..65535.
+        DatasetError: the file is missing, damaged, a JPEG, has several channels, or holds values other than integers
+            0..65535.
     """
     pixels = read_pixels(path, "label map")
     if pixels.ndim != 2:
@@ -129,12 +142,9 @@ def read_panoptic_ids(path: str | Path) -> SegmentIds:
     palette files.
 
     Raises:
-        DatasetError: the file is missing, damaged, or has other channels; names the file.
+        DatasetError: the file is missing, damaged, a JPEG, or of another mode; names the file.
     """
-    pixels = read_pixels(path, "panoptic PNG", palette_colors=True)
-    if pixels.ndim == 3 and pixels.shape[2] < 3:
-        raise DatasetError(f"{path}: gray with transparency, expected an RGB panoptic PNG; make it again")
-    return decode_panoptic_ids(pixels)
+    return decode_panoptic_ids(read_pixels(path, "panoptic PNG", panoptic=True))
 
 
 def write_panoptic_ids(path: str | Path, ids: NDArray[np.integer[Any]]) -> Path:

@@ -401,12 +401,3 @@ def test_an_unusable_mask_is_named() -> None:
     sample["annotations"][0]["segmentation"] = [[1.0, 2.0]]
     with pytest.raises(DatasetError, match=r"a\.jpg: the mask of annotation 1: a polygon needs three points"):
         InstanceTargets().read(sample)
-
-
-def test_a_gray_panoptic_png_with_transparency_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "half.png"
-    Image.new("LA", (4, 3)).save(path)
-    with pytest.raises(
-        DatasetError, match=r"half\.png: gray with transparency, expected an RGB panoptic PNG"
-    ):
-        read_panoptic_ids(path)

@@ -157,8 +157,22 @@ def test_files_that_hold_no_ids_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DatasetError, match=r"a\.png: damaged panoptic PNG"):
         read_panoptic_ids(path)
-    Image.new("LA", (2, 2)).save(path)
-    with pytest.raises(DatasetError, match=r"a\.png: gray with transparency, expected an RGB panoptic PNG"):
+    write(path, [[0, 1]])
+    Image.open(path).save(path, format="JPEG")
+    with pytest.raises(DatasetError, match=r"a\.png: panoptic PNG saved as JPEG, which changes its numbers"):
         read_panoptic_ids(path)
-    with pytest.raises(DatasetError, match=r"f\.tif: panoptic PNG of type float32"):
-        read_panoptic_ids(write(tmp_path / "f.tif", [[0, 1]], np.float32))
+
+
+@pytest.mark.parametrize("mode", ["LA", "F", "1", "CMYK", "LAB"])
+def test_channels_that_are_no_bytes_of_ids_are_refused(tmp_path: Path, mode: str) -> None:
+    """Such files gave ids that no segment has, so that training silently had no target for the image."""
+    Image.new(mode, (2, 2)).save(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match=rf"a\.tif: panoptic PNG of mode {mode}, expected RGB"):
+        read_panoptic_ids(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_label_maps_compressed_as_jpeg_are_refused(tmp_path: Path, name: str) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / name, **({"compression": "jpeg"} if name == "a.tif" else {}))
+    with pytest.raises(DatasetError, match="label map saved as JPEG, which changes its numbers"):
+        LabelReader(num_classes=9, ignore_label=255)(tmp_path / name)

@@ -20,12 +20,11 @@ from cmpf.data.datasets.spec import Dataset
 from cmpf.data.datasets.validate.segments import check_masks, compare_ids
 from cmpf.errors import DatasetError, ImageError, first_few
 from cmpf.formats.image import DAMAGED, open_image, read_image
-from cmpf.formats.label_map import MAX_LABEL, read_labels, read_panoptic_ids
+from cmpf.formats.label_map import MAX_LABEL, PANOPTIC_MODES, is_jpeg, read_labels, read_panoptic_ids
 from cmpf.types import Sample
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BITS = ("1", "L", "P")
-_PANOPTIC_MODES = ("RGB", "RGBA", "L", "P", "I", "I;16", "I;16B")  # modes that read_panoptic_ids can read
 MAX_BYTE = 255
 Size = tuple[int, int]  # (H, W)
 
@@ -111,14 +110,14 @@ def _image_size(path: Path, source: Path | None, issues: Issues) -> Size | None:
     return image.shape[0], image.shape[1]
 
 
-def _format_and_mode(path: Path, what: str, issues: Issues) -> tuple[str, str] | None:
-    """Pillow's format ("PNG") and mode ("RGB") of a ground-truth file; None and an issue if it cannot be opened."""
+def _mode(path: Path, what: str, issues: Issues) -> str | None:
+    """Pillow's mode ("RGB") of a ground-truth file, "JPEG" if it is one; None and an issue if it cannot be opened."""
     if not is_file(path):
         issues.add(IssueKind.MISSING, path, f"no such {what}")
         return None
     try:
         with open_image(path) as image:
-            return str(image.format), image.mode
+            return "JPEG" if is_jpeg(image) else image.mode
     except DAMAGED as error:
         issues.add(IssueKind.DAMAGED, path, f"damaged {what} ({error})")
         return None
@@ -160,10 +159,10 @@ class LabelRules:
 
     def check(self, path: Path, image: Size | None, issues: Issues) -> None:
         """Checks a label map; `image` is the size of its image, None = unknown."""
-        format_and_mode = _format_and_mode(path, "label map", issues)
-        if format_and_mode is None:
+        mode = _mode(path, "label map", issues)
+        if mode is None:
             return
-        issue = self._format_issue(*format_and_mode)
+        issue = self._mode_issue(mode)
         if issue:
             issues.add(IssueKind.BIT_DEPTH, path, issue)
             return
@@ -185,14 +184,14 @@ class LabelRules:
             message = f"every pixel has the ignore label {self.ignore_label}: nothing to learn"
             issues.add(IssueKind.EMPTY, path, message)
 
-    def _format_issue(self, image_format: str, mode: str) -> str:
+    def _mode_issue(self, mode: str) -> str:
         max_label = max(self._labels, default=0)
+        if mode == "JPEG":
+            return "is a JPEG, which changes the class numbers"
         if mode not in _ONE_CHANNEL:
             bands = f"{len(Image.new(mode, (1, 1)).getbands())} channels"
             what = "floating-point values" if mode == "F" else bands
             return f"has {what} ({mode}); a label map has one channel of class numbers"
-        if image_format == "JPEG":
-            return "is a JPEG, which changes the class numbers"
         if mode in _EIGHT_BITS and max_label > MAX_BYTE:
             return f"has 8 bits, which end at {MAX_BYTE}; labels of this dataset go up to {max_label}"
         if mode not in _EIGHT_BITS and self.released and max(max_label, self.ignore_label) <= MAX_BYTE:
@@ -215,15 +214,14 @@ class LabelRules:
 
 def _panoptic_ids(path: Path, image: Size | None, issues: Issues) -> NDArray[Any] | None:
     """Checks and reads a panoptic PNG; None if it cannot be read. `image` is the size of its image, None = unknown."""
-    format_and_mode = _format_and_mode(path, "panoptic PNG", issues)
-    if format_and_mode is None:
+    mode = _mode(path, "panoptic PNG", issues)
+    if mode is None:
         return None
-    image_format, mode = format_and_mode
-    if mode != "RGB" or image_format == "JPEG":
-        what = "a JPEG, which changes the ids" if image_format == "JPEG" else f"an image of mode {mode}"
+    if mode != "RGB":
+        what = "a JPEG, which changes the ids" if mode == "JPEG" else f"an image of mode {mode}"
         issues.add(IssueKind.NOT_RGB, path, f"is {what}; segment ids are read from R, G and B")
-    if mode not in _PANOPTIC_MODES or image_format == "JPEG":
-        return None
+        if mode not in PANOPTIC_MODES:
+            return None
     try:
         ids = read_panoptic_ids(path)
     except DatasetError as error:
