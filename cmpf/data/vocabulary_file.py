@@ -13,10 +13,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from cmpf.common.files import read_text
 from cmpf.errors import VocabularyError
 
 FORM = "id:name,synonym,synonym"
 PLACEHOLDER = "invalid_class_id"
+_MAX_BYTES = 2**24
 _MAX_DIGITS = 18  # of an id; int() raises ValueError for thousands of digits
 _FLAGS = re.compile(r"#\s*isthing\s*:(.*)", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")  # as editors count lines; str.splitlines splits at more characters
@@ -26,17 +28,16 @@ def read_vocabulary_text(path: str | Path) -> str:
     """Reads a UTF-8 text file.
 
     Raises:
-        VocabularyError: the file cannot be read, or a line is not UTF-8.
+        VocabularyError: the file cannot be read, is larger than 16 MiB or no regular file, or a line is not UTF-8.
     """
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise VocabularyError(f"{path}: cannot be read as a vocabulary file ({error.strerror})") from error
-    try:
-        return content.decode("utf-8-sig")
+        return read_text(path, limit=_MAX_BYTES)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise VocabularyError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise VocabularyError(f"{path}: cannot be read as a vocabulary file ({reason})") from error
 
 
 def parse_vocabulary_text(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 import threading
 import time
 from dataclasses import FrozenInstanceError
@@ -387,6 +389,16 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         Vocabulary.from_file(tmp_path / "none.txt")
     with pytest.raises(VocabularyError, match="cannot be read as a vocabulary file"):
         Vocabulary.from_file(tmp_path)
+    with pytest.raises(VocabularyError, match=r"a\\x00\.txt: cannot be read .*null"):
+        Vocabulary.from_file("a\0.txt")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes")
+def test_a_pipe_and_an_endless_file_are_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", "/dev/zero"):
+        with pytest.raises(VocabularyError, match="cannot be read as a vocabulary file"):
+            Vocabulary.from_file(path)
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
