@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import wraps
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cmpf.cli.deferred_import import import_libraries
 from cmpf.common.cpu import gc_disabled, keep_freed_memory, limit_spinning
 from cmpf.errors import CMPFError
 
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DONE, FAILED = 0, 1  # exit codes
 TINY = "cmpf_tiny"  # default model; it is part of the package
-COMPILER = "torch._dynamo"
-LIBRARIES = ("torchvision", "timm", "open_clip")
 NATIVE, DETECTRON2 = ENGINES = ("native", "detectron2")  # --engine: which training and evaluation loop
 
 
@@ -223,59 +218,3 @@ def shard(text: str) -> tuple[int, int]:
     if not match or int(match[1]) >= int(match[2]):
         raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text}")
     return int(match[1]), int(match[2])
-
-
-def import_libraries() -> None:
-    """Imports LIBRARIES without torch's compiler; one that wants more of it than a decorator is left for its first use.
-
-    torchvision imports the compiler with itself (`torchvision.ops.roi_align`, for a decorator of a function that no
-    prediction calls), OpenCLIP and segment-anything import torchvision, and none of them has a switch: a thousand
-    modules, a quarter of the processor time of `cmpf predict` for one image (5.7 s with this, 7.6 s without). Only a
-    command does this, whose process is its own; `import cmpf` does not.
-    """
-    import torch  # noqa: F401  (it stands before its compiler)
-
-    if COMPILER in sys.modules:
-        return
-    with _without_compiler():
-        for name in LIBRARIES:
-            try:
-                importlib.import_module(name)
-            except (ImportError, AttributeError):
-                return
-
-
-@contextmanager
-def _without_compiler() -> Iterator[None]:
-    package, utils = ModuleType(COMPILER), ModuleType(f"{COMPILER}.utils")
-    package.__path__ = []
-    setattr(package, "disable", _disable)  # noqa: B010  (a module declares no attributes)
-    setattr(utils, "is_compile_supported", _is_compile_supported)  # noqa: B010
-    stand_ins = {module.__name__: module for module in (package, utils)}
-    sys.modules.update(stand_ins)
-    try:
-        yield
-    finally:
-        for name, module in stand_ins.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
-
-
-def _disable(function: Any = None, *options: Any, **more: Any) -> Any:
-    """torch._dynamo.disable, which a function asks for when it is first called."""
-    if function is None:
-        return lambda later: _disable(later, *options, **more)
-    made: list[Callable[..., Any]] = []
-
-    @wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        if not made:
-            made.append(importlib.import_module(COMPILER).disable(function, *options, **more))
-        return made[0](*arguments, **keywords)
-
-    return call
-
-
-def _is_compile_supported(device: str) -> bool:
-    supported: bool = importlib.import_module(f"{COMPILER}.utils").is_compile_supported(device)
-    return supported

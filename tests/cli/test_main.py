@@ -15,14 +15,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from PIL import Image
 
 from cmpf import __version__
 from cmpf.cli import SHELLS, main, make_parser
-from cmpf.cli import command as starting
 from cmpf.cli.command import run_command
 from cmpf.common import cpu
 from cmpf.errors import WeightsError
@@ -304,67 +302,46 @@ def test_without_shtab_the_command_that_installs_it_is_named(
     )
 
 
-# A command starts without torch's compiler, which is there when it is wanted.
+# Predicts after sys.argv[1] has broken an assumption of the deferred import; then uses what needs the compiler.
 PREDICT = """
 import sys
 from cmpf.cli import main
-from cmpf.cli.command import COMPILER
-code = main(["predict", sys.argv[1], "--vocabulary", "red circle", "--output", sys.argv[2]])
-assert COMPILER not in sys.modules and {"torchvision", "timm", "open_clip"} <= set(sys.modules)
+from cmpf.cli.deferred_import import COMPILER, DEFERRED, UTILS
+exec(sys.argv[1])
+code = main(["predict", "demo/shapes.jpg", "--vocabulary", "red circle", "--output", sys.argv[2]])
+deferred = COMPILER not in sys.modules
 import torch
-from timm.models.naflexvit import NaFlexRopeIterator
+assert {"torchvision", "timm", "open_clip"} <= set(sys.modules)
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torchvision.ops import roi_align
 boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
-assert float(roi_align(torch.ones(1, 1, 4, 4), [boxes], 1)) == 1  # asks about compilers on other devices only
-double = torch.compile(lambda x: 2 * x, backend="eager")
-assert float(double(torch.ones(()))) == 2
+assert float(roi_align(torch.ones(1, 1, 4, 4), [boxes], 1)) == 1
+vit = NaFlexVit(NaFlexVitCfg(embed_dim=32, depth=1, num_heads=2, patch_size=8), img_size=32).eval()
+image = torch.rand(1, 3, 32, 32)
+torch.testing.assert_close(torch.compile(vit, backend="eager")(image), vit(image))
 assert hasattr(sys.modules[COMPILER], "optimize")  # the real one
-print(code)
+print(code, deferred)
 """
 
 
-def test_a_prediction_needs_no_compiler_and_a_later_one_gets_it(tmp_path: object) -> None:
-    command = [sys.executable, "-c", PREDICT, "demo/shapes.jpg", f"{tmp_path}/out"]
+@pytest.mark.parametrize(
+    ("broken", "deferred"),
+    [
+        ("", True),
+        (
+            "[functions.clear() for functions in DEFERRED.values()]",
+            False,
+        ),  # the libraries use other functions
+        ("del DEFERRED[UTILS]", False),  # they import other modules
+    ],
+)
+def test_the_compiler_is_imported_when_first_used_or_with_the_libraries_if_they_need_more(
+    broken: str, deferred: bool, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", PREDICT, broken, str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "0"
-
-
-def test_decorators_ask_the_compiler_when_the_function_is_first_called(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[tuple[str, object]] = []
-    compiler = ModuleType(starting.COMPILER)
-    compiler.disable = lambda f, recursive=True, reason=None: asked.append((f.__name__, reason)) or f  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, starting.COMPILER, compiler)
-
-    def once(x: int) -> int:
-        """Docstring."""
-        return x + 1
-
-    for decorated in (starting._disable(once, True, reason="a"), starting._disable(reason="b")(once)):
-        before = len(asked)
-        assert decorated.__doc__ == "Docstring."
-        assert len(asked) == before
-        assert [decorated(1), decorated(2)] == [2, 3]
-        assert len(asked) == before + 1
-    assert asked == [("once", "a"), ("once", "b")]
-
-
-def test_a_library_that_wants_more_is_left_for_its_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, starting.COMPILER, raising=False)
-    real = starting.importlib.import_module
-    seen: list[str] = []
-
-    def wants_more(name: str) -> ModuleType:
-        seen.append(name)
-        return sys.modules[starting.COMPILER].config  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(starting.importlib, "import_module", wants_more)
-    starting.import_libraries()
-    monkeypatch.setattr(starting.importlib, "import_module", real)
-    assert seen == ["torchvision"]
-    assert starting.COMPILER not in sys.modules
+    assert done.stdout.splitlines()[-1] == f"0 {deferred}"
 
 
 # cmpf export: requests that are refused. tests/test_end_to_end.py writes a file.
