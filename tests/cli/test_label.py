@@ -16,7 +16,16 @@ from pathlib import Path
 import fsspec
 import pandas
 import pytest
-from helpers.labelling import SMALL, WORDS, encoded, labeler, picture, write_pictures
+from helpers.labelling import (
+    SMALL,
+    WORDS,
+    encoded,
+    expected_records,
+    labeler,
+    picture,
+    write_pictures,
+    written_records,
+)
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -24,8 +33,8 @@ import cmpf.integrations
 from cmpf.cli import main
 from cmpf.cli.models import SHAPES_ONLY
 from cmpf.labelling import shards
-from cmpf.labelling.inputs import Item, divide, read_shard
-from cmpf.labelling.parquet import find_parts, read_metadata, read_parquet
+from cmpf.labelling.inputs import Item
+from cmpf.labelling.parquet import find_parts, read_metadata
 from cmpf.labelling.record import ImageRecord, record_of
 
 OPTIONS = ("--device", "cpu", "--opts", *map(str, SMALL))
@@ -41,21 +50,12 @@ def label(*arguments: str | Path) -> int:
     return main(["label", *map(str, arguments), *OPTIONS])
 
 
-def records(output: Path) -> list[ImageRecord]:
-    return [record for part in find_parts(output) for record in read_parquet(part)]
-
-
-def expected(photos: Path) -> list[ImageRecord]:
-    (shard,) = divide([str(photos)], count=1)
-    return list(labeler().records(read_shard(shard)))
-
-
 def test_a_folder_becomes_a_table_that_says_what_made_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos, out = write_pictures(tmp_path / "photos", 3), tmp_path / "out"
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 0
-    assert records(out) == expected(photos)
+    assert written_records(out) == expected_records(photos)
     said = capsys.readouterr()
     assert said.out.startswith("3 images, ")
     assert said.out.endswith(f" -> {out}\n")
@@ -75,8 +75,8 @@ def test_shards_hold_what_one_run_finds_and_done_ones_are_skipped(
     photos, out = write_pictures(tmp_path / "photos", 8), tmp_path / "out"
     for index in range(3):
         assert label(photos, "--vocabulary", WORDS, "--output", out, "--shard", f"{index}/3") == 0
-    found = sorted(records(out), key=lambda record: record.uri)
-    assert found == expected(photos)
+    found = sorted(written_records(out), key=lambda record: record.uri)
+    assert found == expected_records(photos)
     times = [part.stat().st_mtime_ns for part in find_parts(out)]
     capsys.readouterr()
     assert label(photos, "--vocabulary", WORDS, "--output", out, "--shard", "1/3") == 0
@@ -92,7 +92,7 @@ def test_images_that_cannot_be_read_are_rows_and_the_exit_code_is_1(
     (photos / "0000b.png").write_bytes(encoded(0)[:100])
     (photos / "0000a.png").touch()
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 1
-    assert [bool(record.error) for record in records(out)] == [False, True, True, False]
+    assert [bool(record.error) for record in written_records(out)] == [False, True, True, False]
     said = capsys.readouterr()
     assert "4 images, " in said.out
     assert "2 unreadable (see column error)" in said.out
@@ -127,7 +127,7 @@ def test_after_a_stop_the_same_command_goes_on(
     monkeypatch.setattr(type(labeler()), "records", whole)
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 0
     assert capsys.readouterr().out.startswith("3 images, ")
-    assert records(out) == expected(photos)
+    assert written_records(out) == expected_records(photos)
 
 
 @pytest.mark.usefixtures("loaded")
@@ -151,7 +151,7 @@ def test_a_shard_that_the_disk_has_no_room_for_is_one_line_and_its_bad_images_co
         capsys.readouterr().out
         == f"0 images, 2 from an earlier run, 1 unreadable (see column error) -> {out}\n"
     )
-    assert [bool(record.error) for record in records(out)] == [False, True]
+    assert [bool(record.error) for record in written_records(out)] == [False, True]
 
 
 @pytest.mark.usefixtures("loaded")
@@ -178,7 +178,7 @@ def test_a_bucket_is_labelled(tmp_path: Path) -> None:
     system.store.clear()
     system.pipe("/bucket/a.png", encoded(0))
     assert label("memory://bucket/", "--vocabulary", WORDS, "--output", tmp_path / "out") == 0
-    (record,) = records(tmp_path / "out")
+    (record,) = written_records(tmp_path / "out")
     (there,) = labeler().records([Item("memory:///bucket/a.png", encoded(0))])
     assert record == there
 
@@ -260,8 +260,8 @@ def test_every_image_is_there_once_after_five_kills(tmp_path: Path) -> None:
         process.wait()
         assert not list(out.glob("*.parquet"))
     assert subprocess.run(line, check=False).returncode == 0
-    found = records(out)
-    assert found == expected(photos)
+    found = written_records(out)
+    assert found == expected_records(photos)
     assert replace(found[-1], uri="") == replace(found[0], uri="")
 
 
@@ -275,7 +275,7 @@ def test_labels_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"2 images -> {path}\n"
     coco = COCO(str(path))
     assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == ["0000.png", "0001.png"]
-    instances = [segment for record in records(out) for segment in record.of_task("instance")]
+    instances = [segment for record in written_records(out) for segment in record.of_task("instance")]
     assert len(instances) == len(coco.getAnnIds()) > 0
     for segment, annotation in zip(instances, coco.loadAnns(coco.getAnnIds()), strict=True):
         assert (coco.annToMask(annotation) == segment.mask()).all()
@@ -291,11 +291,11 @@ def test_tiles_are_those_of_predict_and_belong_to_the_configuration(
     photos, out = write_pictures(tmp_path / "photos", 0), tmp_path / "out"
     Image.fromarray(picture(0, 96, 128)).save(photos / "0.png")
     assert label(photos, "--vocabulary", WORDS, "--output", out, "--tile", 64, "--overlap", "0.4") == 0
-    (record,) = records(out)
+    (record,) = written_records(out)
     tiled = labeler().predictor.predict(
         photos / "0.png", labeler().vocabulary, task=["panoptic", "instance"], tile=64, overlap=0.4
     )
-    assert record.segments == record_of(tiled, "").segments != expected(photos)[0].segments
+    assert record.segments == record_of(tiled, "").segments != expected_records(photos)[0].segments
     about = read_metadata(out / "part-00000-of-00001.parquet")
     assert (about["tile"], about["overlap"]) == (64, 0.4)
     assert label(photos, "--vocabulary", WORDS, "--output", out) == 1

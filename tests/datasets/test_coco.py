@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.own_dataset import change_json
 from helpers.preparing import Case, rewrite
 from helpers.raw_datasets.coco import make_coco, make_coco_stuff, make_lvis
 from PIL import Image
@@ -29,12 +30,6 @@ def panoptic_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
 def test_segments_become_classes_and_crowds_keep_theirs(panoptic_root: Path) -> None:
     assert PANOPTIC.run(panoptic_root) == 0
     labels = np.array(Image.open(panoptic_root / LABELS))
@@ -48,7 +43,9 @@ def test_segments_become_classes_and_crowds_keep_theirs(panoptic_root: Path) -> 
 def test_segments_that_the_json_file_lacks_are_named(
     panoptic_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(panoptic_root / PANOPTIC_JSON, lambda content: content["annotations"][0]["segments_info"].pop(0))
+    change_json(
+        panoptic_root / PANOPTIC_JSON, lambda content: content["annotations"][0]["segments_info"].pop(0)
+    )
     assert PANOPTIC.run(panoptic_root) == 1
     error = capsys.readouterr().err
     assert "coco/panoptic_val2017/000000000139.png: segments [3226956] are not in the JSON file" in error
@@ -59,7 +56,7 @@ def test_segments_that_the_json_file_lacks_are_named(
 def test_a_json_file_of_another_kind_is_refused(
     panoptic_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(panoptic_root / PANOPTIC_JSON, lambda content: content["annotations"][0].pop("segments_info"))
+    change_json(panoptic_root / PANOPTIC_JSON, lambda content: content["annotations"][0].pop("segments_info"))
     assert PANOPTIC.run(panoptic_root) == 1
     assert (
         f"{panoptic_root / PANOPTIC_JSON}: not in COCO format: an entry has no 'segments_info'"
@@ -94,7 +91,7 @@ def test_the_check_compares_the_json_file_with_the_pngs(
     panoptic_root: Path, capsys: pytest.CaptureFixture[str], change, expected: str
 ) -> None:
     assert PANOPTIC.run(panoptic_root) == 0
-    edit(panoptic_root / PANOPTIC_JSON, change)
+    change_json(panoptic_root / PANOPTIC_JSON, change)
     assert PANOPTIC.check(panoptic_root) == 1
     assert expected in capsys.readouterr().out
 
@@ -102,7 +99,7 @@ def test_the_check_compares_the_json_file_with_the_pngs(
 def test_the_check_looks_at_instances(panoptic_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert PANOPTIC.run(panoptic_root) == 0
     instances = panoptic_root / "coco/annotations/instances_val2017.json"
-    edit(instances, lambda c: c["annotations"][0].update(category_id=187))
+    change_json(instances, lambda c: c["annotations"][0].update(category_id=187))
     assert PANOPTIC.check(panoptic_root) == 1
     assert "category id 187, which categories does not list, is no thing class" in capsys.readouterr().out
 

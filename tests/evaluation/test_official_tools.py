@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.evaluation_data import write_ids
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from helpers.evaluation_data import score_with_pycocotools, write_ids
 
 from benchmarks.trust.fuzz import coco_trees, mutated_tree
 from cmpf.errors import CMPFError
@@ -37,16 +35,6 @@ def mutated(truth: Any, results: Any, random: np.random.Generator, folder: Path)
     return truth, results
 
 
-def of_pycocotools(folder: Path) -> float:
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(folder / "gt.json")
-        evaluation = COCOeval(truth, truth.loadRes(str(folder / "pred.json")), "segm")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return math.nan if evaluation.stats[0] == -1 else 100 * float(evaluation.stats[0])
-
-
 def test_instances_are_scored_as_by_pycocotools_or_refused(tmp_path: Path) -> None:
     """It is asked only about files that were scored here: some others end its process."""
     scored = 0
@@ -63,7 +51,8 @@ def test_instances_are_scored_as_by_pycocotools_or_refused(tmp_path: Path) -> No
         # No result at all is 0 here; pycocotools reads no empty list. It sorts category ids, which must be of one kind.
         if not results or len({type(category["id"]) for category in truth["categories"]}) > 1:
             continue
-        assert found == pytest.approx(of_pycocotools(tmp_path), nan_ok=True), seed
+        wanted = score_with_pycocotools(tmp_path)["AP"]
+        assert found == pytest.approx(math.nan if wanted == -100 else wanted, nan_ok=True), seed
     assert 20 < scored < TRIALS / 2
 
 

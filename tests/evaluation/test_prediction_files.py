@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import math
 import tracemalloc
@@ -15,12 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.evaluation_data import random_panoptic, shaken, write_ids
+from helpers.evaluation_data import COCO_METRICS, random_panoptic, score_with_pycocotools, shaken, write_ids
 from helpers.lvis_reference import naive_lvis, random_lvis
 from helpers.panoptic import Panoptic, naive_quality
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from cmpf.errors import DatasetError, EvaluationError, VocabularyError
 from cmpf.evaluation.prediction_files.instances import score_instances
@@ -364,9 +360,6 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     assert (peaks[1] - peaks[0]) / 450 < 2048  # a pair takes 16 KB as whole numbers; its two paths 1 KB
 
 
-COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
 def instances_score(
     folder: Path, truth: Any, results: Any, *, lvis: bool = False, iou_type: str = "segm"
 ) -> dict[str, float]:
@@ -377,17 +370,6 @@ def instances_score(
     )
     assert list(scored) == [iou_type]
     return scored[iou_type]
-
-
-def pycocotools(folder: Path, iou_type: str) -> dict[str, float]:
-    """What the official tool says of the files that `instances_score` wrote."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(folder / "gt.json")
-        evaluation = COCOeval(truth, truth.loadRes(str(folder / "pred.json")), iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {name: 100 * value for name, value in zip(COCO_METRICS, evaluation.stats, strict=False)}
 
 
 def without(entries: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
@@ -410,7 +392,7 @@ def test_coco_numbers_are_those_of_pycocotools(tmp_path: Path, iou_type: str, ge
     if geometry == "both":  # boxes of another size than the masks: areas are theirs, as in the official tool
         results = [{**r, "bbox": [*r["bbox"][:2], r["bbox"][2] * 1.2, r["bbox"][3]]} for r in results]
     got = instances_score(tmp_path, truth, without(results, *dropped), iou_type=iou_type)
-    expected = pycocotools(tmp_path, iou_type)
+    expected = score_with_pycocotools(tmp_path, iou_type)
     assert {name: got[name] for name in COCO_METRICS} == pytest.approx(expected, abs=1e-9)
     assert 5 < got["AP"] < 95
     assert set(got) == {*COCO_METRICS, *(f"AP-class {i}" for i in range(6))}

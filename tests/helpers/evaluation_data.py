@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from cmpf.types import InstanceResult, ModelResult, Sample, SegmentInfo
 
 Ids = npt.NDArray[np.int64]
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def segment(identity: int, category: int, *, crowd: bool = False) -> SegmentInfo:
@@ -121,3 +126,14 @@ def random_instances(
         scores=torch.from_numpy(generator.random(count)),
         pred_classes=torch.tensor(categories, dtype=torch.int64),
     )
+
+
+def score_with_pycocotools(folder: Path, iou_type: str = "segm") -> dict[str, float]:
+    """What the official tool says of pred.json against gt.json, in percent; -100 = undefined."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(folder / "gt.json")
+        evaluation = COCOeval(truth, truth.loadRes(str(folder / "pred.json")), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: 100 * float(value) for name, value in zip(COCO_METRICS, evaluation.stats, strict=False)}

@@ -12,6 +12,9 @@ import numpy as np
 from PIL import Image
 
 from cmpf.integrations import Labeler
+from cmpf.labelling.inputs import divide, read_shard
+from cmpf.labelling.parquet import find_parts, read_parquet
+from cmpf.labelling.record import ImageRecord
 
 WORDS = "red circle; blue square; sky"
 SMALL = (
@@ -56,3 +59,14 @@ def write_pictures(folder: Path, count: int, start: int = 0) -> Path:
     for seed in range(start, start + count):
         (folder / f"{seed:04}.png").write_bytes(encoded(seed))
     return folder
+
+
+def expected_records(photos: Path | str, count: int = 1) -> list[ImageRecord]:
+    """Records of images, in the order of their `count` shards."""
+    shards = divide([str(photos)], count=count)
+    return [record for shard in shards for record in labeler().records(read_shard(shard))]
+
+
+def written_records(output: Path) -> list[ImageRecord]:
+    """Records of all Parquet files of a folder, in the order of the files."""
+    return [record for part in find_parts(output) for record in read_parquet(part)]

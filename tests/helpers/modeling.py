@@ -13,7 +13,7 @@ from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
-from cmpf.types import ClassEmbeddings
+from cmpf.types import ClassEmbeddings, Targets
 
 M = TypeVar("M", bound=nn.Module)
 CHANNELS = {"res2": 8, "res3": 12, "res4": 16, "res5": 20}
@@ -104,3 +104,15 @@ def class_embeddings(*synonyms: int, width: int = 6) -> ClassEmbeddings:
     matrix = nn.functional.normalize(random("text", sum(synonyms), width), dim=-1)
     index = torch.arange(len(synonyms)).repeat_interleave(torch.tensor(synonyms))
     return ClassEmbeddings(matrix=matrix, class_of_row=index, num_classes=len(synonyms))
+
+
+def random_targets(*sizes: tuple[int, int, int], classes: int = 4) -> list[Targets]:
+    """For each (N, H, W) an image's targets: N noisy masks of random classes."""
+    source = generator("targets")
+    return [
+        {
+            "labels": torch.randint(classes, (count,), generator=source),
+            "masks": torch.rand(count, height, width, generator=source) > 0.5,
+        }
+        for count, height, width in sizes
+    ]

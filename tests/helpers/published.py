@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -47,12 +48,25 @@ def published_state(model: str) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def weights_as_published(model: CMPF) -> dict[str, Tensor]:
-    """All weights of a model whose widths need no projection of our own, under the published names."""
-    encoders = model.encoders
-    sam = {} if encoders.sam is None else dict(encoders.sam.weights())
-    parts = Parts(trained=model.trained_state_dict(), clip=dict(encoders.clip.weights()), sam=sam, ignored=())
-    return to_published(parts)
+def weights_as_published(model: CMPF, *, frozen: bool = True) -> dict[str, Tensor]:
+    """Weights of a model whose widths need no projection of our own, under the published names.
+
+    frozen: with the encoders' weights.
+    """
+    encoders = {name: dict(part.weights()) for name, part in model.frozen_encoders().items() if frozen}
+    clip, sam = encoders.get("clip", {}), encoders.get("sam", {})
+    return to_published(Parts(trained=model.trained_state_dict(), clip=clip, sam=sam, ignored=()))
+
+
+def published_checkpoint(model: CMPF, *, frozen: bool = True) -> dict[str, Tensor]:
+    """What the authors' training program saves of a model; see `weights_as_published`."""
+    state = {name: value.clone() for name, value in weights_as_published(model, frozen=frozen).items()}
+    return {**state, CLASS_WEIGHTS: torch.ones(134)}
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts have the same names and values."""
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 def tiny_published_config(*overrides: object) -> Config:

@@ -152,19 +152,11 @@ def test_masks_made_in_tiles_give_the_image_of_whole_masks(monkeypatch):
         assert (got_ids != ids).float().mean() < 2e-3  # pixels where two masks are equal to rounding
 
 
-def test_where_memory_runs_out_once_the_image_is_the_same(monkeypatch, caplog):
+def test_where_memory_runs_out_once_the_image_is_the_same(run_out_of_memory, caplog):
     masks = drawn("#... #... #... ....", "...# ...# .... ....", ".##. .##. .##. ####")
     mask_cls = classes((0.9, 0, 0.1), (0.8, 0, 0.2), (0, 0.7, 0.3))
     wanted = infer(mask_cls, masks)
-    plain, calls = MaskRows.rows, []
-
-    def rows(self, wanted_rows):
-        calls.append(wanted_rows)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, wanted_rows)
-
-    monkeypatch.setattr(MaskRows, "rows", rows)
+    calls = run_out_of_memory()
     assert infer(mask_cls, masks) == wanted
     assert calls == [range(0, 4), range(0, 2), range(2, 4)]
     assert caplog.messages == ["out of memory with 4 rows of an image at once; retrying with 2"]

@@ -114,19 +114,11 @@ def test_masks_made_in_tiles_give_the_instances_of_whole_masks(monkeypatch):
         torch.testing.assert_close(result.scores, whole.scores, atol=1e-4, rtol=0)
 
 
-def test_where_memory_runs_out_once_the_result_is_the_same(monkeypatch, caplog):
+def test_where_memory_runs_out_once_the_result_is_the_same(run_out_of_memory, caplog):
     torch.manual_seed(2)
     mask_cls, masks = torch.randn(7, 5).log_softmax(-1), torch.randn(7, 9, 11)
     wanted = instance_inference(mask_cls, masks, topk=10)
-    plain, calls = MaskRows.rows, []
-
-    def rows(self, wanted_rows):
-        calls.append(wanted_rows)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, wanted_rows)
-
-    monkeypatch.setattr(MaskRows, "rows", rows)
+    calls = run_out_of_memory()
     result = instance_inference(mask_cls, masks, topk=10)
     assert calls == [range(0, 9), range(0, 4), range(4, 8), range(8, 9)]
     assert caplog.messages == ["out of memory with 9 rows of an image at once; retrying with 4"]

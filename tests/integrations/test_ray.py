@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.labelling import OPTIONS, SMALL, WORDS, labeler, write_pictures
+from helpers.labelling import (
+    OPTIONS,
+    SMALL,
+    WORDS,
+    expected_records,
+    labeler,
+    write_pictures,
+    written_records,
+)
 
 import cmpf.integrations
 from cmpf.cli import main
@@ -20,7 +28,7 @@ from cmpf.errors import CMPFError
 from cmpf.integrations import ray_cluster
 from cmpf.integrations.ray import label_on_ray
 from cmpf.integrations.ray_cluster import WorkerResources, connected, wait_for_resources, worker_resources
-from cmpf.labelling.inputs import Shard, divide, read_shard
+from cmpf.labelling.inputs import Shard, divide
 from cmpf.labelling.parquet import find_parts, read_parquet
 from cmpf.labelling.record import ImageRecord, to_json
 from cmpf.labelling.remote import UnreachableError
@@ -34,16 +42,6 @@ def ray() -> Iterator[Any]:
     package = pytest.importorskip("ray")
     with connected(None, cpus=2):
         yield package
-
-
-def records(output: Path) -> list[ImageRecord]:
-    return [record for part in find_parts(output) for record in read_parquet(part)]
-
-
-def expected(photos: str, count: int) -> list[ImageRecord]:
-    return [
-        record for shard in divide([photos], count=count) for record in labeler().records(read_shard(shard))
-    ]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
@@ -72,8 +70,8 @@ def test_the_command_gives_the_rows_of_one_process_and_goes_on_where_it_was_stop
     line = ["label", "photos", "--vocabulary", WORDS, "--output", "out"]
     options = ["--device", "cpu", "--opts", *map(str, SMALL)]
     assert main([*line, "--shards", "4", *options]) == 1
-    alone = records(Path("out"))
-    assert alone == expected("photos", 4)
+    alone = written_records(Path("out"))
+    assert alone == expected_records("photos", 4)
     assert len(alone) == 15
     first, _, third, last = find_parts("out")
     journal = Path("out/_unfinished") / f"{third.stem}.jsonl"
@@ -85,7 +83,7 @@ def test_the_command_gives_the_rows_of_one_process_and_goes_on_where_it_was_stop
     time_of_first = first.stat().st_mtime_ns
     capsys.readouterr()
     main([*line, "--ray", "--workers", "2", *options])
-    assert records(Path("out")) == alone
+    assert written_records(Path("out")) == alone
     assert first.stat().st_mtime_ns == time_of_first
     said = capsys.readouterr().out
     (line,) = [line for line in said.splitlines() if "shards already finished" in line]  # Ray may say more
@@ -201,6 +199,4 @@ def test_five_hundred_images_and_a_killed_worker_give_the_rows_of_one_process(tm
     label_on_ray(shards, folder, MODEL, workers=2, tell=tell)
     assert len(killed) == 1
     assert len(seen) == 500
-    assert [record for part in find_parts(folder.folder) for record in read_parquet(part)] == expected(
-        photos, 4
-    )
+    assert written_records(folder.folder) == expected_records(photos, 4)

@@ -11,13 +11,12 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from helpers.labelling import SMALL, WORDS, labeler, write_pictures
+from helpers.labelling import SMALL, WORDS, expected_records, labeler, write_pictures
 from pyarrow import parquet
 
 import cmpf.integrations
 from cmpf.cli import main
 from cmpf.labelling import remote
-from cmpf.labelling.inputs import divide, read_shard
 from cmpf.labelling.parquet import table_to_records
 from cmpf.labelling.record import ImageRecord
 from cmpf.weights.download import cache_folder
@@ -63,11 +62,6 @@ def records(address: str) -> list[ImageRecord]:
     return sorted(found, key=lambda record: record.uri)
 
 
-def expected(photos: Path | str) -> list[ImageRecord]:
-    (shard,) = divide([str(photos)], count=1)
-    return list(labeler().records(read_shard(shard)))
-
-
 def left_here() -> list[str]:
     """Files of shards in the cache of this machine."""
     return [
@@ -84,7 +78,7 @@ def test_shards_go_into_a_bucket_and_done_ones_are_skipped(
     assert label(photos, "--output", f"{bucket}/") == 0  # the other one
     said = capsys.readouterr().out
     assert f"1 shard already finished -> {bucket}\n" in said
-    assert records(bucket) == expected(photos)
+    assert records(bucket) == expected_records(photos)
     assert left_here() == []
     assert label(photos, "--output", bucket) == 0
     assert capsys.readouterr().out == f"0 images, 2 shards already finished -> {bucket}\n"
@@ -116,7 +110,7 @@ def test_a_shard_that_could_not_be_brought_there_is_brought_by_the_next_run(
     killed.with_name(".tmp-1-2-part-00000-of-00001.parquet").write_bytes(b"PAR1")  # as after kill -9
     assert label(photos, "--output", bucket) == 0
     assert capsys.readouterr().out == f"0 images, 1 shard already finished -> {bucket}\n"
-    assert records(bucket) == expected(photos)
+    assert records(bucket) == expected_records(photos)
     assert files(bucket) == ["_label.json", "part-00000-of-00001.parquet"]
 
 
@@ -182,7 +176,7 @@ def test_a_server_that_speaks_s3_has_the_images_and_gets_the_labels(
     assert files(address) == ["_label.json", "part-00000-of-00002.parquet", "part-00001-of-00002.parquet"]
     found = records(address)
     assert [record.uri for record in found] == [f"s3://bucket/photos/{n:04}.png" for n in range(4)]
-    assert [record.segments for record in found] == [record.segments for record in expected(photos)]
+    assert [record.segments for record in found] == [record.segments for record in expected_records(photos)]
     capsys.readouterr()
     assert label("s3://bucket/photos/", "--output", address) == 0
     assert capsys.readouterr().out == f"0 images, 2 shards already finished -> {address}\n"

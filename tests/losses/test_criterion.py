@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.modeling import random_targets
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,20 +48,9 @@ def outputs_of(heads: int, images: int, queries: int, classes: int) -> DecoderOu
     return {**head(), "aux_outputs": [head() for _ in range(heads - 1)]}
 
 
-def targets_of(*sizes: tuple[int, int, int], classes: int = 4) -> list[Targets]:
-    generator = torch.Generator().manual_seed(6)
-    return [
-        {
-            "labels": torch.randint(classes, (n,), generator=generator),
-            "masks": torch.rand(n, h, w, generator=generator) > 0.5,
-        }
-        for n, h, w in sizes
-    ]
-
-
 def test_all_heads_agree_with_the_published_loops() -> None:
     outputs = outputs_of(heads=4, images=3, queries=6, classes=4)
-    targets = targets_of((3, 20, 16), (0, 20, 16), (8, 20, 16))  # more targets than queries in the last image
+    targets = random_targets((3, 20, 16), (0, 20, 16), (8, 20, 16))  # the last image has more than queries
     with fixed_random_points():
         losses = build(4)(outputs, targets)
     wanted = published.losses(build(4), outputs, targets, draw=fixed_points)
@@ -70,7 +60,7 @@ def test_all_heads_agree_with_the_published_loops() -> None:
 
 
 def test_ten_heads_give_the_thirty_documented_names():
-    losses = build(4)(outputs_of(10, 1, 5, 4), targets_of((2, 8, 8)))
+    losses = build(4)(outputs_of(10, 1, 5, 4), random_targets((2, 8, 8)))
     names = {
         f"loss_{kind}{suffix}"
         for kind in ("ce", "mask", "dice")
@@ -80,7 +70,7 @@ def test_ten_heads_give_the_thirty_documented_names():
 
 
 def test_without_deep_supervision_only_the_last_head_is_scored():
-    losses = build(4, deep_supervision=False)(outputs_of(3, 1, 5, 4), targets_of((2, 8, 8)))
+    losses = build(4, deep_supervision=False)(outputs_of(3, 1, 5, 4), random_targets((2, 8, 8)))
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
 
 
@@ -132,7 +122,7 @@ def test_a_perfect_prediction_costs_almost_nothing():
 
 def test_a_batch_without_targets_trains_void_only_and_keeps_the_graph_connected():
     outputs = outputs_of(heads=3, images=2, queries=4, classes=4)
-    losses = build(4)(outputs, targets_of((0, 8, 8), (0, 4, 4)))
+    losses = build(4)(outputs, random_targets((0, 8, 8), (0, 4, 4)))
     assert losses["loss_mask"].item() == losses["loss_dice_0"].item() == 0.0
     assert losses["loss_ce"].item() > 0
     sum(losses.values()).backward()
@@ -144,7 +134,7 @@ def test_a_batch_without_targets_trains_void_only_and_keeps_the_graph_connected(
 
 def test_gradients_reach_every_head_and_matched_masks_only():
     outputs = outputs_of(heads=2, images=1, queries=6, classes=4)
-    sum(build(4)(outputs, targets_of((2, 8, 8))).values()).backward()
+    sum(build(4)(outputs, random_targets((2, 8, 8))).values()).backward()
     for head in (outputs, *outputs["aux_outputs"]):
         touched = head["pred_masks"].grad.flatten(2).abs().sum(-1) > 0
         assert touched.sum() == 2
@@ -166,14 +156,14 @@ def test_half_precision_predictions_are_scored_in_full_precision():
     outputs = outputs_of(1, 1, 3, 4)
     outputs["pred_masks"] = outputs["pred_masks"].detach().bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = build(4)(outputs, targets_of((2, 8, 8)))
+        losses = build(4)(outputs, random_targets((2, 8, 8)))
     assert all(value.dtype == torch.float32 for value in losses.values())
     losses["loss_mask"].backward()
     assert outputs["pred_masks"].grad.isfinite().all()
 
 
 def test_losses_are_divided_by_the_normalizers_of_the_whole_batch_where_they_are_given():
-    outputs, targets = outputs_of(1, 1, 5, 4), targets_of((2, 8, 8))
+    outputs, targets = outputs_of(1, 1, 5, 4), random_targets((2, 8, 8))
     judge = build(4)
     torch.manual_seed(0)
     alone = judge(outputs, targets)
@@ -189,7 +179,7 @@ def test_losses_are_divided_by_the_normalizers_of_the_whole_batch_where_they_are
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others():
-    outputs, targets = outputs_of(2, 2, 5, 4), targets_of((2, 8, 8), (1, 16, 8))
+    outputs, targets = outputs_of(2, 2, 5, 4), random_targets((2, 8, 8), (1, 16, 8))
     values = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -200,7 +190,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others():
 
 def test_logits_for_another_number_of_classes_are_refused():
     with pytest.raises(TrainingError, match="class logits have 5 columns, expected 7 training classes"):
-        build(7)(outputs_of(1, 1, 5, 4), targets_of((2, 8, 8)))
+        build(7)(outputs_of(1, 1, 5, 4), random_targets((2, 8, 8)))
 
 
 def test_labels_and_masks_of_different_number_are_refused():
@@ -211,7 +201,7 @@ def test_labels_and_masks_of_different_number_are_refused():
 
 def test_a_batch_of_another_length_than_its_targets_is_refused():
     with pytest.raises(TrainingError, match="1 targets for 2 images"):
-        build(4)(outputs_of(1, 2, 5, 4), targets_of((2, 8, 8)))
+        build(4)(outputs_of(1, 2, 5, 4), random_targets((2, 8, 8)))
 
 
 def parts(batch: int = 2, *, product: torch.Tensor | None = None) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.modeling import random_targets
 from torch import Tensor
 
 from benchmarks.published import training as published
@@ -19,17 +20,6 @@ from cmpf.types import Targets
 MATCHER = HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, num_points=64)
 
 
-def targets_of(sizes: list[tuple[int, int, int]], classes: int = 4) -> list[Targets]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "labels": torch.randint(classes, (n,), generator=generator),
-            "masks": torch.rand(n, h, w, generator=generator) > 0.5,
-        }
-        for n, h, w in sizes
-    ]
-
-
 def match(logits: Tensor, masks: Tensor, targets: list[Targets]) -> Matches:
     return MATCHER(logits, masks, targets, TargetMasks([target["masks"] for target in targets]))
 
@@ -37,7 +27,7 @@ def match(logits: Tensor, masks: Tensor, targets: list[Targets]) -> Matches:
 def test_every_head_and_image_is_matched_as_by_the_published_loop(monkeypatch):
     torch.manual_seed(0)
     logits, masks = torch.randn(4, 3, 6, 5), torch.randn(4, 3, 6, 8, 8) * 3
-    targets = targets_of([(3, 20, 16), (0, 8, 8), (6, 9, 31), (8, 12, 12)])
+    targets = random_targets((3, 20, 16), (0, 8, 8), (6, 9, 31), (8, 12, 12))
     coords = torch.rand(4, 64, 2)
     monkeypatch.setattr(matcher, "uniform_points", lambda *_: coords)
     matches = match(logits, masks, targets)
@@ -73,7 +63,7 @@ def test_the_class_decides_between_queries_of_equal_masks():
 
 
 def test_a_batch_without_targets_has_no_pairs():
-    matches = match(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4, 4), targets_of([(0, 8, 8), (0, 9, 9)]))
+    matches = match(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4, 4), random_targets((0, 8, 8), (0, 9, 9)))
     assert matches.image.shape == (0,)
     assert matches.query.shape == matches.target.shape == (3, 0)
 
@@ -83,7 +73,7 @@ def test_there_is_one_copy_from_the_device_to_the_host(monkeypatch):
     plain = Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda self: copies.append(self) or plain(self))
     match(
-        torch.randn(3, 10, 5, 5), torch.randn(3, 10, 5, 8, 8), targets_of([(3, 8, 8), (2, 8, 8), (1, 4, 4)])
+        torch.randn(3, 10, 5, 5), torch.randn(3, 10, 5, 8, 8), random_targets((3, 8, 8), (2, 8, 8), (1, 4, 4))
     )
     assert len(copies) == 1
 
@@ -98,13 +88,13 @@ def test_a_cost_that_is_not_finite_names_its_term_head_and_image(term, bad, valu
     with pytest.raises(
         TrainingError, match=f"the {term} cost of prediction head 2 is not finite for image 1"
     ):
-        match(tensors["logits"], tensors["masks"], targets_of([(2, 8, 8), (2, 8, 8)]))
+        match(tensors["logits"], tensors["masks"], random_targets((2, 8, 8), (2, 8, 8)))
 
 
 def test_an_image_without_targets_may_have_any_logits():
     logits = torch.randn(2, 1, 5, 5)
     logits[0] = float("nan")
-    matches = match(logits, torch.randn(2, 1, 5, 8, 8), targets_of([(0, 8, 8), (2, 8, 8)]))
+    matches = match(logits, torch.randn(2, 1, 5, 8, 8), random_targets((0, 8, 8), (2, 8, 8)))
     assert matches.image.tolist() == [1, 1]
 
 

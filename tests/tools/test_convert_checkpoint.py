@@ -2,16 +2,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.published import equal, published_checkpoint
 from helpers.scripts import script
 from helpers.tiny_model import tiny_config, tiny_model
 from safetensors.torch import load_file
-from torch import Tensor
 
 from cmpf import weights
 from cmpf.errors import WeightsError
@@ -22,18 +21,6 @@ main = script("convert_checkpoint").main
 
 FLAT = ("MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 3)
 Capture = pytest.CaptureFixture[str]
-
-
-def published(model: CMPF, *, frozen: bool = True) -> dict[str, Tensor]:
-    encoders = {k: dict(e.weights()) if frozen else {} for k, e in model.frozen_encoders().items()}
-    parts = Parts(
-        trained=model.trained_state_dict(), clip=encoders["clip"], sam=encoders.get("sam", {}), ignored=()
-    )
-    return {**to_published(parts), "criterion.empty_weight": torch.ones(134)}
-
-
-def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +60,7 @@ def test_a_detectron2_checkpoint_becomes_a_small_file_that_loads_with_its_encode
     tmp_path: Path, model: CMPF, config: str, capsys: Capture
 ) -> None:
     content = {
-        "model": published(model),
+        "model": published_checkpoint(model),
         "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-4)}]},
         "iteration": np.int64(368749),
     }
@@ -109,7 +96,7 @@ def test_a_detectron2_checkpoint_becomes_a_small_file_that_loads_with_its_encode
 
 
 def test_half_precision_encoders_have_the_hash_of_the_model_they_fill(tmp_path: Path, model: CMPF) -> None:
-    halves = {n: v.half() if v.is_floating_point() else v for n, v in published(model).items()}
+    halves = {n: v.half() if v.is_floating_point() else v for n, v in published_checkpoint(model).items()}
     torch.save(halves, tmp_path / "half.pth")
     assert run(tmp_path / "half.pth", tmp_path / "half.safetensors") == 0
     other = tiny_model("no_ensemble", FLAT)
@@ -122,7 +109,7 @@ def test_half_precision_encoders_have_the_hash_of_the_model_they_fill(tmp_path: 
 
 def test_fc_clip_weights_are_converted_and_go_back(tmp_path: Path) -> None:
     fcclip = tiny_model("fcclip_tiny")
-    state = published(fcclip)
+    state = published_checkpoint(fcclip)
     torch.save(state, tmp_path / "fcclip.pth")
     assert run(tmp_path / "fcclip.pth", tmp_path / "own.safetensors") == 0
     assert equal(load_file(tmp_path / "own.safetensors"), fcclip.trained_state_dict())
@@ -132,7 +119,7 @@ def test_fc_clip_weights_are_converted_and_go_back(tmp_path: Path) -> None:
 
 
 def test_frozen_weights_travel_between_published_files(tmp_path: Path, model: CMPF) -> None:
-    state = published(model)
+    state = published_checkpoint(model)
     torch.save(state, tmp_path / "a.pth")
     assert run(tmp_path / "a.pth", tmp_path / "b.safetensors", "--to", "published") == 0
     del state["criterion.empty_weight"]
@@ -142,7 +129,7 @@ def test_frozen_weights_travel_between_published_files(tmp_path: Path, model: CM
 def test_without_encoders_in_the_input_those_of_the_configuration_are_recorded(
     tmp_path: Path, model: CMPF, capsys: Capture
 ) -> None:
-    torch.save(published(model, frozen=False), tmp_path / "trained.pth")
+    torch.save(published_checkpoint(model, frozen=False), tmp_path / "trained.pth")
     assert run(tmp_path / "trained.pth", tmp_path / "a.safetensors") == 0
     assert "encoders: unknown (the input has none; --config-file" in capsys.readouterr().out
     assert read_metadata(tmp_path / "a.safetensors")["encoders"] == {}
@@ -152,7 +139,7 @@ def test_without_encoders_in_the_input_those_of_the_configuration_are_recorded(
 
 
 def test_an_incomplete_encoder_is_not_recorded(tmp_path: Path, model: CMPF, config: str) -> None:
-    state = published(model)
+    state = published_checkpoint(model)
     state = {n: v for n, v in state.items() if not n.startswith("backbone.clip_model.transformer.")}
     torch.save(state, tmp_path / "image_tower.pth")
     assert run(tmp_path / "image_tower.pth", tmp_path / "a.safetensors") == 0
@@ -171,7 +158,7 @@ def test_what_our_own_files_say_is_kept(tmp_path: Path, model: CMPF) -> None:
 
 
 def test_names_that_nobody_knows_are_left_out_and_told(tmp_path: Path, model: CMPF, capsys: Capture) -> None:
-    state = {**published(model, frozen=False), "sem_seg_head.predictor.new.weight": torch.zeros(1)}
+    state = {**published_checkpoint(model, frozen=False), "sem_seg_head.predictor.new.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "a.pth")
     assert run(tmp_path / "a.pth", tmp_path / "a.safetensors") == 0
     assert "1 in the file only, left out: sem_seg_head.predictor.new.weight" in capsys.readouterr().out
@@ -181,7 +168,7 @@ def test_names_that_nobody_knows_are_left_out_and_told(tmp_path: Path, model: CM
 def test_a_configuration_that_does_not_fit_is_an_error_and_nothing_is_written(
     tmp_path: Path, model: CMPF, config: str, capsys: Capture
 ) -> None:
-    torch.save(published(model), tmp_path / "a.pth")
+    torch.save(published_checkpoint(model), tmp_path / "a.pth")
     options = ["--config-file", config, "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS", 0]
     assert run(tmp_path / "a.pth", tmp_path / "a.safetensors", *options) == 1
     assert "MODEL.CMPF.SAM_BRANCH.FLAT_LEVELS 3" in capsys.readouterr().err
@@ -200,7 +187,7 @@ def test_the_file_of_an_encoder_needs_no_conversion(
 def test_an_output_that_exists_is_kept_unless_told_otherwise(
     tmp_path: Path, model: CMPF, capsys: Capture
 ) -> None:
-    torch.save(published(model, frozen=False), tmp_path / "a.pth")
+    torch.save(published_checkpoint(model, frozen=False), tmp_path / "a.pth")
     (tmp_path / "out.safetensors").write_text("precious")
     assert run(tmp_path / "a.pth", tmp_path / "out.safetensors") == 1
     assert "exists; give another name, or --overwrite" in capsys.readouterr().err

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.published import equal, published_checkpoint
 from helpers.tiny_model import random_image, tiny_model
 from helpers.toy_training import WeightsToy
 from safetensors.torch import save_file
@@ -16,7 +17,7 @@ from torch import Tensor
 from cmpf.data import Vocabulary
 from cmpf.errors import WeightsError
 from cmpf.model import CMPF
-from cmpf.weights import LoadReport, PartReport, Parts, key_mapping, load, read_metadata, save, to_published
+from cmpf.weights import LoadReport, PartReport, key_mapping, load, read_metadata
 from cmpf.weights.checks import compare
 from cmpf.weights.reading import load_weights
 
@@ -37,23 +38,8 @@ def fresh(name: str = "no_ensemble", *overrides: object, seed: int = 1) -> CMPF:
     return model
 
 
-def published(model: CMPF, *, frozen: bool = True) -> dict[str, Tensor]:
-    """What the authors' training program saves."""
-    encoders = {k: dict(e.weights()) if frozen else {} for k, e in model.frozen_encoders().items()}
-    parts = Parts(
-        trained=model.trained_state_dict(), clip=encoders["clip"], sam=encoders.get("sam", {}), ignored=()
-    )
-    state = {name: value.clone() for name, value in to_published(parts).items()}
-    state["criterion.empty_weight"] = torch.ones(134)
-    return state
-
-
 def snapshot(model: CMPF) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +49,7 @@ def source() -> CMPF:
 
 @pytest.fixture(scope="module")
 def frozenseg(source: CMPF) -> dict[str, Tensor]:
-    return published(source)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
-    save(WeightsToy(), path, metadata={})
-    return path
+    return published_checkpoint(source)
 
 
 # Own checkpoints
@@ -228,7 +207,7 @@ def test_a_loaded_model_computes_what_the_source_computes(source: CMPF, frozense
 def test_absent_encoders_keep_their_own_weights(source: CMPF) -> None:
     model = fresh("no_ensemble", *FLAT)
     before = snapshot(model)
-    report = load(model, published(source, frozen=False))
+    report = load(model, published_checkpoint(source, frozen=False))
     after = model.state_dict()
     assert equal(model.trained_state_dict(), source.trained_state_dict())
     assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("encoders."))
@@ -327,14 +306,14 @@ def test_a_model_without_sam_leaves_the_files_sam_out(frozenseg: dict[str, Tenso
 
 def test_an_fc_clip_checkpoint_fills_a_model_without_injectors() -> None:
     fcclip, model = fresh("fcclip_tiny", seed=3), fresh("fcclip_tiny")
-    report = load(model, published(fcclip))
+    report = load(model, published_checkpoint(fcclip))
     assert report.naming == "FC-CLIP"
     assert equal(model.state_dict(), fcclip.state_dict())
 
 
 @pytest.mark.parametrize("name", ["no_ensemble", "query_injector_only", "feature_injector_only"])
 def test_injectors_and_fc_clip_weights_do_not_go_together(name: str) -> None:
-    state, model = published(fresh("fcclip_tiny", seed=3)), fresh(name)
+    state, model = published_checkpoint(fresh("fcclip_tiny", seed=3)), fresh(name)
     before = snapshot(model)
     with pytest.raises(WeightsError) as caught:
         load(model, state)
@@ -345,7 +324,7 @@ def test_injectors_and_fc_clip_weights_do_not_go_together(name: str) -> None:
 
 def test_without_strict_fc_clip_is_where_training_can_start_from() -> None:
     fcclip, model = fresh("fcclip_tiny", seed=3), fresh()
-    report = load(model, published(fcclip), strict=False)
+    report = load(model, published_checkpoint(fcclip), strict=False)
     assert all(name.startswith(("sam_branch.", "decoder.feature_injectors.")) for name in report.missing)
     assert set(report.loaded) == set(fcclip.trained_state_dict())
 

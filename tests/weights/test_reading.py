@@ -25,13 +25,6 @@ from cmpf.weights.saving import hash_weights
 WEIGHTS = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
-    save(WeightsToy(), path, metadata={})
-    return path
-
-
 def detectron2_checkpoint() -> dict[str, object]:
     """What a training checkpoint holds beside the weights: numbers of NumPy, counters, the optimizer's state."""
     from collections import Counter
