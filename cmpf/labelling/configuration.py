@@ -34,11 +34,25 @@ def run_configuration(predictor: Predictor, vocabulary: Vocabulary, **options: A
             "trained": hash_weights(predictor.model.trained_state_dict()),
             **predictor.model.encoder_hashes(),
         },
-        "vocabulary": [", ".join(synonyms) for synonyms in vocabulary.classes],
-        "stuff": [
-            name for name, thing in zip(vocabulary.names, vocabulary.is_thing, strict=True) if not thing
-        ],
+        **class_configuration(vocabulary),
     }
+
+
+def class_configuration(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The part of a configuration that says what the class indices mean."""
+    stuff = [name for name, thing in zip(vocabulary.names, vocabulary.is_thing, strict=True) if not thing]
+    return {"vocabulary": [", ".join(synonyms) for synonyms in vocabulary.classes], "stuff": stuff}
+
+
+def configured_vocabulary(configuration: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a configuration; the inverse of class_configuration."""
+    from cmpf.data.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary(
+        classes=[words.split(", ") for words in configuration["vocabulary"]], repeats=True
+    )
+    stuff = set(configuration["stuff"])
+    return vocabulary.with_things(i for i, name in enumerate(vocabulary.names) if name not in stuff)
 
 
 def save_or_compare_configuration(

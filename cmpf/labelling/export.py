@@ -20,7 +20,6 @@ from cmpf.labelling.parquet import find_parts, read_metadata, read_parquet, read
 from cmpf.labelling.record import PANOPTIC
 from cmpf.labelling.sources import unique_names
 from cmpf.labelling.writers import DATASETS, FORMATS, write_dataset
-from cmpf.labelling.writers.coco import Classes
 
 PNG = "png"
 EXPORTS = (*(name for name in DATASETS if name != "parquet"), PNG)
@@ -41,11 +40,11 @@ def export_labels(labels: Path, name: str, folder: Path) -> tuple[int, list[Path
     """
     parts = find_parts(labels)
     metadata = _common_metadata(parts)
-    classes = Classes.from_configuration(metadata)
     needed = PANOPTIC if name == PNG else FORMATS[name].tasks[0]
-    if metadata.get("task") not in ("all", needed):
+    task = metadata.get("task", "")  # of cmpf predict: a list
+    if task != "all" and needed not in task:
         raise CMPFError(
-            f"{labels}: {name} is made of the {needed} result, and these labels are of task {metadata.get('task')!r}; "
+            f"{labels}: {name} is made of the {needed} result, and these labels are of task {task!r}; "
             "label again with --task all"
         )
     names = _unique_names(parts)
@@ -55,7 +54,7 @@ def export_labels(labels: Path, name: str, folder: Path) -> tuple[int, list[Path
         text = "".join(f"{synonyms}\n" for synonyms in metadata["vocabulary"])
         write_text(folder / "classes.txt", text)
         return len(names), [folder / "classes.txt"]
-    return len(names), write_dataset(name, lambda: _entries(parts, names), classes, folder)
+    return len(names), write_dataset(name, lambda: _entries(parts, names), metadata, folder)
 
 
 def _common_metadata(parts: Sequence[Path]) -> dict[str, Any]:

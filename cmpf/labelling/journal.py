@@ -10,7 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,11 +19,15 @@ from filelock import FileLock, Timeout
 
 from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, DatasetError
-from cmpf.labelling.configuration import save_or_compare_configuration
+from cmpf.labelling.configuration import read_configuration, save_or_compare_configuration
 from cmpf.labelling.record import ImageRecord, record_from_dict, to_json
 
+THUMBNAILS = "thumbnails"  # subfolder of the small overlays
 HIDDEN = ".cmpf"  # subfolder of the output folder
 JOURNAL, MANIFEST, REQUEST, LOCK = "journal.jsonl", "manifest.json", "request.json", "lock"
+DATASETS = (
+    "datasets"  # a file NAME.txt for each format: the size of the journal, and the dataset files made of it
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class ResultsFolder:
         self.journal = self.hidden / JOURNAL
         self.done: dict[str, str] = {}
         self._names: dict[str, str] = {}
-        self._used_names: set[str] = set()  # casefolded: some file systems are case-insensitive
+        self._used_names: set[str] = set()
         self._file = JournalFile(self.journal)
 
     @classmethod
@@ -101,18 +105,17 @@ class ResultsFolder:
 
     def configuration(self) -> dict[str, Any]:
         """The saved configuration."""
-        return dict(json.loads((self.hidden / MANIFEST).read_text(encoding="utf-8")))
+        return read_configuration(self.hidden / MANIFEST)
 
     def name(self, uri: str, proposed: str) -> str:
         """The prefix of an image's files: that of an earlier run, else the proposed one, numbered if already used."""
         if uri in self._names:
             return self._names[uri]
         name, number = proposed, 1
-        while name.casefold() in self._used_names:
+        while not self._used_names.isdisjoint(_file_prefixes(name)):
             number += 1
             name = f"{proposed}_{number}"
-        self._names[uri] = name
-        self._used_names.add(name.casefold())
+        self._add_name(uri, name)
         return name
 
     def add(self, entry: Entry, files: list[Path]) -> None:
@@ -124,21 +127,37 @@ class ResultsFolder:
         self._register(entry.record.uri, entry.record.error, entry.name)
 
     def entries(self) -> Iterator[Entry]:
-        """All finished images, also those with errors, each once, in the order of the journal.
+        """All finished images, also those with errors, each once, sorted by path.
+
+        The order of the journal depends on which process finished first, and on interruptions.
 
         Raises:
             DatasetError: a line of the journal is damaged.
         """
-        last: dict[str, int] = {}
-        for number, content in self._read_journal():
-            last[content["uri"]] = number
-        for number, content in self._read_journal():
-            if last[content["uri"]] == number:
-                yield Entry(
-                    record_from_dict(content, f"{self.journal}, line {number}"),
-                    content["file_name"],
-                    content["name"],
-                )
+        offset, last = 0, {}
+        for number, line, content in self._read_journal():
+            last[content["uri"]] = content["file_name"], number, offset
+            offset += len(line)
+        if not last:
+            return
+        with self.journal.open("rb") as file:
+            for file_name, number, offset in sorted(last.values()):
+                file.seek(offset)
+                content = self._parse(file.readline(), number)
+                record = record_from_dict(content, f"{self.journal}, line {number}")
+                yield Entry(record, file_name, content["name"])
+
+    def dataset_files(self, format_name: str) -> list[Path] | None:
+        """The dataset files of a format; None if one is missing or older than the journal."""
+        lines = _read_lines(self._dataset_list(format_name))
+        files = [self.folder / line for line in lines[1:]]
+        up_to_date = lines[:1] == [self._journal_size()] and all(file.is_file() for file in files)
+        return files if up_to_date else None
+
+    def save_dataset_files(self, format_name: str, files: list[Path]) -> None:
+        """Remembers the dataset files of a format that were made from the current journal."""
+        paths = [str(file.relative_to(self.folder)) for file in files]
+        write_text(self._dataset_list(format_name), "\n".join([self._journal_size(), *paths]) + "\n")
 
     def close(self) -> None:
         """Closes the journal."""
@@ -146,44 +165,66 @@ class ResultsFolder:
 
     def _register(self, uri: str, error: str, name: str) -> None:
         self.done[uri] = error
+        self._add_name(uri, name)
+
+    def _add_name(self, uri: str, name: str) -> None:
         self._names[uri] = name
-        self._used_names.add(name.casefold())
+        self._used_names |= _file_prefixes(name)
+
+    def _dataset_list(self, format_name: str) -> Path:
+        return self.hidden / DATASETS / f"{format_name}.txt"
+
+    def _journal_size(self) -> str:
+        return str(self.journal.stat().st_size)
 
     def _resume(self) -> None:
         """Reads the journal; cuts off an incomplete last line."""
         for _ in self._file.complete_lines():
             pass
-        for _, content in self._read_journal():
+        for _, _, content in self._read_journal():
             self._register(content["uri"], content["error"], content["name"])
 
-    def _read_journal(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Line numbers and parsed lines; DatasetError if one is damaged."""
+    def _read_journal(self) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+        """Line numbers, lines and parsed lines; DatasetError if one is damaged."""
         if not self.journal.exists():
             return
-        with self.journal.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        with self.journal.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                try:
-                    content = json.loads(line)
-                    for key in ("uri", "error", "name", "file_name", "files"):
-                        content[key]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise DatasetError(
-                        f"{self.journal}, line {number}: damaged ({error}); --overwrite begins anew"
-                    ) from error
-                yield number, content
+                yield number, line, self._parse(line, number)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(line.decode("utf-8", errors="surrogateescape"))
+            for key in ("uri", "error", "name", "file_name", "files"):
+                content[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(
+                f"{self.journal}, line {number}: damaged ({error}); --overwrite begins anew"
+            ) from error
+        return content
 
     def _remove_files(self) -> None:
-        """Removes the files that the journal lists, and the journal; leaves all other files."""
-        try:
-            listed = [name for _, content in self._read_journal() for name in content["files"]]
-        except DatasetError:
-            listed = []
+        """Removes the files of images and datasets that earlier runs have listed, and the lists; no other files."""
+        dataset_lists = list((self.hidden / DATASETS).glob("*.txt"))
+        listed = [line for path in dataset_lists for line in _read_lines(path)[1:]]
+        with suppress(DatasetError):
+            for _, _, content in self._read_journal():
+                listed += content["files"]
         for name in listed:
             if os.path.isabs(name) or ".." in Path(name).parts:
-                continue  # outside the folder: the journal was edited
+                continue  # outside the folder: the list was edited
             (self.folder / name).unlink(missing_ok=True)
-        for name in (JOURNAL, MANIFEST, REQUEST):
-            (self.hidden / name).unlink(missing_ok=True)
+        for path in (*dataset_lists, *(self.hidden / name for name in (JOURNAL, MANIFEST, REQUEST))):
+            path.unlink(missing_ok=True)
+
+
+def _file_prefixes(name: str) -> set[str]:
+    """What the files of an image begin with; casefolded, because some file systems are case-insensitive."""
+    return {name.casefold(), f"{THUMBNAILS}/{name}".casefold()}
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 class JournalFile:

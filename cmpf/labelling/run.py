@@ -19,7 +19,6 @@ from cmpf.labelling.pipeline import FinishedImage, Job
 from cmpf.labelling.replicas import create_engine
 from cmpf.labelling.sources import Source
 from cmpf.labelling.writers import FORMATS
-from cmpf.labelling.writers.coco import Classes
 
 ERRORS = "errors.csv"
 
@@ -99,13 +98,12 @@ def label_images(
                     counts["failed" if finished.entry.record.error else "done"] += 1
                     on_finished(finished)
         seconds = time.perf_counter() - start
-        uris = {source.uri for source in sources}
         return Summary(
             **counts,
             resumed=resumed,
             remaining=len(todo) - sum(counts.values()),
             seconds=seconds,
-            errors=_write_errors(results, uris),
+            errors=_write_errors(results, sources),
             files=tuple(_update_datasets(results, job)),
         )
 
@@ -123,28 +121,20 @@ def _until_error(
 
 
 def _update_datasets(results: ResultsFolder, job: Job) -> Iterator[Path]:
-    """Writes the dataset files that are missing or older than the journal; yields all of them.
-
-    A file NAME.txt for each format holds the size of the journal that its dataset files were made from, and their
-    paths.
-    """
+    """Writes the dataset files that are missing or older than the journal; yields all of them."""
     if not results.journal.exists():
         return
     results.close()
-    classes = Classes.from_configuration(results.configuration())
+    configuration = results.configuration()
     for name in job.formats:
         write_dataset = FORMATS[name].write_dataset
         if write_dataset is None:
             continue
-        stamp = results.hidden / "datasets" / f"{name}.txt"
-        journal_size = str(results.journal.stat().st_size)
-        lines = stamp.read_text(encoding="utf-8").splitlines() if stamp.is_file() else []
-        files = [job.folder / line for line in lines[1:]]
-        if lines[:1] != [journal_size] or not all(file.is_file() for file in files):
+        files = results.dataset_files(name)
+        if files is None:
             try:
-                files = write_dataset(results.entries(), classes, job.folder)
-                paths = [str(file.relative_to(job.folder)) for file in files]
-                write_text(stamp, "\n".join([journal_size, *paths]) + "\n")
+                files = write_dataset(results.entries(), configuration, job.folder)
+                results.save_dataset_files(name, files)
             except OSError as error:
                 raise CMPFError(
                     f"{job.folder}: {name} cannot be written ({summary(error)}); free disk space and run the same "
@@ -153,9 +143,9 @@ def _update_datasets(results: ResultsFolder, job: Job) -> Iterator[Path]:
         yield from files
 
 
-def _write_errors(results: ResultsFolder, uris: set[str]) -> tuple[tuple[str, str], ...]:
+def _write_errors(results: ResultsFolder, sources: Sequence[Source]) -> tuple[tuple[str, str], ...]:
     """Writes errors.csv with the images that failed, or removes it if there are none; returns (image, error) pairs."""
-    errors = tuple((uri, error) for uri, error in results.done.items() if error and uri in uris)
+    errors = tuple((source.uri, error) for source in sources if (error := results.done.get(source.uri)))
     path = results.folder / ERRORS
     if not errors:
         path.unlink(missing_ok=True)

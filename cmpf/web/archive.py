@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cmpf.common.files import write_text
+from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import CMPFError
 from cmpf.inference import Prediction
+from cmpf.labelling.configuration import class_configuration
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import record_of
 from cmpf.labelling.sources import unique_names
-from cmpf.labelling.writers.coco import Classes, write_instances
+from cmpf.labelling.writers.coco import write_instances
 from cmpf.labelling.writers.images import write_overlay
 
 ERRORS = "errors.csv"
@@ -68,7 +70,7 @@ class Archive:
         """Adds an image that could not be read."""
         self.results.append(ImageResult(self.names[index], {}, error))
 
-    def finish(self, classes: Classes) -> Path:
+    def finish(self, vocabulary: Vocabulary) -> Path:
         """Writes the ZIP in the folder and returns its path.
 
         Raises:
@@ -77,7 +79,7 @@ class Archive:
         failed = [result for result in self.results if result.error]
         if not self._entries:
             raise CMPFError("none of the images can be read. " + "; ".join(result.error for result in failed))
-        self._files += write_instances(self._entries, classes, self.folder)
+        self._files += write_instances(self._entries, class_configuration(vocabulary), self.folder)
         if failed:
             self._files.append(self._write_errors(failed))
         path = self.folder / ".zip"

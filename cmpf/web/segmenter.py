@@ -14,7 +14,6 @@ from pathlib import Path
 from cmpf.errors import CMPFError, ImageError
 from cmpf.inference.settings import Selection
 from cmpf.labelling.record import INSTANCE
-from cmpf.labelling.writers.coco import Classes
 from cmpf.predictor import Predictor
 from cmpf.web.archive import Archive
 from cmpf.web.guard import DiskQuota
@@ -142,7 +141,7 @@ class BatchSegmenter:
                 upload.pixels, vocabulary, task={task, INSTANCE}, ensemble=use_ensemble, min_score=min_score
             )
             archive.add(index, prediction, original_size=upload.original_size)
-        zip_file = archive.finish(Classes(tuple(vocabulary.names), tuple(vocabulary.is_thing)))
+        zip_file = archive.finish(vocabulary)
         target = self.quota.folder / secrets.token_hex(20) / "cmpf_results.zip"
         self.quota.free(zip_file.stat().st_size)
         target.parent.mkdir()

@@ -34,6 +34,21 @@ def test_what_was_finished_is_there_again_each_image_once(tmp_path: Path) -> Non
         assert results.name("/more/A.jpg", "A") == "A_2"
 
 
+def test_datasets_do_not_depend_on_which_image_was_finished_first(tmp_path: Path) -> None:
+    with ResultsFolder.opened(tmp_path) as results:
+        for name in ("c", "a", "d", "b"):
+            results.add(entry(name), [])
+        assert list(results.entries()) == [entry(name) for name in "abcd"]
+
+
+def test_an_overlay_and_the_thumbnail_of_another_image_are_two_files(tmp_path: Path) -> None:
+    with ResultsFolder.opened(tmp_path) as results:
+        assert results.name("/photos/thumbnails/a.png", "thumbnails/a") == "thumbnails/a"
+        assert results.name("/photos/a.png", "a") == "a_2"  # thumbnails/a.jpg is the overlay of the other one
+        assert results.name("/photos/b.png", "b") == "b"
+        assert results.name("/photos/thumbnails/b.png", "thumbnails/b") == "thumbnails/b_2"
+
+
 @pytest.mark.parametrize("cut", [1, 30, 200])
 def test_a_line_that_was_cut_off_is_done_again(tmp_path: Path, cut: int) -> None:
     with ResultsFolder.opened(tmp_path) as results:
@@ -88,8 +103,14 @@ def test_overwrite_removes_what_the_journal_names_and_nothing_else(tmp_path: Pat
     with ResultsFolder.opened(out) as results:
         results.save_configuration({"min_score": 0.3}, {})
         results.add(entry("a"), [out / "a.jpg", tmp_path / "outside.jpg"])
+        (out / "labels.parquet").touch()
+        results.save_dataset_files("parquet", [out / "labels.parquet"])
+        assert results.dataset_files("parquet") == [out / "labels.parquet"]
     with ResultsFolder.opened(out, overwrite=True) as results:
         assert results.done == {}
+        # The new journal may be as long as the old one.
+        results.add(entry("a"), [out / "a.jpg", tmp_path / "outside.jpg"])
+        assert results.dataset_files("parquet") is None
         results.save_configuration({"min_score": 0.9}, {})
     assert sorted(path.name for path in out.iterdir()) == [".cmpf", "mine.jpg"]
     assert (tmp_path / "outside.jpg").exists()

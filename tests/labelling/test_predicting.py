@@ -117,6 +117,30 @@ def test_other_options_are_refused_unless_the_old_results_go(
     assert (photos.parent / "out/annotations/instances_polygons.json").is_file()
 
 
+def test_overwrite_makes_the_datasets_anew_even_if_the_journal_is_as_long(photos: Path) -> None:
+    output = [
+        "--output",
+        str(photos.parent / "out"),
+        "--formats",
+        "coco",
+        "--min-score",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    for word in ("red circle", "blue cube"):  # nothing is found, so the journals are equal
+        assert main(["predict", str(photos), "--vocabulary", word, *output, "--overwrite", *SMALL]) == 0
+    assert [category["name"] for category in coco(photos)["categories"]] == ["blue cube"]
+
+
+def test_the_table_of_a_run_can_be_exported(photos: Path) -> None:
+    assert main(command(photos, formats="coco parquet")) == 0
+    export = ["label", "export", str(photos.parent / "out"), "--output", str(photos.parent / "exported")]
+    assert main([*export, "--format", "coco"]) == 0
+    found = json.loads((photos.parent / "exported/annotations/instances.json").read_text())
+    assert found == coco(photos)
+
+
 def test_an_image_that_failed_is_tried_again(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (photos / "scene_1.png").read_bytes()
     (photos / "scene_1.png").write_bytes(whole[:200])

@@ -14,9 +14,8 @@ from cmpf.formats.masks import encode_mask
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import ImageRecord, SegmentRecord
 from cmpf.labelling.writers import write_dataset
-from cmpf.labelling.writers.coco import Classes
 
-CLASSES = Classes(("cat", "dog"), (True, True))
+NAMES = ("cat", "dog")
 HEIGHT, WIDTH = SIZE = (96, 128)
 SLACK = 0.08  # an outline's pixels belong to a mask, or half of them do
 y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -28,7 +27,7 @@ def record(uri: str) -> ImageRecord:
         SegmentRecord(
             id=place + 1,
             category_id=place,
-            category=CLASSES.names[place],
+            category=NAMES[place],
             isthing=True,
             score=0.9,
             area=int(mask.sum()),
@@ -59,7 +58,7 @@ def dataset(tmp_path: Path) -> Any:
         entries.append(Entry(record(str(photos / f"{name}.png")), f"{name}.png", name))
 
     def write(name: str) -> Path:
-        write_dataset(name, lambda: entries, CLASSES, tmp_path / "out")
+        write_dataset(name, lambda: entries, {"vocabulary": NAMES, "stuff": []}, tmp_path / "out")
         return tmp_path / "out"
 
     return write

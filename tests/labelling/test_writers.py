@@ -16,13 +16,14 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from cmpf.data.vocabulary import Vocabulary
 from cmpf.formats.label_map import read_panoptic_ids
+from cmpf.labelling.configuration import class_configuration, configured_vocabulary
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import ImageRecord, record_of
 from cmpf.labelling.writers import DATASETS, FORMATS, resolve_formats, write_dataset
-from cmpf.labelling.writers.coco import Classes
 
-CLASSES = Classes(("cat", "grass"), (True, False))
+CLASSES = {"vocabulary": ["cat", "grass"], "stuff": ["grass"]}
 
 
 @pytest.fixture
@@ -100,6 +101,27 @@ def test_yolo_is_laid_out_as_ultralytics_documents_it(entries: list[Entry], tmp_
         assert np.array_equal(mask, garden().instances.masks[0])
 
 
+def test_yolo_labels_of_a_folder_images_are_where_ultralytics_looks(
+    entries: list[Entry], tmp_path: Path
+) -> None:
+    inner = [replace(entries[0], name="images/garden"), replace(entries[2], name="images/2024/images/other")]
+    written("yolo", inner, tmp_path)
+    images = sorted((tmp_path / "yolo/images").rglob("*.[pj][np]g"))
+    assert len(images) == 2
+    for image in images:  # ultralytics.data.utils.img2label_paths
+        label = "/labels/".join(str(image).rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+        assert Path(label).read_text().startswith("0 0")
+
+
+def test_classes_that_share_their_first_word_keep_their_kinds_and_names_apart(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(classes=[["bag", "grip"], ["bag", "purse"]], things=[0])
+    assert configured_vocabulary(class_configuration(vocabulary)) == vocabulary
+    (path,) = write_dataset("coco", list, class_configuration(vocabulary), tmp_path)
+    assert [(c["name"], c["isthing"]) for c in json.loads(path.read_text())["categories"]] == [
+        ("bag (grip)", 1), ("bag (purse)", 0),
+    ]  # fmt: skip
+
+
 def test_where_links_are_not_allowed_images_are_copied(
     entries: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,10 +156,10 @@ def test_the_page_holds_everything_it_shows_and_nothing_that_ends_its_script(
     assert "http" not in text.replace("http://www.apache.org", "").replace("https://www.apache.org", "")
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert [image["file"] for image in data["images"]] == [
-        "2024/other.jpg", "</script><script>alert(1)</script>.png", "bad.jpg",
+        "</script><script>alert(1)</script>.png", "bad.jpg", "2024/other.jpg",
     ]  # fmt: skip
     assert data["images"][0]["found"] == [[0, 0.9], [1, 0.8]]
-    assert data["images"][2]["error"] == "bad.jpg: damaged"
+    assert data["images"][1]["error"] == "bad.jpg: damaged"
     assert data["classes"][0]["name"] == "cat"
 
 

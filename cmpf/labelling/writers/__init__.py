@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.writers import coco, images, polygons
-from cmpf.labelling.writers.coco import Classes
 
 if TYPE_CHECKING:
     from cmpf.inference import Prediction
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 # All writers return the files that they have written.
 PredictionWriter = Callable[["Prediction", str, Path], list[Path]]  # prediction, Source.name, output folder
 RecordWriter = Callable[[Entry, Path], list[Path]]
-DatasetWriter = Callable[[Iterable[Entry], Classes, Path], list[Path]]
+# The configuration of the run, see cmpf.labelling.configuration.run_configuration; output folder.
+DatasetWriter = Callable[[Iterable[Entry], Mapping[str, Any], Path], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,13 @@ class Format:
         return self.write_prediction is not None or self.write_record is not None
 
 
-def _write_parquet(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
-    """labels.parquet, with the schema of cmpf label."""
+def _write_parquet(entries: Iterable[Entry], configuration: Mapping[str, Any], folder: Path) -> list[Path]:
+    """labels.parquet, with the schema and metadata of cmpf label."""
     from cmpf import __version__
     from cmpf.labelling.parquet import write_parquet
 
     path = folder / "labels.parquet"
-    metadata = {"cmpf": __version__, "vocabulary": list(classes.names), "stuff": list(classes.stuff)}
-    write_parquet(path, (entry.record for entry in entries), metadata)
+    write_parquet(path, (entry.record for entry in entries), {"cmpf": __version__, **configuration})
     return [path]
 
 
@@ -87,13 +86,14 @@ def resolve_formats(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def write_dataset(
-    name: str, entries: Callable[[], Iterable[Entry]], classes: Classes, folder: Path
+    name: str, entries: Callable[[], Iterable[Entry]], configuration: Mapping[str, Any], folder: Path
 ) -> list[Path]:
     """Writes a dataset from records.
 
     Args:
         name: one of DATASETS.
         entries: returns an iterator over all images; may be called twice. Images with an error are left out.
+        configuration: see DatasetWriter.
     Returns:
         The files that describe all images.
     """
@@ -104,4 +104,4 @@ def write_dataset(
                 format_.write_record(entry, folder)
     if format_.write_dataset is None:
         return []
-    return format_.write_dataset(entries(), classes, folder)
+    return format_.write_dataset(entries(), configuration, folder)

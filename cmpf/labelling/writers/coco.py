@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from cmpf.common.files import replacing
 from cmpf.formats.coco_json import category_entries
 from cmpf.formats.label_map import encode_panoptic_ids
 from cmpf.formats.polygons import mask_polygons
+from cmpf.labelling.configuration import configured_vocabulary
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import INSTANCE, PANOPTIC, SegmentRecord
 
@@ -23,39 +23,16 @@ ANNOTATIONS, PNGS = "annotations", "panoptic"  # folder names as in COCO
 AnnotationMaker = Callable[[Entry, int], Iterator[dict[str, Any]]]  # entry, image id -> annotations
 
 
-@dataclass(frozen=True)
-class Classes:
-    """The classes of a vocabulary: their names, and whether each is a thing."""
-
-    names: tuple[str, ...]
-    is_thing: tuple[bool, ...]
-
-    @classmethod
-    def from_configuration(cls, configuration: Mapping[str, Any]) -> Classes:
-        """The classes of a run; see cmpf.labelling.configuration.run_configuration."""
-        names = tuple(synonyms.split(", ")[0] for synonyms in configuration["vocabulary"])
-        return cls(names, tuple(name not in configuration["stuff"] for name in names))
-
-    @property
-    def stuff(self) -> tuple[str, ...]:
-        """The names of the stuff classes."""
-        return tuple(name for name, thing in zip(self.names, self.is_thing, strict=True) if not thing)
-
-    def categories(self) -> list[dict[str, Any]]:
-        """The category entries of a COCO file, with ids from 1."""
-        return category_entries(self.names, self.is_thing, first=FIRST_ID)
-
-
-def write_instances(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
+def write_instances(entries: Iterable[Entry], configuration: Mapping[str, Any], folder: Path) -> list[Path]:
     """annotations/instances.json: masks as run lengths."""
     path = folder / ANNOTATIONS / "instances.json"
-    return [_write(entries, classes, path, _instance_annotations(lambda segment: segment.rle))]
+    return [_write(entries, configuration, path, _instance_annotations(lambda segment: segment.rle))]
 
 
-def write_polygons(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
+def write_polygons(entries: Iterable[Entry], configuration: Mapping[str, Any], folder: Path) -> list[Path]:
     """annotations/instances_polygons.json: masks as polygons, which more trainers read; exact to a pixel."""
     path = folder / ANNOTATIONS / "instances_polygons.json"
-    return [_write(entries, classes, path, _instance_annotations(_polygons))]
+    return [_write(entries, configuration, path, _instance_annotations(_polygons))]
 
 
 def write_panoptic_png(entry: Entry, folder: Path) -> list[Path]:
@@ -72,7 +49,9 @@ def write_panoptic_png(entry: Entry, folder: Path) -> list[Path]:
     return [path]
 
 
-def write_panoptic_json(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
+def write_panoptic_json(
+    entries: Iterable[Entry], configuration: Mapping[str, Any], folder: Path
+) -> list[Path]:
     """annotations/panoptic.json: the segments of the PNGs."""
 
     def annotations(entry: Entry, image_id: int) -> Iterator[dict[str, Any]]:
@@ -90,17 +69,21 @@ def write_panoptic_json(entries: Iterable[Entry], classes: Classes, folder: Path
         ]
         yield {"image_id": image_id, "file_name": f"{entry.name}.png", "segments_info": infos}
 
-    return [_write(entries, classes, folder / ANNOTATIONS / "panoptic.json", annotations)]
+    return [_write(entries, configuration, folder / ANNOTATIONS / "panoptic.json", annotations)]
 
 
-def _write(entries: Iterable[Entry], classes: Classes, path: Path, annotations: AnnotationMaker) -> Path:
+def _write(
+    entries: Iterable[Entry], configuration: Mapping[str, Any], path: Path, annotations: AnnotationMaker
+) -> Path:
     """Writes a COCO file as a stream: the annotations of a million images need not fit into memory."""
     from cmpf import __version__
 
+    vocabulary = configured_vocabulary(configuration)
+    categories = category_entries(vocabulary.names, vocabulary.is_thing, first=FIRST_ID)
     images: list[dict[str, Any]] = []
     info = {"description": "labels made by CMPF, not by people", "version": __version__}
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
-        file.write(f'{{"info": {json.dumps(info)},\n"categories": {_dumps(classes.categories())},\n')
+        file.write(f'{{"info": {json.dumps(info)},\n"categories": {_dumps(categories)},\n')
         file.write('"annotations": [')
         separator = "\n"
         for entry in entries:

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmpf.common.files import replacing, write_text
-from cmpf.labelling.journal import Entry
+from cmpf.labelling.configuration import configured_vocabulary
+from cmpf.labelling.journal import THUMBNAILS, Entry
 from cmpf.labelling.record import INSTANCE, PANOPTIC
-from cmpf.labelling.writers.coco import Classes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,21 +51,21 @@ def write_thumbnail(prediction: Prediction, name: str, folder: Path) -> list[Pat
     with open_image(folder / f"{name}.jpg") as overlay:
         overlay.draft(None, (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         overlay.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-        return [save_jpeg(folder / "thumbnails" / f"{name}.jpg", overlay)]
+        return [save_jpeg(folder / THUMBNAILS / f"{name}.jpg", overlay)]
 
 
-def write_page(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
+def write_page(entries: Iterable[Entry], configuration: Mapping[str, Any], folder: Path) -> list[Path]:
     """index.html: all overlays, which can be filtered by class and score."""
     from cmpf.visualization.palette import class_color
 
-    colors = [class_color(index, name) for index, name in enumerate(classes.names)]
-    class_entries = [
-        {"name": name, "color": f"rgb({red} {green} {blue})"}
-        for name, (red, green, blue) in zip(classes.names, colors, strict=True)
-    ]
-    images = sorted(map(_image_entry, entries), key=lambda image: str(image["file"]))
+    class_entries = []
+    for index, name in enumerate(configured_vocabulary(configuration).names):
+        red, green, blue = class_color(index, name)
+        class_entries.append({"name": name, "color": f"rgb({red} {green} {blue})"})
     # ASCII, because file names may have bytes that are not valid UTF-8.
-    content = json.dumps({"classes": class_entries, "images": images}, ensure_ascii=True)
+    content = json.dumps(
+        {"classes": class_entries, "images": list(map(_image_entry, entries))}, ensure_ascii=True
+    )
     template = (files("cmpf") / "assets" / "results_page.html").read_text(encoding="utf-8")
     path = folder / "index.html"
     write_text(path, template.replace("DATA", content.replace("<", "\\u003c"), 1))

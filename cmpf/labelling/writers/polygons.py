@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import yaml
 
 from cmpf.common.files import replacing, write_text
 from cmpf.formats.polygons import mask_polygons, one_polygon
+from cmpf.labelling.configuration import configured_vocabulary
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.record import INSTANCE
-from cmpf.labelling.writers.coco import Classes
 
-# Ultralytics finds the labels of an image by replacing "images" with "labels" in its path.
 YOLO_FOLDER, IMAGES, LABELS = "yolo", "images", "labels"
 LABELME_VERSION = "5.5.0"  # of the file format; LabelMe also reads files of other versions
 
@@ -36,7 +35,9 @@ def write_yolo_labels(entry: Entry, folder: Path) -> list[Path]:
         if len(polygon):
             normalized = (polygon / (record.width, record.height)).reshape(-1)
             lines.append(" ".join([str(segment.category_id), *(f"{value:.6g}" for value in normalized)]))
-    path = root / LABELS / f"{entry.name}.txt"
+    # Ultralytics looks for the labels where the last folder "images" of an image's path is replaced by "labels".
+    before, _, after = f"/{IMAGES}/{entry.name}.txt".rpartition(f"/{IMAGES}/")
+    path = root / f"{before}/{LABELS}/{after}".lstrip("/")
     with replacing(path, durable=False) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     image = Path(record.uri)
@@ -52,14 +53,14 @@ def write_yolo_labels(entry: Entry, folder: Path) -> list[Path]:
     return [path, target]
 
 
-def write_yolo_config(entries: Iterable[Entry], classes: Classes, folder: Path) -> list[Path]:
+def write_yolo_config(entries: Iterable[Entry], configuration: Mapping[str, Any], folder: Path) -> list[Path]:
     """yolo/data.yaml: the image folder and the classes; the training and validation images are the same."""
     path = folder / YOLO_FOLDER / "data.yaml"
     content = {
         "path": str(path.parent.absolute()),
         "train": IMAGES,
         "val": IMAGES,
-        "names": dict(enumerate(classes.names)),
+        "names": dict(enumerate(configured_vocabulary(configuration).names)),
     }
     write_text(path, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
     return [path]
