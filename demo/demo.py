@@ -6,11 +6,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -21,8 +19,8 @@ from cmpf.cli import predict
 from cmpf.cli.command import run_command
 from cmpf.cli.predict_options import add_options, add_webcam
 from cmpf.common.cpu import usable_cores
-from cmpf.common.files import replacing
 from cmpf.errors import ImageError
+from cmpf.formats.image import write_image
 
 if TYPE_CHECKING:
     from cmpf.inference import Prediction
@@ -104,29 +102,15 @@ def use_all_devices(arguments: argparse.Namespace) -> None:
 
 def write(file: Path, prediction: Prediction) -> list[Path]:
     """Writes the overlay to a file, in the format given by its suffix."""
-    format_ = Image.registered_extensions().get(file.suffix.lower())
-    if format_ not in Image.SAVE:
+    if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
         raise ImageError(f"--output {file}: unknown image format; use .png or .jpg, or a folder")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with overlay(prediction) as image, replacing(file) as temporary:
-        image.convert("RGB").save(temporary, format=format_)
-    return [file]
+    return [write_image(file, prediction.plot())]
 
 
 def show(prediction: Prediction) -> list[Path]:
     """Shows the overlay in a window."""
-    with overlay(prediction) as image:
-        image.show(title=prediction.source)
+    prediction.plot().show(title=prediction.source)
     return []
-
-
-@contextmanager
-def overlay(prediction: Prediction) -> Iterator[Image.Image]:
-    """The overlay as `Prediction.save` writes it."""
-    with TemporaryDirectory() as folder:
-        (path,) = prediction.save(folder, ["overlay"], name="overlay")
-        with Image.open(path) as image:
-            yield image
 
 
 def has_display() -> bool:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from cmpf.cli.command import DONE, FAILED
-from cmpf.common.files import TEMPORARY, replacing, write_text
+from cmpf.common.files import TEMPORARY, write_text
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
-from cmpf.formats.image import open_image
+from cmpf.formats.image import open_image, write_image
 from cmpf.formats.video import Frame, VideoReader, write_video
 from cmpf.inference import Prediction
 
@@ -99,7 +98,7 @@ def segment_video(
             if frame_formats:
                 prediction.save(output / f"{name}_frames", frame_formats, name=frame_name)
             # Last, because this file marks the frame as finished.
-            _save_jpeg(part / f"{frame_name}.jpg", prediction.plot())
+            write_image(part / f"{frame_name}.jpg", prediction.plot(), quality=JPEG_QUALITY)
             progress.update()
     return _join_frames(reader, path, part, target, expected)
 
@@ -196,7 +195,7 @@ def segment_camera(number: int, *, segment: Segment, output: Path, max_frames: i
     count = 0
     try:
         for prediction in tqdm(segment(frames), unit="frame", disable=None):
-            _save_jpeg(output / LATEST, prediction.plot())
+            write_image(output / LATEST, prediction.plot(), quality=JPEG_QUALITY)
             count += 1
     except KeyboardInterrupt:
         pass  # the normal end
@@ -234,9 +233,3 @@ def _clear_part(part: Path) -> None:
         file.unlink(missing_ok=True)
     if not any(part.iterdir()):
         part.rmdir()
-
-
-def _save_jpeg(path: Path, image: Image.Image) -> None:
-    """Writes an image atomically."""
-    with replacing(path) as temporary:
-        image.save(temporary, quality=JPEG_QUALITY)

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpf.common.files import replacing
 from cmpf.errors import VocabularyError
 from cmpf.types import ClassEmbeddings
 from cmpf.weights.reading import UNREADABLE
-from cmpf.weights.saving import hash_weights
+from cmpf.weights.saving import hash_weights, write_safetensors
 
 if TYPE_CHECKING:
     from cmpf.encoders.clip import CLIP
@@ -232,13 +231,11 @@ class TextCache:
 
     def store(self, embeddings: Mapping[str, Tensor]) -> None:
         """Writes embeddings (N, E) by key, each file atomically, and prunes the folder to `max_bytes`."""
-        from safetensors.torch import save_file
-
         try:
             for key, rows in embeddings.items():
-                tensors = {"embeddings": rows.detach().cpu().contiguous()}
-                with replacing(self.path(key), durable=False) as temporary:
-                    save_file(tensors, temporary, metadata={"sha256": hash_weights(tensors)})
+                tensors = {"embeddings": rows}
+                header = {"sha256": hash_weights(tensors)}
+                write_safetensors(tensors, self.path(key), header=header, durable=False)
             self._prune()
         except OSError as error:
             logger.warning("text embeddings are not cached: %s (set CMPF_CACHE to a writable folder)", error)

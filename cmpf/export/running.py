@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpf.common.files import replacing
 from cmpf.data import Vocabulary, known_vocabularies
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
@@ -26,6 +25,7 @@ from cmpf.model import CMPF
 from cmpf.predictor import Predictor
 from cmpf.types import ClassEmbeddings, ModelResult, Sample
 from cmpf.weights.download import cache_folder
+from cmpf.weights.saving import write_safetensors
 
 
 class Embedder(Protocol):
@@ -112,12 +112,9 @@ def save_words(clip: CLIP, vocabulary: Vocabulary, path: str | Path) -> Path:
     Returns:
         The path.
     """
-    from safetensors.torch import save_file
-
     words = list(dict.fromkeys(word for classes in vocabulary.classes for word in classes))
     metadata = {"words": json.dumps(words, ensure_ascii=False), "encoder": clip.weights_hash}
-    with replacing(path) as temporary:
-        save_file({"text": embed_names(clip, words).cpu().contiguous()}, temporary, metadata=metadata)
+    write_safetensors({"text": embed_names(clip, words)}, path, header=metadata)
     return Path(path)
 
 

@@ -137,14 +137,17 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
         return _upright_size(opened)
 
 
-def write_image(path: str | Path, image: Image.Image | NDArray[Any], **options: Any) -> Path:
+def write_image(
+    path: str | Path, image: Image.Image | NDArray[Any], *, durable: bool = True, **options: Any
+) -> Path:
     """Writes an image atomically, in the format of the path's suffix; returns the path.
 
     Args:
+        durable: see replacing.
         options: format options, see Image.save.
     """
     pixels = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         pixels.save(temporary, **options)
     return Path(path)
 

@@ -123,16 +123,18 @@ class LabelReader:
         return classes
 
 
-def write_labels(path: str | Path, labels: NDArray[Any]) -> Path:
+def write_labels(path: str | Path, labels: NDArray[Any], *, durable: bool = True) -> Path:
     """Writes a label map (H, W) uint8 or uint16 atomically, as PNG or TIFF by the path's suffix; returns the path.
 
+    Args:
+        durable: see replacing.
     Raises:
         ValueError: another dtype.
     """
     if labels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"labels of type {labels.dtype}; expected uint8 or uint16")
     options = {"compression": "tiff_lzw"} if Path(path).suffix.lower() in (".tif", ".tiff") else {}
-    return write_image(path, labels, **options)
+    return write_image(path, labels, durable=durable, **options)
 
 
 def read_panoptic_ids(path: str | Path) -> SegmentIds:
@@ -147,18 +149,19 @@ def read_panoptic_ids(path: str | Path) -> SegmentIds:
     return decode_panoptic_ids(read_pixels(path, "panoptic PNG", panoptic=True))
 
 
-def write_panoptic_ids(path: str | Path, ids: NDArray[np.integer[Any]]) -> Path:
+def write_panoptic_ids(path: str | Path, ids: NDArray[np.integer[Any]], **options: Any) -> Path:
     """Writes segment ids (H, W) as a COCO panoptic PNG, atomically; returns the path.
 
+    Args:
+        options: see write_image.
     Raises:
         ValueError: ids beyond three bytes.
     """
     colors = Image.new("RGB", (ids.shape[1], ids.shape[0]))
-    for top in range(
-        0, len(ids), _TILE_ROWS
-    ):  # in tiles, because encoding needs several times the memory of the ids
+    # In tiles, because encoding needs several times the memory of the ids.
+    for top in range(0, len(ids), _TILE_ROWS):
         colors.paste(Image.fromarray(encode_panoptic_ids(ids[top : top + _TILE_ROWS])), (0, top))
-    return write_image(path, colors)
+    return write_image(path, colors, **options)
 
 
 def decode_panoptic_ids(pixels: NDArray[Any]) -> SegmentIds:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cmpf.formats.coco_json import segment_entry
-from cmpf.formats.label_map import encode_panoptic_ids
+from cmpf.formats.image import write_image
+from cmpf.formats.label_map import write_labels, write_panoptic_ids
 from cmpf.formats.masks import encode_mask
 from cmpf.shapeworld.categories import CATEGORIES, Category
 from cmpf.shapeworld.scene import Scene
@@ -51,10 +51,11 @@ def write_record(scene: Scene, folder: Path, *, image_id: int) -> Record:
     The label map holds class indices; the ignore label 255 does not occur, because every pixel has a class.
     """
     stem = f"{image_id:06d}"
-    Image.fromarray(scene.image).save(folder / "images" / f"{stem}.jpg", quality=JPEG_QUALITY, subsampling=0)
-    Image.fromarray(encode_panoptic_ids(scene.ids)).save(folder / "panoptic" / f"{stem}.png")
+    jpeg = {"quality": JPEG_QUALITY, "subsampling": 0}
+    write_image(folder / "images" / f"{stem}.jpg", scene.image, durable=False, **jpeg)
+    write_panoptic_ids(folder / "panoptic" / f"{stem}.png", scene.ids, durable=False)
     class_of_id = np.array([255] + [segment.category_id for segment in scene.segments], np.uint8)
-    Image.fromarray(class_of_id[scene.ids]).save(folder / "semantic" / f"{stem}.png")
+    write_labels(folder / "semantic" / f"{stem}.png", class_of_id[scene.ids], durable=False)
     height, width = scene.ids.shape
     segments, instances = _segment_entries(scene, image_id)
     return Record(

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from cmpf.common.files import write_text
 from cmpf.common.processes import process_pool
 from cmpf.errors import DatasetError
+from cmpf.formats.coco_json import write_json
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
 from cmpf.shapeworld.records import Record, coco_categories, write_record
 from cmpf.shapeworld.scene import MAX_SIZE, MIN_SIZE, generate_scene
@@ -139,10 +140,6 @@ def _records(tasks: list[_Task], jobs: int) -> Iterator[Record]:
         ) from error
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-
-
 def _write_split(folder: Path, split: str, spec: WorldSpec, *, jobs: int, bar: tqdm[Any]) -> None:
     """Writes one split to `folder`, which must not exist."""
     for name in ("images", "panoptic", "semantic"):
@@ -160,8 +157,8 @@ def _write_split(folder: Path, split: str, spec: WorldSpec, *, jobs: int, bar: t
     instances = [entry for record in records for entry in record.instances]
     numbered = [{**entry, "id": number} for number, entry in enumerate(instances, start=1)]
     things = [category for category in common["categories"] if category["isthing"]]
-    _write_json(folder / "panoptic.json", {**common, "annotations": [record.panoptic for record in records]})
-    _write_json(folder / "instances.json", {**common, "categories": things, "annotations": numbered})
+    write_json(folder / "panoptic.json", {**common, "annotations": [record.panoptic for record in records]})
+    write_json(folder / "instances.json", {**common, "categories": things, "annotations": numbered})
 
 
 def _remove(path: Path) -> None:

@@ -120,14 +120,25 @@ def write(
     write_safetensors(trained, path, header={METADATA_KEY: json.dumps(content)})
 
 
-def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, *, header: dict[str, str]) -> None:
-    """Writes a safetensors file atomically, with the permissions of the umask."""
+def write_safetensors(
+    tensors: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    header: dict[str, str] | None = None,
+    durable: bool = True,
+) -> None:
+    """Writes a safetensors file atomically, with the permissions of the umask.
+
+    Args:
+        header: metadata of the file.
+        durable: see replacing.
+    """
     # Copies, because safetensors rejects tensors that share memory.
     copies = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(copies, temporary, metadata=header)

@@ -160,6 +160,12 @@ def test_what_was_stored_comes_back(cache: TextCache) -> None:
     assert [path.name for path in cache.folder.iterdir()] == ["k.safetensors"]
 
 
+def test_others_who_share_the_folder_can_read_its_files(cache: TextCache) -> None:
+    cache.store({"k": EMBEDDINGS})
+    (cache.folder / "plain").touch()
+    assert cache.path("k").stat().st_mode == (cache.folder / "plain").stat().st_mode
+
+
 def test_the_key_depends_on_encoder_templates_and_names_in_order(cache: TextCache) -> None:
     variants = [
         {"encoder": "a", "templates": ["{}"], "names": ["cat", "dog"]},

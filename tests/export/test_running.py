@@ -130,6 +130,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_words(small_predictor().model.encoders.clip, CLASSES, target)
 
 
+def test_a_file_of_words_can_be_read_by_whom_the_umask_allows(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_file_of_words_gives_what_the_text_tower_gives(path: Path) -> None:
     tower = TextTower(small_predictor().model.encoders.clip, cache=None)
     for vocabulary in (CLASSES, Vocabulary(classes=[["puppy", "cat"], ["dog"]])):

@@ -19,6 +19,7 @@ from cmpf.common.files import file_sha256, replacing, write_text
 from cmpf.common.tensors import move_average
 from cmpf.encoders.tiny_training.scenes import BatchSampler, ScenePool
 from cmpf.weights.download import HASHES
+from cmpf.weights.saving import write_safetensors
 
 MERGES = 2000  # number of CLIP's byte-pair merges that the tiny tokenizer uses
 WARMUP_STEPS, EMA_DECAY, WEIGHT_DECAY = 200, 0.998, 0.05
@@ -105,13 +106,8 @@ def record_hash(folder: Path, name: str) -> None:
 
 def save_weights(model: nn.Module, folder: Path, name: str) -> None:
     """Saves the state dict as float16 safetensors and records its hash."""
-    from safetensors.torch import save_file
-
-    tensors = {key: value.to(torch.float16).contiguous() for key, value in model.state_dict().items()}
-    with replacing(folder / name) as temporary:
-        save_file(tensors, temporary)
-        # safetensors creates files that only their owner can read.
-        temporary.chmod(0o644)
+    tensors = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
+    write_safetensors(tensors, folder / name)
     record_hash(folder, name)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cmpf.common.files import replacing
 from cmpf.formats.coco_json import category_entries
-from cmpf.formats.label_map import encode_panoptic_ids
+from cmpf.formats.label_map import write_panoptic_ids
 from cmpf.formats.polygons import mask_polygons
 from cmpf.labelling.configuration import configured_vocabulary
 from cmpf.labelling.journal import Entry
@@ -37,16 +37,12 @@ def write_polygons(entries: Iterable[Entry], configuration: Mapping[str, Any], f
 
 def write_panoptic_png(entry: Entry, folder: Path) -> list[Path]:
     """panoptic/NAME.png: segment ids encoded as colors."""
-    from PIL import Image
-
     record = entry.record
     ids = np.zeros((record.height, record.width), dtype=np.int32)
     for segment in record.of_task(PANOPTIC):
         ids[segment.mask()] = segment.id
     path = folder / PNGS / f"{entry.name}.png"
-    with replacing(path, durable=False) as temporary:
-        Image.fromarray(encode_panoptic_ids(ids)).save(temporary, compress_level=1)
-    return [path]
+    return [write_panoptic_ids(path, ids, durable=False, compress_level=1)]
 
 
 def write_panoptic_json(

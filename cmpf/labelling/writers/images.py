@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmpf.common.files import replacing, write_text
+from cmpf.common.files import write_text
+from cmpf.formats.image import open_image, write_image
 from cmpf.labelling.configuration import configured_vocabulary
 from cmpf.labelling.journal import THUMBNAILS, Entry
 from cmpf.labelling.record import INSTANCE, PANOPTIC
@@ -24,9 +25,7 @@ THUMBNAIL_SIZE = 400  # pixels, longer side
 
 def save_jpeg(path: Path, image: Image.Image) -> Path:
     """Writes a JPEG atomically; returns its path."""
-    with replacing(path, durable=False) as temporary:
-        image.save(temporary, format="JPEG", quality=JPEG_QUALITY)
-    return path
+    return write_image(path, image, durable=False, quality=JPEG_QUALITY)
 
 
 def write_overlay(prediction: Prediction, name: str, folder: Path) -> list[Path]:
@@ -46,8 +45,6 @@ def write_instances(prediction: Prediction, name: str, folder: Path) -> list[Pat
 
 def write_thumbnail(prediction: Prediction, name: str, folder: Path) -> list[Path]:
     """thumbnails/NAME.jpg: a small copy of the overlay, which must exist."""
-    from cmpf.formats.image import open_image
-
     with open_image(folder / f"{name}.jpg") as overlay:
         overlay.draft(None, (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         overlay.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
