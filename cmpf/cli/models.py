@@ -160,12 +160,11 @@ def _description(name: str) -> Iterator[str]:
 
 
 def _hash(name: str, entry: ZooEntry) -> str:
-    from cmpf.weights.download import hash_record_path
+    from cmpf.weights.download import recorded_hash
     from cmpf.weights.zoo import published_file
 
     if entry.sha256:
         return f"{entry.sha256} (published)"
-    record = hash_record_path(published_file(name, entry))
-    if record.is_file():
-        return f"{record.read_text(encoding='utf-8').split()[0]} (of the first download)"
+    if recorded := recorded_hash(published_file(name, entry)):
+        return f"{recorded} (of the first download)"
     return "none is published; the first download's is recorded"

@@ -33,10 +33,9 @@ from cmpf.modeling.sam_branch import SAMBranch
 from cmpf.modeling.transformer_decoder import TransformerDecoder
 from cmpf.registry import import_plugins, module_name, plugin_files
 from cmpf.weights.download import cache_folder
+from cmpf.weights.saving import PLUGINS_KEY
 
 logger = logging.getLogger(__name__)
-
-PLUGINS = "plugins"  # key in the metadata of weights: {module: file}
 
 
 def use_threads(cfg: Config | None) -> None:
@@ -55,7 +54,7 @@ def build_model(cfg: Config) -> CMPF:
         PluginError: a plug-in is missing or fails.
     """
     check_device(cfg)
-    saved = weights.read_metadata(cfg.MODEL.WEIGHTS).get(PLUGINS, {}) if cfg.MODEL.WEIGHTS else {}
+    saved = weights.read_metadata(cfg.MODEL.WEIGHTS).get(PLUGINS_KEY, {}) if cfg.MODEL.WEIGHTS else {}
     import_plugins(cfg.MODEL.CMPF.PLUGINS, saved=saved)
     cfg = with_encoders_inside(cfg)
     check_before_download(cfg, build=build_network)
@@ -89,7 +88,7 @@ def _load_weights(model: CMPF, cfg: Config, saved: Mapping[str, str]) -> None:
 def plugin_metadata(cfg: Config) -> dict[str, dict[str, str]]:
     """Metadata that records the plug-ins of a training in its weights; {} if there are none."""
     plugins = plugin_files(cfg.MODEL.CMPF.PLUGINS)
-    return {PLUGINS: plugins} if plugins else {}
+    return {PLUGINS_KEY: plugins} if plugins else {}
 
 
 def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CMPF:

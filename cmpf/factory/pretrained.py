@@ -13,11 +13,11 @@ from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME
 from cmpf.errors import first_few
 from cmpf.evaluation import Protocols, Results, format_results, parse_results, read_results
 from cmpf.factory.encoders import mask_sam
-from cmpf.factory.model import PLUGINS, evaluation_size
+from cmpf.factory.model import evaluation_size
 from cmpf.model import CMPF
 from cmpf.registry import plugin_files
 from cmpf.weights.hub import save_folder
-from cmpf.weights.saving import Metrics
+from cmpf.weights.saving import PLUGINS_KEY, Metrics
 from cmpf.weights.zoo_entries import METHODS
 
 OPENCLIP = "https://github.com/mlfoundations/open_clip"
@@ -209,5 +209,5 @@ def save_pretrained(
         notes=notes,
     )
     plugins = {name: Path(file).name for name, file in plugin_files(cfg.MODEL.CMPF.PLUGINS).items()}
-    metadata = {PLUGINS: plugins} if plugins else {}
+    metadata = {PLUGINS_KEY: plugins} if plugins else {}
     return save_folder(cfg, model, folder, vocabulary=model.train_vocabulary, card=card, metadata=metadata)

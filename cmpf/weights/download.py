@@ -148,6 +148,12 @@ def hash_record_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.sha256")
 
 
+def recorded_hash(target: Path) -> str:
+    """The recorded SHA-256 of a file without a published one; "" if none is recorded."""
+    record = hash_record_path(target)
+    return record.read_text(encoding="utf-8").partition(" ")[0].strip() if record.is_file() else ""
+
+
 def check_content(path: Path, target: Path, remote: Remote) -> None:
     """Compares a file's SHA-256 with the published one; if there is none, with that of the first download.
 
@@ -158,9 +164,8 @@ def check_content(path: Path, target: Path, remote: Remote) -> None:
     Raises:
         WeightsError: the SHA-256 differs; the file is kept.
     """
-    sha256, record = file_sha256(path), hash_record_path(target)
+    sha256, recorded, record = file_sha256(path), recorded_hash(target), hash_record_path(target)
     message = f"{remote.title}: {target if path == target else remote.url} has SHA-256 {sha256}"
-    recorded = record.read_text(encoding="utf-8").split() if record.is_file() else []
     if remote.sha256 is not None:
         if not sha256.startswith(remote.sha256.lower()):
             raise WeightsError(f"{message}, expected {remote.sha256}")
@@ -170,9 +175,9 @@ def check_content(path: Path, target: Path, remote: Remote) -> None:
         logger.warning(
             "%s. No hash is published; this one is recorded in %s and checked from now on", message, record
         )
-    elif sha256 != recorded[0]:
+    elif sha256 != recorded:
         raise WeightsError(
-            f"{message}, the first download had {recorded[0]} (recorded in {record}: delete that if its authors have "
+            f"{message}, the first download had {recorded} (recorded in {record}: delete that if its authors have "
             "replaced the file and you trust it)"
         )
     else:

@@ -22,8 +22,8 @@ from cmpf.data.datasets.catalog import FILE_PREFIX
 from cmpf.errors import ConfigError, ModelNameError, PluginError, WeightsError, summary
 from cmpf.registry import module_name
 from cmpf.weights.reading import read_metadata
-from cmpf.weights.saving import TrainedModel, save
-from cmpf.weights.zoo import ORIGIN, made_for, zoo_path, zoo_weights
+from cmpf.weights.saving import ORIGIN_KEY, TrainedModel, save
+from cmpf.weights.zoo import made_for, zoo_path, zoo_weights
 from cmpf.weights.zoo_entries import zoo
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def weights_place(model: str) -> Path | None:
 
 def _from_file(path: Path) -> Source:
     """The zoo configuration that a file of weights was written for; the file itself has no settings."""
-    origin = read_metadata(path).get(ORIGIN)
+    origin = read_metadata(path).get(ORIGIN_KEY)
     entry = next((entry for entry in zoo().values() if origin and made_for(origin, entry)), None)
     if entry is None:
         raise ModelNameError(

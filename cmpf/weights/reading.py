@@ -21,7 +21,16 @@ from cmpf.errors import WeightsError, summary
 from cmpf.weights.download import ASSETS, checked_asset
 from cmpf.weights.key_mapping import without_parallel_prefix
 from cmpf.weights.remote import LIMIT, is_page, page_reason
-from cmpf.weights.saving import ENCODERS_KEY, FORMAT_VERSION, METADATA_KEY, VERSION_KEY, check_values
+from cmpf.weights.saving import (
+    ENCODER_FILES_KEY,
+    ENCODERS_KEY,
+    FORMAT_VERSION,
+    METADATA_KEY,
+    ORIGIN_KEY,
+    PLUGINS_KEY,
+    VERSION_KEY,
+    check_values,
+)
 
 # Errors that libraries raise for a file that is truncated, of another format, or of another model.
 UNREADABLE = (
@@ -252,7 +261,7 @@ def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], 
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            if not isinstance(metadata, dict) or not isinstance(metadata.get(ENCODERS_KEY, {}), dict):
+            if not _has_form(metadata):
                 raise ValueError(f"its metadata under {METADATA_KEY!r} are of another form")
             values = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
@@ -265,6 +274,14 @@ def _read_safetensors(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], 
             f"{path} has format version {version}, this CMPF reads version {FORMAT_VERSION}. Update CMPF"
         )
     return values, metadata
+
+
+def _has_form(metadata: Any) -> bool:
+    """Whether metadata are an object that has objects, of texts but for ORIGIN_KEY, under the keys that are read."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(ORIGIN_KEY, {}), dict):
+        return False
+    objects = [metadata.get(key, {}) for key in (ENCODERS_KEY, ENCODER_FILES_KEY, PLUGINS_KEY)]
+    return all(isinstance(o, dict) and all(isinstance(text, str) for text in o.values()) for o in objects)
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,6 +21,8 @@ FORMAT_VERSION = 1
 # give equal files.
 METADATA_KEY, VERSION_KEY, ENCODERS_KEY = "cmpf", "format_version", "encoders"
 ENCODER_FILES_KEY = "encoders_in"  # {"clip" or "sam": name of the file beside this one that also contains it}
+PLUGINS_KEY = "plugins"  # {module of a plug-in: its file}
+ORIGIN_KEY = "zoo"  # the zoo entry and checkpoint that the weights were extracted from
 Metrics: TypeAlias = "Mapping[str, Mapping[str, Mapping[str, float]]]"  # {dataset: {task: {metric: percent}}}
 
 

@@ -10,19 +10,25 @@ from typing import Any
 
 from cmpf.config import Config, get_cfg
 from cmpf.errors import WeightsError
-from cmpf.weights.download import cache_folder, check_content, checked_asset, download, hash_record_path
+from cmpf.weights.download import (
+    cache_folder,
+    check_content,
+    checked_asset,
+    download,
+    hash_record_path,
+    recorded_hash,
+)
 from cmpf.weights.key_mapping import OWN_CLIP_PREFIX
 from cmpf.weights.loading import encoders_inside
 from cmpf.weights.reading import read_metadata
 from cmpf.weights.remote import Remote
-from cmpf.weights.saving import ENCODER_FILES_KEY, TrainedModel, save
+from cmpf.weights.saving import ENCODER_FILES_KEY, ORIGIN_KEY, TrainedModel, save
 from cmpf.weights.zoo_entries import ZooEntry, zoo, zoo_entry
 
 logger = logging.getLogger(__name__)
 
 DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
 DRIVE_PAGE = "https://drive.google.com/file/d/{id}/view"
-ORIGIN = "zoo"  # key in the metadata of a small file: the entry and file that it was extracted from
 
 
 def zoo_weights(name: str) -> Path:
@@ -99,7 +105,7 @@ def save_small_file(name: str, model: TrainedModel, weights: Path) -> None:
         encoder_files = {kind: file.name for kind, file in encoders_inside(weights).items()}
         if tuned_clip:  # it is part of the small file
             encoder_files.pop("clip", None)
-        metadata = {ORIGIN: _origin(entry, weights), ENCODER_FILES_KEY: encoder_files}
+        metadata = {ORIGIN_KEY: _origin(entry, weights), ENCODER_FILES_KEY: encoder_files}
         save(model, small_file(name), metadata=metadata)
     except OSError as error:
         logger.warning("%s cannot be written, so every load reads %s: %s", small_file(name), weights, error)
@@ -113,13 +119,11 @@ def _folder(name: str) -> Path:
 
 def _origin(entry: ZooEntry, weights: Path) -> dict[str, Any]:
     """Metadata of a small file: the configuration to load it with, and the checkpoint that it was extracted from."""
-    record = hash_record_path(weights)
-    recorded = record.read_text(encoding="utf-8").split()[0] if record.is_file() else ""
     return {
         "config": entry.config,
         "overrides": entry.overrides,
         "file": weights.name,
-        "sha256": entry.sha256 or recorded,
+        "sha256": entry.sha256 or recorded_hash(weights),
     }
 
 
@@ -133,7 +137,7 @@ def _is_current(small: Path, entry: ZooEntry, target: Path) -> bool:
         logger.warning("recreating %s: %s", small, error)
         return False
     encoder_files = saved.get(ENCODER_FILES_KEY, {}).values()
-    return saved.get(ORIGIN) == _origin(entry, target) and all(
+    return saved.get(ORIGIN_KEY) == _origin(entry, target) and all(
         (small.parent / file).is_file() for file in encoder_files
     )
 

@@ -211,6 +211,25 @@ def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
         read_contents(tmp_path / "w")
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        [],
+        {"encoders": {"CLIP RN50": 5}},
+        {"encoders": {"CLIP RN50": ["a"]}},
+        {"encoders_in": []},
+        {"encoders_in": {"clip": 5}},
+        {"plugins": "my_decoder"},
+        {"zoo": "cmpf_convnext_large"},
+    ],
+)
+def test_metadata_of_another_form_are_refused_by_every_reader(tmp_path: Path, metadata: object) -> None:
+    save_file(WEIGHTS, tmp_path / "w", metadata={"cmpf": json.dumps(metadata)})
+    for read in (read_contents, read_metadata):
+        with pytest.raises(WeightsError, match="its metadata under 'cmpf' are of another form"):
+            read(tmp_path / "w")
+
+
 # Weights of one module
 
 
