@@ -43,14 +43,12 @@ class Vocabulary:
         *,
         classes: Sequence[Sequence[str]],
         things: Iterable[int] | None = None,
-        seen_against: Vocabulary | None = None,
         repeats: bool = False,
     ) -> None:
         """
         Args:
             classes: one sequence of synonyms per class: [["person", "child"], ["car"]].
             things: indices of the thing classes; None = all, an empty list = none.
-            seen_against: the training vocabulary; None = the one of the model that predicts.
             repeats: allow classes with the same words, which some published vocabularies have; the first one wins.
         Raises:
             VocabularyError: no class, an empty word, two classes with the same words, or a thing index out of range.
@@ -62,7 +60,7 @@ class Vocabulary:
         object.__setattr__(self, "names", _unique_names(normalized))
         object.__setattr__(self, "is_thing", _thing_flags(things, len(normalized)))
         object.__setattr__(self, "key", hashlib.sha256(json.dumps(normalized).encode()).hexdigest())
-        object.__setattr__(self, "seen", None if seen_against is None else self.seen_in(seen_against))
+        object.__setattr__(self, "seen", None)
 
     @property
     def num_classes(self) -> int:

@@ -19,6 +19,7 @@ from cmpf.config import Config, find_config, with_overrides
 from cmpf.config.loading import resolve
 from cmpf.data import Vocabulary, get_spec
 from cmpf.data.datasets.catalog import FILE_PREFIX
+from cmpf.data.datasets.custom import PATHS
 from cmpf.errors import ConfigError, ModelNameError, PluginError, WeightsError, summary
 from cmpf.registry import module_name
 from cmpf.weights.reading import read_metadata
@@ -219,10 +220,6 @@ def _write_dataset(cfg: Config, vocabulary: Vocabulary, folder: Path) -> list[Pa
     return [folder / FOLDER_DATASET, folder / FOLDER_WORDS]
 
 
-# Keys of a dataset file that name files.
-_DATASET_PATHS = ("images", "annotations", "vocabulary", "panoptic", "instances", "label_files")
-
-
 def check_foreign(title: str, config: Path, *, dataset: Path, plugins: Sequence[str]) -> None:
     """Rejects a model from somebody else that names files of this machine or code.
 
@@ -269,7 +266,7 @@ def _dataset_files(dataset: Path) -> Iterator[str]:
         content: Any = load_yaml(read_yaml_text(dataset))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return  # missing, or reported when its classes are read
-    for key in _DATASET_PATHS if isinstance(content, dict) else ():
+    for key in PATHS if isinstance(content, dict) else ():
         value = content.get(key)
         if isinstance(value, str) and _leaves_folder(value):
             yield f"{key} {value} in {dataset.name}"

@@ -13,7 +13,7 @@ from helpers.prepared_trees import SIZE, write_prepared_trees
 from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import get_dataset, get_spec
 from cmpf.data.datasets.constants import ADE20K_THINGS, CITYSCAPES_IDS, COCO_IDS, index_by_id, prepare_command
-from cmpf.data.datasets.shipped import shipped_vocabulary
+from cmpf.data.datasets.shipped import Shipped
 from cmpf.data.datasets.validate import report_of
 from cmpf.data.mapper import DatasetMapper, InstanceTargets, PanopticTargets, SemanticTargets
 from cmpf.data.preparation import PREPARATIONS
@@ -247,7 +247,7 @@ def test_cityscapes_has_19_train_ids() -> None:
 
 
 def test_vocabulary_files_are_read_once() -> None:
-    assert shipped_vocabulary("coco_panoptic")() is shipped_vocabulary("coco_panoptic")()
+    assert Shipped("coco_panoptic")() is Shipped("coco_panoptic")()
 
 
 def test_commands_run_one_after_the_other() -> None:

@@ -52,7 +52,7 @@ def test_white_space_is_tidied_and_doubled_synonyms_are_dropped() -> None:
 
 def test_a_class_is_seen_when_any_synonym_equals_any_training_synonym() -> None:
     training = Vocabulary(classes=[["person", "child"], ["road", "street"]])
-    words = Vocabulary(classes=[["boy", "child"], ["lane"], ["street"], ["Person"]], seen_against=training)
+    words = Vocabulary(classes=[["boy", "child"], ["lane"], ["street"], ["Person"]]).seen_against(training)
     # "Person" is unseen: strings are compared as they stand (paper's published rule).
     assert words.seen == (True, False, True, False)
     assert words.seen == words.seen_in(training)
@@ -68,12 +68,12 @@ def test_without_a_training_vocabulary_the_model_decides_what_is_seen() -> None:
 
 
 def test_a_training_vocabulary_given_at_the_start_goes_before_the_models() -> None:
-    words = Vocabulary(classes=[["a"], ["b"]], seen_against=Vocabulary(classes=[["a"]]))
+    words = Vocabulary(classes=[["a"], ["b"]]).seen_against(Vocabulary(classes=[["a"]]))
     assert words.seen_for(Vocabulary(classes=[["b"]])) == (True, False)
 
 
 def test_other_things_leave_seen_as_it_is() -> None:
-    words = Vocabulary(classes=[["a"], ["b"]], seen_against=Vocabulary(classes=[["a"]])).with_things([1])
+    words = Vocabulary(classes=[["a"], ["b"]]).seen_against(Vocabulary(classes=[["a"]])).with_things([1])
     assert (words.is_thing, words.seen) == ((False, True), (True, False))
 
 
@@ -109,7 +109,7 @@ def test_a_vocabulary_cannot_be_changed() -> None:
 
 
 def test_a_vocabulary_survives_pickling_for_worker_processes() -> None:
-    words = Vocabulary(classes=[["a"], ["b"]], things=[1], seen_against=Vocabulary(classes=[["b"]]))
+    words = Vocabulary(classes=[["a"], ["b"]], things=[1]).seen_against(Vocabulary(classes=[["b"]]))
     copy = pickle.loads(pickle.dumps(words))
     assert (copy, copy.key) == (words, words.key)
 

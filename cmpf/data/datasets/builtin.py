@@ -40,7 +40,7 @@ from cmpf.data.datasets.readers import (
     read_coco_panoptic,
     read_lvis,
 )
-from cmpf.data.datasets.shipped import shipped_things, shipped_vocabulary
+from cmpf.data.datasets.shipped import Shipped
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
@@ -75,7 +75,7 @@ def _coco(split: str) -> DatasetSpec:
             "semantic": f"panoptic_semseg_{split}2017",
             "instances": f"annotations/instances_{split}2017.json",
         },
-        vocabulary=shipped_vocabulary("coco_panoptic"),
+        vocabulary=Shipped("coco_panoptic"),
         command=f"{prepare_command('coco_semantic')} (the rest is a download, see datasets/README.md)",
         class_of_id=index_by_id(COCO_IDS),
     )
@@ -110,7 +110,7 @@ def _ade20k(split: str) -> DatasetSpec:
             "semantic": f"annotations_detectron2/{SPLITS[split]}",
             "instances": f"ade20k_instance_{split}.json",
         },
-        vocabulary=shipped_vocabulary("ade20k_150"),
+        vocabulary=Shipped("ade20k_150"),
         command=prepare_command("ade20k_semantic", "ade20k_panoptic", "ade20k_instances"),
         hidden_stuff=True,
         class_of_id=index_by_id(range(150)),  # by id, since the names in published files differ
@@ -137,7 +137,7 @@ def _cityscapes(split: str) -> DatasetSpec:
         truth=(f"gtFine/cityscapes_panoptic_{split}.json", f"gtFine/cityscapes_panoptic_{split}"),
         extra_truth={"semantic": f"gtFine/{split}"},
         reader=partial(read_coco_panoptic, names=_CITYSCAPES_NAMES),
-        vocabulary=shipped_vocabulary("cityscapes_19"),
+        vocabulary=Shipped("cityscapes_19"),
         command=prepare_command("cityscapes"),
         evaluators=("panoptic", "cityscapes"),
         class_of_id=index_by_id(CITYSCAPES_IDS),
@@ -153,7 +153,7 @@ def _mapillary(split: str) -> DatasetSpec:
         images=f"{folder}/images",
         truth=(f"{folder}/panoptic/panoptic_2018.json", f"{folder}/panoptic"),
         extra_truth={"semantic": f"{folder}/labels"},
-        vocabulary=shipped_vocabulary("mapillary_vistas_65"),
+        vocabulary=Shipped("mapillary_vistas_65"),
         command=prepare_command("mapillary_vistas"),
         evaluators=("panoptic", "semantic"),
         class_of_id=index_by_id(range(1, 66)),  # label maps hold id - 1, and 65 in unlabeled pixels
@@ -174,7 +174,7 @@ _BDD_PANOPTIC = _panoptic(
     truth=("jsons/pan_seg_val_cocofmt.json", "jsons/pan_seg/masks/val"),
     # BDD100K's own converter writes the PNG's name into `images`, without sizes.
     reader=partial(read_coco_panoptic, names=FileNames(image_of_png=partial(_with_suffix, suffix=".jpg"))),
-    vocabulary=shipped_vocabulary("bdd100k_40"),
+    vocabulary=Shipped("bdd100k_40"),
     command=prepare_command("bdd100k_panoptic"),
     evaluators=("panoptic",),
     class_of_id=index_by_id(range(1, 41)),
@@ -195,7 +195,7 @@ def _coco_instances(split: str) -> DatasetSpec:
         folder="coco",
         images=f"{split}2017",
         annotations=f"annotations/instances_{split}2017.json",
-        vocabulary=shipped_things("coco_panoptic"),
+        vocabulary=Shipped("coco_panoptic", things_only=True),
         command=f"{prepare_command('coco_semantic --check')} "
         "(images and annotations are a download, see datasets/README.md)",
         class_of_id=index_by_id(COCO_THINGS),
@@ -208,7 +208,7 @@ def _ade20k_instances(split: str) -> DatasetSpec:
         folder="ADEChallengeData2016",
         images=f"images/{SPLITS[split]}",
         annotations=f"ade20k_instance_{split}.json",
-        vocabulary=shipped_things("ade20k_150"),
+        vocabulary=Shipped("ade20k_150", things_only=True),
         command=prepare_command("ade20k_instances"),
         class_of_id=index_by_id(ADE20K_THINGS),
     )
@@ -219,7 +219,7 @@ _lvis_spec = partial(
     _instances,
     folder="",
     images="coco",
-    vocabulary=shipped_vocabulary("lvis_v1_1203"),
+    vocabulary=Shipped("lvis_v1_1203"),
     class_of_id=index_by_id(range(1, 1204)),
 )
 

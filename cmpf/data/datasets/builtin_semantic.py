@@ -8,7 +8,7 @@ from typing import Any
 
 from cmpf.data.datasets.constants import IGNORE_8_BIT, IGNORE_16_BIT, SPLITS, USUAL_SIZE, prepare_command
 from cmpf.data.datasets.readers import read_semantic
-from cmpf.data.datasets.shipped import shipped_vocabulary
+from cmpf.data.datasets.shipped import Shipped
 from cmpf.data.datasets.spec import DatasetSpec
 
 
@@ -18,7 +18,7 @@ def _semantic(name: str, *, labels: str, vocabulary: str, preparation: str, **op
         name=name,
         kind="semantic",
         truth={"labels": labels},
-        vocabulary=shipped_vocabulary(vocabulary),
+        vocabulary=Shipped(vocabulary),
         command=prepare_command(preparation),
         evaluators=("semantic",),
         **{"reader": read_semantic, "ignore_label": IGNORE_8_BIT, "test_size": USUAL_SIZE, **options},

@@ -56,6 +56,13 @@ OPTIONAL: Mapping[str, tuple[tuple[Kind, ...], Callable[[Any], Any]]] = {
     "image_suffix": (("semantic",), parse_text),  # end of the image file names, such as _leftImg8bit
     "label_suffix": (("semantic",), parse_text),  # end of the label map file names
 }
+# Keys whose values name files or folders.
+PATHS = (
+    "images",
+    "annotations",
+    "vocabulary",
+    *(k for k, (_, parse) in OPTIONAL.items() if parse is parse_path),
+)
 
 
 def read_dataset_file(

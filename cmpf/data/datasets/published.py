@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from cmpf.data.datasets.shipped import VOCABULARIES, Shipped, read_shipped
+from cmpf.data.datasets.shipped import VOCABULARIES, Shipped
 from cmpf.data.datasets.spec import DatasetSpec
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.vocabulary_file import parse_vocabulary_text
@@ -125,4 +125,4 @@ def _indices_in_file(spec: DatasetSpec) -> tuple[int, ...]:
 
 
 def _file_vocabulary(spec: DatasetSpec) -> Vocabulary:
-    return read_shipped(_vocabulary_name(spec))
+    return Shipped(_vocabulary_name(spec))()
