@@ -176,10 +176,11 @@ def _show(name: str, arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from cmpf.cli.dataset_report import from_files, from_training, random_samples
-    from cmpf.common.files import replacing
+    from cmpf.common.files import file_prefix
     from cmpf.config import get_cfg
     from cmpf.data.datasets.catalog import get_dataset
     from cmpf.factory.training import build_train_mapper
+    from cmpf.formats.image import write_image
     from cmpf.visualization.ground_truth import contact_sheet, draw_ground_truth
 
     dataset = get_dataset(name)
@@ -194,11 +195,10 @@ def _show(name: str, arguments: argparse.Namespace) -> int:
         images.append(
             draw_ground_truth(image, regions, names=dataset.vocabulary.names, per_component=semantic)
         )
-        names.append(f"{number:03d}_{Path(sample['file_name']).stem}{suffix}.png")
-        with replacing(folder / names[-1]) as path:
-            images[-1].save(path)
-    with replacing(folder / OVERVIEW) as path:
-        contact_sheet(images, names).save(path)
+        prefix = file_prefix(f"{number:03d}_{Path(sample['file_name']).stem}{suffix}")
+        names.append(f"{prefix}.png")
+        write_image(folder / names[-1], images[-1])
+    write_image(folder / OVERVIEW, contact_sheet(images, names))
     print(
         f"{dataset.name}: {len(images)} of {len(dataset.samples):,} images in {folder}, with an overview in {OVERVIEW}"
     )

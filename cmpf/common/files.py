@@ -19,6 +19,7 @@ from cmpf.errors import ImageError
 
 TEMPORARY = ".tmp-"  # prefix of unfinished files
 MAX_NAME = 255  # bytes of a file name
+MAX_PREFIX = 223  # bytes of the name that the files of one image begin with
 
 
 @contextmanager
@@ -89,6 +90,17 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a UTF-8 text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def file_prefix(name: str) -> str:
+    """The name (also "folder/name") that the files of one image begin with: shortened, and with a hash, if endings such
+    as _instances.npz would make it longer than file systems allow."""
+    folder, slash, last = name.rpartition("/")
+    content = os.fsencode(last)
+    if len(content) > MAX_PREFIX:
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        last = f"{content[: MAX_PREFIX - 17].decode('utf-8', errors='ignore')}_{digest}"
+    return folder + slash + last
 
 
 def _temporary_name(path: Path) -> str:

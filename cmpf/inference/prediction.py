@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cmpf.common.files import file_prefix
 from cmpf.errors import CMPFError
 from cmpf.formats.coco_json import write_json
 from cmpf.formats.image import write_image
@@ -27,9 +28,8 @@ from cmpf.inference.settings import Selection
 from cmpf.types import UNLABELED, ModelResult, SegmentInfo
 
 T = TypeVar("T")
-MAX_PLOT_PIXELS = (
-    16_000_000  # larger images are plotted at a reduced size: a mask per label would take gigabytes
-)
+# Larger images are plotted at a reduced size: a mask per label would take gigabytes.
+MAX_PLOT_PIXELS = 16_000_000
 # Task -> attribute of Prediction with its result, in the order in which `plot` picks a task.
 RESULT_FIELDS = {"panoptic": "panoptic_result", "semantic": "semantic_result", "instance": "instances_result"}
 
@@ -165,7 +165,7 @@ class Prediction:
         Raises:
             CMPFError: a format is unknown, its task did not run, or a file would replace the image itself.
         """
-        formats, folder, name = _check_formats(formats), Path(folder), name or self.stem
+        formats, folder, name = _check_formats(formats), Path(folder), file_prefix(name or self.stem)
         if "overlay" in formats and (folder / f"{name}.png").absolute() == Path(self.source).absolute():
             raise CMPFError(
                 f"{self.source}: the overlay would replace the image itself; save into another folder"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from cmpf.common.files import IMAGE_SUFFIXES, read_text
+from cmpf.common.files import IMAGE_SUFFIXES, file_prefix, read_text
 from cmpf.errors import ImageError
 from cmpf.formats.video import is_video
 
@@ -113,7 +113,7 @@ def unique_names(uris: Sequence[str], root: str) -> list[tuple[str, str]]:
             path = PurePosixPath(PurePosixPath(unquote(urlsplit(uri).path)).name or "image")
         else:
             path = PurePosixPath(Path(os.path.relpath(uri, root)).as_posix())
-        stem = str(path.with_suffix("")) if path.suffix and path.stem else str(path)
+        stem = file_prefix(str(path.with_suffix("")))
         options = [stem, f"{stem}_{path.suffix[1:]}" if path.suffix else stem]
         number = 1
         while options[0].casefold() in used:

@@ -76,6 +76,16 @@ def test_files_are_named_after_the_image(prediction: Prediction, source: str, st
     assert replace(prediction, source=source).stem == stem
 
 
+@pytest.mark.parametrize("name", ["a" * 251, "\u00e4" * 125, "http://x.org/" + "b" * 400])
+def test_results_of_images_with_the_longest_names_can_be_written(
+    prediction: Prediction, tmp_path: Path, name: str
+) -> None:
+    formats = ("overlay", "panoptic", "coco", "semantic", "instances")
+    saved = replace(prediction, source=f"{name}.jpg").save(tmp_path, formats)
+    assert {path.name[:90] for path in saved} == {Path(name).name[:90]}
+    assert all(path.is_file() for path in saved)
+
+
 def test_files_may_be_given_another_name(prediction: Prediction, tmp_path: Path) -> None:
     assert prediction.save(tmp_path, name="mine") == [tmp_path / "mine.png"]
 

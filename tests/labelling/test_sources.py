@@ -100,6 +100,14 @@ def test_names_differ_also_where_the_letter_case_does_not_count() -> None:
     ]  # fmt: skip
 
 
+def test_the_longest_names_leave_room_for_endings_and_differ() -> None:
+    long = "\u00e4" * 120
+    names = [name for _, name in unique_names([f"/p/a/{long}{number}.jpg" for number in range(3)], "/p")]
+    assert len(set(names)) == 3
+    assert all(name.startswith("a/\u00e4") and len(f"{name}_instances.npz".encode()) < 250 for name in names)
+    assert [name for _, name in unique_names([f"/p/{'n' * 223}.jpg"], "/p")] == ["n" * 223]
+
+
 def test_an_address_is_one_whatever_the_case_of_its_scheme() -> None:
     found = find_sources(["HTTP://x.org/a.jpg", "Https://x.org/b.mp4"])
     assert [source.uri for source in found.sources(found.images)] == [
