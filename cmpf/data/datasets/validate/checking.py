@@ -1,8 +1,12 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Entry points of dataset validation."""
+"""Validates a dataset: its annotations, all files that they name, and the reader.
+
+CocoFile reports issues of a JSON file itself; the files of the samples are opened in cmpf.data.datasets.validate.files.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +20,13 @@ from cmpf.data.datasets.readers import (
     read_lvis,
     read_semantic,
 )
-from cmpf.data.datasets.readers.folders import semantic_samples
+from cmpf.data.datasets.readers.coco_entries import CocoFile, Samples
+from cmpf.data.datasets.readers.folders import find_images, semantic_samples
 from cmpf.data.datasets.spec import Dataset
-from cmpf.data.datasets.validate.coco import check_instances, check_panoptic
 from cmpf.data.datasets.validate.files import CheckContext
+from cmpf.data.datasets.validate.segments import EXACT_STUFF, HIDDEN_STUFF
 from cmpf.errors import DatasetError
+from cmpf.formats.coco_json import LVIS_FREQUENCIES
 
 READERS = (read_coco_instances, read_coco_panoptic, read_lvis, read_semantic)
 
@@ -101,8 +107,88 @@ def _check_files(context: CheckContext) -> int:
         context.open_files(samples)
         return sum("file_name" in sample for sample in samples)
     if spec.kind == "panoptic":
-        return check_panoptic(context, names=options.get("names", FileNames()))
-    return check_instances(context, lvis=function is read_lvis, annotated=options.get("annotated", True))
+        return _check_panoptic(context, names=options.get("names", FileNames()))
+    return _check_instances(context, lvis=function is read_lvis, annotated=options.get("annotated", True))
+
+
+def _check_panoptic(context: CheckContext, *, names: FileNames) -> int:
+    """Checks a panoptic JSON file and all images, panoptic PNGs and label maps that it names.
+
+    Args:
+        names: see read_coco_panoptic.
+    Returns:
+        The number of images.
+    """
+    images, truth, issues = context.images, context.dataset.truth, context.issues
+    file = _open_json(context, truth["annotations"], "panoptic")
+    samples = file.panoptic_samples(images, truth["panoptic"], truth.get("semantic"), names)
+    if "instances" in truth and samples:
+        _open_json(context, truth["instances"], "instances").add_annotations_to(samples)
+    folders = {"file_name": images, "pan_seg_file_name": truth["panoptic"]}
+    if "semantic" in truth and names == FileNames():  # otherwise the folder also holds other files
+        folders["sem_seg_file_name"] = truth["semantic"]
+    _open_files(context, samples, file.source, truth.get("instances"), folders)
+    if context.dataset.spec.hidden_stuff and HIDDEN_STUFF not in issues.notes:
+        issues.notes[EXACT_STUFF] = None
+    return len(samples)
+
+
+def _check_instances(context: CheckContext, *, lvis: bool, annotated: bool = True) -> int:
+    """Checks an instances JSON file and all images and masks in it.
+
+    Args:
+        lvis: whether it is an LVIS file, with more fields and its own image names.
+        annotated: False = it lists the images of a test split without annotations.
+    Returns:
+        The number of images.
+    """
+    file = _open_json(
+        context, context.dataset.truth["annotations"], "instances" if annotated else "test images"
+    )
+    samples = file.instance_samples(context.images, lvis=lvis, annotated=annotated)
+    if lvis and annotated and samples:
+        _check_frequencies(file, context.dataset.vocabulary.num_classes)
+    _open_files(context, samples, file.source, file.source, {} if lvis else {"file_name": context.images})
+    return len(samples)
+
+
+def _open_json(context: CheckContext, source: Path, wanted: str) -> CocoFile:
+    things_only = context.released and wanted == "instances"
+    spec, vocabulary = context.dataset.spec, context.dataset.vocabulary
+    return CocoFile(source, wanted, vocabulary, spec.class_of_id, context.issues, things_only=things_only)
+
+
+def _check_frequencies(file: CocoFile, num_classes: int) -> None:
+    """LVIS's AP needs all categories with their frequencies."""
+    categories = [entry for entry in file.content["categories"] if isinstance(entry, Mapping)]
+    if len(categories) != num_classes:
+        message = f"{len(categories):,} categories; expected {num_classes:,}"
+        file.issues.add(IssueKind.FORM, file.source, message)
+    for entry in categories:
+        if entry.get("frequency") not in LVIS_FREQUENCIES:
+            message = f"category {entry.get('id')} has no frequency r, c or f"
+            file.issues.add(IssueKind.FORM, file.source, message)
+
+
+def _open_files(
+    context: CheckContext,
+    samples: Samples,
+    source: Path,
+    instances: Path | None,
+    folders: Mapping[str, Path],
+) -> None:
+    """Opens the files of all samples, and reports other files in the folders of a released dataset.
+
+    Args:
+        source, instances: the JSON files with the images and with the instance masks.
+        folders: key of a sample -> folder of these files.
+    """
+    context.open_files(list(samples.values()), source=source, instances=instances)
+    for key, folder in folders.items() if context.released else ():
+        listed = {sample.get(key) for sample in samples.values()}
+        for path in find_images(folder, suffix="", issues=Issues()).values():
+            if str(path) not in listed:
+                context.issues.add(IssueKind.UNPAIRED, path, f"{source.name} does not list it")
 
 
 def _check_reader(dataset: Dataset, issues: Issues) -> None:
