@@ -132,7 +132,7 @@ IMAGE_SUFFIXES = (
 
 
 def folder_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """The images in a folder, sorted by name, without hidden files.
+    """The images in a folder, sorted by name, without hidden files and folders.
 
     Args:
         folder: an existing folder.
@@ -141,14 +141,16 @@ def folder_images(folder: Path, *, recursive: bool = False) -> list[Path]:
         ImageError: there are no images.
     """
     paths = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    images = [path for path in paths if _is_image(path)]
+    images = [
+        path
+        for path in paths
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
     if not images:
         raise ImageError(f"{folder}: no image in this folder; expected files {', '.join(IMAGE_SUFFIXES)}")
     return images
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 # Limits of YAML files.

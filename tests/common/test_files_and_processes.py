@@ -375,6 +375,9 @@ def test_a_folder_means_its_images_by_name(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in folder_images(tmp_path)] == ["a.JPG", "b.png"]
+    (tmp_path / ".checkpoints").mkdir()
+    (tmp_path / ".checkpoints/b.png").touch()
+    assert [path.name for path in folder_images(tmp_path, recursive=True)] == ["a.JPG", "b.png", "c.webp"]
     (tmp_path / "deep/deeper").mkdir()
     with pytest.raises(ImageError, match="deeper: no image in this folder"):
         folder_images(tmp_path / "deep/deeper")

@@ -306,10 +306,16 @@ def test_images_must_be_on_both_sides(tmp_path: Path) -> None:
         write(tmp_path / "pred", f"{number}.png", labels)
     semantic_refused(tmp_path, r"gt: no ground truth for .*pred/5\.png")
     write(tmp_path / "pred", "5.tif", labels)
-    semantic_refused(tmp_path, r"5\.(png|tif) and .*5\.(png|tif): two label maps of one image")
+    semantic_refused(tmp_path, r"5\.(png|tif): the same name as 5\.(png|tif): two label maps of one image")
     (tmp_path / "empty").mkdir()
     with pytest.raises(EvaluationError, match=r"empty: no label map \(\.png"):
         score_semantic(gt_dir=tmp_path / "empty", pred_dir=tmp_path / "gt", names="ab", ignore_label=255)
+
+
+def test_hidden_folders_are_left_out_as_in_training(tmp_path: Path) -> None:
+    for name in ("gt", "pred", "gt/.ipynb_checkpoints"):
+        write(tmp_path / name, "0.png", np.zeros((2, 2), np.uint8))
+    assert semantic_score(tmp_path)["pACC"] == 100
 
 
 def test_strange_images_are_named(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cmpf.common.files import is_file
+from cmpf.data.datasets.issues import Issues
+from cmpf.data.datasets.readers.folders import find_images
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.vocabulary_file import read_vocabulary_text
 from cmpf.errors import EvaluationError
@@ -70,26 +71,20 @@ def score_semantic(
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """Label maps in a folder and its subfolders: relative path without suffix -> path, sorted.
+    """Label maps in a folder and its subfolders, without hidden ones: relative path without suffix -> path, sorted.
 
     Raises:
         EvaluationError: the folder is missing or empty, or two files differ only in their suffix.
     """
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: no such folder")
-    label_maps: dict[str, Path] = {}
-    for parent, _, files in os.walk(folder, followlinks=True):
-        for name in files:
-            path = Path(parent, name)
-            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
-                continue
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in label_maps:
-                raise EvaluationError(f"{path} and {label_maps[stem]}: two label maps of one image; keep one")
-            label_maps[stem] = path
+    issues = Issues()
+    label_maps = find_images(folder, suffix="", issues=issues, extensions=SUFFIXES)
     if not label_maps:
         raise EvaluationError(f"{folder}: no label map ({', '.join(SUFFIXES)}) in it")
-    return dict(sorted(label_maps.items()))
+    if issues.found:
+        raise EvaluationError(f"{issues.found[0]}: two label maps of one image; keep one")
+    return label_maps
 
 
 def _check_pairs(truths: dict[str, Path], predictions: dict[str, Path], gt_dir: Path, pred_dir: Path) -> None:

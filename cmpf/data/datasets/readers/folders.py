@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,14 @@ def check_files(samples: Iterable[Sample], issues: Issues) -> None:
                 issues.add(IssueKind.MISSING, Path(str(path)), f"no such {kind}")
 
 
-def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]:
+def find_images(
+    folder: Path, *, suffix: str, issues: Issues, extensions: Sequence[str] = IMAGE_SUFFIXES
+) -> dict[str, Path]:
     """Finds images below a folder, by the key that pairs them with label maps.
 
     Args:
         suffix: end of the stems, such as "_leftImg8bit"; other files are ignored. "" = all images.
+        extensions: of the files that count as images, in lower case; hidden files and folders never do.
     Returns:
         Path below `folder` without suffix and extension, such as "bonn/bonn_000000_000019" -> file; sorted. An empty
         folder, and two files with the same key, such as a.jpg and a.png, are added to `issues`.
@@ -56,7 +59,7 @@ def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             stem, extension = os.path.splitext(name)
-            if name.startswith(".") or extension.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix):
+            if name.startswith(".") or extension.lower() not in extensions or not stem.endswith(suffix):
                 continue
             path = Path(parent, name)
             key = path.relative_to(folder).with_name(stem[: len(stem) - len(suffix)]).as_posix()
@@ -65,7 +68,7 @@ def find_images(folder: Path, *, suffix: str, issues: Issues) -> dict[str, Path]
             images[key] = path
     if not images:
         named = f" named *{suffix}" if suffix else ""
-        issues.add(IssueKind.MISSING, folder, f"no images{named} in it (of {', '.join(IMAGE_SUFFIXES)})")
+        issues.add(IssueKind.MISSING, folder, f"no images{named} in it (of {', '.join(extensions)})")
     return dict(sorted(images.items()))
 
 
