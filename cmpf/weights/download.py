@@ -151,7 +151,7 @@ def hash_record_path(target: Path) -> Path:
 def recorded_hash(target: Path) -> str:
     """The recorded SHA-256 of a file without a published one; "" if none is recorded."""
     record = hash_record_path(target)
-    return record.read_text(encoding="utf-8").partition(" ")[0].strip() if record.is_file() else ""
+    return record.read_text(encoding="latin-1").partition(" ")[0].strip() if record.is_file() else ""
 
 
 def check_content(path: Path, target: Path, remote: Remote) -> None:

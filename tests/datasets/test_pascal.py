@@ -93,13 +93,14 @@ def test_a_listed_image_without_labels_is_named_and_the_rest_done(
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", "lists no image"), ("a\nb\na\n", "lists an image twice")]
+    ("text", "expected"),
+    [("", "lists no image"), ("a\nb\na\n", "lists an image twice"), ("a\xff", "cannot be read")],
 )
 def test_a_spoilt_list_is_refused(
     root: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
 ) -> None:
     listing = root / DEVKIT / "ImageSets/Segmentation/val.txt"
-    listing.write_text(text)
+    listing.write_text(text, encoding="latin-1")
     assert VOC.run(root) == 1
     assert f"error: {listing}: {expected}" in capsys.readouterr().err
 

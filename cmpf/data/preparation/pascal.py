@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cmpf.common.files import read_text
 from cmpf.data.datasets.catalog import get_spec
 from cmpf.data.datasets.constants import SPLITS
 from cmpf.data.datasets.spec import DatasetSpec
@@ -21,6 +22,7 @@ from cmpf.formats.label_map import write_labels
 IGNORE = 255
 VOC_FOLDER = "pascal_voc_d2"
 VOC_CLASSES = 20  # without background
+MAX_LIST = 2**24  # bytes of a file of ImageSets/
 
 
 class Voc(Preparation):
@@ -84,9 +86,13 @@ def listed_names(path: Path) -> list[str]:
     """Reads image names from a file of ImageSets/, one per line.
 
     Raises:
-        DatasetError: the file has no name, or a name twice.
+        DatasetError: the file is missing, damaged, has no name, or has a name twice.
     """
-    names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = read_text(path, limit=MAX_LIST).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); unpack the release again") from error
+    names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise DatasetError(f"{path}: lists no image; unpack the release again")
     if len(set(names)) != len(names):
