@@ -48,6 +48,8 @@ def read_pixels(path: str | Path, what: str, *, panoptic: bool = False) -> NDArr
             if panoptic and image.mode not in PANOPTIC_MODES:
                 raise DatasetError(f"{path}: {what} of mode {image.mode}, expected RGB; make it again")
             pixels = np.asarray(image.convert("RGB") if panoptic and image.mode == "P" else image)
+    except DatasetError:
+        raise
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such {what}; create or download it again") from error
     except DAMAGED as error:
