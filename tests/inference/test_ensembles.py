@@ -239,11 +239,13 @@ def test_without_a_candidate_the_decoders_masks_are_the_same_tensor() -> None:
 
 def test_where_a_decoder_mask_covers_a_candidate_their_opinions_are_fused() -> None:
     sam = torch.tensor([[0.0625, 0.8, 0.0375, 0.1]])
-    covered = join(DECODER, columns((0, 4)), sam, columns((0, 5)), decoder_share=0.5)  # IoU 4 / 5
-    apart = join(DECODER, columns((0, 4)), sam, columns((2, 8)), decoder_share=0.5)  # IoU 2 / 8
+    decoder = torch.cat([DECODER.flip(1), DECODER])
+    masks = columns((6, 8), (0, 4))
+    covered = join(decoder, masks, sam, columns((0, 5)), decoder_share=0.5)  # IoU 0 and 4 / 5
+    apart = join(DECODER, masks[1:], sam, columns((2, 8)), decoder_share=0.5)  # IoU 2 / 8
     # sqrt(0.7 * 0.0625), sqrt(0.1 * 0.8), sqrt(0.1 * 0.0375), sqrt(0.1 * 0.1), brought to the sum 1
     roots = torch.tensor([0.20917, 0.28284, 0.06124, 0.1])
-    torch.testing.assert_close(covered.mask_cls[1].exp(), roots / roots.sum(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(covered.mask_cls[2].exp(), roots / roots.sum(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(apart.mask_cls[1].exp(), sam[0], atol=1e-6, rtol=1e-6)
 
 

@@ -105,6 +105,16 @@ def test_adapted_names_agree_with_a_naive_reference(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("adapted", [True, False])
+def test_a_mask_without_pixels_is_told_from_those_of_its_image(
+    clip: CLIP, dense: Tensor, masks: Tensor, classes: ClassEmbeddings, adapted: bool
+) -> None:
+    masks[1, 3] = -1.0
+    _, valid = MaskNaming(mask_adapter=adapter() if adapted else None)(clip, dense, masks, classes)
+    assert valid.tolist() == [[True] * 5, [True, True, True, False, True]]
+
+
+@torch.no_grad()
 def test_masks_that_are_worked_off_in_chunks_have_the_same_maps(
     dense: Tensor, masks: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,8 @@ IS_THING = torch.tensor([True, False])
 
 
 def drawn(*images: str) -> Tensor:
-    """Masks from images: "#" inside, "." outside, "?" undecided but below one half."""
-    logit = {"#": 8.0, ".": -8.0, "?": -0.1}
+    """Masks from images: "#" inside, "." outside, "=" one half, "?" undecided but below one half."""
+    logit = {"#": 8.0, ".": -8.0, "=": 0.0, "?": -0.1}
     return torch.tensor([[[logit[sign] for sign in row] for row in image.split()] for image in images])
 
 
@@ -87,9 +87,9 @@ def test_a_query_that_loses_too_much_of_its_mask_is_dropped_and_leaves_void():
 
 
 def test_pixels_below_one_half_belong_to_nobody():
-    ids, segments = infer(classes((0.9, 0, 0.1)), drawn("#### ???? .... ...."))
-    assert ids == [[1] * 4] + [[0] * 4] * 3
-    assert segments[0]["area"] == 4
+    ids, segments = infer(classes((0.9, 0, 0.1)), drawn("#### ???? .... ==.."))
+    assert ids == [[1] * 4, [0] * 4, [0] * 4, [1, 1, 0, 0]]
+    assert segments[0]["area"] == 6
 
 
 def test_void_queries_and_weak_queries_are_left_out():
@@ -98,6 +98,20 @@ def test_void_queries_and_weak_queries_are_left_out():
     ids, segments = infer(mask_cls, masks, object_mask_threshold=0.6)
     assert ids == [[0, 0, 1, 1]] * 4
     assert len(segments) == 1
+
+
+def test_the_object_mask_threshold_itself_is_not_enough():
+    mask_cls, masks = classes((0.6, 0.2, 0.2)), drawn("##..")
+    score = mask_cls.softmax(dim=-1).max().item()
+    assert infer(mask_cls, masks, object_mask_threshold=score) == ([[0] * 4], [])
+    assert infer(mask_cls, masks, object_mask_threshold=score - 1e-6)[0] == [[1, 1, 0, 0]]
+
+
+def test_merged_stuff_has_the_source_of_its_largest_part():
+    masks, mask_cls = drawn("##.. ....", "..## ####"), classes((0, 0.9, 0.1), (0, 0.9, 0.1))
+    for parts, source in ((masks, "sam"), (masks.flip(0), "decoder")):  # the first mask is the decoder's
+        _, (segment,) = infer(mask_cls, parts, num_decoder_masks=1)
+        assert (segment["source"], segment["area"]) == (source, 8)
 
 
 def test_masks_that_carry_a_graph_are_fine():

@@ -262,9 +262,12 @@ def test_weak_segments_leave_their_pixels_to_others() -> None:
 
 
 def test_pixels_that_no_class_is_sure_of_are_background() -> None:
-    weights = torch.tensor([[0.6, 0.1], [0.1, 0.2]])
+    weights = torch.tensor([[0.5, 0.1], [0.1, 0.2]])
     masks = torch.full((2, 4, 4), -99.0)
-    masks[0, :, :2], masks[1, :, 2:] = 99.0, 99.0  # scores 0.6 on the left and 0.2 on the right
+    masks[0, :, :2], masks[1, :, 2:] = (
+        99.0,
+        99.0,
+    )  # scores 0.5, which is enough, on the left, and 0.2 on the right
     rows = MaskRows(masks, padded=(16, 16), unpadded=(16, 16), output=(4, 4))
     plain = semantic_labels(weights, rows, output=(4, 4), selection=Selection())
     sure = semantic_labels(

@@ -32,8 +32,10 @@ from cmpf.inference import (
     semantic_labels,
 )
 from cmpf.inference.pipeline import image_results
+from cmpf.inference.semantic import SemanticScores, Views, augmented_semantic
 from cmpf.inference.settings import ImageGeometry, SAMEvidence, semantic_sum_size
 from cmpf.model import CMPF
+from cmpf.types import ModelResult, Sample
 
 BIG = 30.0
 
@@ -67,6 +69,12 @@ def test_things_are_picked_from_the_best_pairs_and_not_the_best_pairs_from_thing
 
 def test_fewer_pairs_than_asked_for_all_come():
     assert len(instance_inference(torch.randn(2, 4).log_softmax(-1), torch.randn(2, 4, 4), topk=100)) == 6
+
+
+def test_a_logit_of_zero_is_outside():
+    result = instance_inference(probs([0.6, 0.4]), torch.tensor([[[1.0, 0.0, -1.0]]]), topk=1)
+    assert result.pred_masks.tolist() == [[[True, False, False]]]
+    assert result.scores.tolist() == pytest.approx([0.6 * 0.7311], abs=1e-4)
 
 
 def test_an_empty_mask_scores_zero_and_has_an_empty_box():
@@ -485,6 +493,43 @@ def test_results_are_the_mean_of_a_naive_loop_over_sizes_and_mirror_images(model
             expected = naive(model, image, flips=(False, True) if flip else (False,))
             torch.testing.assert_close(result["sem_seg"], expected, rtol=0, atol=1e-4)
             assert result.keys() == {"sem_seg"}
+
+
+def test_views_are_turned_back_averaged_and_carry_the_masks_of_their_image() -> None:
+    asked: list[tuple[Sample, InferenceSettings]] = []
+
+    def infer(batch: list[Sample], settings: InferenceSettings) -> list[ModelResult]:
+        asked.extend((sample, settings) for sample in batch)
+        red = [sample["image"][0] + torch.arange(4.0) for sample in batch]
+        return [{"sem_seg": torch.stack([scores, 8 - scores])} for scores in red]
+
+    image, sam_masks = torch.arange(24, dtype=torch.uint8).view(3, 2, 4), torch.arange(8.0).view(1, 2, 4)
+    views = Views(short_sides=(2,), max_side=4, flip=True)
+    # Columns add 0..3, in the mirrored view 3..0: the mean of class 0 is red + 1.5, red being 0..3 and 4..7; class 1
+    # has 8 - 1.5 - red, which is more up to red = 2.
+    scores = torch.arange(8.0).view(2, 4) + 1.5
+    wanted = {"scores": torch.stack([scores, 8 - scores]), "labels": torch.tensor([[1, 1, 1, 0], [0] * 4])}
+    everything = replace(SETTINGS, panoptic=True, instance=True, proposals=True)
+    for output, expected in wanted.items():
+        settings = replace(everything, semantic=False, semantic_output=output)
+        batch: list[Sample] = [{"image": image, "sam_masks": sam_masks}, {"image": image, "height": 9}]
+        results = augmented_semantic(infer, batch, views=views, settings=settings)
+        assert all(torch.equal(result["sem_seg"], expected) for result in results)
+    (plain, scores_only), (without, _), (mirrored, _), _ = asked[:4]
+    assert torch.equal(plain["sam_masks"], sam_masks)
+    assert torch.equal(mirrored["sam_masks"], sam_masks.flip(-1))
+    assert torch.equal(mirrored["image"], image.flip(-1))
+    assert "sam_masks" not in without
+    assert [(view["height"], view["width"]) for view in (plain, without)] == [(2, 4), (9, 4)]
+    assert scores_only == replace(SETTINGS, semantic=True, semantic_output="scores")
+
+
+def test_memory_of_a_row_of_scores_counts_masks_sums_and_the_rows_that_it_is_made_of() -> None:
+    # Sums of 4 x 6 pixels from masks whose row of 16 padded pixels is made of 16 / 4 rows: 64 floats. A row of scores
+    # of 2 x 3 pixels comes from two rows of sums: 2 * (3 masks * 64 + 2 classes * 6).
+    masks = MaskRows(torch.zeros(3, 4, 4), padded=(16, 16), unpadded=(16, 16), output=(4, 6))
+    assert masks.floats_per_row == 64
+    assert SemanticScores(torch.zeros(3, 2), masks, (2, 3)).floats_per_row == 2 * (3 * 64 + 2 * 6)
 
 
 def test_without_it_an_image_is_looked_at_as_it_is(model: CMPF) -> None:
