@@ -204,7 +204,7 @@ def test_addresses_are_downloaded_only_when_that_is_allowed(
     Image.fromarray(image).save(tmp_path / "a.png")
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/a.png"
         with pytest.raises(ImageError, match="addresses are not downloaded"):
             predictor.predict(url, WORDS)

@@ -83,7 +83,7 @@ class InstanceMerger:
             top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
             y, x = tile.rows.start, tile.columns.start
             box = (y + top, x + left, y + bottom, x + right)
-            if self._neighbor_shows_more(tile, box):
+            if _neighbor_shows_more(tile, box):
                 continue
             crop = mask[top:bottom, left:right]
             number, area = self._sets.add(), int(np.count_nonzero(crop))
@@ -94,17 +94,6 @@ class InstanceMerger:
                     self._sets.union(a.number, b.number)
         self._parts += parts
         self._tiles = [(t, p) for t, p in self._tiles if t.rows.stop > tile.rows.start] + [(tile, parts)]
-
-    def _neighbor_shows_more(self, tile: Tile, box: Box) -> bool:
-        """Whether a border inside the image cuts an object that lies outside the tile's own part."""
-        height, width = self._size
-        borders = (
-            (box[2] == tile.rows.stop < height, box[0] >= tile.own_rows.stop),
-            (box[3] == tile.columns.stop < width, box[1] >= tile.own_columns.stop),
-            (box[0] == tile.rows.start > 0, box[2] <= tile.own_rows.start),
-            (box[1] == tile.columns.start > 0, box[3] <= tile.own_columns.start),
-        )
-        return any(cut and outside for cut, outside in borders)
 
     def result(self, max_instances: int | None = None) -> InstanceResult:
         """The merged instances, best first; each mask is drawn when it is read."""
@@ -139,6 +128,20 @@ class InstanceMerger:
         )
 
 
+def _neighbor_shows_more(tile: Tile, box: Box) -> bool:
+    """Whether a border of the tile cuts an object that lies outside the tile's own part.
+
+    At the borders of the image the own part reaches as far as the tile, so that no object lies outside.
+    """
+    borders = (
+        (box[2] == tile.rows.stop, box[0] >= tile.own_rows.stop),
+        (box[3] == tile.columns.stop, box[1] >= tile.own_columns.stop),
+        (box[0] == tile.rows.start, box[2] <= tile.own_rows.start),
+        (box[1] == tile.columns.start, box[3] <= tile.own_columns.start),
+    )
+    return any(cut and outside for cut, outside in borders)
+
+
 def _match(parts: Sequence[_Part], others: Sequence[_Part], overlap: Box) -> Iterable[tuple[_Part, _Part]]:
     """Greedy one-to-one matching of parts of the same class by IoU inside the overlap of their tiles."""
     pairs: list[tuple[float, int, int]] = []
@@ -150,7 +153,7 @@ def _match(parts: Sequence[_Part], others: Sequence[_Part], overlap: Box) -> Ite
         for other_index, other_mask in other_masks.items():
             if other_mask is None or others[other_index].label != part.label:
                 continue
-            iou = np.count_nonzero(mask & other_mask) / max(1, int(np.count_nonzero(mask | other_mask)))
+            iou = np.count_nonzero(mask & other_mask) / np.count_nonzero(mask | other_mask)
             if iou > SAME_OBJECT_IOU:
                 pairs.append((-iou, index, other_index))
     matched: set[int] = set()

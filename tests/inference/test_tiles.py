@@ -15,7 +15,7 @@ import torch
 import cmpf
 from cmpf.errors import CMPFError, ImageError
 from cmpf.inference.settings import Tiling
-from cmpf.inference.tile_grid import Tile, tile_grid
+from cmpf.inference.tile_grid import Tile, intersection, tile_grid
 from cmpf.inference.tile_results import InstanceMerger, PanopticMerger
 from cmpf.inference.tiles import TileMerger, blend_weights
 from cmpf.predictor import Predictor
@@ -45,6 +45,12 @@ def test_every_pixel_is_owned_by_one_tile(size: tuple[int, int], overlap: float)
     assert (owners == 1).all()
     starts = [tile.columns.start for tile in rows[0]]
     assert all(b - a <= 64 - round(64 * overlap) for a, b in pairwise(starts))
+
+
+def test_boxes_that_only_touch_have_no_intersection() -> None:
+    assert intersection((0, 0, 4, 6), (3, 5, 8, 8)) == (3, 5, 4, 6)
+    assert intersection((0, 0, 4, 6), (4, 0, 8, 6)) is None
+    assert intersection((0, 0, 4, 6), (0, 6, 4, 8)) is None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +140,12 @@ def test_an_object_in_many_tiles_is_one_instance() -> None:
     tiles = strip((0, 12), (8, 20), (16, 28), side=28)
     found = joined(tiles, [(2, 11, 1, 0.6)], [(8, 19, 1, 0.6)], [(16, 25, 1, 0.6)])
     assert found == [(2, 25, 1, 0.6)]
+
+
+def test_without_an_object_the_result_is_empty_but_well_formed() -> None:
+    result = InstanceMerger((1, 20)).result()
+    assert (len(result), result.pred_boxes.shape, len(result.lazy_masks)) == (0, (0, 4), 0)
+    assert (result.scores.dtype, result.of_sam.dtype) == (torch.float32, torch.bool)
 
 
 def test_masks_of_one_tile_are_never_joined() -> None:
