@@ -46,14 +46,12 @@ def build_optimizer(
         weight_decay_norm: for normalization layers.
         weight_decay_embed: for nn.Embedding only, as published: the level embeddings of the deformable encoders are
             bare parameters and use `weight_decay`.
-        scaled_prefix: parameters whose name starts with it use lr * lr_factor; "" = none.
+        scaled_prefix: parameters whose name starts with it use lr * lr_factor; "" = all.
         lr_factor: see scaled_prefix.
     Raises:
         TrainingError: no parameter of the model requires a gradient.
     """
-    scaled = {
-        id(p) for name, p in model.named_parameters() if scaled_prefix and name.startswith(scaled_prefix)
-    }
+    scaled = {id(p) for name, p in model.named_parameters() if name.startswith(scaled_prefix)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     decays = {"norm": weight_decay_norm, "embedding": weight_decay_embed, "other": weight_decay}
     for kind, parameter in _trained_parameters(model):

@@ -37,7 +37,7 @@ def segment_tiles(
     """
     size = image.shape[0], image.shape[1]
     merger = TileMerger(tile_grid(size, tiling), size, settings)
-    tile_settings = replace(settings, semantic_output="lazy", tiling=None)
+    tile_settings = replace(settings, semantic_output="lazy")
     tiles = merger.tiles()
     while batch := list(islice(tiles, tiling.batch_size)):
         results = infer([make_sample(tile.crop(image)) for tile in batch], settings=tile_settings)

@@ -331,14 +331,10 @@ def test_a_name_like_nothing_leads_to_the_folder_of_configs():
         find_config("qqqqqqqq")
 
 
-def test_a_folder_is_no_config(tmp_path):
-    with pytest.raises(ConfigError, match="is a folder, expected a YAML file"):
-        find_config(tmp_path)
-
-
-def test_an_empty_name_is_an_error():
-    with pytest.raises(ConfigError):
-        find_config("")
+def test_a_folder_is_no_config_nor_is_an_empty_name(tmp_path):
+    for name in (tmp_path, ""):
+        with pytest.raises(ConfigError, match="is a folder, expected a YAML file"):
+            find_config(name)
 
 
 def test_a_bare_name_in_two_folders_must_be_written_in_full(tmp_path, monkeypatch):

@@ -93,7 +93,7 @@ def test_the_root_is_read_when_a_dataset_is_asked_for(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(DatasetError):
+    with pytest.raises(DatasetError, match=f"shapes_val: .*{tmp_path}"):
         get_dataset("shapes_val")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     assert get_dataset("shapes_val").folder == root / "shapeworld"

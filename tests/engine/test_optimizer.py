@@ -26,6 +26,8 @@ class Parts(nn.Module):
         self.logit_scale = nn.Parameter(torch.zeros(()))
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.same_linear = self.linear
+        self.same_weight = nn.Linear(2, 3, bias=False)
+        self.same_weight.weight = self.linear.weight
 
 
 def decays(model: nn.Module) -> dict[str, float]:
@@ -57,6 +59,23 @@ def test_the_optimizer_is_adamw_with_its_default_betas_and_one_rate() -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(1e-4, (0.9, 0.999))}
     assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 0.05]
+
+
+def test_parameters_of_a_prefix_have_a_rate_of_their_own_and_come_after_the_others() -> None:
+    model = Parts()
+    optimizer = build_optimizer(
+        model,
+        lr=0.1,
+        weight_decay=0.05,
+        weight_decay_norm=0.0,
+        weight_decay_embed=0.0,
+        scaled_prefix="linear.",
+        lr_factor=0.5,
+    )
+    *others, (rate, scaled) = [(group["lr"], group["params"]) for group in optimizer.param_groups]
+    assert {other for other, _ in others} == {0.1}
+    assert rate == 0.05
+    assert [id(p) for p in scaled] == [id(p) for p in model.linear.parameters()]
 
 
 def test_a_model_without_anything_to_train_is_an_error() -> None:
@@ -159,6 +178,14 @@ def test_cosine_is_multiplied_by_the_warm_up() -> None:
     assert rates(schedule, 3) == pytest.approx([0.5, 0.75 * 0.853553391, 0.5])
 
 
+def test_the_polynomial_falls_to_zero_and_stays_and_is_multiplied_by_the_warm_up() -> None:
+    # ((4 - i) / 4) ** 0.5 = 1, sqrt 0.75, sqrt 0.5, 0.5, 0
+    plain = make("WarmupPolyLR", optimizer_with(2.0), max_iter=4, power=0.5)
+    assert rates(plain, 6) == pytest.approx([2, 2 * 0.866025404, 2 * 0.707106781, 1, 0, 0])
+    warm = make("WarmupPolyLR", optimizer_with(1.0), max_iter=4, power=2, warmup_iters=2, warmup_factor=0.5)
+    assert rates(warm, 3) == pytest.approx([0.5, 0.75 * 0.5625, 0.25])
+
+
 def test_every_group_keeps_its_own_base_rate() -> None:
     optimizer = optimizer_with(1.0, 0.5)
     schedule = make("WarmupMultiStepLR", optimizer, steps=(1,))
@@ -197,6 +224,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_iter > 0, got 0"):
         make("WarmupCosineLR", optimizer_with(1.0), max_iter=0)
+    assert rates(make("WarmupCosineLR", optimizer_with(1.0), max_iter=1), 2) == [1, 0]
     with pytest.raises(ConfigError, match=r"must ascend, got \[4, 2\]"):
         make("WarmupMultiStepLR", optimizer_with(1.0), steps=(4, 2))
 

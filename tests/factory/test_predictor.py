@@ -128,7 +128,7 @@ def test_a_missing_config_is_named() -> None:
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", "fcclip_tiny")
     (tmp_path / "other.yaml").write_text(tiny_config("no_ensemble").dump())
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"trained with the encoders clip/cmpf_tiny .*this model has clip"):
         load_predictor(str(tmp_path / "other.yaml"), weights=str(run / "model_final.safetensors"))
 
 

@@ -14,7 +14,8 @@ import torch
 
 import cmpf
 from cmpf.errors import CMPFError, ImageError
-from cmpf.inference.settings import Tiling
+from cmpf.inference import resize
+from cmpf.inference.settings import Selection, Tiling
 from cmpf.inference.tile_grid import Tile, intersection, tile_grid
 from cmpf.inference.tile_results import InstanceMerger, PanopticMerger
 from cmpf.inference.tiles import TileMerger, blend_weights
@@ -211,8 +212,12 @@ def settings(predictor: Predictor, **changes: Any) -> Any:
     )
 
 
-def test_semantic_labels_are_those_of_the_mean_scores(seg: Predictor) -> None:
+@pytest.mark.parametrize("floats", [resize.CPU_FLOATS, 1], ids=["all rows at once", "row by row"])
+def test_semantic_labels_are_those_of_the_mean_scores(
+    seg: Predictor, floats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against sums over the whole image, which the merger never has; rows of tiles of every overlap."""
+    monkeypatch.setattr(resize, "CPU_FLOATS", floats)
     generator = torch.Generator().manual_seed(0)
     for size, overlap in (((150, 200), 0.25), ((64, 131), 0.5), ((200, 64), 0.0), ((40, 50), 0.25)):
         rows = tile_grid(size, Tiling(tile=64, overlap=overlap))
@@ -226,6 +231,25 @@ def test_semantic_labels_are_those_of_the_mean_scores(seg: Predictor) -> None:
             tile.crop(total.permute(1, 2, 0)).add_((weight * maps).permute(1, 2, 0))
             tile.crop(shares).add_(weight)
         assert torch.equal(merger.result()["sem_seg"].long(), (total / shares).argmax(dim=0))
+
+
+def test_pixels_that_no_class_is_sure_of_are_background_by_the_mean_score(seg: Predictor) -> None:
+    for minimum, label in ((0.5, 1), (0.51, -1)):
+        selection = Selection(background=True, min_semantic_score=minimum)
+        merger = TileMerger([TWO], (1, 20), settings(seg, selection=selection))
+        for tile in TWO:
+            merger.add(
+                tile, {"semantic_scores": Scores(torch.tensor([0.25, 0.5])[:, None, None].expand(2, 1, 12))}
+            )
+        assert merger.result()["sem_seg"].tolist() == [[label] * 20]
+
+
+def test_of_all_tiles_together_the_best_instances_are_kept(seg: Predictor) -> None:
+    changes = {"semantic": False, "instance": True, "selection": Selection(max_instances=2)}
+    merger = TileMerger([TWO], (1, 20), settings(seg, **changes))
+    merger.add(TWO[0], {"instances": instances(TWO[0], (0, 2, 1, 0.8), (4, 6, 1, 0.7))})
+    merger.add(TWO[1], {"instances": instances(TWO[1], (14, 16, 1, 0.9))})
+    assert merger.result()["instances"].scores.tolist() == pytest.approx([0.9, 0.8])
 
 
 def test_a_pixel_counts_by_its_distance_to_the_end_of_the_tile() -> None:

@@ -172,8 +172,19 @@ def test_a_table_holds_the_records(entries: list[Entry], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_no_image_at_all_makes_an_empty_dataset(name: str, tmp_path: Path) -> None:
-    for path in written(name, [], tmp_path):
-        assert path.stat().st_size > 0
+    from cmpf.labelling.parquet import read_parquet
+
+    paths = written(name, [], tmp_path)
+    assert len(paths) == (name != "labelme")  # that has a file of each image
+    for path in paths:
+        if path.suffix == ".json":
+            content = json.loads(path.read_text())
+            assert content["images"] == content["annotations"] == []
+            assert [category["name"] for category in content["categories"]] == ["cat", "grass"]
+        elif path.suffix == ".yaml":
+            assert yaml.safe_load(path.read_text())["names"] == {0: "cat", 1: "grass"}
+        else:
+            assert list(read_parquet(path)) == []
 
 
 def test_a_page_brings_the_images_that_it_shows() -> None:

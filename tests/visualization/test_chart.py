@@ -79,6 +79,7 @@ def test_ticks_are_round_numbers_around_the_range() -> None:
     assert _ticks(0.0, 990.0, 6) == [0, 200, 400, 600, 800, 1000]
 
 
-def test_a_running_mean_of_few_values_keeps_their_number() -> None:
-    assert _running_mean([5.0]) == [5.0]
-    assert _running_mean([1.0, 1.0, 1.0]) == [1.0, 1.0, 1.0]
+def test_a_running_mean_is_taken_over_four_percent_of_the_values() -> None:
+    # Of 50 values the window is one to each side of a value: the peak counts a third, at the end a half.
+    assert _running_mean([0.0] * 48 + [6.0, 0.0]) == [0.0] * 47 + [2.0, 2.0, 3.0]
+    assert _running_mean([5.0, 1.0]) == [5.0, 1.0]  # of so few, none

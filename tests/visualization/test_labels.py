@@ -68,7 +68,11 @@ def test_letters_grow_with_the_image_but_more_slowly() -> None:
 
 def test_long_names_and_line_breaks_do_not_leave_the_image() -> None:
     label = Label("a\nvery " + "long " * 30, (10, 200, 30), box(0, 0, 640, 480))
-    assert changed(draw_labels(WHITE, [label])).any()
+    drawn = changed(draw_labels(WHITE, [label]))
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    assert columns[0] > 0
+    assert columns[-1] < 639
+    assert len(rows) < 2 * line_height(font_for("a", font_size((480, 640))))  # one line
 
 
 def test_a_legend_adds_rows_below_until_all_names_are_there() -> None:
