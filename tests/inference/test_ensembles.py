@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.published.naive import inference as published
 from cmpf.inference import geometric_ensemble, openseg_ensemble
 from cmpf.inference.ensembles import Candidates, join_candidates
 
@@ -119,35 +120,6 @@ def test_the_order_of_masks_and_images_does_not_matter():
 SEEN_CLASSES = torch.tensor([True, False, False])
 
 
-def naive_scores(
-    probs: Tensor,
-    masks: Tensor,
-    sam_probs: Tensor,
-    sam_masks: Tensor,
-    seen: Tensor,
-    eps: float,
-    threshold: float,
-) -> Tensor:
-    """Pixel by pixel and class by class, from the formula."""
-    classes, (height, width) = probs.shape[1], masks.shape[1:]
-    kept = [
-        m
-        for m in range(len(sam_masks))
-        if any(sam_probs[m, c] > threshold for c in range(classes) if not seen[c])
-    ]
-    scores = torch.zeros(classes, height, width)
-    for c in range(classes):
-        for y in range(height):
-            for x in range(width):
-                own = sum(probs[q, c] * masks[q, y, x].sigmoid() for q in range(len(masks)))
-                if seen[c] or not len(sam_masks):
-                    scores[c, y, x] = own
-                else:
-                    sam = sum(sam_probs[m, c] * sam_masks[m, y, x].sigmoid() for m in kept)
-                    scores[c, y, x] = (1 - eps) * own + eps * sam
-    return scores
-
-
 def test_the_weighted_sum_over_all_masks_is_the_formula():
     torch.manual_seed(0)
     probs, masks = torch.rand(4, 3), torch.randn(4, 3, 5)
@@ -157,7 +129,10 @@ def test_the_weighted_sum_over_all_masks_is_the_formula():
     assert kept.tolist() == [1, 3]
     assert weights.shape == (6, 3)
     scores = torch.einsum("qk,qhw->khw", weights, torch.cat([masks, sam_masks[kept]]).sigmoid())
-    wanted = naive_scores(probs, masks, sam_probs, sam_masks, SEEN_CLASSES, 0.2, 0.5)
+    plain = torch.einsum("qk,qhw->khw", probs, masks.sigmoid())
+    wanted = published.ensembled(
+        plain, sam_probs, sam_masks, SEEN_CLASSES.tolist(), epsilon=0.2, threshold=0.5
+    )
     torch.testing.assert_close(scores, wanted)
 
 
@@ -168,8 +143,6 @@ def test_a_mask_that_is_sure_of_a_seen_class_has_no_vote_and_unseen_classes_keep
     weights, kept = openseg_ensemble(probs, sam_probs, SEEN_CLASSES, alpha=0.2, score_threshold=0.5)
     assert len(kept) == 0
     torch.testing.assert_close(weights, torch.tensor([[0.6, 0.24, 0.08]]))
-    wanted = naive_scores(probs, torch.ones(1, 1, 1), sam_probs, torch.ones(1, 1, 1), SEEN_CLASSES, 0.2, 0.5)
-    torch.testing.assert_close(weights[0] * torch.tensor(1.0).sigmoid(), wanted[:, 0, 0])
 
 
 def test_the_threshold_itself_is_not_enough():
