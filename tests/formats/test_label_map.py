@@ -94,8 +94,9 @@ def test_colors_and_other_numbers_are_refused(tmp_path: Path) -> None:
         DatasetError, match=r"f\.tif: label map of type float32; save whole numbers of 8 or 16 bits"
     ):
         read_labels(write(tmp_path / "f.tif", [[0, 1]], np.float32))
-    with pytest.raises(DatasetError, match=r"i\.tif: values 0\.\.70000 do not fit 16 bits"):
-        read_labels(write(tmp_path / "i.tif", [[0, 70000]], np.int32))
+    for low, high in ((0, 70000), (-1, 3)):
+        with pytest.raises(DatasetError, match=rf"i\.tif: values {low}\.\.{high} do not fit 16 bits"):
+            read_labels(write(tmp_path / "i.tif", [[low, high]], np.int32))
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
