@@ -19,10 +19,19 @@ from cmpf.encoders.int8 import int8_works
 from cmpf.encoders.sam import build_sam
 from cmpf.errors import ConfigError, ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings, use_threads
-from cmpf.factory.encoders import MAX_DIFFERENCE, build_device, build_encoders, build_precision, mask_sam
+from cmpf.factory.encoders import (
+    MAX_DIFFERENCE,
+    build_device,
+    build_encoders,
+    build_online_masks,
+    build_precision,
+    mask_sam,
+)
 from cmpf.factory.model import build_pixel_decoder, build_sam_branch, evaluation_size
+from cmpf.inference import InferenceSettings, MaskEnsembleSettings
 from cmpf.inference.mask_proposals import CachedMasks
 from cmpf.inference.proposal_cache import ProposalCache
+from cmpf.losses import SetCriterion
 from cmpf.modeling.deformable.module import MultiScaleDeformableAttention
 from cmpf.modeling.deformable.ops import AttentionFunction
 from cmpf.modeling.deformable.triton import triton_deformable_attention
@@ -42,19 +51,53 @@ def test_widths_and_depths_come_from_the_configuration() -> None:
     assert model.decoder.query_content.weight.shape == (7, 64)
 
 
+def under(section: str, **values: object) -> list[object]:
+    """Overrides of the keys of a section."""
+    return [part for key, value in values.items() for part in (f"{section}.{key}", value)]
+
+
 def test_settings_are_those_of_the_configuration() -> None:
-    settings = build_settings(
-        tiny_config(overrides=[
-            "MODEL.CMPF.GEOMETRIC_ENSEMBLE_ALPHA", 0.1, "MODEL.CMPF.GEOMETRIC_ENSEMBLE_BETA", 0.9,
-            "MODEL.MASK_FORMER.TEST.CLIP_OBJECTNESS", 0.5, "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.3,
-            "TEST.ENSEMBLE.ALPHA", 0.3, "TEST.ENSEMBLE.PUBLISHED_POOLING", True,
-            "MODEL.MASK_FORMER.TEST.MASK_RECALL", True, "TEST.DETECTIONS_PER_IMAGE", 17,
-        ])
-    )  # fmt: skip
-    assert (settings.alpha, settings.beta, settings.clip_objectness) == (0.1, 0.9, 0.5)
-    assert (settings.overlap_threshold, settings.detections_per_image, settings.proposals) == (0.3, 17, True)
-    assert settings.mask_ensemble is not None
-    assert (settings.mask_ensemble.alpha, settings.mask_ensemble.published_pooling) == (0.3, True)
+    test = under(
+        "MODEL.MASK_FORMER.TEST",
+        **{"SEMANTIC_ON": False, "PANOPTIC_ON": True, "INSTANCE_ON": False, "MASK_RECALL": True},
+        **{"SEMANTIC_OUTPUT": "scores", "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": True},
+        **{"OBJECT_MASK_THRESHOLD": 0.2, "OVERLAP_THRESHOLD": 0.3, "CLIP_OBJECTNESS": 0.5},
+        **{"INSTANCE_MASK_SCORE": "logit"},
+    )
+    ensemble = under(
+        "TEST.ENSEMBLE",
+        **{"TASKS": ["panoptic"], "ALPHA": 0.31, "SCORE_THRESHOLD": 0.32, "DECODER_SHARE": 0.33},
+        **{"MAX_OVERLAP": 0.34, "PANOPTIC_OVERLAP_THRESHOLD": 0.35, "PUBLISHED_POOLING": True},
+    )
+    others = under("MODEL.CMPF", GEOMETRIC_ENSEMBLE_ALPHA=0.1, GEOMETRIC_ENSEMBLE_BETA=0.9)
+    others += under("TEST", DETECTIONS_PER_IMAGE=17, MIN_ISLAND_SHARE=0.02)
+    valid = under("MODEL.CMPF", ENSEMBLE_ON_VALID_MASK=True)
+    assert build_settings(tiny_config(overrides=[*test, *ensemble, *others, *valid])) == InferenceSettings(
+        alpha=0.1,
+        beta=0.9,
+        ensemble_on_valid_mask=True,
+        clip_objectness=0.5,
+        semantic=False,
+        panoptic=True,
+        instance=False,
+        semantic_output="scores",
+        object_mask_threshold=0.2,
+        overlap_threshold=0.3,
+        resize_before=True,
+        detections_per_image=17,
+        instance_mask_score="logit",
+        min_island_share=0.02,
+        mask_ensemble=MaskEnsembleSettings(
+            tasks=frozenset({"panoptic"}),
+            alpha=0.31,
+            score_threshold=0.32,
+            decoder_share=0.33,
+            max_overlap=0.34,
+            overlap_threshold=0.35,
+            published_pooling=True,
+        ),
+        proposals=True,
+    )
     assert build_settings(tiny_config("no_ensemble")).mask_ensemble is None
 
 
@@ -78,11 +121,17 @@ def test_without_deep_supervision_only_the_last_head_is_scored() -> None:
     assert sorted(model([sample])) == ["loss_ce", "loss_dice", "loss_mask"]
 
 
-def test_the_criterion_can_be_built_alone() -> None:
-    criterion = build_criterion(tiny_config(), 4)
-    outputs = {"pred_logits": torch.randn(1, 5, 5), "pred_masks": torch.randn(1, 5, 8, 8), "aux_outputs": []}
-    target = {"labels": torch.tensor([2]), "masks": torch.ones(1, 16, 16, dtype=torch.bool)}
-    assert sorted(criterion(outputs, [target])) == ["loss_ce", "loss_dice", "loss_mask"]
+def test_the_keys_of_the_losses_reach_matcher_and_criterion() -> None:
+    weights = {"CLASS_WEIGHT": 1.1, "MASK_WEIGHT": 1.2, "DICE_WEIGHT": 1.3, "NO_OBJECT_WEIGHT": 0.4}
+    points = {"TRAIN_NUM_POINTS": 15, "OVERSAMPLE_RATIO": 1.6, "IMPORTANCE_SAMPLE_RATIO": 0.7}
+    found = build_criterion(tiny_config(overrides=under("MODEL.MASK_FORMER", **weights, **points)), 4)
+    assert isinstance(found, SetCriterion)
+    matcher = found.matcher
+    assert (matcher.class_weight, matcher.mask_weight, matcher.dice_weight) == (1.1, 1.2, 1.3)
+    assert found.weights == {"loss_ce": 1.1, "loss_mask": 1.2, "loss_dice": 1.3}
+    assert (found.num_classes, found.no_object_weight, found.deep_supervision) == (4, 0.4, True)
+    assert matcher.num_points == found.num_points == 15
+    assert (found.oversample_ratio, found.importance_sample_ratio) == (1.6, 0.7)
 
 
 def test_an_unknown_encoder_is_refused_with_the_nearest_names() -> None:
@@ -333,6 +382,21 @@ def test_every_setting_of_the_masks_is_checked_and_the_command_names_the_dataset
         cached("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 64).settings["MODEL.MASK_FORMER.SIZE_DIVISIBILITY"]
         == 64
     )
+
+
+def test_the_keys_of_the_masks_reach_the_proposer() -> None:
+    keys = {
+        "POINTS_PER_SIDE": (5, "points_per_side"),
+        "COARSE_POINTS_PER_SIDE": (3, "coarse_points_per_side"),
+        "PRED_IOU_THRESH": (0.11, "iou_threshold"),
+        "STABILITY_THRESH": (0.12, "stability_threshold"),
+        "NMS_THRESH": (0.13, "nms_threshold"),
+        "MIN_AREA": (7, "min_area"),
+        "MAX_MASKS": (8, "max_masks"),
+    }
+    overrides = under("TEST.ENSEMBLE", **{key: value for key, (value, _) in keys.items()})
+    proposer = build_online_masks(tiny_config(overrides=overrides), None).proposer
+    assert [getattr(proposer, name) for _, name in keys.values()] == [value for value, _ in keys.values()]
 
 
 def test_without_the_ensemble_there_is_no_source_of_masks() -> None:

@@ -213,18 +213,49 @@ def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) ->
 
 
 def test_only_layers_of_norms_and_embeddings_have_a_weight_decay_of_their_own(folder: Path) -> None:
-    model = build_model(config("shapes_train"))
-    optimizer = build_configured_optimizer(config("shapes_train"), model)
+    decays = (
+        "SOLVER.WEIGHT_DECAY",
+        0.05,
+        "SOLVER.WEIGHT_DECAY_NORM",
+        0.01,
+        "SOLVER.WEIGHT_DECAY_EMBED",
+        0.02,
+    )
+    cfg = config("shapes_train", *decays)
+    model = build_model(cfg)
+    optimizer = build_configured_optimizer(cfg, model)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     found = {name: decay[id(p)] for name, p in model.named_parameters() if id(p) in decay}
     levels = {name: value for name, value in found.items() if "level_embedding" in name}
     assert levels == {
         "pixel_decoder.encoder.level_embedding": 0.05,
         "sam_branch.encoder.level_embedding": 0.05,
-        "decoder.level_embedding.weight": 0.0,
+        "decoder.level_embedding.weight": 0.02,
     }
-    assert {found["decoder.query_content.weight"], found["decoder.query_position.weight"]} == {0.0}
-    assert {value for name, value in found.items() if "norm" in name} == {0.0}
+    assert {found["decoder.query_content.weight"], found["decoder.query_position.weight"]} == {0.02}
+    assert {value for name, value in found.items() if "norm" in name} == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        # warm-up 0.5, 0.75, 1 times sqrt((4 - i) / 4)
+        ({"LR_SCHEDULER_NAME": "WarmupPolyLR", "POLY_POWER": 0.5}, [0.5, 0.75 * 0.866025404, 0.707106781]),
+        # times cosine 1, 0.853553, 0.5
+        ({"LR_SCHEDULER_NAME": "WarmupCosineLR"}, [0.5, 0.75 * 0.853553391, 0.5]),
+        ({"LR_SCHEDULER_NAME": "WarmupMultiStepLR", "STEPS": (2,), "GAMMA": 0.3}, [0.5, 0.75, 0.3]),
+    ],
+)
+def test_the_keys_of_the_schedule_reach_it(keys: dict[str, Any], expected: list[float]) -> None:
+    keys = {"MAX_ITER": 4, "STEPS": (), "WARMUP_ITERS": 2, "WARMUP_FACTOR": 0.5} | keys
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    overrides = [part for key, value in keys.items() for part in (f"SOLVER.{key}", value)]
+    schedule = build_configured_schedule(config("shapes_train", *overrides), optimizer)
+    found = []
+    for _ in expected:
+        found.append(schedule.learning_rate)
+        schedule.step()
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["WarmupMultiStepLR", "WarmupCosineLR"])
