@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,8 +30,7 @@ def mask_polygons(mask: Mask, *, tolerance: float = TOLERANCE) -> list[Polygon]:
     polygons = []
     for number, window in enumerate(ndimage.find_objects(components, count), start=1):
         inside = components[window] == number
-        loops = sorted(_loops(inside), key=lambda loop: -_signed_area(loop))  # holes have negative area
-        outline, *holes = (_simplify(loop, tolerance) for loop in loops)
+        outline, *holes = (_simplify(loop, tolerance) for loop in _loops(inside))
         for hole in holes:
             if len(hole) >= _MIN_POINTS:
                 outline = _connect(outline, hole)
@@ -54,7 +51,10 @@ def one_polygon(polygons: list[Polygon]) -> Polygon:
 
 
 def _loops(mask: Mask) -> list[Polygon]:
-    """Closed outlines (N, 2) of one component along its pixel edges, corners only, with the inside on the right."""
+    """Closed outlines (N, 2) of one component along its pixel edges, corners only, with the inside on the right.
+
+    The outline around the component comes first, then those of its holes.
+    """
     padded = np.pad(mask, 1)
     below, above = padded[1:, 1:-1], padded[:-1, 1:-1]  # pixels next to each horizontal edge
     right, left = padded[1:-1, 1:], padded[1:-1, :-1]  # pixels next to each vertical edge
@@ -69,15 +69,15 @@ def _loops(mask: Mask) -> list[Polygon]:
             successors.setdefault((x + dx0, y + dy0), []).append((x + dx1, y + dy1))
     loops = []
     while successors:
-        start = point = next(iter(successors))
+        # The leftmost start of an edge above pixels, in the first row that has one left: a corner, and of the outline
+        # around the component before any hole's.
+        point = next(iter(successors))
         previous, corners = None, []
         while point in successors:
             following = _pop_successor(previous, point, successors)
             if previous is None or not _collinear(previous, point, following):
                 corners.append(point)
             previous, point = point, following
-        if previous is not None and len(corners) > 1 and _collinear(previous, start, corners[1]):
-            corners = corners[1:]
         loops.append(np.array(corners, dtype=np.float64))
     return loops
 
@@ -99,14 +99,8 @@ def _pop_successor(
     return chosen
 
 
-def _collinear(a: tuple[int, int], b: tuple[int, int], c: tuple[Any, ...]) -> bool:
+def _collinear(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
     return bool((b[0] - a[0]) * (c[1] - b[1]) == (b[1] - a[1]) * (c[0] - b[0]))
-
-
-def _signed_area(loop: Polygon) -> float:
-    """Positive around pixels, negative around a hole."""
-    x, y = loop[:, 0], loop[:, 1]
-    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
 def _simplify(loop: Polygon, tolerance: float) -> Polygon:
