@@ -22,12 +22,12 @@ from cmpf.losses.clip_names import (
 from cmpf.losses.criterion import Normalizers, clip_class_loss
 from cmpf.types import Targets
 
-K, Q, SIZE = 4, 6, 16
+K, Q, SIZE = 4, 6, (16, 24)
 
 
 def targets_of(*labels: int, seed: int = 0) -> Targets:
     generator = torch.Generator().manual_seed(seed)
-    masks = torch.rand(len(labels), SIZE, SIZE, generator=generator) > 0.6
+    masks = torch.rand(len(labels), *SIZE, generator=generator) > 0.6
     return {"labels": torch.tensor(labels, dtype=torch.int64), "masks": masks}
 
 
@@ -63,7 +63,7 @@ def naive_mask_aware(logits: Tensor, masks: Tensor, targets: list[Targets]) -> f
     total = 0.0
     for image, target in enumerate(targets):
         p = logits[image].softmax(-1)
-        m = F.interpolate(masks[image].sigmoid()[None], (SIZE, SIZE), mode="bilinear")[0]
+        m = F.interpolate(masks[image].sigmoid()[None], SIZE, mode="bilinear")[0]
         for label, g in zip(target["labels"].tolist(), target["masks"].float(), strict=True):
             s = [float((g * q).sum() / (g.sum() + q.sum() - (g * q).sum() + 1e-7)) for q in m]
             scaled = [(x - min(s)) / (max(s) - min(s) + 1e-8) for x in s]
@@ -74,7 +74,7 @@ def naive_mask_aware(logits: Tensor, masks: Tensor, targets: list[Targets]) -> f
 
 def test_the_mask_aware_loss_agrees_with_a_naive_one() -> None:
     torch.manual_seed(1)
-    logits, masks = torch.randn(3, Q, K), 3 * torch.randn(3, Q, 4, 4)
+    logits, masks = torch.randn(3, Q, K), 3 * torch.randn(3, Q, 4, 6)
     targets = [targets_of(1, 3), targets_of(), targets_of(0, 2, 2, seed=1)]
     found = mask_aware_loss(logits, masks, targets)
     assert float(found) == pytest.approx(naive_mask_aware(logits, masks, targets), rel=1e-5)
@@ -137,14 +137,14 @@ def test_the_consistency_loss_is_one_minus_the_cosine() -> None:
 
 def test_stage_one_takes_at_most_32_true_masks_and_fills_up_with_none() -> None:
     found = target_examples([targets_of(*range(3)), targets_of(*[1] * 40, seed=1), targets_of()])
-    assert found.masks.shape == (3, 32, SIZE, SIZE)
+    assert found.masks.shape == (3, 32, *SIZE)
     assert (found.labels >= 0).sum(dim=1).tolist() == [3, 32, 0]
     assert found.masks[0, 3:].abs().sum() == found.masks[2].abs().sum() == 0
-    assert target_examples([targets_of()]).masks.shape == (1, 1, SIZE, SIZE)
+    assert target_examples([targets_of()]).masks.shape == (1, 1, *SIZE)
 
 
 def square(top: int, left: int, side: int = 8) -> Tensor:
-    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask = torch.zeros(SIZE, dtype=torch.bool)
     mask[top : top + side, left : left + side] = True
     return mask
 
@@ -155,7 +155,7 @@ def test_stage_two_pairs_predicted_masks_with_the_true_ones_that_they_cover() ->
     # Query 0 is the second true mask, query 1 nearly the first, query 2 half of the third: IoU 1, 7/8 and 1/2.
     predicted = torch.stack([square(8, 8), square(0, 0) & ~square(7, 0), square(0, 8, 4) & ~square(2, 8)])
     found = mixed_examples(torch.where(predicted, 5.0, -5.0)[None], [target])
-    assert found.masks.shape == (1, 16 + 8 + 8, SIZE, SIZE)
+    assert found.masks.shape == (1, 16 + 8 + 8, *SIZE)
     pairs, truths = found.labels[0, 16:24], found.labels[0, 24:]
     assert torch.equal(pairs, truths)
     assert sorted(pairs.tolist()) == [-1] * 6 + [0, 2]
@@ -168,7 +168,7 @@ def test_stage_two_pairs_predicted_masks_with_the_true_ones_that_they_cover() ->
 
 
 def test_stage_two_without_objects_has_no_example() -> None:
-    found = mixed_examples(torch.randn(1, 3, SIZE, SIZE), [targets_of()])
+    found = mixed_examples(torch.randn(1, 3, *SIZE), [targets_of()])
     assert found.labels.unique().tolist() == [-1]
     assert found.masks.abs().sum() == 0
 
@@ -176,25 +176,24 @@ def test_stage_two_without_objects_has_no_example() -> None:
 def test_the_losses_of_mask_adapter_agree_with_naive_ones() -> None:
     torch.manual_seed(3)
     truth = torch.stack([square(0, 0), square(8, 8)])
-    target: Targets = {"labels": torch.tensor([2, 0]), "masks": truth}
-    examples = mixed_examples(torch.where(truth, 5.0, -5.0)[None], [target])
-    logits, embeddings = torch.randn(1, 32, K + 1), torch.randn(1, 32, 7)
+    targets: list[Targets] = [{"labels": torch.tensor([2, 0]), "masks": truth}, targets_of()]
+    examples = mixed_examples(torch.where(truth, 5.0, -5.0).expand(2, -1, -1, -1), targets)
+    logits, embeddings = torch.randn(2, 32, K + 1), torch.randn(2, 32, 7)
     criterion = AdapterCriterion(mixed=True, class_weight=2.0, consistency_weight=5.0, detach_truth=True)
-    divisors = Normalizers(
-        targets=torch.tensor(2.0), class_weight=torch.tensor(1.0), images=torch.tensor(1.0)
-    )
-    losses = criterion(logits, embeddings, examples, divisors)
+    one = torch.tensor(1.0)
+    # This process has two of six images.
+    losses = criterion(logits, embeddings, examples, Normalizers(one, one, images=torch.tensor(6.0)))
     named = [(i, int(label)) for i, label in enumerate(examples.labels[0]) if label >= 0]
     assert len(named) == 2 + 2 + 2
     ce = sum(-float(logits[0, i].log_softmax(-1)[label]) for i, label in named) / len(named)
-    assert float(losses["loss_ce"]) == pytest.approx(2 * ce, rel=1e-5)
+    assert float(losses["loss_ce"]) == pytest.approx(2 * ce * 2 / 6, rel=1e-5)
     cosines = [
         float(F.cosine_similarity(embeddings[0, 16 + i], embeddings[0, 24 + i], dim=0))
         if examples.labels[0, 16 + i] >= 0
         else 1.0
         for i in range(8)
     ]
-    assert float(losses["loss_consistency"]) == pytest.approx(5 * (1 - sum(cosines) / 8), rel=1e-4)
+    assert float(losses["loss_consistency"]) == pytest.approx(5 * (1 - sum(cosines) / 8) / 6, rel=1e-4)
 
 
 @pytest.mark.parametrize("detached", [True, False])

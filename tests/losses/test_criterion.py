@@ -59,6 +59,26 @@ def test_all_heads_agree_with_the_published_loops() -> None:
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=0.0)
 
 
+def test_clips_logits_are_scored_where_the_last_head_has_its_matches():
+    # The mask of the target is query 1's in the last head and query 0's before. CLIP gives the true class 1 the
+    # probability 3 / (1 + 3) at query 1: 0.5 * -ln(3 / 4), and the whole batch has 4 targets.
+    full, empty = torch.full((8, 8), 9.0), torch.full((8, 8), -9.0)
+    logits = torch.zeros(1, 2, 3)
+    outputs: DecoderOutput = {
+        "pred_logits": logits,
+        "pred_masks": torch.stack([empty, full])[None],
+        "clip_logits": torch.tensor([[[5.0, 0.0], [0.0, math.log(3)]]]),
+        "aux_outputs": [{"pred_logits": logits, "pred_masks": torch.stack([full, empty])[None]}],
+    }
+    target: Targets = {"labels": torch.tensor([1]), "masks": torch.ones(1, 8, 8, dtype=torch.bool)}
+    whole = Normalizers(targets=torch.tensor(4.0), class_weight=torch.tensor(1.0), images=torch.tensor(2.0))
+    losses = build(2, clip_class_weight=0.5)(outputs, [target], whole)
+    assert losses["loss_clip"].item() == pytest.approx(0.5 * -math.log(3 / 4) / 4, rel=1e-5)
+    assert "loss_clip" not in build(2)(outputs, [target])
+    del outputs["clip_logits"]
+    assert "loss_clip" not in build(2, clip_class_weight=0.5)(outputs, [target])
+
+
 def test_ten_heads_give_the_thirty_documented_names():
     losses = build(4)(outputs_of(10, 1, 5, 4), random_targets((2, 8, 8)))
     names = {
@@ -236,12 +256,13 @@ def test_gradients_are_those_of_a_copy():
         [torch.randn(2, 4, 5, 6) for _ in range(3)],
         parts()[::-1],
         parts()[:2],
+        [head[:1] for head in parts()],
         [*parts()[:2], parts()[2]],
         [parts()[0]] * 3,
         [head * 2 for head in parts()],
         list(torch.randn(2, 12, 6, 5).transpose(2, 3).chunk(3, dim=1)),
     ],
-    ids=["unrelated", "reversed", "some", "another's", "the same", "computed", "transposed"],
+    ids=["unrelated", "reversed", "some", "one image", "another's", "the same", "computed", "transposed"],
 )
 def test_anything_else_is_copied_in_the_given_order(heads):
     assert torch.equal(stack_heads(heads), torch.stack(heads, dim=1))
