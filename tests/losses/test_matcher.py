@@ -24,7 +24,9 @@ def match(logits: Tensor, masks: Tensor, targets: list[Targets]) -> Matches:
     return MATCHER(logits, masks, targets, TargetMasks([target["masks"] for target in targets]))
 
 
-def test_every_head_and_image_is_matched_as_by_the_published_loop(monkeypatch):
+@pytest.mark.parametrize("floats", [matcher.CPU_FLOATS, 1], ids=["all points at once", "one by one"])
+def test_every_head_and_image_is_matched_as_by_the_published_loop(floats, monkeypatch):
+    monkeypatch.setattr(matcher, "CPU_FLOATS", floats)
     torch.manual_seed(0)
     logits, masks = torch.randn(4, 3, 6, 5), torch.randn(4, 3, 6, 8, 8) * 3
     targets = random_targets((3, 20, 16), (0, 8, 8), (6, 9, 31), (8, 12, 12))
@@ -84,7 +86,7 @@ def test_there_is_one_copy_from_the_device_to_the_host(monkeypatch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_cost_that_is_not_finite_names_its_term_head_and_image(term, bad, value):
     tensors = {"logits": torch.randn(2, 3, 5, 5), "masks": torch.randn(2, 3, 5, 8, 8)}
-    tensors[bad][1, 2] = value
+    tensors[bad][1, 2, 3] = value  # of one query
     with pytest.raises(
         TrainingError, match=f"the {term} cost of prediction head 2 is not finite for image 1"
     ):
