@@ -89,7 +89,9 @@ class ClipTuning:
                 raise TrainingError(
                     "the representation loss needs the CLIP that training started from: give a teacher"
                 )
-            self._teacher = self.teacher().to(device)
+            # A resumed training builds it at another step and must draw the same random points.
+            with torch.random.fork_rng(devices=[]):
+                self._teacher = self.teacher().to(device)
         return self._teacher
 
 
