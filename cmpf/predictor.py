@@ -282,7 +282,7 @@ class Predictor:
 def _named_sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
     """Yields (name, image); the name is the path or URL, else "image_3" for the fourth image. Folders are expanded."""
     sources = [images] if isinstance(images, SINGLE) else images
-    if isinstance(sources, Iterable):
+    if isinstance(sources, Iterable) and not isinstance(sources, bytes):
         return _expand_folders(sources)
     raise ImageError(
         f"cannot read images from {type(images).__name__}; give a path, a PIL image, a uint8 array (H, W, 3), "

@@ -316,6 +316,16 @@ def test_a_stream_checks_its_options_before_the_first_image(predictor: Predictor
         predictor.stream([image], [])
 
 
+@pytest.mark.parametrize("images", ["", b"content of a file"])
+def test_neither_an_empty_path_nor_the_content_of_a_file_stands_for_a_folder_or_its_bytes(
+    predictor: Predictor, image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: object
+) -> None:
+    Image.fromarray(image).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)  # Path("") is the working directory
+    with pytest.raises(ImageError, match='the path "" is empty|cannot read images from bytes'):
+        predictor.predict(images, WORDS)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("images", [None, 7, [None], ["\0"], ["~nobody-here/a.png"], ["x" * 5000], [""]])
 def test_what_is_no_image_is_an_image_error(predictor: Predictor, images: object) -> None:
     with pytest.raises(ImageError):

@@ -71,9 +71,9 @@ def read_text(path: str | Path, *, limit: int, encoding: str = "utf-8-sig") -> s
 
 
 def is_folder(source: object) -> bool:
-    """Whether a value is the path of a folder."""
+    """Whether a value is the path of a folder. "" is none, although Path("") is the working directory."""
     try:
-        return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
+        return isinstance(source, str | Path) and source != "" and Path(source).expanduser().is_dir()
     except (OSError, RuntimeError, ValueError):  # an invalid path; reading it reports why
         return False
 

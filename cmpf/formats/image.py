@@ -183,6 +183,8 @@ def resize_shortest_edge(
 
 def _existing(source: str | Path) -> Path:
     """The path of an existing file; an ImageError otherwise."""
+    if source == "":
+        raise ImageError('the path "" is empty; name an image')
     try:
         path = Path(source).expanduser()
         if path.is_file():
