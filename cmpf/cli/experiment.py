@@ -206,7 +206,6 @@ def _evaluate(
     arguments: argparse.Namespace, cfg: Config, model: CMPF, logger: logging.Logger
 ) -> Results | None:
     """Evaluates the model; returns the results, or None after profiling."""
-    model.eval()
     if arguments.profile:
         _profile_evaluation(cfg, model, arguments.profile, logger)
         return None

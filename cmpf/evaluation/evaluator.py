@@ -70,7 +70,7 @@ def evaluate(
     results for the whole dataset.
 
     Args:
-        model_call: maps a batch of samples to one output per image; the model is already in eval mode.
+        model_call: maps a batch of samples to one output per image, as CMPF.infer does, in evaluation mode.
         loader: yields batches.
         evaluators: reset before use; no two may report the same task.
         progress: show a progress bar (main process only).

@@ -56,14 +56,9 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
     evaluators = {dataset.name: build_evaluators(cfg, model, dataset) for dataset in datasets}
 
     def run() -> dict[str, Results]:
-        was_training = model.training
-        model.eval()
-        try:
-            return {
-                dataset.name: _evaluate(cfg, model, dataset, evaluators[dataset.name]) for dataset in datasets
-            }
-        finally:
-            model.train(was_training)
+        return {
+            dataset.name: _evaluate(cfg, model, dataset, evaluators[dataset.name]) for dataset in datasets
+        }
 
     return run
 
