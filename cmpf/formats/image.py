@@ -183,13 +183,11 @@ def resize_shortest_edge(
 
 def _existing(source: str | Path) -> Path:
     """The path of an existing file; an ImageError otherwise."""
-    if source == "":
-        raise ImageError('the path "" is empty; name an image')
     try:
         path = Path(source).expanduser()
         if path.is_file():
             return path
-        if path.is_dir():
+        if path.is_dir() and source != "":
             issue = "is a folder; name an image in it"
         elif path.exists():
             issue = "is no regular file; name an image"
@@ -197,7 +195,7 @@ def _existing(source: str | Path) -> Path:
             issue = f"no such image (looked at {path.absolute()}); check the path"
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, an unknown ~user
         raise ImageError(f"{str(source)[:100]}: no usable path ({error}); check it") from error
-    raise ImageError(f"{source}: {issue}")
+    raise ImageError(f"{source or repr(source)}: {issue}")
 
 
 def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
