@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cmpf.common import distributed
+from cmpf.common.tensors import EvaluationMode
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.optimizer import WeightAverage
 from cmpf.engine.seeding import preserved_rng
@@ -122,13 +123,9 @@ class Evaluations:
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[None]:
-        """Evaluation mode; afterwards restores weights and random state, so evaluating more often changes no run."""
-        with preserved_rng(), self.weights():
-            self._model.eval()
-            try:
-                yield
-            finally:
-                self._model.train()
+        """Evaluation mode; restores modes, weights and random state, so that evaluating more often changes no run."""
+        with preserved_rng(), self.weights(), EvaluationMode().of(self._model):
+            yield
 
 
 class BestMetric:

@@ -20,6 +20,7 @@ import torch
 from helpers.toy_training import ToyLoader, ToyModel, toy_trainer
 from safetensors.torch import load_file
 
+from cmpf.engine.interrupts import StopRequest
 from cmpf.engine.step import Record
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import MetricsFile, Writer
@@ -206,6 +207,16 @@ def test_evaluating_changes_no_weight_and_runs_in_evaluation_mode(tmp_path: Path
     trainer.train()
     assert modes == [False] * 6
     assert fingerprint(trainer) == expected
+
+
+def test_a_part_that_stays_in_evaluation_mode_does_so_after_an_evaluation(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, eval_period=1, evaluate=lambda: results(1.0))
+    trainer.model.train()
+    frozen, *_ = trainer.model.children()
+    frozen.eval()
+    trainer.evaluations.run(1, StopRequest())
+    assert trainer.model.training
+    assert not frozen.training
 
 
 def test_a_signal_during_evaluation_stops_at_once_and_resuming_evaluates_again(tmp_path: Path) -> None:
