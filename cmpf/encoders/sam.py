@@ -16,6 +16,7 @@ from cmpf.encoders import tiny
 from cmpf.encoders.frozen import FrozenModule
 from cmpf.encoders.mobile_sam import build_mobile_sam
 from cmpf.encoders.sam_attention import fuse_attention
+from cmpf.encoders.sam_decoder import share_prompts
 from cmpf.errors import ModelNameError, WeightsError
 from cmpf.weights.download import cache_folder, download
 from cmpf.weights.key_mapping import OWN_SAM_PREFIX, SAM_PREFIX
@@ -39,8 +40,8 @@ class SAMEncoder(FrozenModule):
 
     Args:
         name: SAM's name, for messages, hashes and caches.
-        sam: segment_anything's `Sam`. The attention of its image encoder is replaced by a faster, equivalent one. Its
-            prompt encoder and mask decoder are used for mask proposals.
+        sam: segment_anything's `Sam`. The attention of its image encoder and its mask decoder are replaced by faster,
+            equivalent ones. Its prompt encoder and mask decoder are used for mask proposals.
     Attributes:
         input_size: side of the square input in pixels.
         embed_channels: S.
@@ -50,6 +51,7 @@ class SAMEncoder(FrozenModule):
         super().__init__()
         self.name = f"sam/{name}"
         fuse_attention(sam.image_encoder)
+        share_prompts(sam)
         self.sam = sam
         self.input_size: int = sam.image_encoder.img_size
         self.embed_channels: int = sam.prompt_encoder.embed_dim

@@ -11,6 +11,13 @@ from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpf.encoders.linear import replace_layers
+
+
+def share_prompts(sam: nn.Module) -> None:
+    """Replaces segment-anything's mask decoder inside a module by a SharedMaskDecoder."""
+    replace_layers(sam, MaskDecoder, SharedMaskDecoder)
+
 
 class SharedMaskDecoder(nn.Module):
     """segment-anything's MaskDecoder with the same results up to rounding, in about half the time on a CPU.

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from segment_anything.modeling import MaskDecoder
 from torch import Tensor
 from torchvision.ops import nms
 
 from cmpf.common.regions import remove_small_regions
 from cmpf.common.tensors import masks_to_boxes, without_autocast
 from cmpf.encoders.frozen import FrozenModule
-from cmpf.encoders.linear import replace_layers
 from cmpf.encoders.sam import SAMEncoder
-from cmpf.encoders.sam_decoder import SharedMaskDecoder
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,6 @@ class SAMProposer(FrozenModule):
         self.max_masks = max_masks
         self.points_per_batch = points_per_batch
         self.stability_offset = stability_offset
-        replace_layers(encoder, MaskDecoder, SharedMaskDecoder)
         self.freeze()
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.encoders import random_images, small_sam
+from helpers.encoders import fill, random_images, small_sam
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cmpf.encoders.sam import SAMEncoder, build_sam
 from cmpf.encoders.sam_decoder import SharedMaskDecoder
 from cmpf.encoders.sam_proposals import Proposals, SAMProposer, point_grid
-from cmpf.encoders.tiny import load_tiny_sam
+from cmpf.encoders.tiny import build_tiny_sam, load_tiny_sam
 from cmpf.inference.mask_proposals import at_size
 from cmpf.shapeworld.scene import generate_scene
 
@@ -102,19 +102,25 @@ def only_first(*masks: tuple[Tensor, float]) -> Any:
 def test_one_point_gives_the_logits_of_segment_anythings_predictor() -> None:
     from segment_anything import SamPredictor
 
-    encoder = small_sam()
     image = (random_images(256, 256, 3).abs() * 60).clamp(max=255).to(torch.uint8)
-    predictor = SamPredictor(encoder.sam)
+    predictor = SamPredictor(fill(build_tiny_sam()).eval())
     predictor.set_image(image.numpy())
     expected, quality, low = predictor.predict(
         point_coords=np.array([[100.0, 37.0]]), point_labels=np.array([1]), return_logits=True
     )
-    proposer = SAMProposer(encoder=encoder, **options())
+    proposer = SAMProposer(encoder=small_sam(), **options())
     found, found_quality = proposer.masks_at(predictor.get_image_embedding(), torch.tensor([[100.0, 37.0]]))
     torch.testing.assert_close(found[0].numpy(), low, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found_quality[0].numpy(), quality, atol=1e-5, rtol=1e-5)
     large = at_size(Proposals(found[0], (256, 256), (256, 256)), (256, 256))
     torch.testing.assert_close(large.numpy(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_proposer_leaves_the_sam_that_it_is_given_as_it_is() -> None:
+    encoder = small_sam()
+    before = dict(encoder.named_modules())
+    SAMProposer(encoder=encoder, **options())
+    assert dict(encoder.named_modules()) == before
 
 
 def test_a_square_image_gives_nearly_the_masks_of_segment_anythings_generator() -> None:
