@@ -41,7 +41,6 @@ from cmpf.encoders.tiny_training.evaluation import (
     RegionLabels,
     accuracy_table,
     best_overlap,
-    category_texts,
     classify_regions,
     evaluate_sam,
     grid_points,
@@ -276,13 +275,6 @@ def test_the_table_counts_by_kind_and_a_vanished_mask_is_wrong() -> None:
     assert rows["material of things"] == pytest.approx(200 / 3)  # "red bar" has the right one
     assert rows["shape of things"] == pytest.approx(100 / 3)
     assert rows["vanished masks"] == 25
-
-
-def test_every_word_has_one_unit_row() -> None:
-    matrix, class_of_row = category_texts(load_tiny_clip())
-    assert matrix.shape == (sum(len(category.words) for category in CATEGORIES), 128)
-    assert torch.allclose(matrix.norm(dim=1), torch.ones(()), atol=1e-5)
-    assert class_of_row.unique_consecutive().tolist() == list(range(54))
 
 
 def test_the_shipped_clip_names_most_regions_of_unseen_images() -> None:

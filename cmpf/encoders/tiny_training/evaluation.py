@@ -3,38 +3,26 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmpf.common.tensors import mask_pooling, masks_to_boxes, resize_bilinear
-from cmpf.encoders.text import TEMPLATES
-from cmpf.encoders.tiny import tiny_tokenizer
-from cmpf.encoders.tiny_training.clip_training import dense_features, embed_texts, mask_logits, project
+from cmpf.encoders.clip import CLIP
+from cmpf.encoders.text import embed_vocabulary
+from cmpf.encoders.tiny import CLIP_NAME, tiny_tokenizer
+from cmpf.encoders.tiny_training.clip_training import dense_features, mask_logits, project
 from cmpf.encoders.tiny_training.sam_training import all_prompts, decode_points, encode_images, mask_iou
 from cmpf.encoders.tiny_training.scenes import INPUT_SIZE, SceneBatch, ScenePool, category_flags, make_batch
 from cmpf.shapeworld import CATEGORIES
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
 
-_CHUNK = 128  # prompts per forward pass
 GRID = 12  # points per side
 MIN_IOU, MIN_STABILITY, STABILITY_OFFSET, NMS_IOU = 0.7, 0.7, 1.0, 0.7
-
-
-@torch.no_grad()
-def category_texts(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Text embeddings (T, E) of all category names, averaged over the templates, and the category (T,) of each row."""
-    tokenizer = tiny_tokenizer()
-    words = [word for category in CATEGORIES for word in category.words]
-    prompts = [template.format(word) for word in words for template in TEMPLATES]
-    chunks = [prompts[i : i + _CHUNK] for i in range(0, len(prompts), _CHUNK)]
-    vectors = torch.cat([embed_texts(model, tokenizer, chunk) for chunk in chunks])
-    matrix = F.normalize(vectors.view(len(words), len(TEMPLATES), -1).mean(dim=1), dim=-1)
-    return matrix, torch.tensor([category.id for category in CATEGORIES for _ in category.words])
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,9 @@ class RegionLabels:
 @torch.no_grad()
 def classify_regions(model: nn.Module, pool: ScenePool) -> RegionLabels:
     """Classifies every ground-truth region of the scenes among all 54 categories."""
-    matrix, class_of_row = category_texts(model)
+    # A copy, because CLIP replaces layers and freezes them.
+    clip = CLIP(name=CLIP_NAME, model=copy.deepcopy(model), tokenizer=tiny_tokenizer())
+    texts = embed_vocabulary(clip, [category.words for category in CATEGORIES], cache=None)
     true, predicted = [], []
     for start in range(0, len(pool), 32):
         index = np.arange(start, min(start + 32, len(pool)))
@@ -62,7 +52,7 @@ def classify_regions(model: nn.Module, pool: ScenePool) -> RegionLabels:
         logits = mask_logits(batch.masks)
         visible = (resize_bilinear(logits, (dense.shape[-2], dense.shape[-1])) > 0).any(dim=-1).any(dim=-1)
         regions = project(model, mask_pooling(dense, logits)[batch.present])
-        best = class_of_row[(regions @ matrix.T).argmax(dim=1)]
+        best = texts.class_of_row[(regions @ texts.matrix.T).argmax(dim=1)]
         predicted.append(torch.where(visible[batch.present], best, -1))
         true.append(batch.category_ids[batch.present])
     return RegionLabels(torch.cat(true), torch.cat(predicted))
