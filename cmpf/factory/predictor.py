@@ -13,6 +13,7 @@ import torch
 
 from cmpf.config import Config, get_cfg
 from cmpf.data import known_vocabularies
+from cmpf.errors import ConfigError
 from cmpf.factory.model import build_mask_ensemble, build_model, evaluation_size
 from cmpf.factory.provision import check_activation
 from cmpf.inference import MaskEnsembleSettings
@@ -66,6 +67,9 @@ def load_predictor(
     allow_unused_weights: bool = False,
 ) -> Predictor:
     """See cmpf.load."""
+    for name, values in (("overrides", overrides), ("plugins", plugins)):
+        if isinstance(values, str):  # a string is a sequence, too
+            raise ConfigError(f"{name} must be a list, got {values!r}")
     config, settings, _ = find_model(str(model), need_weights=False, plugins=plugins)
     if device:
         settings += ["MODEL.DEVICE", device]

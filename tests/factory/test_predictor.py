@@ -115,6 +115,13 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         load_predictor(str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("options", [{"overrides": "INPUT.MIN_SIZE_TEST 128"}, {"plugins": "parts.py"}])
+def test_one_string_in_place_of_a_list_is_refused_as_such(options: dict[str, str]) -> None:
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"{name} must be a list, got '{options[name]}'"):
+        load_predictor("cmpf_tiny", **options)  # type: ignore[arg-type]
+
+
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ModelNameError, match=r"'cmpf_tny' is unknown, did you mean cmpf_tiny\?"):
         cmpf.load("cmpf_tny")
