@@ -1,6 +1,7 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_the_vocabulary_is_an_input_that_leaves_no_trace(model: CMPF) -> None:
     first = model.infer(sample, WORDS)[0]["sem_seg"]
     model.infer(sample, Vocabulary.from_words(["something", "else"]))
     assert torch.equal(model.infer(sample, WORDS)[0]["sem_seg"], first)
+
+
+def test_a_deep_copy_gives_the_same_results_and_shares_no_weights(model: CMPF) -> None:
+    """torch.optim.swa_utils.AveragedModel and others copy the models that they are given."""
+    sample = [{"image": random_image()}]
+    expected = model.infer(sample, WORDS)[0]["sem_seg"]
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.infer(sample, WORDS)[0]["sem_seg"], expected)
+    assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in model.parameters()}
 
 
 def test_without_a_vocabulary_the_training_classes_are_looked_for(model: CMPF) -> None:

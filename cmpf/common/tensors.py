@@ -167,6 +167,10 @@ class EvaluationMode:
         self._users = 0
         self._training: list[nn.Module] = []
 
+    def __reduce__(self) -> tuple[type[EvaluationMode], tuple[()]]:
+        """A copy of the network has no users yet, and a lock cannot be copied."""
+        return EvaluationMode, ()
+
     @contextmanager
     def of(self, network: nn.Module) -> Iterator[None]:
         """A context with the network in evaluation mode; must always get the same network."""

@@ -133,6 +133,10 @@ class EmbeddingCache:
         self._generation = 0  # incremented by `clear`
         self._lock = threading.Lock()  # guards the attributes above; not held while text is encoded
 
+    def __reduce__(self) -> tuple[type[EmbeddingCache], tuple[()]]:
+        """A copy is empty, because a lock cannot be copied."""
+        return EmbeddingCache, ()
+
     def __len__(self) -> int:
         return len(self._entries)
 
