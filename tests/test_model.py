@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,7 @@ def test_a_deep_copy_gives_the_same_results_and_shares_no_weights(model: CMPF) -
     twin = copy.deepcopy(model)
     assert torch.equal(twin.infer(sample, WORDS)[0]["sem_seg"], expected)
     assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in model.parameters()}
+    assert isinstance(pickle.loads(pickle.dumps(model)), CMPF)  # as starting a process does
 
 
 def test_without_a_vocabulary_the_training_classes_are_looked_for(model: CMPF) -> None:

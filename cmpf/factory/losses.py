@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cmpf.clip_tuning import ClipTuning
 from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
@@ -16,23 +18,25 @@ from cmpf.registry import import_plugins
 def build_tuning(cfg: Config) -> ClipTuning:
     """Losses of CLIP's mask classification, which are added to those of the decoder."""
     own, losses = cfg.MODEL.CMPF.CLIP, cfg.MODEL.CMPF.CLIP_LOSSES
-
-    def teacher() -> CLIP:
-        if not own.PRETRAINED:
-            raise ConfigError(
-                "MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT compares the trunk with the CLIP that training starts "
-                f'from, and MODEL.CMPF.CLIP.PRETRAINED "" names none; give the tag or file of CLIP {own.NAME}, or set '
-                "the weight to 0"
-            )
-        return build_clip_encoder(cfg)
-
     return ClipTuning(
         detached=own.DETACHED,
         names=losses.CLASS_WEIGHT > 0,
         mask_aware=losses.MASK_AWARE_WEIGHT,
         representation=losses.REPRESENTATION_WEIGHT,
-        teacher=teacher,
+        teacher=partial(_build_teacher, cfg),
     )
+
+
+def _build_teacher(cfg: Config) -> CLIP:
+    """The CLIP that training starts from."""
+    own = cfg.MODEL.CMPF.CLIP
+    if not own.PRETRAINED:
+        raise ConfigError(
+            "MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT compares the trunk with the CLIP that training starts "
+            f'from, and MODEL.CMPF.CLIP.PRETRAINED "" names none; give the tag or file of CLIP {own.NAME}, or set '
+            "the weight to 0"
+        )
+    return build_clip_encoder(cfg)
 
 
 def build_criterion(cfg: Config, num_classes: int) -> SetCriterion | AdapterCriterion:
