@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.trust.kills import ToyModel
 from benchmarks.trust.trials import Trial, timed
 from cmpf import weights
 from cmpf.config import get_cfg
@@ -249,20 +250,8 @@ def _masks(folder: Path, random: Random) -> Attempt:
     return attempt
 
 
-class _Toy(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 4)
-
-    def trained_state_dict(self) -> dict[str, torch.Tensor]:
-        return dict(self.state_dict())
-
-    def encoder_hashes(self) -> dict[str, str]:
-        return {}
-
-
 def _weights(folder: Path, random: Random) -> Attempt:
-    model = _Toy()
+    model = ToyModel(1.0)
     weights.save(model, folder / "w.safetensors", metadata={"config": "SEED: 1"})
     torch.save(model.state_dict(), folder / "w.pth")
     save_file(model.state_dict(), folder / "plain.safetensors")
@@ -275,7 +264,7 @@ def _weights(folder: Path, random: Random) -> Attempt:
         trial.attempt(what, lambda: weights.load(model, path))
         if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
             trial.findings.append(f"{what}: weights that are not finite were accepted")
-            model.load_state_dict(_Toy().state_dict())
+            model.load_state_dict(ToyModel(1.0).state_dict())
 
     return attempt
 

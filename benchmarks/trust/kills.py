@@ -27,7 +27,9 @@ SAVES = {
 }  # number of earlier saves -> name of the save with the fault
 
 
-class _Toy(nn.Module):
+class ToyModel(nn.Module):
+    """A small model whose weights all have one value."""
+
     def __init__(self, value: float) -> None:
         super().__init__()
         self.layer = nn.Linear(8, 8)
@@ -40,7 +42,7 @@ class _Toy(nn.Module):
         return {}
 
 
-def _checkpointer(folder: Path, model: _Toy) -> Checkpointer:
+def _checkpointer(folder: Path, model: ToyModel) -> Checkpointer:
     return Checkpointer(
         folder,
         save_weights=lambda path: weights.save(model, path, metadata={}),
@@ -50,7 +52,7 @@ def _checkpointer(folder: Path, model: _Toy) -> Checkpointer:
 
 
 def _save(folder: Path, iteration: int) -> None:
-    _checkpointer(folder, _Toy(float(iteration))).save(iteration, {"iteration": iteration})
+    _checkpointer(folder, ToyModel(float(iteration))).save(iteration, {"iteration": iteration})
 
 
 def _fault_at(number: int, fault: Callable[[], None]) -> list[int]:
@@ -118,7 +120,7 @@ def _save_with_fault(folder: Path, iteration: int, number: int, fault: Callable[
 
 
 def _check(trial: Trial, folder: Path, earlier: int, what: str) -> None:
-    model = _Toy(-1.0)
+    model = ToyModel(-1.0)
     checkpointer = _checkpointer(folder, model)
     try:
         state = checkpointer.load_newest()

@@ -17,6 +17,7 @@ _QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")  # "QUOTA PERIOD" in microseconds, or
 _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # microseconds, -1 = no limit
 _PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 _MEMORY_INFO = Path("/proc/meminfo")
+_CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_V2 = Path("/sys/fs/cgroup")  # folder of memory.max, memory.current and memory.stat
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt
 SPIN_COUNT = "30000"  # a tenth of GNU OpenMP's default
@@ -47,6 +48,15 @@ def available_memory() -> int:
         )
         limits.append(limit - used + _read_fields(_CGROUP_V2 / "memory.stat")["inactive_file"])
     return max(0, min(limits))
+
+
+def cpu_info(name: str) -> str:
+    """A field of the first core in Linux's /proc/cpuinfo, such as "model name"; "" if the system does not tell it."""
+    with suppress(OSError):
+        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def limit_spinning() -> None:

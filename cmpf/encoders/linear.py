@@ -8,7 +8,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +15,7 @@ from timm.layers import activations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpf.common.cpu import cpu_info
 from cmpf.common.tensors import without_autocast
 from cmpf.encoders.int8 import Int8Weight, int8_linear, quantize_weight
 
@@ -220,9 +220,4 @@ def _onednn_agrees() -> bool:
 
 def _cpu_vendor() -> str:
     """The processor's CPUID vendor string; "" if the system does not tell it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = [f"vendor_id: {platform.processor().rpartition(', ')[2]}"]  # Windows: "..., AuthenticAMD"
-    vendors = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
-    return vendors[0] if vendors else ""
+    return cpu_info("vendor_id") or platform.processor().rpartition(", ")[2]  # Windows: "..., AuthenticAMD"

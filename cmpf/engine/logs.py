@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from cmpf.common import distributed
-from cmpf.common.cpu import usable_cores
+from cmpf.common.cpu import cpu_info, usable_cores
 from cmpf.errors import ConfigError, summary
 
 FILE_ONLY = {"file_only": True}  # logger.info(..., extra=FILE_ONLY) keeps a message off the terminal
@@ -145,9 +145,4 @@ def _gpus() -> str:
 
 def processor_name() -> str:
     """The processor's model name from /proc/cpuinfo, or what the platform module reports."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine() or "unknown"
+    return cpu_info("model name") or platform.processor() or platform.machine() or "unknown"

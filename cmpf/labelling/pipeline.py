@@ -16,6 +16,7 @@ from cmpf.common.cpu import release_memory
 from cmpf.common.files import file_sha256
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.image import read_image_size
+from cmpf.labelling.configuration import run_configuration
 from cmpf.labelling.journal import Entry
 from cmpf.labelling.prefetch import Budget, BudgetUsage, prefetch
 from cmpf.labelling.record import ImageRecord, record_of
@@ -87,6 +88,10 @@ class Replica:
         self.threads, self.usage = job.workers, BudgetUsage()
         on_cuda = self.predictor.model.device.type == "cuda"
         self._batch_size = job.batch_size or (CUDA_BATCH_SIZE if on_cuda else 1)
+
+    def configuration(self, options: dict[str, Any]) -> dict[str, Any]:
+        """See run_configuration."""
+        return run_configuration(self.predictor, self.vocabulary, **options)
 
     def run(
         self, sources: Iterable[Source], should_stop: Callable[[], bool] = lambda: False

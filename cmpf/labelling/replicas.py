@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cmpf.common.cpu import available_memory, usable_cores
 from cmpf.common.processes import process_pool
 from cmpf.errors import CMPFError
-from cmpf.labelling.configuration import run_configuration
 from cmpf.labelling.pipeline import FinishedImage, Job, Replica
 from cmpf.labelling.prefetch import BudgetUsage
 from cmpf.labelling.sources import Source
@@ -28,41 +27,14 @@ MIN_MEMORY_PER_PROCESS = 2**30  # bytes, for activations
 _replica: Replica | None = None  # of this worker process
 
 
-class Engine(Protocol):
-    """Segments images with one replica in this process, or with several in worker processes."""
-
-    def configuration(self, options: dict[str, Any]) -> dict[str, Any]:
-        """See run_configuration."""
-        ...
-
-    def run(self, sources: Sequence[Source], should_stop: Callable[[], bool]) -> Iterator[FinishedImage]:
-        """See Replica.run."""
-        ...
-
-
-class LocalEngine:
-    """One replica in this process."""
-
-    def __init__(self, replica: Replica) -> None:
-        self.replica = replica
-
-    def configuration(self, options: dict[str, Any]) -> dict[str, Any]:
-        """See run_configuration."""
-        return run_configuration(self.replica.predictor, self.replica.vocabulary, **options)
-
-    def run(self, sources: Sequence[Source], should_stop: Callable[[], bool]) -> Iterator[FinishedImage]:
-        """See Replica.run."""
-        return self.replica.run(sources, should_stop)
-
-
-class PoolEngine:
-    """One replica in each process of a pool."""
+class ReplicaPool:
+    """One replica in each process of a pool; used like a single Replica."""
 
     def __init__(self, pool: ProcessPoolExecutor, num_processes: int) -> None:
         self.pool, self.num_processes = pool, num_processes
 
     def configuration(self, options: dict[str, Any]) -> dict[str, Any]:
-        """See run_configuration; computed by one of the processes."""
+        """See Replica.configuration; computed by one of the processes."""
         with _translate_broken_pool():
             return self.pool.submit(_worker_configuration, options).result()
 
@@ -97,9 +69,9 @@ def _chunks(sources: Sequence[Source], num_processes: int) -> Iterator[list[Sour
 
 
 @contextmanager
-def create_engine(
+def load_replicas(
     job: Job, devices: Sequence[str | None], *, num_images: int, processes: int | None = None
-) -> Iterator[Engine]:
+) -> Iterator[Replica | ReplicaPool]:
     """Loads one replica per device, or several on the CPU; a single one is loaded in this process.
 
     Args:
@@ -113,10 +85,10 @@ def create_engine(
         replica = _load_replica(job, devices[0] if processes in (None, 1) else devices[0] or "cpu")
         num_processes = processes or (default_num_processes(replica, num_images) if can_fork else 1)
         if num_processes == 1:
-            yield LocalEngine(replica)
+            yield replica
         else:
             with _forked_pool(replica, num_processes) as pool:
-                yield PoolEngine(pool, num_processes)
+                yield ReplicaPool(pool, num_processes)
         return
     replica_devices = list(devices) if len(devices) > 1 else [devices[0] or "cpu"] * (processes or 1)
     num_processes = len(replica_devices)
@@ -130,7 +102,7 @@ def create_engine(
         initializer=_init_spawned_worker,
         initargs=(job, queue, usage, num_processes),
     ) as pool:
-        yield PoolEngine(pool, num_processes)
+        yield ReplicaPool(pool, num_processes)
 
 
 def default_num_processes(replica: Replica, num_images: int) -> int:
@@ -197,7 +169,7 @@ def _share_resources(usage: BudgetUsage, num_processes: int) -> None:
 
 def _worker_configuration(options: dict[str, Any]) -> dict[str, Any]:
     assert _replica is not None
-    return LocalEngine(_replica).configuration(options)
+    return _replica.configuration(options)
 
 
 def _run_chunk(sources: list[Source]) -> list[FinishedImage]:

@@ -16,7 +16,7 @@ from cmpf.common.files import write_text
 from cmpf.errors import CMPFError, summary
 from cmpf.labelling.journal import ResultsFolder
 from cmpf.labelling.pipeline import FinishedImage, Job
-from cmpf.labelling.replicas import create_engine
+from cmpf.labelling.replicas import load_replicas
 from cmpf.labelling.sources import Source
 from cmpf.labelling.writers import FORMATS
 
@@ -50,7 +50,7 @@ class RunOptions:
 
     request: the command line; identifies a finished run without loading its model.
     settings: what the results depend on besides the model and vocabulary; JSON-serializable.
-    devices, processes: see cmpf.labelling.replicas.create_engine.
+    devices, processes: see cmpf.labelling.replicas.load_replicas.
     overwrite: whether to remove the results of earlier runs.
     """
 
@@ -87,13 +87,13 @@ def label_images(
         counts = {"done": 0, "failed": 0}
         start = time.perf_counter()
         if todo or not results.has_request(options.request):
-            with create_engine(
+            with load_replicas(
                 job, options.devices, num_images=len(todo), processes=options.processes
-            ) as engine:
-                results.save_configuration(engine.configuration(dict(options.settings)), options.request)
+            ) as replicas:
+                results.save_configuration(replicas.configuration(dict(options.settings)), options.request)
                 start = time.perf_counter()
                 named = [replace(source, name=results.name(source.uri, source.name)) for source in todo]
-                for finished in _until_error(engine.run(named, should_stop), results, job):
+                for finished in _until_error(replicas.run(named, should_stop), results, job):
                     results.add(finished.entry, finished.files)
                     counts["failed" if finished.entry.record.error else "done"] += 1
                     on_finished(finished)

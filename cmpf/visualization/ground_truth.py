@@ -67,7 +67,7 @@ def draw_ground_truth(
     masks = _paint_regions(canvas, shown, colors, opacity)
     step = grid_step(canvas.size)
     labels = [
-        Label(names[region.category] + (" (crowd)" if region.crowd else ""), color, label_mask, step)
+        Label(names[region.category] + (" (crowd)" if region.crowd else ""), color, label_mask)
         for region, color, mask in zip(shown, colors, masks, strict=True)
         for label_mask in (large_components(mask, step) if per_component else [subsample(mask, step)])
     ]

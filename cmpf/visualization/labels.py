@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from cmpf.visualization.palette import Color, mix
-from cmpf.visualization.placement import LabelRequest, Point, Rect, place_labels
+from cmpf.visualization.placement import Point, Rect, place_labels
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # Pillow's built-in font has little more than ASCII. Pillow finds these fonts by name if they are installed.
@@ -78,13 +78,12 @@ class Label:
     """The label of a region.
 
     color: of the region.
-    mask, step: see LabelRequest.
+    mask: of the region on the image, subsampled by `grid_step`.
     """
 
     text: str
     color: Color
     mask: Mask
-    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,21 +108,12 @@ def tag_color(color: Color) -> Color:
     return mix(color, _DARK, 0.78)
 
 
-def draw_labels(image: Image.Image, labels: Sequence[Label], *, copy: bool = True) -> Image.Image:
-    """Draws the labels for which there is room; larger regions first.
-
-    Args:
-        image: RGB.
-        labels: masks have the image's size, or are subsampled by `step`.
-        copy: whether to draw on a copy of the image.
-    """
-    ordered = sorted(labels, key=lambda label: -(label.step**2) * int(np.count_nonzero(label.mask)))
-    tags = [_tag(label.text, font_size((image.height, image.width))) for label in ordered]
-    requests = [
-        LabelRequest(label.mask, tag.size, label.step) for label, tag in zip(ordered, tags, strict=True)
-    ]
-    placements = place_labels(requests, (image.height, image.width))
-    result = image.copy() if copy else image
+def draw_labels(image: Image.Image, labels: Sequence[Label]) -> None:
+    """Draws the labels for which there is room on an RGB image; larger regions first."""
+    size = image.height, image.width
+    ordered = sorted(labels, key=lambda label: -int(np.count_nonzero(label.mask)))
+    tags = [_tag(label.text, font_size(size)) for label in ordered]
+    placements = place_labels([label.mask for label in ordered], [tag.size for tag in tags], size)
     placed = [
         (label, tag, placement)
         for label, tag, placement in zip(ordered, tags, placements, strict=True)
@@ -131,10 +121,9 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], *, copy: bool = Tru
     ]
     for label, _, placement in placed:  # lines first, so that no line crosses a label
         if placement.leader is not None:
-            _draw_leader(result, label.color, placement.rect, placement.leader)
+            _draw_leader(image, label.color, placement.rect, placement.leader)
     for label, tag, placement in placed:
-        _draw_tag(result, tag, label.color, placement.rect)
-    return result
+        _draw_tag(image, tag, label.color, placement.rect)
 
 
 def add_legend(image: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:

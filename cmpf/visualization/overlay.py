@@ -62,7 +62,7 @@ def draw_panoptic(
     canvas.fill_regions(regions, [None, *colors], opacity)
     step = grid_step(canvas.size)
     labels = [
-        Label(names[category], color, subsample(regions, step) == number, step)
+        Label(names[category], color, subsample(regions, step) == number)
         for number, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
     ]
     return add_labels(canvas, labels, categories, names, legend)
@@ -95,7 +95,7 @@ def draw_semantic(
     canvas.fill_regions(regions, [None, *colors], opacity)
     step = grid_step(canvas.size)
     region_labels = [
-        Label(names[category], color, component, step)
+        Label(names[category], color, component)
         for number, (category, color) in enumerate(zip(categories, colors, strict=True), start=1)
         for component in large_components(Region(regions, number), step)
     ]
@@ -142,7 +142,7 @@ def draw_instances(
         mask = canvas.enlarge_mask(masks[i])
         canvas.fill_mask(mask, colors[i], opacity)
         text = f"{names[int(labels[i])]} {100 * float(scores[i]):.0f}%"
-        instance_labels[i] = Label(text, colors[i], subsample(mask, step).copy(), step)
+        instance_labels[i] = Label(text, colors[i], subsample(mask, step).copy())
     return add_labels(canvas, [instance_labels[i] for i in shown], categories, names, legend)
 
 
@@ -176,7 +176,8 @@ def add_labels(
     canvas: Canvas, labels: Sequence[Label], categories: Sequence[int], names: Sequence[str], legend: bool
 ) -> Image.Image:
     """The canvas with labels and an optional legend of the classes."""
-    image = draw_labels(canvas.image(), labels, copy=False)
+    image = canvas.image()
+    draw_labels(image, labels)
     if not legend:
         return image
     return add_legend(image, [(names[c], class_color(c, names[c])) for c in sorted(set(categories))])

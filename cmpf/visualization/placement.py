@@ -30,20 +30,6 @@ _DEPTH_COST = 0.2  # the label is at the region's border instead of its visual c
 
 
 @dataclass(frozen=True)
-class LabelRequest:
-    """A label to place.
-
-    mask: region (H, W) on the canvas.
-    size: (width, height) of the label in canvas pixels.
-    step: 1, or `grid_step` if the mask is already subsampled by it.
-    """
-
-    mask: Mask
-    size: tuple[float, float]
-    step: int = 1
-
-
-@dataclass(frozen=True)
 class Placement:
     """The rectangle of a label, and the end of its leader line in its region, None = no leader line."""
 
@@ -90,7 +76,9 @@ def subsample(mask: Any, step: int) -> Any:
     return mask[step // 2 :: step, step // 2 :: step]
 
 
-def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> list[Placement | None]:
+def place_labels(
+    masks: Sequence[Mask], sizes: Sequence[tuple[float, float]], canvas: tuple[int, int]
+) -> list[Placement | None]:
     """Places labels greedily, in the given order.
 
     Candidates are points of the region far from its border (the first is its visual center), and positions around its
@@ -98,13 +86,13 @@ def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> l
     outside its region or needing a leader line. Each label gets the cheapest candidate that overlaps no other label.
 
     Args:
-        requests: labels, most important first.
+        masks: region of each label, subsampled by `grid_step`; most important first.
+        sizes: (width, height) of each label in canvas pixels.
         canvas: (H, W).
     Returns:
-        A placement for each request, None if there is no room. Placements are inside the canvas and do not overlap.
+        A placement for each label, None if there is no room. Placements are inside the canvas and do not overlap.
     """
     step = grid_step(canvas)
-    masks = [subsample(request.mask, step) if request.step == 1 else request.mask for request in requests]
     boxes, counts = [_bounding_box(mask) for mask in masks], [int(np.count_nonzero(mask)) for mask in masks]
     shares = np.zeros(masks[0].shape if masks else (0, 0))
     for mask, box, count in zip(masks, boxes, counts, strict=True):
@@ -113,12 +101,12 @@ def place_labels(requests: Sequence[LabelRequest], canvas: tuple[int, int]) -> l
     hidden = _Grid(shares, step)
     placed: list[Rect] = []
     placements: list[Placement | None] = []
-    for request, mask, box, count in zip(requests, masks, boxes, counts, strict=True):
+    for size, mask, box, count in zip(sizes, masks, boxes, counts, strict=True):
         best = None
         area = float(count) * step * step
-        fits = request.size[0] + 2 * _MARGIN <= canvas[1] and request.size[1] + 2 * _MARGIN <= canvas[0]
-        if box is not None and fits and area >= _MIN_AREA_SHARE * request.size[0] * request.size[1]:
-            best = _cheapest(mask[box], box, request.size, canvas, hidden, placed)
+        fits = size[0] + 2 * _MARGIN <= canvas[1] and size[1] + 2 * _MARGIN <= canvas[0]
+        if box is not None and fits and area >= _MIN_AREA_SHARE * size[0] * size[1]:
+            best = _cheapest(mask[box], box, size, canvas, hidden, placed)
         if best is not None:
             placed.append(best.rect)
         placements.append(best)

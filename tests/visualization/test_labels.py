@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from cmpf.visualization import placement
 from cmpf.visualization.labels import (
     Label,
     add_legend,
-    draw_labels,
     font_for,
     font_size,
     line_height,
@@ -21,7 +21,7 @@ from cmpf.visualization.labels import (
     text_width,
 )
 from cmpf.visualization.palette import class_color
-from cmpf.visualization.placement import LabelRequest, Placement, place_labels
+from cmpf.visualization.placement import Placement, grid_step, place_labels, subsample
 
 WHITE = Image.new("RGB", (640, 480), (255, 255, 255))
 CANVAS = (400, 600)
@@ -31,6 +31,14 @@ def box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     mask = np.zeros((480, 640), dtype=bool)
     mask[y0:y1, x0:x1] = True
     return mask
+
+
+def draw_labels(image: Image.Image, labels: list[Label]) -> Image.Image:
+    """A copy of an image with labels whose masks have its size."""
+    drawn = image.copy()
+    step = grid_step((image.height, image.width))
+    fonts.draw_labels(drawn, [replace(label, mask=subsample(label.mask, step)) for label in labels])
+    return drawn
 
 
 def changed(image: Image.Image) -> np.ndarray:
@@ -43,7 +51,6 @@ def test_a_label_is_drawn_at_its_region_and_nowhere_else() -> None:
     assert 430 < xs.mean() < 470
     assert 310 < ys.mean() < 330
     assert drawn.sum() < 6000
-    assert not changed(WHITE).any()  # the given image is left alone
 
 
 def test_a_small_region_gets_a_line_to_its_middle() -> None:
@@ -138,6 +145,14 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return mask
 
 
+def place(
+    *labels: tuple[np.ndarray, tuple[float, float]], canvas: tuple[int, int] = CANVAS
+) -> list[Placement | None]:
+    """The placements of labels, given as masks of the canvas and sizes."""
+    step = grid_step(canvas)
+    return place_labels([subsample(mask, step) for mask, _ in labels], [size for _, size in labels], canvas)
+
+
 def center(placement: Placement | None) -> tuple[float, float]:
     assert placement is not None
     x0, y0, x1, y1 = placement.rect
@@ -145,7 +160,7 @@ def center(placement: Placement | None) -> tuple[float, float]:
 
 
 def test_a_label_sits_in_the_middle_of_its_region() -> None:
-    (found,) = place_labels([LabelRequest(rectangle(100, 100, 500, 300), (80, 20))], CANVAS)
+    (found,) = place((rectangle(100, 100, 500, 300), (80, 20)))
     x, y = center(found)
     assert abs(x - 300) < 8
     assert abs(y - 200) < 8
@@ -155,7 +170,7 @@ def test_a_label_sits_in_the_middle_of_its_region() -> None:
 
 def test_the_visual_center_of_a_hook_is_in_its_thick_part() -> None:
     hook = rectangle(50, 50, 70, 350) | rectangle(50, 230, 350, 350)
-    x, y = center(place_labels([LabelRequest(hook, (60, 20))], CANVAS)[0])
+    x, y = center(place((hook, (60, 20)))[0])
     assert 230 < y < 350
     assert hook[int(y), int(x)]
 
@@ -164,7 +179,7 @@ def test_a_small_region_is_labeled_beside_with_a_leader() -> None:
     background = np.ones(CANVAS, dtype=bool)
     small = rectangle(290, 190, 320, 215)
     background &= ~small
-    _, found = place_labels([LabelRequest(background, (50, 20)), LabelRequest(small, (90, 20))], CANVAS)
+    _, found = place((background, (50, 20)), (small, (90, 20)))
     assert found is not None
     assert found.leader is not None
     x, y = found.leader
@@ -174,16 +189,16 @@ def test_a_small_region_is_labeled_beside_with_a_leader() -> None:
 
 
 def test_a_tiny_region_gets_no_label() -> None:
-    assert place_labels([LabelRequest(rectangle(10, 10, 12, 13), (90, 20))], CANVAS) == [None]
+    assert place((rectangle(10, 10, 12, 13), (90, 20))) == [None]
 
 
 def test_labels_stay_inside_and_apart_however_crowded() -> None:
     generator = np.random.default_rng(0)
-    requests = []
+    labels = []
     for _ in range(60):
         x, y = int(generator.integers(0, 520)), int(generator.integers(0, 340))
-        requests.append(LabelRequest(rectangle(x, y, x + 80, y + 60), (generator.uniform(40, 120), 22)))
-    rects = [p.rect for p in place_labels(requests, CANVAS) if p is not None]
+        labels.append((rectangle(x, y, x + 80, y + 60), (generator.uniform(40, 120), 22)))
+    rects = [p.rect for p in place(*labels) if p is not None]
     assert len(rects) > 15
     for x0, y0, x1, y1 in rects:
         assert x0 >= 0
@@ -196,12 +211,12 @@ def test_labels_stay_inside_and_apart_however_crowded() -> None:
 
 def test_a_label_wider_than_the_image_is_left_out() -> None:
     everything = np.ones((50, 60), dtype=bool)
-    assert place_labels([LabelRequest(everything, (90, 20))], (50, 60)) == [None]
+    assert place((everything, (90, 20)), canvas=(50, 60)) == [None]
 
 
 def test_empty_regions_and_no_regions_are_fine() -> None:
-    assert place_labels([], CANVAS) == []
-    assert place_labels([LabelRequest(np.zeros(CANVAS, dtype=bool), (50, 20))], CANVAS) == [None]
+    assert place() == []
+    assert place((np.zeros(CANVAS, dtype=bool), (50, 20))) == [None]
 
 
 def test_depths_are_those_of_the_distance_transform_and_sums_over_a_box_those_over_all():
