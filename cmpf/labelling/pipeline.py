@@ -140,8 +140,9 @@ class Replica:
 
     def _read(self, source: Source) -> _DecodedImage:
         try:
-            digest = "" if "://" in source.uri else _sha256(Path(source.location))
             prepared = self.predictor.prepare(source.location, **self.job.prepare_options)
+            # Not before: a pipe, which `prepare` refuses, would block.
+            digest = "" if "://" in source.uri else _sha256(Path(source.location))
             if _is_large(prepared.image):
                 release_memory()
             return _DecodedImage(source, digest, prepared)
