@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.errors import ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD
-from cmpf.labelling.parquet import import_pyarrow
+from cmpf.labelling.parquet import import_pyarrow, to_utf8
 from cmpf.labelling.remote import open_remote
 
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -51,11 +51,6 @@ def container_images(
     if address.lower().endswith(TARS):
         return _tar_images(address, is_wanted)
     return _table_images(address, is_wanted, column)
-
-
-def to_utf8(name: str) -> str:
-    """Escapes bytes that are not valid UTF-8, which no table can hold."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _tar_images(address: str, is_wanted: UriFilter) -> Iterator[ContainerImage]:

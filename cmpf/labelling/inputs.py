@@ -12,7 +12,8 @@ from pathlib import Path
 from cmpf.common.files import IMAGE_SUFFIXES
 from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD, UrlPolicy, download
-from cmpf.labelling.containers import ContainerImage, UriFilter, container_images, is_container, to_utf8
+from cmpf.labelling.containers import ContainerImage, UriFilter, container_images, is_container
+from cmpf.labelling.parquet import to_utf8
 from cmpf.labelling.prefetch import prefetch
 from cmpf.labelling.remote import UnreachableError, find_remote, read_remote
 from cmpf.labelling.sources import is_url, list_file, read_list

@@ -64,10 +64,21 @@ def record_schema() -> pyarrow.Schema:
     )
 
 
-def records_to_table(records: Iterable[ImageRecord]) -> pyarrow.Table:
-    """A table with one row per record."""
-    pa = import_pyarrow()
-    return pa.Table.from_pylist([asdict(record) for record in records], schema=record_schema())
+def records_to_table(records: Iterable[ImageRecord], schema: pyarrow.Schema | None = None) -> pyarrow.Table:
+    """A table with one row per record.
+
+    Args:
+        schema: record_schema with metadata; None = without.
+    """
+    rows = [
+        {**asdict(record), "uri": to_utf8(record.uri), "error": to_utf8(record.error)} for record in records
+    ]
+    return import_pyarrow().Table.from_pylist(rows, schema=schema or record_schema())
+
+
+def to_utf8(text: str) -> str:
+    """Escapes bytes of file names that are not valid UTF-8, which no table can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def table_to_records(table: pyarrow.Table, where: str = "table") -> Iterator[ImageRecord]:
@@ -90,7 +101,7 @@ def write_parquet(path: str | Path, records: Iterable[ImageRecord], metadata: Ma
     Returns:
         The number of records.
     """
-    pa = import_pyarrow()
+    import_pyarrow()
     from pyarrow import parquet
 
     text = json.dumps(metadata, ensure_ascii=False).encode()
@@ -98,7 +109,7 @@ def write_parquet(path: str | Path, records: Iterable[ImageRecord], metadata: Ma
     iterator, count = iter(records), 0
     with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
         while chunk := list(islice(iterator, ROW_GROUP_SIZE)):
-            writer.write_table(pa.Table.from_pylist([asdict(record) for record in chunk], schema=schema))
+            writer.write_table(records_to_table(chunk, schema))
             count += len(chunk)
     return count
 

@@ -154,6 +154,15 @@ def test_an_image_that_failed_is_tried_again(photos: Path, capsys: pytest.Captur
     assert len(coco(photos)["images"]) == 4
 
 
+def test_a_pipe_among_the_images_is_an_error_and_does_not_block(photos: Path) -> None:
+    os.mkfifo(photos / "pipe.png")
+    assert main(command(photos)) == 1
+    assert (photos.parent / "out/errors.csv").read_text().count(
+        "pipe.png"
+    ) == 2  # the name, and in the message
+    assert len(coco(photos)["images"]) == 4
+
+
 def test_a_full_disk_ends_the_run_in_one_line_and_what_is_done_stays(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

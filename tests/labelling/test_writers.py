@@ -166,8 +166,12 @@ def test_the_page_holds_everything_it_shows_and_nothing_that_ends_its_script(
 def test_a_table_holds_the_records(entries: list[Entry], tmp_path: Path) -> None:
     from cmpf.labelling.parquet import read_parquet
 
-    (path,) = written("parquet", entries, tmp_path)
-    assert [record.uri for record in read_parquet(path)] == [entry.record.uri for entry in entries]
+    strange = os.fsdecode(b"caf\xe9.jpg")
+    failed = Entry(ImageRecord(strange, "", 0, 0, error=f"{strange}: damaged"), strange, "cafe")
+    (path,) = written("parquet", [*entries, failed], tmp_path)
+    *records, last = read_parquet(path)
+    assert [record.uri for record in records] == [entry.record.uri for entry in entries]
+    assert (last.uri, last.error) == (r"caf\udce9.jpg", r"caf\udce9.jpg: damaged")  # text, as tables demand
 
 
 @pytest.mark.parametrize("name", DATASETS)
