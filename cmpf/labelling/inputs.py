@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,10 +210,10 @@ def _expand_local(given: str) -> Iterator[str]:
 def _find_local(given: str) -> list[str]:
     path = Path(given).expanduser()
     if path.is_dir():
-        return sorted(str(file) for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
+        return sorted(_visible_files(path))
     if path.exists():
         return [str(path)]
-    matches = sorted(glob.glob(str(path), recursive=True))
+    matches = sorted(name for name in glob.glob(str(path), recursive=True) if not os.path.isdir(name))
     if not matches:
         raise ImageError(
             f"{given}: no such file (looked at {path.absolute()}); give files, folders, addresses such as "
@@ -231,5 +232,8 @@ def _supported_files(given: str, files: list[str]) -> list[str]:
     return supported
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _visible_files(folder: Path) -> Iterator[str]:
+    """All files below a folder, without hidden files and folders."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(parent, name) for name in files if not name.startswith("."))

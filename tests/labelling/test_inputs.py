@@ -48,6 +48,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "sub/deep").mkdir(parents=True)
     (folder / ".hidden").mkdir()
+    (folder / "folder.png").mkdir()  # no image
     for seed, name in enumerate(("b.png", "a.jpg", "sub/a.jpg", "sub/deep/c.webp", ".hidden/d.png", "image")):
         (folder / name).write_bytes(image(seed))
     return folder
@@ -348,12 +349,12 @@ def test_empty_large_and_odd_files_are_rows_with_errors(
 ) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "large.png").write_bytes(b"x" * 100)
-    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to("nothing")
     monkeypatch.setattr(inputs, "MAX_DOWNLOAD", 99)
     errors = {Path(item.uri).name: item.error for item in read(tmp_path)}
     assert "the file is empty" in errors["empty.png"]
     assert "100 bytes, and up to 99 are read" in errors["large.png"]
-    assert "no such file" in errors["folder.png"]
+    assert "no such file" in errors["dangling.png"]
 
 
 def test_names_that_are_no_utf8_get_uris_that_tables_can_hold(tmp_path: Path) -> None:
