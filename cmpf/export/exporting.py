@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def export_model(
     """Exports the network as a program that needs neither CMPF nor its configuration.
 
     Args:
-        predictor: from cmpf.load; its model stays on its device, which may be a CPU.
+        predictor: from cmpf.load; its model stays on its device, which may be a CPU, and in its mode.
         path: the file to write, with the suffix ".pt2" for torch-export and ".onnx" for onnx.
         format: "torch-export" or "onnx".
         pretrained: CLIP's pretrained weights, with which load_exported embeds class names; None =
@@ -99,11 +100,14 @@ def export_model(
     if pretrained is None:
         pretrained = _pretrained(predictor)
     start = time.perf_counter()
-    network = ExportNetwork(predictor.model).eval()
-    program = trace(network, size=size, dynamic=dynamic)
     metadata = describe(predictor, size=None if dynamic else size, pretrained=pretrained)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as folder:
+    with (
+        _evaluation_mode(predictor.model),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as folder,
+    ):
+        network = ExportNetwork(predictor.model).eval()
+        program = trace(network, size=size, dynamic=dynamic)
         temporary = Path(folder) / path.name
         write_program(program, temporary, format=format, metadata=metadata)
         runner = open_program(temporary, device="cpu" if format == "onnx" else predictor.model.device.type)
@@ -118,6 +122,17 @@ def export_model(
         agreements=tuple(agreements),
         seconds=time.perf_counter() - start,
     )
+
+
+@contextmanager
+def _evaluation_mode(model: CMPF) -> Iterator[None]:
+    """Evaluation mode within the block; afterwards the model's own mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def check_request(

@@ -120,9 +120,12 @@ class Wrong(NetworkRunner):
         return mask_cls, -mask_pred
 
 
-def test_a_file_that_disagrees_does_not_replace_the_old_one(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_disagrees_does_not_replace_the_old_one_and_the_model_keeps_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    predictor = small_predictor()
+    predictor.model.train()
+
     def write(program: object, path: Path, **_: object) -> None:
         path.write_text("new")
 
@@ -135,6 +138,7 @@ def test_a_file_that_disagrees_does_not_replace_the_old_one(
         export_model(predictor, path, format="torch-export", pretrained="")
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt2"]
     assert path.read_text() == "old"
+    assert predictor.model.training
 
 
 def test_a_wrong_request_is_refused_before_any_work(
