@@ -12,6 +12,7 @@ from string import Template
 from PIL import Image, ImageDraw, ImageFont
 
 from cmpf.common.files import replacing
+from cmpf.formats.image import write_image
 
 FIGURE_CELL = 400  # pixels
 TEMPLATE = Path(__file__).with_name("page_template.html")
@@ -101,8 +102,7 @@ def write_figure(
             with Image.open(images / f"{example.name}_{view}.png") as image:
                 cell = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(cell, (left, head + row * (side + gap)))
-    with replacing(path) as temporary:
-        sheet.quantize(256).save(temporary, "PNG", optimize=True)  # a third of the size
+    write_image(path, sheet.quantize(256), optimize=True)  # a third of the size
 
 
 def _example(example: Example) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torch import Tensor
 
 from cmpf.common import distributed
@@ -33,6 +32,8 @@ from cmpf.evaluation.evaluator import (
 )
 from cmpf.evaluation.instance import checked_instances
 from cmpf.evaluation.semantic import best_labels, predicted_indices, semantic_metrics
+from cmpf.formats.image import write_image
+from cmpf.formats.label_map import write_labels
 from cmpf.types import InstanceResult, ModelResult, Sample
 
 _TRAIN_IDS, _LABEL_IDS, _INSTANCE_IDS = "_labelTrainIds", "_labelIds", "_instanceIds"
@@ -142,7 +143,7 @@ class CityscapesEvaluator:
         indices = predicted_indices(
             labels, num_classes=count, ignore_label=self._ignore_label, where=describe(sample)
         )
-        Image.fromarray(self._label_ids[indices]).save(path)
+        write_labels(path, self._label_ids[indices], durable=False)
 
     def _write_instances(self, path: Path, sample: Sample, instances: InstanceResult) -> None:
         masks, _, scores, classes = checked_instances(sample, instances)
@@ -155,7 +156,7 @@ class CityscapesEvaluator:
                     f"{describe(sample)}: prediction with class index {category}; allowed are 0..18"
                 )
             name = f"{path.stem}_{number}.png"
-            Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(path.with_name(name))
+            write_image(path.with_name(name), mask.astype(np.uint8) * np.uint8(255), durable=False)
             lines.append(f"{name} {self._label_ids[category]} {score!r}\n")
         path.write_text("".join(lines), encoding="utf-8")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cmpf.errors import CMPFError, ImageError, VocabularyError
 from cmpf.formats.image import (
@@ -19,6 +18,7 @@ from cmpf.formats.image import (
     read_image_size,
     resize_image,
     shortest_edge_size,
+    write_image,
 )
 from cmpf.shapeworld.categories import CATEGORIES
 from cmpf.shapeworld.scene import generate_scene
@@ -156,12 +156,13 @@ def write_examples(folder: Path) -> list[Example]:
     for number, seed in enumerate(SEEDS, start=1):
         scene = generate_scene(seed, size=EXAMPLE_SIZE, seen_only=False)
         names = (CATEGORIES[segment.category_id].name for segment in scene.segments)
-        path = _save(scene.image, folder / f"shapes_{number}.png")
+        path = write_image(folder / f"shapes_{number}.png", scene.image, durable=False)
         examples.append(Example(path, tuple(dict.fromkeys(names)), "panoptic"))
     for name, words in PHOTOGRAPHS.items():
         photograph = _photograph(name)
         if photograph is not None:
-            examples.append(Example(_save(photograph, folder / f"{name}.png"), words, "semantic"))
+            path = write_image(folder / f"{name}.png", photograph, durable=False)
+            examples.append(Example(path, words, "semantic"))
     return examples
 
 
@@ -181,8 +182,3 @@ def _photograph(name: str) -> NDArray[np.uint8] | None:
         return None
     file = Path(data.__file__).parent / f"{name}.png"
     return np.asarray(open_image(file).convert("RGB")) if file.is_file() else None
-
-
-def _save(image: NDArray[np.uint8], path: Path) -> Path:
-    Image.fromarray(image).save(path)
-    return path

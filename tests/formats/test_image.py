@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import threading
 import time
@@ -524,4 +525,11 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, reader: Any) -> No
 def test_only_one_place_opens_images() -> None:
     package = Path(images.__file__).parents[1]
     calls = [path for path in package.rglob("*.py") if "Image.open(" in path.read_text(encoding="utf-8")]
+    assert calls == [Path(images.__file__)]
+
+
+def test_only_one_place_writes_image_files() -> None:
+    package = Path(images.__file__).parents[1]
+    saved = re.compile(r"fromarray\(.*\)\.save\(|\.save\(temporary")
+    calls = [path for path in package.rglob("*.py") if saved.search(path.read_text(encoding="utf-8"))]
     assert calls == [Path(images.__file__)]
