@@ -194,6 +194,13 @@ def test_a_hole_stays_a_hole_and_parts_are_apart_or_joined() -> None:
     assert np.array_equal(filled([one_polygon(polygons)], 12, 20), mask)
 
 
+def test_where_pixels_touch_at_a_corner_the_outline_stays_with_its_pixel() -> None:
+    mask = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
+    (polygon,) = mask_polygons(mask, tolerance=0)
+    corners = [(1, 0), (3, 0), (3, 3), (0, 3), (0, 1), (1, 1), (1, 2), (2, 2), (2, 1), (1, 1)]
+    assert [tuple(point) for point in polygon.tolist()] == corners
+
+
 def test_without_tolerance_any_mask_comes_back_from_corners_alone() -> None:
     generator = np.random.default_rng(0)  # with holes, and pixels that touch at a corner
     for _ in range(400):

@@ -59,21 +59,22 @@ def test_all_heads_agree_with_the_published_loops() -> None:
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=0.0)
 
 
-def test_clips_logits_are_scored_where_the_last_head_has_its_matches():
-    # The mask of the target is query 1's in the last head and query 0's before. CLIP gives the true class 1 the
-    # probability 3 / (1 + 3) at query 1: 0.5 * -ln(3 / 4), and the whole batch has 4 targets.
-    full, empty = torch.full((8, 8), 9.0), torch.full((8, 8), -9.0)
-    logits = torch.zeros(1, 2, 3)
+def test_clips_logits_are_scored_by_the_matches_of_the_last_head():
+    # In the last head query 0 shows the right half, of class 0, and query 1 the left one, of class 1; before, it was
+    # the other way round. CLIP gives these classes 3 / 4 and 7 / 8; the whole batch has 4 targets.
+    left = torch.zeros(8, 8, dtype=torch.bool)
+    left[:, :4] = True
+    maps, logits = torch.stack([left, ~left]).float() * 18 - 9, torch.zeros(1, 2, 3)
     outputs: DecoderOutput = {
         "pred_logits": logits,
-        "pred_masks": torch.stack([empty, full])[None],
-        "clip_logits": torch.tensor([[[5.0, 0.0], [0.0, math.log(3)]]]),
-        "aux_outputs": [{"pred_logits": logits, "pred_masks": torch.stack([full, empty])[None]}],
+        "pred_masks": maps.flip(0)[None],
+        "clip_logits": torch.tensor([[[math.log(3), 0.0], [0.0, math.log(7)]]]),
+        "aux_outputs": [{"pred_logits": logits, "pred_masks": maps[None]}],
     }
-    target: Targets = {"labels": torch.tensor([1]), "masks": torch.ones(1, 8, 8, dtype=torch.bool)}
+    target: Targets = {"labels": torch.tensor([1, 0]), "masks": torch.stack([left, ~left])}
     whole = Normalizers(targets=torch.tensor(4.0), class_weight=torch.tensor(1.0), images=torch.tensor(2.0))
     losses = build(2, clip_class_weight=0.5)(outputs, [target], whole)
-    assert losses["loss_clip"].item() == pytest.approx(0.5 * -math.log(3 / 4) / 4, rel=1e-5)
+    assert losses["loss_clip"].item() == pytest.approx(0.5 * -math.log(3 / 4 * 7 / 8) / 4, rel=1e-5)
     assert "loss_clip" not in build(2)(outputs, [target])
     del outputs["clip_logits"]
     assert "loss_clip" not in build(2, clip_class_weight=0.5)(outputs, [target])
