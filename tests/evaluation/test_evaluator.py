@@ -316,5 +316,7 @@ def test_published_figures_stand_beside_results_of_the_published_protocol_alone(
     assert any(line.split() == ["ade", "published"] for line in table.splitlines())
     assert ["voc", "own words: not comparable"] in [line.split(maxsplit=1) for line in table.splitlines()]
     save_results(results, tmp_path, published=published, protocols=protocols)
-    assert "| voc | own words: not comparable |" in (tmp_path / "results.md").read_text()
+    written = (tmp_path / "results.md").read_text()
+    assert "| voc | own words: not comparable |" in written
+    assert "24.50" in written
     assert read_results(tmp_path / "results.json") == (results, protocols)

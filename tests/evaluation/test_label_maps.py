@@ -329,8 +329,8 @@ def test_broken_proposals_are_errors_that_name_the_file(tmp_path: Path) -> None:
     sample = panoptic_sample(tmp_path, np.ones((2, 3), dtype=np.int64), [segment(1, 0)])
     with pytest.raises(EvaluationError, match=r"1\.jpg: the prediction is \(3, 2\)"):
         recall_evaluator().process([sample], [{"proposals": torch.zeros(4, 3, 2, dtype=torch.bool)}])
-    bad = panoptic_sample(tmp_path, np.ones((2, 3), dtype=np.int64), [segment(1, 99)])
-    with pytest.raises(EvaluationError, match=r"1\.png: class indices \[99\]"):
+    bad = panoptic_sample(tmp_path, np.array([[1, 1, 1], [2, 2, 2]]), [segment(1, 99), segment(2, 0)])
+    with pytest.raises(EvaluationError, match=r"1\.png: class indices \[0, 99\]"):
         recall_evaluator().process([bad], [{"proposals": torch.zeros(4, 2, 3, dtype=torch.bool)}])
     with pytest.raises(EvaluationError, match=r"no proposals.*switch on mask recall"):
         recall_evaluator().process([sample], [{}])
