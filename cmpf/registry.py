@@ -42,6 +42,7 @@ SLOTS = {
     "evaluator": "TEST.EVALUATORS",
 }
 PLUGINS_KEY = "MODEL.CMPF.PLUGINS"
+MAY_RETURN_NONE = ("augmentation", "evaluator")  # None = it does not apply
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def resolve(slot: str, name: str, *, like: Part, extra: Any = None) -> Part:
     Args:
         like: a function or class with the slot's signature. Its positional-or-keyword parameters are passed by
             position, its keyword-only ones by keyword.
-        extra: MODEL.CMPF.EXTRA, bound to the part's parameter `extra` if it has one.
+        extra: the user's own keys, bound to the part's parameter `extra` if it has one; None = there are none.
+    Returns:
+        The part. When called, it raises PluginError if it returns None in a slot that needs a result.
     Raises:
         ConfigError: the name is unknown.
         PluginError: the part cannot be called with the slot's parameters.
@@ -124,20 +127,35 @@ def resolve(slot: str, name: str, *, like: Part, extra: Any = None) -> Part:
     parameters = inspect.signature(like).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    signature = inspect.signature(part)
-    extra_argument = {"extra": extra} if "extra" in signature.parameters else {}
+    extra_argument: dict[str, Any] = {}
     try:
+        signature = inspect.signature(part)
+        if extra is not None and "extra" in signature.parameters:
+            extra_argument = {"extra": extra}
         signature.bind(*positional, **dict.fromkeys(keyword_only), **extra_argument)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: a type of Python itself, such as dict
+        with_extra = ", and with extra where it has such a parameter" if extra is not None else ""
         raise PluginError(
-            f"{slot} {name!r} ({_parts[slot][name].location}) does not take what CMPF calls it with: {error}. A {slot} "
-            f"is called with {', '.join(positional + keyword_only)}, and with extra where it has such a parameter; see "
-            "docs/plugins.md"
+            f"{_title(slot, name)} does not take what CMPF calls it with: {error}. A {slot} is called with "
+            f"{', '.join(positional + keyword_only)}{with_extra}; see docs/plugins.md"
         ) from error
-    return partial(part, **extra_argument) if extra_argument else part  # type: ignore[return-value]
+    if part is like:
+        return part
+    return partial(_call, slot, name, **extra_argument)  # type: ignore[return-value]
 
 
-def import_plugins(plugins: Iterable[str], *, saved: Mapping[str, str] | None = None) -> list[ModuleType]:
+def _call(slot: str, name: str, /, *arguments: Any, **keywords: Any) -> Any:
+    made = _parts[slot][name].part(*arguments, **keywords)
+    if made is None and slot not in MAY_RETURN_NONE:
+        raise PluginError(f"{_title(slot, name)} returned None; is a return statement missing?")
+    return made
+
+
+def _title(slot: str, name: str) -> str:
+    return f"{slot} {name!r} ({_parts[slot][name].location})"
+
+
+def import_plugins(plugins: Iterable[str], *, saved: Mapping[str, str] | None = None) -> None:
     """Imports plug-ins, the modules that register parts. Modules that are already imported are not reloaded.
 
     Args:
@@ -147,7 +165,8 @@ def import_plugins(plugins: Iterable[str], *, saved: Mapping[str, str] | None = 
     Raises:
         PluginError: a plug-in is missing or raises an exception; the message says where it was searched and the fix.
     """
-    return [_import(plugin, (saved or {}).get(module_name(plugin), "")) for plugin in plugins]
+    for plugin in plugins:
+        _import(plugin, (saved or {}).get(module_name(plugin), ""))
 
 
 def module_name(plugin: str) -> str:
@@ -172,7 +191,7 @@ def _import(plugin: str, saved: str = "") -> ModuleType:
         return _import_file(Path(plugin).expanduser(), name) if _is_path(plugin) else _import_module(name)
     except PluginError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if (
             isinstance(error, ModuleNotFoundError)
             and error.name
@@ -190,6 +209,10 @@ def _import(plugin: str, saved: str = "") -> ModuleType:
 
 
 def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise PluginError(
+            f"plug-in {name}: expected the name of a module, such as my_package.my_parts, or the path of a .py file"
+        )
     if name not in sys.modules and find_spec(name.partition(".")[0]) is None:
         # Console scripts do not have the current folder on sys.path; worker processes inherit sys.path.
         sys.path.append(str(Path.cwd()))

@@ -30,7 +30,7 @@ from cmpf.data import get_dataset
 from cmpf.data.datasets.validate import report_of
 from cmpf.encoders.clip_factory import build_clip
 from cmpf.encoders.sam import build_sam
-from cmpf.errors import ConfigError, PluginError, WeightsError
+from cmpf.errors import ConfigError, DatasetError, PluginError, WeightsError
 from cmpf.factory import build_model, load_predictor
 from cmpf.factory.evaluation import build_evaluators
 from cmpf.factory.training import build_train_mapper
@@ -135,6 +135,36 @@ def test_a_part_that_cannot_be_called_as_its_slot_says_is_refused_with_the_argum
     assert "missing a required argument: 'width'" in str(error.value)
     assert "called with projection, in_channels, dim" in str(error.value)
     assert f"{__file__}:" in str(error.value)
+
+
+@pytest.mark.parametrize(("part", "issue"), [(dict, "no signature found"), (3, "is not a callable object")])
+def test_a_part_without_a_signature_is_refused(part: Any, issue: str) -> None:
+    register("query_injector", "mine")(part)
+    with pytest.raises(PluginError, match=rf"^query_injector 'mine' \(.*: .*{issue}.*called with projection"):
+        tiny_model(overrides=["MODEL.CMPF.QUERY_INJECTOR.NAME", "mine"])
+
+
+def test_a_part_that_forgets_to_return_is_not_left_out_silently() -> None:
+    @register("query_injector", "mine")
+    def mine(**arguments: Any) -> None: ...
+
+    with pytest.raises(
+        PluginError, match=rf"query_injector 'mine' \({re.escape(__file__)}:\d+\) returned None"
+    ):
+        tiny_model(overrides=["MODEL.CMPF.QUERY_INJECTOR.NAME", "mine"])
+
+
+def test_a_key_of_a_plugin_that_is_not_set_is_named() -> None:
+    @register("query_injector", "mine")
+    def mine(*, extra: Any, **arguments: Any) -> QueryInjector:
+        assert not hasattr(extra, "OTHER")
+        return extra.GATE.START
+
+    mine_with = ["MODEL.CMPF.QUERY_INJECTOR.NAME", "mine", "MODEL.CMPF.EXTRA.GATE.END", 1]
+    with pytest.raises(
+        ConfigError, match=r"a key START that is not set; set are: END\. Set it in MODEL\.CMPF\.EXTRA"
+    ):
+        tiny_model(overrides=mine_with)
 
 
 def test_every_slot_has_a_signature_and_a_section_of_the_page() -> None:
@@ -271,6 +301,36 @@ def test_a_dataset_file_names_a_reader_of_ones_own(tmp_path: Path) -> None:
     assert len(report_of(f"file:{file}").issues) == 1
 
 
+READER = "name: mine\ntask: instance\nimages: .\nannotations: .\nvocabulary: [apple, pear]\n"
+
+
+def test_a_reader_gets_the_keys_of_its_dataset_file(tmp_path: Path) -> None:
+    @register("dataset_reader", "listed")
+    def listed(
+        *, images: Path, annotations: Path, vocabulary: Any, class_of_id: Any, extra: Any
+    ) -> list[Any]:
+        return [{"file_name": str(images / name)} for name in extra.FILES.NAMES]
+
+    text = READER + "reader: listed\nextra: {FILES: {NAMES: [a.jpg, b.jpg]}}\n"
+    samples = get_dataset(f"file:{write(tmp_path, 'mine.yaml', text)}").samples
+    assert [Path(sample["file_name"]).name for sample in samples] == ["a.jpg", "b.jpg"]
+    for wrong, issue in (
+        ("extra: {A: 1}\n", "extra: means nothing without a reader of your own"),
+        ("reader: coco_instances\nextra: {A: 1}\n", "extra: means nothing without a reader of your own"),
+        ("reader: listed\nextra: 3\n", "extra: expected keys and values, got 3"),
+        ("reader: listed\nextra: {a-b: 1}\n", "'a-b' cannot be a key"),
+    ):
+        with pytest.raises(DatasetError, match=issue):
+            get_dataset(f"file:{write(tmp_path, 'mine.yaml', READER + wrong)}")
+
+
+def test_what_a_reader_returns_is_checked(tmp_path: Path) -> None:
+    register("dataset_reader", "junk")(lambda **arguments: [{"image": 1}])
+    dataset = f"file:{write(tmp_path, 'mine.yaml', READER + 'reader: junk')}"
+    with pytest.raises(PluginError, match=r"dataset_reader 'junk' returned something else than samples"):
+        report_of(dataset)
+
+
 # Modules.
 
 
@@ -297,6 +357,7 @@ def test_what_is_wrong_with_a_plugin_is_said_with_its_place(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "my_broken.py", "x = 1\ny = x.nothing\n")
     write(tmp_path, "my_needy.py", "import my_absent_library\n")
+    write(tmp_path, "my_script.py", "raise SystemExit(3)\n")
     write(tmp_path, "my_other.py", "")
     import_plugins(["my_other"])
     (tmp_path / "other").mkdir()
@@ -306,6 +367,9 @@ def test_what_is_wrong_with_a_plugin_is_said_with_its_place(
         ("lib/my_parts.py", f"{tmp_path}/lib/my_parts.py: no such file"),
         ("my_broken", r"AttributeError: .*nothing.* \(.*my_broken.py line 2\)"),
         ("my_needy", r"cannot be imported: ModuleNotFoundError: No module named 'my_absent_library'"),
+        ("my_parts.txt/parts", "expected the name of a module, .* or the path of a .py file"),
+        ("./my_other", "expected the name of a module, .* or the path of a .py file"),
+        ("my_script", r"cannot be imported: SystemExit: 3 \(.*my_script.py line 1\)"),
         (str(second), f"a module my_other is already imported, from {tmp_path}/my_other.py"),
     ):
         with pytest.raises(PluginError, match=message):

@@ -12,7 +12,7 @@ from ast import literal_eval
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
@@ -48,11 +48,16 @@ class Section(_Frozen):
         return yaml.safe_dump(self.model_dump())
 
 
+class MissingKeyError(ConfigError, AttributeError):
+    """A plug-in reads a key that is not set."""
+
+
 class Tree(_Frozen):
     """A tree of arbitrary keys for plug-ins: `cfg.MODEL.CMPF.EXTRA.MY.KEY`. Lists become tuples.
 
     Raises:
         ValueError: a name is not an identifier, or is an attribute of this class.
+        MissingKeyError: a key that is read is not set.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -66,6 +71,16 @@ class Tree(_Frozen):
             if not str(name).isidentifier() or str(name).startswith("_") or hasattr(cls, str(name)):
                 raise ValueError(f"{name!r} cannot be a key, write it as MY_{str(name).upper()} or the like")
         return {name: _frozen(value) for name, value in given.items()}
+
+    if not TYPE_CHECKING:  # else every attribute would be known to a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_") or name in self.model_extra:
+                return super().__getattr__(name)
+            raise MissingKeyError(
+                f"a plug-in reads a key {name} that is not set; set are: {', '.join(self.model_extra) or 'none'}. "
+                "Set it in MODEL.CMPF.EXTRA, or for a dataset reader under `extra` in the dataset's YAML file"
+            )
 
 
 def _frozen(value: Any) -> Any:
@@ -135,9 +150,10 @@ def _sequence(value: Any) -> tuple[Any, ...]:
 
 
 def _names(value: Any) -> tuple[Any, ...]:
-    """A sequence of names; a single name needs no brackets."""
+    """A sequence of names; a single name needs no brackets. In a list on a command line, names need quotes."""
     value = literal(value)
-    return (value,) if isinstance(value, str) and value else _sequence(value)
+    is_name = isinstance(value, str) and value and value[0] not in "[("
+    return (value,) if is_name else _sequence(value)
 
 
 def _vocabularies(value: Any) -> Any:

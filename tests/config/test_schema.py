@@ -73,6 +73,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         ("MODEL.CMPF.QUERY_INJECTOR.LEVEL", 3, "3"),
         ("DATASETS.TRAIN", (), "()"),
         ("DATASETS.TEST", ("a", 3), "('a', 3)"),
+        ("DATASETS.TEST", "[shapes_val,mine]", '"[shapes_val,mine]"'),
         ("TEST.BEST_METRIC", "PQ", '"PQ"'),
         ("MODEL.CMPF.PLUGINS", 3, "3"),
         ("MODEL.CMPF.EXTRA", 3, "3"),

@@ -21,9 +21,11 @@ from typing import Any
 import yaml
 
 from cmpf.common.files import load_yaml, read_yaml_text
+from cmpf.config.values import Tree
 from cmpf.data.datasets.custom_values import (
     WrongValueError,
     parse_class_names,
+    parse_extra,
     parse_label,
     parse_label_map,
     parse_path,
@@ -37,15 +39,20 @@ from cmpf.data.datasets.readers import read_coco_instances, read_coco_panoptic, 
 from cmpf.data.datasets.readers.folders import check_class_of_id
 from cmpf.data.datasets.spec import DatasetSpec, Kind
 from cmpf.data.vocabulary import Vocabulary
-from cmpf.errors import DatasetError, VocabularyError
-from cmpf.registry import register, registered, resolve
+from cmpf.errors import DatasetError, PluginError, VocabularyError
+from cmpf.registry import register, resolve
 from cmpf.types import Sample
 
 TASKS: tuple[Kind, ...] = ("panoptic", "semantic", "instance")
+OWN_READERS: Mapping[str, Callable[..., list[Sample]]] = {
+    "coco_instances": read_coco_instances,
+    "lvis": read_lvis,
+}
 REQUIRED = ("name", "task", "images", "annotations", "vocabulary")
 # Key -> the tasks that accept it, and the parser of its value.
 OPTIONAL: Mapping[str, tuple[tuple[Kind, ...], Callable[[Any], Any]]] = {
     "reader": (TASKS, parse_text),  # name of a registered reader, see docs/plugins.md; default: by task
+    "extra": (TASKS, parse_extra),  # keys for a reader of one's own
     "things": (TASKS, parse_class_names),  # names of the thing classes; all others are stuff
     "test_size": (TASKS, parse_test_size),  # [shorter side, maximum longer side]
     "label_map": (TASKS, parse_label_map),  # category id, or value in the label maps -> class index
@@ -127,6 +134,8 @@ def _key_issues(content: Mapping[Any, Any]) -> list[str]:
     """Reports missing and unknown keys, and keys without meaning for the task."""
     issues = [f"{key}: missing" for key in REQUIRED if key not in content]
     task = content.get("task")
+    if "extra" in content and content.get("reader") in (None, *OWN_READERS):
+        issues.append("extra: means nothing without a reader of your own")
     for key in content:
         if key in OPTIONAL and task in TASKS and task not in OPTIONAL[key][0]:
             issues.append(f"{key}: means nothing for task {task}, only for {' and '.join(OPTIONAL[key][0])}")
@@ -188,17 +197,21 @@ _Parts = tuple[dict[str, str], Callable[..., list[Sample]], tuple[str, ...]]  # 
 
 
 def _custom_reader_parts(values: Mapping[str, Any]) -> _Parts:
-    """Resolves a reader that is not registered yet when samples are read, since plug-ins may be imported later."""
+    """Resolves a custom reader when samples are read, since plug-ins may be imported later."""
     name = values["reader"]
 
-    def lookup() -> Callable[..., list[Sample]]:
-        return resolve("dataset_reader", name, like=read_coco_instances)
-
     def read(**arguments: Any) -> list[Sample]:
-        return lookup()(**arguments)
+        extra = values.get("extra", Tree())
+        samples = resolve("dataset_reader", name, like=read_coco_instances, extra=extra)(**arguments)
+        if not all(isinstance(sample, Mapping) and "file_name" in sample for sample in samples):
+            raise PluginError(
+                f"dataset_reader {name!r} returned something else than samples, which are dicts with file_name and "
+                "what else cmpf.types.Sample lists"
+            )
+        return samples
 
-    reader = lookup() if name in registered("dataset_reader") else read
-    return {"annotations": values["annotations"]}, reader, ("lvis" if name == "lvis" else values["task"],)
+    evaluator = "lvis" if name == "lvis" else values["task"]
+    return {"annotations": values["annotations"]}, OWN_READERS.get(name, read), (evaluator,)
 
 
 def _panoptic_parts(values: Mapping[str, Any]) -> _Parts:
@@ -233,5 +246,5 @@ _PARTS: Mapping[Kind, Callable[[Mapping[str, Any]], _Parts]] = {
     "instance": _instance_parts,
 }
 
-register("dataset_reader", "coco_instances")(read_coco_instances)
-register("dataset_reader", "lvis")(read_lvis)
+for name, reader in OWN_READERS.items():
+    register("dataset_reader", name)(reader)

@@ -9,7 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cmpf.common.files import MAX_NAME, is_file
+from cmpf.config.values import Tree
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.formats.label_map import MAX_LABEL
 
@@ -67,6 +70,16 @@ def parse_label_map(value: Any) -> dict[int, int]:
             f"expected {{value in the files: class index}} such as {{7: 0, 8: 1}}, got {_shown(value)}"
         )
     return dict(value)
+
+
+def parse_extra(value: Any) -> Tree:
+    """Arbitrary keys."""
+    try:
+        return Tree.model_validate(value)
+    except ValidationError as error:
+        raise WrongValueError(
+            f"expected keys and values, got {_shown(value)} ({error.errors()[0]['msg']})"
+        ) from error
 
 
 def parse_class_names(value: Any) -> list[str]:
