@@ -35,7 +35,7 @@ from cmpf.factory import build_model, load_predictor
 from cmpf.factory.evaluation import build_evaluators
 from cmpf.factory.training import build_train_mapper
 from cmpf.inference import geometric_ensemble
-from cmpf.modeling.injectors import QueryInjector
+from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.pixel_decoder import PixelDecoder
 from cmpf.registry import SLOTS, find, import_plugins, merge_plugins, plugin_files, register, registered
 
@@ -198,6 +198,19 @@ def test_a_pixel_decoder_gets_the_extra_keys_and_is_what_runs() -> None:
     sample = {"image": random_image()}
     with torch.no_grad():
         assert torch.equal(own.infer([sample])[0]["sem_seg"], tiny_model().infer([sample])[0]["sem_seg"])
+
+
+def test_a_feature_injector_runs_in_the_layers_of_its_level() -> None:
+    class Mine(FeatureInjector):
+        calls = 0
+
+        def forward(self, *tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            Mine.calls += 1
+            return super().forward(*tokens)
+
+    register("feature_injector", "mine")(Mine)
+    tiny_model(overrides=["MODEL.CMPF.FEATURE_INJECTOR.NAME", "mine"]).infer([{"image": random_image()}])
+    assert Mine.calls == 2  # 6 decoder layers, of which two use level 0
 
 
 def test_a_class_ensemble_decides_the_classes() -> None:

@@ -27,7 +27,7 @@ from cmpf.data import (
 )
 from cmpf.engine.evaluations import image_drawer, target_segments
 from cmpf.engine.writers import Writer
-from cmpf.errors import ConfigError
+from cmpf.errors import ConfigError, ImageError
 from cmpf.factory import build_model, build_test_loader, build_trainer, encoders
 from cmpf.factory.encoders import loader_workers
 from cmpf.factory.training import (
@@ -145,6 +145,19 @@ def test_label_map_and_ignore_label_of_the_dataset_are_used(folder: Path) -> Non
     assert {1} <= labels <= {0, 1, 2}
 
 
+def test_an_image_that_cannot_be_read_stops_the_training_or_is_skipped(folder: Path) -> None:
+    name = dataset_name(folder, "panoptic")
+    sorted((folder / "images").iterdir())[0].write_bytes(b"no image")
+
+    def read(on_error: str) -> list[Any]:
+        loader = iter(build_train_loader(config(name, "DATALOADER.ON_ERROR", on_error)))
+        return [next(loader) for _ in range(3)]
+
+    assert [len(batch) for batch in read("skip")] == [2, 2, 2]
+    with pytest.raises(ImageError, match="not an image"):
+        read("stop")
+
+
 def test_equal_seeds_give_equal_batches(folder: Path) -> None:
     name = dataset_name(folder, "semantic")
     first, second, other = (next(iter(build_train_loader(config(name, "SEED", seed)))) for seed in (1, 1, 2))
@@ -196,7 +209,7 @@ def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) ->
         name,
         *("SOLVER.ACCUMULATION_STEPS", 2, "SOLVER.EMA.ENABLED", True, "SOLVER.AMP.ENABLED", True),
         *("SOLVER.AMP.DTYPE", "bf16", "LOG.PICTURES", 1, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", 1),
-        *("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.CMPF.COMPILE", False),
+        *("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.CMPF.COMPILE", False, "SOLVER.EMA.DECAY", 0.0),
     )
     heard: list[str] = []
 
@@ -210,6 +223,8 @@ def test_the_keys_of_training_reach_the_trainer(folder: Path, tmp_path: Path) ->
     assert heard == ["training/image_0"]
     state = torch.load(tmp_path / "run" / "training_0000001.pt", weights_only=True)
     assert state["average"]["steps"] == 1
+    saved = state["average"]["average"]["decoder.level_embedding.weight"]
+    assert torch.equal(saved, trainer.model.decoder.level_embedding.weight)  # a decay of 0 keeps no average
 
 
 def test_only_layers_of_norms_and_embeddings_have_a_weight_decay_of_their_own(folder: Path) -> None:
