@@ -115,6 +115,22 @@ def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         )
 
 
+def check_gradients(model: nn.Module) -> None:
+    """Checks after a step of several processes that every trained parameter has a gradient.
+
+    Without one, DistributedDataParallel would not exchange all gradients, and fail in the next step.
+
+    Raises:
+        TrainingError: the losses do not depend on a parameter.
+    """
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise TrainingError(
+            f"no loss depends on {first_few(unused)}: with several processes, each trained parameter must be used in "
+            "every iteration. Use or remove it, or freeze it with requires_grad_(False)"
+        )
+
+
 def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yields (kind, parameter) for each parameter that requires a gradient; shared parameters once."""
     seen: set[int] = set()

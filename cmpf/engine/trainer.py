@@ -18,7 +18,7 @@ from cmpf.engine.failures import IssueCounter, failure, gather_image_names, unre
 from cmpf.engine.forward import Forward, PlainForward
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
-from cmpf.engine.optimizer import WeightAverage, check_optimizer, load_optimizer
+from cmpf.engine.optimizer import WeightAverage, check_gradients, check_optimizer, load_optimizer
 from cmpf.engine.schedule import Schedule
 from cmpf.engine.seeding import TrainLoader, rng_state, set_rank_rng_state
 from cmpf.engine.step import Record, StepResult, TrainStep, max_memory
@@ -180,6 +180,8 @@ class Trainer:
             result = self.step(batch)
         except TrainingError as error:
             raise self._failure(f"iteration {self.iteration + 1}: {error}", batch) from error
+        if distributed.is_parallel() and not result.issue:
+            check_gradients(self.model)
         self.iteration += 1
         self.schedule.step()
         self._check(result, batch)

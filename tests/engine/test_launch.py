@@ -86,6 +86,13 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_uninterrupted_one(found: li
     assert found[0]["whole"]["weights"] == found[1]["whole"]["weights"]
 
 
+def test_a_parameter_that_no_loss_depends_on_is_named(found: list[dict[str, Any]]) -> None:
+    for part in found:
+        assert part["unused"].startswith(
+            "no loss depends on gate: with several processes, each trained parameter"
+        )
+
+
 def test_processes_agree(found: list[dict[str, Any]]) -> None:
     entered = [part["agreements"].pop("entered")[0] for part in found]
     assert entered[0] < entered[1]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from helpers.tiny_model import tiny_model, training_sample
-from helpers.toy_training import toy_trainer
+from helpers.toy_training import ToyModel, toy_trainer
 from torch import Tensor
 
 from cmpf.common import distributed
@@ -95,6 +95,17 @@ def toy_run(folder: Path, *, stop_at: int = 0, resume: bool = False) -> dict[str
     }
 
 
+def unused_parameter(folder: Path) -> str:
+    """The error of a training whose model has a parameter that no loss depends on."""
+    model = ToyModel()
+    model.gate = torch.nn.Parameter(torch.zeros(1))
+    try:
+        toy_trainer(folder, model=model).train()
+    except TrainingError as error:
+        return str(error)
+    return ""
+
+
 def agreements() -> dict[str, Any]:
     """What the processes agree on."""
     rank = distributed.rank()
@@ -145,6 +156,7 @@ def whole_story(folder: Path) -> int:
         "whole": toy_run(folder / "whole"),
         "stopped": toy_run(folder / "parts", stop_at=3),
         "resumed": toy_run(folder / "parts", resume=True),
+        "unused": unused_parameter(folder / "unused"),
     }
     (folder / f"{distributed.rank()}.json").write_text(json.dumps(found))
     return 0
