@@ -156,6 +156,11 @@ def _names(value: Any) -> tuple[Any, ...]:
     return (value,) if is_name else _sequence(value)
 
 
+def _names_of(item: Any, *, least: int = 0) -> BeforeValidator:
+    """Validates `_names`; the JSON Schema of `item` holds for a single name, too."""
+    return BeforeValidator(_names, json_schema_input_type=item | Annotated[tuple[item, ...], Len(least)])
+
+
 def _vocabularies(value: Any) -> Any:
     value = literal(value)
     if isinstance(value, str) and value not in ("published", "own"):
@@ -170,10 +175,7 @@ def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 NUMBER, WHOLE, TEXT = BeforeValidator(_number), BeforeValidator(_whole), BeforeValidator(_text)
-SEQUENCE, NAMES = (
-    BeforeValidator(_sequence),
-    BeforeValidator(_names, json_schema_input_type=str | tuple[str, ...]),
-)
+SEQUENCE = BeforeValidator(_sequence)
 _Literal = TypeVar("_Literal")
 _Number = Annotated[float, NUMBER]
 _Positive = Annotated[float, Gt(0), NUMBER]
@@ -183,6 +185,7 @@ Flag = Annotated[bool, BeforeValidator(_flag), Allowed("True or False")]
 Choice = Annotated[_Literal, TEXT]  # Choice[Literal["a", "b"]]
 Text = Annotated[str, TEXT, Allowed("text")]
 Name = Annotated[str, Len(1), TEXT, Allowed("a name, not empty")]
+Task = Literal["semantic", "panoptic", "instance"]
 Device = Annotated[
     str,
     StringConstraints(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$"),
@@ -250,27 +253,39 @@ Sides = Annotated[
 Rising = Annotated[
     tuple[Count, ...], AfterValidator(_rising), SEQUENCE, Allowed("a list of rising whole numbers > 0")
 ]
-Names = Annotated[tuple[Name, ...], NAMES, Allowed('a list of dataset names, such as ("shapes_val",)')]
+Names = Annotated[
+    tuple[Name, ...], _names_of(Name), Allowed('a list of dataset names, such as ("shapes_val",)')
+]
+SomeNames = Annotated[
+    tuple[Name, ...],
+    Len(1),
+    _names_of(Name, least=1),
+    Allowed('at least one dataset name, such as ("shapes_train",)'),
+]
+Modules = Annotated[
+    tuple[Name, ...], _names_of(Name), Allowed('a list of modules, such as ("my_package.my_parts",)')
+]
+Parts = Annotated[
+    tuple[Name, ...], _names_of(Name), Allowed('a list of registered names, such as ("random_flip",)')
+]
 Vocabularies = Annotated[
     str | dict[Name, Name],
     Len(1),
-    BeforeValidator(_vocabularies),
+    BeforeValidator(
+        _vocabularies,
+        json_schema_input_type=Literal["published", "own"] | Annotated[dict[Name, Name], Len(1)],
+    ),
     Allowed("published, own, or {dataset: vocabulary file}"),
 ]
-Modules = Annotated[tuple[Name, ...], NAMES, Allowed('a list of modules, such as ("my_package.my_parts",)')]
-Parts = Annotated[tuple[Name, ...], NAMES, Allowed('a list of registered names, such as ("random_flip",)')]
 Expectations = Annotated[
     tuple[tuple[Annotated[str, Len(1)], Annotated[str, Len(1)], _Number, _Tolerance], ...],
     SEQUENCE,
     Allowed('a list of (task, metric, percent, tolerance), such as [["panoptic", "PQ", 45.2, 0.5]]'),
 ]
 Tasks = Annotated[
-    tuple[Literal["semantic", "panoptic", "instance"], ...],
+    tuple[Task, ...],
     Len(1),
-    NAMES,
+    _names_of(Task, least=1),
     Allowed('a list of semantic, panoptic and instance, such as ("semantic",)'),
 ]
 FreeTree = Annotated[Tree, Allowed("keys and YAML values of your own")]
-SomeNames = Annotated[
-    tuple[Name, ...], Len(1), NAMES, Allowed('at least one dataset name, such as ("shapes_train",)')
-]

@@ -97,8 +97,12 @@ def test_the_json_schema_knows_bases_ranges_choices_and_free_keys(capsys: pytest
     assert definitions["Amp"]["properties"]["DTYPE"]["enum"] == ["auto", "bf16", "fp16"]
     rate = definitions["Solver"]["properties"]["BASE_LR"]
     assert (rate["exclusiveMinimum"], rate["description"]) == (0, "learning rate after warmup")
-    kinds = {kind["type"] for kind in definitions["Datasets"]["properties"]["TEST"]["anyOf"]}
-    assert kinds == {"string", "array"}
+    one, many = definitions["Datasets"]["properties"]["TRAIN"]["anyOf"]
+    assert (one["type"], many["type"], many["minItems"]) == ("string", "array", 1)
+    one, many = definitions["Ensemble"]["properties"]["TASKS"]["anyOf"]
+    assert one["enum"] == many["items"]["enum"] == ["semantic", "panoptic", "instance"]
+    words, files = definitions["Datasets"]["properties"]["VOCABULARIES"]["anyOf"]
+    assert (words["enum"], files["type"]) == (["published", "own"], "object")
     written = yaml.safe_load((ROOT / "configs/shapes/Base-shapes.yaml").read_text(encoding="utf-8"))
     assert set(written) <= set(schema["properties"])
 
