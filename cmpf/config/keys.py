@@ -61,9 +61,10 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
 
 
 KEYS: dict[str, Key] = {key.name: key for key in _walk(Config, "")}
-# Keys whose value is a mapping with arbitrary names; files and overrides may set single entries of it.
-MAPPINGS = tuple(name for name, key in KEYS.items() if "{" in key.allowed)
-FREE = next(name for name, key in KEYS.items() if key.field.annotation is Tree)  # MODEL.CMPF.EXTRA
+FREE = "MODEL.CMPF.EXTRA"  # a tree of arbitrary keys
+MAPPING = (
+    "DATASETS.VOCABULARIES"  # its value may be a mapping, of which files and overrides may set single entries
+)
 
 
 def leaves(node: Section | Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

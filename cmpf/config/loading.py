@@ -19,7 +19,7 @@ from cmpf.config.files import BASE_KEY, Setting, find_config, read_yaml
 from cmpf.config.keys import (
     FREE,
     KEYS,
-    MAPPINGS,
+    MAPPING,
     MAX_LISTED_ISSUES,
     Issue,
     Origin,
@@ -143,14 +143,13 @@ def _set(tree: dict[str, Any], setting: Setting, *, suggest: bool) -> str:
 
 
 def _expand_mapping(tree: dict[str, Any], setting: Setting) -> Setting:
-    """Converts the setting of one entry of a mapping to one of the whole mapping, with its present entries."""
-    for key in MAPPINGS:
-        if setting.key.startswith(f"{key}."):
-            present = reduce(getitem, key.split("."), tree)
-            entries = dict(present) if isinstance(present, dict) else {}
-            entries[setting.key.removeprefix(f"{key}.")] = setting.value
-            return Setting(key, entries, setting.origin)
-    return setting
+    """Converts the setting of one entry of MAPPING to one of the whole mapping, with its present entries."""
+    if not setting.key.startswith(f"{MAPPING}."):
+        return setting
+    present = reduce(getitem, MAPPING.split("."), tree)
+    entries = dict(present) if isinstance(present, dict) else {}
+    entries[setting.key.removeprefix(f"{MAPPING}.")] = setting.value
+    return Setting(MAPPING, entries, setting.origin)
 
 
 def _set_free(tree: dict[str, Any], setting: Setting) -> str:
@@ -165,7 +164,7 @@ def _set_free(tree: dict[str, Any], setting: Setting) -> str:
     try:
         KEYS[FREE].parse(reduce(getitem, FREE.split("."), candidate))
     except ValidationError as error:
-        reason = error.errors()[0]["ctx"].get("error", "") if "ctx" in error.errors()[0] else ""
+        reason = error.errors()[0].get("ctx", {}).get("error")
         return str(reason or f"expected {KEYS[FREE].allowed}, got {format_value(setting.value)}")
     entries = value.items() if setting.key == FREE else [("", value)]
     for name, item in entries:

@@ -104,16 +104,19 @@ def _ensemble_has_a_use(cfg: Config) -> str:
     )
 
 
-def _cells_of_clip(key: str, value: str) -> Relation:
-    """Parts that project each cell of CLIP's feature map to the joint space do not work with ResNet CLIPs."""
+def _cells_of_clip(key: str, value: str, *, off: str) -> Relation:
+    """Parts that project each cell of CLIP's feature map to the joint space do not work with ResNet CLIPs.
+
+    Args:
+        key: a key that has such a part at `value`, and none at `off`.
+    """
 
     def issue(cfg: Config) -> str:
         if attrgetter(key)(cfg) != value or not cfg.MODEL.CMPF.CLIP.NAME.startswith("RN"):
             return ""
         return (
             f"{value} and MODEL.CMPF.CLIP.NAME {cfg.MODEL.CMPF.CLIP.NAME} do not go together: a ResNet CLIP pools by "
-            f"attention and cannot project single cells of its map; name a ConvNeXt CLIP, or set {key} "
-            f"{OFF_VALUES[key]}"
+            f"attention and cannot project single cells of its map; name a ConvNeXt CLIP, or set {key} {off}"
         )
 
     return Relation((key, "MODEL.CMPF.CLIP.NAME"), issue)
@@ -139,13 +142,13 @@ def _adapter_has_its_losses(cfg: Config) -> str:
     )
 
 
-def _needs_trunk(key: str) -> Relation:
+def _needs_trunk(key: str, *, off: str) -> Relation:
     def issue(cfg: Config) -> str:
         if not attrgetter(key)(cfg) or cfg.MODEL.CMPF.CLIP.TRAINED == "trunk":
             return ""
         return (
             "does not go together with MODEL.CMPF.CLIP.TRAINED none, which leaves nothing that it could train; set "
-            f"trunk, or {key} {OFF_VALUES[key]}"
+            f"trunk, or {key} {off}"
         )
 
     return Relation((key, "MODEL.CMPF.CLIP.TRAINED"), issue)
@@ -221,13 +224,6 @@ def _acts(injector: str, layers: int) -> Relation:
     return Relation((f"{key}.LEVEL", f"{key}.ENABLED", heads), issue)
 
 
-OFF_VALUES = {  # the value of each key that disables it
-    "MODEL.CMPF.MASK_EMBEDDING": "pool",
-    "MODEL.CMPF.TEXT_TRANSFER": "none",
-    "MODEL.CMPF.CLIP.DETACHED": "False",
-    "MODEL.CMPF.CLIP.TRAIN_LOGIT_SCALE": "False",
-    "MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT": "0",
-}
 _DECODER = Config().MODEL.SEM_SEG_HEAD.TRANSFORMER_DECODER_NAME
 _TASKS = tuple(f"MODEL.MASK_FORMER.TEST.{task}_ON" for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"))
 
@@ -256,13 +252,13 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         ("TEST.AUG.ENABLED", "TEST.ENSEMBLE.ENABLED", "TEST.ENSEMBLE.SOURCE"), _augmented_masks_are_made
     ),
-    _cells_of_clip("MODEL.CMPF.MASK_EMBEDDING", "mask_adapter"),
-    _cells_of_clip("MODEL.CMPF.TEXT_TRANSFER", "content_dependent"),
+    _cells_of_clip("MODEL.CMPF.MASK_EMBEDDING", "mask_adapter", off="pool"),
+    _cells_of_clip("MODEL.CMPF.TEXT_TRANSFER", "content_dependent", off="none"),
     Relation(("TEST.ENSEMBLE.PUBLISHED_POOLING", "MODEL.CMPF.MASK_EMBEDDING"), _pooled_otherwise),
     Relation(("MODEL.CMPF.CRITERION_NAME", "MODEL.CMPF.MASK_EMBEDDING"), _adapter_has_its_losses),
-    _needs_trunk("MODEL.CMPF.CLIP.DETACHED"),
-    _needs_trunk("MODEL.CMPF.CLIP.TRAIN_LOGIT_SCALE"),
-    _needs_trunk("MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT"),
+    _needs_trunk("MODEL.CMPF.CLIP.DETACHED", off="False"),
+    _needs_trunk("MODEL.CMPF.CLIP.TRAIN_LOGIT_SCALE", off="False"),
+    _needs_trunk("MODEL.CMPF.CLIP_LOSSES.REPRESENTATION_WEIGHT", off="0"),
     Relation(
         (
             "MODEL.CMPF.TEXT_TRANSFER",

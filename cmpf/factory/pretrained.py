@@ -125,9 +125,9 @@ def _sam(name: str, checkpoint: str) -> str:
 
 def _data(cfg: Config, vocabulary: Vocabulary) -> str:
     things = sum(vocabulary.is_thing)
-    names = ", ".join(f"`{get_spec(name).name}` ({get_spec(name).kind})" for name in cfg.DATASETS.TRAIN)
+    spec = get_spec(cfg.DATASETS.TRAIN[0])
     return (
-        f"Trained on {names}: {vocabulary.num_classes} classes, {things} things and "
+        f"Trained on `{spec.name}` ({spec.kind}): {vocabulary.num_classes} classes, {things} things and "
         f"{vocabulary.num_classes - things} kinds of stuff. These are the seen classes, all other words are unseen: "
         f"{first_few(vocabulary.names, MAX_CLASSES)}."
     )

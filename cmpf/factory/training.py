@@ -71,6 +71,10 @@ def build_train_loader(cfg: Config) -> TrainLoader:
             "MODEL.CMPF.PROPOSAL_QUERIES start at SAM's masks of the augmented image, which no cache holds; train with "
             "TEST.ENSEMBLE.SOURCE online, and evaluate with cache"
         )
+    if unused := cfg.DATASETS.TRAIN[1:]:
+        logger.warning(
+            "only the first dataset of DATASETS.TRAIN is used for training, not %s", ", ".join(unused)
+        )
     dataset = get_dataset(cfg.DATASETS.TRAIN[0])
     return data_train_loader(
         dataset.samples,

@@ -302,11 +302,23 @@ def test_the_head_is_what_the_hub_reads() -> None:
 
 
 def test_use_model_data_and_recipe_come_from_the_configuration() -> None:
-    text = card(overrides=("SOLVER.MAX_ITER", 4321, "MODEL.CMPF.FEATURE_INJECTOR.ENABLED", False))
+    two = ("shapes_train", "shapes_val")  # of which the first one is used for training
+    text = card(
+        overrides=(
+            "SOLVER.MAX_ITER",
+            4321,
+            "MODEL.CMPF.FEATURE_INJECTOR.ENABLED",
+            False,
+            "DATASETS.TRAIN",
+            two,
+        )
+    )
     assert 'cmpf.load("me/fruit")' in section(text, "Use")
     assert "1,234,567 parameters" in section(text, "Model")
     assert "switched on: Query Injector, OpenSeg Ensemble" in section(text, "Model")
-    assert "`shapes_train` (panoptic): 21 classes, 15 things and 6 kinds of stuff" in section(text, "Data")
+    assert "Trained on `shapes_train` (panoptic): 21 classes, 15 things and 6 kinds of stuff" in section(
+        text, "Data"
+    )
     assert "4,321 iterations of 8 images" in section(text, "Recipe")
     bare = card("shapes/fcclip_tiny")
     assert "neither injector nor ensemble" in bare

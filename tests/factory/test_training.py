@@ -158,6 +158,14 @@ def test_an_image_that_cannot_be_read_stops_the_training_or_is_skipped(folder: P
         read("stop")
 
 
+def test_a_second_training_dataset_is_not_ignored_in_silence(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = dataset_name(folder, "panoptic")
+    build_train_loader(config(name, "DATASETS.TRAIN", (name, "shapes_train")))
+    assert "only the first dataset of DATASETS.TRAIN is used for training, not shapes_train" in caplog.text
+
+
 def test_equal_seeds_give_equal_batches(folder: Path) -> None:
     name = dataset_name(folder, "semantic")
     first, second, other = (next(iter(build_train_loader(config(name, "SEED", seed)))) for seed in (1, 1, 2))
