@@ -187,8 +187,11 @@ def plugin_files(plugins: Iterable[str]) -> dict[str, str]:
 
 def _import(plugin: str, saved: str = "") -> ModuleType:
     name = module_name(plugin)
+    was = f" It was {saved} when the weights were saved." if saved else ""
     try:
-        return _import_file(Path(plugin).expanduser(), name) if _is_path(plugin) else _import_module(name)
+        if _is_path(plugin):
+            return _import_file(Path(plugin).expanduser(), name, was)
+        return _import_module(name)
     except PluginError:
         raise
     except (Exception, SystemExit) as error:
@@ -197,7 +200,6 @@ def _import(plugin: str, saved: str = "") -> ModuleType:
             and error.name
             and (name + ".").startswith(error.name + ".")
         ):
-            was = f" It was {saved} when the weights were saved." if saved else ""
             raise PluginError(
                 f"plug-in {plugin} ({PLUGINS_KEY}, --plugin) is not there: no module {error.name} in {Path.cwd()} or "
                 f"on Python's path.{was} Start in the folder where it lies, add that folder to PYTHONPATH, or give "
@@ -219,11 +221,11 @@ def _import_module(name: str) -> ModuleType:
     return import_module(name)
 
 
-def _import_file(path: Path, name: str) -> ModuleType:
+def _import_file(path: Path, name: str, was: str) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise PluginError(
-            f"plug-in {path}: no such file; give the path of a .py file or the name of a module"
+            f"plug-in {path}: no such file.{was} Give the path of a .py file or the name of a module"
         )
     if (loaded := sys.modules.get(name)) is not None:
         if getattr(loaded, "__file__", None) and Path(str(loaded.__file__)).resolve() == path:

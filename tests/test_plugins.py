@@ -33,7 +33,7 @@ from cmpf.encoders.sam import build_sam
 from cmpf.errors import ConfigError, DatasetError, PluginError, WeightsError
 from cmpf.factory import build_model, load_predictor
 from cmpf.factory.evaluation import build_evaluators
-from cmpf.factory.training import build_train_mapper
+from cmpf.factory.training import build_checkpointer, build_train_mapper
 from cmpf.inference import geometric_ensemble
 from cmpf.modeling.injectors import FeatureInjector, QueryInjector
 from cmpf.modeling.pixel_decoder import PixelDecoder
@@ -413,8 +413,31 @@ def test_weights_tell_the_plugin_that_they_were_trained_with(
     assert "was trained with the plug-in my_parts (/home/you/my_parts.py)" in caplog.text
     with pytest.raises(PluginError, match=r"It was /home/you/my_parts\.py when the weights were saved"):
         build_model(shipped(*here, "MODEL.CMPF.PLUGINS", "my_parts"))
+    with pytest.raises(
+        PluginError, match=r"gone/my_parts\.py: no such file\. It was /home/you/my_parts\.py when"
+    ):
+        build_model(shipped(*here, "MODEL.CMPF.PLUGINS", "gone/my_parts.py"))
     with pytest.raises(WeightsError, match=r"was trained with the plug-in my_parts.*does not fit"):
         build_model(shipped(*here, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 7))
+
+
+def test_a_training_that_is_resumed_without_its_plugin_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model(shipped())
+    write(tmp_path, "my_parts.py", REGISTERS)
+    monkeypatch.chdir(tmp_path)
+    with_plugin, without = (
+        build_checkpointer(shipped("OUTPUT_DIR", str(tmp_path), "MODEL.CMPF.PLUGINS", plugins), model)
+        for plugins in (("my_parts",), ())
+    )
+    with_plugin.save(1, {"iteration": 1})
+    with_plugin.load_newest()
+    assert "plug-in" not in caplog.text
+    without.load_newest()
+    assert (
+        f"was trained with the plug-in my_parts ({tmp_path}/my_parts.py): name it by --plugin" in caplog.text
+    )
 
 
 def test_a_model_of_the_hub_imports_no_plugin_that_the_user_does_not_name(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -59,30 +59,33 @@ def build_model(cfg: Config) -> CMPF:
     cfg = with_encoders_inside(cfg)
     check_before_download(cfg, build=build_network)
     model = build_network(cfg).to(build_device(cfg))
-    if cfg.MODEL.WEIGHTS:
-        _load_weights(model, cfg, saved)
+    if path := cfg.MODEL.WEIGHTS:
+        report = load_weights(model, path, cfg, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
+        logger.info("weights of %s: %s", path, report)
     check_precision(cfg, model)
     return model
 
 
-def _load_weights(model: CMPF, cfg: Config, saved: Mapping[str, str]) -> None:
-    """Loads MODEL.WEIGHTS. If a plug-in of the training (`saved`) is not used, warns, or says so in the error."""
+def load_weights(
+    model: CMPF, path: str | Path, cfg: Config, *, allow_unused: bool = False
+) -> weights.LoadReport:
+    """Like weights.load. If a plug-in of the training is not used, warns, or says so in the error."""
     used = {module_name(name) for name in cfg.MODEL.CMPF.PLUGINS}
-    absent = {name: file for name, file in saved.items() if name not in used}
-    named = ", ".join(f"{name} ({file})" for name, file in absent.items())
+    saved = weights.read_metadata(path).get(PLUGINS_KEY, {})
+    absent = ", ".join(f"{name} ({file})" for name, file in saved.items() if name not in used)
     hint = (
-        f"{cfg.MODEL.WEIGHTS} was trained with the plug-in {named}: name it by --plugin or MODEL.CMPF.PLUGINS, and "
-        "select its parts as in training"
+        f"{path} was trained with the plug-in {absent}: name it by --plugin or MODEL.CMPF.PLUGINS, and select its "
+        "parts as in training"
     )
     try:
-        report = weights.load(model, cfg.MODEL.WEIGHTS, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
+        report = weights.load(model, path, allow_unused=allow_unused)
     except WeightsError as error:
         if not absent:
             raise
         raise WeightsError(f"{hint}. {error}") from error
     if absent:
         logger.warning("%s", hint)
-    logger.info("weights of %s: %s", cfg.MODEL.WEIGHTS, report)
+    return report
 
 
 def plugin_metadata(cfg: Config) -> dict[str, dict[str, str]]:

@@ -45,7 +45,7 @@ from cmpf.engine.writers import Writer
 from cmpf.errors import ConfigError
 from cmpf.factory.encoders import build_device, loader_workers
 from cmpf.factory.evaluation import build_evaluation
-from cmpf.factory.model import plugin_metadata
+from cmpf.factory.model import load_weights, plugin_metadata
 from cmpf.factory.parts import part
 from cmpf.model import CMPF, FROZEN_PREFIX
 from cmpf.registry import import_plugins, register
@@ -72,9 +72,7 @@ def build_train_loader(cfg: Config) -> TrainLoader:
             "TEST.ENSEMBLE.SOURCE online, and evaluate with cache"
         )
     if unused := cfg.DATASETS.TRAIN[1:]:
-        logger.warning(
-            "only the first dataset of DATASETS.TRAIN is used for training, not %s", ", ".join(unused)
-        )
+        logger.warning("DATASETS.TRAIN: only the first dataset is used, not %s", ", ".join(unused))
     dataset = get_dataset(cfg.DATASETS.TRAIN[0])
     return data_train_loader(
         dataset.samples,
@@ -171,7 +169,7 @@ def build_checkpointer(cfg: Config, model: CMPF) -> Checkpointer:
     metadata = trained_metadata(cfg, model)
 
     def load(path: Path) -> None:
-        weights.load(model, path)
+        load_weights(model, path, cfg)
         log_changed_settings(cfg, str(weights.read_metadata(path).get(CONFIG, "")))
 
     return Checkpointer(

@@ -163,7 +163,7 @@ def test_a_second_training_dataset_is_not_ignored_in_silence(
 ) -> None:
     name = dataset_name(folder, "panoptic")
     build_train_loader(config(name, "DATASETS.TRAIN", (name, "shapes_train")))
-    assert "only the first dataset of DATASETS.TRAIN is used for training, not shapes_train" in caplog.text
+    assert "DATASETS.TRAIN: only the first dataset is used, not shapes_train" in caplog.text
 
 
 def test_equal_seeds_give_equal_batches(folder: Path) -> None:
