@@ -60,7 +60,7 @@ class ResultsFolder:
         """Creates the folder if necessary and locks it for this process.
 
         Args:
-            overwrite: whether to remove the files of earlier runs.
+            overwrite: whether to ignore earlier runs, whose files `remove_files` removes.
         Raises:
             CMPFError: another process has locked it, or it cannot be written.
         """
@@ -78,9 +78,8 @@ class ResultsFolder:
                 f"{folder}: cannot be written ({error.strerror}); give another --output"
             ) from error
         try:
-            if overwrite:
-                results._remove_files()
-            results._resume()
+            if not overwrite:
+                results._resume()
             yield results
         finally:
             results.close()
@@ -92,6 +91,20 @@ class ResultsFolder:
             return bool(json.loads((self.hidden / REQUEST).read_text(encoding="utf-8")) == request)
         except (OSError, ValueError):
             return False
+
+    def remove_files(self) -> None:
+        """Removes the files of images and datasets that earlier runs have listed, and the lists; no other files."""
+        dataset_lists = list((self.hidden / DATASETS).glob("*.txt"))
+        listed = [line for path in dataset_lists for line in _read_lines(path)[1:]]
+        with suppress(DatasetError):
+            for _, _, content in self._read_journal():
+                listed += content["files"]
+        for name in listed:
+            if os.path.isabs(name) or ".." in Path(name).parts:
+                continue  # outside the folder: the list was edited
+            (self.folder / name).unlink(missing_ok=True)
+        for path in (*dataset_lists, *(self.hidden / name for name in (JOURNAL, MANIFEST, REQUEST))):
+            path.unlink(missing_ok=True)
 
     def save_configuration(self, configuration: Mapping[str, Any], request: Mapping[str, Any]) -> None:
         """Saves the configuration and the command line of the run.
@@ -202,20 +215,6 @@ class ResultsFolder:
                 f"{self.journal}, line {number}: damaged ({error}); --overwrite begins anew"
             ) from error
         return content
-
-    def _remove_files(self) -> None:
-        """Removes the files of images and datasets that earlier runs have listed, and the lists; no other files."""
-        dataset_lists = list((self.hidden / DATASETS).glob("*.txt"))
-        listed = [line for path in dataset_lists for line in _read_lines(path)[1:]]
-        with suppress(DatasetError):
-            for _, _, content in self._read_journal():
-                listed += content["files"]
-        for name in listed:
-            if os.path.isabs(name) or ".." in Path(name).parts:
-                continue  # outside the folder: the list was edited
-            (self.folder / name).unlink(missing_ok=True)
-        for path in (*dataset_lists, *(self.hidden / name for name in (JOURNAL, MANIFEST, REQUEST))):
-            path.unlink(missing_ok=True)
 
 
 def _file_prefixes(name: str) -> set[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 16  # images sent to a process at a time
 MIN_IMAGES_PER_PROCESS = 8
 MIN_MEMORY_PER_PROCESS = 2**30  # bytes, for activations
-_replica: Replica | None = None  # of this worker process
+_replica: Replica | CMPFError | None = None  # of this worker process, or why it could not be loaded
 
 
 class ReplicaPool:
@@ -150,31 +150,39 @@ def _forked_pool(replica: Replica, num_processes: int) -> Iterator[ProcessPoolEx
 
 
 def _init_spawned_worker(job: Job, devices: Any, usage: BudgetUsage, num_processes: int) -> None:
-    """Loads a replica on the next device of the queue."""
+    """Loads a replica on the next device of the queue; an error of the user is raised by the first call instead."""
     global _replica
-    _replica = Replica(job, devices.get())
-    _share_resources(usage, num_processes)
+    try:
+        _replica = Replica(job, devices.get())
+        _share_resources(usage, num_processes)
+    except CMPFError as error:
+        _replica = error
 
 
 def _share_resources(usage: BudgetUsage, num_processes: int) -> None:
     """Gives this worker its share of the cores, and the common budget of pixels in flight."""
-    assert _replica is not None
-    _replica.usage = usage
-    if _replica.predictor.model.device.type == "cpu":
+    replica = _loaded_replica()
+    replica.usage = usage
+    if replica.predictor.model.device.type == "cpu":
         import torch
 
         torch.set_num_threads(max(1, usable_cores() // num_processes))
-        _replica.threads = max(1, _replica.job.workers // num_processes)
+        replica.threads = max(1, replica.job.workers // num_processes)
+
+
+def _loaded_replica() -> Replica:
+    if isinstance(_replica, CMPFError):
+        raise _replica
+    assert _replica is not None
+    return _replica
 
 
 def _worker_configuration(options: dict[str, Any]) -> dict[str, Any]:
-    assert _replica is not None
-    return _replica.configuration(options)
+    return _loaded_replica().configuration(options)
 
 
 def _run_chunk(sources: list[Source]) -> list[FinishedImage]:
-    assert _replica is not None
-    return list(_replica.run(sources))
+    return list(_loaded_replica().run(sources))
 
 
 @contextmanager

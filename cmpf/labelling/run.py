@@ -90,7 +90,10 @@ def label_images(
             with load_replicas(
                 job, options.devices, num_images=len(todo), processes=options.processes
             ) as replicas:
-                results.save_configuration(replicas.configuration(dict(options.settings)), options.request)
+                configuration = replicas.configuration(dict(options.settings))
+                if options.overwrite:  # only now, because a typing error must not cost the earlier results
+                    results.remove_files()
+                results.save_configuration(configuration, options.request)
                 start = time.perf_counter()
                 named = [replace(source, name=results.name(source.uri, source.name)) for source in todo]
                 for finished in _until_error(replicas.run(named, should_stop), results, job):

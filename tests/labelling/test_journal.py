@@ -108,6 +108,8 @@ def test_overwrite_removes_what_the_journal_names_and_nothing_else(tmp_path: Pat
         assert results.dataset_files("parquet") == [out / "labels.parquet"]
     with ResultsFolder.opened(out, overwrite=True) as results:
         assert results.done == {}
+        assert (out / "a.jpg").exists()
+        results.remove_files()
         # The new journal may be as long as the old one.
         results.add(entry("a"), [out / "a.jpg", tmp_path / "outside.jpg"])
         assert results.dataset_files("parquet") is None

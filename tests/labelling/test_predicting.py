@@ -110,6 +110,10 @@ def test_other_options_are_refused_unless_the_old_results_go(
     error = capsys.readouterr().err.splitlines()[-1]
     assert "min_score null there, 0.9 now" in error
     assert "--overwrite to start over" in error
+    before = coco(photos)
+    assert main(command(photos, "--min-score", "0.9", "--overwrite", "--model", "cmpf_tinny")) == 1
+    assert main(command(photos, "--min-score", "0.9", "--overwrite", "--device", "cuda:8,9")) == 1
+    assert coco(photos) == before  # a typing error costs no results
     assert main(command(photos, "--min-score", "0.9", "--overwrite")) == 0
     assert min([a["score"] for a in coco(photos)["annotations"]], default=1) >= 0.9
     # A format that is made of what is there needs no new folder.
@@ -217,6 +221,15 @@ def test_images_of_one_size_share_a_batch_and_none_waits_for_good() -> None:
     assert given[:3] == [["0", "2"], ["3"], ["1", "4"]]
     assert sorted(number for batch in given for number in batch) == sorted(map(str, range(12)))
     assert all(len({item.batch_key for item in batch}) == 1 for batch in found)
+
+
+def test_a_device_that_is_not_there_is_named_in_one_line(
+    photos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(photos, "--device", "cuda:8,9")) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("cmpf: MODEL.DEVICE cuda:")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.slow
