@@ -50,12 +50,21 @@ def run_command(arguments: argparse.Namespace, *, prefix: str) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        ours = isinstance(error, CMPFError)
-        line = f"{error}" if ours else f"{type(error).__name__}: {error} (--debug shows where)"
-        print(f"{prefix}: {' '.join(part.strip() for part in line.splitlines())}", file=sys.stderr)
+        print(f"{prefix}: {_one_line(error)}", file=sys.stderr)
     finally:
         gc.unfreeze()  # objects frozen by `gc_disabled`
     return FAILED
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error, which is CMPF's own, that of a file, or unexpected."""
+    if isinstance(error, CMPFError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror} (--debug shows where)"
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
+    return " ".join(part.strip() for part in text.splitlines())
 
 
 def run_script(
@@ -98,13 +107,14 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def add_model(container: argparse._ActionsContainer) -> None:
+def add_model(container: argparse._ActionsContainer, *, default: str | None = TINY) -> None:
     """Adds --model, which `load_model` reads."""
     container.add_argument(
         "--model",
-        default=TINY,
+        default=default,
         metavar="NAME",
-        help="model zoo name, config file, model folder or Hub repository [%(default)s]",
+        help="model zoo name, config file, model folder or Hub repository"
+        + (f" [{default}]" if default else ""),
     )
 
 
@@ -118,6 +128,16 @@ def add_weights(container: argparse._ActionsContainer) -> None:
 def add_device(container: argparse._ActionsContainer) -> None:
     """Adds --device."""
     container.add_argument("--device", help="cpu, cuda, cuda:1, xpu or mps [CUDA if available, else CPU]")
+
+
+def add_num_gpus(container: argparse._ActionsContainer) -> None:
+    """Adds --num-gpus, which cmpf.cli.processes.check_gpus checks."""
+    container.add_argument(
+        "--num-gpus",
+        type=not_negative,
+        metavar="N",
+        help="number of GPUs to use on this machine, one process per GPU; 0 = CPU [MODEL.DEVICE]",
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,17 @@ EXAMPLES = """examples:
 """
 COCO = "openvocab_coco_2017_train_panoptic_with_sem_seg"
 CHECK, SHOW, PREPARE, VOCABULARIES = "check", "show", "prepare", "vocabularies"
+# Action -> its own options; "" = list and describe.
+OPTIONS = {
+    "": ("classes", "against", "seen"),
+    CHECK: ("all", "jobs"),
+    SHOW: ("n", "seed", "output", "augmented", "config_file"),
+    PREPARE: (
+        *("all", "jobs", "root", "split", "overwrite", "force", "check", "images"),
+        *prepare.OWN_OPTIONS,
+    ),
+    VOCABULARIES: ("fetch",),
+}
 PUBLISHED = "published"
 YAML_SUFFIXES = (".yaml", ".yml")
 OVERVIEW = "overview.png"
@@ -71,7 +82,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_plugin(parser)
     add_debug(parser)
-    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.set_defaults(run=run, usage_error=parser.error, default_of=parser.get_default)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,10 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     action = words.pop(0) if words and words[0] in (CHECK, SHOW, PREPARE, VOCABULARIES) else ""
     if len(words) > 1 or (action in (CHECK, SHOW) and not words):
         arguments.usage_error(f"expected {action or 'at most'} one dataset, got {' '.join(words) or 'none'}")
+    _check_options(arguments, action)
     if action == VOCABULARIES:
         return _vocabularies(arguments, words)
-    if arguments.fetch:
-        arguments.usage_error("--fetch: only an option of cmpf datasets vocabularies")
     if action == PREPARE:
         return _prepare(words[0] if words else None, arguments)
     if not words:
@@ -93,6 +103,15 @@ def run(arguments: argparse.Namespace) -> int:
     if action == CHECK:
         return _check(name, arguments)
     return _show(name, arguments) if action == SHOW else _describe(name, arguments)
+
+
+def _check_options(arguments: argparse.Namespace, action: str) -> None:
+    """Exits with a usage error if an option of other actions is given."""
+    for name in dict.fromkeys(name for names in OPTIONS.values() for name in names):
+        if name not in OPTIONS[action] and getattr(arguments, name) != arguments.default_of(name):
+            owners = [f"cmpf datasets {owner}".strip() for owner, names in OPTIONS.items() if name in names]
+            option = name.replace("_", "-")
+            arguments.usage_error(f"--{option}: only an option of {' and '.join(owners)}")
 
 
 def dataset_name(given: str) -> str:

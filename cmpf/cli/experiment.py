@@ -112,6 +112,10 @@ def configuration(arguments: argparse.Namespace) -> Config:
         cfg = get_cfg(arguments.config_file, overrides, plugins=arguments.plugin)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError(_no_weights(arguments.program))
+    if arguments.eval_only and not cfg.DATASETS.TEST:
+        raise ConfigError(
+            "DATASETS.TEST is empty, so there is nothing to evaluate; name a dataset by --dataset"
+        )
     return cfg
 
 

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     size = tuple(arguments.image_size) if arguments.image_size else None
     check_request(output, format=arguments.format, image_size=size, dynamic=dynamic)
     predictor = load_model(arguments, device="cpu", overrides=OVERRIDES)
-    vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary else None
+    vocabulary = predictor.vocabulary(arguments.vocabulary) if arguments.vocabulary is not None else None
     print("not in the exported file, or fixed:")
     print("\n".join(f"  {part}" for part in left_out(predictor, dynamic=dynamic)), flush=True)
     report = export_model(

@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _export(arguments)
     if arguments.format:
         arguments.usage_error("--format is only valid with cmpf label export")
-    if not arguments.vocabulary:
+    if arguments.vocabulary is None:
         arguments.usage_error("the following arguments are required: --vocabulary")
     if arguments.shard and arguments.ray is not None:
         arguments.usage_error("--shard cannot be combined with --ray; use --shards N")

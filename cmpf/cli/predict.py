@@ -83,17 +83,19 @@ def run(arguments: Namespace, *, save: Callable[[Prediction], Sequence[Path]] | 
     frame_formats = request.frame_formats() if has_video else []
     sources = found.sources(found.images)
     code = DONE
-    any_segmented = has_video or save is not None
+    any_segmented = save is not None
     if save is not None and sources:
         code = _predict_each(sources, request, save)
     elif sources:
         code, num_done = _predict_to_folder(sources, found, request)
-        any_segmented = any_segmented or num_done > 0
+        any_segmented = num_done > 0
     if has_video:
         from cmpf.cli.video import Videos
 
         videos = Videos(arguments, *request.load(), request.predict_options, frame_formats)
-        code = max(code, videos.camera() if arguments.webcam is not None else videos.files(found))
+        video_code = videos.camera() if arguments.webcam is not None else videos.files(found)
+        any_segmented = any_segmented or video_code == DONE
+        code = max(code, video_code)
     if any_segmented and arguments.model == TINY and not arguments.weights and arguments.webcam is None:
         warn_of_photographs([Path(path) for path in [*found.images, *found.videos]])
     return code
@@ -196,7 +198,7 @@ def _report(summary: Summary, found: FoundSources, output: Path, *, many: bool) 
     if many or summary.resumed or summary.remaining:
         count = summary.done + summary.failed
         each = f" in {summary.seconds:.0f} s, {summary.seconds / max(1, count):.2f} s each"
-        parts = [f"{summary.done} images{each}"] if count else []
+        parts = [f"{summary.done} {'image' if summary.done == 1 else 'images'}{each}"] if count else []
         for number, what in ((summary.failed, "failed"), (summary.resumed, "images already finished")):
             parts += [f"{number} {what}"] if number else []
         if summary.remaining:

@@ -148,7 +148,8 @@ def _build_vocabulary(
 ) -> Vocabulary:
     from cmpf.factory.vocabularies import demo_vocabulary
 
-    words = vocabulary or demo_vocabulary(predictor.model.train_vocabulary, predictor.cfg)
+    trained = predictor.model.train_vocabulary
+    words = demo_vocabulary(trained, predictor.cfg) if vocabulary is None else vocabulary
     return predictor.vocabulary(words, things=split_names(things), stuff=split_names(stuff))
 
 

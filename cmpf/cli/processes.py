@@ -46,22 +46,23 @@ def device_overrides(arguments: argparse.Namespace) -> list[str]:
         ConfigError: more GPUs than available, or --num-processes together with --num-gpus.
     """
     gpus, processes = arguments.num_gpus, arguments.num_processes
-    if processes is not None and processes < 1:
-        raise ConfigError(f"--num-processes {processes}: at least 1 is needed")
     if processes is not None and gpus:
         raise ConfigError(
             f"--num-processes {processes} is for the CPU, and --num-gpus {gpus} already starts one process per GPU; "
             "give one of them"
         )
-    if processes is not None:
-        return ["MODEL.DEVICE", "cpu"]
-    if gpus is None:
+    if processes is None and gpus is None:
         return []
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not 0 <= gpus <= available:
-        found = "there is no CUDA device here" if available == 0 else f"{available} CUDA devices are here"
-        raise ConfigError(f"--num-gpus {gpus}: {found}; use --num-gpus 0 for the CPU")
+    check_gpus(gpus)
     return ["MODEL.DEVICE", "cuda" if gpus else "cpu"]
+
+
+def check_gpus(count: int | None) -> None:
+    """Raises ConfigError if --num-gpus asks for more GPUs than there are."""
+    available = torch.cuda.device_count()
+    if count and count > available:
+        found = "there is no CUDA device here" if available == 0 else f"{available} CUDA devices are here"
+        raise ConfigError(f"--num-gpus {count}: {found}; use --num-gpus 0 for the CPU")
 
 
 def process_flags(arguments: argparse.Namespace) -> list[str]:

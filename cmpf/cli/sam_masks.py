@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmpf.cli.command import (
@@ -15,7 +16,7 @@ from cmpf.cli.command import (
     Commands,
     add_command,
     add_debug,
-    not_negative,
+    add_num_gpus,
     positive,
     run_script,
     shard,
@@ -67,12 +68,7 @@ def add_parser(commands: Commands) -> None:
         "--output", metavar="DIR", help="output folder for the masks [TEST.ENSEMBLE.CACHE_DIR]"
     )
     parser.add_argument("--jobs", type=positive, metavar="N", help="number of processes [one per GPU]")
-    parser.add_argument(
-        "--num-gpus",
-        type=not_negative,
-        metavar="N",
-        help="number of GPUs to use, 0 = CPU [MODEL.DEVICE]",
-    )
+    add_num_gpus(parser)
     parser.add_argument(
         "--shard",
         type=shard,
@@ -80,7 +76,7 @@ def add_parser(commands: Commands) -> None:
         metavar="I/N",
         help="process only shard I of N, counted from 0 [0/1: all images]",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration keys to override")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
     add_debug(parser)
     parser.set_defaults(run=run)
 
@@ -102,10 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not output:
         raise ConfigError("no folder for the masks: give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR")
     todo = shard_images(arguments, cfg)
+    jobs = plan(arguments, cfg, output)
+    Path(output).mkdir(parents=True, exist_ok=True)  # an error comes before SAM is loaded
     counts: Counter[str] = Counter()
     damaged: list[sam_masks.MaskResult] = []
     with tqdm(total=len(todo), desc="SAM masks", unit="image", disable=None) as bar:
-        for result in sam_masks.generate_masks(plan(arguments, cfg, output), todo):
+        for result in sam_masks.generate_masks(jobs, todo):
             counts[result.status] += 1
             damaged += [result] if result.status == sam_masks.DAMAGED else []
             bar.update()
@@ -145,15 +143,12 @@ def plan(arguments: argparse.Namespace, cfg: Config, output: str) -> list[sam_ma
     Raises:
         ConfigError: more GPUs than available.
     """
-    import torch
-
+    from cmpf.cli.processes import check_gpus
     from cmpf.common.cpu import usable_cores
-    from cmpf.errors import ConfigError
     from cmpf.factory import sam_masks
 
     gpus = arguments.num_gpus
-    if gpus and gpus > torch.cuda.device_count():
-        raise ConfigError(f"--num-gpus {gpus}: there are {torch.cuda.device_count()} here; use 0 for the CPU")
+    check_gpus(gpus)
     count = arguments.jobs or gpus or 1
     threads = cfg.NUM_THREADS or (max(1, usable_cores() // count) if count > 1 else 0)
     return [

@@ -13,7 +13,12 @@ from cmpf.cli.command import (
     add_allow_unused,
     add_command,
     add_debug,
+    add_model,
+    add_num_gpus,
     add_plugin,
+    add_weights,
+    not_negative,
+    positive,
     run_command,
 )
 
@@ -113,15 +118,10 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of cmpf.cli.processes; not needed with torchrun or srun."""
     processes = parser.add_argument_group("processes")
     add = processes.add_argument
-    add(
-        "--num-gpus",
-        type=int,
-        metavar="N",
-        help="number of GPUs to use on this machine, one process per GPU; 0 = CPU [MODEL.DEVICE]",
-    )
-    add("--num-processes", type=int, metavar="N", help="number of CPU processes on this machine [1]")
-    add("--num-machines", type=int, default=1, metavar="N", help="number of machines [1]")
-    add("--machine-rank", type=int, default=0, metavar="I", help="rank of this machine, from 0 [0]")
+    add_num_gpus(processes)
+    add("--num-processes", type=positive, metavar="N", help="number of CPU processes on this machine [1]")
+    add("--num-machines", type=positive, default=1, metavar="N", help="number of machines [1]")
+    add("--machine-rank", type=not_negative, default=0, metavar="I", help="rank of this machine, from 0 [0]")
     add(
         "--dist-url",
         default="auto",
@@ -132,9 +132,9 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--model", metavar="NAME", help="zoo name, or output folder of a training")
+    add_model(group, default=None)
     _add_config_file(group, required=False)
-    parser.add_argument("--weights", metavar="FILE", help="trained weights [the model's own]")
+    add_weights(parser)
     parser.add_argument(
         "--output", metavar="DIR", help="output folder [OUTPUT_DIR, or output/eval/NAME with --model]"
     )
@@ -171,7 +171,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--profile",
-        type=int,
+        type=not_negative,
         default=0,
         metavar="N",
         help="time the sections of N steps, write profile_trace.json to OUTPUT_DIR, and exit",

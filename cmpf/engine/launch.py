@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -91,7 +92,7 @@ def launch(
     process = process_from_environment()
     if process is not None:
         return _in_group(function, args, process, device)
-    _check(num_processes, num_machines, machine_rank, dist_url)
+    _check(num_machines, machine_rank, dist_url)
     if num_processes * num_machines == 1:
         return function(*args)
     with tempfile.TemporaryDirectory(prefix="cmpf_") as folder:
@@ -99,16 +100,12 @@ def launch(
         return _run(config, function, args, device, Path(folder))
 
 
-def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: str) -> None:
-    if num_processes < 1 or num_machines < 1:
-        raise ConfigError(
-            f"{num_processes} processes on {num_machines} machines: at least 1 of each is needed"
-        )
+def _check(num_machines: int, machine_rank: int, dist_url: str) -> None:
     if not 0 <= machine_rank < num_machines:
         raise ConfigError(
             f"--machine-rank {machine_rank} of --num-machines {num_machines}: ranks are 0..{num_machines - 1}"
         )
-    if num_machines > 1 and not dist_url.startswith("tcp://"):
+    if (num_machines > 1 or dist_url != "auto") and not re.fullmatch(r"tcp://.+:\d+", dist_url):
         raise ConfigError(
             f"--dist-url {dist_url}: several machines need tcp://HOST:PORT of machine 0, the same on all of them"
         )

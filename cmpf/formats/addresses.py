@@ -55,7 +55,7 @@ def download(url: str, policy: UrlPolicy) -> bytes:
     if not policy:
         raise ImageError(
             f"{shown}: addresses are not downloaded; save the image and give its path, "
-            "or allow it with allow_urls=True"
+            "or allow it with allow_urls=True (--allow-urls)"
         )
     sockets: list[socket.socket] = []
     # A socket timeout restarts with every byte received, so a slow server could hold the connection forever.

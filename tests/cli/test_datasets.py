@@ -153,6 +153,8 @@ def test_what_training_sees_is_drawn_at_its_size(own: Path, capsys: pytest.Captu
         ["prepare", "bdd100k_panoptic", "--split", "train"],
         ["vocabularies", "openvocab_ade20k_panoptic_val"],
         ["openvocab_ade20k_panoptic_val", "--fetch"],
+        ["openvocab_ade20k_panoptic_val", "--check"],  # meant: cmpf datasets check NAME
+        ["check", "openvocab_ade20k_panoptic_val", "--augmented"],
         ["prepare", "ade20k_semantic", "--full-size"],
         ["prepare", "ade20k_full", "--exact-areas"],
     ],

@@ -209,6 +209,8 @@ def test_evaluating_needs_weights(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert missing.code == 1
     assert "--eval-only needs trained weights: give MODEL.WEIGHTS FILE" in missing.err
     assert "last_checkpoint is missing" in run(tmp_path, "--eval-only", "--resume").err
+    assert cmpf_main(["eval", "--model", "cmpf_tiny", "DATASETS.TEST", "()"]) == 1
+    assert "DATASETS.TEST is empty, so there is nothing to evaluate" in capsys.readouterr().err
     assert cmpf_main(["eval", "--config-file", CONFIG]) == 1
     assert capsys.readouterr().err == (
         "cmpf: cmpf eval needs trained weights: give --weights FILE, or --model NAME instead of --config-file\n"
@@ -255,7 +257,7 @@ def test_other_errors_are_one_line_with_their_kind_and_so_is_ctrl_c(
 
 
 def test_more_gpus_than_there_are_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     found = run(tmp_path, "--num-gpus", "1")
     assert found.code == 1
     assert "--num-gpus 1: there is no CUDA device here; use --num-gpus 0" in found.err
@@ -361,6 +363,9 @@ def test_eval_takes_a_model_of_the_zoo_and_refuses_unknown_ones() -> None:
         ["eval"],
         ["eval", "--model", "cmpf_tiny", "--config-file", "x"],
         ["train", "--config-file", "x", "--num-gpus", "one"],
+        ["train", "--config-file", "x", "--num-gpus", "-1"],
+        ["train", "--config-file", "x", "--num-processes", "0"],
+        ["train", "--config-file", "x", "--profile", "-1"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:

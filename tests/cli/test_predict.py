@@ -83,6 +83,8 @@ def test_errors_are_one_line_and_exit_code_1(photo: Path, capsys: pytest.Capture
     message = capsys.readouterr().err
     assert message.startswith("cmpf: nowhere/*.jpg: no such image")
     assert message.count("\n") == 1
+    assert run(str(photo), "--vocabulary", "") == 1
+    assert "the vocabulary is empty" in capsys.readouterr().err
     assert run(str(photo), "--vocabulary", "cat;dog;cat") == 1
     message = capsys.readouterr().err
     assert "'cat' is repeated" in message

@@ -206,7 +206,6 @@ def test_processes_of_a_machine_share_the_cores_that_they_may_use(monkeypatch: p
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"num_processes": 0}, "0 processes on 1 machines: at least 1 of each is needed"),
         (
             {"num_processes": 1, "num_machines": 2, "machine_rank": 2},
             r"--machine-rank 2 of --num-machines 2: ranks are 0\.\.1",
@@ -215,6 +214,7 @@ def test_processes_of_a_machine_share_the_cores_that_they_may_use(monkeypatch: p
             {"num_processes": 1, "num_machines": 2},
             "--dist-url auto: several machines need tcp://HOST:PORT of machine 0",
         ),
+        ({"num_processes": 2, "dist_url": "tcp://localhost"}, "--dist-url tcp://localhost: "),  # no port
     ],
 )
 def test_numbers_that_make_no_group_are_refused(numbers: dict[str, int], message: str) -> None:

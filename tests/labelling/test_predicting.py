@@ -78,7 +78,7 @@ def test_a_second_run_does_what_is_new_and_the_dataset_has_all(
     assert main(command(photos)) == 0
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.out.splitlines()] == [str(late)]
-    assert "1 images in " in said.err
+    assert "1 image in " in said.err
     assert "3 images already finished" in said.err
     assert (photos.parent / "out/scene_0.jpg").stat().st_mtime_ns == changed
     found = coco(photos)

@@ -221,7 +221,7 @@ def test_an_image_of_two_datasets_is_made_once() -> None:
         (["--dataset", "shapes_vall"], (), "did you mean shapes_val?"),
         (["--images", "nowhere"], (), "nowhere: no such folder"),
         ([], ("DATASETS.TEST", "()"), "no images: give --dataset NAME"),
-        (["--num-gpus", "99"], (), "--num-gpus 99: there are"),
+        (["--num-gpus", "99"], (), "--num-gpus 99: "),
         ([], ("TEST.ENSEMBLE.SAM_NAME", "vit_x"), "SAM 'vit_x' is unknown"),
     ],
 )
@@ -246,6 +246,9 @@ def test_an_empty_folder_and_a_missing_output_are_errors(
     assert "no image in this folder" in capsys.readouterr().err
     assert save_sam_masks.main(["--config-file", CONFIG]) == 1
     assert "give --output DIR, or TEST.ENSEMBLE.CACHE_DIR DIR" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert run(tmp_path / "file") == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'file'}: File exists (--debug shows where)\n"
 
 
 @pytest.mark.parametrize(
