@@ -57,7 +57,7 @@ docs: $(TEST_READY)
 static-checks: $(TEST_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict cmpf
+	$(BIN)/mypy --strict cmpf tools/tiny_encoders
 
 format: $(TEST_READY)
 	$(BIN)/ruff format .

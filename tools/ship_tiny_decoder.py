@@ -15,12 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cmpf.config import find_config, get_cfg
-from cmpf.encoders.tiny_training.training import record_hash
 from cmpf.errors import CMPFError
 from cmpf.factory import build_model
 from cmpf.weights import save as save_weights
 from cmpf.weights.download import ASSETS
 from cmpf.weights.zoo_entries import zoo
+from tiny_encoders.training import record_hash
 
 NAME = "cmpf_tiny"
 

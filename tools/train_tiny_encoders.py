@@ -18,7 +18,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cmpf.encoders.tiny_training.scenes import (
+from tiny_encoders.scenes import (
     SEEDS_PER_RUN,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
@@ -60,9 +60,9 @@ def print_table(title: str, rows: dict[str, float]) -> None:
 def run_clip(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, saves and evaluates tiny CLIP; returns metrics in percent."""
     from cmpf.encoders.tiny import CLIP_MERGES, CLIP_WEIGHTS, load_tiny_clip
-    from cmpf.encoders.tiny_training.clip_training import train_clip
-    from cmpf.encoders.tiny_training.evaluation import accuracy_table, classify_regions
-    from cmpf.encoders.tiny_training.training import Plan, save_merges, save_weights
+    from tiny_encoders.clip_training import train_clip
+    from tiny_encoders.evaluation import accuracy_table, classify_regions
+    from tiny_encoders.training import Plan, save_merges, save_weights
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, CLIP_WEIGHTS)
@@ -81,9 +81,9 @@ def run_clip(options: argparse.Namespace, training: ScenePool, validation: Scene
 def run_sam(options: argparse.Namespace, training: ScenePool, validation: ScenePool) -> dict[str, float]:
     """Trains, saves and evaluates tiny SAM; returns metrics in percent."""
     from cmpf.encoders.tiny import SAM_WEIGHTS, load_tiny_sam
-    from cmpf.encoders.tiny_training.evaluation import evaluate_sam
-    from cmpf.encoders.tiny_training.sam_training import train_sam
-    from cmpf.encoders.tiny_training.training import Plan, save_weights
+    from tiny_encoders.evaluation import evaluate_sam
+    from tiny_encoders.sam_training import train_sam
+    from tiny_encoders.training import Plan, save_weights
 
     def store(step: int, model: nn.Module) -> None:
         save_weights(model, options.out, SAM_WEIGHTS)

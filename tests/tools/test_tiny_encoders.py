@@ -21,7 +21,10 @@ from cmpf.encoders.tiny import (
     load_tiny_sam,
     tiny_tokenizer,
 )
-from cmpf.encoders.tiny_training.clip_training import (
+from cmpf.shapeworld import CATEGORIES, generate_scene
+from cmpf.weights.download import ASSETS, checked_asset
+from cmpf.weights.reading import load_checked_weights
+from tiny_encoders.clip_training import (
     IGNORE_INDEX,
     ClipObjective,
     PromptSampler,
@@ -37,7 +40,7 @@ from cmpf.encoders.tiny_training.clip_training import (
     text_to_regions,
     train_clip,
 )
-from cmpf.encoders.tiny_training.evaluation import (
+from tiny_encoders.evaluation import (
     RegionLabels,
     accuracy_table,
     best_overlap,
@@ -45,7 +48,7 @@ from cmpf.encoders.tiny_training.evaluation import (
     evaluate_sam,
     grid_points,
 )
-from cmpf.encoders.tiny_training.sam_training import (
+from tiny_encoders.sam_training import (
     all_prompts,
     boundary,
     decode_points,
@@ -56,7 +59,7 @@ from cmpf.encoders.tiny_training.sam_training import (
     soft_targets,
     train_sam,
 )
-from cmpf.encoders.tiny_training.scenes import (
+from tiny_encoders.scenes import (
     CLIP_MEAN,
     CLIP_STD,
     VALIDATION_SEEDS,
@@ -67,7 +70,7 @@ from cmpf.encoders.tiny_training.scenes import (
     make_pool,
     network_input,
 )
-from cmpf.encoders.tiny_training.training import (
+from tiny_encoders.training import (
     Plan,
     build_adamw,
     learning_rate,
@@ -75,9 +78,6 @@ from cmpf.encoders.tiny_training.training import (
     save_weights,
     train,
 )
-from cmpf.shapeworld import CATEGORIES, generate_scene
-from cmpf.weights.download import ASSETS, checked_asset
-from cmpf.weights.reading import load_checked_weights
 
 RED_CIRCLE = next(category for category in CATEGORIES if category.name == "red circle")
 SKY = next(category for category in CATEGORIES if category.name == "sky")

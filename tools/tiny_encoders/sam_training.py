@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from cmpf.encoders.pair import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from cmpf.encoders.tiny import EMBED_CHANNELS, build_tiny_sam
-from cmpf.encoders.tiny_training.scenes import (
+from tiny_encoders.scenes import (
     INPUT_SIZE,
     SceneBatch,
     ScenePool,
     category_flags,
     network_input,
 )
-from cmpf.encoders.tiny_training.training import Plan, train
+from tiny_encoders.training import Plan, train
 
 MASK_SIZE = 64
 PROMPTS_PER_IMAGE = 8

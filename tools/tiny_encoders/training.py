@@ -17,9 +17,9 @@ from tqdm import trange
 
 from cmpf.common.files import file_sha256, replacing, write_text
 from cmpf.common.tensors import move_average
-from cmpf.encoders.tiny_training.scenes import BatchSampler, ScenePool
 from cmpf.weights.download import HASHES
 from cmpf.weights.saving import write_safetensors
+from tiny_encoders.scenes import BatchSampler, ScenePool
 
 MERGES = 2000  # number of CLIP's byte-pair merges that the tiny tokenizer uses
 WARMUP_STEPS, EMA_DECAY, WEIGHT_DECAY = 200, 0.998, 0.05

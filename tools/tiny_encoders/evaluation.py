@@ -15,11 +15,11 @@ from cmpf.common.tensors import mask_pooling, masks_to_boxes, resize_bilinear
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.text import embed_vocabulary
 from cmpf.encoders.tiny import CLIP_NAME, tiny_tokenizer
-from cmpf.encoders.tiny_training.clip_training import dense_features, mask_logits, project
-from cmpf.encoders.tiny_training.sam_training import all_prompts, decode_points, encode_images, mask_iou
-from cmpf.encoders.tiny_training.scenes import INPUT_SIZE, SceneBatch, ScenePool, category_flags, make_batch
 from cmpf.shapeworld import CATEGORIES
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
+from tiny_encoders.clip_training import dense_features, mask_logits, project
+from tiny_encoders.sam_training import all_prompts, decode_points, encode_images, mask_iou
+from tiny_encoders.scenes import INPUT_SIZE, SceneBatch, ScenePool, category_flags, make_batch
 
 GRID = 12  # points per side
 MIN_IOU, MIN_STABILITY, STABILITY_OFFSET, NMS_IOU = 0.7, 0.7, 1.0, 0.7

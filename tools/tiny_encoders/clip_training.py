@@ -14,16 +14,16 @@ from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.encoders.clip import encode_tokens
 from cmpf.encoders.text import TEMPLATES
 from cmpf.encoders.tiny import build_tiny_clip_model, tiny_tokenizer
-from cmpf.encoders.tiny_training.scenes import (
+from cmpf.shapeworld import CATEGORIES, Category
+from cmpf.shapeworld.categories import MATERIALS, SHAPES
+from tiny_encoders.scenes import (
     CLIP_MEAN,
     CLIP_STD,
     SceneBatch,
     ScenePool,
     network_input,
 )
-from cmpf.encoders.tiny_training.training import Plan, train
-from cmpf.shapeworld import CATEGORIES, Category
-from cmpf.shapeworld.categories import MATERIALS, SHAPES
+from tiny_encoders.training import Plan, train
 
 _GENERIC_NOUNS = ("thing", "object", "shape")
 IGNORE_INDEX = -100  # label of stuff in the cross-entropies of materials and shapes
