@@ -20,18 +20,13 @@ FAILED_BATCH = "failed_batch.json"
 ImageNames = Sequence[Mapping[str, Any]]  # "file_name" and "image_id" of each image, as far as it has them
 
 
-def gather_image_names(batch: Any) -> list[dict[str, Any]]:
+def gather_image_names(batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Gathers the file names and image ids of all processes' batches. All processes must call it.
 
     Args:
-        batch: this process's batch; contributes nothing if it is not a sequence of samples.
+        batch: this process's samples.
     """
-    samples = batch if isinstance(batch, Sequence) else []
-    own = [
-        {key: sample[key] for key in ("file_name", "image_id") if key in sample}
-        for sample in samples
-        if isinstance(sample, Mapping)
-    ]
+    own = [{key: sample[key] for key in ("file_name", "image_id") if key in sample} for sample in batch]
     return [image for images in distributed.gather(own) for image in images]
 
 

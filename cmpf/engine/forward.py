@@ -1,11 +1,11 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""Forward passes that compute the losses of a batch, in one process or distributed over several."""
+"""The forward pass that computes the losses of a batch, in one process or distributed over several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,50 +17,11 @@ from cmpf.model import CMPF
 from cmpf.types import Sample, Targets
 
 
-class Forward(Protocol):
+class CMPFForward:
     """Computes the losses of a batch that may be split into parts for gradient accumulation.
 
     The losses of the parts add up to those of the batch, and their mean over processes equals the losses of a single
-    process that has all batches.
-    """
-
-    def normalizers(self, batch: Any) -> Any:
-        """The divisors of the losses of this batch's parts. All processes must call it."""
-
-    def __call__(self, part: Any, normalizers: Any) -> dict[str, Tensor]:
-        """Weighted losses of a part."""
-
-    def no_sync(self) -> AbstractContextManager[Any]:
-        """A context in which backward passes accumulate gradients locally, see DistributedDataParallel.no_sync."""
-
-
-class PlainForward:
-    """Forward pass of any model whose losses are means over its samples.
-
-    Args:
-        model: `model(batch)` returns a dict of weighted losses.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = _parallel(model)
-
-    def normalizers(self, batch: Any) -> int:
-        """The number of samples, the same in each process."""
-        return len(batch) if isinstance(batch, Sequence) else 1
-
-    def __call__(self, part: Any, normalizers: int) -> dict[str, Tensor]:
-        """Losses of a part, scaled by its share of the batch."""
-        share = self.normalizers(part) / normalizers
-        losses: dict[str, Tensor] = self._model(part)
-        return losses if share == 1 else {name: loss * share for name, loss in losses.items()}
-
-    def no_sync(self) -> AbstractContextManager[Any]:
-        """See Forward."""
-        return _no_sync(self._model)
-
-
-class CMPFForward:
-    """Forward pass of CMPF, whose losses are normalized by numbers of targets.
+    process that has all batches: they are normalized by the numbers of targets of all of them.
 
     DistributedDataParallel does not see the frozen encoders: they are neither in its buckets nor broadcast at the
     start.
@@ -79,21 +40,21 @@ class CMPFForward:
         self._criterion = model.criterion
         self._queries = model.decoder.num_queries
         self._device = model.device
-        self._model = _parallel(TrainedPart(model))
+        self._model = parallel(TrainedPart(model))
 
     def normalizers(self, batch: Sequence[Sample]) -> Normalizers:
-        """See SetCriterion.normalizers."""
+        """The divisors of the losses of a batch's parts. All processes must call it; see SetCriterion.normalizers."""
         targets: list[Targets] = [sample["targets"] for sample in batch]
         return self._criterion.normalizers(targets, queries=self._queries, device=self._device)
 
     def __call__(self, part: Sequence[Sample], normalizers: Normalizers) -> dict[str, Tensor]:
-        """Losses of a part, divided by the normalizers of the whole batch."""
+        """Weighted losses of a part, divided by the normalizers of the whole batch."""
         losses: dict[str, Tensor] = self._model(part, normalizers)
         return losses
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """See Forward."""
-        return _no_sync(self._model)
+        """A context in which backward passes accumulate gradients locally, see DistributedDataParallel.no_sync."""
+        return no_sync(self._model)
 
 
 class TrainedPart(nn.Module):
@@ -120,7 +81,7 @@ class TrainedPart(nn.Module):
         return self._model[0].losses(batch, normalizers)
 
 
-def _parallel(model: nn.Module) -> nn.Module:
+def parallel(model: nn.Module) -> nn.Module:
     """Wraps the model in DistributedDataParallel if there are several processes."""
     if not distributed.is_parallel():
         return model
@@ -133,7 +94,8 @@ def _parallel(model: nn.Module) -> nn.Module:
     )
 
 
-def _no_sync(model: nn.Module) -> AbstractContextManager[Any]:
+def no_sync(model: nn.Module) -> AbstractContextManager[Any]:
+    """DistributedDataParallel.no_sync, or no context for a model that is not distributed."""
     if isinstance(model, DistributedDataParallel):
         context: AbstractContextManager[Any] = model.no_sync()
         return context

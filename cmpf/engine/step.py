@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from cmpf.common import distributed
-from cmpf.engine.forward import Forward
+from cmpf.engine.forward import CMPFForward
 from cmpf.errors import TrainingError, first_few
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # SOLVER.AMP.DTYPE other than "auto"
@@ -54,7 +54,7 @@ class TrainStep:
     def __init__(
         self,
         *,
-        forward: Forward,
+        forward: CMPFForward,
         optimizer: torch.optim.Optimizer,
         amp: bool,
         clip_norm: float,
@@ -121,7 +121,7 @@ class TrainStep:
         return StepResult(losses=values, grad_norm=grad_norm, issue=f"gradient norm = {grad_norm}")
 
 
-def split(batch: Any, parts: int) -> list[Any]:
+def split(batch: Sequence[Any], parts: int) -> list[Sequence[Any]]:
     """Splits a batch into non-empty parts; the first ones have one sample more if it does not divide evenly.
 
     Raises:
@@ -129,10 +129,9 @@ def split(batch: Any, parts: int) -> list[Any]:
     """
     if parts == 1:
         return [batch]
-    if not isinstance(batch, Sequence) or len(batch) < parts:
-        count = len(batch) if isinstance(batch, Sequence) else 1
+    if len(batch) < parts:
         raise TrainingError(
-            f"SOLVER.ACCUMULATION_STEPS {parts}: each process has {count} images of a batch, which cannot be "
+            f"SOLVER.ACCUMULATION_STEPS {parts}: each process has {len(batch)} images of a batch, which cannot be "
             "cut into so many parts; lower it, or raise SOLVER.IMS_PER_BATCH"
         )
     smaller, larger = divmod(len(batch), parts)

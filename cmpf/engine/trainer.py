@@ -15,7 +15,7 @@ from cmpf.common import distributed
 from cmpf.engine.checkpoints import Checkpointer
 from cmpf.engine.evaluations import Evaluations, Results, TrainingEnd
 from cmpf.engine.failures import IssueCounter, failure, gather_image_names, unreadable_image
-from cmpf.engine.forward import Forward, PlainForward
+from cmpf.engine.forward import CMPFForward
 from cmpf.engine.interrupts import Interrupted, StopRequest
 from cmpf.engine.logs import FILE_ONLY
 from cmpf.engine.optimizer import WeightAverage, check_gradients, check_optimizer, load_optimizer
@@ -34,7 +34,8 @@ class Trainer:
     """Trains a model in one process, or in one of several processes of a group.
 
     Args:
-        model: in training mode, `model(batch)` returns a dict of weighted losses, whose sum is minimized.
+        model: its parameters that require a gradient are trained.
+        forward: computes the weighted losses of a batch, whose sum is minimized.
         loader: endless batches; see TrainLoader.
         optimizer: holds exactly the parameters that require a gradient.
         schedule: sets the optimizer's learning rate.
@@ -50,7 +51,6 @@ class Trainer:
         clip_norm: maximum L2 norm of all gradients together; math.inf = no clipping.
         amp_dtype: "auto", "bf16" or "fp16".
         accumulation_steps: number of parts into which a batch is split to save memory.
-        forward: computes the losses of a batch; None = those of `model(batch)`, as means over the samples.
         average: averaged weights, which are evaluated and saved as best and final; None = the model's weights.
         draw: draws images of a batch with the model's predictions when an evaluation is due; None = no images.
     """
@@ -59,6 +59,7 @@ class Trainer:
         self,
         *,
         model: nn.Module,
+        forward: CMPFForward,
         loader: TrainLoader,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
@@ -74,7 +75,6 @@ class Trainer:
         clip_norm: float,
         amp_dtype: str = "auto",
         accumulation_steps: int = 1,
-        forward: Forward | None = None,
         average: WeightAverage | None = None,
         draw: Callable[[Any], Images] | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class Trainer:
             average=average,
         )
         self.step = TrainStep(
-            forward=forward or PlainForward(model),
+            forward=forward,
             optimizer=optimizer,
             amp=amp,
             amp_dtype=amp_dtype,

@@ -225,6 +225,7 @@ def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Tra
     schedule = build_configured_schedule(cfg, optimizer)
     return Trainer(
         model=model,
+        forward=CMPFForward(model),
         loader=build_train_loader(cfg),
         optimizer=optimizer,
         schedule=schedule,
@@ -240,7 +241,6 @@ def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Tra
         amp_dtype=solver.AMP.DTYPE,
         clip_norm=solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else math.inf,
         accumulation_steps=solver.ACCUMULATION_STEPS,
-        forward=CMPFForward(model),
         average=WeightAverage(model, decay=solver.EMA.DECAY) if solver.EMA.ENABLED else None,
         draw=image_drawer(model, count=cfg.LOG.PICTURES) if cfg.LOG.PICTURES else None,
     )

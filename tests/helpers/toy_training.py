@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from cmpf import weights
 from cmpf.engine.checkpoints import Checkpointer
+from cmpf.engine.forward import no_sync, parallel
 from cmpf.engine.optimizer import WeightAverage, build_optimizer
 from cmpf.engine.schedule import build_schedule
 from cmpf.engine.seeding import seed_everything
@@ -76,6 +78,31 @@ class ToyLoader:
         self.position = state["position"]
 
 
+class PlainForward:
+    """Forward pass of any model whose losses are means over its samples.
+
+    Args:
+        model: `model(batch)` returns a dict of weighted losses.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = parallel(model)
+
+    def normalizers(self, batch: Any) -> int:
+        """The number of samples, the same in each process."""
+        return len(batch) if isinstance(batch, Sequence) else 1
+
+    def __call__(self, part: Any, normalizers: int) -> dict[str, Tensor]:
+        """Losses of a part, scaled by its share of the batch."""
+        share = self.normalizers(part) / normalizers
+        losses: dict[str, Tensor] = self._model(part)
+        return losses if share == 1 else {name: loss * share for name, loss in losses.items()}
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """See CMPFForward."""
+        return no_sync(self._model)
+
+
 def toy_trainer(
     folder: Path,
     *,
@@ -109,6 +136,7 @@ def toy_trainer(
     )
     return Trainer(
         model=model,
+        forward=PlainForward(model),  # type: ignore[arg-type]
         loader=loader or ToyLoader(),
         optimizer=optimizer,
         schedule=schedule,
