@@ -92,7 +92,7 @@ def run(arguments: Namespace, *, save: Callable[[Prediction], Sequence[Path]] | 
     if has_video:
         from cmpf.cli.video import Videos
 
-        videos = Videos(arguments, *request.load(), request.predict_options, frame_formats)
+        videos = Videos(request, frame_formats)
         video_code = videos.camera() if arguments.webcam is not None else videos.files(found)
         any_segmented = any_segmented or video_code == DONE
         code = max(code, video_code)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import sys
 from collections import deque
@@ -21,15 +19,15 @@ from tqdm import tqdm
 
 from cmpf.cli.command import DONE, FAILED
 from cmpf.common.files import TEMPORARY, write_text
-from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import ImageError
 from cmpf.formats.image import open_image, write_image
 from cmpf.formats.video import Frame, VideoReader, write_video
 from cmpf.inference import Prediction
+from cmpf.labelling.configuration import run_configuration
 
 if TYPE_CHECKING:
+    from cmpf.cli.predict_request import PredictRequest
     from cmpf.labelling.sources import FoundSources
-    from cmpf.predictor import Predictor
 
 # Yields one prediction per frame, in order.
 Segment: TypeAlias = Callable[[Iterable[Frame]], Iterator[Prediction]]
@@ -104,23 +102,15 @@ def segment_video(
 
 
 class Videos:
-    """Segments the videos or the camera of a command line.
+    """Loads the model and segments the videos or the camera of a command line.
 
     Args:
-        predict_options: arguments of Predictor.stream.
         formats: formats of Prediction.save.
     """
 
-    def __init__(
-        self,
-        arguments: argparse.Namespace,
-        predictor: Predictor,
-        vocabulary: Vocabulary,
-        predict_options: Mapping[str, Any],
-        formats: Sequence[str],
-    ) -> None:
-        self.arguments, self.predictor, self.vocabulary = arguments, predictor, vocabulary
-        self.predict_options, self.formats = predict_options, formats
+    def __init__(self, request: PredictRequest, formats: Sequence[str]) -> None:
+        self.request, self.arguments, self.formats = request, request.arguments, formats
+        self.predictor, self.vocabulary = request.load()
 
     def stream(self, frames: Iterable[Frame], batch_size: int | None = None) -> Iterator[Prediction]:
         """Yields one prediction per frame.
@@ -129,7 +119,8 @@ class Videos:
             batch_size: None = --batch-size.
         """
         batch_size = batch_size or self.arguments.batch_size or 1
-        return self.predictor.stream(frames, self.vocabulary, batch_size=batch_size, **self.predict_options)
+        options = self.request.predict_options
+        return self.predictor.stream(frames, self.vocabulary, batch_size=batch_size, **options)
 
     def files(self, found: FoundSources) -> int:
         """Segments videos, prints errors, and returns the exit code."""
@@ -158,10 +149,8 @@ class Videos:
 
     def settings(self) -> dict[str, Any]:
         """What the results of a video depend on besides the file."""
-        model = {name: getattr(self.arguments, name) for name in ("model", "weights", "plugin", "opts")}
-        vocabulary = repr((self.vocabulary.classes, self.vocabulary.is_thing))
-        digest = hashlib.sha256(vocabulary.encode()).hexdigest()
-        return {**model, **self.predict_options, "formats": sorted(self.formats), "words": digest}
+        options = self.request.settings() | {"formats": sorted(self.formats)}
+        return run_configuration(self.predictor, self.vocabulary, **options)
 
     def _file(self, path: Path, name: str) -> None:
         """Segments a video and prints where the result is."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers.tiny_model import tiny_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cmpf.cli import main, video
 from cmpf.cli.video import VideoReport, segment_camera, segment_video
@@ -24,6 +25,7 @@ from cmpf.formats import video as formats_video
 from cmpf.formats.video import VideoReader, camera_input, write_video
 from cmpf.inference import Prediction
 from cmpf.predictor import Predictor
+from cmpf.weights.download import checked_asset
 
 FRAMES, RATE = 7, Fraction(25, 2)
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,3 +280,23 @@ def test_the_command_segments_images_and_videos_together_and_names_what_it_canno
         "more",
         "shapes.jpg",
     ]
+
+
+def test_a_stopped_run_with_other_weights_starts_anew(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    weights = clip.parent / "weights.safetensors"
+    tensors = load_file(checked_asset("cmpf_tiny_decoder.safetensors"))
+    command = ["predict", str(clip), "--vocabulary", "red circle", "--task", "panoptic", "--weights", str(weights),
+               "--output", str(clip.parent / "out"), "--opts", "INPUT.MIN_SIZE_TEST", "64",
+               "TEST.ENSEMBLE.ENABLED", "False"]  # fmt: skip
+    for scale, resumed in ((1, False), (1, True), (2, False)):
+        if not resumed:
+            save_file({name: scale * value for name, value in tensors.items()}, weights)
+        with monkeypatch.context() as patched:
+            patched.setattr(video, "write_video", stop)
+            assert main(command) == 1
+        assert ("frames already finished" in capsys.readouterr().err) == resumed
