@@ -61,7 +61,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, CMPFError):
         text = str(error)
     elif isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror} (--debug shows where)"
+        text = f"{error.filename2 or error.filename}: {error.strerror} (--debug shows where)"
     else:
         text = f"{type(error).__name__}: {error} (--debug shows where)"
     return " ".join(part.strip() for part in text.splitlines())
