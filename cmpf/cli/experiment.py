@@ -30,7 +30,7 @@ from cmpf.engine.wandb_writer import WandbWriter
 from cmpf.engine.writers import Writer, build_writers
 from cmpf.errors import ConfigError
 from cmpf.evaluation import clear_results, format_results, save_results, verify_results
-from cmpf.factory.evaluation import build_evaluators, build_views, inference_over
+from cmpf.factory.evaluation import build_evaluators, build_views, inference_over, require_datasets
 from cmpf.factory.vocabularies import build_dataset
 from cmpf.model import CMPF
 from cmpf.weights.hub import find_model, weights_place
@@ -199,11 +199,11 @@ def _run_unlocked(arguments: argparse.Namespace, cfg: Config, logger: logging.Lo
 
 
 def _run_native(arguments: argparse.Namespace, cfg: Config, logger: logging.Logger) -> Results | None:
+    require_datasets(cfg, training=not arguments.eval_only)
     with distributed.main_first():
         model = factory.build_model(cfg)
-    if arguments.eval_only:
-        return _evaluate(arguments, cfg, model, logger)
-    return _train(arguments, cfg, model, logger)
+    train_or_evaluate = _evaluate if arguments.eval_only else _train
+    return train_or_evaluate(arguments, cfg, model, logger)
 
 
 def _evaluate(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 from cmpf.common import distributed
 from cmpf.config import Config
-from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge
+from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
+from cmpf.data.datasets.catalog import locate_dataset
 from cmpf.data.loader import InferenceLoader
 from cmpf.data.loader import build_test_loader as data_test_loader
 from cmpf.errors import ConfigError
@@ -61,6 +62,21 @@ def build_evaluation(cfg: Config, model: CMPF) -> Callable[[], dict[str, Results
         }
 
     return run
+
+
+def require_datasets(cfg: Config, *, training: bool) -> None:
+    """Checks at once that the datasets are on disk, before a model is loaded or encoders are downloaded for them.
+
+    Args:
+        training: whether the dataset of DATASETS.TRAIN is needed, too.
+    Raises:
+        DatasetError: a dataset is unknown or not on disk.
+    """
+    import_plugins(cfg.MODEL.CMPF.PLUGINS)  # a dataset may have a reader of its own
+    if training:
+        get_dataset(cfg.DATASETS.TRAIN[0])
+    for dataset in map(locate_dataset, cfg.DATASETS.TEST):
+        dataset.require(*truth_readers(cfg, dataset))
 
 
 def inference_over(

@@ -235,6 +235,15 @@ def test_our_own_errors_show_their_message_and_stay_in_the_log(tmp_path: Path) -
         run(tmp_path, "--debug", *absent)
 
 
+def test_a_missing_dataset_is_named_before_the_model_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "build_model", None)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert "error: shapes_train: not on disk" in run(tmp_path).err
+    assert "error: shapes_val: not on disk" in run(tmp_path, "--eval-only", "MODEL.WEIGHTS", str(WEIGHTS)).err
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
