@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers.scripts import script
 
 from cmpf.config import get_cfg
@@ -195,12 +194,6 @@ def test_issues_of_the_code_are_told_with_their_kind(
     monkeypatch.setattr(check_configs, "_check_clip_weights", lambda _: 1 // 0)
     assert check_configs.main([str(check_configs.config_root() / "shapes" / "cmpf_tiny.yaml")]) == 1
     assert "cmpf_tiny.yaml: ZeroDivisionError: " in capsys.readouterr().err
-
-
-def test_networks_have_no_memory() -> None:
-    with check_configs.meta_device():
-        assert torch.ones(10**12).device.type == "meta"
-    assert torch.ones(1).device.type == "cpu"
 
 
 def test_configurations_that_differ_in_testing_only_share_a_network() -> None:
