@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from cmpf.common.files import write_text
+from cmpf.common.files import TEMPORARY, write_text
 from cmpf.errors import CMPFError, DatasetError
 from cmpf.labelling.configuration import read_configuration, save_or_compare_configuration
 from cmpf.labelling.record import ImageRecord, record_from_dict, to_json
@@ -168,7 +168,13 @@ class ResultsFolder:
         return files if up_to_date else None
 
     def save_dataset_files(self, format_name: str, files: list[Path]) -> None:
-        """Remembers the dataset files of a format that were made from the current journal."""
+        """Remembers the dataset files of a format that were made from the current journal.
+
+        Also removes unfinished ones of killed runs, which may be large.
+        """
+        for file in files:
+            for unfinished in file.parent.glob(f"{TEMPORARY}*-{file.name}"):
+                unfinished.unlink(missing_ok=True)
         paths = [str(file.relative_to(self.folder)) for file in files]
         write_text(self._dataset_list(format_name), "\n".join([self._journal_size(), *paths]) + "\n")
 

@@ -104,6 +104,7 @@ def test_overwrite_removes_what_the_journal_names_and_nothing_else(tmp_path: Pat
         results.save_configuration({"min_score": 0.3}, {})
         results.add(entry("a"), [out / "a.jpg", tmp_path / "outside.jpg"])
         (out / "labels.parquet").touch()
+        (out / ".tmp-12-34-labels.parquet").touch()  # of a killed run
         results.save_dataset_files("parquet", [out / "labels.parquet"])
         assert results.dataset_files("parquet") == [out / "labels.parquet"]
     with ResultsFolder.opened(out, overwrite=True) as results:
