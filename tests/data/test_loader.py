@@ -309,8 +309,9 @@ def test_a_batch_may_be_larger_than_the_dataset() -> None:
     assert sorted(samples[:3]) == sorted(samples[3:6]) == [0, 1, 2]
 
 
-def test_one_image_is_enough() -> None:
+def test_one_image_is_enough_and_so_are_batches_of_one_and_the_seed_zero() -> None:
     assert drawn(batches(2, num_samples=1)) == [0] * 8
+    assert sorted(drawn(batches(10, total_batch_size=1, seed=0))) == list(range(10))
 
 
 @pytest.mark.parametrize(
