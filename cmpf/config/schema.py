@@ -150,7 +150,7 @@ class Solver(Section):
         (327778, 355092), description="WarmupMultiStepLR: iterations at which the rate is multiplied by GAMMA"
     )
     GAMMA: v.Factor = Field(0.1, description="WarmupMultiStepLR: factor at each of STEPS")
-    POLY_POWER: v.Factor = Field(0.9, description="WarmupPolyLR: exponent of the polynomial decay")
+    POLY_POWER: v.Positive = Field(0.9, description="WarmupPolyLR: exponent of the polynomial decay")
     WARMUP_ITERS: v.CountOrZero = Field(10, description="number of warmup iterations")
     WARMUP_FACTOR: v.Fraction = Field(1.0, description="factor of the learning rate at the first iteration")
     CLIP_GRADIENTS: ClipGradients = ClipGradients()

@@ -262,8 +262,8 @@ def test_only_layers_of_norms_and_embeddings_have_a_weight_decay_of_their_own(fo
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        # warm-up 0.5, 0.75, 1 times sqrt((4 - i) / 4)
-        ({"LR_SCHEDULER_NAME": "WarmupPolyLR", "POLY_POWER": 0.5}, [0.5, 0.75 * 0.866025404, 0.707106781]),
+        # warm-up 0.5, 0.75, 1 times ((4 - i) / 4) ** 2
+        ({"LR_SCHEDULER_NAME": "WarmupPolyLR", "POLY_POWER": 2}, [0.5, 0.75 * 0.5625, 0.25]),
         # times cosine 1, 0.853553, 0.5
         ({"LR_SCHEDULER_NAME": "WarmupCosineLR"}, [0.5, 0.75 * 0.853553391, 0.5]),
         ({"LR_SCHEDULER_NAME": "WarmupMultiStepLR", "STEPS": (2,), "GAMMA": 0.3}, [0.5, 0.75, 0.3]),
