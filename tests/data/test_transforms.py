@@ -330,6 +330,15 @@ def test_each_distortion_alone_is_applied_in_half_of_the_cases() -> None:
         assert 155 <= changed <= 240, name  # 200 expected less the smallest amounts, standard deviation 10
 
 
+def test_brightness_goes_down_as_often_as_up() -> None:
+    rng = np.random.default_rng(0)
+    jitter = SSDColorJitter(brightness=32, contrast=(1, 1), saturation=(1, 1), hue=0, probability=1.0)
+    shifts = [int(jitter(colored(np.full((1, 1, 3), 100)), rng).image[0, 0, 0]) - 100 for _ in range(400)]
+    assert -32 <= min(shifts) < -28
+    assert 28 < max(shifts) <= 32
+    assert abs(np.mean(shifts)) < 4  # four standard deviations of the mean, 64 / sqrt(12 * 400)
+
+
 def test_contrast_comes_before_or_after_the_colors() -> None:
     # Contrast 2 clips red at 255; saturation 0.5 halves the distances to the largest channel.
     # First contrast: (255, 100, 100) -> (255, 177.5, 177.5) -> 178 (rounded to even).

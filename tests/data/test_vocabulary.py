@@ -185,6 +185,8 @@ def test_names_fall_back_to_the_class_index() -> None:
 def test_names_with_brackets_do_not_meet_those_that_a_user_wrote() -> None:
     words = Vocabulary(classes=[["bag"], ["bag", "purse"], ["bag (purse)"], ["Bag (1)"]])
     assert words.names == ("bag", "bag (1) (1)", "bag (purse)", "Bag (1)")
+    words = Vocabulary(classes=[["a"], ["a", "b) (c"], ["a (b)"], ["a (b)", "c"]])
+    assert words.names == ("a", "a (b) (c)", "a (b)", "a (b) (3)")
 
 
 def test_the_kind_of_classes_with_a_shared_name_can_be_set_together_or_one_by_one() -> None:
