@@ -46,7 +46,6 @@ from tiny_encoders.evaluation import (
     best_overlap,
     classify_regions,
     evaluate_sam,
-    grid_points,
 )
 from tiny_encoders.sam_training import (
     all_prompts,
@@ -283,11 +282,6 @@ def test_the_shipped_clip_names_most_regions_of_unseen_images() -> None:
     )
     # 12 scenes are about 75 regions; the card gives the figures on 1,000 scenes.
     assert float((labels.predicted == labels.true).float().mean()) > 0.7
-
-
-def test_the_grids_points_are_the_middles_of_its_cells() -> None:
-    # 256 / 2 = 128 wide cells
-    assert grid_points(2).tolist() == [[64, 64], [192, 64], [64, 192], [192, 192]]
 
 
 def test_the_best_proposal_counts() -> None:

@@ -11,18 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cmpf.common.tensors import mask_pooling, masks_to_boxes, resize_bilinear
+from cmpf.common.tensors import mask_pooling, resize_bilinear
 from cmpf.encoders.clip import CLIP
+from cmpf.encoders.sam import SAMEncoder
+from cmpf.encoders.sam_proposals import SAMProposer
 from cmpf.encoders.text import embed_vocabulary
-from cmpf.encoders.tiny import CLIP_NAME, tiny_tokenizer
+from cmpf.encoders.tiny import CLIP_NAME, SAM_NAME, tiny_tokenizer
 from cmpf.shapeworld import CATEGORIES
 from cmpf.shapeworld.categories import MATERIALS, SHAPES
 from tiny_encoders.clip_training import dense_features, mask_logits, project
 from tiny_encoders.sam_training import all_prompts, decode_points, encode_images, mask_iou
-from tiny_encoders.scenes import INPUT_SIZE, SceneBatch, ScenePool, category_flags, make_batch
+from tiny_encoders.scenes import SceneBatch, ScenePool, category_flags, make_batch
 
-GRID = 12  # points per side
-MIN_IOU, MIN_STABILITY, STABILITY_OFFSET, NMS_IOU = 0.7, 0.7, 1.0, 0.7
+GRID = 12  # points per side of generated masks
 
 
 @dataclass(frozen=True)
@@ -102,35 +103,18 @@ def point_ious(
     return iou.max(dim=1).values, trusted, prompts.category_ids
 
 
-def grid_points(side: int) -> Tensor:
-    """Cell centers (side * side, 2), (x, y), of a grid over the input."""
-    line = (torch.arange(side) + 0.5) / side * INPUT_SIZE
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=1)
-
-
-@torch.no_grad()
-def automatic_proposals(sam: nn.Module, embedding: Tensor, size: int) -> Tensor:
-    """Masks of a grid of points, filtered by predicted IoU, stability and box NMS.
-
-    Args:
-        embedding: (1, 64, 16, 16).
-        size: side of the masks.
-    Returns:
-        (M, size, size) bool.
-    """
-    from torchvision.ops import nms
-
-    points = grid_points(GRID)
-    logits, predicted = decode_points(sam, embedding, points, torch.zeros(len(points), dtype=torch.int64))
-    logits, predicted = logits[:, 1:].flatten(0, 1), predicted[:, 1:].flatten()
-    smaller = (logits > STABILITY_OFFSET).sum(dim=(1, 2))
-    larger = (logits > -STABILITY_OFFSET).sum(dim=(1, 2)).clamp(min=1)
-    keep = (predicted > MIN_IOU) & (smaller / larger > MIN_STABILITY)
-    masks = resize_bilinear(logits[keep][:, None], (size, size))[:, 0] > 0
-    predicted = predicted[keep]
-    order = nms(masks_to_boxes(masks), predicted, NMS_IOU)
-    return masks[order]
+def mask_generator(sam: nn.Module) -> SAMProposer:
+    """Mask generation with a copy of SAM, because SAMEncoder replaces layers and freezes them."""
+    return SAMProposer(
+        encoder=SAMEncoder(name=SAM_NAME, sam=copy.deepcopy(sam)),
+        points_per_side=GRID,
+        coarse_points_per_side=0,
+        iou_threshold=0.7,
+        stability_threshold=0.7,
+        nms_threshold=0.7,
+        min_area=0,
+        max_masks=3 * GRID**2,
+    )
 
 
 def best_overlap(masks: Tensor, proposals: Tensor) -> NDArray[np.float32]:
@@ -144,11 +128,13 @@ def best_overlap(masks: Tensor, proposals: Tensor) -> NDArray[np.float32]:
     return best
 
 
-def _proposal_overlaps(sam: nn.Module, batch: SceneBatch, embeddings: Tensor) -> tuple[Tensor, int]:
+def _proposal_overlaps(proposer: SAMProposer, batch: SceneBatch, embeddings: Tensor) -> tuple[Tensor, int]:
     """Maximum IoU of every segment of the batch with its image's proposals, and the number of proposals."""
     overlaps, count = [], 0
     for masks, present, embedding in zip(batch.masks, batch.present, embeddings, strict=True):
-        proposals = automatic_proposals(sam, embedding[None], masks.shape[-1])
+        size = (masks.shape[-2], masks.shape[-1])
+        logits = proposer(embedding[None], padded=size, unpadded=size).logits
+        proposals = resize_bilinear(logits[None], size)[0] > 0
         overlaps.append(torch.from_numpy(best_overlap(masks[present], proposals)))
         count += len(proposals)
     return torch.cat(overlaps), count
@@ -177,6 +163,7 @@ def evaluate_sam(sam: nn.Module, pool: ScenePool, *, seed: int) -> dict[str, flo
     """
     generator = torch.Generator().manual_seed(seed)
     sam = sam.eval()
+    proposer = mask_generator(sam)
     parts, count = [], 0
     for start in range(0, len(pool), 16):
         index = np.arange(start, min(start + 16, len(pool)))
@@ -184,7 +171,7 @@ def evaluate_sam(sam: nn.Module, pool: ScenePool, *, seed: int) -> dict[str, flo
         with torch.no_grad():
             embeddings = encode_images(sam, batch.images)
         best, trusted, categories = point_ious(sam, batch, embeddings, generator)
-        overlap, num_proposals = _proposal_overlaps(sam, batch, embeddings)
+        overlap, num_proposals = _proposal_overlaps(proposer, batch, embeddings)
         parts.append(torch.stack([best, trusted, (overlap >= 0.5).float(), categories.float()]))
         count += num_proposals
     best, trusted, recalled, categories = torch.cat(parts, dim=1)
