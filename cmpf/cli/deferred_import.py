@@ -57,9 +57,7 @@ class _StandIn(ModuleType):
         vars(self).update(functions)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(
-            "__"
-        ):  # a question about the module itself, as the inspect module asks all modules
+        if name.startswith("__"):  # about the module itself, as the inspect module asks all modules
             raise AttributeError(name)
         _remove_stand_ins()
         return getattr(import_module(self.__name__), name)

@@ -62,9 +62,8 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
 
 KEYS: dict[str, Key] = {key.name: key for key in _walk(Config, "")}
 FREE = "MODEL.CMPF.EXTRA"  # a tree of arbitrary keys
-MAPPING = (
-    "DATASETS.VOCABULARIES"  # its value may be a mapping, of which files and overrides may set single entries
-)
+# Its value may be a mapping, of which files and overrides may set single entries.
+MAPPING = "DATASETS.VOCABULARIES"
 
 
 def leaves(node: Section | Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -28,9 +28,8 @@ ENDINGS = {TORCH: ".pt2", ONNX: ".onnx"}
 FORMATS = tuple(ENDINGS)
 METADATA = "cmpf.json"  # name of the metadata inside a file
 OPSET = 20  # the first one with Gelu
-SINGLE_FILE_BYTES = (
-    1_800_000_000  # larger weights are stored in a second file: ONNX files are limited to 2 GiB
-)
+# Larger weights are stored in a second file: ONNX files are limited to 2 GiB.
+SINGLE_FILE_BYTES = 1_800_000_000
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 VERSION = 1  # of the metadata format
 INPUT_TEXTS = {

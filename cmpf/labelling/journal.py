@@ -25,9 +25,8 @@ from cmpf.labelling.record import ImageRecord, record_from_dict, to_json
 THUMBNAILS = "thumbnails"  # subfolder of the small overlays
 HIDDEN = ".cmpf"  # subfolder of the output folder
 JOURNAL, MANIFEST, REQUEST, LOCK = "journal.jsonl", "manifest.json", "request.json", "lock"
-DATASETS = (
-    "datasets"  # a file NAME.txt for each format: the size of the journal, and the dataset files made of it
-)
+# A file NAME.txt for each format: the size of the journal, and the dataset files made of it.
+DATASETS = "datasets"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from cmpf.errors import CMPFError, ImageError, summary
 from cmpf.formats.addresses import MAX_DOWNLOAD
 
 T = TypeVar("T")
-UNFINISHED = (
-    "_unfinished"  # folder of incomplete files; readers of tables ignore names with a leading underscore
-)
+# Folder of incomplete files; readers of tables ignore names with a leading underscore.
+UNFINISHED = "_unfinished"
 RETRY_DELAYS = (1.0, 4.0)  # seconds
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from cmpf.common.tensors import mask_pooling
 from cmpf.modeling.layers import sine_position_encoding
 
-LIMIT = (
-    4.0  # proposal logits are clamped: larger values deep inside a mask carry no information on its outline
-)
+# Proposal logits are clamped: larger values deep inside a mask carry no information on its outline.
+LIMIT = 4.0
 
 
 class ProposalQueries(nn.Module):

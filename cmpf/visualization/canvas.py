@@ -21,9 +21,8 @@ Mask = npt.NDArray[np.bool_]
 MIN_LONG_SIDE = 640  # smaller images are enlarged to it, so that labels fit
 _SMOOTHING = 1.0  # sigma in pixels of the original image, by which enlarged borders are smoothed
 _MAX_SIGMA = 12.0  # canvas pixels; limits the time for images of a few pixels
-_MIN_KEPT_AREA = (
-    0.6  # of an enlarged region's area; thin regions that smoothing reduces more are not smoothed
-)
+# Share of the area of an enlarged region; thin regions that smoothing reduces more are not smoothed.
+_MIN_KEPT_AREA = 0.6
 _DARK, _WHITE = (18, 18, 24), (255, 255, 255)
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601
 _TILE_ROWS = 128  # rows processed at a time; the float copies of a whole photograph take gigabytes

@@ -15,9 +15,8 @@ from urllib.request import Request, urlopen
 
 from cmpf.errors import WeightsError
 
-MIRROR = (
-    "CMPF_MIRROR"  # environment variable: base address of a mirror with https://HOST/PATH at BASE/HOST/PATH
-)
+# Environment variable: base address of a mirror with https://HOST/PATH at BASE/HOST/PATH.
+MIRROR = "CMPF_MIRROR"
 TIMEOUT = 30.0  # seconds without a response
 LIMIT = 1 << 18  # bytes of a web page that are read
 RANGE_NOT_SATISFIABLE = 416

@@ -162,9 +162,8 @@ def test_labels_and_instances_that_disagree_are_a_warning(
     for path in (root / FOLDER / "annotations_instance").rglob("*.png"):
         rewrite(path, lambda values: np.where(values[..., :1] > 0, values + np.uint8([5, 0, 0]), values))
     assert PANOPTIC.run(root, "--split", "val") == 0
-    expected = (
-        "annotations and annotations_instance agree on 0 of 6,240 instance pixels"  # 3 x (2 x 704 + 672)
-    )
+    # 3 x (2 x 704 + 672).
+    expected = "annotations and annotations_instance agree on 0 of 6,240 instance pixels"
     assert [record.getMessage()[: len(expected)] for record in caplog.records] == [expected]
     assert (root / FOLDER / "ade20k_panoptic_val.json").exists()
 
