@@ -115,7 +115,6 @@ def test_a_batch_of_an_unknown_kind_is_called_unnamed(tmp_path: Path) -> None:
 def test_only_what_names_an_image_is_collected() -> None:
     batch = [{**IMAGES[0], "height": 3}, {**IMAGES[1], "image": None}, {"image": None}]
     assert gather_image_names(batch) == IMAGES
-    assert gather_image_names(3) == []
 
 
 def test_only_issues_in_a_row_count(caplog: pytest.LogCaptureFixture) -> None:
