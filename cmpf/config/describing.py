@@ -15,7 +15,7 @@ from cmpf.config.files import BASE_KEY
 from cmpf.config.keys import KEYS, Key, Origin, nearest_key
 from cmpf.config.loading import Resolved
 from cmpf.config.schema import Config
-from cmpf.config.values import Tree
+from cmpf.config.sections import Tree
 from cmpf.errors import ConfigError
 
 ORIGIN_COLUMN = 56  # where the origins of values begin

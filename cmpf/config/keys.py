@@ -13,7 +13,8 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from cmpf.config.schema import Config
-from cmpf.config.values import Allowed, Section, Tree
+from cmpf.config.sections import Section, Tree
+from cmpf.config.values import Allowed
 from cmpf.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from cmpf.config import values as v
-from cmpf.config.values import Section, Tree
+from cmpf.config.sections import Section, Tree
 
 
 class MaskFormerTest(Section):

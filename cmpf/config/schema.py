@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cmpf.config import values as v
 from cmpf.config.model_schema import Model
-from cmpf.config.values import Section
+from cmpf.config.sections import Section
 
 # 0.5 to 2.0 times 512 pixels in steps of 0.1: 256, 307, ... 1024.
 ADE20K_SIDES = tuple(int(512 * 0.1 * step) for step in range(5, 21))

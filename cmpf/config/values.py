@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""The base class of sections, and the types of values with their validation and description.
+"""The types of values, with their validation and description.
 
 Strings are parsed as Python literals where a key expects another type: YAML reads 1e-4 as a string, and command lines
 contain only strings.
@@ -9,84 +9,14 @@ from __future__ import annotations
 
 import math
 from ast import literal_eval
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
-from cmpf.errors import ConfigError
-
-
-class _Frozen(BaseModel):
-    """An immutable model with a helpful error."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise ConfigError(
-            f"{name} = {value!r}: a configuration cannot be changed; cmpf.config.with_overrides(cfg, {{KEY: value}}) "
-            "makes a changed one"
-        )
-
-
-class Section(_Frozen):
-    """A section of keys; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def dump(self) -> str:
-        """The section as YAML; `get_cfg` reads that of a whole configuration as an equal one."""
-        return yaml.safe_dump(self.model_dump())
-
-
-class MissingKeyError(ConfigError, AttributeError):
-    """A plug-in reads a key that is not set."""
-
-
-class Tree(_Frozen):
-    """A tree of arbitrary keys for plug-ins: `cfg.MODEL.CMPF.EXTRA.MY.KEY`. Lists become tuples.
-
-    Raises:
-        ValueError: a name is not an identifier, or is an attribute of this class.
-        MissingKeyError: a key that is read is not set.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _freeze(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        for name in given:
-            if not str(name).isidentifier() or str(name).startswith("_") or hasattr(cls, str(name)):
-                raise ValueError(f"{name!r} cannot be a key, write it as MY_{str(name).upper()} or the like")
-        return {name: _frozen(value) for name, value in given.items()}
-
-    if not TYPE_CHECKING:  # else every attribute would be known to a type checker
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("_") or name in self.model_extra:
-                return super().__getattr__(name)
-            raise MissingKeyError(
-                f"a plug-in reads a key {name} that is not set; set are: {', '.join(self.model_extra) or 'none'}. "
-                "Set it in MODEL.CMPF.EXTRA, or for a dataset reader under `extra` in the dataset's YAML file"
-            )
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Tree.model_validate(value)
-    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+from cmpf.config.sections import FrozenDict, Tree
 
 
 @dataclass(frozen=True)
@@ -275,6 +205,7 @@ Vocabularies = Annotated[
         _vocabularies,
         json_schema_input_type=Literal["published", "own"] | Annotated[dict[Name, Name], Len(1)],
     ),
+    AfterValidator(lambda value: FrozenDict(value) if isinstance(value, dict) else value),
     Allowed("published, own, or {dataset: vocabulary file}"),
 ]
 Expectations = Annotated[

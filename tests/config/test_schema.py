@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
+import yaml
 
 from cmpf.config import get_cfg, with_overrides
 from cmpf.config.keys import KEYS, leaves, nearest_key, read_from, write_into
@@ -42,6 +46,25 @@ def test_a_configuration_cannot_be_changed() -> None:
             ConfigError, match=rf"{key} = 1: .* cannot be changed; cmpf\.config\.with_overrides"
         ):
             setattr(section, key, 1)
+    with pytest.raises(ConfigError, match="del SEED: a configuration cannot be changed"):
+        del cfg.SEED
+
+
+def test_a_mapping_of_a_configuration_cannot_be_changed_but_copied_and_written() -> None:
+    cfg = get_cfg(overrides=["DATASETS.VOCABULARIES", {"shapes_val": "words.txt"}])
+    vocabularies = cfg.DATASETS.VOCABULARIES
+    assert isinstance(vocabularies, dict)
+    with pytest.raises(
+        ConfigError, match=r"\{'shapes_val': 'words.txt'\}: a configuration cannot be changed"
+    ):
+        vocabularies["shapes_train"] = "words.txt"
+    with pytest.raises(ConfigError, match="cannot be changed"):
+        vocabularies.pop("shapes_val")
+    for copied in (copy.deepcopy(cfg), pickle.loads(pickle.dumps(cfg)), with_overrides(cfg, {"SEED": 1})):
+        assert copied.DATASETS == cfg.DATASETS
+        with pytest.raises(ConfigError, match="cannot be changed"):
+            copied.DATASETS.VOCABULARIES.clear()  # type: ignore[union-attr]
+    assert yaml.safe_load(cfg.dump())["DATASETS"]["VOCABULARIES"] == {"shapes_val": "words.txt"}
 
 
 @pytest.mark.parametrize(

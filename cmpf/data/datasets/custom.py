@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from cmpf.common.files import load_yaml, read_yaml_text
-from cmpf.config.values import Tree
+from cmpf.config.sections import Tree
 from cmpf.data.datasets.custom_values import (
     WrongValueError,
     parse_class_names,

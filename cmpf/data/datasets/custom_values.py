@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cmpf.common.files import MAX_NAME, is_file
-from cmpf.config.values import Tree
+from cmpf.config.sections import Tree
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.formats.label_map import MAX_LABEL
 
