@@ -306,9 +306,8 @@ def test_loading_leaves_the_process_as_it_was_and_imports_little() -> None:
     assert done.returncode == 0, done.stderr
     state, imported = done.stdout.splitlines()
     assert state == "True False True"
-    assert (
-        int(imported) <= 110
-    )  # 181 when training, evaluation and drawing were imported for every prediction
+    # 181 when training, evaluation and drawing were imported for every prediction.
+    assert int(imported) <= 110
 
 
 def test_a_stream_checks_its_options_before_the_first_image(predictor: Predictor, image: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from helpers.prepared_trees import SIZE, write_prepared_trees
 from cmpf.data.datasets.builtin import SPECS
 from cmpf.data.datasets.catalog import get_dataset, get_spec
 from cmpf.data.datasets.constants import ADE20K_THINGS, CITYSCAPES_IDS, COCO_IDS, index_by_id, prepare_command
-from cmpf.data.datasets.shipped import Shipped
+from cmpf.data.datasets.spec import Shipped
 from cmpf.data.datasets.validate import report_of
 from cmpf.data.mapper import DatasetMapper, InstanceTargets, PanopticTargets, SemanticTargets
 from cmpf.data.preparation import PREPARATIONS

@@ -23,7 +23,7 @@ from cmpf.data.datasets.published import (
     published_seen,
     published_words,
 )
-from cmpf.data.datasets.shipped import Shipped
+from cmpf.data.datasets.spec import Shipped
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.errors import VocabularyError
 

@@ -40,8 +40,7 @@ from cmpf.data.datasets.readers import (
     read_coco_panoptic,
     read_lvis,
 )
-from cmpf.data.datasets.shipped import Shipped
-from cmpf.data.datasets.spec import DatasetSpec
+from cmpf.data.datasets.spec import DatasetSpec, Shipped
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.shapeworld.categories import CATEGORIES, vocabulary_text
 

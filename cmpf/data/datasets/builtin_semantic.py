@@ -8,8 +8,7 @@ from typing import Any
 
 from cmpf.data.datasets.constants import IGNORE_8_BIT, IGNORE_16_BIT, SPLITS, USUAL_SIZE, prepare_command
 from cmpf.data.datasets.readers import read_semantic
-from cmpf.data.datasets.shipped import Shipped
-from cmpf.data.datasets.spec import DatasetSpec
+from cmpf.data.datasets.spec import DatasetSpec, Shipped
 
 
 def _semantic(name: str, *, labels: str, vocabulary: str, preparation: str, **options: Any) -> DatasetSpec:

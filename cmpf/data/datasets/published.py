@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from cmpf.data.datasets.shipped import VOCABULARIES, Shipped
-from cmpf.data.datasets.spec import DatasetSpec
+from cmpf.data.datasets.spec import VOCABULARIES, DatasetSpec, Shipped
 from cmpf.data.vocabulary import Vocabulary
 from cmpf.data.vocabulary_file import parse_vocabulary_text
 from cmpf.errors import VocabularyError

@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""DatasetSpec (description of a dataset), Dataset (a dataset on disk) and its memory-efficient samples."""
+"""DatasetSpec (description of a dataset), packaged vocabularies, Dataset (a dataset on disk) and its compact samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
@@ -20,6 +20,7 @@ from cmpf.types import Sample
 Kind: TypeAlias = Literal["panoptic", "semantic", "instance"]
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
+VOCABULARIES = Path(__file__).resolve().parents[2] / "assets" / "vocabularies"
 # Evaluator -> argument of read_coco_panoptic for the additional ground truth that only this evaluator reads.
 EVALUATOR_TRUTH = {"instance": "instances", "semantic": "semantic", "cityscapes": "semantic"}
 
@@ -89,6 +90,30 @@ class DatasetSpec:
     def command_in(self, folder: Path) -> str:
         """The command that creates the dataset in a folder."""
         return self.command.replace("{folder}", str(folder))
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Returns the vocabulary of a file in the package, which is read on the first call.
+
+    name: name of the file, without suffix.
+    things_only: leave out the stuff classes, for an instance dataset.
+    """
+
+    name: str
+    things_only: bool = False
+
+    def __call__(self) -> Vocabulary:
+        """The vocabulary, always the same object."""
+        return _read_shipped(self)
+
+
+@cache
+def _read_shipped(shipped: Shipped) -> Vocabulary:
+    vocabulary = Vocabulary.from_file(VOCABULARIES / f"{shipped.name}.txt")
+    if not shipped.things_only:
+        return vocabulary
+    return Vocabulary(classes=[vocabulary.classes[index] for index in vocabulary.things])
 
 
 @dataclass(frozen=True)
