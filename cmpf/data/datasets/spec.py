@@ -1,5 +1,5 @@
 # Copyright 2026 The CMPF authors. Licensed under the Apache License, Version 2.0.
-"""DatasetSpec (description of a dataset), packaged vocabularies, Dataset (a dataset on disk) and its compact samples."""
+"""DatasetSpec (description of a dataset), packaged vocabularies, Dataset (a dataset on disk) and its samples."""
 
 from __future__ import annotations
 
