@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cmpf.common.files import TEMPORARY
+from cmpf.common.tensors import EvaluationMode
 from cmpf.errors import CMPFError
 from cmpf.export.network import OUTPUTS, SMALLEST, STRIDE, ExportNetwork, check_size, example_inputs, trace
 from cmpf.export.programs import Runner, check_format, describe, open_program, write_program
@@ -103,7 +103,7 @@ def export_model(
     metadata = describe(predictor, size=None if dynamic else size, pretrained=pretrained)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        _evaluation_mode(predictor.model),
+        EvaluationMode().of(predictor.model),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as folder,
     ):
         network = ExportNetwork(predictor.model).eval()
@@ -122,17 +122,6 @@ def export_model(
         agreements=tuple(agreements),
         seconds=time.perf_counter() - start,
     )
-
-
-@contextmanager
-def _evaluation_mode(model: CMPF) -> Iterator[None]:
-    """Evaluation mode within the block; afterwards the model's own mode."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def check_request(
