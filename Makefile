@@ -17,7 +17,8 @@ $(READY): setup.py requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.10 or newer, or call make PYTHON=/path/to/python"; exit 1; }
 	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing CMPF and what it needs (PyTorch is the large part: two to four minutes with a good connection)"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@# --no-compile: Python compiles a module when it is first imported; most of PyTorch's never are.
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-compile -r requirements.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	@touch $@
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 CONFIG = "configs/shapes/cmpf_tiny.yaml"
 PHOTO_MODEL = "fcclip_convnext_large"
 TRAIN_IMAGES, VAL_IMAGES = 4000, 1000
+ITERATIONS = 240  # of the config's 300: about one point of PQ less, 40 s sooner
 EXAMPLES = 6
 EXAMPLE_SIZE = 384  # pixels per side; the images of the datasets have 128
 EXAMPLE_SEED = 1  # the datasets have seed 0
@@ -99,7 +100,8 @@ def train_and_evaluate(output: Path, overrides: Sequence[str]) -> None:
         print(f"  {output}/results.json is there: reusing it (remove {output} to train again)")
         return
     tool = ["tools/train_net.py", "--config-file", CONFIG]
-    run(*tool, "--resume", "OUTPUT_DIR", str(output), "DATASETS.TEST", "[]", *overrides)
+    schedule = ["SOLVER.MAX_ITER", str(ITERATIONS)]
+    run(*tool, "--resume", "OUTPUT_DIR", str(output), "DATASETS.TEST", "[]", *schedule, *overrides)
     step(3, f"Zero-shot evaluation on {VAL_IMAGES} images")
     weights = ["MODEL.WEIGHTS", str(output / "model_final.safetensors")]
     run(
