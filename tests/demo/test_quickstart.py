@@ -81,6 +81,15 @@ def test_the_demo_ends_in_a_page_with_all_its_images_and_reuses_a_finished_train
     assert '<span class="word unseen">unicorn</span>' in (output / "index.html").read_text(encoding="utf-8")
 
 
+def test_overrides_also_replace_the_short_schedule_of_the_demo(
+    commands: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    assert quickstart.main(["--output", str(tmp_path / "out"), "--overrides", "SOLVER.MAX_ITER", "2"]) == 0
+    training = commands[1][commands[1].index("OUTPUT_DIR") :]
+    assert get_cfg(quickstart.CONFIG, training[:-2]).SOLVER.MAX_ITER == quickstart.ITERATIONS
+    assert get_cfg(quickstart.CONFIG, training).SOLVER.MAX_ITER == 2
+
+
 def test_a_photograph_needs_words(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         quickstart.main(["--photo", "cup.jpg"])
