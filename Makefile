@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.ready-test
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::SyntaxWarning
+unexport PYTHONDONTWRITEBYTECODE  # with it every process would compile PyTorch's modules again, see --no-compile
 
 .PHONY: setup setup-test detectron2 demo test trust docs static-checks format ablation
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import os
 import re
 import runpy
 import shutil
@@ -401,6 +402,17 @@ def test_detectron2_is_built_at_the_same_commits_everywhere() -> None:
     ).stdout
     assert "needs the network, git and a C++ compiler" in shown
     assert shown.count("--no-build-isolation") == 1
+
+
+def test_commands_of_the_makefile_keep_compiled_modules_wherever_they_run() -> None:
+    """Containers often switch that off, and setup compiles nothing."""
+    target = "show: ; @echo $${PYTHONDONTWRITEBYTECODE-unset}"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = ["make", "--no-print-directory", f"--eval={target}", "show"]
+    shown = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.strip() == "unset"
 
 
 def importable(module: str) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import torch
 
+from cmpf.common.tensors import find_device
 from cmpf.config import Config
 from cmpf.engine.launch import launch
 from cmpf.errors import ConfigError
-from cmpf.factory.encoders import build_device
 
 DEFAULTS = {"num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 
@@ -27,7 +27,7 @@ def in_processes(
     Returns:
         The result of `function` in this process; see cmpf.engine.launch.launch.
     """
-    device = build_device(cfg).type
+    device = find_device(cfg.MODEL.DEVICE).type
     return launch(
         function,
         num_processes=(arguments.num_gpus if device == "cuda" else arguments.num_processes) or 1,

@@ -16,6 +16,13 @@ from torch.nn import functional as F
 WITHOUT_FLOAT64 = ("mps",)  # device types
 
 
+def find_device(name: str) -> torch.device:
+    """The device of a name as in MODEL.DEVICE; "auto" = CUDA if available, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize without corner alignment; returns the input itself if it already has the size.
 

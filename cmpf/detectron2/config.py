@@ -9,12 +9,12 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as detectron2_defaults
 from detectron2.utils import comm
 
+from cmpf.common.tensors import find_device
 from cmpf.config import Config, get_cfg, with_overrides
 from cmpf.config.keys import read_from, write_into
 from cmpf.data import get_spec
 from cmpf.detectron2.datasets import is_ours
 from cmpf.errors import ConfigError
-from cmpf.factory.encoders import build_device
 from cmpf.factory.model import evaluation_size
 
 BACKBONE_NAME, HEAD_NAME = "FrozenCLIP", "CMPFHead"  # in Detectron2's registries
@@ -82,7 +82,7 @@ def _write(host: CfgNode, cfg: Config) -> None:
     workers = cfg.DATALOADER.NUM_WORKERS
     workers = host.DATALOADER.NUM_WORKERS if workers < 0 else workers
     changes: dict[str, Any] = {
-        "MODEL.DEVICE": str(build_device(cfg)),
+        "MODEL.DEVICE": str(find_device(cfg.MODEL.DEVICE)),
         "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT": "scores",
     }
     sizes = {evaluation_size(cfg, get_spec(name) if is_ours(name) else None) for name in cfg.DATASETS.TEST}

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from cmpf.common import distributed
+from cmpf.common.tensors import find_device
 from cmpf.config import Config, with_overrides
 from cmpf.detectron2.config import detectron2_config
 from cmpf.detectron2.hooks import by_dataset
@@ -18,7 +19,6 @@ from cmpf.detectron2.trainer import Checkpointer, Trainer
 from cmpf.engine.checkpoints import LAST_CHECKPOINT
 from cmpf.engine.evaluations import Results
 from cmpf.errors import TrainingError
-from cmpf.factory.encoders import build_device
 
 NATIVE_SUFFIX = ".safetensors"
 
@@ -31,7 +31,7 @@ def obstacle(cfg: Config, *, eval_only: bool = False) -> str:
         eval_only: whether the run only evaluates.
     """
     solver = cfg.SOLVER
-    if comm.get_world_size() > 1 and build_device(cfg).type == "cpu":
+    if comm.get_world_size() > 1 and find_device(cfg.MODEL.DEVICE).type == "cpu":
         return "Detectron2 trains in several processes on GPUs only"
     if eval_only:
         return ""

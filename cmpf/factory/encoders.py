@@ -11,6 +11,7 @@ from torch import nn
 
 from cmpf.common import distributed
 from cmpf.common.cpu import usable_cores
+from cmpf.common.tensors import find_device
 from cmpf.config import Config
 from cmpf.encoders.clip import CLIP
 from cmpf.encoders.clip_factory import build_clip
@@ -49,20 +50,13 @@ PROPOSAL_KEYS = (
 )
 
 
-def build_device(cfg: Config) -> torch.device:
-    """The device of MODEL.DEVICE; "auto" = CUDA if available, else the CPU."""
-    if cfg.MODEL.DEVICE == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(cfg.MODEL.DEVICE)
-
-
 def check_device(cfg: Config) -> None:
     """Checks that the device of MODEL.DEVICE exists.
 
     Raises:
         ConfigError: PyTorch does not see it.
     """
-    device = build_device(cfg)
+    device = find_device(cfg.MODEL.DEVICE)
     if device.type == "cpu":
         return
     backend = torch.backends.mps if device.type == "mps" else getattr(torch, device.type)
@@ -119,7 +113,7 @@ def build_precision(cfg: Config) -> torch.dtype | None:
     Raises:
         ConfigError: bf16 on a GPU without bfloat16; int8 on another device than a CPU with VNNI instructions.
     """
-    wanted, device = cfg.MODEL.CMPF.PRECISION, build_device(cfg)
+    wanted, device = cfg.MODEL.CMPF.PRECISION, find_device(cfg.MODEL.DEVICE)
     if wanted == "fp32":
         return torch.float32
     if wanted == "int8":
@@ -155,7 +149,7 @@ def check_precision(cfg: Config, model: nn.Module) -> None:
 
     Compares the features of a small image; encoders on the meta device are left as they are.
     """
-    if build_device(cfg).type != "cpu":
+    if find_device(cfg.MODEL.DEVICE).type != "cpu":
         return
     for encoder in model.modules():
         if not isinstance(encoder, CLIP | SAMEncoder) or next(encoder.parameters()).is_meta:
@@ -267,5 +261,5 @@ def loader_workers(cfg: Config) -> int:
     if cfg.DATALOADER.NUM_WORKERS >= 0:
         return cfg.DATALOADER.NUM_WORKERS
     spare_cores = usable_cores() // distributed.local_world_size() - 1
-    limit = MAX_WORKERS if build_device(cfg).type == "cuda" else 1
+    limit = MAX_WORKERS if find_device(cfg.MODEL.DEVICE).type == "cuda" else 1
     return min(limit, max(0, spare_cores))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cmpf.common import distributed
+from cmpf.common.tensors import find_device
 from cmpf.config import Config
 from cmpf.data import Dataset, DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.data.datasets.catalog import locate_dataset
@@ -26,7 +27,7 @@ from cmpf.evaluation import (
     evaluate,
     read_frequencies,
 )
-from cmpf.factory.encoders import build_device, loader_workers
+from cmpf.factory.encoders import loader_workers
 from cmpf.factory.model import evaluation_size
 from cmpf.factory.parts import part
 from cmpf.factory.vocabularies import build_dataset
@@ -120,7 +121,7 @@ def build_test_loader(cfg: Config, dataset: Dataset) -> InferenceLoader:
         mapper=mapper,
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=loader_workers(cfg),
-        pin_memory=build_device(cfg).type == "cuda",
+        pin_memory=find_device(cfg.MODEL.DEVICE).type == "cuda",
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cmpf import weights
+from cmpf.common.tensors import find_device
 from cmpf.config import Config
 from cmpf.data import DatasetSpec, Vocabulary
 from cmpf.data.datasets.constants import USUAL_SIZE
@@ -17,7 +18,7 @@ from cmpf.encoders.linear import use_inference_linear
 from cmpf.encoders.sam import SAMEncoder
 from cmpf.encoders.text import TextCache
 from cmpf.errors import WeightsError
-from cmpf.factory.encoders import build_device, build_encoders, check_device, check_precision
+from cmpf.factory.encoders import build_encoders, check_device, check_precision
 from cmpf.factory.losses import build_criterion, build_tuning
 from cmpf.factory.parts import part
 from cmpf.factory.provision import check_before_download, with_encoders_inside
@@ -58,7 +59,7 @@ def build_model(cfg: Config) -> CMPF:
     import_plugins(cfg.MODEL.CMPF.PLUGINS, saved=saved)
     cfg = with_encoders_inside(cfg)
     check_before_download(cfg, build=build_network)
-    model = build_network(cfg).to(build_device(cfg))
+    model = build_network(cfg).to(find_device(cfg.MODEL.DEVICE))
     if path := cfg.MODEL.WEIGHTS:
         report = load_weights(model, path, cfg, allow_unused=cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
         logger.info("weights of %s: %s", path, report)
@@ -104,7 +105,9 @@ def build_network(cfg: Config, train_vocabulary: Vocabulary | None = None) -> CM
     import_plugins(cfg.MODEL.CMPF.PLUGINS)
     train_vocabulary = train_vocabulary or build_train_vocabulary(cfg)
     encoders = build_encoders(cfg)
-    attention = choose_deformable_attention(cfg.MODEL.CMPF.DEFORMABLE_ATTENTION, build_device(cfg))
+    attention = choose_deformable_attention(
+        cfg.MODEL.CMPF.DEFORMABLE_ATTENTION, find_device(cfg.MODEL.DEVICE)
+    )
     model = CMPF(
         encoders=encoders,
         pixel_decoder=build_pixel_decoder(cfg, encoders.clip, attention),

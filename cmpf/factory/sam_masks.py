@@ -15,10 +15,11 @@ import torch
 
 from cmpf.common.files import folder_images
 from cmpf.common.processes import process_pool
+from cmpf.common.tensors import find_device
 from cmpf.config import Config, get_cfg
 from cmpf.data import DatasetMapper, ResizeShortestEdge, get_dataset
 from cmpf.errors import CMPFError, DatasetError, ImageError
-from cmpf.factory.encoders import build_device, build_online_masks, build_proposal_cache
+from cmpf.factory.encoders import build_online_masks, build_proposal_cache
 from cmpf.factory.model import evaluation_size
 
 
@@ -136,7 +137,7 @@ class Job:
         if self.threads:
             torch.set_num_threads(self.threads)
         cfg = get_cfg(self.config, self.overrides)
-        device = torch.device(self.device) if self.device else build_device(cfg)
+        device = find_device(self.device or cfg.MODEL.DEVICE)
         return MaskGenerator(cfg, output=self.output, device=device)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from cmpf import weights
 from cmpf.common import distributed
+from cmpf.common.tensors import find_device
 from cmpf.config import Config
 from cmpf.config.schema import Input
 from cmpf.data import (
@@ -43,7 +43,7 @@ from cmpf.engine.schedule import Schedule, build_schedule
 from cmpf.engine.trainer import Trainer
 from cmpf.engine.writers import Writer
 from cmpf.errors import ConfigError
-from cmpf.factory.encoders import build_device, loader_workers
+from cmpf.factory.encoders import loader_workers
 from cmpf.factory.evaluation import build_evaluation
 from cmpf.factory.model import load_weights, plugin_metadata
 from cmpf.factory.parts import part
@@ -80,7 +80,7 @@ def build_train_loader(cfg: Config) -> TrainLoader:
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED,
         num_workers=loader_workers(cfg),
-        pin_memory=build_device(cfg).type == "cuda",
+        pin_memory=find_device(cfg.MODEL.DEVICE).type == "cuda",
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         skip_unreadable=cfg.DATALOADER.ON_ERROR == "skip",
@@ -246,7 +246,7 @@ def build_trainer(cfg: Config, model: CMPF, *, writers: Sequence[Writer]) -> Tra
     )
 
 
-def build_configured_optimizer(cfg: Config, model: nn.Module) -> torch.optim.AdamW:
+def build_configured_optimizer(cfg: Config, model: torch.nn.Module) -> torch.optim.AdamW:
     """The optimizer that SOLVER configures."""
     solver = cfg.SOLVER
     return build_optimizer(

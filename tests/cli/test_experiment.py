@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 
 import cmpf
 from cmpf import factory
-from cmpf.cli import experiment, make_parser
+from cmpf.cli import experiment, experiment_run, make_parser
 from cmpf.cli import main as cmpf_main
 from cmpf.cli.train import main, script_parser
 from cmpf.config import get_cfg
@@ -113,7 +114,7 @@ def test_a_stopped_and_resumed_training_is_the_uninterrupted_one_bit_for_bit(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "build_writers", lambda *a, **k: [*build_writers(*a, **k), StopAt(1)])
+        patched.setattr(experiment_run, "build_writers", lambda *a, **k: [*build_writers(*a, **k), StopAt(1)])
         stopped = run(tmp_path, *DATASETS)
     assert stopped.code == 0
     assert "SIGTERM: stopped after iteration 1, everything is saved. Resume with: " in stopped.out
@@ -155,7 +156,7 @@ def test_an_evaluation_gives_the_results_of_the_training_beside_published_ones_a
     expected = ("TEST.EXPECTED_RESULTS", f'[["panoptic", "PQ", {quality - 0.5}, 0.75]]')
     evaluation = ("--eval-only", "MODEL.WEIGHTS", weights, *expected)
     monkeypatch.setattr(
-        experiment, "published_metrics", lambda cfg: {"shapes_val": {"panoptic/PQ": quality - 1.5}}
+        experiment_run, "published_metrics", lambda cfg: {"shapes_val": {"panoptic/PQ": quality - 1.5}}
     )
     protocol = {"protocol": "published"}
     monkeypatch.setattr("cmpf.factory.protocols_of", lambda cfg: {"shapes_val": protocol}, raising=False)
@@ -426,7 +427,7 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(wanted: str, *, profile: bool = False) -> object:
-    return experiment.detectron2_engine(wanted, get_cfg(), eval_only=False, profile=profile)
+    return experiment_run.detectron2_engine(wanted, get_cfg(), eval_only=False, profile=profile)
 
 
 @pytest.mark.parametrize("profile", [False, True])
@@ -453,3 +454,13 @@ def test_what_detectron2_cannot_run_is_an_error_that_names_the_native_engine(hos
         chosen("detectron2")
     with pytest.raises(ConfigError, match="--profile measures the native engine"):
         chosen("detectron2", profile=True)
+
+
+def test_a_process_that_only_starts_others_imports_no_model() -> None:
+    """With 8 GPUs it would delay all of them; each process imports what it needs itself."""
+    code = (
+        "import sys, cmpf.cli.experiment\n"
+        "print(*{'torchvision', 'timm', 'open_clip', 'cmpf.model'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

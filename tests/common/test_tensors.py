@@ -16,12 +16,22 @@ from torch.nn import functional as F
 from cmpf.common.regions import remove_islands, remove_small_regions
 from cmpf.common.tensors import (
     device_constant,
+    find_device,
     mask_pooling,
     masks_to_boxes,
     normalize_and_pad,
     resize_bilinear,
 )
 from cmpf.types import InstanceResult
+
+
+@pytest.mark.parametrize(("cuda", "device"), [(True, "cuda"), (False, "cpu")])
+def test_the_automatic_device_is_cuda_if_there_is_one(
+    cuda: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert find_device("auto") == torch.device(device)
+    assert find_device("cuda:1") == torch.device("cuda", 1)
 
 
 def test_resizing_to_the_same_size_returns_the_input_itself() -> None:

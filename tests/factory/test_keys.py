@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny_model import tiny_config, tiny_model
 
-from cmpf.cli.experiment import _writers
+from cmpf.cli.experiment_run import _writers
 from cmpf.config.keys import KEYS
 from cmpf.config.loading import resolve
 from cmpf.engine.writers import TensorBoardWriter

@@ -21,7 +21,6 @@ from cmpf.errors import ConfigError, ModelNameError
 from cmpf.factory import build_criterion, build_model, build_settings, use_threads
 from cmpf.factory.encoders import (
     MAX_DIFFERENCE,
-    build_device,
     build_encoders,
     build_online_masks,
     build_precision,
@@ -218,10 +217,6 @@ def test_the_configuration_goes_before_the_dataset() -> None:
 def test_images_of_no_dataset_have_the_usual_size() -> None:
     assert evaluation_size(get_cfg()) == (800, 1333)
     assert evaluation_size(get_cfg(), get_spec("shapes_val")) == (800, 1333)
-
-
-def test_the_device_is_the_configured_one() -> None:
-    assert build_device(tiny_config()).type == "cpu"
 
 
 def test_one_sam_serves_features_and_proposals() -> None:
