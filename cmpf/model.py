@@ -164,11 +164,11 @@ class CMPF(nn.Module):
             return self._infer(batch, request)
 
     def _infer(self, batch: Sequence[Sample], request: Request) -> list[ModelResult]:
+        needs_masks = self.num_proposals > 0 or request.settings.reads_sam_masks
         with record_function("frozen encoders"):
-            features, padded, sizes = self.encoders(batch, with_sam=self.decoder.uses_sam)
-        masks: Sequence[Proposals | None] = [None] * len(batch)
-        if self.num_proposals or request.settings.reads_sam_masks:
-            masks = self.encoders.masks(batch, features)
+            with_sam = self.decoder.uses_sam
+            features, padded, sizes = self.encoders(batch, with_sam=with_sam, sam_alone=needs_masks)
+        masks = self.encoders.masks(batch, features) if needs_masks else [None] * len(batch)
         if self.num_proposals:
             features = with_proposals(features, masks, self.num_proposals, sizes)
         with record_function("decoder"):

@@ -83,12 +83,14 @@ class FrozenFeatures:
 
     clip: see CLIPFeatures.
     sam: (B, S, hs, ws), SAM's image embedding; None if no part of the model uses SAM.
+    sam_alone: whether SAM embedded each image alone, so that its embedding does not depend on the batch.
     proposals: (B, P, H/4, W/4) logits of SAM's masks for the proposal queries, zeros for missing masks; None = the
         model has no proposal queries.
     """
 
     clip: CLIPFeatures
     sam: Tensor | None
+    sam_alone: bool = False
     proposals: Tensor | None = None
 
     def detached(self) -> FrozenFeatures:

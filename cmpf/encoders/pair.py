@@ -80,19 +80,19 @@ class FrozenEncoders(nn.Module):
         return {encoder.name: encoder.weights_hash for encoder in (clip, self.sam) if encoder is not None}
 
     def forward(
-        self, batch: Sequence[Sample], *, with_sam: bool
+        self, batch: Sequence[Sample], *, with_sam: bool, sam_alone: bool = False
     ) -> tuple[FrozenFeatures, tuple[int, int], list[tuple[int, int]]]:
         """Computes the features of a batch.
 
         Args:
             batch: samples with `image` (3, H, W) RGB 0..255.
-            with_sam: whether SAM's embedding is needed.
+            with_sam, sam_alone: see features.
         Returns:
             Features; the padded size (H, W) of the batch; the B sizes without padding.
         """
         images, sizes = self.images(batch)
         padded = (images.shape[-2], images.shape[-1])
-        return self.features(batch, images, with_sam=with_sam), padded, sizes
+        return self.features(batch, images, with_sam=with_sam, sam_alone=sam_alone), padded, sizes
 
     def images(self, batch: Sequence[Sample]) -> tuple[Tensor, list[tuple[int, int]]]:
         """CLIP's input (B, 3, H, W), normalized and padded, and the B sizes without padding."""
@@ -103,12 +103,23 @@ class FrozenEncoders(nn.Module):
             divisor=self.size_divisibility,
         )
 
-    def features(self, batch: Sequence[Sample], images: Tensor, *, with_sam: bool) -> FrozenFeatures:
-        """Computes the features of a batch, given CLIP's input `images`."""
+    def features(
+        self, batch: Sequence[Sample], images: Tensor, *, with_sam: bool, sam_alone: bool = False
+    ) -> FrozenFeatures:
+        """Computes the features of a batch, given CLIP's input `images`.
+
+        Args:
+            batch: samples with `image` (3, H, W) RGB 0..255.
+            images: see `images`.
+            with_sam: whether SAM's embedding is needed.
+            sam_alone: whether SAM embeds each image alone, if all have the same size; `masks` then reuses it.
+        """
         if not with_sam or self.sam is None:
             return FrozenFeatures(clip=self.clip(images), sam=None)
-        sam_embedding = run_on_side_stream(partial(self._embed, self.sam, batch), self.device)
-        return FrozenFeatures(clip=self.clip(images), sam=sam_embedding())
+        alone = len(batch) == 1 or (sam_alone and _have_one_size(batch))
+        parts = [[sample] for sample in batch] if alone else [batch]
+        sam_embedding = run_on_side_stream(partial(self._embed, self.sam, parts), self.device)
+        return FrozenFeatures(clip=self.clip(images), sam=sam_embedding(), sam_alone=alone)
 
     @torch.no_grad()
     def masks(
@@ -125,8 +136,7 @@ class FrozenEncoders(nn.Module):
                 same size, reuse SAM's embedding of the batch, which differs by rounding.
         """
         embeddings: Sequence[Tensor | None] = [None] * len(batch)
-        one_size = len({sample["image"].shape for sample in batch}) == 1
-        if features.sam is not None and (len(batch) == 1 or (one_size and not exact)):
+        if features.sam is not None and (features.sam_alone or (not exact and _have_one_size(batch))):
             embeddings = torch.split(features.sam, 1)
         with record_function("SAM masks"):
             return [self._image_masks(*image) for image in zip(batch, embeddings, strict=True)]
@@ -148,12 +158,19 @@ class FrozenEncoders(nn.Module):
 
         return self.mask_source.masks(sample, shared=shared, device=self.device)
 
-    def _embed(self, sam: SAMEncoder, batch: Sequence[Sample]) -> Tensor:
-        images = [sample["image"] for sample in batch]
-        prepared = sam_input(images, divisor=self.size_divisibility, device=self.device)
+    def _embed(self, sam: SAMEncoder, parts: Sequence[Sequence[Sample]]) -> Tensor:
+        """SAM's embeddings of the parts of a batch, concatenated."""
         optional = {"keep_aspect": True} if self.sam_keeps_aspect else {}  # a plug-in need not support it
-        embedding: Tensor = sam(prepared, **optional)
-        return embedding.float()  # the decoder may run without autocast
+        embeddings = []
+        for part in parts:
+            images = [sample["image"] for sample in part]
+            prepared = sam_input(images, divisor=self.size_divisibility, device=self.device)
+            embeddings.append(sam(prepared, **optional).float())  # the decoder may run without autocast
+        return torch.cat(embeddings)
+
+
+def _have_one_size(batch: Sequence[Sample]) -> bool:
+    return len({sample["image"].shape for sample in batch}) == 1
 
 
 def sam_input(images: Sequence[Tensor], *, divisor: int, device: torch.device) -> Tensor:

@@ -169,6 +169,25 @@ def test_masks_of_an_image_do_not_depend_on_its_batch(finder: FrozenEncoders) ->
         assert torch.equal(found.logits, expected.logits)
 
 
+def test_sam_runs_once_per_image_for_features_and_masks_of_a_batch_of_one_size(
+    finder: FrozenEncoders, sam_calls: list[tuple[int, ...]]
+) -> None:
+    batch = [{"image": random_image(60, 90, seed)} for seed in (1, 2)]
+    features, _, _ = finder(batch, with_sam=True, sam_alone=True)
+    found = finder.masks(batch, features)
+    assert sam_calls == [(1, 3, 64, 96)] * 2
+    together, _, _ = finder(batch, with_sam=True)
+    torch.testing.assert_close(features.sam, together.sam)
+    for masks, expected in zip(found, finder.masks(batch, together), strict=True):
+        assert masks is not None
+        assert expected is not None
+        assert len(masks) > 0
+        assert torch.equal(masks.logits, expected.logits)
+    batch[1] = {"image": random_image(64, 64, 2)}  # in a batch it is padded, alone it is not
+    features, _, _ = finder(batch, with_sam=True, sam_alone=True)
+    assert not features.sam_alone
+
+
 def test_in_training_sam_runs_once_for_a_batch_of_one_size(
     finder: FrozenEncoders, sam_calls: list[tuple[int, ...]]
 ) -> None:
