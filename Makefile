@@ -20,7 +20,8 @@ $(READY): setup.py requirements.txt
 	@echo "Installing CMPF and what it needs (PyTorch is the large part: two to four minutes with a good connection)"
 	@# --no-compile: Python compiles a module when it is first imported; most of PyTorch's never are.
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-compile -r requirements.txt
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@# --no-build-isolation: with PyTorch's setuptools instead of downloading another one.
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(TEST_READY): $(READY) requirements-test.txt
