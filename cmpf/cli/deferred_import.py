@@ -3,7 +3,8 @@
 
 torchvision and timm import the compiler's thousand modules for a decorator and a check of functions that no prediction
 calls, and have no switch for it. Deferred, `cmpf predict` takes 3.8 s for the first image instead of 6.0 s (tiny model,
-five pairs). Only commands do this, because their process is their own; `import cmpf` does not.
+five pairs). A training imports it with its optimizer. Only commands defer it, because their process is their own;
+`import cmpf` does not.
 """
 
 from __future__ import annotations

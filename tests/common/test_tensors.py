@@ -31,6 +31,7 @@ def test_the_automatic_device_is_cuda_if_there_is_one(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     assert find_device("auto") == torch.device(device)
+    assert find_device("cpu").type == "cpu"
     assert find_device("cuda:1") == torch.device("cuda", 1)
 
 

@@ -219,6 +219,10 @@ def test_images_of_no_dataset_have_the_usual_size() -> None:
     assert evaluation_size(get_cfg(), get_spec("shapes_val")) == (800, 1333)
 
 
+def test_the_device_is_the_configured_one() -> None:
+    assert build_model(tiny_config()).device.type == "cpu"
+
+
 def test_one_sam_serves_features_and_proposals() -> None:
     encoders = build_encoders(tiny_config())
     assert encoders.mask_source.proposer is not None
